@@ -1,0 +1,45 @@
+# Every target makes .venv when it is missing or older than the lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+# Threads of the test processes; two processes of one thread each beat one of two.
+TEST_PROCESSES ?= 2
+
+.PHONY: repro test lint format bench lock check-lock clean
+
+repro: $(STAMP)
+	dvc repro
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 pytest -n $(TEST_PROCESSES) --dist loadgroup tests
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP)
+	ruff check --fix .
+	ruff format .
+
+bench: $(STAMP)
+	python -m tests.bench
+
+check-lock: $(STAMP)
+	python -m stages.lock
+
+clean:
+	rm -rf $(VENV) .scratch .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+
+lock:
+	$(BIN)/pip freeze --exclude-editable --exclude vqpipe > requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "vqpipe needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(STAMP)

@@ -1,0 +1,1 @@
+"""One Typer command per DVC stage: arguments, inputs, outputs. The numerics are in `vqpipe`."""

@@ -1,0 +1,1 @@
+"""The artifact store: typed specs with versions, atomic publishing, lineage and cost beside each artifact."""

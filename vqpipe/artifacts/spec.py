@@ -1,0 +1,101 @@
+"""What an artifact is: a name, a version and the columns, tensors or files it must hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vqpipe.errors import ArtifactError
+
+HEADER_KEY = "vqpipe"
+"""The one metadata key in a Parquet or safetensors header (several would be written in a random order)."""
+
+Facts = Mapping[str, Any]
+"""What a reader needs to know of the content: counts, ids, normalisation. JSON values; never time, host or paths."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A Parquet file. `columns` maps each column to the text of its Arrow type, such as `list<element: string>`."""
+
+    name: str
+    version: int
+    columns: Mapping[str, str]
+    stage: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A safetensors file. `tensors` maps names to dtypes (`F32`, `F16`, `I64`, …).
+
+    `open` allows further tensors beside the named ones, as a model's weights need.
+    """
+
+    name: str
+    version: int
+    tensors: Mapping[str, str]
+    stage: str
+    open: bool = False
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class FolderSpec:
+    """A folder with a manifest. `required` names files that must be in it."""
+
+    name: str
+    version: int
+    stage: str
+    required: tuple[str, ...] = ()
+    about: str = ""
+
+
+Spec = TableSpec | TensorSpec | FolderSpec
+
+
+@dataclass(frozen=True)
+class Header:
+    """The part of a file that says what it is."""
+
+    spec: str
+    version: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        content = {"spec": self.spec, "version": self.version, "facts": self.facts}
+        return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, where: object) -> Header:
+        try:
+            content = json.loads(text)
+            return cls(str(content["spec"]), int(content["version"]), dict(content["facts"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{where}: its vqpipe header cannot be read ({error})") from error
+
+
+def header_for(spec: Spec, facts: Facts | None) -> Header:
+    """The header that a writer puts into a file of this spec."""
+    return Header(spec.name, spec.version, json.loads(json.dumps(dict(facts or {}))))
+
+
+def check_header(header: Header, spec: Spec, where: object) -> None:
+    """Raise `ArtifactError` when a file's header is not of this spec and version."""
+    if (header.spec, header.version) != (spec.name, spec.version):
+        raise ArtifactError(
+            f"{where}: wrong artifact",
+            found=f"{header.spec} v{header.version}",
+            expected=f"{spec.name} v{spec.version}",
+            run=f"dvc repro {spec.stage}",
+        )
+
+
+def missing(where: object, spec: Spec) -> ArtifactError:
+    """The error for an artifact that is not there."""
+    return ArtifactError(
+        f"{where} does not exist (a {spec.name} v{spec.version} artifact)",
+        run=f"dvc repro {spec.stage}",
+    )

@@ -1,0 +1,162 @@
+"""The base model of every params section and the loader that turns a mistake into a readable message."""
+
+from __future__ import annotations
+
+import json
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from vqpipe.errors import ParamsError, did_you_mean
+
+
+class Params(BaseModel):
+    """Frozen and strict; unknown fields are refused. Attribute docstrings serve as the fields' documentation."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+P = TypeVar("P")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1).
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or is not a mapping.
+    """
+    if not path.is_file():
+        raise ParamsError(
+            f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml"
+        )
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"params file {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ParamsError(
+            f"params file {path} is not a mapping", found=type(data).__name__, expected="sections"
+        )
+    return data
+
+
+def section_of(data: dict[str, Any], section: str, path: Path) -> Any:
+    """Return the value at a dotted section name.
+
+    Raises:
+        ParamsError: the section is not there; the message lists what is.
+    """
+
+    def step(node: Any, key: str) -> Any:
+        if not isinstance(node, dict) or key not in node:
+            known = [str(k) for k in node] if isinstance(node, dict) else []
+            raise ParamsError(
+                f"{path.name}: there is no section {section}{did_you_mean(key, known)}",
+                found=key,
+                choices=known,
+            )
+        return node[key]
+
+    return reduce(step, section.split("."), data)
+
+
+def load_params(path: Path, section: str, model: type[P]) -> P:
+    """Validate one section of a params file.
+
+    Args:
+        path: the params file.
+        section: dotted name of the section, such as `tokenizer.variants.vq`.
+        model: a `Params` subclass, or a union of them discriminated on `kind`.
+
+    Raises:
+        ParamsError: every mistake in the section, each with its dotted name and the nearest valid field.
+    """
+    return validate(section_of(read_yaml(path), section, path), section, model, path.name)
+
+
+def merged(base: Any, over: Any) -> Any:
+    """Deep merge of plain data: mappings merge key by key, anything else is replaced.
+
+    A mapping that says another `kind` than the one below it replaces it whole, since its fields are others.
+    """
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "kind" in over and base.get("kind", over["kind"]) != over["kind"]:
+        return over
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def load_merged(path: Path, common: str, section: str, model: type[P]) -> P:
+    """Validate the section `common` with `section` merged over it; errors as `load_params`, named by `section`."""
+    data = read_yaml(path)
+    whole = merged(section_of(data, common, path), section_of(data, section, path))
+    return validate(whole, section, model, path.name)
+
+
+def validate(value: Any, section: str, model: type[P], source: str = "params.yaml") -> P:
+    """Validate plain data as `model`; see `load_params`."""
+    adapter: TypeAdapter[P] = TypeAdapter(model)
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ParamsError(f"{source}: {section} holds a value JSON cannot hold: {error}") from error
+    try:
+        return adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        lines = [_explain(item, section, model) for item in error.errors()]
+        raise ParamsError(f"{source}: " + f"\n{source}: ".join(lines)) from None
+
+
+def _explain(item: Any, section: str, model: Any) -> str:
+    where = ".".join([section, *(str(part) for part in item["loc"])])
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, item["loc"][:-1])
+        choices = f"\n  choices:  {', '.join(known)}" if known else ""
+        return f"{where} is not a field{did_you_mean(str(item['loc'][-1]), known)}{choices}"
+    if item["type"] == "missing":
+        return f"{where} is missing"
+    found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {item.get('input')!r}"
+    return f"{where}: {item['msg']}{found}"
+
+
+def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
+    """The field names at an error's location, found in the model's JSON schema."""
+    schema = TypeAdapter(model).json_schema()
+    nodes = [schema]
+    for part in loc:
+        nodes = [child for node in nodes for child in _children(schema, node, part)]
+    names: list[str] = []
+    for node in nodes:
+        for option in _options(schema, node):
+            names += [name for name in option.get("properties", {}) if name not in names]
+    return names
+
+
+def _options(root: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
+    if "$ref" in node:
+        return _options(root, root["$defs"][node["$ref"].rsplit("/", 1)[-1]])
+    nested = [*node.get("anyOf", []), *node.get("oneOf", []), *node.get("allOf", [])]
+    if nested:
+        return [option for child in nested for option in _options(root, child)]
+    return [node]
+
+
+def _children(root: dict[str, Any], node: dict[str, Any], part: Any) -> list[dict[str, Any]]:
+    found = []
+    for option in _options(root, node):
+        properties = option.get("properties", {})
+        if part in properties:
+            found.append(properties[part])
+        elif properties.get("kind", {}).get("const") == part:
+            found.append(option)  # a discriminated union adds its tag to the location
+        elif isinstance(part, int) and "items" in option:
+            found.append(option["items"])
+        elif isinstance(option.get("additionalProperties"), dict):
+            found.append(option["additionalProperties"])
+    return found

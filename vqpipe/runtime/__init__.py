@@ -1,0 +1,1 @@
+"""Where and how things run: environment, device, seeds, ranks, shard maps, progress, scratch folders."""
