@@ -1,0 +1,112 @@
+"""Everything that a training run needs to go on as if it had never stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vqpipe.artifacts.spec import TensorSpec
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
+
+CHECKPOINT = TensorSpec("checkpoint", 1, {}, stage="tokenizer", open=True, about="a training run between two steps")
+
+
+class Average:
+    """Exponential moving average of a module's floating-point state (Polyak averaging).
+
+    The decay at update n is min(decay, (1 + n) / (10 + n)), so that early weights are forgotten. Entries that are
+    not floating point are copied.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value.to(self.weights[name].dtype), 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+
+def optimizer_tensors(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's per-parameter state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer/{name}/{index}/{key}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def load_optimizer(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put named tensors back; hyper-parameters are not touched, the schedule sets them."""
+    prefix, state = f"optimizer/{name}/", {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            index, field = key[len(prefix) :].split("/")
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class TrainingState:
+    """The mutable whole of a run: module, optimisers, average, scaler, random state, and where it stands."""
+
+    def __init__(
+        self, module: nn.Module, optimizers: dict[str, Optimizer], average: Average | None, scaler: torch.amp.GradScaler
+    ) -> None:
+        self.module, self.optimizers, self.average, self.scaler = module, optimizers, average, scaler
+        self.step = 0
+        self.skipped = 0
+        """Batches passed over after roll-backs: step s trains on batch s + skipped."""
+        self.rollbacks = 0
+        self.rows: list[dict[str, float]] = []
+        self.window: dict[str, list[float]] = {}
+        """Sum and count of each term since the last row of the curves."""
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; atomic, no pickle."""
+        tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= optimizer_tensors(name, optimizer)
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
+        tensors["random/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        facts: dict[str, Any] = {
+            "step": self.step, "skipped": self.skipped, "rollbacks": self.rollbacks, "rows": self.rows,
+            "window": self.window, "scaler": self.scaler.state_dict(),
+            "average_updates": self.average.updates if self.average else 0,
+        }  # fmt: skip
+        write_tensors(path, CHECKPOINT, tensors, facts)
+
+    def load(self, path: Path) -> None:
+        """Restore a checkpoint of the same run."""
+        tensors, facts = read_tensors(path, CHECKPOINT)
+        self.module.load_state_dict(_under("module/", tensors))
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(name, optimizer, tensors)
+        if self.average is not None:
+            for name, value in _under("average/", tensors).items():
+                self.average.weights[name].copy_(value)
+            self.average.updates = facts["average_updates"]
+        torch.set_rng_state(tensors["random/cpu"])
+        if "random/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+        if facts["scaler"]:
+            self.scaler.load_state_dict(facts["scaler"])
+        self.step, self.skipped, self.rollbacks = facts["step"], facts["skipped"], facts["rollbacks"]
+        self.rows, self.window = facts["rows"], facts["window"]
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,53 @@
+"""What the loop asks of a model in training, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Trainable(Protocol):
+    """A model with its losses.
+
+    `module` is what the averaged weights follow and what a checkpoint holds. `phases` run in turn within each step,
+    each with an AdamW of its own: `("main",)`, or `("ae", "disc")` for an autoencoder with a discriminator.
+    """
+
+    module: nn.Module
+    phases: tuple[str, ...]
+
+    def parameters(self, phase: str) -> list[dict[str, Any]]:
+        """Parameter groups for the phase's AdamW; a group may set `weight_decay` and a factor `lr_scale`."""
+        ...
+
+    def active(self, phase: str, progress: float) -> bool:
+        """Whether the phase runs at this part of the training, `progress` in [0, 1)."""
+        ...
+
+    def loss(self, phase: str, batch: Any, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """The scalar to minimise and named terms for the curves."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The end of a training run. `weights` are the module's averaged weights where `averaged`, else the last ones."""
+
+    weights: dict[str, Tensor]
+    averaged: bool
+    num_steps: int
+    num_rollbacks: int
+    rows: Sequence[Mapping[str, float]]
+
+
+def schedule(step: int, num_steps: int, warmup_fraction: float, final_fraction: float) -> float:
+    """Factor on the peak learning rate at `step` (0-based): linear warm-up, then a half cosine to `final_fraction`."""
+    warmup = max(1, round(warmup_fraction * num_steps)) if warmup_fraction > 0 else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    part = (step - warmup) / max(1, num_steps - 1 - warmup)
+    return final_fraction + (1 - final_fraction) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(part, 1.0)))))
