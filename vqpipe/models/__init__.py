@@ -1,0 +1,1 @@
+"""Networks: the VQGAN trunk, the patch discriminator, the graph convolution, the transformer."""

@@ -1,0 +1,150 @@
+"""The VQGAN trunk: a convolutional encoder and decoder.
+
+Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), section 3.1 and
+appendix; the default shape is described there: residual blocks per level, attention at the lowest resolution,
+a Res-Attn-Res middle, GroupNorm and swish. `patch` > 1 is ours: the encoder begins with a space-to-depth fold and the
+decoder ends with its inverse, which moves work away from full resolution; `patch: 1` is the papers' trunk.
+
+Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqpipe.params.trunk import TrunkParams
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4) if channels % 32 else 32, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, 3x3, norm, swish, dropout, 3x3 plus the input (through a 1x1 where the channels change)."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = _norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return torch.as_tensor(self.shortcut(x) + h)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over positions, plus the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
+        return torch.as_tensor(x + self.out(mixed.reshape(b, c, h, w)))
+
+
+class Downsample(nn.Module):
+    """3x3 convolution with stride 2, padded by one pixel on the right and the bottom."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.conv(F.pad(x, (0, 1, 0, 1))))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour by 2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+
+
+def _level(inputs: int, outputs: int, num_blocks: int, attention: bool, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(num_blocks):
+        layers.append(ResidualBlock(inputs if index == 0 else outputs, outputs, dropout))
+        if attention:
+            layers.append(AttentionBlock(outputs))
+    return nn.Sequential(*layers)
+
+
+def _middle(channels: int, attention: bool, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = [ResidualBlock(channels, channels, dropout)]
+    if attention:
+        layers.append(AttentionBlock(channels))
+    return nn.Sequential(*layers, ResidualBlock(channels, channels, dropout))
+
+
+class Encoder(nn.Module):
+    """Image to latent: Float[b c H W] to Float[b z h w] with h = H / `config.downsampling`."""
+
+    def __init__(self, config: TrunkParams, in_channels: int) -> None:
+        super().__init__()
+        self.patch = config.patch
+        widths = [config.channels * m for m in config.channel_multipliers]
+        self.stem = nn.Conv2d(in_channels * config.patch**2, widths[0], 3, padding=1)
+        self.levels, self.downs = nn.ModuleList(), nn.ModuleList()
+        for index, width in enumerate(widths):
+            before = widths[max(0, index - 1)]
+            self.levels.append(_level(before, width, config.num_blocks, index in config.attention_levels, config.dropout))
+            last = index == len(widths) - 1
+            self.downs.append(nn.Identity() if last else Downsample(width))
+        self.middle = _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        self.head = nn.Sequential(
+            _norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
+        )
+
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b z h w"]:
+        x = self.stem(F.pixel_unshuffle(images, self.patch))
+        for level, down in zip(self.levels, self.downs, strict=True):
+            x = down(level(x))
+        return torch.as_tensor(self.head(self.middle(x)))
+
+
+class Decoder(nn.Module):
+    """Latent to image: Float[b z h w] to Float[b c H W]; one residual block more per level than the encoder."""
+
+    def __init__(self, config: TrunkParams, out_channels: int) -> None:
+        super().__init__()
+        self.patch = config.patch
+        widths = [config.channels * m for m in config.channel_multipliers]
+        blocks = config.num_blocks + 1 if config.num_decoder_blocks is None else config.num_decoder_blocks
+        self.stem = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.middle = _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        self.levels, self.ups = nn.ModuleList(), nn.ModuleList()
+        for index in reversed(range(len(widths))):
+            before = widths[min(len(widths) - 1, index + 1)]
+            self.levels.append(
+                _level(before, widths[index], blocks, index in config.attention_levels, config.dropout)
+            )
+            self.ups.append(nn.Identity() if index == 0 else Upsample(widths[index]))
+        self.head = nn.Sequential(_norm(widths[0]), nn.SiLU())
+        self.out = nn.Conv2d(widths[0], out_channels * config.patch**2, 3, padding=1)
+
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """The weight at which the adaptive adversarial weight compares gradients."""
+        return self.out.weight
+
+    def forward(self, latent: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c H W"]:
+        x = self.middle(self.stem(latent))
+        for level, up in zip(self.levels, self.ups, strict=True):
+            x = up(level(x))
+        return F.pixel_shuffle(self.out(self.head(x)), self.patch)
