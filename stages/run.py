@@ -1,0 +1,43 @@
+"""Run stages by the commands of dvc.yaml where DVC is not installed; `dvc commit` records the results afterwards."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from stages.cli import stage_app
+
+
+def main(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Stages, such as graph or tokenizer@lc.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the stages and their commands; run nothing.")] = False,
+) -> None:
+    """Run stages by their commands in dvc.yaml, in the order given, without DVC.
+
+    Example: python -m stages.run clip patches cluster tokenizer@lc
+    """
+    from stages.dvcfile import find_stage, read_stages
+    from vqpipe.errors import ParamsError
+
+    stages = read_stages(Path.cwd())
+    if show:
+        for stage in stages.values():
+            typer.echo(f"{stage.name}\n    {stage.cmd}")
+        return
+    if not names:
+        raise ParamsError("no stage was named", choices=list(stages), run="python -m stages.run --list")
+    for stage in [find_stage(stages, name) for name in names]:
+        typer.echo(f"{stage.name}: {stage.cmd}", err=True)
+        words = shlex.split(stage.cmd)
+        code = subprocess.run([sys.executable if words[0] == "python" else words[0], *words[1:]]).returncode
+        if code:
+            raise typer.Exit(code)
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,125 @@
+"""The tree keeps its own rules: lengths, params, DVC files, declared packages, and what must never be committed."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from stages.dvcfile import read_stages
+from stages.imports import needed_files, with_code_deps
+from vqpipe.params.base import read_yaml, section_of
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*(ROOT / "vqpipe").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
+STAGES = read_stages(ROOT)
+BANNED_KEYS = {"size", "nfiles"}
+
+
+@pytest.mark.parametrize("file", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_no_file_is_over_400_lines(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_module_says_what_it_is_for(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def keys_of(node: object) -> set[str]:
+    if isinstance(node, dict):
+        return set(map(str, node)) | {k for v in node.values() for k in keys_of(v)}
+    if isinstance(node, list):
+        return {k for v in node for k in keys_of(v)}
+    return set()
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", *(ROOT / "vqpipe/presets").glob("*.yaml")], ids=lambda p: p.name)
+def test_no_param_has_a_name_that_dvc_ignores(file: Path) -> None:
+    assert not keys_of(read_yaml(file)) & BANNED_KEYS
+
+
+def test_no_params_model_has_a_name_that_dvc_ignores() -> None:
+    for file in (ROOT / "vqpipe/params").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                assert node.target.id not in BANNED_KEYS, f"{file.name}: {node.target.id}"
+
+
+def test_code_deps_in_dvc_yaml_are_the_modules_each_stage_imports() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert text == with_code_deps(text, ROOT), "run: python -m stages.imports --write"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_names_a_module_with_its_code_deps_and_existing_params(name: str) -> None:
+    stage = STAGES[name]
+    module = stage.cmd.split()[2]
+    assert module == f"stages.{name.split('@')[0]}"
+    assert set(needed_files(module, ROOT)) <= set(stage.deps)
+    data = read_yaml(ROOT / "params.yaml")
+    for param in stage.params:
+        section_of(data, param, ROOT / "params.yaml")
+    outs = {out for other in STAGES.values() for out in other.outs}
+    for dep in stage.deps:
+        made = any(out == dep or out.startswith(dep + "/") for out in outs)
+        assert made or (ROOT / dep).exists(), f"{dep} is neither made by a stage nor in the tree"
+
+
+def test_every_path_of_a_stage_command_is_declared() -> None:
+    for stage in STAGES.values():
+        words = [w for w in stage.cmd.split() if w.startswith("artifacts/")]
+        for word in words:
+            declared = {*stage.deps, *stage.outs}
+            assert word in declared or any(d.startswith(word + "/") for d in declared), f"{stage.name}: {word}"
+
+
+@pytest.mark.parametrize("name", sorted({s.cmd.split()[2] for s in STAGES.values()}))
+def test_a_stage_module_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys, {name}; print(' '.join(sorted(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert not {"torch", "numpy", "pyarrow", "pydantic", "open_clip", "faiss", "PIL"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "stages").glob("*.py")), ids=lambda p: p.name)
+def test_a_stage_is_short(file: Path) -> None:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "main":
+            body = [s for s in node.body if not isinstance(s, ast.Import | ast.ImportFrom)]
+            assert sum((s.end_lineno or 0) - s.lineno + 1 for s in body[1:]) <= 25
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [d for group in project["optional-dependencies"].values() for d in group]
+    declared = {re.split(r"[<>=!~\[ ]", d)[0].lower().replace("_", "-") for d in [*project["dependencies"], *extras]}
+    owners = packages_distributions()
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                names = [node.module]
+            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vqpipe", "stages"}:
+                dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
+                assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
+
+
+def test_the_lock_holds_every_declared_package_and_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock and " @ " not in lock
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lock.splitlines() if "==" in line}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for dep in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        assert re.split(r"[<>=!~\[ ]", dep)[0].lower().replace("_", "-") in pinned, dep
+
+
+def test_no_pickle_and_no_unsafe_load() -> None:
+    for file in SOURCES:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib|cloudpickle)\b", text, re.MULTILINE), file
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, file

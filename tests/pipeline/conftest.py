@@ -1,0 +1,64 @@
+"""A checkout of its own at pico scale, where DVC has run the whole pipeline once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("vqpipe", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "artifacts/prior/none", "pyproject.toml")
+
+
+@dataclass
+class Checkout:
+    folder: Path
+
+    def run(self, *words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *words]
+        own = {k: v for k, v in os.environ.items() if k not in ("VQPIPE_WORKERS", "VQPIPE_SCRATCH")}
+        own |= {"PYTHONPATH": str(self.folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own |= {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", **env}
+        done = subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)} -> {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        return done
+
+    def git(self, *words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=self.folder, check=True, capture_output=True, text=True
+        ).stdout
+
+
+def make_checkout(folder: Path, preset: str) -> Checkout:
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    checkout = Checkout(folder)
+    checkout.git("init", "-q", "-b", "main")
+    checkout.run("vqpipe.cli.app", "preset", preset, "--out", "params.yaml")
+    checkout.run("dvc", "init", "-q")
+    checkout.run("dvc", "config", "core.analytics", "false")
+    checkout.git("add", "-A")
+    checkout.git("commit", "-q", "-m", "start")
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    checkout = make_checkout(tmp_path_factory.mktemp("pipeline") / "repo", "pico")
+    checkout.run("dvc", "repro", VQPIPE_WORKERS="2")
+    checkout.git("add", "-A")
+    checkout.git("commit", "-q", "-m", "ran")
+    return checkout

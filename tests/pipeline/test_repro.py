@@ -1,0 +1,117 @@
+"""`dvc repro` at pico scale in a repository of its own: what it leaves, and what it does not do twice."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.conftest import Checkout
+from vqpipe.artifacts.publish import read_manifest, tree_digest
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+VARIANTS = ("vq", "vqct", "lc")
+FOLDERS = [
+    "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
+    *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
+    *(f"generator/{v}-gpt" for v in VARIANTS),
+]  # fmt: skip
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def test_every_artifact_is_published_with_its_lineage_and_cost(pico: Checkout) -> None:
+    for name in FOLDERS:
+        folder = pico.folder / "artifacts" / name
+        assert read_manifest(folder).files, name
+        lineage = json.loads(folder.with_name(folder.name + ".lineage.json").read_text())
+        assert lineage["output"] == tree_digest(folder)
+        assert json.loads(folder.with_name(folder.name + ".cost.json").read_text())["seconds"] > 0
+    left = [p for p in (pico.folder / "artifacts").rglob("*") if ".partial-" in p.name or ".replaced-" in p.name]
+    assert not left
+    scratch = pico.folder / ".scratch"
+    assert not [p for p in scratch.rglob("*.safetensors")], "checkpoints are removed when a stage succeeds"
+
+
+def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
+    report = pico.folder / "artifacts/report"
+    assert (report / "index.html").stat().st_size > 50_000
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert set(VARIANTS) == set(metrics["tokenizer"])
+    assert {f"{v}-gpt" for v in VARIANTS} == set(metrics["prior"])
+    assert {"clip", "graph"} <= set(metrics)
+
+
+def test_a_second_repro_does_nothing(pico: Checkout) -> None:
+    done = pico.run("dvc", "repro")
+    assert not ran(done.stdout)
+    assert "up to date" in done.stdout
+
+
+def test_the_lock_is_of_the_tree_until_code_or_params_change(pico: Checkout) -> None:
+    assert pico.run("stages.lock").returncode == 0
+    source = pico.folder / "stages/cluster.py"
+    before = source.read_text()
+    source.write_text(before + "# changed\n")
+    done = pico.run("stages.lock", check=False)
+    source.write_text(before)
+    assert done.returncode == 1
+    assert "cluster: stages/cluster.py changed" in done.stdout
+    assert "graph" not in done.stdout
+
+
+def test_one_variant_alone_reruns_and_metrics_diff_shows_it(pico: Checkout) -> None:
+    path = pico.folder / "params.yaml"
+    before = path.read_text()
+    yaml = YAML()
+    params = yaml.load(before)
+    params["tokenizer"]["variants"]["lc"]["quantizer"]["beta"] = 0.5
+    with path.open("w") as stream:
+        yaml.dump(params, stream)
+    dry = ran(pico.run("dvc", "repro", "--dry").stdout)
+    assert dry[0] == "tokenizer@lc"
+    done = ran(pico.run("dvc", "repro", "tokenizer@lc", "evaluate@lc").stdout)
+    assert done == ["tokenizer@lc", "evaluate@lc"]
+    diff = json.loads(pico.run("dvc", "metrics", "diff", "--json").stdout)
+    changed = [name for name in diff["diff"] if "/lc" in name]
+    assert changed and all("/vq." not in name and "/vqct" not in name for name in diff["diff"])
+    path.write_text(before)
+    # The run cache still holds the first result, so going back costs no training.
+    again = pico.run("dvc", "repro")
+    assert not ran(again.stdout)
+    assert pico.git("status", "--porcelain", "artifacts/metrics") == ""
+
+
+def test_the_same_bytes_for_another_number_of_workers(pico: Checkout, tmp_path: Path) -> None:
+    for stage, outs in {
+        "dataset": ["dataset"], "vocabulary": ["vocabulary"], "graph": ["prior/words"],
+        "patches": ["patches"], "cluster": ["prior/patches"], "tokens@vq": ["tokens/vq"],
+    }.items():  # fmt: skip
+        before = {out: tree_digest(pico.folder / "artifacts" / out) for out in outs}
+        pico.run("stages.run", stage, VQPIPE_WORKERS="3")
+        assert before == {out: tree_digest(pico.folder / "artifacts" / out) for out in outs}, stage
+
+
+def test_training_again_gives_the_same_bytes(pico: Checkout) -> None:
+    for stage, out in {"clip": "clip", "tokenizer@vqct": "tokenizer/vqct", "prior@vqct-gpt": "generator/vqct-gpt"}.items():
+        before = tree_digest(pico.folder / "artifacts" / out)
+        metrics = {p: p.read_bytes() for p in (pico.folder / "artifacts/metrics").rglob("*.json")}
+        pico.run("stages.run", stage)
+        assert tree_digest(pico.folder / "artifacts" / out) == before, stage
+        assert {p: p.read_bytes() for p in metrics} == metrics
+
+
+def test_plots_show_draws_the_declared_curves(pico: Checkout) -> None:
+    pico.run("dvc", "plots", "show", "-o", "plots")
+    page = (pico.folder / "plots/index.html").read_text()
+    assert "curves/tokenizer/vq.csv" in page or "Tokenizer" in page
+
+
+def test_an_experiment_sweeps_a_param(pico: Checkout) -> None:
+    done = pico.run("dvc", "exp", "run", "-S", "cluster.num_iterations=3", "cluster")
+    assert "cluster" in ran(done.stdout)
+    pico.git("checkout", "-q", "--", ".")
+    pico.run("dvc", "checkout", "-q")
