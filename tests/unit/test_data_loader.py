@@ -1,0 +1,162 @@
+"""Crops, flips and the order of batches, from memory and from a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
+from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.data.build import to_row
+from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
+from vqpipe.data.records import Record
+from vqpipe.errors import ArtifactError, DataError, MismatchError
+
+SHAPES = [(8, 8), (8, 13), (11, 8), (9, 9), (30, 8)]
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
+
+
+@pytest.fixture(autouse=True)
+def _own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    out = tmp_path / "dataset"
+    facts: dict[str, Any] = {}
+    with publish_folder(out, DATASET, facts) as folder:
+        writer = ShardWriter(folder, "train", IMAGES, shard_bytes=1)
+        for at, picture in enumerate(PICTURES):
+            label = {"label": at % 2, "label_name": "ab"[at % 2]} if at else {}
+            record = Record(f"image-{at}", picture, captions=(f"caption {at}",) * at, **label)  # type: ignore[arg-type]
+            writer.write(to_table(IMAGES, [to_row(record)]))
+        writer.close()
+        write_table(folder / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, []))
+        empty = {"images": 0, "shards": []}
+        facts.update(
+            kind="test", classes=["a", "b"], categories=[], resolution=8,
+            splits={"train": {"images": 5, "shards": writer.shards}, "validation": empty, "test": empty},
+        )  # fmt: skip
+    return out
+
+
+def centre(picture: np.ndarray, side: int) -> np.ndarray:
+    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+    return picture[top : top + side, left : left + side].transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_images_are_centre_crops_in_order(dataset: Path, memory_bytes: int) -> None:
+    split = ImageSplit.open(dataset, "train", 8, memory_bytes)
+    assert len(split) == 5
+    assert split.ids == [f"image-{at}" for at in range(5)]
+    assert split.labels.dtype == np.int64
+    assert split.labels.tolist() == [-1, 1, 0, 1, 0]
+    assert split.captions == [[f"caption {at}"] * at for at in range(5)]
+    assert (split.num_classes, split.class_names) == (2, ["a", "b"])
+    got = split.images(1, 99)
+    assert got.dtype == torch.uint8
+    assert np.array_equal(got.numpy(), np.stack([centre(picture, 8) for picture in PICTURES[1:]]))
+
+
+def test_a_smaller_resolution_crops_and_does_not_resize(dataset: Path) -> None:
+    got = ImageSplit.open(dataset, "train", 4).gather([3, 0, 3], None, "centre", flip=False)
+    assert np.array_equal(got.numpy(), np.stack([centre(PICTURES[at], 4) for at in (3, 0, 3)]))
+
+
+def test_random_crops_reach_every_place_and_are_true_crops(dataset: Path) -> None:
+    split = ImageSplit.open(dataset, "train", 8)
+    got = split.gather([2] * 200, np.random.default_rng(1), "random", flip=True).numpy()
+    allowed = {}
+    for top in range(4):
+        piece = PICTURES[2][top : top + 8].transpose(2, 0, 1)
+        allowed |= {
+            piece.tobytes(): (top, False),
+            np.ascontiguousarray(piece[..., ::-1]).tobytes(): (top, True),
+        }
+    seen = {allowed[crop.tobytes()] for crop in got}
+    assert seen == {(top, turned) for top in range(4) for turned in (False, True)}
+
+
+def test_both_stores_give_the_same_batches(dataset: Path) -> None:
+    def batch(memory_bytes: int, seed: int) -> np.ndarray:
+        split = ImageSplit.open(dataset, "train", 8, memory_bytes)
+        return split.gather([4, 1, 1, 2, 0], np.random.default_rng(seed), "random", flip=True).numpy()
+
+    assert np.array_equal(batch(1 << 30, 7), batch(0, 7))
+    assert np.array_equal(batch(0, 7), batch(0, 7))
+    assert not np.array_equal(batch(0, 7), batch(0, 8))
+
+
+def test_a_pack_follows_its_dataset(dataset: Path, tmp_path: Path) -> None:
+    ImageSplit.open(dataset, "train", 8, 0)
+    packs = tmp_path / "scratch" / "packs"
+    first = {path.name: path.stat().st_mtime_ns for path in packs.iterdir()}
+    ImageSplit.open(dataset, "train", 8, 0)
+    assert {path.name: path.stat().st_mtime_ns for path in packs.iterdir()} == first
+    assert len(first) == 2
+
+
+def test_gathering_does_not_change_what_is_stored(dataset: Path) -> None:
+    split = ImageSplit.open(dataset, "train", 8)
+    before = split.images(0, 5)
+    split.gather([0, 1, 2, 3, 4], None, "centre", flip=False).zero_()
+    assert torch.equal(split.images(0, 5), before)
+
+
+def test_mistakes_are_told(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        MismatchError, match=r"4 of 5 train images are smaller than 9(.|\n)*resize\.short_side"
+    ):
+        ImageSplit.open(dataset, "train", 9)
+    with pytest.raises(DataError, match=r"no split val\n(.|\n)*choices:  (.*)validation"):
+        ImageSplit.open(dataset, "val", 8)
+    with pytest.raises(ArtifactError, match="dvc repro dataset"):
+        ImageSplit.open(tmp_path / "nowhere", "train", 8)
+    with pytest.raises(ValueError, match="random generator"):
+        ImageSplit.open(dataset, "train", 8).gather([0], None, "random", flip=False)
+
+
+def test_every_byte_survives_the_trip_to_floats() -> None:
+    values = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    floats = to_float(values)
+    assert (floats.min().item(), floats.max().item()) == (-1.0, 1.0)
+    assert torch.equal(to_uint8(floats), values)
+    assert to_uint8(torch.tensor([-9.0, 9.0, 0.0])).tolist() == [0, 255, 128]
+
+
+def test_an_epoch_shows_every_item_once() -> None:
+    steps = [epoch_order(20, 4, 1, step) for step in range(10)]
+    assert sorted(np.concatenate(steps[:5]).tolist()) == list(range(20))
+    assert sorted(np.concatenate(steps[5:]).tolist()) == list(range(20))
+    assert np.concatenate(steps[:5]).tolist() != np.concatenate(steps[5:]).tolist()
+    assert epoch_order(20, 4, 2, 0).tolist() != steps[0].tolist()
+
+
+def test_the_last_partial_batch_is_dropped() -> None:
+    seen = np.concatenate([epoch_order(10, 4, 0, step) for step in range(2)])
+    assert len(set(seen.tolist())) == 8
+    assert set(np.concatenate([epoch_order(10, 4, 0, step) for step in (2, 3)]).tolist()) != set(
+        seen.tolist()
+    )
+
+
+@pytest.mark.parametrize("step", [0, 3, 7])
+def test_ranks_share_the_batch_of_one_process(step: int) -> None:
+    whole = epoch_order(30, 6, 5, step)
+    shares = [epoch_order(30, 6, 5, step, rank, 3) for rank in range(3)]
+    assert np.concatenate(shares).tolist() == whole.tolist()
+
+
+def test_batches_that_cannot_be_made() -> None:
+    with pytest.raises(MismatchError, match="do not fill one batch"):
+        epoch_order(3, 4, 0, 0)
+    with pytest.raises(MismatchError, match="does not divide"):
+        epoch_order(30, 4, 0, 0, 0, 3)

@@ -1,0 +1,216 @@
+"""From a source to the dataset artifact: workers decode, resize, encode; the parent writes shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
+from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.data.adapters import ADAPTERS
+from vqpipe.data.adapters.base import Chunk, need_source
+from vqpipe.data.captions import printable
+from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
+from vqpipe.data.reasons import IMAGE_REASONS, REASONS
+from vqpipe.data.records import Bad, Record, Thing
+from vqpipe.errors import DataError
+from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
+from vqpipe.runtime.env import scratch_root
+from vqpipe.runtime.progress import track
+from vqpipe.runtime.shards import map_shards
+
+QUARANTINE_FILE = "quarantine.parquet"
+TRUTH_FILE = "truth.parquet"
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A worker's result for one chunk: rows of IMAGES and what was left out."""
+
+    split: SplitName
+    table: pa.Table
+    bad: list[Bad]
+    num_captions: int
+    short_side: int | None
+
+
+def fit(record: Record, config: Resize) -> Record | Bad:
+    """Scale a record's image, segmentation and boxes as `config` says, or refuse it as too small."""
+    height, width = record.image.shape[:2]
+    if config.short_side is None or min(height, width) == config.short_side:
+        return record
+    if min(height, width) < config.short_side and config.too_small == "quarantine":
+        return Bad(
+            record.image_id, "too_small", f"{width} x {height} pixels, shorter side {config.short_side} asked"
+        )
+    shape = target_shape(height, width, config.short_side)
+    down, across = shape[0] / height, shape[1] / width
+    things = tuple(
+        Thing(
+            thing.name,
+            (thing.box[0] * across, thing.box[1] * down, thing.box[2] * across, thing.box[3] * down),
+            thing.adjectives,
+            thing.visible,
+        )
+        for thing in record.things
+    )
+    return Record(
+        record.image_id, resize(record.image, shape, config.filter), record.captions, record.label,
+        record.label_name, things, record.referring, record.questions,
+        None if record.segmentation is None else resize_labels(record.segmentation, shape),
+    )  # fmt: skip
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """A record as a row of IMAGES; image and segmentation become PNG."""
+    return {
+        "image_id": record.image_id, "image": encode_png(record.image),
+        "height": record.image.shape[0], "width": record.image.shape[1],
+        "label": record.label, "label_name": record.label_name, "captions": list(record.captions),
+        "things": [
+            {"name": t.name, "box": list(t.box), "adjectives": list(t.adjectives), "visible": t.visible}
+            for t in record.things
+        ],
+        "referring": [{"thing": r.thing, "text": r.text} for r in record.referring],
+        "questions": [{"question": q.question, "answer": q.answer, "kind": q.kind} for q in record.questions],
+        "segmentation": None if record.segmentation is None else encode_png(record.segmentation),
+    }  # fmt: skip
+
+
+def _work(config: DatasetParams, chunk: Chunk) -> _Done:
+    rows: list[dict[str, Any]] = []
+    bad: list[Bad] = []
+    for entry in ADAPTERS[config.source.kind].load(config.source, chunk, config.max_pixels):
+        fitted = fit(entry, config.resize) if isinstance(entry, Record) else entry
+        if isinstance(fitted, Bad):
+            bad.append(fitted)
+        else:
+            rows.append(to_row(fitted))
+    sides = [min(row["height"], row["width"]) for row in rows]
+    captions = sum(len(row["captions"]) for row in rows)
+    return _Done(chunk.split, to_table(IMAGES, rows), bad, captions, min(sides) if sides else None)
+
+
+def raw_inputs(config: DatasetParams) -> list[Path]:
+    """The files on disk that the dataset is made from, for its lineage; `scenes` has none but the code.
+
+    Raises:
+        DataError: the source's path does not exist.
+    """
+    if config.source.kind == "scenes":
+        return []
+    return [need_source(Path(config.source.path), ADAPTERS[config.source.kind].layout)]
+
+
+def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
+    """Build and publish the dataset artifact; the same bytes for any number of workers.
+
+    Facts: `kind`; `splits`: per split the number of `images` and its `shards` by name; `classes` and
+    `categories` (the segmentation's numbers from 1 on) by name; `resolution`, the smallest shorter side in
+    pixels.
+
+    Returns:
+        The metrics: images and captions per split, quarantined items by reason, and `bad_fraction`, the
+        share of the source's images that were quarantined.
+
+    Raises:
+        DataError: the source does not have the layout expected, a split is empty, or too many images are
+            bad. Nothing is published then; the quarantine table goes to the scratch folder.
+    """
+    adapter = ADAPTERS[config.source.kind]
+    plan = adapter.plan(config.source, config.max_pixels)
+    facts: dict[str, Any] = {}
+    with publish_folder(out, DATASET, facts) as folder:
+        writers = {
+            split: ShardWriter(folder, split, IMAGES, shard_bytes=config.shard_bytes) for split in SPLITS
+        }
+        captions: Counter[str] = Counter()
+        found: list[tuple[str, Bad]] = []
+        sides: list[int] = []
+        try:
+            for done in track(map_shards(partial(_work, config), plan.chunks), "dataset"):
+                writers[done.split].write(done.table)
+                captions[done.split] += done.num_captions
+                found += [(done.split, bad) for bad in done.bad]
+                sides += [] if done.short_side is None else [done.short_side]
+        finally:
+            for writer in writers.values():
+                writer.close()
+        bad = [*plan.bad, *found]
+        images = {split: writers[split].rows for split in SPLITS}
+        metrics = _metrics(images, captions, bad, len(plan.classes))
+        _judge(config, metrics, bad, adapter.layout)
+        write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
+        if plan.truth:
+            write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
+        facts.update(
+            kind=config.source.kind,
+            splits={split: {"images": images[split], "shards": writers[split].shards} for split in SPLITS},
+            classes=list(plan.classes),
+            categories=list(plan.categories),
+            resolution=min(sides),
+        )
+    return metrics
+
+
+def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:
+    rows = [
+        {"split": split, "item": b.item, "reason": b.reason, "detail": printable(b.detail)}
+        for split, b in bad
+    ]
+    return to_table(QUARANTINE, rows)
+
+
+def _metrics(
+    images: dict[SplitName, int], captions: Counter[str], bad: list[tuple[str, Bad]], num_classes: int
+) -> dict[str, Any]:
+    reasons = Counter(entry.reason for _, entry in bad)
+    unknown = set(reasons) - set(REASONS)
+    assert not unknown, f"reasons that vqpipe.data.reasons does not list: {unknown}"
+    lost = sum(count for reason, count in reasons.items() if reason in IMAGE_REASONS)
+    total = lost + sum(images.values())
+    return {
+        "images": images,
+        "captions": {split: captions[split] for split in SPLITS},
+        "num_classes": num_classes,
+        "quarantined": dict(sorted(reasons.items())),
+        "bad_fraction": round(lost / total, 6) if total else 0.0,
+    }
+
+
+def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, Bad]], layout: str) -> None:
+    """Raise `DataError` when too much is bad or a split is empty."""
+    empty = [split for split, count in metrics["images"].items() if count == 0]
+    too_bad = metrics["bad_fraction"] > config.max_bad_fraction
+    if not (empty or too_bad):
+        return
+    where = ""
+    if bad:
+        kept = scratch_root() / "dataset" / QUARANTINE_FILE
+        write_table(kept, QUARANTINE, _quarantine(bad))
+        where = f"every item and its reason: {kept}"
+    common = Counter(entry.reason for _, entry in bad).most_common(3)
+    examples = {entry.reason: entry.item for _, entry in reversed(bad)}
+    shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
+    if too_bad:
+        raise DataError(
+            f"{metrics['bad_fraction']:.1%} of the images of {config.source.path} cannot be used; {where}",
+            found=shown,
+            expected=f"at most dataset.max_bad_fraction = {config.max_bad_fraction:.1%}",
+            run="mend the items, or raise dataset.max_bad_fraction in params.yaml",
+        )
+    counts = ", ".join(f"{split} {count}" for split, count in metrics["images"].items())
+    raise DataError(
+        f"dataset.source: split {empty[0]} of {config.source.path} is empty{'; ' + where if where else ''}",
+        found=f"images: {counts}" + (f"; left out: {shown}" if shown else ""),
+        expected=f"at least one image a split; {layout}",
+        run="fill the split's folder, or raise its dataset.source.holdout share (a hash may miss few images)"
+        if config.source.kind != "scenes" else "raise its num_ in dataset.source",
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""Image bytes to uint8 RGB and back: what is converted, what is refused, how images are resized.
+
+Converted: grey, palette, CMYK, 1-bit and 16-bit images become 8-bit RGB; transparency is laid over white;
+EXIF orientation is applied; of an animation the first frame counts. Colour profiles are ignored. Anything
+else is refused with a word of `vqpipe.data.reasons`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Formats that are opened; the others are rare and some start foreign programs."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""File name endings, in lower case, that are taken for images."""
+
+_FILTERS: dict[str, Image.Resampling] = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class BadImage(ValueError):
+    """Bytes that give no image; `reason` is a word of `vqpipe.data.reasons`, `detail` what was seen."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def byte_limit(max_pixels: int) -> int:
+    """More bytes than a file of `max_pixels` needs: 8 per pixel (16-bit RGBA) and 1 MiB for the rest."""
+    return 8 * max_pixels + (1 << 20)
+
+
+def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode an image file to uint8 RGB.
+
+    The pixel count is checked on the header, before anything is decompressed.
+
+    Raises:
+        BadImage: with reason `empty_file`, `undecodable`, `truncated`, `too_many_pixels` or
+            `unsupported_pixels`.
+    """
+    if not data:
+        raise BadImage("empty_file", "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    found = f"{image.width} x {image.height} pixels, at most {max_pixels} allowed"
+                    raise BadImage("too_many_pixels", found)
+                image.load()
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except (BadImage, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_many_pixels", str(error)) from error
+    except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged bytes
+        detail = f"{type(error).__name__}: {error}".splitlines()[0].split(" <_io.")[0]
+        text = detail.lower()
+        cut = any(word in text for word in ("truncated", "unexpected end", "not enough image data"))
+        raise BadImage("truncated" if cut else "undecodable", detail) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray(_sixteen_to_eight(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("unsupported_pixels", "mode F (floating point)")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_to_eight(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Scale 0..65535 to 0..255 with rounding; Pillow's own conversion would clip at 255."""
+    wide = values.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise BadImage("unsupported_pixels", f"integers from {wide.min()} to {wide.max()}")
+    return ((wide * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def target_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width after scaling the shorter side to `short_side`, the longer one rounded."""
+    short = min(height, width)
+    return (
+        short_side if height == short else (2 * height * short_side + short) // (2 * short),
+        short_side if width == short else (2 * width * short_side + short) // (2 * short),
+    )
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], shape: tuple[int, int], filter: Filter
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Resize to (height, width) with a filter whose support grows with the reduction (antialiased)."""
+    if image.shape[:2] == shape:
+        return image
+    return np.array(Image.fromarray(image).resize((shape[1], shape[0]), _FILTERS[filter]))
+
+
+def resize_labels(labels: UInt8[np.ndarray, "h w"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
+    """Resize a map of class numbers to (height, width) by the nearest pixel: no number is invented."""
+    if labels.shape == shape:
+        return labels
+    return np.array(Image.fromarray(labels).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode uint8 (h, w, 3) or (h, w) as PNG, fast (zlib level 1); equal pixels give equal bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode what `encode_png` wrote."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.array(image)

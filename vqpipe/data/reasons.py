@@ -1,0 +1,35 @@
+"""The fixed words of the quarantine table: why an item of a source was left out."""
+
+from __future__ import annotations
+
+IMAGE_REASONS = {
+    "empty_file": "the file holds no bytes",
+    "undecodable": "not an image of a known format, or damaged",
+    "truncated": "the file ends before the image does",
+    "too_many_pixels": "above max_pixels; not decoded",
+    "too_many_bytes": "far larger than an image of max_pixels can be; not read",
+    "unsupported_pixels": "pixel values without a known range (floating point, 32-bit)",
+    "too_small": "shorter side below resize.short_side, and too_small is quarantine",
+    "missing_file": "listed, but there is no such file",
+    "unreadable": "the file system refused to give it",
+    "unsafe_path": "absolute, or leads out of its folder",
+    "tar_link": "a link inside a tar; links are not followed",
+    "tar_special": "a device or pipe inside a tar",
+    "size_mismatch": "the image's shape is not the one its annotations were made for",
+    "no_caption": "no usable caption, though the split has captions",
+    "no_class": "lies in no class folder",
+    "duplicate_id": "an image of this id was there before",
+}
+"""Reasons that cost an image; these count towards `max_bad_fraction`."""
+
+SIDE_REASONS = {
+    "empty_caption": "a caption without a visible character; the image keeps its others",
+    "caption_not_utf8": "a caption with bytes that are no UTF-8; the image keeps its others",
+    "caption_not_text": "a caption that is no string; the image keeps its others",
+    "orphan_annotation": "annotations of an image that is not listed",
+    "bad_annotation": "an annotation without the fields it needs",
+    "other_file": "a file whose name is not an image's",
+}
+"""Reasons that cost no image; they are counted and listed, but not part of the bad fraction."""
+
+REASONS = {**IMAGE_REASONS, **SIDE_REASONS}
