@@ -1,0 +1,140 @@
+"""The tiled search against the naive form that defines it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vqpipe.quantizers.search import Metric, nearest
+
+
+def naive(z: Tensor, codes: Tensor, metric: Metric) -> Tensor:
+    """The definition, written as it reads: the full matrix in float64, then argmin (the first of equals)."""
+    wide, keys = z.double()[:, None], codes.double()[None]
+    if metric == "euclidean":
+        return (wide - keys).square().sum(-1).argmin(1)
+    norm = keys.square().sum(-1).sqrt()
+    return (-(wide * keys).sum(-1) / torch.where(norm > 0, norm, 1)).argmin(1)
+
+
+KINDS = {
+    "normal": lambda g, n, d: torch.randn(n, d, generator=g),
+    "grid": lambda g, n, d: torch.randint(-1, 2, (n, d), generator=g).float(),
+    "far": lambda g, n, d: torch.randn(n, d, generator=g) * 1e-3 + 1000,
+    "tiny": lambda g, n, d: torch.randn(n, d, generator=g) * 1e-41,
+    "huge": lambda g, n, d: torch.randn(n, d, generator=g) * 5e37,
+    "mixed": lambda g, n, d: (
+        torch.randn(n, d, generator=g) * 10.0 ** torch.randint(-20, 20, (n, 1), generator=g)
+    ),
+    "zero": lambda g, n, d: torch.zeros(n, d),
+}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 40), st.integers(1, 90), st.integers(1, 40), st.integers(0, 2**31),
+        st.sampled_from(sorted(KINDS)),
+    st.sampled_from(sorted(KINDS)), st.sampled_from(["euclidean", "cosine"]), st.sampled_from([None, 1, 64,
+        500]),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_equals_the_naive_form(
+    n: int,
+    k: int,
+    d: int,
+    seed: int,
+    left: str,
+    right: str,
+    metric: Metric,
+    tile: int | None,
+    doubled: bool,
+    on: bool,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    z, codes = KINDS[left](generator, n, d), KINDS[right](generator, k, d)
+    if doubled:  # every code twice, out of order: the lower index must win
+        codes = torch.cat([codes, codes])[torch.randperm(2 * k, generator=generator)]
+    if on and n:  # rows that are codes, and rows half-way between two
+        z[0] = codes[-1]
+        z[-1] = (codes[0] + codes[-1]) / 2
+    assert torch.equal(nearest(z, codes, metric, tile), naive(z, codes, metric))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize(("k", "d"), [(1024, 8), (1025, 32), (3000, 256)])
+def test_equals_the_naive_form_over_many_tiles(metric: Metric, k: int, d: int) -> None:
+    torch.manual_seed(k)
+    z, codes = torch.randn(60, d), torch.randn(k, d)
+    codes[k // 2 :] = codes[: k - k // 2] * (1 + 1e-7)  # near ties everywhere, some of them exact
+    assert torch.equal(nearest(z, codes, metric), naive(z, codes, metric))
+
+
+def test_a_collapsed_codebook_takes_the_first_code() -> None:
+    z, codes = torch.randn(50, 4), torch.ones(5000, 4)
+    assert torch.equal(nearest(z, codes, tile=4096), torch.zeros(50, dtype=torch.int64))
+
+
+def test_low_precision_settings_do_not_reach_the_search() -> None:
+    torch.manual_seed(0)
+    z, codes = torch.randn(200, 16), torch.randn(500, 16)
+    expected = naive(z, codes, "euclidean")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(nearest(z, codes), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_rows_that_are_not_finite_leave_the_others_alone() -> None:
+    torch.manual_seed(0)
+    codes = torch.randn(50, 6)
+    z = codes[[3, 7, 9]].clone()
+    z[1, 2] = torch.nan
+    assert nearest(z, codes, "cosine").tolist() == [3, 0, 9]
+    assert 0 <= int(nearest(z, codes).min()) <= int(nearest(z, codes).max()) < 50
+
+
+def test_no_codes_or_other_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot search"):
+        nearest(torch.zeros(2, 3), torch.zeros(0, 3))
+    with pytest.raises(ValueError, match="cannot search"):
+        nearest(torch.zeros(2, 3), torch.zeros(4, 5))
+
+
+class _LargestOutput(TorchDispatchMode):
+    """Records the largest storage that any operator returns, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for item in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(item, Tensor):
+                self.peak = max(self.peak, item.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("codes_collapsed", [False, True])
+def test_memory_is_bounded_by_the_tile(codes_collapsed: bool) -> None:
+    """n = 4,096 and K = 100,000: the naive form holds 1.6 GB; no tensor here passes the default tile's few
+    megabytes."""
+    torch.manual_seed(0)
+    z = torch.randn(4096, 8)
+    codes = torch.randn(100_000, 8)
+    if codes_collapsed:  # ties fill the list of candidates, which must stay bounded too
+        z, codes = z[:16], codes[:1].expand(100_000, 8).contiguous()
+    with _LargestOutput() as outputs:
+        index = nearest(z, codes)
+    assert outputs.peak <= 48 << 20
+    assert outputs.peak >= 1 << 20  # the recorder did see the tile
+    picked = torch.randperm(len(z))[:5]
+    assert torch.equal(index[picked], naive(z[picked], codes, "euclidean"))

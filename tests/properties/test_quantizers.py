@@ -1,0 +1,294 @@
+"""What every entry of QUANTIZERS must do. A new entry needs a recipe here, or the first test fails."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqpipe.params.base import validate
+from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.quantizers import QUANTIZERS, Prior, Quantizer, QuantizerModule, build, from_state
+
+DIM = 8
+
+
+def words() -> Any:
+    draw = torch.Generator().manual_seed(3)
+    return SimpleNamespace(
+        adjectives=["red", "blue", "yellow", "striped", "old"],
+        nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
+        adjective_vectors=torch.randn(5, 12, generator=draw),
+        noun_vectors=torch.randn(7, 12, generator=draw),
+        edges=torch.tensor([[0, 1, 2, 2, 3, 4], [0, 2, 1, 0, 4, 6]]),
+        weights=torch.tensor([3.0, 9.0, 20.0, 1.0, 2.0, 2.0]),
+    )
+
+
+def centroids() -> Any:
+    vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
+    return SimpleNamespace(vectors=vectors, counts=torch.ones(40, dtype=torch.int64), facts={})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to build a quantizer: its params, its prior, which parameters its loss must move."""
+
+    params: dict[str, Any]
+    prior: Prior = None
+    trained: set[str] = field(default_factory=set)
+    named: bool = False
+
+
+COMMON = {"dim": DIM, "beta": 0.25, "beta_on": "commitment"}
+GCN = {
+    "kind": "gcn",
+    "num_layers": 3,
+    "hidden_dim": 16,
+    "final_relu": True,
+    "dropout": 0.0,
+    "edge_weights": "binary",
+}
+REFERENCE = {**GCN, "num_layers": 2, "final_relu": False, "dropout": 0.5, "edge_weights": "count"}
+MLP = {"kind": "mlp", "num_layers": 2, "hidden_dim": 16, "final_relu": False, "dropout": 0.0}
+VQ = {"kind": "vq", **COMMON, "num_codes": 16, "init": "uniform"}
+VQCT = {"kind": "vqct", **COMMON, "transfer": GCN, "init": "standard"}
+LC = {"kind": "lc", **COMMON, "num_codes": 32, "distance": "cosine", "init": "standard"}
+LAYERS = {f"transfer.layers.{i}.{part}" for i in range(3) for part in ("weight", "bias")}
+TWO = {name for name in LAYERS if ".2." not in name}
+PROJECTOR = {"projector.weight", "projector.bias"}
+
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "vq": {
+        "uniform": Recipe(VQ, None, {"codes"}),
+        "data": Recipe({**VQ, "init": "data", "num_codes": 70}, None, {"codes"}),
+        "legacy": Recipe({**VQ, "beta_on": "codebook"}, None, {"codes"}),
+    },
+    "vqct": {
+        "paper": Recipe(VQCT, words(), LAYERS, named=True),
+        "paper-data": Recipe({**VQCT, "init": "data"}, words(), LAYERS, named=True),
+        "reference": Recipe({**VQCT, "transfer": REFERENCE}, words(), TWO, named=True),
+        "mlp-data": Recipe({**VQCT, "transfer": MLP, "init": "data"}, words(), TWO, named=True),
+    },
+    "lc": {
+        "paper": Recipe({**LC, "beta": 0.33, "beta_on": "codebook"}, centroids(), PROJECTOR),
+        "reference": Recipe({**LC, "distance": "euclidean"}, centroids(), PROJECTOR),
+        "data": Recipe({**LC, "init": "data"}, centroids(), PROJECTOR),
+    },
+}  # fmt: skip
+
+CASES = [
+    pytest.param(r, id=f"{kind}-{name}") for kind in QUANTIZERS for name, r in RECIPES.get(kind, {}).items()
+]
+
+
+def config_of(recipe: Recipe) -> Any:
+    return validate(recipe.params, "quantizer", QuantizerParams)  # type: ignore[arg-type]
+
+
+def fresh(recipe: Recipe) -> QuantizerModule:
+    torch.manual_seed(0)
+    return build(config_of(recipe), recipe.prior)
+
+
+def latent(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_quantizer_has_a_recipe() -> None:
+    assert set(RECIPES) == set(QUANTIZERS)
+    assert all(QUANTIZERS[kind].kind == kind for kind in QUANTIZERS)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+@pytest.mark.parametrize("training", [True, False])
+def test_shapes_ranges_and_dtypes_on_a_grid_that_is_not_square(recipe: Recipe, training: bool) -> None:
+    quantizer: Quantizer = fresh(recipe).train(training)
+    out = quantizer.forward(latent(2, DIM, 3, 5), progress=0.5)
+    assert out.z_q.shape == (2, DIM, 3, 5)
+    assert out.z_q.dtype == torch.float32
+    assert out.indices.shape == (2, quantizer.groups, 3, 5)
+    assert out.indices.dtype == torch.int64
+    assert len(quantizer.num_codes) == quantizer.groups
+    for group, count in enumerate(quantizer.num_codes):
+        assert 0 <= int(out.indices[:, group].min()) <= int(out.indices[:, group].max()) < count
+    assert out.loss.ndim == 0
+    assert out.loss.isfinite()
+    assert all(term.ndim == 0 and term.isfinite() and not term.requires_grad for term in out.terms.values())
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_decoded_indices_are_z_q_in_eval(recipe: Recipe) -> None:
+    quantizer = fresh(recipe)
+    quantizer.train()(latent(2, DIM, 4, 4))  # those that start from data have now done so
+    quantizer.eval()
+    for z in (latent(2, DIM, 3, 5), latent(1, DIM, 2, 7) * 100 + 3):
+        with torch.no_grad():
+            out = quantizer(z)
+            assert torch.equal(quantizer.decode(out.indices), out.z_q)
+        with_grad = quantizer(z.requires_grad_())
+        assert torch.equal(with_grad.indices, out.indices)
+        torch.testing.assert_close(quantizer.decode(out.indices), with_grad.z_q, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_gradients_reach_the_encoder_and_the_trained_parameters(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).train()
+    weight = latent(2, DIM, 4, 4, seed=2)
+    z = latent(2, DIM, 4, 4).requires_grad_()
+    (quantizer(z).z_q * weight).sum().backward()
+    torch.testing.assert_close(z.grad, weight)  # straight through: the identity
+    assert all(p.grad is None or not p.grad.any() for p in quantizer.parameters())
+
+    z = latent(2, DIM, 4, 4, seed=7).requires_grad_()  # not the batch that codes may have started from
+    quantizer(z).loss.backward()
+    assert z.grad is not None
+    assert z.grad.abs().amax(dim=(0, 2, 3)).gt(0).all()
+    moved = {name for name, p in quantizer.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == recipe.trained == {name for name, _ in quantizer.named_parameters()}
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_live_vectors_carry_the_gradient_of_losses_on_codes(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).train()
+    out = quantizer(latent(2, DIM, 4, 4))
+    if not out.vectors:
+        pytest.skip("this method has no code vectors")
+    gathered = [v[out.indices[:, g]] for g, v in enumerate(out.vectors)]
+    torch.testing.assert_close(torch.cat(gathered, -1).permute(0, 3, 1, 2), out.z_q)
+    sum(g.square().sum() for g in gathered).backward()  # type: ignore[union-attr]
+    assert any(p.grad is not None and p.grad.any() for p in quantizer.parameters())
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_eval_changes_no_state_and_repeats(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).eval()
+    before, generator = state_of(quantizer), torch.get_rng_state()
+    first, second = quantizer(latent(2, DIM, 3, 3)), quantizer(latent(2, DIM, 3, 3))
+    quantizer.decode(first.indices)
+    quantizer.codebooks()
+    assert same_state(before, state_of(quantizer))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert torch.equal(first.indices, second.indices)
+    assert torch.equal(first.z_q, second.z_q)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_a_checkpoint_is_complete(recipe: Recipe, tmp_path: Path) -> None:
+    quantizer = fresh(recipe).train()
+    optimiser = torch.optim.SGD(quantizer.parameters(), lr=0.1)
+    quantizer(latent(2, DIM, 4, 4)).loss.backward()
+    optimiser.step()
+    quantizer.eval()
+    save_file(
+        {name: t.contiguous().clone() for name, t in quantizer.state_dict().items()},
+        tmp_path / "q.safetensors",
+    )
+    torch.manual_seed(99)
+    names = [book.names for book in quantizer.codebooks()]
+    other = from_state(config_of(recipe), load_file(tmp_path / "q.safetensors"), names)
+    assert not other.training
+    assert same_state(state_of(quantizer), state_of(other))
+    assert other.num_codes == quantizer.num_codes
+    assert [book.names for book in other.codebooks()] == names
+    with torch.no_grad():
+        a, b = quantizer(latent(2, DIM, 3, 5)), other(latent(2, DIM, 3, 5))
+    assert torch.equal(a.indices, b.indices)
+    assert torch.equal(a.z_q, b.z_q)
+    assert torch.equal(a.loss, b.loss)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_codes_made_once_in_eval_follow_the_weights(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).eval()
+    z = latent(2, DIM, 4, 4)
+    with torch.no_grad():
+        before = quantizer(z).z_q
+        for p in quantizer.parameters():
+            p.mul_(1.5).add_(0.1)  # as averaged weights are copied in
+        after = quantizer(z).z_q
+        clone = copy.deepcopy(quantizer)(z).z_q
+    assert not torch.equal(before, after)
+    assert torch.equal(after, clone)
+    torch.testing.assert_close(after, quantizer(z).z_q)  # with gradients the codes are made anew
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_an_image_is_coded_the_same_in_any_batch(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).eval()
+    z = latent(5, DIM, 3, 4)
+    with torch.no_grad():
+        whole = quantizer(z)
+        single = [quantizer(z[i : i + 1]) for i in range(5)]
+    assert torch.equal(whole.indices, torch.cat([one.indices for one in single]))
+    assert torch.equal(whole.z_q, torch.cat([one.z_q for one in single]))
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_autocast_changes_nothing_but_the_rounding_of_z(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).train()
+    quantizer(latent(2, DIM, 4, 4))
+    quantizer.eval()
+    z = latent(2, DIM, 4, 4).bfloat16()
+    plain = quantizer(z.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = quantizer(z.requires_grad_())
+        decoded = quantizer.decode(cast.indices)
+        cast.loss.backward()
+    assert torch.equal(plain.indices, cast.indices)
+    assert cast.z_q.dtype == cast.loss.dtype == decoded.dtype == torch.float32
+    assert torch.equal(plain.z_q, cast.z_q)
+    assert torch.equal(plain.loss, cast.loss)
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_codebooks_hold_the_codes_that_decode_gives(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).eval()
+    books = quantizer.codebooks()
+    assert [len(book.vectors) for book in books] == list(quantizer.num_codes)
+    assert all((book.names is not None) == recipe.named for book in books)
+    assert not any(book.vectors.requires_grad for book in books)
+    last = torch.tensor([count - 1 for count in quantizer.num_codes]).view(1, -1, 1, 1)
+    torch.testing.assert_close(
+        quantizer.decode(last).flatten(), torch.cat([book.vectors[-1] for book in books])
+    )
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_training_is_the_same_for_the_same_seed(recipe: Recipe) -> None:
+    def run() -> dict[str, Tensor]:
+        quantizer = fresh(recipe).train()
+        optimiser = torch.optim.Adam(quantizer.parameters(), lr=0.01)
+        for step in range(3):
+            optimiser.zero_grad()
+            quantizer(latent(2, DIM, 4, 4, seed=step)).loss.backward()
+            optimiser.step()
+        return state_of(quantizer)
+
+    assert same_state(run(), run())

@@ -1,0 +1,152 @@
+"""The one contract of all quantizers: what they take, what they return, what they can be asked.
+
+`Quantizer` is what the rest of the library relies on; `QuantizerModule` is what each file of this room
+implements and what `QUANTIZERS` holds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
+
+from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.quantizers.priors import Prior
+
+Names = Sequence[Sequence[str] | None]
+"""Per group, the name (word) of each code, or None."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """One group's code vectors, without gradient, and the codes' names where they have any."""
+
+    group: str
+    """What the group codes for: `code`, or `adjective` and `noun`."""
+    vectors: Float[Tensor, "K d"]
+    names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What one forward pass of a quantizer gives."""
+
+    z_q: Float[Tensor, "b d h w"]
+    """The quantised latent, float32; in the backward pass its gradient goes to z."""
+    indices: Int64[Tensor, "b g h w"]
+    """The code of each position in each group, in [0, num_codes[g])."""
+    loss: Float[Tensor, ""]
+    """The method's own loss, weighted as its params say."""
+    terms: dict[str, Tensor]
+    """The loss's terms by name, unweighted scalars without gradient, for the curves."""
+    vectors: tuple[Float[Tensor, "K dg"], ...]
+    """Per group, the live code vectors of this pass, with gradient where the method trains them. Losses on
+    codes gather `vectors[g][indices[:, g]]`. Empty for methods that have no code vectors."""
+
+
+class Quantizer(Protocol):
+    """Maps a latent to the nearest of a finite set of codes, and indices back to codes."""
+
+    @property
+    def groups(self) -> int:
+        """g: 1, or 2 for VQCT's adjective and noun."""
+
+    @property
+    def num_codes(self) -> tuple[int, ...]:
+        """K per group."""
+
+    def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
+        """Quantise a latent; `progress` in [0, 1] drives temperatures and annealing."""
+
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
+        """The latent of given indices: equal to the `z_q` that came with them in eval mode."""
+
+    def codebooks(self) -> list[Codebook]:
+        """The codes of each group, in the order of the indices' groups."""
+
+
+class QuantizerModule(nn.Module, ABC):
+    """A quantizer that can be built from a prior, and rebuilt from a checkpoint without it.
+
+    Everything that a checkpoint needs is a parameter or a buffer, except the codes' names: a checkpoint keeps
+    those beside the tensors and hands them to `from_state`.
+    """
+
+    kind: ClassVar[str]
+    """The name in `QUANTIZERS` and in the params."""
+    dim: int
+    """d of the z that `forward` takes."""
+    num_codes: tuple[int, ...]
+
+    @property
+    def groups(self) -> int:
+        """g, the number of indices per position."""
+        return len(self.num_codes)
+
+    @abstractmethod
+    def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
+        """See `Quantizer.forward`."""
+
+    @abstractmethod
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
+        """See `Quantizer.decode`."""
+
+    @abstractmethod
+    def codebooks(self) -> list[Codebook]:
+        """See `Quantizer.codebooks`."""
+
+    @classmethod
+    @abstractmethod
+    def from_prior(cls, config: Any, prior: Prior) -> Self:
+        """A quantizer ready to train.
+
+        Raises:
+            MismatchError: the prior is not of the kind that the method needs, or too small for the params.
+        """
+
+    @classmethod
+    @abstractmethod
+    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """A quantizer with the shapes of `tensors`; `from_state` then loads them. A missing name is a
+        KeyError."""
+
+    @classmethod
+    def from_state(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None = None) -> Self:
+        """The quantizer whose `state_dict()` is `tensors`, in eval mode.
+
+        Args:
+            config: the params that it was built with.
+            tensors: its state, by name.
+            names: per group, the names of its codes, as `codebooks()` gave them.
+
+        Raises:
+            ArtifactError: the tensors are not those of this quantizer.
+            MismatchError: the names are not as many as the codes.
+        """
+        try:
+            quantizer = cls.skeleton(config, tensors, names)
+            quantizer.load_state_dict(dict(tensors))
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"these tensors are not the state of a {cls.kind} quantizer with these params: {error}",
+                found=", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+                or "no tensors",
+            ) from error
+        return quantizer.eval()
+
+
+def check_indices(indices: Tensor, num_codes: tuple[int, ...]) -> None:
+    """Raise `MismatchError` unless `indices` is (b, g, h, w), whole numbers, each in its group's range."""
+    expected = f"whole numbers of shape (b, {len(num_codes)}, h, w), each below {num_codes}"
+    if indices.is_floating_point() or indices.ndim != 4 or indices.shape[1] != len(num_codes):
+        found = f"{indices.dtype} of shape {tuple(indices.shape)}"
+        raise MismatchError("the indices are not of this tokenizer", found=found, expected=expected)
+    for group, count in enumerate(num_codes):
+        part = indices[:, group]
+        if part.numel() and (int(part.min()) < 0 or int(part.max()) >= count):
+            found = f"{int(part.min())} to {int(part.max())} in group {group}"
+            raise MismatchError("the indices are not of this tokenizer", found=found, expected=expected)

@@ -1,0 +1,73 @@
+"""A large frozen codebook of patch-feature centroids, moved into place by one trained linear layer.
+
+Paper: VQGAN-LC, arXiv 2406.11837, section 3.2.
+
+The centroids (K, D) are a buffer; the codes are Linear(D -> d, bias) of them, so that every code moves when
+the projector does, used or not. Nearest is by cosine similarity in the paper and by Euclidean distance in its
+reference code; the code that is passed on is the projected one, not normalised, in both. The paper weighs the
+commitment term 1 and the codebook term .33 (eq. 1): `beta: 0.33` with `beta_on: codebook`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqpipe.errors import MismatchError
+from vqpipe.params.quantizers import LcParams
+from vqpipe.quantizers.contract import Names
+from vqpipe.quantizers.moments import compose, moment_map
+from vqpipe.quantizers.nearest import NearestCodeQuantizer
+from vqpipe.quantizers.priors import Prior, float_matrix, need_centroids
+
+
+class LargeCodebookQuantizer(NearestCodeQuantizer):
+    """One group; only the projector is trained.
+
+    Args:
+        config: the params.
+        centroids: (K, D), K = `config.num_codes`.
+    """
+
+    kind = "lc"
+    centroids: Tensor
+
+    def __init__(self, config: LcParams, centroids: Float[Tensor, "K D"]) -> None:
+        super().__init__(
+            config, ["code"], [config.num_codes], metric=config.distance, data_init=config.init == "data"
+        )
+        self.register_buffer("centroids", centroids)
+        self.projector = nn.Linear(centroids.shape[1], config.dim)
+
+    @classmethod
+    def from_prior(cls, config: LcParams, prior: Prior) -> Self:
+        """See `QuantizerModule.from_prior`; the first `num_codes` centroids are taken.
+
+        Raises:
+            MismatchError: another prior, or fewer centroids than codes.
+        """
+        vectors = float_matrix(need_centroids(cls.kind, prior).vectors, "centroids")
+        if config.num_codes > len(vectors):
+            raise MismatchError(
+                "quantizer lc asks for more codes than the prior has centroids",
+                found=f"num_codes: {config.num_codes}, and {len(vectors)} centroids",
+                expected=f"num_codes of at most {len(vectors)}, or a cluster stage with a larger K",
+                run="dvc repro cluster",
+            )
+        return cls(config, vectors[: config.num_codes].clone())
+
+    @classmethod
+    def skeleton(cls, config: LcParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """See `QuantizerModule.skeleton`; the centroids' dimension is that of the tensors."""
+        return cls(config, tensors["centroids"].new_zeros(config.num_codes, tensors["centroids"].shape[1]))
+
+    def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
+        """The projected centroids."""
+        return (self.projector(self.centroids),)
+
+    def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
+        """Set the projector so that the codes have the mean and covariance of the first batch's latents."""
+        compose(self.projector, *moment_map(self.live_codes()[0], rows[0]))

@@ -1,0 +1,52 @@
+"""Starting values from data: codes that lie where the first latents lie."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+_FLAT = 1e-6
+"""Directions with less than this share of the largest variance count as flat and are not stretched."""
+
+
+def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
+    """`num` of the rows at random, each as rarely as can be; repeats are moved by 1 % of the standard
+    deviation.
+
+    Draws from torch's global CPU generator, as layers do for their weights.
+    """
+    rounds = -(-num // len(rows))
+    order = torch.cat([torch.randperm(len(rows)) for _ in range(rounds)])[:num]
+    noise = torch.randn(num, rows.shape[1]) * 0.01
+    noise[: len(rows)] = 0
+    return rows[order.to(rows.device)] + noise.to(rows) * rows.std(0, correction=0)
+
+
+def moment_map(
+    outputs: Float[Tensor, "K d"], rows: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]]:
+    """(M, s) such that `outputs @ M + s` has the mean and covariance of `rows`.
+
+    M = C_outputs^(-1/2) C_rows^(1/2), in float64; directions in which the outputs are flat stay flat.
+    """
+    x, y = outputs.double(), rows.double()
+    values, vectors = torch.linalg.eigh(_covariance(x))
+    inverse = torch.where(values > _FLAT * values.max(), values.clamp_min(1e-300).rsqrt(), 0)
+    whiten = (vectors * inverse) @ vectors.T
+    values, vectors = torch.linalg.eigh(_covariance(y))
+    colour = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    matrix = whiten @ colour
+    return matrix.to(outputs.dtype), (y.mean(0) - x.mean(0) @ matrix).to(outputs.dtype)
+
+
+@torch.no_grad()
+def compose(layer: nn.Linear, matrix: Float[Tensor, "d d"], shift: Float[Tensor, " d"]) -> None:
+    """Change a linear layer so that its output y becomes `y @ matrix + shift`."""
+    layer.weight.copy_(matrix.T @ layer.weight)
+    layer.bias.copy_(layer.bias @ matrix + shift)
+
+
+def _covariance(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    return centred.T @ centred / len(x)

@@ -1,0 +1,87 @@
+"""Graph convolutions on a sparse graph, and the plain form without one.
+
+Paper: Kipf and Welling, arXiv 1609.02907, eq. 2: H' = act(D^-1/2 (A + I) D^-1/2 H W).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+def normalised_adjacency(
+    num_nodes: int, edges: Int64[Tensor, "2 E"], weights: Float[Tensor, " E"] | None = None
+) -> Tensor:
+    """D^-1/2 (A + I) D^-1/2 of an undirected graph, as a coalesced sparse COO matrix (num_nodes, num_nodes).
+
+    Args:
+        num_nodes: N.
+        edges: pairs of nodes in [0, N), each pair in one direction; both are entered. Repeats count once
+            without weights and add up with them.
+        weights: of each edge; None gives the binary A.
+    """
+    both = torch.cat([edges, edges.flip(0)], dim=1)
+    values = torch.ones(both.shape[1], device=edges.device) if weights is None else weights.float().repeat(2)
+    adjacency = torch.sparse_coo_tensor(
+        both, values, (num_nodes, num_nodes), check_invariants=True
+    ).coalesce()
+    entries = torch.ones_like(adjacency.values()) if weights is None else adjacency.values()
+    loops = torch.arange(num_nodes, device=edges.device).expand(2, -1)
+    index = torch.cat([adjacency.indices(), loops], dim=1)
+    values = torch.cat([entries, entries.new_ones(num_nodes)])
+    degree = torch.zeros(num_nodes, device=edges.device).index_add_(0, index[0], values)
+    values = values * degree.rsqrt()[index[0]] * degree.rsqrt()[index[1]]
+    return torch.sparse_coo_tensor(index, values, (num_nodes, num_nodes), check_invariants=True).coalesce()
+
+
+class GraphNetwork(nn.Module):
+    """Layers of Linear, neighbourhood mean (where there is a graph), bias, ReLU, dropout.
+
+    Weights start Glorot-uniform and biases at zero, as in the paper above.
+
+    Args:
+        in_dim: of the node features.
+        hidden_dim: of all layers' outputs but the last.
+        out_dim: of the last layer's.
+        num_layers: at least 1.
+        final_relu: a ReLU after the last layer too.
+        dropout: after each ReLU but the last layer's.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int, final_relu: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        layers = [nn.Linear(a, b) for a, b in pairwise(dims)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+        self.final_relu = final_relu
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer; its bias is added after the neighbourhood mean."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def forward(self, nodes: Float[Tensor, "N i"], adjacency: Tensor | None = None) -> Float[Tensor, "N o"]:
+        """Transform node features; without an adjacency each node is on its own (an MLP)."""
+        hidden = nodes
+        for depth, layer in enumerate(self.layers, start=1):
+            assert isinstance(layer, nn.Linear)
+            hidden = hidden @ layer.weight.T
+            if adjacency is not None:
+                hidden = torch.sparse.mm(adjacency, hidden)
+            hidden = hidden + layer.bias
+            if depth < len(self.layers):
+                hidden = self.dropout(hidden.relu())
+            elif self.final_relu:
+                hidden = hidden.relu()
+        return hidden
