@@ -1,0 +1,54 @@
+"""The graph stage: which adjective modifies which noun, word vectors, packed as one prior."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+OUT = Path("artifacts/prior/words")
+METRICS = Path("artifacts/metrics/graph.json")
+
+
+def main(
+    corpus: Annotated[Path, typer.Option(help="The captions.")] = Path("artifacts/dataset"),
+    vocabulary: Annotated[Path, typer.Option(help="The vocabulary artifact.")] = Path("artifacts/vocabulary"),
+    clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    out: Annotated[Path, typer.Option(help="The words prior to publish.")] = OUT,
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Count which adjective modifies which noun, encode the words with CLIP, and pack both as one prior.
+
+    Example: python -m stages.graph --corpus artifacts/dataset --vocabulary artifacts/vocabulary
+    """
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.data.corpus import read_captions
+    from vqpipe.params.base import load_params
+    from vqpipe.params.corpus import CorpusParams
+    from vqpipe.params.graph import GraphParams
+    from vqpipe.runtime.device import device
+    from vqpipe.text.graph import build_graph, measure
+    from vqpipe.text.prior import pack
+    from vqpipe.text.vocabulary import read_vocabulary
+    from vqpipe.vision.clip import Clip
+
+    config = load_params(params, "graph", GraphParams)
+    kind: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
+    source = kind.model_copy(update={"path": str(corpus)})
+    shown = {
+        "graph": config.model_dump(mode="json"),
+        "corpus": source.model_dump(mode="json", exclude={"path"}),
+    }
+    with stage_run("graph", shown, [corpus, vocabulary, clip]) as run:
+        words, encoder = read_vocabulary(vocabulary), Clip.load(clip, device())
+        graph = build_graph(read_captions(source), words, config)
+        pack(run.published(out), graph, words, config, encoder.encode_text, encoder.id)
+        run.metrics(metrics, measure(graph, words, corpus / "truth.parquet", config.min_count))
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,50 @@
+"""The vocabulary stage: which adjectives and nouns the captions say, and how often."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+OUT = Path("artifacts/vocabulary")
+METRICS = Path("artifacts/metrics/vocabulary.json")
+
+
+def main(
+    corpus: Annotated[Path, typer.Option(help="The captions.")] = Path("artifacts/dataset"),
+    out: Annotated[Path, typer.Option(help="The vocabulary artifact to publish.")] = OUT,
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Count the adjectives and nouns of the captions and keep the frequent ones as a vocabulary.
+
+    Example: python -m stages.vocabulary --corpus artifacts/dataset --out artifacts/vocabulary
+    """
+    from collections import Counter
+
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.data.corpus import read_captions
+    from vqpipe.params.base import load_params
+    from vqpipe.params.corpus import CorpusParams
+    from vqpipe.params.vocabulary import VocabularyParams
+    from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
+
+    config = load_params(params, "vocabulary", VocabularyParams)
+    kind: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
+    source = kind.model_copy(update={"path": str(corpus)})
+    shown = {
+        "vocabulary": config.model_dump(mode="json"),
+        "corpus": source.model_dump(mode="json", exclude={"path"}),
+    }
+    with stage_run("vocabulary", shown, [corpus]) as run:
+        unusable = Counter[str]()
+        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config)
+        publish_vocabulary(run.published(out), vocabulary)
+        run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable)})
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

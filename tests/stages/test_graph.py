@@ -1,0 +1,121 @@
+"""The graph stage: the words prior, metrics against a truth, byte-identical re-runs, messages on mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
+
+from stages.graph import app
+from vqpipe.artifacts.publish import publish_folder, tree_digest
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
+from vqpipe.text.prior import read_words
+from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
+from vqpipe.vision.clip import Clip
+
+CAPTIONS = {"a": ["a red bird", "two red birds"], "b": ["a green tree", "a red tree"], "c": ["green trees"]}
+PARAMS: dict[str, Any] = {
+    "corpus": {"kind": "dataset", "path": "elsewhere"},
+    "graph": {
+        "min_count": 2, "weight": "binary", "phrases": {"predicative": False, "shades": "noun"},
+        "vectors": {
+            "kind": "clip", "prompts": {"adjective": "a photo of {} object", "noun": "a photo of {}"},
+        },
+    },
+}  # fmt: skip
+
+
+class FakeClip:
+    """A text encoder of four dimensions."""
+
+    id = "fake:test:0"
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(len(text)), 1.0, 2.0, 3.0] for text in texts])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    empty = dict.fromkeys(IMAGES.columns)
+    rows = [{**empty, "image_id": name, "captions": captions} for name, captions in CAPTIONS.items()]
+    said = {("red", "bird"): 2, ("green", "tree"): 2, ("red", "tree"): 1, ("tall", "tree"): 2}
+    truth = [
+        {"adjective": a, "noun": n, "probability": 0.5, "said_train": k, "said_validation": 0, "said_test": 0}
+        for (a, n), k in said.items()
+    ]
+    splits = {"train": {"shards": ["train-00000.parquet"], "images": 3}}
+    with publish_folder(tmp_path / "dataset", DATASET, {"kind": "scenes", "splits": splits}) as out:
+        write_table(out / "train-00000.parquet", IMAGES, to_table(IMAGES, rows))
+        write_table(out / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, []))
+        write_table(out / "truth.parquet", TRUTH, to_table(TRUTH, truth))
+    words = VocabularyParams(pos=WordnetPos(kind="wordnet"), min_count=1, max_adjectives=None, max_nouns=None)
+    captions = [(name, text) for name, texts in CAPTIONS.items() for text in texts]
+    publish_vocabulary(tmp_path / "vocabulary", build_vocabulary(captions, words))
+    (tmp_path / "clip").mkdir()
+    monkeypatch.setattr(Clip, "load", lambda path, device: FakeClip())
+    return tmp_path
+
+
+def run(folder: Path, changes: dict[str, Any] | None = None, out: str = "words") -> Result:
+    with (folder / "params.yaml").open("w") as stream:
+        YAML().dump({**PARAMS, "graph": {**PARAMS["graph"], **(changes or {})}}, stream)
+    arguments = [
+        f"--corpus={folder / 'dataset'}", f"--vocabulary={folder / 'vocabulary'}",
+        f"--clip={folder / 'clip'}",
+        f"--out={folder / out}", f"--metrics={folder / out}.json", f"--params={folder / 'params.yaml'}",
+    ]  # fmt: skip
+    return CliRunner().invoke(app, arguments)
+
+
+def test_publishes_the_words_prior(folder: Path) -> None:
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    words = read_words(folder / "words")
+    pairs = {(words.adjectives[a], words.nouns[n]) for a, n in words.edges.T.tolist()}
+    assert pairs == {("red", "bird"), ("green", "tree")}
+    assert words.weights.tolist() == [1.0, 1.0]
+    assert words.noun_vectors.shape == (2, 4)
+    assert words.facts["clip"] == "fake:test:0"
+
+
+def test_metrics_hold_precision_and_recall(folder: Path) -> None:
+    assert run(folder).exit_code == 0
+    metrics = json.loads((folder / "words.json").read_text())
+    assert (metrics["precision"], metrics["recall"]) == (1.0, pytest.approx(2 / 3, abs=1e-6))
+    assert (metrics["num_adjectives"], metrics["num_nouns"], metrics["num_edges"]) == (2, 2, 2)
+
+
+def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
+    for out in ("first", "second"):
+        assert run(folder, out=out).exit_code == 0
+    assert tree_digest(folder / "first") == tree_digest(folder / "second")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": "npmi"}, "graph.weight"),
+        ({"prompts": {}}, "graph.prompts is not a field"),
+        ({"vectors": {"kind": "clip", "prompts": {"adjective": "object", "noun": "{}"}}}, "exactly once"),
+    ],
+)
+def test_mistakes_exit_2_and_publish_nothing(folder: Path, changes: dict[str, Any], message: str) -> None:
+    result = run(folder, changes)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (folder / "words").exists()
+
+
+def test_a_missing_vocabulary_names_the_stage(folder: Path) -> None:
+    (folder / "vocabulary" / "manifest.json").unlink()
+    result = run(folder)
+    assert result.exit_code == 2
+    assert "dvc repro vocabulary" in result.output

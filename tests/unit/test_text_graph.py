@@ -1,0 +1,179 @@
+"""The modifying graph, its weights and measures, and the words prior as an artifact."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from vqpipe.artifacts.publish import tree_digest
+from vqpipe.artifacts.specs.dataset import TRUTH
+from vqpipe.artifacts.specs.words import WORD_VECTORS
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError
+from vqpipe.params.base import validate
+from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
+from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
+from vqpipe.text import chunks
+from vqpipe.text.graph import Graph, build_graph, edge_weights, measure
+from vqpipe.text.prior import pack, read_words
+from vqpipe.text.vectors import prompt_vectors
+from vqpipe.text.vocabulary import Vocabulary, build_vocabulary
+
+CAPTIONS = [
+    ("1", "a red bird and a red bird"),
+    ("2", "two red birds near a green tree"),
+    ("3", "an orange on an orange plate"),
+    ("4", "a green tree and a red bird"),
+    ("5", "a red bird"),
+    ("6", "a lonely red cloud"),
+]
+PROMPTS = Prompts(adjective="a photo of {} object", noun="a photo of {}")
+
+
+def config(min_count: int = 1, weight: Literal["binary", "count", "pmi"] = "count") -> GraphParams:
+    return GraphParams(
+        min_count=min_count, weight=weight, phrases=PhraseParams(predicative=False, shades="noun"),
+        vectors=ClipVectors(kind="clip", prompts=PROMPTS),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    limits = VocabularyParams(pos=WordnetPos(kind="wordnet"), min_count=1, max_adjectives=3, max_nouns=5)
+    return build_vocabulary(CAPTIONS, limits)
+
+
+def encode(texts: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([[float(len(text)), float(text.endswith("object"))] for text in texts])
+
+
+def named(graph: Graph, vocabulary: Vocabulary) -> dict[tuple[str, str], int]:
+    adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
+    return {(adjectives[edge.adjective], nouns[edge.noun]): edge.count for edge in graph.edges}
+
+
+def test_edges_between_vocabulary_words(vocabulary: Vocabulary) -> None:
+    graph = build_graph(CAPTIONS, vocabulary, config())
+    assert list(vocabulary.adjectives) == ["red", "green", "lonely"]
+    assert list(vocabulary.nouns) == ["bird", "tree", "cloud", "orange", "plate"]
+    expected = {
+        ("red", "bird"): 5, ("red", "cloud"): 1, ("green", "tree"): 2, ("lonely", "cloud"): 1,
+    }  # fmt: skip
+    assert named(graph, vocabulary) == expected
+    assert [(edge.adjective, edge.noun) for edge in graph.edges] == sorted(
+        (e.adjective, e.noun) for e in graph.edges
+    )
+    assert graph.edges[0].examples == ("1", "2", "4")
+    assert (graph.num_pairs_said, graph.num_pairs_known) == (10, 9)
+
+
+def test_min_count_drops_rare_edges(vocabulary: Vocabulary) -> None:
+    found = named(build_graph(CAPTIONS, vocabulary, config(min_count=2)), vocabulary)
+    assert set(found) == {("red", "bird"), ("green", "tree")}
+
+
+def test_weights() -> None:
+    counts = {("red", "bird"): 6, ("red", "tree"): 2, ("green", "tree"): 2}
+    assert set(edge_weights(counts, "binary").values()) == {1.0}
+    assert edge_weights(counts, "count")["red", "bird"] == 6.0
+    pmi = edge_weights(counts, "pmi")
+    assert pmi["green", "tree"] == pytest.approx(log((2 / 10) / ((2 / 10) * (4 / 10))))
+    assert pmi["red", "tree"] == 0.0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_and_chunks_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary, workers: str
+) -> None:
+    whole = build_graph(CAPTIONS, vocabulary, config(weight="pmi"))
+    monkeypatch.setattr(chunks, "CHUNK", 1)
+    monkeypatch.setattr(chunks, "ALONE", 1)
+    monkeypatch.setenv("VQPIPE_WORKERS", workers)
+    assert build_graph(CAPTIONS, vocabulary, config(weight="pmi")) == whole
+
+
+def test_measures_and_truth(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    graph = build_graph(CAPTIONS, vocabulary, config())
+    plain = measure(graph, vocabulary, tmp_path / "truth.parquet", 1)
+    assert (plain["num_edges"], plain["density"]) == (4, pytest.approx(4 / 15, abs=1e-6))
+    assert (plain["isolated_adjectives"], plain["isolated_nouns"]) == (0, 2)
+    assert "precision" not in plain
+    said = {
+        ("red", "bird"): 5,
+        ("green", "tree"): 2,
+        ("lonely", "cloud"): 1,
+        ("orange", "plate"): 1,
+        ("red", "cloud"): 0,
+    }
+    rows = [
+        {
+            "adjective": a,
+            "noun": n,
+            "probability": 0.5,
+            "said_train": count,
+            "said_validation": 0,
+            "said_test": 0,
+        }
+        for (a, n), count in said.items()
+    ]
+    write_table(tmp_path / "truth.parquet", TRUTH, to_table(TRUTH, rows))
+    found = measure(graph, vocabulary, tmp_path / "truth.parquet", 1)
+    assert (found["precision"], found["recall"], found["num_true_edges"]) == (0.75, 0.75, 4)
+
+
+def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    graph = build_graph(CAPTIONS, vocabulary, config())
+    for name in ("a", "b"):
+        pack(tmp_path / name, graph, vocabulary, config(), encode, "tiny:test:0")
+    assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+    words = read_words(tmp_path / "a")
+    assert (words.adjectives, words.nouns) == (list(vocabulary.adjectives), list(vocabulary.nouns))
+    assert torch.equal(
+        words.adjective_vectors, encode([f"a photo of {word} object" for word in words.adjectives])
+    )
+    assert torch.equal(words.noun_vectors, encode([f"a photo of {word}" for word in words.nouns]))
+    assert words.edges.tolist() == [[0, 0, 1, 2], [0, 2, 1, 2]]
+    assert words.edges.dtype == torch.int64
+    assert words.weights.tolist() == [5.0, 1.0, 2.0, 1.0]
+    assert words.facts["clip"] == "tiny:test:0"
+    assert words.facts["prompts"]["noun"] == "a photo of {}"
+
+
+def test_a_graph_without_edges_can_be_read(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    pack(tmp_path / "p", Graph((), 0, 0), vocabulary, config(), encode, "tiny:test:0")
+    words = read_words(tmp_path / "p")
+    assert words.edges.shape == (2, 0)
+    assert words.weights.shape == (0,)
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    graph = build_graph(CAPTIONS, vocabulary, config())
+    far = Graph((replace(graph.edges[0], noun=99),), 1, 1)
+    pack(tmp_path / "far", far, vocabulary, config(), encode, "tiny:test:0")
+    with pytest.raises(ArtifactError, match="do not fit"):
+        read_words(tmp_path / "far")
+    pack(tmp_path / "whole", graph, vocabulary, config(), encode, "tiny:test:0")
+    shutil.copytree(tmp_path / "whole", tmp_path / "other")
+    vectors = {"adjectives": torch.zeros(3, 2), "nouns": torch.zeros(5, 2)}
+    write_tensors(tmp_path / "other/vectors.safetensors", WORD_VECTORS, vectors)
+    with pytest.raises(ArtifactError):
+        read_words(tmp_path / "other")  # another size than the manifest says
+
+
+def test_vectors_must_be_finite() -> None:
+    with pytest.raises(MismatchError, match="a photo of bird"):
+        prompt_vectors(["bird"], "a photo of {}", lambda texts: torch.full((len(texts), 2), float("nan")))
+
+
+@pytest.mark.parametrize("prompt", ["a photo", "{} and {}", "{0}", "a {word}", "{} {"])
+def test_prompts_have_one_place_for_the_word(prompt: str) -> None:
+    with pytest.raises(ParamsError, match="exactly once"):
+        validate({"adjective": prompt, "noun": "{}"}, "graph.vectors.prompts", Prompts)

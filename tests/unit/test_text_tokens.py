@@ -1,0 +1,65 @@
+"""Cleaning and splitting: any string goes through, and what was done to it is said."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqpipe.text.tokens import MAX_CHARACTERS, clean, tokenize
+
+
+@pytest.mark.parametrize(
+    ("caption", "text", "marks"),
+    [
+        ("a red bird", "a red bird", ()),
+        ("a red\x00bird\x07", "a red bird ", ("control",)),
+        ("a red\nbird\tflies", "a red bird flies", ()),
+        ("a <b>red</b> bird &amp; cat", "a  red  bird   cat", ("markup",)),
+        ("AT&T sign", "AT&T sign", ()),
+        ("", "", ("empty",)),
+        ("123 !?", "123 !?", ("empty",)),
+        ("\U0001f600", "\U0001f600", ("empty",)),
+        ("cafe\u0301", "caf\u00e9", ()),
+        ("\u8d64\u3044\u9ce5", "\u8d64\u3044\u9ce5", ()),
+        ("bad \ufffd bytes", "bad   bytes", ("control",)),
+        ("half \ud83d emoji", "half   emoji", ("control",)),
+    ],
+)
+def test_clean(caption: str, text: str, marks: tuple[str, ...]) -> None:
+    cleaned, found = clean(caption)
+    assert " ".join(cleaned.split()) == " ".join(text.split())
+    assert found == marks
+
+
+def test_a_long_caption_is_cut_at_a_word() -> None:
+    cleaned, marks = clean("bird " * 10_000)
+    assert len(cleaned) <= MAX_CHARACTERS
+    assert set(tokenize(cleaned)) == {"bird"}
+    assert marks == ("cut",)
+
+
+def test_a_long_word_is_cut_too() -> None:
+    cleaned, marks = clean("x" * 10_000)
+    assert cleaned == "x" * MAX_CHARACTERS
+    assert marks == ("cut",)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("A bird's long-tailed nest.", ["A", "bird", "'s", "long-tailed", "nest", "."]),
+        ("it isn't the man\u2019s", ["it", "isn't", "the", "man", "\u2019s"]),
+        ("black-and-white, red/blue", ["black-and-white", ",", "red", "/", "blue"]),
+        ("a_b 3.5 \U0001f600", ["a", "_", "b", "3", ".", "5", "\U0001f600"]),
+        ("- dash -", ["-", "dash", "-"]),
+    ],
+)
+def test_tokenize(text: str, tokens: list[str]) -> None:
+    assert tokenize(text) == tokens
+
+
+@given(st.text())
+def test_tokens_hold_every_visible_character_in_order(caption: str) -> None:
+    cleaned, _ = clean(caption)
+    assert "".join(tokenize(cleaned)) == "".join(cleaned.split())

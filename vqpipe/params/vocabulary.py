@@ -1,0 +1,33 @@
+"""Params of the stage `vocabulary`: how parts of speech are found, and which words stay."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vqpipe.params.base import Params
+
+
+class WordnetPos(Params):
+    """Parts of speech from the bundled WordNet, resolved by context."""
+
+    kind: Literal["wordnet"]
+    """Names this kind."""
+
+
+PosParams = WordnetPos
+"""The part-of-speech backends; a union discriminated on `kind` as soon as there is a second one."""
+
+
+class VocabularyParams(Params):
+    """Which adjectives and nouns of the captions become codes."""
+
+    pos: PosParams
+    """The part-of-speech backend."""
+    min_count: int = Field(ge=1)
+    """A word must be said at least this often (VQCT keeps words said more than 10 times: 11)."""
+    max_adjectives: int | None = Field(ge=1)
+    """At most this many adjectives, the most frequent ones; null: all."""
+    max_nouns: int | None = Field(ge=1)
+    """At most this many nouns, the most frequent ones; null: all."""

@@ -1,0 +1,1 @@
+"""From captions to words: parts of speech, which adjective modifies which noun, vocabulary and graph."""
