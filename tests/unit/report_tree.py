@@ -1,0 +1,340 @@
+"""A synthetic artifacts folder for the report's tests."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from vqpipe.artifacts.publish import publish_folder, publish_json, publish_text
+from vqpipe.artifacts.run import stage_run
+from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
+from vqpipe.artifacts.specs.evaluation import EVALUATION, EXAMPLES, PER_IMAGE, USAGE, WORDS
+from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
+from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS
+from vqpipe.artifacts.specs.words import WORDS as PRIOR_WORDS
+from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.params.report import ReportParams
+
+HOSTILE = "</figcaption><script>alert(1)</script> <img src=x onerror=alert(2)> \"'& {{ 7 * 7 }}"
+VARIANTS, PAIRS = ("vq", "vqct", "lc"), ("vq-gpt", "lc-gpt")
+
+PARAMS = ReportParams(
+    title="Report",
+    max_picture_pixels=128,
+    num_dataset_images=6,
+    num_reconstructions=2,
+    num_pairs=10,
+    num_edges=12,
+    num_code_words=6,
+    num_samples=8,
+    error_levels=64,
+)
+
+
+def png(seed: int, side: int = 32, noise: float = 0.0) -> bytes:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)).astype(float)
+    image = np.clip(image + noise * np.random.default_rng(seed + 1).normal(size=image.shape), 0, 255).astype(
+        np.uint8
+    )
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_params(root: Path) -> Path:
+    tree = {
+        "dataset": {"source": {"kind": "scenes", "seed": 0}, "max_bad_fraction": 0.01},
+        "tokenizer": {
+            "common": {"resolution": 32, "training": {"learning_rate": 1e-4, "betas": [0.5, 0.9]}},
+            "variants": {
+                name: {"prior": "none", "quantizer": {"kind": name, "num_codes": 1024}} for name in VARIANTS
+            },
+        },
+        "prior": {
+            "common": {"seed": 1},
+            "pairs": {name: {"tokenizer": name.split("-")[0]} for name in PAIRS},
+        },
+        "report": PARAMS.model_dump(),
+    }
+    with (root / "params.yaml").open("w") as stream:
+        YAML().dump(tree, stream)
+    return root / "params.yaml"
+
+
+def write_dataset(root: Path, caption: str) -> None:
+    captions = [caption, "a small red boat under a grey sky", "two striped birds on a wooden fence"]
+    rows = [
+        {
+            "image_id": f"t{i:04d}",
+            "image": png(i),
+            "height": 32,
+            "width": 32,
+            "label": 0,
+            "label_name": "boat",
+            "captions": [captions[i % 3]],
+            "things": [],
+            "referring": [],
+            "questions": [],
+            "segmentation": None,
+        }
+        for i in range(20)
+    ]
+    bad = [{"split": "train", "item": caption, "reason": "truncated", "detail": "image file is truncated"}]
+    facts: dict[str, Any] = {}
+    with publish_folder(root / "artifacts/dataset", DATASET, facts) as folder:
+        writer = ShardWriter(folder, "train", IMAGES)
+        writer.write(to_table(IMAGES, rows))
+        writer.close()
+        write_table(folder / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, bad))
+        facts.update(
+            kind="scenes", classes=["boat"], splits={"train": {"images": 20, "shards": writer.shards}}
+        )
+
+
+def interval(mean: float, spread: float = 0.01) -> dict[str, float]:
+    return {"mean": mean, "low": mean - spread, "high": mean + spread}
+
+
+def measures(gain: float) -> dict[str, Any]:
+    return {
+        "psnr": interval(20 + gain, 0.12),
+        "ssim": interval(0.6 + gain / 50),
+        "l1": interval(0.12 - gain / 100, 0.001),
+        "l2": interval(0.04 - gain / 400, 0.001),
+        "clip_distance": interval(0.3 - gain / 30),
+        "fd_clip": 40 - 4 * gain,
+        "kd_clip": 0.05 - 0.004 * gain,
+        "kd_clip_std": 0.001,
+        "precision_clip": 0.5 + gain / 20,
+        "recall_clip": 0.4,
+        "bits_per_image": 640.0,
+    }
+
+
+def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
+    groups = ("adjective", "noun") if variant == "vqct" else ("code",)
+    usage = {
+        "num_codes": 1024,
+        "num_tokens": 128000,
+        "utilisation": 0.2 + 0.3 * number,
+        "uniform_expectation": 1.0,
+        "perplexity": 101.0 + number,
+        "entropy_bits": 7.0,
+    }
+    floors = {
+        "block_mean": {**measures(-2), "bits_per_image": 1536.0},
+        "patch_kmeans": {**measures(-1), "num_codes": 1024, "wanted_num_codes": 1024},
+    }
+    ceiling = {"train_halves": {"fd_clip": 1.5, "kd_clip": 0.0001, "precision_clip": 0.8, "recall_clip": 0.8}}
+    protocol = {
+        "split": "test",
+        "num_images": 2000,
+        "resolution": 32,
+        "grid": "8 x 8",
+        "num_bootstrap": 1000,
+        "perceptual": "clip_distance",
+        "distance_images": 2000,
+        "features": "a small CLIP",
+        "feature_dim": 128,
+    }
+    publish_json(
+        root / f"artifacts/metrics/evaluate/{variant}.json",
+        {
+            **measures(number),
+            "num_identical": 0,
+            "codes": dict.fromkeys(groups, usage),
+            "floors": floors,
+            "ceiling": ceiling,
+            "protocol": protocol,
+        },
+    )
+    publish_json(
+        root / f"artifacts/metrics/tokenizer/{variant}.json",
+        {
+            "num_steps": 300,
+            "num_rollbacks": 0,
+            "weights": "ema",
+            "latent_scale": 0.7,
+            "validation": {"psnr": 20.5 + number},
+            "parameters": {"encoder": 500_000, "quantizer": 60_000, "decoder": 700_000, "discriminator": 0},
+        },
+    )
+    lines = [
+        f"{s},{2 * math.exp(-s / 90) + 0.1 * number:.5f},{s * 3.0},{20 + number - 8 * math.exp(-s / 60):.4f}"
+        for s in range(0, 300, 10)
+    ]
+    publish_text(
+        root / f"artifacts/curves/tokenizer/{variant}.csv",
+        "\n".join(["step,ae/loss,ae/codes_in_batch_0,ae/psnr", *lines, ""]),
+    )
+    examples = [
+        {
+            "kind": kind,
+            "image_id": f"{kind}-{i}",
+            "original": png(10 * k + i),
+            "psnr": 20.0 + i,
+            "ssim": 0.5,
+            "reconstruction": png(10 * k + i, noise=30 - 8 * number),
+            "perceptual": 0.3,
+        }
+        for k, kind in enumerate(("worst", "median", "best", "random"))
+        for i in range(3)
+    ]
+    names = {"vqct": word}
+    counts = [
+        int(8000 / (rank + 1) ** (1.3 - 0.4 * number)) if rank < 400 + 200 * number else 0
+        for rank in range(1024)
+    ]
+    with publish_folder(root / "artifacts/evaluation" / variant, EVALUATION, {}) as folder:
+        per_image = {"image_id": "a", "psnr": 1.0, "ssim": 1.0, "l1": 0.0, "l2": 0.0, "perceptual": None}
+        write_table(folder / "per_image.parquet", PER_IMAGE, to_table(PER_IMAGE, [per_image]))
+        write_table(folder / "examples.parquet", EXAMPLES, to_table(EXAMPLES, examples))
+        rows = [
+            {"group": g, "code": c, "name": names.get(variant), "count": n}
+            for g in groups
+            for c, n in enumerate(counts)
+        ]
+        write_table(folder / "usage.parquet", USAGE, to_table(USAGE, rows))
+        patches = [
+            {
+                "group": g,
+                "code": c,
+                "name": names.get(variant),
+                "count": 900 - c,
+                "patches": [png(100 * c + p, 8) for p in range(6)],
+            }
+            for g in groups
+            for c in range(8)
+        ]
+        write_table(folder / "words.parquet", WORDS, to_table(WORDS, patches))
+
+
+def write_words(root: Path, word: str) -> None:
+    nouns, adjectives = (
+        [word, *(f"noun{i}" for i in range(19))],
+        ["small", *(f"adjective{i}" for i in range(14))],
+    )
+    pairs = sorted({(i * 7 % 15, i * 11 % 20) for i in range(60)})
+    edges = [
+        {"adjective": a, "noun": n, "count": 5 + (a * 13 + n * 7) % 90, "weight": 1.0, "examples": ["t0001"]}
+        for a, n in pairs
+    ]
+    facts = {"weight": "binary", "clip": "x", "dim": 4}
+    with publish_folder(root / "artifacts/prior/words", PRIOR_WORDS, facts) as folder:
+        for spec, words in ((ADJECTIVES, adjectives), (NOUNS, nouns)):
+            rows = [{"index": i, "word": w, "count": 900 // (i + 1)} for i, w in enumerate(words)]
+            write_table(folder / f"{spec.name}.parquet", spec, to_table(spec, rows))
+        write_table(folder / "edges.parquet", EDGES, to_table(EDGES, edges))
+        vectors = {"adjectives": torch.zeros(15, 4), "nouns": torch.zeros(20, 4)}
+        write_tensors(folder / "vectors.safetensors", WORD_VECTORS, vectors)
+    with publish_folder(root / "artifacts/prior/patches", CENTROIDS, {}) as folder:
+        tensors = {"centroids": torch.zeros(64, 4), "counts": torch.arange(64, 0, -1) ** 2}
+        write_tensors(folder / "centroids.safetensors", CENTROID_TENSORS, tensors)
+
+
+def write_generator(root: Path, number: int, pair: str) -> None:
+    with publish_folder(root / "artifacts/generator" / pair, GENERATOR, {}) as folder:
+        (folder / "model.safetensors").write_bytes(b"")
+        (folder / "samples.png").write_bytes(png(1))
+        (folder / "unigram.png").write_bytes(png(2, 96))
+        samples = [
+            {"image": png(300 + i), "label": 1, "label_name": "boat", "indices": [1]} for i in range(12)
+        ]
+        write_table(folder / "samples.parquet", SAMPLES, to_table(SAMPLES, samples))
+        near = [
+            {"sample": png(300 + i), "train": png(i), "train_id": f"t{i}", "rmse": 31.5, "same_codes": 0.2}
+            for i in range(6)
+        ]
+        write_table(folder / "nearest.parquet", NEAREST, to_table(NEAREST, near))
+
+    def near(distance: float) -> dict[str, float]:
+        return {"rmse": distance, "same_codes": 0.2, "copies": 0}
+
+    own = measures(number)
+    publish_json(
+        root / f"artifacts/metrics/prior/{pair}.json",
+        {
+            "bits_per_image": 512.0,
+            "bits_per_token": 8.0,
+            "unigram_bits_per_token": 9.2,
+            "unigram_bits_per_image": 588.8,
+            "fixed_length_bits_per_token": 10.0,
+            "validation": {"bits_per_token": 8.1},
+            "train": {"bits_per_token": 7.9},
+            "num_parameters": 1_300_000,
+            "num_steps": 300,
+            "num_rollbacks": 0,
+            "weights": "ema",
+            "condition": "class",
+            "num_samples": 500,
+            **{
+                kind: {k: own[k] for k in ("fd_clip", "kd_clip", "precision_clip", "recall_clip")}
+                for kind in ("samples", "unigram_samples", "reconstructions")
+            },
+            "nearest_train": {
+                "samples": near(31.0),
+                "reconstructions": near(33.0),
+                "num_compared": 128,
+                "rmse_ratio": 0.94,
+            },
+        },
+    )
+    lines = [f"{s},{9 - 3 * s / 300 - number / 2:.4f}" for s in range(0, 300, 10)]
+    publish_text(root / f"artifacts/curves/prior/{pair}.csv", "\n".join(["step,main/loss", *lines, ""]))
+
+
+def write_tree(root: Path, caption: str = HOSTILE) -> Path:
+    """A synthetic artifacts folder beside its params file."""
+    params = write_params(root)
+    with stage_run("dataset", {}) as run:
+        write_dataset(root, caption)
+        run.published(root / "artifacts/dataset")
+    metrics = root / "artifacts/metrics"
+    publish_json(
+        metrics / "dataset.json",
+        {
+            "images": {"test": 2000, "train": 4000, "validation": 500},
+            "captions": {"test": 8000, "train": 16000, "validation": 2000},
+            "num_classes": 24,
+            "quarantined": {"truncated": 1},
+            "bad_fraction": 0.00015,
+        },
+    )
+    publish_json(
+        metrics / "clip.json",
+        {
+            "id": caption,
+            "num_validation": 500,
+            "num_texts": 1900,
+            "image_to_text_r1": 0.31,
+            "chance_image_to_text_r1": 0.002,
+            "image_to_text_r5": 0.66,
+            "chance_image_to_text_r5": 0.01,
+            "text_to_image_r1": 0.3,
+            "chance_text_to_image_r1": 0.002,
+        },
+    )
+    publish_json(metrics / "graph.json", {"num_edges": 812, "precision": 0.98, "recall": 0.97})
+    publish_json(metrics / "vocabulary.json", {"num_adjectives": 46, "num_nouns": 61})
+    publish_text(
+        root / "artifacts/curves/clip.csv",
+        "step,main/loss,main/accuracy\n0,5.5,0.01\n10,4.2,0.1\n20,3.0,0.3\n",
+    )
+    publish_json(metrics / "cluster.json", {"num_clusters": 64, "objective": 0.41})
+    write_words(root, caption)
+    for number, variant in enumerate(VARIANTS):
+        write_evaluation(root, number, variant, caption)
+    for number, pair in enumerate(PAIRS):
+        write_generator(root, number, pair)
+    return params

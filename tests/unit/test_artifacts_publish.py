@@ -1,0 +1,183 @@
+"""Publishing: a reader sees a whole output or none, and equal content gives equal bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vqpipe.artifacts.publish import (
+    MANIFEST,
+    publish_file,
+    publish_folder,
+    publish_json,
+    publish_text,
+    read_manifest,
+    tree_digest,
+)
+from vqpipe.artifacts.spec import FolderSpec
+from vqpipe.errors import ArtifactError
+
+BOX = FolderSpec("box", 2, stage="boxes", required=("a.txt",), about="a box")
+
+
+def fill(folder: Path, text: str = "a") -> None:
+    with publish_folder(folder, BOX, {"n": 1}) as partial:
+        (partial / "a.txt").write_text(text)
+        (partial / "deep").mkdir()
+        (partial / "deep" / "b.txt").write_text("b")
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    publish_text(path, "old")
+
+    def fail() -> None:
+        with publish_file(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_failing_writer_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "box"
+    fill(folder)
+    before = tree_digest(folder)
+
+    def fail() -> None:
+        with publish_folder(folder, BOX, {}) as partial:
+            (partial / "a.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert tree_digest(folder) == before
+    assert os.listdir(tmp_path) == ["box"]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_sigkill_in_the_middle_leaves_nothing_visible(tmp_path: Path, what: str) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from vqpipe.artifacts.publish import publish_file, publish_folder
+from vqpipe.artifacts.spec import FolderSpec
+where = Path(sys.argv[1])
+if sys.argv[2] == "file":
+    with publish_file(where / "out") as partial:
+        partial.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+else:
+    with publish_folder(where / "out", FolderSpec("box", 2, stage="boxes"), {}) as partial:
+        (partial / "a.txt").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path), what], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    left = [name for name in os.listdir(tmp_path) if not name.startswith(".")]
+    assert left == []
+    with pytest.raises(ArtifactError, match="dvc repro boxes"):
+        read_manifest(tmp_path / "out", BOX)
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "box"
+    fill(folder)
+    with publish_folder(folder, BOX, {}) as partial:
+        (partial / "a.txt").write_text("new")
+    assert (folder / "a.txt").read_text() == "new"
+    assert not (folder / "deep").exists()
+    assert os.listdir(tmp_path) == ["box"]
+
+
+def test_equal_folders_have_equal_bytes(tmp_path: Path) -> None:
+    fill(tmp_path / "one")
+    fill(tmp_path / "two")
+    assert (tmp_path / "one" / MANIFEST).read_bytes() == (tmp_path / "two" / MANIFEST).read_bytes()
+    assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "two")
+
+
+def test_facts_may_be_filled_inside_the_block(tmp_path: Path) -> None:
+    facts: dict[str, int] = {}
+    with publish_folder(tmp_path / "box", BOX, facts) as partial:
+        (partial / "a.txt").write_text("a")
+        facts["late"] = 7
+    assert read_manifest(tmp_path / "box", BOX).facts == {"late": 7}
+
+
+def test_a_required_file_that_was_not_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"box lacks a\.txt"), publish_folder(tmp_path / "box", BOX, {}):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_manifest_lists_every_file_with_its_size(tmp_path: Path) -> None:
+    fill(tmp_path / "box")
+    manifest = read_manifest(tmp_path / "box", BOX)
+    assert {name: entry["bytes"] for name, entry in manifest.files.items()} == {"a.txt": 1, "deep/b.txt": 1}
+
+
+def test_a_truncated_file_is_told_with_both_sizes(tmp_path: Path) -> None:
+    fill(tmp_path / "box", "abc")
+    (tmp_path / "box" / "a.txt").write_text("a")
+    with pytest.raises(
+        ArtifactError, match=r"(?s)a\.txt.*found: +1 bytes.*expected: +3 bytes.*dvc repro boxes"
+    ):
+        read_manifest(tmp_path / "box", BOX)
+
+
+def test_a_lost_file_is_told(tmp_path: Path) -> None:
+    fill(tmp_path / "box")
+    (tmp_path / "box" / "a.txt").unlink()
+    with pytest.raises(ArtifactError, match="no file"):
+        read_manifest(tmp_path / "box", BOX)
+
+
+def test_another_version_or_spec_is_told(tmp_path: Path) -> None:
+    fill(tmp_path / "box")
+    newer = FolderSpec("box", 3, stage="boxes")
+    with pytest.raises(ArtifactError, match=r"(?s)found: +box v2\n.*expected: +box v3\n.*dvc repro boxes"):
+        read_manifest(tmp_path / "box", newer)
+    with pytest.raises(ArtifactError, match=r"(?s)found: +box v2\n.*expected: +crate v2"):
+        read_manifest(tmp_path / "box", FolderSpec("crate", 2, stage="crates"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"spec": "box"}', '{"spec": 1, "version": "x", "facts": {}}']
+)
+def test_a_damaged_manifest_is_told(tmp_path: Path, content: str) -> None:
+    fill(tmp_path / "box")
+    (tmp_path / "box" / MANIFEST).write_text(content)
+    with pytest.raises(ArtifactError, match="header cannot be read"):
+        read_manifest(tmp_path / "box", BOX)
+
+
+def test_a_plain_folder_is_not_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a published folder"):
+        read_manifest(tmp_path)
+
+
+def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
+    publish_json(tmp_path / "m.json", {"b": 1, "a": 2})
+    assert list(json.loads((tmp_path / "m.json").read_text())) == ["a", "b"]
+    with pytest.raises(ValueError, match="JSON"):
+        publish_json(tmp_path / "n.json", {"x": float("nan")})
+    assert not (tmp_path / "n.json").exists()
+
+
+def test_tree_digest_sees_names_and_content(tmp_path: Path) -> None:
+    for name, file, text in [("one", "a", "x"), ("two", "b", "x"), ("three", "a", "y")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    digests = {tree_digest(tmp_path / name) for name in ("one", "two", "three")}
+    assert len(digests) == 3

@@ -1,0 +1,99 @@
+"""`vqpipe artifacts show`: headers in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqpipe.artifacts.catalogue import all_specs
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.run import stage_run
+from vqpipe.artifacts.show import human_bytes, show
+from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
+from vqpipe.artifacts.specs.dataset import QUARANTINE
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.errors import ArtifactError
+
+ROW = {"split": "train", "item": "a.png", "reason": "empty", "detail": "0 bytes"}
+
+
+def test_the_catalogue_knows_every_spec_once() -> None:
+    specs = all_specs()
+    assert specs["quarantine"] is QUARANTINE
+    assert all(name == spec.name and spec.version >= 1 and spec.stage for name, spec in specs.items())
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "q.parquet"
+    write_table(path, QUARANTINE, to_table(QUARANTINE, [ROW] * 3), {"source": "photos"})
+    text = show(path)
+    assert "quarantine v1" in text
+    assert QUARANTINE.about in text
+    assert "source  photos" in text
+    assert "3 rows, 4 columns" in text
+    assert "reason  string" in text
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    spec = TensorSpec("unheard-of", 9, {"a": "F32"}, stage="none")
+    write_tensors(tmp_path / "t.safetensors", spec, {"a": torch.zeros(2, 3)}, {"long": ["word"] * 100})
+    text = show(tmp_path / "t.safetensors")
+    assert "unheard-of v9" in text
+    assert "does not know that spec" in text
+    assert "1 with 6 numbers" in text
+    assert "F32  2 x 3" in text
+    assert "100 entries" in text
+
+
+def test_folder_with_sidecars(tmp_path: Path) -> None:
+    spec = FolderSpec("box-test", 1, stage="boxes")
+    with stage_run("boxes", {"seed": 5}) as run:
+        with publish_folder(tmp_path / "box", spec, {"n": 2}) as partial:
+            write_table(partial / "q.parquet", QUARANTINE, to_table(QUARANTINE, [ROW]))
+            (partial / "notes.txt").write_text("hello")
+        run.published(tmp_path / "box")
+    text = show(tmp_path / "box")
+    assert "files: 2" in text
+    assert "quarantine v1, 1 rows" in text
+    assert 'params    {"seed": 5}' in text
+    assert "cost: " in text
+    assert "of memory at its peak" in text
+    assert (
+        show(tmp_path / "box" / "manifest.json").splitlines()[0]
+        == f"{tmp_path / 'box' / 'manifest.json'}: box-test v1"
+    )
+
+
+def test_an_older_version_is_pointed_out(tmp_path: Path) -> None:
+    old = TableSpec("quarantine", 99, QUARANTINE.columns, stage="dataset")
+    write_table(tmp_path / "q.parquet", old, to_table(old, [ROW]))
+    assert "reads v1; run: dvc repro dataset" in show(tmp_path / "q.parquet")
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        show(tmp_path / "gone")
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
+        show(tmp_path)
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        show(tmp_path / "x.txt")
+
+
+def test_a_damaged_sidecar_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "q.parquet"
+    write_table(path, QUARANTINE, to_table(QUARANTINE, [ROW]))
+    (tmp_path / "q.parquet.cost.json").write_text(json.dumps([1]))
+    with pytest.raises(ArtifactError, match="not a JSON object"):
+        show(path)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (4e12, "4.0 TB")]
+)
+def test_human_bytes(count: float, text: str) -> None:
+    assert human_bytes(count) == text

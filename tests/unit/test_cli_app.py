@@ -1,0 +1,132 @@
+"""The `vqpipe` tools: exit codes, messages, and a fast start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vqpipe.artifacts.specs.dataset import QUARANTINE
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.cli.app import app
+from vqpipe.params import presets
+
+TOOLS = ("preset", "artifacts", "compare", "pairs", "evaluate")
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def preset_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "scenes.yaml").write_text("dataset: {num_train: 4000}\n")
+    (folder / "tiny.yaml").write_text("base: scenes\ndescription: a small run\ndataset: {num_train: 40}\n")
+    monkeypatch.setattr(presets, "preset_folder", lambda: folder)
+    return folder
+
+
+def test_help_lists_every_tool() -> None:
+    code, output = run("--help")
+    assert code == 0
+    assert all(f"  {tool}  " in output for tool in TOOLS)
+
+
+@pytest.mark.parametrize("tool", [[tool] for tool in TOOLS if tool != "artifacts"] + [["artifacts", "show"]])
+def test_each_tool_has_help_with_an_example(tool: list[str]) -> None:
+    code, output = run(*tool, "--help")
+    assert code == 0
+    assert f"Example: vqpipe {tool[0]}" in output
+
+
+def test_start_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, vqpipe.cli.app; print([m for m in ('torch', 'pyarrow', 'pydantic', "
+        "'numpy', 'jinja2', 'ruamel') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_preset_prints(preset_files: Path) -> None:
+    assert run("preset", "scenes") == (0, "dataset: {num_train: 4000}\n")
+    code, output = run("preset", "tiny", "--set", "dataset.num_train=41")
+    assert code == 0
+    assert output == "# Preset tiny: a small run.\ndataset: {num_train: 41}\n"
+    assert run("preset", "--list") == (0, "scenes\ntiny    a small run\n")
+
+
+def test_preset_does_not_overwrite_what_differs(preset_files: Path, tmp_path: Path) -> None:
+    out = tmp_path / "params.yaml"
+    assert run("preset", "scenes", "--out", out)[0] == 0
+    assert run("preset", "scenes", "--out", out)[0] == 0
+    code, output = run("preset", "tiny", "--out", out)
+    assert code == 2
+    assert f"{out} exists and differs" in output
+    assert "--force" in output
+    assert "4000" in out.read_text()
+    assert run("preset", "tiny", "--out", out, "--force")[0] == 0
+    assert "num_train: 40}" in out.read_text()
+
+
+def test_preset_mistakes(preset_files: Path, tmp_path: Path) -> None:
+    code, output = run("preset", "scene")
+    assert code == 2
+    assert "error: there is no preset scene; did you mean scenes?" in output
+    assert run("preset")[0] == 2
+    assert run("preset", "scenes", "--out", tmp_path)[0] == 2
+
+
+def test_artifacts_show(tmp_path: Path) -> None:
+    write_table(tmp_path / "q.parquet", QUARANTINE, to_table(QUARANTINE, []))
+    code, output = run("artifacts", "show", tmp_path / "q.parquet")
+    assert code == 0
+    assert "quarantine v1" in output
+    code, output = run("artifacts", "show", tmp_path / "gone")
+    assert code == 2
+    assert "does not exist" in output
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> tuple[Path, Path]:
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    a.write_text(json.dumps({"tokenizer": {"lc": {"psnr": 20.0}}}))
+    b.write_text(json.dumps({"tokenizer": {"lc": {"psnr": 19.5}}}))
+    return a, b
+
+
+def test_compare(metrics: tuple[Path, Path]) -> None:
+    code, output = run("compare", *metrics)
+    assert code == 0
+    assert "tokenizer.lc.psnr  20  19.5   -0.5   -2.50%" in output
+
+
+@pytest.mark.parametrize(
+    ("gate", "code"),
+    [("tokenizer.lc.psnr<-0.2", 1), ("tokenizer.lc.psnr<-5%", 0), ("tokenizer.lc.psn<0", 2), ("x", 2)],
+)
+def test_compare_exit_codes(metrics: tuple[Path, Path], gate: str, code: int) -> None:
+    found, output = run("compare", *metrics, "--fail-on", "tokenizer.lc.psnr>0", "--fail-on", gate)
+    assert found == code
+    assert ("breach: tokenizer.lc.psnr<-0.2" in output) == (code == 1)
+
+
+def test_pairs() -> None:
+    code, output = run("pairs", "a small bird with a long yellow beak")
+    assert code == 0
+    assert output.splitlines() == ["small\tbird", "long\tbeak", "yellow\tbeak"]
+
+
+def test_evaluate_tells_a_missing_tokenizer(tmp_path: Path) -> None:
+    code, output = run("evaluate", tmp_path, "--tokenizer", tmp_path / "gone")
+    assert code == 2
+    assert "gone" in output

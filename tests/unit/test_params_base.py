@@ -1,0 +1,130 @@
+"""Messages for mistakes in a params file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import Params, load_params, read_yaml, section_of, validate
+
+
+class Vq(Params):
+    kind: Literal["vq"]
+    num_codes: Annotated[int, Field(ge=2)]
+
+
+class Soft(Params):
+    kind: Literal["soft"]
+    temperature: Annotated[float, Field(gt=0)]
+
+
+Quantizer = Annotated[Vq | Soft, Field(discriminator="kind")]
+
+
+class Outer(Params):
+    quantizer: Quantizer
+    rate: Annotated[float, Field(gt=0)]
+    words: tuple[str, ...] = ()
+    inner: dict[str, Vq] | None = None
+
+
+GOOD = {"quantizer": {"kind": "vq", "num_codes": 8}, "rate": 1e-4}
+
+
+def params_file(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_yaml_1_2_numbers(tmp_path: Path) -> None:
+    path = params_file(tmp_path, "outer: {quantizer: {kind: vq, num_codes: 8}, rate: 1e-4, words: [a, no]}")
+    config = load_params(path, "outer", Outer)
+    assert config.rate == 1e-4
+    assert config.words == ("a", "no")
+
+
+def test_an_unknown_field_gets_a_suggestion_and_the_choices() -> None:
+    wrong = {**GOOD, "quantizer": {"kind": "vq", "num_codes": 8, "num_code": 9}}
+    with pytest.raises(
+        ParamsError,
+        match=r"(?s)quantizer.*num_code is not a field; did you mean num_codes\?.*choices: +kind, num_codes",
+    ):
+        validate(wrong, "outer", Outer)
+
+
+def test_an_unknown_field_in_a_mapping_of_models() -> None:
+    with pytest.raises(
+        ParamsError, match=r"outer\.inner\.a\.num_cods is not a field; did you mean num_codes\?"
+    ):
+        validate({**GOOD, "inner": {"a": {"kind": "vq", "num_codes": 4, "num_cods": 1}}}, "outer", Outer)
+
+
+def test_a_missing_field_and_every_other_mistake_are_told_at_once() -> None:
+    with pytest.raises(ParamsError) as caught:
+        validate({"quantizer": {"kind": "vq"}, "rate": -1}, "outer", Outer, "my.yaml")
+    text = str(caught.value)
+    assert "my.yaml: outer.quantizer.vq.num_codes is missing" in text
+    assert "my.yaml: outer.rate: Input should be greater than 0" in text
+    assert "found:    -1" in text
+
+
+def test_an_unknown_kind_lists_the_kinds() -> None:
+    with pytest.raises(ParamsError, match=r"(?s)outer\.quantizer.*'vq', 'soft'"):
+        validate({**GOOD, "quantizer": {"kind": "hard"}}, "outer", Outer)
+
+
+@pytest.mark.parametrize("rate", ["1e-4", True, None, [1.0]])
+def test_types_are_strict(rate: object) -> None:
+    with pytest.raises(ParamsError, match=r"outer\.rate"):
+        validate({**GOOD, "rate": rate}, "outer", Outer)
+
+
+def test_nan_cannot_be_said() -> None:
+    with pytest.raises(ParamsError, match="JSON cannot hold"):
+        validate({**GOOD, "rate": float("nan")}, "outer", Outer)
+
+
+def test_a_missing_section_lists_what_is_there(tmp_path: Path) -> None:
+    path = params_file(tmp_path, "tokenizer: {variants: {vq: {}}}\nprior: {}")
+    with pytest.raises(
+        ParamsError, match=r"(?s)no section tokenizers; did you mean tokenizer\?.*choices: +tokenizer, prior"
+    ):
+        load_params(path, "tokenizers", Vq)
+    with pytest.raises(ParamsError, match=r"(?s)no section tokenizer\.variants\.vqct.*found: +vqct"):
+        section_of(read_yaml(path), "tokenizer.variants.vqct", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "not a mapping"),
+        ("", "not a mapping"),
+        ("a: 1\na: 2", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_params(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ParamsError, match=told):
+        read_yaml(params_file(tmp_path, text))
+
+
+def test_a_missing_file_names_the_next_command(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"(?s)does not exist.*vqpipe preset scenes --out params\.yaml"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+def test_a_binary_file_is_no_params(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+def test_models_are_frozen() -> None:
+    config = validate(GOOD, "outer", Outer)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.rate = 2.0

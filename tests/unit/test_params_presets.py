@@ -1,0 +1,132 @@
+"""Presets: bases, overrides and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from vqpipe.errors import ParamsError
+from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
+
+BASE = """\
+# The base.
+dataset:
+  source:
+    kind: scenes
+    seed: 1  # any whole number
+  num_train: 4000
+tokenizer:
+  variants:
+    vq: {num_codes: 8, rate: 1e-4}
+    lc: {num_codes: 16, rate: 1e-3}
+"""
+COCO = """\
+base: scenes
+description: the captions of COCO
+dataset:
+  source:
+    kind: coco
+    path: data
+  num_train: 80
+"""
+ONE = """\
+base: coco
+description: one variant
+replace: [tokenizer.variants]
+tokenizer:
+  variants:
+    only: {num_codes: 4}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {"scenes": BASE, "coco": COCO, "one": ONE}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def test_names_and_descriptions(folder: Path) -> None:
+    assert preset_names(folder) == ["coco", "one", "scenes"]
+    assert describe("coco", folder) == "the captions of COCO"
+    assert describe("scenes", folder) == ""
+
+
+def test_a_base_is_printed_as_it_is(folder: Path) -> None:
+    assert preset_text("scenes", folder=folder) == BASE
+
+
+def test_another_kind_replaces_and_the_rest_merges(folder: Path) -> None:
+    content = load_preset("coco", folder=folder)
+    assert content["dataset"] == {"source": {"kind": "coco", "path": "data"}, "num_train": 80}
+    assert set(content["tokenizer"]["variants"]) == {"vq", "lc"}
+    assert not {"base", "description", "replace"} & set(content)
+
+
+def test_replace_and_a_chain_of_bases(folder: Path) -> None:
+    content = load_preset("one", folder=folder)
+    assert content["tokenizer"]["variants"] == {"only": {"num_codes": 4}}
+    assert content["dataset"]["num_train"] == 80
+
+
+def test_the_text_keeps_comments_and_number_forms(folder: Path) -> None:
+    text = preset_text("coco", ["tokenizer.variants.vq.num_codes=9"], folder)
+    assert text.startswith("# Preset coco: the captions of COCO.\n")
+    assert "# The base." in text
+    assert "1e-4" in text
+    assert YAML(typ="safe", pure=True).load(text)["tokenizer"]["variants"]["vq"]["num_codes"] == 9
+
+
+def test_overrides_are_typed(folder: Path) -> None:
+    sets = [
+        "dataset.num_train=12",
+        "tokenizer.variants.vq.rate=3e-4",
+        "+dataset.extra={a: [1, null]}",
+        "dataset.source.kind=x=y",
+    ]
+    content = load_preset("scenes", sets, folder)
+    assert content["dataset"]["num_train"] == 12
+    assert content["tokenizer"]["variants"]["vq"]["rate"] == 3e-4
+    assert content["dataset"]["extra"] == {"a": [1, None]}
+    assert content["dataset"]["source"]["kind"] == "x=y"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "dataset.num_trian=1",
+            r"(?s)no key dataset\.num_trian; did you mean num_train\?.*choices:.*\+dataset\.num_trian=1",
+        ),
+        ("datasets.num_train=1", r"no key datasets; did you mean dataset\?"),
+        ("dataset.num_train.x=1", r"no key dataset\.num_train\.x"),
+        ("dataset.num_train", "sets one key"),
+        ("=1", "sets one key"),
+        ("dataset.num_train=[", "not YAML"),
+    ],
+)
+def test_wrong_overrides(folder: Path, override: str, told: str) -> None:
+    with pytest.raises(ParamsError, match=told):
+        preset_text("scenes", [override], folder)
+
+
+def test_unknown_preset(folder: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"(?s)no preset cocoa; did you mean coco\?.*choices: +coco, one, scenes"
+    ):
+        preset_text("cocoa", folder=folder)
+
+
+def test_bases_in_a_circle(folder: Path) -> None:
+    (folder / "scenes.yaml").write_text("base: one\n")
+    with pytest.raises(ParamsError, match="circle"):
+        preset_text("coco", folder=folder)
+
+
+@pytest.mark.parametrize(("text", "told"), [("a: [", "not valid YAML"), ("- a", "not a mapping")])
+def test_damaged_presets(folder: Path, text: str, told: str) -> None:
+    (folder / "bad.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=told):
+        preset_text("bad", folder=folder)

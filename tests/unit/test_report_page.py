@@ -1,0 +1,252 @@
+"""The report page: valid, self-contained, escaped, repeatable, and honest about what is absent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import pytest
+from report_tree import HOSTILE, PARAMS, VARIANTS, measures, write_params, write_tree
+
+from vqpipe.artifacts.publish import publish_json, publish_text
+from vqpipe.errors import ArtifactError, ParamsError
+from vqpipe.report.build import Report, build_report
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    write_tree(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(tree: Path) -> Report:
+    return build_report(tree / "artifacts", tree / "params.yaml", PARAMS)
+
+
+def check_valid(html: str) -> Any:
+    """Parse strictly (a parse error raises) and check what the parser does not: unique ids and links
+    within the page.
+    """
+    document = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(html)
+    ids = [element.get("id") for element in document.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [element.get("href") for element in document.iter("a")]
+    assert all(link[0] == "#" and link[1:] in ids for link in links)
+    return document
+
+
+def test_valid_html(report: Report) -> None:
+    check_valid(report.html)
+
+
+def test_self_contained(report: Report) -> None:
+    document = check_valid(report.html)
+    tags = {
+        str(element.tag).rsplit("}", 1)[-1] for element in document.iter() if isinstance(element.tag, str)
+    }
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+    for element in document.iter():
+        for name, value in element.attrib.items():
+            if name.rsplit("}", 1)[-1] in ("src", "href", "srcset", "action", "data", "poster"):
+                assert value.startswith(("data:image/png;base64,", "#"))
+    style = document.find(".//style").text
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_text_from_data_is_escaped(report: Report) -> None:
+    document = check_valid(report.html)
+    assert "<script" not in report.html
+    assert not any(name.startswith("on") for element in document.iter() for name in element.attrib)
+    captions = [element.text for element in document.iter("figcaption")]
+    assert HOSTILE in captions
+    assert any(HOSTILE in (image.get("alt") or "") for image in document.iter("img"))
+    assert any(HOSTILE in (heading.text or "") for heading in document.iter("h5"))
+    assert "49" not in "".join(caption for caption in captions if caption and "alert" in caption)
+
+
+def test_equal_inputs_give_equal_bytes(tree: Path, report: Report) -> None:
+    again = build_report(tree / "artifacts", tree / "params.yaml", PARAMS)
+    assert again.html == report.html
+    assert again.metrics == report.metrics
+
+
+def test_no_path_of_the_machine(tree: Path, report: Report) -> None:
+    assert str(tree) not in report.html
+
+
+def test_every_picture_says_what_it_shows(report: Report) -> None:
+    document = check_valid(report.html)
+    images = list(document.iter("img"))
+    assert len(images) > 60
+    assert all(image.get("alt") and image.get("width") and image.get("height") for image in images)
+    drawings = [element for element in document.iter() if str(element.tag).endswith("svg")]
+    assert drawings
+    assert all(element.get("role") == "img" and element.get("aria-label") for element in drawings)
+
+
+def rows_of(html: str, title: str) -> list[list[str]]:
+    document = check_valid(html)
+    for figure in document.iter("figure"):
+        caption = figure.find("figcaption")
+        if figure.get("class") == "table" and caption is not None and caption.text == title:
+            return [["|".join(cell.itertext()) for cell in row] for row in figure.iter("tr")]
+    raise AssertionError(f"no table {title}")
+
+
+def test_floors_and_ceiling_share_the_tokenizers_table(report: Report) -> None:
+    floors = ["floor: mean colour of each grid cell", "floor: k-means on raw patches, K = 1,024"]
+    distances = rows_of(report.html, "Distance of all reconstructions from all originals")
+    assert [row[0] for row in distances] == [
+        "tokenizer",
+        *VARIANTS,
+        *floors,
+        "ceiling: half of train against the other half",
+    ]
+    rows = rows_of(report.html, "Quality of reconstructions, image by image")
+    assert [row[0] for row in rows] == ["tokenizer", *VARIANTS, *floors]
+    psnr = rows[0].index("PSNR|dB, \N{UPWARDS ARROW}")
+    assert [row[psnr] for row in rows[1:]] == [
+        "20.00|19.88 to 20.12",
+        "21.00|20.88 to 21.12",
+        "22.00|21.88 to 22.12",
+        "18.00|17.88 to 18.12",
+        "19.00|18.88 to 19.12",
+    ]
+    assert not any("LPIPS" in name or name.startswith("FID") for name in rows[0] + distances[0])
+
+
+def test_utilisation_stands_beside_n_and_the_uniform_expectation(report: Report) -> None:
+    rows = rows_of(report.html, "Use of the codes")
+    names = [name.split("|")[0] for name in rows[0]]
+    assert names[1:5] == ["K", "N", "utilisation", "uniform expectation"]
+    assert rows[1][1:5] == ["1,024", "128,000", "20.0", "100.0"]
+    assert [row[0] for row in rows[1:]] == ["vq", "vqct, adjective", "vqct, noun", "lc"]
+
+
+def test_priors_stand_beside_floor_and_ceiling(report: Report) -> None:
+    rows = rows_of(report.html, "How well the tokens are predicted")
+    assert rows[1][:5] == ["vq-gpt", "8.000", "9.200", "13.0", "10.000"]
+    rows = rows_of(report.html, "Samples beside floor and ceiling")
+    assert [row[0] for row in rows[1:4]] == [
+        "vq-gpt",
+        "floor: codes by frequency, vq-gpt",
+        "ceiling: reconstructions, vq-gpt",
+    ]
+    assert {row[1] for row in rows[1:]} == {"500"}
+
+
+def test_retrieval_stands_beside_chance(report: Report) -> None:
+    rows = rows_of(report.html, "Image-text retrieval on the validation split")
+    assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155x"]
+
+
+def test_costs_are_those_of_the_outputs_that_lie_here(tree: Path, report: Report) -> None:
+    rows = {row[0]: row[1] for row in rows_of(report.html, "Cost of each output")}
+    assert re.fullmatch(r"\d+\.\d", rows["dataset"])
+    assert "Not measured in this checkout: clip, " in report.html
+    cost = tree / "artifacts/dataset.cost.json"
+    before = cost.read_text()
+    try:
+        cost.write_text(re.sub(r'"output": "\w+"', '"output": "of another output"', before))
+        stale = build_report(tree / "artifacts", tree / "params.yaml", PARAMS)
+    finally:
+        cost.write_text(before)
+    assert "Cost: not measured in this checkout" in stale.html
+
+
+def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
+    metrics = report.metrics
+    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "tokenizer", "vocabulary"}
+    assert list(metrics["tokenizer"]) == list(VARIANTS)
+    assert metrics["tokenizer"]["lc"]["psnr"] == 22
+    assert metrics["tokenizer"]["lc"]["codes"]["code"]["utilisation"] == 0.8
+    assert metrics["tokenizer"]["lc"]["floors"]["block_mean"]["psnr"] == 18
+    assert metrics["tokenizer"]["lc"]["training"]["num_steps"] == 300
+    assert "id" not in metrics["clip"]
+
+
+def test_an_empty_checkout_says_so_in_words(tmp_path: Path) -> None:
+    params = write_params(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    empty = build_report(tmp_path / "artifacts", params, PARAMS)
+    check_valid(empty.html)
+    for command in ("dataset", "clip", "vocabulary", "graph", "cluster", "tokenizer", "evaluate", "prior"):
+        assert f"dvc repro {command}" in empty.html
+    assert empty.metrics == {"prior": {}, "tokenizer": {}}
+
+
+def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
+    params = write_params(tmp_path)
+    publish_json(tmp_path / "artifacts/metrics/evaluate/old.json", measures(1))
+    made = build_report(tmp_path / "artifacts", params, PARAMS)
+    assert "Left over from earlier params and not shown: evaluate old." in made.html
+    assert made.metrics["tokenizer"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metrics/clip.json", "{", "cannot be read as JSON"),
+        ("metrics/clip.json", "[]", "not a JSON object"),
+        ("curves/clip.csv", "loss\n1\n", "not a curves file"),
+        ("curves/clip.csv", "step,loss\n1,x\n", "not a curves file"),
+        ("curves/clip.csv", "step,loss\n1\n", "not a curves file"),
+        ("dataset.cost.json", "", "cannot be read as JSON"),
+    ],
+)
+def test_damaged_inputs_are_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+    params = write_params(tmp_path)
+    publish_text(tmp_path / "artifacts" / name, content)
+    with pytest.raises(ArtifactError, match=told):
+        build_report(tmp_path / "artifacts", params, PARAMS)
+
+
+def test_missing_roots_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="does not exist"):
+        build_report(tmp_path, tmp_path / "params.yaml", PARAMS)
+    params = write_params(tmp_path)
+    with pytest.raises(ArtifactError, match="no artifacts folder"):
+        build_report(tmp_path / "gone", params, PARAMS)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 400])
+def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> None:
+    """The page opens from disk, shows all its pictures, and is no wider than the window."""
+    probe = (
+        "<script>addEventListener('load', () => { const broken = "
+        "[...document.images].filter(i => !i.naturalWidth).length;"
+        "document.title = `broken ${broken} of ${document.images.length}, overflow "
+        "${document.documentElement.scrollWidth - "
+        "document.documentElement.clientWidth}`; })</script>"
+    )
+    page = tmp_path / "index.html"
+    html = re.sub(r"<meta http-equiv[^>]*>", "", report.html).replace("</body>", f"{probe}</body>")
+    page.write_text(html, encoding="utf-8")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},2000",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        ["chromium", *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    broken, total, overflow = map(int, re.findall(r"-?\d+", title.group(1)))
+    assert total > 60
+    assert (broken, overflow) == (0, 0)

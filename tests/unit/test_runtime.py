@@ -1,0 +1,146 @@
+"""Environment, seeds, preflight, progress, ranks and scratch folders."""
+
+from __future__ import annotations
+
+import io
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vqpipe.errors import SetupError
+from vqpipe.runtime import distributed, preflight, seeds
+from vqpipe.runtime.device import autocast, device
+from vqpipe.runtime.env import engine, scratch_root, workers
+from vqpipe.runtime.progress import progress_bar, track
+from vqpipe.runtime.scratch import scratch_folder
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_workers_must_be_a_positive_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("VQPIPE_WORKERS", text)
+    with pytest.raises(SetupError, match="VQPIPE_WORKERS"):
+        workers()
+
+
+def test_workers_default_to_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VQPIPE_WORKERS", raising=False)
+    assert workers() >= 1
+
+
+def test_an_unknown_engine_lists_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_ENGINE", "spark")
+    with pytest.raises(SetupError, match=r"(?s)spark.*choices:.*local"):
+        engine()
+
+
+def test_device_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_DEVICE", "cpu")
+    assert device() == torch.device("cpu")
+    for name in ("gpu", "cuda:99"):
+        monkeypatch.setenv("VQPIPE_DEVICE", name)
+        with pytest.raises(SetupError, match=r"(?s)no device of this machine.*choices: +cpu"):
+            device()
+
+
+def test_autocast_lowers_products_unless_fp32() -> None:
+    where, a = torch.device("cpu"), torch.ones(2, 2)
+    with autocast(where, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast(where, "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_streams_depend_on_seed_and_name_alone() -> None:
+    assert seeds.derive(1, "a") == seeds.derive(1, "a")
+    assert (
+        len({seeds.derive(1, "a"), seeds.derive(2, "a"), seeds.derive(1, "b"), seeds.derive(1, "a", 0)}) == 4
+    )
+    assert seeds.derive(1, "ab", "c") != seeds.derive(1, "a", "bc")
+    assert 0 <= seeds.derive(0) < 1 << 63
+
+
+def test_seeds_do_not_change_between_releases() -> None:
+    assert seeds.derive(7, "scenes", "train", 3) == 8023877956725749874
+
+
+def test_generators_repeat() -> None:
+    assert seeds.numpy_rng(3, "x").integers(1 << 30) == seeds.numpy_rng(3, "x").integers(1 << 30)
+    assert seeds.python_rng(3, "x").random() == seeds.python_rng(3, "x").random()
+    first, second = (torch.rand(3, generator=seeds.torch_rng(3, "x")) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_seed_everything_sets_all_global_generators() -> None:
+    def draws() -> tuple[float, float, float]:
+        seeds.seed_everything(5, "layers")
+        return torch.rand(1).item(), float(np.random.rand()), random.random()
+
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        assert draws() == draws()
+    finally:
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])
+        random.setstate(state[2])
+
+
+def test_preflight_tells_what_is_free(tmp_path: Path) -> None:
+    preflight.need_disk(tmp_path / "not" / "yet", 1, "a test")
+    preflight.need_memory(1, "a test")
+    with pytest.raises(SetupError, match=r"(?s)not enough disk space for a test.*free at .*expected"):
+        preflight.need_disk(tmp_path / "not" / "yet", 1 << 60, "a test")
+    with pytest.raises(SetupError, match="not enough memory for a test"):
+        preflight.need_memory(1 << 60, "a test")
+
+
+def test_scratch_is_kept_on_failure_and_removed_on_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    assert scratch_root() == tmp_path
+
+    def fail() -> None:
+        with scratch_folder("stage", "key") as folder:
+            (folder / "checkpoint").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (tmp_path / "stage" / "key" / "checkpoint").read_text() == "half"
+    with scratch_folder("stage", "key") as folder:
+        assert (folder / "checkpoint").exists()
+    assert list((tmp_path / "stage").iterdir()) == []
+
+
+def test_scratch_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    with scratch_folder("stage", "key"):
+        with (
+            pytest.raises(SetupError, match="another process is running stage"),
+            scratch_folder("stage", "key"),
+        ):
+            pytest.fail("the lock was taken twice")
+        with scratch_folder("stage", "other"):
+            pass
+
+
+def test_progress_is_silent_away_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert list(track([1, 2, 3], "counting")) == [1, 2, 3]
+    with progress_bar("title", 2) as bar:
+        bar.advance(note="x")
+    assert stream.getvalue() == ""
+
+
+def test_one_rank_without_torchrun() -> None:
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    tensor = torch.ones(2)
+    assert distributed.all_reduce_sum(tensor) is tensor
+    with distributed.process_group():
+        distributed.barrier()
+    assert not torch.distributed.is_initialized()

@@ -1,0 +1,182 @@
+"""An artifact's header in words: what it is, its facts, its content, where it came from and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqpipe.artifacts.catalogue import spec_of
+from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.spec import Header
+from vqpipe.artifacts.tables import read_header
+from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.errors import ArtifactError
+
+MAX_FACT = 100
+"""Longest value, in characters, that is shown of one fact."""
+MAX_LINES = 40
+"""Most files or tensors that are listed."""
+
+
+def show(path: Path) -> str:
+    """Describe a published folder, a Parquet file or a safetensors file.
+
+    Raises:
+        ArtifactError: nothing there, a kind of file that is not an artifact, or one that is damaged.
+    """
+    if path.is_dir():
+        header, lines = _folder(path)
+    elif not path.exists():
+        raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
+    elif path.suffix in _FILES:
+        header, lines = _FILES[path.suffix](path)
+    elif path.name == MANIFEST:
+        header, lines = _folder(path.parent)
+    else:
+        raise ArtifactError(
+            f"{path} is not an artifact", found=path.suffix or "no suffix",
+            expected="a published folder, .parquet or .safetensors",
+        )  # fmt: skip
+    return "\n".join([*_title(path, header), *_facts(header.facts), *lines, *_sidecars(path)])
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes in the largest decimal unit that leaves at least one, such as `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def read_sidecar(path: Path, kind: str) -> dict[str, Any] | None:
+    """The `lineage` or `cost` sidecar beside an artifact, or None where there is none.
+
+    Raises:
+        ArtifactError: it is there but is not a JSON object.
+    """
+    sidecar = path.with_name(f"{path.name}.{kind}.json")
+    if not sidecar.is_file():
+        return None
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{sidecar}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{sidecar}: not a JSON object", found=type(content).__name__)
+    return content
+
+
+def _title(path: Path, header: Header) -> list[str]:
+    lines = [f"{path}: {header.spec} v{header.version}"]
+    spec = spec_of(header)
+    if spec is None:
+        return [*lines, "  this version of vqpipe does not know that spec"]
+    if spec.version != header.version:
+        lines.append(f"  this version of vqpipe reads v{spec.version}; run: dvc repro {spec.stage}")
+    if spec.about:
+        lines.append(f"  {spec.about}")
+    return [*lines, f"  written by the stage {spec.stage}"]
+
+
+def _facts(facts: Mapping[str, Any]) -> list[str]:
+    if not facts:
+        return []
+    return ["", "facts", *_aligned((name, _short(value)) for name, value in sorted(facts.items()))]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if len(text) <= MAX_FACT:
+        return text
+    of = f"{len(value):,} entries, " if isinstance(value, list | dict) else ""
+    return f"{text[: MAX_FACT - 1]}… ({of}{len(text):,} characters)"
+
+
+def _aligned(pairs: Any) -> list[str]:
+    rows = list(pairs)
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
+
+
+def _limited(lines: list[str], what: str) -> list[str]:
+    if len(lines) <= MAX_LINES:
+        return lines
+    return [*lines[:MAX_LINES], f"  … and {len(lines) - MAX_LINES:,} more {what}"]
+
+
+def _folder(path: Path) -> tuple[Header, list[str]]:
+    manifest = read_manifest(path)
+    total = sum(int(entry["bytes"]) for entry in manifest.files.values())
+    rows = [
+        (name, f"{human_bytes(entry['bytes']):>9}  {_inside(path / name)}".rstrip())
+        for name, entry in manifest.files.items()
+    ]
+    lines = ["", f"files: {len(rows):,}, {human_bytes(total)} in all", *_limited(_aligned(rows), "files")]
+    return manifest.header, lines
+
+
+def _inside(path: Path) -> str:
+    """One phrase on a file within a folder."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        header = read_header(path)
+        return f"{header.spec} v{header.version}, {pq.read_metadata(path).num_rows:,} rows"
+    if path.suffix == ".safetensors":
+        header, tensors = read_tensor_header(path)
+        return f"{header.spec} v{header.version}, {len(tensors):,} tensors"
+    return ""
+
+
+def _parquet(path: Path) -> tuple[Header, list[str]]:
+    import pyarrow.parquet as pq
+
+    header = read_header(path)
+    metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+    title = f"table: {metadata.num_rows:,} rows, {len(schema):,} columns, {human_bytes(path.stat().st_size)}"
+    return header, [
+        "",
+        title,
+        *_limited(_aligned((field.name, str(field.type)) for field in schema), "columns"),
+    ]
+
+
+def _safetensors(path: Path) -> tuple[Header, list[str]]:
+    header, tensors = read_tensor_header(path)
+    rows = []
+    numbers = 0
+    for name, entry in sorted(tensors.items()):
+        count = 1
+        for side in entry["shape"]:
+            count *= side
+        numbers += count
+        rows.append((name, f"{entry['dtype']:<4} {' x '.join(map(str, entry['shape'])) or 'scalar'}"))
+    title = f"tensors: {len(rows):,} with {numbers:,} numbers, {human_bytes(path.stat().st_size)}"
+    return header, ["", title, *_limited(_aligned(rows), "tensors")]
+
+
+_FILES = {".parquet": _parquet, ".safetensors": _safetensors}
+
+
+def _sidecars(path: Path) -> list[str]:
+    lines: list[str] = []
+    lineage = read_sidecar(path, "lineage")
+    if lineage is not None:
+        inputs = lineage.get("inputs", {})
+        packages = lineage.get("packages", {})
+        rows = [
+            ("params", _short(lineage.get("params", {}))),
+            *((f"input {name}", str(digest)[:16]) for name, digest in sorted(inputs.items())),
+            ("packages", ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))),
+        ]
+        lines += ["", f"lineage: the stage {lineage.get('stage', '?')}", *_aligned(rows)]
+    cost = read_sidecar(path, "cost")
+    if cost is not None:
+        lines += [
+            "",
+            f"cost: {cost['seconds']:,.1f} s, {human_bytes(cost['peak_memory_bytes'])} of memory at its peak",
+        ]
+    return lines

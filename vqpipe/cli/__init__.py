@@ -1,0 +1,1 @@
+"""The `vqpipe` console tools: thin commands over the library."""

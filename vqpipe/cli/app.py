@@ -1,0 +1,176 @@
+"""The `vqpipe` console script: one small command per tool, heavy imports inside each.
+
+Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (told in one message).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vqpipe.errors import ParamsError, VqpipeError
+
+METRICS = Path("artifacts/report/metrics.json")
+
+
+class _Group(TyperGroup):
+    """Turns a user's mistake into its message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VqpipeError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+_STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
+app = typer.Typer(
+    cls=_Group,
+    pretty_exceptions_enable=False,
+    help="Tools around the vqpipe pipeline and its artifacts.",
+    **_STYLE,
+)
+artifacts_app = typer.Typer(help="Look at artifacts.", **_STYLE)
+app.add_typer(artifacts_app, name="artifacts")
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Tools around the vqpipe pipeline and its artifacts."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("vqpipe"))
+        raise typer.Exit
+
+
+@app.command()
+def preset(
+    name: Annotated[str | None, typer.Argument(help="The preset's name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; standard output without it.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the presets and leave.")] = False,
+) -> None:
+    """Print or write the params file of a preset.
+
+    Example: vqpipe preset coco --out params.yaml --set dataset.source.path=../data/coco
+    """
+    from vqpipe.params.presets import describe, preset_names, preset_text
+
+    names = preset_names()
+    if list_:
+        width = max(map(len, names), default=0)
+        for known in names:
+            typer.echo(f"{known:<{width}}  {describe(known)}".rstrip())
+        return
+    if name is None:
+        raise ParamsError("no preset is named", choices=names, run="vqpipe preset --list")
+    text = preset_text(name, set_ or [])
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if out.is_dir():
+        raise ParamsError(f"{out} is a folder", expected="a file, such as params.yaml")
+    if out.exists() and not force and out.read_bytes() != text.encode():
+        raise ParamsError(
+            f"{out} exists and differs from preset {name}", expected="a new file, or one of the same content",
+            run=f"vqpipe preset {name} --out {out} --force",
+        )  # fmt: skip
+    from vqpipe.artifacts.publish import publish_text
+
+    publish_text(out, text)
+    typer.echo(f"wrote {out}")
+
+
+@artifacts_app.command("show")
+def artifacts_show(path: Annotated[Path, typer.Argument(help="A folder, .parquet or .safetensors.")]) -> None:
+    """Print an artifact's header in words.
+
+    Example: vqpipe artifacts show artifacts/tokenizer/lc
+    """
+    from vqpipe.artifacts.show import show
+
+    typer.echo(show(path))
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A metrics file or a git revision: the base.")],
+    b: Annotated[str, typer.Argument(help="A metrics file or a git revision: what is judged.")],
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GATE", help="Exit 1 where the change B - A meets this, such as 'clip.r_at_1<-5%'."
+        ),
+    ] = None,
+    path: Annotated[Path, typer.Option(help="The metrics file within a revision.")] = METRICS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also print metrics that did not change.")
+    ] = False,
+) -> None:
+    """Print how metrics changed from A to B; exit 1 where a gate is breached.
+
+    Example: vqpipe compare main artifacts/report/metrics.json --fail-on 'tokenizer.lc.psnr<-0.2'
+    """
+    from vqpipe.report.gate import breaches, deltas, parse_gate, read_metrics, table
+
+    gates = [parse_gate(text) for text in fail_on or []]
+    changes = deltas(read_metrics(a, path), read_metrics(b, path))
+    broken = breaches(gates, changes)
+    typer.echo(table(changes, everything))
+    for sentence in broken:
+        typer.echo(f"breach: {sentence}", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pairs(
+    caption: Annotated[str, typer.Argument(help="A caption in quotes.")],
+    predicative: Annotated[bool, typer.Option("--predicative", help='Also "the boat is red".')] = False,
+) -> None:
+    """Print the (adjective, noun) pairs that a caption says.
+
+    Example: vqpipe pairs "a small red boat under a grey sky"
+    """
+    from vqpipe.params.graph import PhraseParams
+    from vqpipe.params.vocabulary import WordnetPos
+    from vqpipe.text.phrases import pairs as extract
+    from vqpipe.text.pos import tagger
+
+    config = PhraseParams(predicative=predicative, shades="noun")
+    for adjective, noun in extract(caption, tagger(WordnetPos(kind="wordnet")), config):
+        typer.echo(f"{adjective}\t{noun}")
+
+
+@app.command()
+def evaluate(
+    images: Annotated[Path, typer.Argument(help="A folder of images.")],
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
+    clip: Annotated[
+        Path | None,
+        typer.Option(help="The CLIP whose features judge; without it those metrics are left out."),
+    ] = None,
+) -> None:
+    """Measure a tokenizer on one's own images and print the metrics as JSON.
+
+    Example: vqpipe evaluate photos --tokenizer artifacts/tokenizer/lc --clip artifacts/clip
+    """
+    import json
+
+    from vqpipe.tokenizers.evaluate import evaluate_folder
+
+    typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
+
+
+if __name__ == "__main__":
+    app()

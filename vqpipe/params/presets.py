@@ -1,0 +1,155 @@
+"""Presets: whole params files by name, for the embedded run, the papers' scales and one's own data.
+
+`scenes.yaml` states every section. Any other preset states what differs from its base:
+
+    base: scenes
+    description: one line
+    replace: [tokenizer.variants]      # optional: these mappings are replaced, not merged
+    dataset: {…}
+
+A mapping whose `kind` differs from the base's is replaced whole, since the fields of one kind mean nothing
+to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from vqpipe.errors import ParamsError, did_you_mean
+
+KEYWORDS = ("base", "description", "replace")
+"""Top-level keys of a preset file that are not params sections."""
+
+
+def preset_folder() -> Traversable:
+    """The folder of preset files inside the package."""
+    return files("vqpipe") / "presets"
+
+
+def preset_names(folder: Traversable | None = None) -> list[str]:
+    """The names of all presets, sorted."""
+    where = folder or preset_folder()
+    if not where.is_dir():
+        return []
+    return sorted(item.name.removesuffix(".yaml") for item in where.iterdir() if item.name.endswith(".yaml"))
+
+
+def describe(name: str, folder: Traversable | None = None) -> str:
+    """A preset's one-line description, or an empty string."""
+    return str(_read(name, folder or preset_folder())[1].get("description", ""))
+
+
+def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | None = None) -> str:
+    """The params file of a preset as YAML 1.2 text, with the base's comments.
+
+    Args:
+        name: a name from `preset_names`.
+        overrides: `dotted.key=value` for a key that is there, `+dotted.key=value` for a new one; values
+        are YAML.
+        folder: where the preset files are, by default inside the package.
+
+    Raises:
+        ParamsError: an unknown preset or key, a value that is not YAML, or bases that run in a circle.
+    """
+    where = folder or preset_folder()
+    text, content = _read(name, where)
+    if not overrides and not any(key in content for key in KEYWORDS):
+        return text
+    merged = _merged(name, where, ())
+    for override in overrides:
+        _assign(merged, override, name)
+    stream = StringIO()
+    _yaml().dump(merged, stream)
+    about = content.get("description")
+    title = f"# Preset {name}" + (f": {about}" if about else "")
+    return f"{title.rstrip('.')}.\n{stream.getvalue()}" if "base" in content else stream.getvalue()
+
+
+def load_preset(
+    name: str, overrides: Sequence[str] = (), folder: Traversable | None = None
+) -> dict[str, Any]:
+    """A preset's sections as plain data; arguments and errors as `preset_text`."""
+    loaded = YAML(typ="safe", pure=True).load(preset_text(name, overrides, folder))
+    return {key: value for key, value in loaded.items() if key not in KEYWORDS}
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 110
+    return yaml
+
+
+def _read(name: str, folder: Traversable) -> tuple[str, CommentedMap]:
+    known = preset_names(folder)
+    if name not in known:
+        raise ParamsError(f"there is no preset {name}{did_you_mean(name, known)}", choices=known)
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        content = _yaml().load(text)
+    except YAMLError as error:
+        raise ParamsError(f"preset {name} is not valid YAML: {error}") from error
+    if not isinstance(content, CommentedMap):
+        raise ParamsError(
+            f"preset {name} is not a mapping", found=type(content).__name__, expected="sections"
+        )
+    return text, content
+
+
+def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:
+    if name in chain:
+        raise ParamsError("the bases of presets run in a circle", found=" -> ".join([*chain, name]))
+    content = _read(name, folder)[1]
+    base = content.get("base")
+    replaced = content.get("replace", [])
+    for key in KEYWORDS:
+        content.pop(key, None)
+    if base is None:
+        return content
+    merged = _merged(str(base), folder, (*chain, name))
+    _merge(merged, content, {str(path) for path in replaced}, "")
+    return merged
+
+
+def _merge(into: CommentedMap, changes: Mapping[str, Any], replaced: set[str], prefix: str) -> None:
+    for key, value in changes.items():
+        path = f"{prefix}{key}"
+        old = into.get(key)
+        both = isinstance(old, CommentedMap) and isinstance(value, Mapping)
+        other_kind = both and "kind" in value and value["kind"] != old.get("kind")
+        if both and not other_kind and path not in replaced:
+            _merge(old, value, replaced, f"{path}.")
+        else:
+            into[key] = value
+
+
+def _assign(params: CommentedMap, override: str, preset: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip("+"):
+        raise ParamsError("an override sets one key", found=override, expected="dotted.key=value")
+    is_new = path.startswith("+")
+    keys = path.removeprefix("+").split(".")
+    node: Any = params
+    for depth, key in enumerate(keys):
+        is_last = depth == len(keys) - 1
+        if not isinstance(node, CommentedMap) or (key not in node and not (is_last and is_new)):
+            known = [str(k) for k in node] if isinstance(node, CommentedMap) else []
+            raise ParamsError(
+                f"preset {preset} has no key {'.'.join(keys[: depth + 1])}{did_you_mean(key, known)}",
+                found=override, choices=known or None,
+                run=f"--set '+{'.'.join(keys)}={text}' adds a new key" if is_last and known else None,
+            )  # fmt: skip
+        if not is_last:
+            node = node[key]
+    try:
+        node[keys[-1]] = _yaml().load(text)
+    except YAMLError as error:
+        raise ParamsError(f"the value of {path} is not YAML", found=text) from error

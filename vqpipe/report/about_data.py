@@ -1,0 +1,198 @@
+"""The data set and the CLIP: counts, examples, quarantine, and retrieval beside chance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
+from vqpipe.artifacts.tables import iter_batches, read_table
+from vqpipe.params.report import ReportParams
+from vqpipe.report.blocks import (
+    Absent,
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Column,
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from vqpipe.report.charts import NUM_COLOURS, Series, line_chart
+from vqpipe.report.inputs import Curve, Inputs
+from vqpipe.report.names import HIGHER, number
+from vqpipe.report.pictures import decode_png, picture
+
+
+def about_dataset(inputs: Inputs, params: ReportParams) -> Section:
+    """The section `Data set`."""
+    blocks: list[Block] = []
+    metrics = inputs.stages.get("dataset")
+    if metrics is None:
+        blocks.append(
+            Absent("Counts are absent: there is no metrics file of the dataset stage. Run: dvc repro dataset")
+        )
+    else:
+        blocks += _counts(metrics)
+    folder = inputs.folder("dataset")
+    if (folder / MANIFEST).is_file():
+        pictures = list(_examples(folder, params))
+        if pictures:
+            note = "Pictures spread evenly over the training split, each with its first caption."
+            blocks.append(Gallery("Examples", [("", pictures)], note))
+        blocks += _quarantine(folder)
+    else:
+        blocks.append(
+            Absent(
+                "Example pictures and the quarantine table are absent: there is no data "
+                "set in this checkout. Run: dvc pull, or dvc repro dataset"
+            )
+        )
+    return Section("dataset", "Data set", blocks)
+
+
+def _counts(metrics: Mapping[str, Any]) -> list[Block]:
+    images, captions = metrics.get("images", {}), metrics.get("captions", {})
+    rows = [
+        [Cell(split), Cell(number(n)), Cell(number(captions.get(split, 0)))] for split, n in images.items()
+    ]
+    columns = [Column("split", numeric=False), Column("images"), Column("captions")]
+    order = {"train": 0, "validation": 1, "test": 2}
+    rows.sort(key=lambda row: order.get(row[0].text, 3))
+    bad, share = metrics.get("quarantined", {}), metrics.get("bad_fraction", 0.0)
+    lost = (
+        ", ".join(f"{number(count)} {reason.replace('_', ' ')}" for reason, count in sorted(bad.items()))
+        or "nothing"
+    )
+    return [
+        Table("Images and captions", columns, rows),
+        Text(
+            f"{number(metrics.get('num_classes', 0))} classes. Quarantined: {lost} "
+            f"({share:.2%} of the source's images)."
+        ),
+    ]
+
+
+def _examples(folder: Path, params: ReportParams) -> Iterator[Picture]:
+    manifest = read_manifest(folder, DATASET)
+    split = manifest.facts["splits"]["train"]
+    total = int(split["images"])
+    wanted = (
+        set(
+            np.unique(
+                np.linspace(0, total - 1, min(total, params.num_dataset_images)).round().astype(int)
+            ).tolist()
+        )
+        if total
+        else set()
+    )
+    at = 0
+    for shard in split["shards"]:
+        for batch in iter_batches(
+            folder / shard, IMAGES, ["image_id", "image", "captions", "label_name"], rows=256
+        ):
+            here = [i for i in range(batch.num_rows) if at + i in wanted]
+            for row in batch.take(here).to_pylist() if here else []:
+                caption = (row["captions"] or [row["label_name"] or ""])[0]
+                pixels = decode_png(row["image"], params.max_picture_pixels)
+                yield picture(pixels, f"image {row['image_id']}: {caption}", caption)
+            at += batch.num_rows
+
+
+def _quarantine(folder: Path) -> list[Block]:
+    table = read_table(folder / "quarantine.parquet", QUARANTINE)
+    if table.num_rows == 0:
+        return []
+    entries = table.to_pylist()
+    counts = Counter((entry["split"], entry["reason"]) for entry in entries)
+    first = {(entry["split"], entry["reason"]): entry for entry in reversed(entries)}
+    rows = [
+        [
+            Cell(reason.replace("_", " ")),
+            Cell(split),
+            Cell(number(n)),
+            Cell(first[split, reason]["item"], first[split, reason]["detail"]),
+        ]
+        for (split, reason), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    columns = [
+        Column("reason", numeric=False),
+        Column("split", numeric=False),
+        Column("items"),
+        Column("for example", numeric=False),
+    ]
+    return [Table("Quarantine: what was left out, and why", columns, rows)]
+
+
+def about_clip(inputs: Inputs) -> Section:
+    """The section `CLIP`."""
+    metrics = inputs.stages.get("clip")
+    if metrics is None:
+        return Section(
+            "clip",
+            "CLIP",
+            [Absent("Retrieval is absent: there is no metrics file of the clip stage. Run: dvc repro clip")],
+        )
+    names = [name.removeprefix("chance_") for name in metrics if name.startswith("chance_")]
+    rows = []
+    for name in sorted(names):
+        direction, _, rank = name.rpartition("_r")
+        value, chance = metrics.get(name), metrics[f"chance_{name}"]
+        if value is not None:
+            rows.append(
+                [
+                    Cell(f"{direction.replace('_', ' ')}, R@{rank}"),
+                    Cell(f"{100 * value:.1f}"),
+                    Cell(f"{100 * chance:.2f}"),
+                    Cell(f"{value / chance:,.0f}x" if chance else "–"),
+                ]
+            )
+    columns = [
+        Column("retrieval", numeric=False),
+        Column("found", "%", HIGHER),
+        Column("chance", "%"),
+        Column("times chance"),
+    ]
+    n = (
+        f"n = {number(metrics.get('num_validation', 0))} validation images and "
+        f"{number(metrics.get('num_texts', 0))} distinct captions"
+    )
+    blocks: list[Block] = [
+        Text(
+            f"The CLIP in use is {metrics.get('id', 'of unknown id')}. Recall at k: how "
+            "often one of the k best candidates is right; "
+            f"chance is the recall of a random order."
+        ),
+        Table("Image-text retrieval on the validation split", columns, rows, n),
+    ]
+    curves = inputs.curves.get("clip", {})
+    if curves and any(curve["step"] for curve in curves.values()):
+        blocks.append(curve_charts("Fitting", curves))
+    return Section("clip", "CLIP", blocks)
+
+
+def curve_charts(title: str, curves: Mapping[str, Curve], note: str = "") -> Charts:
+    """One chart for each column of the curves, a line for each run; losses that never change are left out."""
+    names = sorted({name for curve in curves.values() for name in curve} - {"step"})
+    charts = []
+    for name in names:
+        lines = [
+            Series(run, curve["step"], curve[name], colour)
+            for colour, (run, curve) in enumerate(curves.items())
+            if any(v == v for v in curve.get(name, []))
+        ]
+        if lines:
+            values = [v for line in lines for v in line.y if v == v]
+            is_wide = min(values) > 0 and max(values) / min(values) > 100
+            svg = line_chart(lines, x_label="step", y_label="", alt=f"{title}: {name} by step", log_y=is_wide)
+            charts.append(Chart(svg, f"{name} (logarithmic)" if is_wide else name))
+    legend = [(f"c{i % NUM_COLOURS}", run) for i, run in enumerate(curves)] if len(curves) > 1 else []
+    return Charts(title, charts, legend, note)

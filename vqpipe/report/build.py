@@ -1,0 +1,55 @@
+"""From an artifacts folder to the page and its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqpipe.params.report import ReportParams
+from vqpipe.report.about_data import about_clip, about_dataset
+from vqpipe.report.about_priors import about_priors
+from vqpipe.report.about_run import about_run
+from vqpipe.report.about_tokenizers import about_tokenizers
+from vqpipe.report.about_words import about_clusters, about_words
+from vqpipe.report.inputs import Inputs, read_inputs
+from vqpipe.report.page import render
+from vqpipe.report.summary import summary
+
+PAGE = "index.html"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page as HTML text and the metrics as plain JSON content."""
+
+    html: str
+    metrics: dict[str, Any]
+
+
+def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Report:
+    """Build the report of whatever lies under `artifacts`; parts whose inputs are absent say so in words.
+
+    Raises:
+        ParamsError: no params file.
+        ArtifactError: an input that is there but is damaged or of another version.
+    """
+    inputs = read_inputs(artifacts, params_file)
+    sections = [
+        about_run(inputs),
+        about_dataset(inputs, params),
+        about_clip(inputs),
+        about_words(inputs, params),
+        about_clusters(inputs),
+        about_tokenizers(inputs, params),
+        about_priors(inputs, params),
+    ]
+    return Report(render(params.title, _lead(inputs), sections), summary(inputs))
+
+
+def _lead(inputs: Inputs) -> str:
+    def listed(names: list[str]) -> str:
+        return ", ".join(names) if names else "none"
+
+    return f"Tokenizers: {listed(inputs.variants)}. Priors over their tokens: {listed(inputs.pairs)}."

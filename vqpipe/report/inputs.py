@@ -1,0 +1,184 @@
+"""What the report reads under one root: metrics, curves and sidecars, each of which may be absent."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vqpipe.artifacts.publish import tree_digest
+from vqpipe.artifacts.show import read_sidecar
+from vqpipe.errors import ArtifactError
+from vqpipe.params.base import read_yaml
+
+Curve = dict[str, list[float]]
+"""Columns of a curves file by name, `step` among them; empty cells are NaN."""
+
+Metrics = dict[str, Any]
+
+_COST_KEYS = ("stage", "seconds", "peak_memory_bytes", "cpu_seconds", "cores", "output")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one output cost; None where it was not measured for the content that lies here.
+
+    `further` holds what a stage measured besides, such as tokens per second.
+    """
+
+    output: str
+    seconds: float | None
+    peak_memory_bytes: float | None
+    cores: int | None
+    further: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the sections draw on. Mappings of variants and pairs follow the order of the params file."""
+
+    root: Path
+    params: dict[str, Any]
+    stages: dict[str, Metrics] = field(default_factory=dict)
+    tokenizer: dict[str, Metrics] = field(default_factory=dict)
+    evaluate: dict[str, Metrics] = field(default_factory=dict)
+    prior: dict[str, Metrics] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    costs: tuple[Cost, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict)
+    strays: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> list[str]:
+        """The tokenizers that the params file names, in its order."""
+        return _names(self.params, "tokenizer", "variants")
+
+    @property
+    def pairs(self) -> list[str]:
+        """The priors that the params file names, in its order."""
+        return _names(self.params, "prior", "pairs")
+
+    def folder(self, *parts: str) -> Path:
+        """A folder under the root, whether or not it is there."""
+        return self.root.joinpath(*parts)
+
+
+def read_inputs(root: Path, params: Path) -> Inputs:
+    """Read all that is small; pictures and tables are read by the sections that show them.
+
+    Raises:
+        ParamsError: no params file.
+        ArtifactError: no such root, or a metrics, curves or sidecar file that is there but cannot be read.
+    """
+    tree = read_yaml(params)
+    if not root.is_dir():
+        raise ArtifactError(f"there is no artifacts folder {root}", run="dvc repro")
+    variants, pairs = _names(tree, "tokenizer", "variants"), _names(tree, "prior", "pairs")
+    metrics = root / "metrics"
+    named = {"tokenizer": variants, "evaluate": variants, "prior": pairs}
+    read = {group: _read_all(metrics / group, names) for group, names in named.items()}
+    strays = [
+        f"{group} {path.stem}"
+        for group, names in named.items()
+        for path in sorted((metrics / group).glob("*.json"))
+        if path.stem not in names
+    ]
+    own = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
+    curves = {
+        "clip": {"clip": read_curve(root / "curves" / "clip.csv")}
+        if (root / "curves" / "clip.csv").is_file()
+        else {},
+        "tokenizer": _curves(root / "curves" / "tokenizer", variants),
+        "prior": _curves(root / "curves" / "prior", pairs),
+    }
+    outputs = [root / output for output in _outputs(variants, pairs)]
+    costs = tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs)
+    return Inputs(
+        root,
+        tree,
+        own,
+        read["tokenizer"],
+        read["evaluate"],
+        read["prior"],
+        curves,
+        costs,
+        _packages(outputs),
+        tuple(strays),
+    )
+
+
+def read_json(path: Path) -> Metrics:
+    """A metrics file.
+
+    Raises:
+        ArtifactError: not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: not a JSON object", found=type(content).__name__)
+    return content
+
+
+def read_curve(path: Path) -> Curve:
+    """A curves file: CSV whose first column is `step`.
+
+    Raises:
+        ArtifactError: another header, or a cell that is no number.
+    """
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        if not rows or not rows[0] or rows[0][0] != "step":
+            raise ValueError("its header does not begin with step")
+        numbers = [[float(cell) if cell else math.nan for cell in row] for row in rows[1:]]
+        return {name: [row[i] for row in numbers] for i, name in enumerate(rows[0])}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ArtifactError(f"{path}: not a curves file ({error})") from error
+
+
+def _names(tree: Mapping[str, Any], *keys: str) -> list[str]:
+    node: Any = tree
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return [str(name) for name in node] if isinstance(node, Mapping) else []
+
+
+def _read_all(folder: Path, names: Iterable[str]) -> dict[str, Metrics]:
+    return {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
+
+
+def _curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
+    return {name: read_curve(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
+
+
+def _outputs(variants: list[str], pairs: list[str]) -> list[str]:
+    """The outputs with sidecars, in the order of the stages."""
+    common = ["dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches"]
+    groups = (("tokenizer", variants), ("tokens", variants), ("generator", pairs), ("evaluation", variants))
+    return common + [f"{group}/{name}" for group, names in groups for name in names]
+
+
+def _cost(path: Path, output: str) -> Cost:
+    """The cost of an output; a sidecar that was written for other content does not count."""
+    cost = read_sidecar(path, "cost")
+    if cost is None or not path.exists() or cost.get("output") != tree_digest(path):
+        return Cost(output, None, None, None)
+    further = {k: float(v) for k, v in cost.items() if k not in _COST_KEYS and isinstance(v, int | float)}
+    return Cost(output, float(cost["seconds"]), float(cost["peak_memory_bytes"]), cost.get("cores"), further)
+
+
+def _packages(outputs: list[Path]) -> dict[str, str]:
+    """Package versions of the outputs' lineage sidecars; where they differ, all are given."""
+    found: dict[str, set[str]] = {}
+    for path in outputs:
+        lineage = read_sidecar(path, "lineage") or {}
+        for name, version in {**lineage.get("packages", {}), "python": lineage.get("python")}.items():
+            if version:
+                found.setdefault(name, set()).add(str(version))
+    return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}

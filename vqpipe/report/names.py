@@ -1,0 +1,199 @@
+"""Every measure by name: its label, its unit, which way is better, and what it says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqpipe.report.blocks import Cell, Column
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is shown; `better` is `HIGHER`, `LOWER` or empty; `digits` after the point."""
+
+    label: str
+    unit: str = ""
+    better: str = ""
+    digits: int = 3
+    about: str = ""
+
+
+HIGHER, LOWER = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
+"""Which way is better."""
+BOTH = f"{HIGHER} higher is better, {LOWER} lower is better."
+
+MEASURES: dict[str, Measure] = {
+    "psnr": Measure(
+        "PSNR",
+        "dB",
+        HIGHER,
+        2,
+        "Peak signal-to-noise ratio of each image on lossless 8-bit RGB with peak 255, averaged over images.",
+    ),
+    "ssim": Measure(
+        "SSIM",
+        "",
+        HIGHER,
+        3,
+        "Structural similarity with an 11 x 11 Gaussian window, per channel, "
+        "averaged over images; 1 is equality.",
+    ),
+    "l1": Measure("l1", "scale [-1, 1]", LOWER, 4, "Mean absolute error of pixels on the scale [-1, 1]."),
+    "l2": Measure("l2", "scale [-1, 1]", LOWER, 4, "Mean squared error of pixels on the scale [-1, 1]."),
+    "clip_distance": Measure(
+        "CLIP distance",
+        "",
+        LOWER,
+        4,
+        "A perceptual distance between activations of the CLIP in use. It is not "
+        "LPIPS and does not compare with it.",
+    ),
+    "lpips_alex": Measure(
+        "LPIPS (alex)", "", LOWER, 3, "Learned perceptual image patch similarity, v0.1, AlexNet trunk."
+    ),
+    "lpips_vgg": Measure(
+        "LPIPS (vgg)", "", LOWER, 3, "Learned perceptual image patch similarity, v0.1, VGG trunk."
+    ),
+    "fd_clip": Measure(
+        "FD-CLIP",
+        "",
+        LOWER,
+        2,
+        "Frechet distance between Gaussian fits of CLIP features, equal n on both "
+        "sides. It is not FID: the features differ.",
+    ),
+    "kd_clip": Measure(
+        "KD-CLIP",
+        "",
+        LOWER,
+        4,
+        "Kernel distance (squared MMD, cubic kernel) between CLIP features, "
+        "averaged over subsets; equal sets give about 0, also slightly below.",
+    ),
+    "fid": Measure("FID", "", LOWER, 2, "Frechet distance between Gaussian fits of Inception features."),
+    "kid": Measure(
+        "KID", "", LOWER, 4, "Kernel distance (squared MMD, cubic kernel) between Inception features."
+    ),
+    "precision_clip": Measure(
+        "precision",
+        "CLIP features",
+        HIGHER,
+        3,
+        "Share of the judged images that fall among the real ones in feature space (improved precision).",
+    ),
+    "recall_clip": Measure(
+        "recall",
+        "CLIP features",
+        HIGHER,
+        3,
+        "Share of the real images that fall among the judged ones in feature space (improved recall).",
+    ),
+    "precision": Measure(
+        "precision",
+        "Inception features",
+        HIGHER,
+        3,
+        "Share of the judged images that fall among the real ones in feature space (improved precision).",
+    ),
+    "recall": Measure(
+        "recall",
+        "Inception features",
+        HIGHER,
+        3,
+        "Share of the real images that fall among the judged ones in feature space (improved recall).",
+    ),
+    "bits_per_image": Measure(
+        "bits",
+        "per image",
+        "",
+        0,
+        "Bits of one image. For a tokenizer: of its indices at a fixed-length "
+        "code, grid positions times log2 of K, summed over groups.",
+    ),
+    "bits_per_token": Measure(
+        "bits", "per token", LOWER, 3, "Cross-entropy of the test split's tokens under the model, in bits."
+    ),
+    "unigram_bits_per_token": Measure(
+        "unigram bits",
+        "per token",
+        "",
+        3,
+        "What a token costs when only the frequency of each code is known.",
+    ),
+    "num_codes": Measure("K", "codes", "", 0, "Codes in the codebook."),
+    "num_tokens": Measure("N", "tokens", "", 0, "Tokens of the split that are counted."),
+    "utilisation": Measure(
+        "utilisation",
+        "%",
+        HIGHER,
+        1,
+        "Codes used at least once over the whole split, of K. It depends on N: "
+        "compare it with the uniform expectation, and between variants only where "
+        "N is at least 4 K.",
+    ),
+    "uniform_expectation": Measure(
+        "uniform expectation", "%", "", 1, "Utilisation that N uniform draws would reach: 1 - exp(-N/K)."
+    ),
+    "perplexity": Measure(
+        "perplexity",
+        "codes",
+        HIGHER,
+        0,
+        "2 to the entropy of the codes' frequencies: the number of equally "
+        "frequent codes that would be as varied.",
+    ),
+    "entropy_bits": Measure("entropy", "bits per token", HIGHER, 2, "Entropy of the codes' frequencies."),
+}
+
+PERCENT = {"utilisation", "uniform_expectation"}
+
+
+def measure(name: str) -> Measure:
+    """How a measure is shown; one that is not listed is shown under its own name."""
+    return MEASURES.get(name) or Measure(name.replace("_", " "))
+
+
+def column(name: str) -> Column:
+    """The table column of a measure."""
+    found = measure(name)
+    return Column(found.label, found.unit, found.better)
+
+
+def cell(name: str, value: Any) -> Cell:
+    """A measure's value; of `{mean, low, high}` the interval is small print; None is a dash."""
+    if isinstance(value, Mapping):
+        if "mean" not in value:
+            return Cell("–")
+        interval = (
+            f"{_plain(name, value['low'])} to {_plain(name, value['high'])}"
+            if {"low", "high"} <= set(value)
+            else ""
+        )
+        return Cell(_plain(name, value["mean"]), interval)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Cell("–" if value is None else str(value))
+    return Cell(_plain(name, value))
+
+
+def _plain(name: str, value: float) -> str:
+    return number(
+        value * 100 if name in PERCENT else value, MEASURES[name].digits if name in MEASURES else None
+    )
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """A number for reading: thousands separated, a true minus, four significant digits unless told."""
+    if not math.isfinite(value):
+        return "–"
+    if digits is None:
+        if float(value).is_integer() and abs(value) < 1e15:
+            digits = 0
+        else:
+            digits = max(0, min(6, 3 - math.floor(math.log10(abs(value)))))
+    text = f"{value:,.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "\N{MINUS SIGN}")

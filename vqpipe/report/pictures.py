@@ -1,0 +1,65 @@
+"""Pictures for the page: PNG data URIs, thumbnails and heat maps of reconstruction errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from vqpipe.report.blocks import Picture
+
+_RAMP = np.array(
+    [
+        (0, 0, 12),
+        (50, 10, 90),
+        (120, 28, 109),
+        (188, 55, 84),
+        (237, 105, 37),
+        (251, 180, 26),
+        (252, 255, 164),
+    ],
+    dtype=np.float64,
+)
+"""Anchor colours of the heat map, from no error to the largest; lightness rises along it."""
+
+
+def decode_png(content: bytes, max_pixels: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode an image file to RGB; shrink it (area average) where its longer side exceeds `max_pixels`."""
+    with Image.open(io.BytesIO(content)) as image:
+        rgb = image.convert("RGB")
+    if max_pixels is not None and max(rgb.size) > max_pixels:
+        scale = max_pixels / max(rgb.size)
+        rgb = rgb.resize(
+            (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))), Image.Resampling.BOX
+        )
+    return np.asarray(rgb)
+
+
+def picture(pixels: UInt8[np.ndarray, "h w 3"], alt: str, caption: str = "") -> Picture:
+    """A picture of RGB pixels, as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return Picture(uri, alt, pixels.shape[1], pixels.shape[0], caption)
+
+
+def mean_error(a: UInt8[np.ndarray, "h w 3"], b: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+    """Absolute difference of two pictures, averaged over the channels, in grey levels of [0, 255]."""
+    return np.abs(a.astype(np.float64) - b.astype(np.float64)).mean(axis=2)
+
+
+def heat_map(values: Float[np.ndarray, "h w"], top: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour values of [0, top]; larger ones get the last colour."""
+    at = np.clip(values / top, 0, 1) * (len(_RAMP) - 1)
+    low = np.minimum(at.astype(np.int64), len(_RAMP) - 2)
+    share = (at - low)[..., None]
+    return np.round(_RAMP[low] * (1 - share) + _RAMP[low + 1] * share).astype(np.uint8)
+
+
+def heat_scale() -> str:
+    """The CSS gradient of `heat_map`'s colours, from no error on."""
+    stops = ", ".join(f"rgb({int(r)} {int(g)} {int(b)})" for r, g, b in _RAMP)
+    return f"linear-gradient(to right, {stops})"
