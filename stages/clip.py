@@ -1,0 +1,50 @@
+"""The clip stage: pins the CLIP that every other stage uses, or fits a small one to the captions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+
+def main(
+    dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
+    out: Annotated[Path, typer.Option(help="The CLIP artifact to publish.")] = Path("artifacts/clip"),
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = Path(
+        "artifacts/metrics/clip.json"
+    ),
+    curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")] = Path(
+        "artifacts/curves/clip.csv"
+    ),
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Pin a pretrained CLIP or fit a small one, and measure retrieval on the validation split.
+
+    Example: python -m stages.clip --dataset artifacts/dataset --out artifacts/clip
+    """
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.clip_fit.fit import make_clip, raw_inputs
+    from vqpipe.params.base import load_params
+    from vqpipe.params.clip import ClipParams
+    from vqpipe.runtime.device import device
+    from vqpipe.runtime.distributed import process_group
+    from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.scratch import scratch_folder
+
+    config = load_params(params, "clip", ClipParams)
+    with (
+        process_group(),
+        stage_run("clip", config, [dataset, *raw_inputs(config)]) as run,
+        scratch_folder("clip", run.key()) as scratch,
+    ):
+        measured = make_clip(dataset, config, out, curves, scratch, device())
+        if is_main_process():
+            run.published(out)
+            run.metrics(metrics, measured)
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Fitting a small CLIP to a data set's captions."""

@@ -1,0 +1,1 @@
+"""CLIP loading, patch features, and k-means over them."""
