@@ -1,0 +1,43 @@
+"""Measure one tokenizer on the test split: errors, distances, code usage, beside floors and a ceiling."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+METRICS = Path("artifacts/metrics/evaluate/vq.json")
+
+
+def main(
+    dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
+    clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer to measure.")] = Path(
+        "artifacts/tokenizer/vq"
+    ),
+    out: Annotated[Path, typer.Option(help="The evaluation to publish.")] = Path("artifacts/evaluation/vq"),
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Measure one tokenizer on the test split, beside floors and a ceiling.
+
+    Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
+    --metrics artifacts/metrics/evaluate/lc.json
+    """
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.params.base import load_params
+    from vqpipe.params.evaluate import EvaluateParams
+    from vqpipe.tokenizers.evaluate import evaluate_dataset
+
+    config = load_params(params, "evaluate", EvaluateParams)
+    with stage_run("evaluate", config, inputs=[dataset, clip, tokenizer]) as run:
+        result = evaluate_dataset(dataset, clip, tokenizer, config)
+        run.published(result.write(out))
+        run.metrics(metrics, result.metrics)
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,221 @@
+"""The evaluate stage: outputs and specs, byte-identical re-runs, messages on bad params and inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
+
+from stages.evaluate import app
+from vqpipe.artifacts.publish import file_digest, read_manifest
+from vqpipe.artifacts.specs.evaluation import EVALUATION
+from vqpipe.data.build import build_dataset
+from vqpipe.errors import DataError
+from vqpipe.params.base import validate
+from vqpipe.params.dataset import DatasetParams
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers import build
+from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tokenizers.evaluate import evaluate_folder
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision import towers
+from vqpipe.vision.clip import Clip, write_clip
+
+NUM_IMAGES = {"train": 40, "validation": 2, "test": 20}
+EVALUATE: dict[str, Any] = {
+    "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 100,
+    "perceptual": {"kind": "clip", "layers": [0, 1]},
+    "distances": {"features": "clip", "num_subsets": 3, "subset_images": 8, "num_neighbours": 3, "seed": 0},
+    "floors": {"num_patches": 256, "num_iterations": 2, "max_num_codes": 256},
+    "examples": {"num_images": 2, "num_codes": 3, "num_patches": 2},
+}  # fmt: skip
+TOKENIZER: dict[str, Any] = {
+    "prior": "none", "resolution": 16, "seed": 0, "augment": {"crop": "centre", "flip": False},
+    "trunk": {
+        "patch": 2, "channels": 8, "channel_multipliers": [1, 1], "num_blocks": 1, "attention_levels": [],
+        "middle": False, "middle_attention": False, "latent_channels": 4, "dropout": 0.0,
+    },
+    "quantizer": {
+        "kind": "vq", "num_codes": 16, "dim": 4, "beta": 0.25, "beta_on": "commitment", "init": "uniform",
+    },
+    "losses": {
+        "reconstruction": {"l1": 1.0, "l2": 0.0}, "perceptual": {"kind": "none"}, "perceptual_weight": 0.0,
+        "quantizer_weight": 1.0,
+        "adversarial": {
+            "weight": 0.0, "start": 1.0, "warmup": 0.0, "max_adaptive_weight": 1.0,
+            "discriminator": {"channels": 8, "num_layers": 1, "norm": "group"},
+        },
+    },
+    "training": {
+        "num_steps": 1, "batch_size": 1, "learning_rate": 1e-3, "betas": [0.5, 0.9], "weight_decay": 0.0,
+        "warmup_fraction": 0.0, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.0,
+        "precision": "fp32", "log_every": 1, "checkpoint_every": 1,
+    },
+}  # fmt: skip
+CLIP_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+    },
+    "preprocess_cfg": {
+        "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest",
+    },
+}  # fmt: skip
+
+
+def picture(index: int) -> Image.Image:
+    coarse = numpy_rng(index, "picture").integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((16, 16), Image.Resampling.BILINEAR)
+
+
+def write_params(path: Path, section: dict[str, Any]) -> Path:
+    with path.open("w", encoding="utf-8") as stream:
+        YAML().dump({"evaluate": section}, stream)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset, a CLIP and a tokenizer, all with fresh weights, and a params file."""
+    root = tmp_path_factory.mktemp("evaluate")
+    index = 0
+    for split, count in NUM_IMAGES.items():
+        (root / "raw" / split).mkdir(parents=True)
+        for _ in range(count):
+            picture(index).save(root / "raw" / split / f"{index:03d}.png")
+            index += 1
+    source = {
+        "kind": "image_folder", "path": str(root / "raw"), "splits": {name: name for name in NUM_IMAGES},
+        "holdout": {"validation": 0.0, "test": 0.0, "seed": 0}, "classes": "none", "templates": ["a picture"],
+    }  # fmt: skip
+    section = {
+        "source": source, "resize": {"short_side": 16, "filter": "box", "too_small": "upscale"},
+        "max_bad_fraction": 0.0, "max_pixels": 4096, "shard_bytes": 1 << 20,
+    }  # fmt: skip
+    build_dataset(validate(section, "dataset", DatasetParams), root / "dataset")
+    torch.manual_seed(0)
+    model = towers.build_model(CLIP_CONFIG["model_cfg"], "tiny")
+    write_clip(root / "clip", model, CLIP_CONFIG, name="tiny", tag="fresh", fitted_on=None)
+    config = validate(TOKENIZER, "tokenizer", TokenizerParams)
+    Tokenizer(config, build(config.quantizer, None)).save(root / "tokenizer", {})
+    write_params(root / "params.yaml", EVALUATE)
+    return root
+
+
+def run(inputs: Path, out: Path, params: Path | None = None, **changes: Path) -> Result:
+    options = {
+        "dataset": inputs / "dataset", "clip": inputs / "clip", "tokenizer": inputs / "tokenizer",
+        "out": out, "metrics": out.with_name(f"{out.name}.json"), "params": params or inputs / "params.yaml",
+    } | changes  # fmt: skip
+    return CliRunner().invoke(
+        app, [text for name, path in options.items() for text in (f"--{name}", str(path))]
+    )
+
+
+def test_it_publishes_the_evaluation_and_the_metrics_and_runs_again_to_the_same_bytes(
+    inputs: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for out in (first, second):
+        result = run(inputs, out)
+        assert result.exit_code == 0, result.output
+    manifest = read_manifest(first, EVALUATION)
+    assert manifest.facts["num_images"] == NUM_IMAGES["test"]
+    assert manifest.files == read_manifest(second, EVALUATION).files
+    assert file_digest(tmp_path / "first.json") == file_digest(tmp_path / "second.json")
+    metrics = json.loads((tmp_path / "first.json").read_text(encoding="utf-8"))
+    assert metrics["bits_per_image"] == 4 * 4 * 4
+    assert metrics["codes"]["code"]["num_tokens"] == NUM_IMAGES["test"] * 16
+    assert {"psnr", "ssim", "l1", "l2", "clip_distance", "fd_clip", "kd_clip"} <= set(metrics)
+    assert set(metrics["floors"]) == {"block_mean", "patch_kmeans"}
+    assert metrics["protocol"]["distance_images"] == 20
+    assert "fid" not in metrics
+    assert (tmp_path / "first.lineage.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_bootstraps": 100}, "evaluate.num_bootstraps is not a field; did you mean num_bootstrap?"),
+        ({"batch_size": 0}, "evaluate.batch_size"),
+        ({"perceptual": {"kind": "vgg"}}, "evaluate.perceptual"),
+        ({"perceptual": {"kind": "clip", "layers": [0, 9]}}, "perceptual layers do not fit CLIP"),
+    ],
+)
+def test_bad_params_exit_2_with_their_name_and_publish_nothing(
+    inputs: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    params = write_params(tmp_path / "params.yaml", EVALUATE | change)
+    result = run(inputs, tmp_path / "out", params)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_inception_and_lpips_without_weights_exit_2_naming_the_file(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for change, file in (
+        ({"distances": EVALUATE["distances"] | {"features": "inception"}}, "weights-inception"),
+        ({"perceptual": {"kind": "lpips", "net": "alex"}}, "alexnet-owt"),
+    ):
+        result = run(inputs, tmp_path / "out", write_params(tmp_path / "params.yaml", EVALUATE | change))
+        assert result.exit_code == 2
+        assert file in result.output
+
+
+def test_a_missing_input_exits_2_with_the_next_command(inputs: Path, tmp_path: Path) -> None:
+    result = run(inputs, tmp_path / "out", tokenizer=tmp_path / "none")
+    assert result.exit_code == 2
+    assert "dvc repro" in result.output
+
+
+def test_a_drawn_sample_of_the_test_split_is_seeded(inputs: Path, tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.yaml", EVALUATE | {"num_images": 12})
+    assert run(inputs, tmp_path / "out", params).exit_code == 0
+    metrics = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert metrics["protocol"]["num_images"] == metrics["protocol"]["distance_images"] == 12
+
+
+def test_ones_own_folder_is_measured_with_bad_files_counted(inputs: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(inputs / "raw" / "test", images / "deep")
+    Image.new("RGB", (40, 24), (10, 200, 30)).save(images / "wide.jpg")
+    (images / "broken.png").write_bytes(b"not an image")
+    (images / "notes.txt").write_text("not looked at")
+    metrics = evaluate_folder(images, inputs / "tokenizer", inputs / "clip")
+    assert metrics["protocol"]["num_images"] == NUM_IMAGES["test"] + 1
+    assert sum(metrics["left_out"].values()) == 1
+    assert {"psnr", "clip_distance", "fd_clip"} <= set(metrics)
+    without = evaluate_folder(images, inputs / "tokenizer")
+    assert without["psnr"] == metrics["psnr"]
+    assert "clip_distance" not in without
+    assert "fd_clip" not in without
+
+
+def test_a_folder_without_images_is_refused(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no usable image"):
+        evaluate_folder(tmp_path, inputs / "tokenizer")
+    with pytest.raises(DataError, match="not a folder"):
+        evaluate_folder(tmp_path / "absent", inputs / "tokenizer")
+
+
+def test_one_pass_of_the_clip_equals_two(inputs: Path) -> None:
+    clip = Clip.load(inputs / "clip")
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        embedding, blocks = clip.encode_image_and_blocks(images, (0, 1))
+        torch.testing.assert_close(embedding, clip.encode_image(images))
+        for block, other in zip(blocks, clip.perceptual_features(images, (0, 1)), strict=True):
+            torch.testing.assert_close(block, other)

@@ -1,0 +1,55 @@
+"""Params of the `evaluate` stage: one protocol for every tokenizer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vqpipe.params.base import Params
+from vqpipe.params.distances import DistanceParams
+from vqpipe.params.perceptual import PerceptualParams
+
+
+class FloorsParams(Params):
+    """The reconstructions that need no learning, beside which every tokenizer is shown."""
+
+    num_patches: Annotated[int, Field(ge=1)]
+    """Raw patches of training images that k-means is fitted to (at most; drawn at random)."""
+    num_iterations: Annotated[int, Field(ge=1)]
+    """Lloyd iterations of that k-means."""
+    max_num_codes: Annotated[int, Field(ge=2)]
+    """Largest K of that k-means; a tokenizer with more bits per position is shown beside a capped floor,
+    named so."""
+
+
+class ExampleParams(Params):
+    """What is kept as pictures for the report."""
+
+    num_images: Annotated[int, Field(ge=0)]
+    """Reconstructions kept of each kind: worst, median and best by PSNR, and random."""
+    num_codes: Annotated[int, Field(ge=0)]
+    """Most used codes, per group, for which patches are kept."""
+    num_patches: Annotated[int, Field(ge=0)]
+    """Patches kept for each of these codes."""
+
+
+class EvaluateParams(Params):
+    """The `evaluate` section."""
+
+    seed: Annotated[int, Field(ge=0)]
+    """Seed of the bootstrap, the floors' k-means, the train halves and the random examples."""
+    num_images: Annotated[int, Field(ge=1)] | None = None
+    """First test images that are measured; null measures the whole test split."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images per forward pass; results agree to rounding for any value."""
+    num_bootstrap: Annotated[int, Field(ge=100)]
+    """Bootstrap resamples of each 95 % interval."""
+    perceptual: PerceptualParams
+    """The per-image perceptual distance."""
+    distances: DistanceParams
+    """The distances between sets of images."""
+    floors: FloorsParams
+    """The reconstructions that need no learning."""
+    examples: ExampleParams
+    """What is kept as pictures for the report."""

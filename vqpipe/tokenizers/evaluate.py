@@ -1,0 +1,173 @@
+"""What is evaluated: a dataset's test split (the stage), images in memory, or anyone's own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vqpipe.data.images import BadImage, byte_limit, decode, resize, target_shape
+from vqpipe.data.loader import ImageSplit
+from vqpipe.errors import DataError
+from vqpipe.params.distances import DistanceParams
+from vqpipe.params.evaluate import EvaluateParams, ExampleParams, FloorsParams
+from vqpipe.params.perceptual import ClipPerceptualParams, NoPerceptual
+from vqpipe.runtime.device import device
+from vqpipe.runtime.preflight import need_memory
+from vqpipe.runtime.progress import track
+from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tokenizers.judges import Coder, Images, Judges
+from vqpipe.tokenizers.measure import Evaluation, evaluate
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from vqpipe.vision.clip import Clip
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """Some images of a split, centre-cropped: all of it, or `positions` of it."""
+
+    split: ImageSplit
+    positions: np.ndarray
+
+    @classmethod
+    def draw(cls, split: ImageSplit, count: int | None, seed: int) -> SplitImages:
+        """`count` images drawn at random and put in the split's order; all of them for None or a smaller
+        split."""
+        total = len(split)
+        if count is None or count >= total:
+            return cls(split, np.arange(total))
+        return cls(split, np.sort(numpy_rng(seed, "images").choice(total, count, replace=False)))
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.split.ids[i] for i in self.positions]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, positions: np.ndarray) -> UInt8[Tensor, "n 3 r r"]:
+        return self.split.gather(self.positions[positions], None, "centre", False)
+
+
+@dataclass(frozen=True)
+class MemoryImages:
+    """Images held in memory."""
+
+    ids: Sequence[str]
+    pixels: UInt8[Tensor, "n 3 r r"]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, positions: np.ndarray) -> UInt8[Tensor, "n 3 r r"]:
+        return self.pixels[torch.from_numpy(np.asarray(positions, dtype=np.int64))]
+
+
+def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: EvaluateParams) -> Evaluation:
+    """Measure a published tokenizer on the test split of a published data set; see `measure.evaluate`.
+
+    Raises:
+        ArtifactError: an input that is missing or of another version.
+        SetupError: weights that the params ask for and that are not on disk.
+    """
+    from vqpipe.vision.clip import Clip
+
+    where = device()
+    judges = Judges.load(config, Clip.load(clip, where), where)
+    model = Tokenizer.from_pretrained(tokenizer, where)
+    test = ImageSplit.open(dataset, "test", model.resolution)
+    train = ImageSplit.open(dataset, "train", model.resolution)
+    drawn = SplitImages.draw(test, config.num_images, config.seed)
+    return evaluate(model, drawn, config, judges, SplitImages.draw(train, None, config.seed))
+
+
+def evaluate_images(images: Images, tokenizer: Coder, clip: Clip | None, where: torch.device) -> Evaluation:
+    """Measure a tokenizer on images of its resolution with the settings of `folder_params`: no training
+    images, so no k-means floor and no ceiling; without a CLIP no distances and no perceptual distance."""
+    config = folder_params(len(images), clip.num_blocks if clip is not None else 0)
+    judges = Judges(None, None, where) if clip is None else Judges.load(config, clip, where)
+    return evaluate(tokenizer, images, config, judges, split="images")
+
+
+def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> dict[str, Any]:
+    """Metrics of a published tokenizer on a folder of images (looked through to its depths), as plain JSON
+    content.
+
+    Images are scaled so that the shorter side is the tokenizer's resolution (area-true, antialiased) and
+    centre-cropped. Files that are not usable images are left out, counted by reason under `left_out`.
+
+    Raises:
+        DataError: no such folder, or no usable image in it.
+        ArtifactError: the tokenizer or the CLIP cannot be read.
+    """
+    from vqpipe.vision.clip import Clip
+
+    where = device()
+    model = Tokenizer.from_pretrained(tokenizer, where)
+    network = Clip.load(clip, where) if clip is not None else None
+    loaded, left_out = read_folder(images, model.resolution)
+    metrics = evaluate_images(loaded, model, network, where).metrics
+    return {**metrics, "left_out": left_out}
+
+
+def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, int]]:
+    """All usable images under a folder, sorted by name, scaled and centre-cropped; and counts of the others
+    by reason.
+
+    Raises:
+        DataError: no such folder, or no usable image in it.
+        SetupError: the images do not fit into memory.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder of images")
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+    need_memory(len(paths) * 3 * resolution**2, f"{len(paths)} images of {resolution} x {resolution}")
+    ids, pixels, left_out = [], [], dict[str, int]()
+    for path in track(paths, "read images"):
+        try:
+            if path.stat().st_size > byte_limit(MAX_PIXELS):
+                raise BadImage("too_many_bytes", path.name)
+            image = _square(decode(path.read_bytes(), MAX_PIXELS), resolution)
+        except BadImage as bad:
+            left_out[bad.reason] = left_out.get(bad.reason, 0) + 1
+            continue
+        ids.append(path.relative_to(folder).as_posix())
+        pixels.append(torch.from_numpy(image).permute(2, 0, 1))
+    if not ids:
+        raise DataError(
+            f"{folder} holds no usable image", found=left_out or f"{len(paths)} images", choices=SUFFIXES
+        )
+    return MemoryImages(ids, torch.stack(pixels)), left_out
+
+
+def _square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    scaled = resize(image, target_shape(image.shape[0], image.shape[1], side), "lanczos")
+    top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
+    return np.ascontiguousarray(scaled[top : top + side, left : left + side])
+
+
+def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:
+    """The settings for images outside a pipeline: every block of the CLIP, subsets as in the field's habit
+    (at most 1,000 images), no examples."""
+    blocks = tuple(range(num_blocks))
+    subset = max(2, min(1000, num_images // 2))
+    return EvaluateParams(
+        seed=0, num_images=None, batch_size=32, num_bootstrap=1000,
+        perceptual=ClipPerceptualParams(kind="clip", layers=blocks) if blocks else NoPerceptual(kind="none"),
+        distances=DistanceParams(
+            features="clip", num_subsets=50, subset_images=subset, num_neighbours=3, seed=0
+        ),
+        floors=FloorsParams(num_patches=8, num_iterations=1, max_num_codes=2),
+        examples=ExampleParams(num_images=0, num_codes=0, num_patches=0),
+    )  # fmt: skip
