@@ -1,0 +1,40 @@
+"""The tokens stage: every image of every split as indices of one tokenizer."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+
+def main(
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer artifact.")],
+    out: Annotated[Path, typer.Option(help="The tokens artifact to publish.")],
+    dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Encode every image as indices.
+
+    Example: python -m stages.tokens --tokenizer artifacts/tokenizer/vq --out artifacts/tokens/vq
+    """
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.params.base import load_params
+    from vqpipe.params.tokens import TokensParams
+    from vqpipe.runtime.device import device
+    from vqpipe.runtime.distributed import process_group
+    from vqpipe.runtime.env import is_main_process
+    from vqpipe.tokenizers.tokenizer import Tokenizer
+    from vqpipe.tokenizers.tokens import write_tokens
+
+    config = load_params(params, "tokens", TokensParams)
+    with process_group(), stage_run("tokens", config, [dataset, tokenizer]) as run:
+        write_tokens(dataset, Tokenizer.from_pretrained(tokenizer, device()), out, config, device())
+        if is_main_process():
+            run.published(out)
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,56 @@
+"""Small priors and code grids for the tests of the priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqpipe.params.base import validate
+from vqpipe.params.prior import GPTParams, SamplingParams
+from vqpipe.priors.gpt import GPT
+from vqpipe.runtime.seeds import seed_everything, torch_rng
+
+GRID = (3, 4)
+ONE, TWO = (11,), (7, 13)
+PLAIN = SamplingParams(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0)
+
+
+def params(**changes: Any) -> GPTParams:
+    content: dict[str, Any] = {
+        "kind": "gpt", "tokenizer": "vq", "seed": 0, "condition": "class", "label_drop": 0.1,
+        "token_noise": 0.0, "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1},
+        "training": {
+            "num_steps": 4, "batch_size": 4, "learning_rate": 0.01, "betas": [0.9, 0.95],
+            "weight_decay": 0.01,
+            "warmup_fraction": 0.0, "final_lr_fraction": 1.0, "clip_grad_norm": 1.0,
+            "ema_decay": 0.0, "precision": "fp32", "log_every": 2, "checkpoint_every": 2,
+        },
+        "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0},
+        "num_samples": 16,
+        "distances": {
+            "features": "clip", "num_subsets": 2, "subset_images": 8, "num_neighbours": 3, "seed": 0,
+        },
+    }  # fmt: skip
+    return validate({**content, **changes}, "prior", GPTParams)
+
+
+def model(num_codes: Sequence[int], num_classes: int = 3, **changes: Any) -> GPT:
+    """A small model whose logits are far from uniform, in eval mode."""
+    seed_everything(0, "test")
+    made = GPT(params(**changes), num_codes, GRID, num_classes)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return made.eval()
+
+
+def images(num_codes: Sequence[int], count: int = 5) -> Tensor:
+    rng = torch_rng(1, "images")
+    return torch.stack([torch.randint(k, (count, *GRID), generator=rng) for k in num_codes], dim=1)
+
+
+def labels(count: int = 5) -> Tensor:
+    return torch.arange(count) % 3

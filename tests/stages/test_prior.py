@@ -1,0 +1,189 @@
+"""The prior stage: outputs and their specs, byte-identical re-runs, loading, messages."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
+
+from stages.prior import app
+from stages.tokens import app as tokens_app
+from tests.tiny import CLASSES, write_dataset, write_tiny_clip, write_tokenizer
+from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
+from vqpipe.artifacts.tables import read_table
+from vqpipe.data.images import decode_png
+from vqpipe.data.loader import to_uint8
+from vqpipe.priors.generator import load_generator
+from vqpipe.priors.samples import draw_samples
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokens import TokenSet
+
+NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
+COMMON: dict[str, Any] = {
+    "seed": 0, "condition": "class", "label_drop": 0.1, "token_noise": 0.0,
+    "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+    "training": {
+        "num_steps": 40, "batch_size": 16, "learning_rate": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.01,
+        "warmup_fraction": 0.1, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.9,
+        "precision": "fp32", "log_every": 10, "checkpoint_every": 20,
+    },
+    "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5},
+    "num_samples": 20,
+    "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
+}  # fmt: skip
+PAIRS = {
+    "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
+    "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
+              "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0}},
+    "undropped": {"kind": "gpt", "tokenizer": "tiny", "label_drop": 0.0},
+    "misspelt": {"kind": "gpt", "tokenizer": "tiny", "model": {"num_layer": 3}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prior_stage")
+    write_dataset(root, NUM_IMAGES)
+    write_tokenizer(root / "tokenizer")
+    write_tokenizer(root / "larger", num_codes=32)
+    write_tiny_clip(root / "clip")
+    with (root / "params.yaml").open("w") as stream:
+        YAML().dump({"prior": {"common": COMMON, "pairs": PAIRS}, "tokens": {"batch_size": 8}}, stream)
+    for name in ("tokenizer", "larger"):
+        arguments = [
+            f"--dataset={root / 'dataset'}",
+            f"--tokenizer={root / name}",
+            f"--params={root / 'params.yaml'}",
+        ]
+        result = CliRunner().invoke(tokens_app, [*arguments, f"--out={root / ('tokens_of_' + name)}"])
+        assert result.exit_code == 0, result.output
+    return root
+
+
+def run(inputs: Path, out: Path, pair: str = "tiny-gpt", tokens: str = "tokens_of_tokenizer") -> Result:
+    arguments = {
+        "pair": pair, "dataset": inputs / "dataset", "clip": inputs / "clip",
+        "tokenizer": inputs / "tokenizer", "tokens": inputs / tokens,
+        "params": inputs / "params.yaml", "out": out / "generator",
+        "metrics": out / "metrics.json", "curves": out / "curves.csv",
+    }  # fmt: skip
+    return CliRunner().invoke(
+        app, [text for name, path in arguments.items() for text in (f"--{name}", str(path))]
+    )
+
+
+@pytest.fixture(scope="module")
+def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prior_out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQPIPE_SCRATCH", str(out / "scratch"))
+        result = run(inputs, out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
+    metrics = json.loads((done / "metrics.json").read_text())
+    assert metrics["bits_per_image"] == pytest.approx(16 * metrics["bits_per_token"])
+    assert metrics["fixed_length_bits_per_token"] == 4
+    assert metrics["bits_per_token"] < metrics["unigram_bits_per_token"] < 4.1
+    for name in ("samples", "unigram_samples", "reconstructions"):
+        expected = {"fd_clip", "kd_clip", "kd_clip_std", "precision_clip", "recall_clip"}
+        assert set(metrics[name]) == expected
+        assert all(math.isfinite(v) for v in metrics[name].values())
+    assert metrics["num_samples"] == 20
+    assert metrics["weights"] == "ema"
+    near = metrics["nearest_train"]
+    assert near["num_compared"] == 20
+    assert 0 < near["samples"]["same_codes"] <= 1
+    assert near["rmse_ratio"] == pytest.approx(near["samples"]["rmse"] / near["reconstructions"]["rmse"])
+    assert "second" not in (done / "metrics.json").read_text()
+
+
+def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) -> None:
+    manifest = read_manifest(done / "generator", GENERATOR)
+    assert manifest.facts["averaged"] is True
+    assert manifest.facts["num_codes"] == [16]
+    samples = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    assert len(samples) == 20
+    assert {row["label_name"] for row in samples} == set(CLASSES)
+    nearest = read_table(done / "generator" / "nearest.parquet", NEAREST).to_pylist()
+    assert len(nearest) == 16
+    assert all(row["rmse"] >= 0 for row in nearest)
+    assert nearest[3]["sample"] == samples[3]["image"]
+    assert decode_png(nearest[0]["train"]).shape == (
+        16,
+        16,
+        3,
+    )
+    assert decode_png((done / "generator" / "samples.png").read_bytes()).shape == (3 * 18 - 2, 8 * 18 - 2, 3)
+    cost = json.loads((done / "generator.cost.json").read_text())
+    assert cost["sampled_tokens_per_second"] > 0
+    assert cost["training_seconds"] > 0
+    header = (done / "curves.csv").read_text().splitlines()
+    assert header[0].startswith("step,")
+    assert "main/bits_per_token" in header[0]
+    assert len(header) == 5
+
+
+def test_a_loaded_generator_draws_the_published_samples(inputs: Path, done: Path) -> None:
+    prior = load_generator(done / "generator")
+    rows = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    labels = torch.tensor([row["label"] for row in rows])
+    drawn = draw_samples(prior, labels, prior.config)
+    assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
+    image = to_uint8(Tokenizer.from_pretrained(inputs / "tokenizer").decode(drawn[:1]))[0]
+    published = torch.from_numpy(decode_png(rows[0]["image"])).permute(2, 0, 1)
+    assert int((image.int() - published.int()).abs().max()) <= 1
+    assert not prior.training
+    assert TokenSet.open(inputs / "tokens_of_tokenizer").grid == prior.grid
+
+
+def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path)
+    assert result.exit_code == 0, result.output
+    first, second = (read_manifest(path / "generator", GENERATOR) for path in (done, tmp_path))
+    assert first == second
+    for name in ("metrics.json", "curves.csv"):
+        assert (done / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path, pair="plain")
+    assert result.exit_code == 0, result.output
+    rows = read_table(tmp_path / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    assert {(row["label"], row["label_name"]) for row in rows} == {(-1, "")}
+    assert load_generator(tmp_path / "generator").num_classes == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pair": "misspelt"},
+            "prior.pairs.misspelt.model.num_layer is not a field; did you mean num_layers?",
+        ),
+        ({"pair": "undropped"}, "guidance other than 1 needs"),
+        ({"pair": "tiny"}, "did you mean tiny-gpt?"),
+        ({"tokens": "tokens_of_larger"}, "the tokens were not made by this tokenizer"),
+        ({"tokens": "nothing"}, "nothing does not exist"),
+    ],
+)
+def test_mistakes_exit_2_with_a_message(
+    inputs: Path, tmp_path: Path, monkeypatch: Any, changes: dict[str, str], message: str
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path, **changes)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert not (tmp_path / "generator").exists()
+    assert not (tmp_path / "metrics.json").exists()

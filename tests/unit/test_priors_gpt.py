@@ -1,0 +1,259 @@
+"""The GPT prior: causality, cache, likelihood, conditions, training on a tiny problem."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, params
+from vqpipe.errors import MismatchError, ParamsError
+from vqpipe.models.transformer import decay_groups
+from vqpipe.priors.condition import Condition
+from vqpipe.priors.gpt import GPT
+from vqpipe.runtime.seeds import seed_everything, torch_rng
+
+GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
+
+
+@GROUPS
+def test_a_later_token_leaves_earlier_logits_unchanged(num_codes: tuple[int, ...]) -> None:
+    prior, tokens = model(num_codes), images(num_codes).flatten(2)
+    before = prior(tokens, labels())
+    for group in range(len(num_codes)):
+        changed = tokens.clone()
+        changed[:, group, 6] = (changed[:, group, 6] + 1) % num_codes[group]
+        after = prior(changed, labels())
+        for old, new in zip(before, after, strict=True):
+            torch.testing.assert_close(old[:, :7], new[:, :7], rtol=0, atol=1e-6)
+            assert (old[:, 7] - new[:, 7]).abs().max() > 1e-3
+
+
+@GROUPS
+def test_cached_steps_give_the_logits_of_the_full_forward(num_codes: tuple[int, ...]) -> None:
+    prior, tokens = model(num_codes), images(num_codes).flatten(2)
+    whole = prior(tokens, labels())
+    for first in (0, 5):  # with and without known tokens in front
+        caches, start = prior._new_caches(5), 0
+        for position in range(first, prior.num_positions):
+            step = prior._next_logits(tokens, labels(), start, position, caches)
+            start = position + 1
+            for group, scores in enumerate(step):
+                torch.testing.assert_close(scores, whole[group][:, position], rtol=0, atol=1e-5)
+
+
+@GROUPS
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_samples_are_the_same_with_and_without_cache(num_codes: tuple[int, ...], guidance: float) -> None:
+    prior, sampling = model(num_codes), PLAIN.model_copy(update={"guidance": guidance})
+    condition = Condition.of_class(labels())
+    cached = prior.sample(condition, 5, torch_rng(0, "s"), sampling)
+    naive = prior.sample(condition, 5, torch_rng(0, "s"), sampling, use_cache=False)
+    assert cached.shape == (5, len(num_codes), *GRID)
+    assert torch.equal(cached, naive)
+    for group, codes in enumerate(num_codes):
+        assert int(cached[:, group].min()) >= 0
+        assert int(cached[:, group].max()) < codes
+
+
+@GROUPS
+def test_seed_decides_samples_and_an_image_does_not_depend_on_its_batch(num_codes: tuple[int, ...]) -> None:
+    prior = model(num_codes)
+    five = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
+    again = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
+    other = prior.sample(Condition.of_class(labels()), 5, torch_rng(1, "s"), PLAIN)
+    two = prior.sample(Condition.of_class(labels(2)), 2, torch_rng(0, "s"), PLAIN)
+    assert torch.equal(five, again)
+    assert not torch.equal(five, other)
+    assert torch.equal(five[:2], two)
+
+
+def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional() -> None:
+    prior = model(ONE)
+    drawn = {
+        scale: prior.sample(
+            Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN.model_copy(update={"guidance": scale})
+        )
+        for scale in (0.0, 1.0, 3.0)
+    }
+    none = prior.sample(Condition.none(), 5, torch_rng(0, "s"), PLAIN)
+    plain = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
+    assert torch.equal(drawn[1.0], plain)
+    assert torch.equal(drawn[0.0], none)
+    assert not torch.equal(drawn[3.0], plain)
+    assert not torch.equal(none, plain)
+
+
+@GROUPS
+@torch.no_grad()
+def test_log_likelihood_is_the_naive_product_of_softmaxes(num_codes: tuple[int, ...]) -> None:
+    prior, batch = model(num_codes), images(num_codes, 2)
+    condition = Condition.of_class(labels(2))
+    found = prior.log_likelihood(batch, condition)
+    assert found.shape == batch.shape
+    tokens = batch.flatten(2)
+    total = 0.0
+    for image in range(2):
+        for position in range(prior.num_positions):
+            # Only the codes before this position are given; the rest are zeros.
+            seen = torch.zeros_like(tokens[image : image + 1])
+            seen[..., :position] = tokens[image, :, :position]
+            for group, logits in enumerate(prior(seen, labels(2)[image : image + 1])):
+                p = logits[0, position].double().exp()
+                total += math.log2(float(p[tokens[image, group, position]] / p.sum()))
+    assert float(found.double().sum()) / math.log(2) == pytest.approx(total, rel=1e-5)
+    expected_loss = -float(found.double().mean(dim=(0, 2, 3)).sum())
+    assert float(prior.loss(batch, condition)) == pytest.approx(expected_loss, rel=1e-5)
+
+
+def test_the_class_changes_the_likelihood_and_no_class_is_the_null_row() -> None:
+    prior, batch = model(ONE), images(ONE)
+    a = prior.log_likelihood(batch, Condition.of_class(torch.zeros(5, dtype=torch.int64)))
+    b = prior.log_likelihood(batch, Condition.of_class(torch.ones(5, dtype=torch.int64)))
+    none = prior.log_likelihood(batch, Condition.none())
+    minus = prior.log_likelihood(batch, Condition.of_class(torch.full((5,), -1)))
+    assert (a - b).abs().max() > 1e-2
+    assert torch.equal(none, minus)
+    assert (a - none).abs().max() > 1e-2
+
+
+@GROUPS
+def test_partial_tokens_are_kept_and_the_rest_follows_from_them(num_codes: tuple[int, ...]) -> None:
+    prior, batch = model(num_codes), images(num_codes)
+    known = batch.clone()
+    known[:, :, 2:] = -1  # the last row is to be drawn
+    drawn = prior.sample(Condition.partial(known, labels()), 5, torch_rng(0, "s"), PLAIN)
+    naive = prior.sample(Condition.partial(known, labels()), 5, torch_rng(0, "s"), PLAIN, use_cache=False)
+    assert torch.equal(drawn[:, :, :2], batch[:, :, :2])
+    assert torch.equal(drawn, naive)
+    whole = prior.sample(Condition.partial(batch), 5, torch_rng(0, "s"), PLAIN)
+    assert torch.equal(whole, batch)
+
+
+def test_an_empty_prefix_is_no_prefix() -> None:
+    prior = model(ONE)
+    nothing = torch.full((5, 1, *GRID), -1)
+    drawn = prior.sample(Condition.partial(nothing, labels()), 5, torch_rng(0, "s"), PLAIN)
+    assert torch.equal(drawn, prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN))
+
+
+def holes() -> Tensor:
+    tokens = images(ONE)
+    tokens[:, :, 0, 1] = -1
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (lambda: Condition("text"), "none, class, partial"),  # type: ignore[arg-type]
+        (lambda: Condition("class"), "wrong parts"),
+        (lambda: Condition("none", labels=labels()), "wrong parts"),
+        (lambda: Condition.of_class(labels() + 3), "0 to 2"),
+        (lambda: Condition.of_class(labels() - 2), "0 to 2"),
+        (lambda: Condition.of_class(labels(4)), "one label per image"),
+        (lambda: Condition.partial(holes()), "raster order"),
+        (lambda: Condition.partial(images(ONE) + 9), "codebook"),
+        (lambda: Condition.partial(images(ONE)[:, :, :2]), "wrong shape"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(condition: Any, message: str) -> None:
+    with pytest.raises(MismatchError, match=message):
+        model(ONE).sample(condition(), 5, torch_rng(0, "s"), PLAIN)
+
+
+def test_models_refuse_what_they_were_not_made_for() -> None:
+    with pytest.raises(MismatchError, match="unconditional"):
+        model(ONE, condition="none").loss(images(ONE), Condition.of_class(labels()))
+    with pytest.raises(MismatchError, match="0 classes"):
+        model(ONE, num_classes=0)
+    with pytest.raises(MismatchError, match="not made for"):
+        model(ONE).loss(images(TWO), Condition.none())
+    undropped = model(ONE, label_drop=0.0)
+    with pytest.raises(MismatchError, match="null class"):
+        undropped.sample(Condition.none(), 5, torch_rng(0, "s"), PLAIN)
+    guided = PLAIN.model_copy(update={"guidance": 2.0})
+    with pytest.raises(MismatchError, match="guidance"):
+        undropped.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), guided)
+
+
+def test_params_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ParamsError, match="multiple of num_heads"):
+        params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0})
+    sampling = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 2.0}
+    with pytest.raises(ParamsError, match="label_drop above 0"):
+        params(label_drop=0.0, sampling=sampling)
+
+
+@GROUPS
+def test_initial_weights_and_decay_groups_are_the_reference_ones(num_codes: tuple[int, ...]) -> None:
+    seed_everything(0, "init")
+    shape = {"num_layers": 4, "num_heads": 2, "width": 64, "dropout": 0.0}
+    prior = GPT(params(model=shape), num_codes, GRID, 3)
+    assert not prior.positions.any()
+    for weight in (
+        prior.heads[0].weight,
+        prior.code_embeddings[0].weight,
+        prior.shared.blocks[0].mlp[0].weight,
+    ):
+        assert isinstance(weight, Tensor)
+        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.15)
+    assert all(head.bias is None for head in prior.heads)
+    decayed, kept = decay_groups(prior)
+    assert "weight_decay" not in decayed
+    assert kept["weight_decay"] == 0.0
+    linear = {id(m.weight) for m in prior.modules() if isinstance(m, torch.nn.Linear)}
+    assert {id(p) for p in decayed["params"]} == linear  # type: ignore[attr-defined]
+    total = len(decayed["params"]) + len(kept["params"])  # type: ignore[arg-type]
+    assert total == len(list(prior.parameters()))
+
+
+def test_two_streams_share_three_quarters_of_the_layers() -> None:
+    prior = model(TWO)
+    assert len(prior.shared.blocks) == 3
+    assert [len(branch.blocks) for branch in prior.branches] == [1, 1]  # type: ignore[arg-type]
+    assert len(model(ONE).shared.blocks) == 4
+
+
+@GROUPS
+def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ...]) -> None:
+    """Every image of class c is all c: the loss falls far below uniform, and samples follow their label."""
+    seed_everything(0, "learn")
+    shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0}
+    prior = GPT(params(label_drop=0.2, model=shape), num_codes, GRID, 3).train()
+    batch = labels(24)[:, None, None, None].expand(24, len(num_codes), *GRID)
+    optimizer = torch.optim.AdamW(decay_groups(prior), lr=0.01)
+    uniform = sum(math.log(k) for k in num_codes)
+    assert float(prior.loss(batch, Condition.of_class(labels(24))).detach()) == pytest.approx(
+        uniform, rel=0.05
+    )
+    for _ in range(60):
+        loss = prior.loss(batch, Condition.of_class(labels(24)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.3 * uniform
+    top = PLAIN.model_copy(update={"top_k": 1})
+    drawn = prior.eval().sample(Condition.of_class(labels(6)), 6, torch_rng(0, "s"), top)
+    assert torch.equal(drawn, labels(6)[:, None, None, None].expand_as(drawn))
+
+
+def test_label_drop_and_token_noise_act_in_training_only() -> None:
+    prior, batch = model(ONE, label_drop=0.9, token_noise=0.9, model={
+        "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0,
+    }), images(ONE)  # fmt: skip
+    condition = Condition.of_class(labels())
+    still = float(prior.loss(batch, condition).detach())
+    assert float(prior.loss(batch, condition).detach()) == still
+    prior.train()
+    torch.manual_seed(0)
+    noisy = {round(float(prior.loss(batch, condition).detach()), 6) for _ in range(4)}
+    assert len(noisy) == 4
+
+
+def test_sampling_in_training_mode_is_our_own_bug() -> None:
+    with pytest.raises(RuntimeError, match="eval mode"):
+        model(ONE).train().sample(Condition.none(), 1, torch_rng(0, "s"), PLAIN)

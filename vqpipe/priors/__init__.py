@@ -1,0 +1,1 @@
+"""Generators over a tokenizer's tokens: `loss(batch, condition)` and `sample(condition, n, generator, …)`."""

@@ -1,0 +1,117 @@
+"""A trained prior as an artifact: `save_generator` with its pictures, `load_generator` for its users.
+
+prior = load_generator(Path("artifacts/generator/vq-gpt"))
+indices = prior.sample(Condition.of_class(labels), len(labels), torch_rng(0, "mine"), prior.config.sampling)
+images = tokenizer.decode(indices)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor
+
+from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, PRIOR_WEIGHTS, SAMPLES
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.data.images import encode_png
+from vqpipe.params.base import validate
+from vqpipe.params.prior import GPTParams
+from vqpipe.priors.gpt import GPT
+from vqpipe.priors.train import PRIORS
+
+GRID_COLUMNS, GRID_GAP = 8, 2
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a generator's folder shows; all images are uint8 RGB of shape (3, H, W)."""
+
+    samples: UInt8[Tensor, "n 3 H W"]
+    indices: Int64[Tensor, "n g h w"]
+    labels: Int64[Tensor, " n"]
+    """The classes that the samples were asked for, -1 for none."""
+    unigram: UInt8[Tensor, "n 3 H W"]
+    nearest: UInt8[Tensor, "m 3 H W"]
+    """The training image nearest to each of the first m samples."""
+    nearest_ids: Sequence[str]
+    rmse: Float64[Tensor, " m"]
+    same_codes: Float64[Tensor, " m"]
+
+
+def contact_sheet(
+    images: UInt8[Tensor, "n 3 H W"], columns: int = GRID_COLUMNS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Images in rows of `columns`, with white lines between them and white in the places left over."""
+    count, _, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    tall, wide = height + GRID_GAP, width + GRID_GAP
+    sheet = np.full((rows * tall - GRID_GAP, columns * wide - GRID_GAP, 3), 255, dtype=np.uint8)
+    for at, image in enumerate(_pixels(images)):
+        top, left = (at // columns) * tall, (at % columns) * wide
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_generator(
+    folder: Path, prior: GPT, classes: Sequence[str], averaged: bool, pictures: Pictures
+) -> None:
+    """Publish a prior, whose weights are averaged ones or the last, with its samples."""
+    facts: dict[str, Any] = {
+        "params": prior.config.model_dump(mode="json"),
+        "num_codes": list(prior.num_codes),
+        "grid": list(prior.grid),
+        "groups": prior.groups,
+        "num_classes": prior.num_classes,
+        "classes": list(classes),
+        "averaged": averaged,
+    }
+    with publish_folder(folder, GENERATOR, facts) as partial:
+        write_tensors(partial / "model.safetensors", PRIOR_WEIGHTS, prior.state_dict(), facts)
+        (partial / "samples.png").write_bytes(encode_png(contact_sheet(pictures.samples)))
+        (partial / "unigram.png").write_bytes(encode_png(contact_sheet(pictures.unigram)))
+        names = ["" if label < 0 else classes[label] for label in pictures.labels.tolist()]
+        pngs = [encode_png(image) for image in _pixels(pictures.samples)]
+        samples = {
+            "image": pngs,
+            "label": pictures.labels.to(torch.int32).numpy(),
+            "label_name": names,
+            "indices": pictures.indices.flatten(1).tolist(),
+        }
+        write_table(partial / "samples.parquet", SAMPLES, to_table(SAMPLES, samples))
+        few = len(pictures.nearest)
+        nearest = {
+            "sample": pngs[:few],
+            "train": [encode_png(image) for image in _pixels(pictures.nearest)],
+            "train_id": list(pictures.nearest_ids),
+            "rmse": pictures.rmse.tolist(),
+            "same_codes": pictures.same_codes.tolist(),
+        }
+        write_table(partial / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
+
+
+def load_generator(folder: Path, device: torch.device | str = "cpu") -> GPT:
+    """Read a published prior, in eval mode.
+
+    Raises:
+        ArtifactError: no such artifact, or one that is damaged or of another version.
+    """
+    read_manifest(folder, GENERATOR)
+    tensors, facts = read_tensors(folder / "model.safetensors", PRIOR_WEIGHTS)
+    config = validate(facts["params"], "params", GPTParams, str(folder))
+    height, width = facts["grid"]
+    prior = PRIORS[config.kind](config, tuple(facts["num_codes"]), (height, width), facts["num_classes"])
+    prior.load_state_dict(tensors)
+    return prior.to(device).eval().requires_grad_(False)
+
+
+def _pixels(images: UInt8[Tensor, "n 3 H W"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    return [np.ascontiguousarray(image) for image in images.permute(0, 2, 3, 1).numpy()]

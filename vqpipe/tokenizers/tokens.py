@@ -1,0 +1,180 @@
+"""Every image of every split as indices, written and read as one artifact.
+
+Letters: n images, g groups of codes, h w the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.specs.dataset import DATASET
+from vqpipe.artifacts.specs.tokens import CODES, TOKENS
+from vqpipe.artifacts.tables import ShardWriter, iter_batches, schema_of
+from vqpipe.data.loader import ImageSplit, to_float
+from vqpipe.errors import ArtifactError
+from vqpipe.params.tokens import TokensParams
+from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
+from vqpipe.runtime.progress import progress_bar
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+CHUNK_ROWS = 1024
+"""Rows that the ranks share and that are written at once; fixed, so that no shard depends on the ranks."""
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """The tokens artifact without its rows; `TokenSet.open(folder)`, then `.split(name)`."""
+
+    folder: Path
+    groups: int
+    num_codes: tuple[int, ...]
+    grid: tuple[int, int]
+    classes: tuple[str, ...]
+    """Names of the classes; empty where the images have none."""
+    facts: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenSet:
+        """Read the manifest.
+
+        Raises:
+            ArtifactError: missing, damaged, or of another version.
+        """
+        facts = read_manifest(folder, TOKENS).facts
+        height, width = facts["grid"]
+        return cls(
+            folder,
+            int(facts["groups"]),
+            tuple(facts["num_codes"]),
+            (height, width),
+            tuple(facts["classes"]),
+            facts,
+        )
+
+    def split(self, name: str) -> TokenSplit:
+        """Read one split whole: 4 bytes an index, so ImageNet's 1.28 M x 256 is 1.3 GB.
+
+        Raises:
+            ArtifactError: no such split, or rows that do not have the manifest's grid.
+        """
+        if name not in self.facts["splits"]:
+            raise ArtifactError(f"{self.folder} has no split {name}", choices=list(self.facts["splits"]))
+        paths = [self.folder / shard for shard in self.facts["splits"][name]["shards"]]
+        batches = [batch for path in paths for batch in iter_batches(path, CODES)]
+        table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else schema_of(CODES))
+        values = table["indices"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        shape = (table.num_rows, self.groups, *self.grid)
+        if values.size != np.prod(shape):
+            raise ArtifactError(
+                f"{self.folder}: {name} does not have the manifest's grid",
+                found=f"{values.size} indices in {table.num_rows} rows", expected=f"{shape[1:]} a row",
+                run="dvc repro tokens",
+            )  # fmt: skip
+        return TokenSplit(
+            name, table["image_id"].to_pylist(), torch.from_numpy(table["label"].to_numpy().astype(np.int64)),
+            torch.from_numpy(np.array(values.reshape(shape), dtype=np.int32)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """The rows of one split in the dataset's order; `indices` is int32 of (n, g, h, w); label -1 is none."""
+
+    name: str
+    ids: list[str]
+    labels: Int64[Tensor, " n"]
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, count: int) -> TokenSplit:
+        """The first `count` rows."""
+        return TokenSplit(self.name, self.ids[:count], self.labels[:count], self.indices[:count])
+
+    def batch(self, rows: np.ndarray | slice) -> tuple[Int64[Tensor, "b g h w"], Int64[Tensor, " b"]]:
+        """Indices and labels of some rows."""
+        chosen = rows if isinstance(rows, slice) else torch.from_numpy(np.array(rows))
+        return self.indices[chosen].long(), self.labels[chosen]
+
+
+def write_tokens(
+    dataset: Path, tokenizer: Tokenizer, out: Path, config: TokensParams, device: torch.device
+) -> dict[str, Any]:
+    """Encode every image (centre crop at the tokenizer's resolution) and publish the tokens; rank 0 writes.
+
+    Images are encoded in fixed batches that the ranks share out, so that the ranks' number changes no bytes.
+
+    Returns:
+        The manifest's facts.
+
+    Raises:
+        ArtifactError: the dataset is missing or of another version.
+    """
+    manifest = read_manifest(dataset, DATASET)
+    splits = [name for name in SPLITS if name in manifest.facts["splits"]]
+    opened = {name: ImageSplit.open(dataset, name, tokenizer.resolution) for name in splits}
+    first = opened[splits[0]]
+    facts: dict[str, Any] = {
+        "groups": tokenizer.groups, "grid": list(tokenizer.grid), "num_codes": list(tokenizer.num_codes),
+        "resolution": tokenizer.resolution, "classes": list(first.class_names),
+        "splits": {},
+        "tokenizer": {"quantizer": tokenizer.config.quantizer.kind},
+    }  # fmt: skip
+    with progress_bar("tokens", sum(len(split) for split in opened.values())) as bar:
+        if not is_main():
+            for split in opened.values():
+                for _ in _encoded(split, tokenizer, config.batch_size, device):
+                    pass
+            barrier()
+            return facts
+        with publish_folder(out, TOKENS, facts) as folder:
+            for name, split in opened.items():
+                writer = ShardWriter(folder, name, CODES)
+                for start, indices in _encoded(split, tokenizer, config.batch_size, device):
+                    writer.write(_rows(split, name, start, indices))
+                    bar.advance(len(indices))
+                writer.close()
+                facts["splits"][name] = {"images": writer.rows, "shards": writer.shards}
+    barrier()
+    return facts
+
+
+def _encoded(
+    split: ImageSplit, tokenizer: Tokenizer, batch_size: int, device: torch.device
+) -> Iterator[tuple[int, Int64[Tensor, "n g h w"]]]:
+    """Yield each chunk's first row and its indices; batch j of a chunk is the work of rank j mod ranks."""
+    for start in range(0, len(split), CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, len(split))
+        chunk = torch.zeros(stop - start, tokenizer.groups, *tokenizer.grid, dtype=torch.int64, device=device)
+        for number, low in enumerate(range(start, stop, batch_size)):
+            if number % world_size() == rank():
+                high = min(low + batch_size, stop)
+                images = to_float(split.images(low, high)).to(device)
+                chunk[low - start : high - start] = tokenizer.encode(images)
+        yield start, all_reduce_sum(chunk).cpu()
+
+
+def _rows(split: ImageSplit, name: str, start: int, indices: Int64[Tensor, "n g h w"]) -> pa.Table:
+    stop = start + len(indices)
+    flat = indices.flatten(1).to(torch.int32).numpy()
+    offsets = np.arange(0, flat.size + 1, flat.shape[1], dtype=np.int32)
+    return pa.table(
+        {
+            "image_id": split.ids[start:stop], "split": [name] * len(flat),
+            "label": pa.array(np.asarray(split.labels[start:stop]).astype(np.int32)),
+            "indices": pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.reshape(-1))),
+        },
+        schema=schema_of(CODES),
+    )  # fmt: skip
