@@ -1,0 +1,60 @@
+"""Params of the `tokenizer` stage: one trunk, one schedule, one quantizer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vqpipe.params.base import Params
+from vqpipe.params.losses import LossParams
+from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.params.training import TrainingParams
+from vqpipe.params.trunk import TrunkParams
+
+PRIOR_OF = {"vqct": "words", "lc": "patches"}
+"""The prior that each quantizer needs; those not listed learn their codes and take `none`."""
+
+
+class AugmentParams(Params):
+    """How training images are cut and mirrored."""
+
+    crop: Literal["random", "centre"]
+    """Where the square is cut from a stored image that is larger than the resolution."""
+    flip: bool
+    """Mirror each image with probability 1/2."""
+
+
+class TokenizerParams(Params):
+    """One variant: `tokenizer.common` with `tokenizer.variants.NAME` merged over it."""
+
+    prior: Literal["none", "words", "patches"]
+    """Which codebook prior the variant reads: `artifacts/prior/<prior>`."""
+    resolution: Annotated[int, Field(ge=8)]
+    """Side of the square images in pixels."""
+    trunk: TrunkParams
+    latent_init: Literal["standard", "whiten"]
+    """The 1x1 convolution before the quantizer at the start: `standard` (the layer's own, as in the papers), or
+    `whiten`: set on the first training images so that the latent has mean 0 and identity covariance."""
+    quantizer: QuantizerParams
+    losses: LossParams
+    training: TrainingParams
+    augment: AugmentParams
+    seed: Annotated[int, Field(ge=0)]
+    """Seed of weights, batches and augmentation; the variants of one run share it and so share their data order."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TokenizerParams:
+        if self.resolution % self.trunk.downsampling:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of the trunk's downsampling {self.trunk.downsampling}"
+            )
+        if self.latent_init == "whiten" and self.quantizer.dim > self.trunk.latent_channels:
+            raise ValueError(
+                f"latent_init whiten needs quantizer.dim {self.quantizer.dim} to be at most "
+                f"trunk.latent_channels {self.trunk.latent_channels}"
+            )
+        needed = PRIOR_OF.get(self.quantizer.kind, "none")
+        if self.prior != needed:
+            raise ValueError(f"quantizer {self.quantizer.kind} needs prior {needed}, but prior is {self.prior}")
+        return self

@@ -1,0 +1,1 @@
+"""The tokenizer: trunk plus quantizer, its training, its measurement, and images as indices."""

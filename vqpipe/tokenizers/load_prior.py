@@ -1,0 +1,36 @@
+"""Reading whichever codebook prior a path holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.specs.centroids import CENTROIDS
+from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.words import WORDS
+from vqpipe.errors import ArtifactError
+from vqpipe.text.prior import Words, read_words
+from vqpipe.vision.centroids import Centroids, read_centroids
+
+Prior = Words | Centroids | None
+"""Any codebook prior that a tokenizer can be built on."""
+
+
+def load_prior(folder: Path) -> Prior:
+    """The words or centroids at `folder`, or None for the artifact that stands for no prior.
+
+    Raises:
+        ArtifactError: the folder is missing, or holds something else.
+    """
+    if not folder.exists():
+        raise ArtifactError(f"the codebook prior {folder} does not exist", run="dvc repro graph cluster")
+    spec = read_manifest(folder).header.spec
+    if spec == WORDS.name:
+        return read_words(folder)
+    if spec == CENTROIDS.name:
+        return read_centroids(folder)
+    if spec == NO_PRIOR.name:
+        return None
+    raise ArtifactError(
+        f"{folder} is no codebook prior", found=spec, choices=[WORDS.name, CENTROIDS.name, NO_PRIOR.name]
+    )

@@ -1,0 +1,147 @@
+"""A trained or trainable image tokenizer: encoder, quantizer, decoder.
+
+    tokenizer = Tokenizer.from_pretrained(Path("artifacts/tokenizer/vq"))
+    indices = tokenizer.encode(images)      # images in [-1, 1], Int64[b g h w]
+    images = tokenizer.decode(indices)
+
+Shapes: b batch, H W image, h w grid, g groups of codes (2 for VQCT), d the quantizer's dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.models.trunk import Decoder, Encoder
+from vqpipe.params.base import validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers import from_state
+from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer
+
+if TYPE_CHECKING:
+    from typing import Self
+
+CHANNELS = 3
+
+
+class Tokenizer(nn.Module):
+    """Images to indices and back.
+
+    Args:
+        config: the variant's params.
+        quantizer: a module that keeps the quantizer contract.
+    """
+
+    def __init__(self, config: TokenizerParams, quantizer: Quantizer) -> None:
+        super().__init__()
+        assert isinstance(quantizer, nn.Module)
+        self.config = config
+        dim = config.quantizer.dim
+        self.encoder = Encoder(config.trunk, CHANNELS)
+        self.quant_conv = nn.Conv2d(config.trunk.latent_channels, dim, 1)
+        self.quantizer = quantizer
+        self.post_quant_conv = nn.Conv2d(dim, config.trunk.latent_channels, 1)
+        self.decoder = Decoder(config.trunk, CHANNELS)
+        self.register_buffer("latent_scale", torch.ones(()))
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def groups(self) -> int:
+        """Number of indices per position: 1, or 2 for VQCT's adjective and noun."""
+        return int(self.quantizer.groups)
+
+    @property
+    def num_codes(self) -> tuple[int, ...]:
+        """Codes per group."""
+        return tuple(self.quantizer.num_codes)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images it was trained on, in pixels."""
+        return self.config.resolution
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of indices for an image of its own resolution."""
+        side = self.config.resolution // self.config.trunk.downsampling
+        return side, side
+
+    @property
+    def bits_per_image(self) -> float:
+        """Bits that the indices of one image take at fixed length: h w sum_g log2 K_g."""
+        return math.prod(self.grid) * sum(math.log2(k) for k in self.num_codes)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"], progress: float = 1.0) -> tuple[Tensor, Quantized]:
+        """Reconstruction and the quantizer's result; `progress` in [0, 1] drives annealing."""
+        quantized = self.quantizer(self.encode_latent(images), progress)
+        return self.decode_latent(quantized.z_q), quantized
+
+    def encode_latent(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
+        """The latent before quantisation; its standard deviation over the training images is `latent_scale`."""
+        return torch.as_tensor(self.quant_conv(self.encoder(images)))
+
+    def decode_latent(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images of a quantised latent."""
+        return torch.as_tensor(self.decoder(self.post_quant_conv(z_q)))
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
+        """Indices of images in [-1, 1]."""
+        indices: Tensor = self.quantizer(self.encode_latent(images), 1.0).indices
+        return indices
+
+    @torch.no_grad()
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images of indices, about [-1, 1] (not clamped)."""
+        return self.decode_latent(self.quantizer.decode(indices))
+
+    @torch.no_grad()
+    def quantize_latent(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+        """The nearest codes of a latent, as a diffusion model's sample needs them."""
+        z_q: Tensor = self.quantizer(latent, 1.0).z_q
+        return z_q
+
+    def codebooks(self) -> list[Codebook]:
+        """One codebook per group, with the words of its codes where they have them."""
+        return list(self.quantizer.codebooks())
+
+    def save(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Publish the tokenizer as an artifact; `facts` say how it came about."""
+        content = {
+            **facts,
+            "params": self.config.model_dump(mode="json"),
+            "names": [book.names for book in self.codebooks()],
+            "num_codes": list(self.num_codes),
+            "groups": self.groups,
+            "grid": list(self.grid),
+            "resolution": self.resolution,
+        }
+        small = {key: value for key, value in content.items() if key != "names"}
+        with publish_folder(folder, TOKENIZER, small) as partial:
+            write_tensors(partial / "model.safetensors", WEIGHTS, self.state_dict(), content)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Read a published tokenizer, in eval mode.
+
+        Raises:
+            ArtifactError: no such artifact, or one of another version.
+        """
+        folder = Path(folder)
+        read_manifest(folder, TOKENIZER)
+        tensors, facts = read_tensors(folder / "model.safetensors", WEIGHTS)
+        config = validate(facts["params"], "params", TokenizerParams, str(folder))
+        prefix = "quantizer."
+        own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        tokenizer = cls(config, from_state(config.quantizer, own, facts["names"]))
+        tokenizer.load_state_dict(tensors)
+        tokenizer.facts = facts
+        return tokenizer.to(device).eval().requires_grad_(False)
