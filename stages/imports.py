@@ -94,7 +94,8 @@ def main(write: Annotated[bool, typer.Option(help="Rewrite dvc.yaml; otherwise o
     after = with_code_deps(before, root)
     if write:
         path.write_text(after, encoding="utf-8")
-    typer.echo("dvc.yaml is up to date" if before == after else f"dvc.yaml {'was' if write else 'is not'} up to date")
+    state = "is up to date" if before == after else "brought up to date" if write else "is not up to date"
+    typer.echo(f"dvc.yaml {state}")
     if before != after and not write:
         raise typer.Exit(1)
 

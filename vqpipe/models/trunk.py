@@ -1,9 +1,10 @@
 """The VQGAN trunk: a convolutional encoder and decoder.
 
 Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), section 3.1 and
-appendix; the default shape is described there: residual blocks per level, attention at the lowest resolution,
-a Res-Attn-Res middle, GroupNorm and swish. `patch` > 1 is ours: the encoder begins with a space-to-depth fold and the
-decoder ends with its inverse, which moves work away from full resolution; `patch: 1` is the papers' trunk.
+appendix: residual blocks per level, attention at the lowest resolution, a Res-Attn-Res middle, GroupNorm and swish.
+Two options are ours and are for trainings of minutes. `patch` > 1 folds pixels into channels before the first
+convolution and back after the last, which moves work away from full resolution. `shortcut` adds a linear path from
+patch to latent and one from latent to patch, so that the net starts as a linear patch coder and learns the rest.
 
 Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
 """
@@ -110,12 +111,16 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(
             _norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
         )
+        self.side = config.downsampling
+        patch = in_channels * self.side**2
+        self.shortcut = nn.Conv2d(patch, config.latent_channels, 1) if config.shortcut else None
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b z h w"]:
         x = self.stem(F.pixel_unshuffle(images, self.patch))
         for level, down in zip(self.levels, self.downs, strict=True):
             x = down(level(x))
-        return torch.as_tensor(self.head(self.middle(x)))
+        latent: Tensor = self.head(self.middle(x))
+        return latent if self.shortcut is None else latent + self.shortcut(F.pixel_unshuffle(images, self.side))
 
 
 class Decoder(nn.Module):
@@ -137,6 +142,9 @@ class Decoder(nn.Module):
             self.ups.append(nn.Identity() if index == 0 else Upsample(widths[index]))
         self.head = nn.Sequential(_norm(widths[0]), nn.SiLU())
         self.out = nn.Conv2d(widths[0], out_channels * config.patch**2, 3, padding=1)
+        self.side = config.downsampling
+        patch = out_channels * self.side**2
+        self.shortcut = nn.Conv2d(config.latent_channels, patch, 1) if config.shortcut else None
 
     @property
     def last_weight(self) -> nn.Parameter:
@@ -147,4 +155,5 @@ class Decoder(nn.Module):
         x = self.middle(self.stem(latent))
         for level, up in zip(self.levels, self.ups, strict=True):
             x = up(level(x))
-        return F.pixel_shuffle(self.out(self.head(x)), self.patch)
+        images = F.pixel_shuffle(self.out(self.head(x)), self.patch)
+        return images if self.shortcut is None else images + F.pixel_shuffle(self.shortcut(latent), self.side)

@@ -26,6 +26,8 @@ class DiscriminatorParams(Params):
     """Channels of its first layer (the papers' ndf, 64)."""
     num_layers: Annotated[int, Field(ge=1, le=6)]
     """Layers after the first (3 in VQGAN, 2 in VQGAN-LC)."""
+    lr_scale: Annotated[float, Field(gt=0)]
+    """Its learning rate as a multiple of the autoencoder's (1 in the papers)."""
     norm: Literal["batch", "group"]
     """`batch` as in the papers, or `group`, which does not depend on the batch or on the number of ranks."""
 

@@ -28,6 +28,9 @@ class TrunkParams(Params):
     """Whether there is a middle of two residual blocks at the lowest resolution."""
     middle_attention: bool
     """Whether the middle has attention between its two blocks."""
+    shortcut: bool
+    """Add a linear map of each image patch to the encoder's output, and of each latent to the decoder's, beside the
+    convolutions (not around the quantizer). Ours, for short trainings; false is the papers' trunk."""
     latent_channels: Annotated[int, Field(ge=1)]
     """Channels z between the trunk and the 1x1 convolutions around the quantizer."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
