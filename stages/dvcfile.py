@@ -51,7 +51,9 @@ def find_stage(stages: dict[str, Stage], name: str) -> Stage:
         ParamsError: there is none; the message lists those there are.
     """
     if name not in stages:
-        raise ParamsError(f"dvc.yaml has no stage {name}{did_you_mean(name, list(stages))}", choices=list(stages))
+        raise ParamsError(
+            f"dvc.yaml has no stage {name}{did_you_mean(name, list(stages))}", choices=list(stages)
+        )
     return stages[name]
 
 
@@ -66,7 +68,11 @@ def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
         return tuple(fill(path) for path in found)
 
     return Stage(
-        name, " ".join(fill(entry["cmd"]).split()), paths("deps"), paths("params"), paths("outs", "metrics", "plots")
+        name,
+        " ".join(fill(entry["cmd"]).split()),
+        paths("deps"),
+        paths("params"),
+        paths("outs", "metrics", "plots"),
     )
 
 
@@ -84,7 +90,9 @@ def stale(stage: Stage, root: Path) -> list[str]:
     for name in stage.params:
         if name not in known or known[name] != section_of(context, name, root / "params.yaml"):
             reasons.append(f"params {name} changed")
-    recorded = {entry["path"]: entry.get("md5") for entry in [*locked.get("deps", []), *locked.get("outs", [])]}
+    recorded = {
+        entry["path"]: entry.get("md5") for entry in [*locked.get("deps", []), *locked.get("outs", [])]
+    }
     for path in stage.deps:
         if path not in recorded:
             reasons.append(f"{path} is a new dep")

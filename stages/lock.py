@@ -23,7 +23,9 @@ def main() -> None:
     for name, reasons in problems.items():
         typer.echo(f"{name}: {'; '.join(reasons)}")
     if problems:
-        typer.echo(f"{len(problems)} stages of dvc.lock are not of this tree\n  run:      dvc repro, and commit dvc.lock")
+        typer.echo(
+            f"{len(problems)} stages of dvc.lock are not of this tree\n  run:      dvc repro, and commit dvc.lock"
+        )
         raise typer.Exit(1)
     typer.echo("dvc.lock is of this tree")
 

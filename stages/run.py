@@ -4,7 +4,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,8 +12,10 @@ from stages.cli import stage_app
 
 
 def main(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Stages, such as graph or tokenizer@lc.")] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the stages and their commands; run nothing.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Stages, such as graph or tokenizer@lc.")] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List the stages and their commands; run nothing.")
+    ] = False,
 ) -> None:
     """Run stages by their commands in dvc.yaml, in the order given, without DVC.
 

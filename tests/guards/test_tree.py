@@ -20,7 +20,9 @@ STAGES = read_stages(ROOT)
 BANNED_KEYS = {"size", "nfiles"}
 
 
-@pytest.mark.parametrize("file", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "file", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
 def test_no_file_is_over_400_lines(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
 
@@ -38,7 +40,9 @@ def keys_of(node: object) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("file", [ROOT / "params.yaml", *(ROOT / "vqpipe/presets").glob("*.yaml")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "file", [ROOT / "params.yaml", *(ROOT / "vqpipe/presets").glob("*.yaml")], ids=lambda p: p.name
+)
 def test_no_param_has_a_name_that_dvc_ignores(file: Path) -> None:
     assert not keys_of(read_yaml(file)) & BANNED_KEYS
 
@@ -75,13 +79,17 @@ def test_every_path_of_a_stage_command_is_declared() -> None:
         words = [w for w in stage.cmd.split() if w.startswith("artifacts/")]
         for word in words:
             declared = {*stage.deps, *stage.outs}
-            assert word in declared or any(d.startswith(word + "/") for d in declared), f"{stage.name}: {word}"
+            assert word in declared or any(d.startswith(word + "/") for d in declared), (
+                f"{stage.name}: {word}"
+            )
 
 
 @pytest.mark.parametrize("name", sorted({s.cmd.split()[2] for s in STAGES.values()}))
 def test_a_stage_module_imports_nothing_heavy(name: str) -> None:
     code = f"import sys, {name}; print(' '.join(sorted(sys.modules)))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout
     assert not {"torch", "numpy", "pyarrow", "pydantic", "open_clip", "faiss", "PIL"} & set(loaded.split())
 
 
@@ -96,21 +104,26 @@ def test_a_stage_is_short(file: Path) -> None:
 def test_every_imported_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [d for group in project["optional-dependencies"].values() for d in group]
-    declared = {re.split(r"[<>=!~\[ ]", d)[0].lower().replace("_", "-") for d in [*project["dependencies"], *extras]}
+    declared = {
+        re.split(r"[<>=!~\[ ]", d)[0].lower().replace("_", "-") for d in [*project["dependencies"], *extras]
+    }
     owners = packages_distributions()
     for file in SOURCES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 names = [node.module]
-            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vqpipe", "stages"}:
+            for top in (
+                {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vqpipe", "stages"}
+            ):
                 dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
                 assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
 
 
 def test_the_lock_holds_every_declared_package_and_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
-    assert "://" not in lock and " @ " not in lock
+    assert "://" not in lock
+    assert " @ " not in lock
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lock.splitlines() if "==" in line}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for dep in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
@@ -120,6 +133,8 @@ def test_the_lock_holds_every_declared_package_and_no_address() -> None:
 def test_no_pickle_and_no_unsafe_load() -> None:
     for file in SOURCES:
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib|cloudpickle)\b", text, re.MULTILINE), file
+        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib|cloudpickle)\b", text, re.MULTILINE), (
+            file
+        )
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, file

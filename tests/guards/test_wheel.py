@@ -10,7 +10,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_imports_in_an_empty_venv(tmp_path: Path) -> None:
-    built = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    built = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
     subprocess.run(built, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
@@ -23,5 +32,8 @@ def test_the_wheel_imports_in_an_empty_venv(tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
     code = "import vqpipe, vqpipe.errors; print(vqpipe.__version__, vqpipe.__file__)"
-    shown = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
-    assert shown.startswith("0.1.0") and str(tmp_path) in shown
+    shown = subprocess.run(
+        [python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    ).stdout
+    assert shown.startswith("0.1.0")
+    assert str(tmp_path) in shown

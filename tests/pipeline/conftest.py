@@ -26,7 +26,9 @@ class Checkout:
         own |= {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", **env}
         done = subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True)
         if check and done.returncode:
-            raise AssertionError(f"{' '.join(words)} -> {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+            raise AssertionError(
+                f"{' '.join(words)} -> {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            )
         return done
 
     def git(self, *words: str) -> str:

@@ -30,10 +30,12 @@ def test_every_artifact_is_published_with_its_lineage_and_cost(pico: Checkout) -
         lineage = json.loads(folder.with_name(folder.name + ".lineage.json").read_text())
         assert lineage["output"] == tree_digest(folder)
         assert json.loads(folder.with_name(folder.name + ".cost.json").read_text())["seconds"] > 0
-    left = [p for p in (pico.folder / "artifacts").rglob("*") if ".partial-" in p.name or ".replaced-" in p.name]
+    left = [
+        p for p in (pico.folder / "artifacts").rglob("*") if ".partial-" in p.name or ".replaced-" in p.name
+    ]
     assert not left
     scratch = pico.folder / ".scratch"
-    assert not [p for p in scratch.rglob("*.safetensors")], "checkpoints are removed when a stage succeeds"
+    assert not list(scratch.rglob("*.safetensors")), "checkpoints are removed when a stage succeeds"
 
 
 def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
@@ -77,7 +79,8 @@ def test_one_variant_alone_reruns_and_metrics_diff_shows_it(pico: Checkout) -> N
     assert done == ["tokenizer@lc", "evaluate@lc"]
     diff = json.loads(pico.run("dvc", "metrics", "diff", "--json").stdout)
     changed = [name for name in diff["diff"] if "/lc" in name]
-    assert changed and all("/vq." not in name and "/vqct" not in name for name in diff["diff"])
+    assert changed
+    assert all("/vq." not in name and "/vqct" not in name for name in diff["diff"])
     path.write_text(before)
     # The run cache still holds the first result, so going back costs no training.
     again = pico.run("dvc", "repro")
@@ -96,7 +99,11 @@ def test_the_same_bytes_for_another_number_of_workers(pico: Checkout, tmp_path: 
 
 
 def test_training_again_gives_the_same_bytes(pico: Checkout) -> None:
-    for stage, out in {"clip": "clip", "tokenizer@vqct": "tokenizer/vqct", "prior@vqct-gpt": "generator/vqct-gpt"}.items():
+    for stage, out in {
+        "clip": "clip",
+        "tokenizer@vqct": "tokenizer/vqct",
+        "prior@vqct-gpt": "generator/vqct-gpt",
+    }.items():
         before = tree_digest(pico.folder / "artifacts" / out)
         metrics = {p: p.read_bytes() for p in (pico.folder / "artifacts/metrics").rglob("*.json")}
         pico.run("stages.run", stage)

@@ -38,7 +38,9 @@ def test_sigkill_at_a_random_step_changes_no_byte(pico: Checkout, variant: str) 
         kills += 1
         assert tree_digest(out) == whole, "a killed run leaves the published tokenizer as it was"
     assert kills > 0, "the run ended before it could be killed"
-    assert list((pico.folder / ".scratch/tokenizer").glob("*/checkpoint.safetensors")), "the checkpoint is kept"
+    assert list((pico.folder / ".scratch/tokenizer").glob("*/checkpoint.safetensors")), (
+        "the checkpoint is kept"
+    )
     pico.run("stages.run", f"tokenizer@{variant}")
     assert tree_digest(out) == whole
     assert curve.read_bytes() == whole_curve

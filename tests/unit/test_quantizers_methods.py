@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqpipe.quantizers.transfer import GraphNetwork, normalised_adjacency
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import QuantizerModule, build
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import compose, draw_rows, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer, code_losses
+from vqpipe.quantizers.transfer import GraphNetwork, normalised_adjacency
 
 DIM = 8
 COMMON = {"dim": DIM, "beta": 0.25, "beta_on": "commitment"}
@@ -28,8 +28,7 @@ PAPER = {**GCN, "num_layers": 3, "final_relu": True, "edge_weights": "binary"}
 
 def fresh(prior: Any = None, **params: Any) -> QuantizerModule:
     torch.manual_seed(0)
-    return build(validate({**COMMON, **params}, "quantizer", QuantizerParams),
-        prior)  # type: ignore[arg-type]
+    return build(validate({**COMMON, **params}, "quantizer", QuantizerParams), prior)  # type: ignore[arg-type]
 
 
 def vq(num_codes: int = 16, init: str = "uniform") -> QuantizerModule:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.spec import Facts, FolderSpec, Header, check_header, header_for, missing
+from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, missing
 from vqpipe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -51,6 +51,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _make_readable(path: Path) -> None:
+    """Give a file the mode that the umask says; some writers make files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes `path`, on failure it is removed."""
@@ -58,6 +65,7 @@ def publish_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial
+        _make_readable(partial)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)

@@ -100,7 +100,9 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def stage_run(stage: str, params: BaseModel | Mapping[str, Any], inputs: Sequence[Path] = ()) -> Iterator[StageRun]:
+def stage_run(
+    stage: str, params: BaseModel | Mapping[str, Any], inputs: Sequence[Path] = ()
+) -> Iterator[StageRun]:
     """Check that the inputs are there, time the block, and write the sidecars of what it published.
 
     Raises:
@@ -109,7 +111,9 @@ def stage_run(stage: str, params: BaseModel | Mapping[str, Any], inputs: Sequenc
     for path in inputs:
         if not path.exists():
             raise ArtifactError(f"{stage}: input {path} does not exist", run=f"dvc repro {stage}")
-    plain = params.model_dump(mode="json") if isinstance(params, BaseModel) else json.loads(json.dumps(params))
+    plain = (
+        params.model_dump(mode="json") if isinstance(params, BaseModel) else json.loads(json.dumps(params))
+    )
     run = StageRun(stage, plain, inputs)
     yield run
     if is_main_process():

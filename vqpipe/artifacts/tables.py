@@ -53,7 +53,9 @@ def schema_of(spec: TableSpec, facts: Facts | None = None) -> pa.Schema:
     return pa.schema(fields, metadata={HEADER_KEY: header_for(spec, facts).to_json()})
 
 
-def to_table(spec: TableSpec, rows: Sequence[dict[str, Any]] | dict[str, Any], facts: Facts | None = None) -> pa.Table:
+def to_table(
+    spec: TableSpec, rows: Sequence[dict[str, Any]] | dict[str, Any], facts: Facts | None = None
+) -> pa.Table:
     """Build a table of this spec from row dictionaries or from a dictionary of columns."""
     schema = schema_of(spec, facts)
     if isinstance(rows, dict):
@@ -101,7 +103,9 @@ def read_table(path: Path, spec: TableSpec, columns: Sequence[str] | None = None
     return pq.read_table(path, columns=list(columns) if columns else None)
 
 
-def iter_batches(path: Path, spec: TableSpec, columns: Sequence[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
+def iter_batches(
+    path: Path, spec: TableSpec, columns: Sequence[str] | None = None, rows: int = 1024
+) -> Iterator[pa.RecordBatch]:
     """Stream a Parquet artifact in record batches of at most `rows` rows; errors as `read_table`."""
     if not path.is_file():
         raise missing(path, spec)
@@ -117,7 +121,14 @@ class ShardWriter:
     inside a `publish_folder` block.
     """
 
-    def __init__(self, folder: Path, prefix: str, spec: TableSpec, facts: Facts | None = None, shard_bytes: int = 256 << 20) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        spec: TableSpec,
+        facts: Facts | None = None,
+        shard_bytes: int = 256 << 20,
+    ) -> None:
         self.folder, self.prefix, self.spec = folder, prefix, spec
         self.schema = schema_of(spec, facts)
         self.shard_bytes = shard_bytes

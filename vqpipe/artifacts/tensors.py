@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_tensors(path: Path, spec: TensorSpec, tensors: Mapping[str, Tensor], facts: Facts | None = None) -> None:
+def write_tensors(
+    path: Path, spec: TensorSpec, tensors: Mapping[str, Tensor], facts: Facts | None = None
+) -> None:
     """Publish one safetensors file; equal content gives equal bytes.
 
     Raises:
@@ -39,7 +41,9 @@ def write_tensors(path: Path, spec: TensorSpec, tensors: Mapping[str, Tensor], f
         _check_entries(_raw_header(partial), spec, path)
 
 
-def read_tensors(path: Path, spec: TensorSpec, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(
+    path: Path, spec: TensorSpec, device: str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read all tensors of an artifact and its facts.
 
     Raises:
@@ -69,7 +73,9 @@ def _raw_header(path: Path) -> dict[str, Any]:
             if length > 100 << 20:
                 raise ValueError("header too long")
             content = json.loads(stream.read(length))
-            body = sum(e["data_offsets"][1] - e["data_offsets"][0] for k, e in content.items() if k != "__metadata__")
+            body = sum(
+                e["data_offsets"][1] - e["data_offsets"][0] for k, e in content.items() if k != "__metadata__"
+            )
             if path.stat().st_size != 8 + length + body:
                 raise ValueError("the file is cut short")
             return dict(content)
@@ -91,6 +97,6 @@ def _check_entries(raw: dict[str, Any], spec: TensorSpec, path: Path) -> None:
     if wrong or extra:
         raise ArtifactError(
             f"{path}: not the tensors of {spec.name} v{spec.version}",
-            found={**wrong, **{name: "not in the spec" for name in extra}},
+            found={**wrong, **dict.fromkeys(extra, "not in the spec")},
             expected=dict(spec.tensors),
         )

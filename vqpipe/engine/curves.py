@@ -25,7 +25,9 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow([f"{row[n]:.6g}" if n in row and n != "step" else int(row[n]) if n in row else "" for n in names])
+        writer.writerow(
+            [f"{row[n]:.6g}" if n in row and n != "step" else int(row[n]) if n in row else "" for n in names]
+        )
     publish_text(path, text.getvalue())
 
 
@@ -37,7 +39,9 @@ class Trackers:
     """
 
     def __init__(self, title: str) -> None:
-        wanted = [name for name in os.environ.get("VQPIPE_TRACKERS", "").split(",") if name] if is_main() else []
+        wanted = (
+            [name for name in os.environ.get("VQPIPE_TRACKERS", "").split(",") if name] if is_main() else []
+        )
         unknown = [name for name in wanted if name not in TRACKERS]
         if unknown:
             raise SetupError("VQPIPE_TRACKERS names no tracker", found=", ".join(unknown), choices=TRACKERS)
@@ -50,7 +54,7 @@ class Trackers:
 
                 self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
             if "dvclive" in wanted:
-                from dvclive import Live
+                from dvclive import Live  # type: ignore[attr-defined]
 
                 self._live = Live(str(folder / "dvclive"), dvcyaml=None, save_dvc_exp=False)
         except ImportError as error:

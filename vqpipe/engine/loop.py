@@ -63,7 +63,11 @@ def fit(
     elif is_main():
         state.save(checkpoint)
     barrier()
-    with progress_bar(title, config.num_steps) as bar, Trackers(title) as trackers, _prefetch(batch_at) as batch_of:
+    with (
+        progress_bar(title, config.num_steps) as bar,
+        Trackers(title) as trackers,
+        _prefetch(batch_at) as batch_of,
+    ):
         bar.advance(state.step)
         while state.step < config.num_steps:
             terms = _train_step(trainable, state, batch_of(state.step + state.skipped), config, device)
@@ -77,7 +81,9 @@ def fit(
                 state.window[name] = [total + value, count + 1]
             state.step += 1
             if state.step % config.log_every == 0 or state.step == config.num_steps:
-                row = {name: total / count for name, (total, count) in state.window.items()} | {"step": state.step}
+                row = {name: total / count for name, (total, count) in state.window.items()} | {
+                    "step": state.step
+                }
                 state.rows.append(row)
                 state.window = {}
                 trackers.log(row)
@@ -93,7 +99,9 @@ def fit(
 def _prepare(trainable: Trainable, config: TrainingParams, device: torch.device) -> TrainingState:
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for phase in trainable.phases:
-        groups = [{"weight_decay": config.weight_decay, "lr_scale": 1.0, **g} for g in trainable.parameters(phase)]
+        groups = [
+            {"weight_decay": config.weight_decay, "lr_scale": 1.0, **g} for g in trainable.parameters(phase)
+        ]
         optimizers[phase] = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
     average = Average(trainable.module, config.ema_decay) if config.ema_decay > 0 else None
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")

@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 
-CHECKPOINT = TensorSpec("checkpoint", 1, {}, stage="tokenizer", open=True, about="a training run between two steps")
+CHECKPOINT = TensorSpec(
+    "checkpoint", 1, {}, stage="tokenizer", open=True, about="a training run between two steps"
+)
 
 
 class Average:
@@ -49,7 +51,8 @@ def optimizer_tensors(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put named tensors back; hyper-parameters are not touched, the schedule sets them."""
-    prefix, state = f"optimizer/{name}/", {}
+    prefix = f"optimizer/{name}/"
+    state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(prefix):
             index, field = key[len(prefix) :].split("/")
@@ -61,7 +64,11 @@ class TrainingState:
     """The mutable whole of a run: module, optimisers, average, scaler, random state, and where it stands."""
 
     def __init__(
-        self, module: nn.Module, optimizers: dict[str, Optimizer], average: Average | None, scaler: torch.amp.GradScaler
+        self,
+        module: nn.Module,
+        optimizers: dict[str, Optimizer],
+        average: Average | None,
+        scaler: torch.amp.GradScaler,
     ) -> None:
         self.module, self.optimizers, self.average, self.scaler = module, optimizers, average, scaler
         self.step = 0

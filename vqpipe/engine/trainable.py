@@ -17,7 +17,9 @@ class Trainable(Protocol):
     each with an AdamW of its own: `("main",)`, or `("ae", "disc")` for an autoencoder with a discriminator.
     """
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module: ...
+
     phases: tuple[str, ...]
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
@@ -50,4 +52,6 @@ def schedule(step: int, num_steps: int, warmup_fraction: float, final_fraction: 
     if step < warmup:
         return (step + 1) / warmup
     part = (step - warmup) / max(1, num_steps - 1 - warmup)
-    return final_fraction + (1 - final_fraction) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(part, 1.0)))))
+    return final_fraction + (1 - final_fraction) * 0.5 * (
+        1 + float(torch.cos(torch.tensor(torch.pi * min(part, 1.0))))
+    )

@@ -1,4 +1,7 @@
-"""Hinge adversarial losses and the adaptive weight of VQGAN (Esser et al., arXiv 2012.09841, section 3.1, equation 7)."""
+"""Hinge adversarial losses and the adaptive weight of VQGAN.
+
+Source: Esser et al., arXiv 2012.09841, section 3.1, equation 7.
+"""
 
 from __future__ import annotations
 

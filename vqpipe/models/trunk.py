@@ -104,10 +104,14 @@ class Encoder(nn.Module):
         self.levels, self.downs = nn.ModuleList(), nn.ModuleList()
         for index, width in enumerate(widths):
             before = widths[max(0, index - 1)]
-            self.levels.append(_level(before, width, config.num_blocks, index in config.attention_levels, config.dropout))
+            self.levels.append(
+                _level(before, width, config.num_blocks, index in config.attention_levels, config.dropout)
+            )
             last = index == len(widths) - 1
             self.downs.append(nn.Identity() if last else Downsample(width))
-        self.middle = _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        self.middle = (
+            _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        )
         self.head = nn.Sequential(
             _norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
         )
@@ -120,7 +124,9 @@ class Encoder(nn.Module):
         for level, down in zip(self.levels, self.downs, strict=True):
             x = down(level(x))
         latent: Tensor = self.head(self.middle(x))
-        return latent if self.shortcut is None else latent + self.shortcut(F.pixel_unshuffle(images, self.side))
+        return (
+            latent if self.shortcut is None else latent + self.shortcut(F.pixel_unshuffle(images, self.side))
+        )
 
 
 class Decoder(nn.Module):
@@ -132,7 +138,9 @@ class Decoder(nn.Module):
         widths = [config.channels * m for m in config.channel_multipliers]
         blocks = config.num_blocks + 1 if config.num_decoder_blocks is None else config.num_decoder_blocks
         self.stem = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.middle = _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        self.middle = (
+            _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
+        )
         self.levels, self.ups = nn.ModuleList(), nn.ModuleList()
         for index in reversed(range(len(widths))):
             before = widths[min(len(widths) - 1, index + 1)]
@@ -147,7 +155,7 @@ class Decoder(nn.Module):
         self.shortcut = nn.Conv2d(config.latent_channels, patch, 1) if config.shortcut else None
 
     @property
-    def last_weight(self) -> nn.Parameter:
+    def last_weight(self) -> Tensor:
         """The weight at which the adaptive adversarial weight compares gradients."""
         return self.out.weight
 

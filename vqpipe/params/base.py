@@ -32,9 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ParamsError: the file is missing, is not YAML, or is not a mapping.
     """
     if not path.is_file():
-        raise ParamsError(
-            f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml"
-        )
+        raise ParamsError(f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml")
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
@@ -89,7 +87,10 @@ def merged(base: Any, over: Any) -> Any:
         return over
     if "kind" in over and base.get("kind", over["kind"]) != over["kind"]:
         return over
-    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in over.items()}}
+    return {
+        **base,
+        **{key: merged(base[key], value) if key in base else value for key, value in over.items()},
+    }
 
 
 def load_merged(path: Path, common: str, section: str, model: type[P]) -> P:

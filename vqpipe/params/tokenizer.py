@@ -56,5 +56,7 @@ class TokenizerParams(Params):
             )
         needed = PRIOR_OF.get(self.quantizer.kind, "none")
         if self.prior != needed:
-            raise ValueError(f"quantizer {self.quantizer.kind} needs prior {needed}, but prior is {self.prior}")
+            raise ValueError(
+                f"quantizer {self.quantizer.kind} needs prior {needed}, but prior is {self.prior}"
+            )
         return self

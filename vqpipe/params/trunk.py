@@ -42,7 +42,9 @@ class TrunkParams(Params):
             raise ValueError("channel_multipliers is empty; one level at least is needed")
         beyond = [level for level in self.attention_levels if level >= len(self.channel_multipliers)]
         if beyond:
-            raise ValueError(f"attention_levels {beyond} do not exist; levels are 0 to {len(self.channel_multipliers) - 1}")
+            raise ValueError(
+                f"attention_levels {beyond} do not exist; levels are 0 to {len(self.channel_multipliers) - 1}"
+            )
         return self
 
     @property

@@ -23,13 +23,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vqpipe.errors import MismatchError
-from vqpipe.quantizers.transfer import GraphNetwork, normalised_adjacency
 from vqpipe.params.quantizers import GcnTransferParams, VqctParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.memo import Memo
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
 from vqpipe.quantizers.priors import Prior, Words, describe, float_matrix, need_words
+from vqpipe.quantizers.transfer import GraphNetwork, normalised_adjacency
 
 
 class CodebookTransferQuantizer(NearestCodeQuantizer):

@@ -11,18 +11,22 @@ import torch.distributed as dist
 
 
 def rank() -> int:
+    """This process's number in the group, 0 without one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Processes in the group, 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
+    """This process's number on its machine, as torchrun says, or 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main() -> bool:
+    """Whether this process writes what all ranks share."""
     return rank() == 0
 
 
@@ -43,6 +47,7 @@ def process_group() -> Iterator[None]:
 
 
 def barrier() -> None:
+    """Wait for all ranks."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -62,7 +67,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in params])
     dist.all_reduce(flat)
     flat /= world_size()
-    for param, piece in zip(params, flat.split([p.numel() for p in params]), strict=True):
+    for param, piece in zip(params, torch.split(flat, [p.numel() for p in params]), strict=True):
         param.grad = piece.view_as(param).clone()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 
 class Bar(Protocol):
+    """What a piece of long work moves on."""
+
     def advance(self, steps: int = 1, note: str = "") -> None: ...
 
 
@@ -44,7 +46,7 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Bar]:
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
     """Iterate under a progress bar."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar(title, total) as bar:
         for item in items:

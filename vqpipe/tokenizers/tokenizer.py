@@ -40,6 +40,8 @@ class Tokenizer(nn.Module):
         quantizer: a module that keeps the quantizer contract.
     """
 
+    latent_scale: Tensor
+
     def __init__(self, config: TokenizerParams, quantizer: Quantizer) -> None:
         super().__init__()
         assert isinstance(quantizer, nn.Module)

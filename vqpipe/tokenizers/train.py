@@ -83,7 +83,8 @@ class TokenizerTraining:
         return total, terms
 
     def _discriminator_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
-        assert self.discriminator is not None and self._fake is not None
+        assert self.discriminator is not None
+        assert self._fake is not None
         real, fake = self.discriminator(images).float(), self.discriminator(self._fake).float()
         terms: dict[str, Tensor | float] = {"real": real.detach().mean(), "fake": fake.detach().mean()}
         return hinge_discriminator_loss(real, fake), terms
@@ -172,7 +173,11 @@ def _metrics(
             "discriminator": count(training.discriminator),
         },
         "latent_scale": float(tokenizer.latent_scale),
-        "validation": {"psnr": _validation_psnr(tokenizer, ImageSplit.open(dataset, "validation", tokenizer.resolution), device)},
+        "validation": {
+            "psnr": _validation_psnr(
+                tokenizer, ImageSplit.open(dataset, "validation", tokenizer.resolution), device
+            )
+        },
     }
 
 
@@ -186,4 +191,6 @@ def _validation_psnr(tokenizer: Tokenizer, split: ImageSplit, device: torch.devi
         return np.asarray(10 * torch.log10(255.0**2 / mse))
 
     stop = min(1000, len(split))
-    return float(np.concatenate([one(split.images(at, min(at + 50, stop))) for at in range(0, stop, 50)]).mean())
+    return float(
+        np.concatenate([one(split.images(at, min(at + 50, stop))) for at in range(0, stop, 50)]).mean()
+    )

@@ -12,4 +12,6 @@ TOKENIZER = FolderSpec(
     about="facts: params, resolution, names of the codes, and whether the weights are averaged (ema) or the last",
 )  # fmt: skip
 
-NO_PRIOR = FolderSpec("no-prior", 1, stage="tokenizer", about="stands where a variant that learns its codes needs no prior")
+NO_PRIOR = FolderSpec(
+    "no-prior", 1, stage="tokenizer", about="stands where a variant that learns its codes needs no prior"
+)
