@@ -39,9 +39,10 @@ EVALUATE: dict[str, Any] = {
 }  # fmt: skip
 TOKENIZER: dict[str, Any] = {
     "prior": "none", "resolution": 16, "seed": 0, "augment": {"crop": "centre", "flip": False},
+    "latent_init": "standard",
     "trunk": {
         "patch": 2, "channels": 8, "channel_multipliers": [1, 1], "num_blocks": 1, "attention_levels": [],
-        "middle": False, "middle_attention": False, "latent_channels": 4, "dropout": 0.0,
+        "middle": False, "middle_attention": False, "shortcut": False, "latent_channels": 4, "dropout": 0.0,
     },
     "quantizer": {
         "kind": "vq", "num_codes": 16, "dim": 4, "beta": 0.25, "beta_on": "commitment", "init": "uniform",
@@ -51,7 +52,7 @@ TOKENIZER: dict[str, Any] = {
         "quantizer_weight": 1.0,
         "adversarial": {
             "weight": 0.0, "start": 1.0, "warmup": 0.0, "max_adaptive_weight": 1.0,
-            "discriminator": {"channels": 8, "num_layers": 1, "norm": "group"},
+            "discriminator": {"channels": 8, "num_layers": 1, "lr_scale": 1.0, "norm": "group"},
         },
     },
     "training": {

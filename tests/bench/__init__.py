@@ -1,0 +1,1 @@
+"""Speed and size, measured and printed; nothing here is asserted. `make bench`."""

@@ -1,0 +1,134 @@
+"""Print what the pipeline costs on this machine: the stages as they ran, start-up, and the hot parts beside others.
+
+Ratios are of runs in this process, one after the other; the absolute figures are of this machine and its load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def median_seconds(work: Callable[[], object], runs: int = 3) -> float:
+    work()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def command(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
+
+
+def title(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def stage_costs() -> None:
+    title("stages, as they last ran here (from the cost sidecars)")
+    total, peak = 0.0, 0
+    for path in sorted((ROOT / "artifacts").rglob("*.cost.json")):
+        cost = json.loads(path.read_text())
+        total, peak = total + cost["seconds"], max(peak, cost["peak_memory_bytes"])
+        name = path.relative_to(ROOT / "artifacts").as_posix().removesuffix(".cost.json")
+        print(f"{name:28s} {cost['seconds']:8.1f} s   {cost['peak_memory_bytes'] / 1e9:5.2f} GB")
+    if total:
+        print(f"{'sum / largest':28s} {total:8.1f} s   {peak / 1e9:5.2f} GB     goals: 1,200 s, 5 GB")
+    else:
+        print("no stage has run in this checkout; run: make repro")
+
+
+def start_up() -> None:
+    title("start-up")
+    for stage in ("dataset", "graph", "tokenizer", "prior"):
+        print(
+            f"python -m stages.{stage} --help   {median_seconds(lambda s=stage: command(f'stages.{s}', '--help')):.2f} s"
+        )
+    print("goal: 0.5 s")
+    if (ROOT / "dvc.lock").is_file():
+        print(
+            f"dvc repro, nothing to do   {median_seconds(lambda: command('dvc', 'repro'), 2):.2f} s   goal: 3 s"
+        )
+
+
+def rendering() -> None:
+    from vqpipe.data.scenes import render
+    from vqpipe.params.base import load_params
+    from vqpipe.params.dataset import DatasetParams
+
+    title("scenes")
+    source = load_params(ROOT / "params.yaml", "dataset", DatasetParams).source
+    assert source.kind == "scenes", "the bench draws scenes; run it with params.yaml as preset scenes"
+    count = 200
+    seconds = median_seconds(lambda: sum(1 for _ in render(source, "train", 0, count)))
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{count / seconds:.0f} images/s on one core at {source.resolution} px; x {cores} cores; goal: 500 on two"
+    )
+
+
+def tagging() -> None:
+    from vqpipe.params.vocabulary import WordnetPos
+    from vqpipe.text.phrases import pairs
+    from vqpipe.text.pos import tagger
+
+    title("part of speech and pairs")
+    backend = tagger(WordnetPos(kind="wordnet"))
+    captions = [
+        "a small bird with a long yellow beak",
+        "two red and blue buses near a tall old clock tower",
+    ] * 1000
+    seconds = median_seconds(lambda: [pairs(caption, backend) for caption in captions])
+    print(f"{len(captions) / seconds:.0f} captions/s on one core")
+
+
+def searching() -> None:
+    import torch
+
+    from vqpipe.quantizers.search import nearest
+
+    title("nearest code: tiled and exact, beside cdist + argmin")
+    for n, k, d in ((2048, 1024, 8), (2048, 1024, 256), (2048, 16384, 8), (1024, 100_000, 8)):
+        z, codes = torch.randn(n, d), torch.randn(k, d)
+        ours = median_seconds(lambda z=z, codes=codes: nearest(z, codes, "euclidean"))
+        naive = median_seconds(lambda z=z, codes=codes: torch.cdist(z, codes).argmin(1))
+        print(
+            f"n {n:5d}  K {k:7d}  d {d:4d}   {ours * 1e3:8.1f} ms   naive {naive * 1e3:8.1f} ms   ratio {ours / naive:.2f}"
+        )
+
+
+def clustering() -> None:
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    from vqpipe.vision.kmeans import kmeans
+
+    title("k-means, 20,000 x 64 to K = 256, 10 iterations, beside scikit-learn")
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(64, 64))[rng.integers(0, 64, 20_000)] + rng.normal(size=(20_000, 64))).astype(
+        np.float32
+    )
+    start = time.perf_counter()
+    ours = kmeans(vectors, 256, 10, 0)
+    middle = time.perf_counter()
+    other = KMeans(256, n_init=1, max_iter=10, random_state=0, init="random").fit(vectors)
+    end = time.perf_counter()
+    theirs = float(other.inertia_) / len(vectors)
+    print(f"objective {ours.objective:.3f} (scikit-learn {theirs:.3f}, ratio {ours.objective / theirs:.4f})")
+    print(f"time      {middle - start:.2f} s (scikit-learn {end - middle:.2f} s)")
+
+
+if __name__ == "__main__":
+    for part in (stage_costs, start_up, rendering, tagging, searching, clustering):
+        part()

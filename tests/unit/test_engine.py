@@ -1,0 +1,176 @@
+"""The training loop: schedule, averages, checkpoints, exact resume, roll-back."""
+
+from __future__ import annotations
+
+import csv
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.engine.loop import MAX_ROLLBACKS, TrainingError, fit
+from vqpipe.engine.state import Average
+from vqpipe.engine.trainable import FitResult, schedule
+from vqpipe.params.base import validate
+from vqpipe.params.training import TrainingParams
+
+CPU = torch.device("cpu")
+TRAINING = {
+    "num_steps": 20, "batch_size": 4, "learning_rate": 0.05, "betas": [0.9, 0.99], "weight_decay": 0.0,
+    "warmup_fraction": 0.2, "final_lr_fraction": 0.1, "clip_grad_norm": 1.0, "ema_decay": 0.9,
+    "precision": "fp32", "log_every": 6, "checkpoint_every": 4,
+}  # fmt: skip
+
+
+class Line:
+    """Two phases on a line fit; dropout makes the global random state matter."""
+
+    phases = ("main", "late")
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.module = nn.ModuleDict(
+            {"a": nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1)), "b": nn.Linear(1, 1)}
+        )
+
+    def parameters(self, phase: str) -> list[dict[str, Any]]:
+        return [{"params": list(self.module["a" if phase == "main" else "b"].parameters())}]
+
+    def active(self, phase: str, progress: float) -> bool:
+        return phase == "main" or progress >= 0.5
+
+    def loss(self, phase: str, batch: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
+        target = batch.sum(1, keepdim=True)
+        if phase == "late":
+            return (self.module["b"](target) - 1).square().mean(), {}
+        error = (self.module["a"](batch) - target).square().mean()
+        return error, {"error": error.detach(), "progress": progress}
+
+
+def batch_at(step: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+
+
+def run(folder: Path, batches: Any = batch_at, **changes: Any) -> tuple[Line, FitResult]:
+    config = validate({**TRAINING, **changes}, "training", TrainingParams)
+    line = Line()
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(1)
+    return line, fit(
+        line, batches, config, scratch=folder, curves=folder / "curves.csv", device=CPU, title="line"
+    )
+
+
+def equal(one: FitResult, two: FitResult) -> bool:
+    return (
+        all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+        and one.rows == two.rows
+    )
+
+
+def test_schedule_warms_up_peaks_and_ends_at_its_final_fraction() -> None:
+    factors = [schedule(step, 100, 0.1, 0.2) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == pytest.approx(1.0)
+    assert factors[99] == pytest.approx(0.2)
+    assert all(a > b for a, b in pairwise(factors[10:]))
+    assert schedule(0, 100, 0.0, 0.2) == pytest.approx(1.0)
+
+
+def test_average_forgets_its_start_and_copies_what_is_not_floating_point() -> None:
+    module = nn.BatchNorm1d(1)
+    average = Average(module, 0.9)
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+        module.num_batches_tracked.fill_(7)
+    average.update(module)
+    decay = 2 / 11
+    assert average.weights["weight"].item() == pytest.approx(decay * 1 + (1 - decay) * 3)
+    assert average.weights["num_batches_tracked"].item() == 7
+
+
+def test_it_learns_and_the_phases_start_when_they_are_active(tmp_path: Path) -> None:
+    line, result = run(tmp_path, num_steps=200)
+    errors = [row["main/error"] for row in result.rows]
+    assert errors[-1] < 0.5 * errors[0]
+    assert "late/loss" not in result.rows[10]
+    assert "late/loss" in result.rows[-1]
+    assert result.averaged
+    assert result.num_steps == 200
+    assert not torch.equal(result.weights["a.0.weight"], line.module.state_dict()["a.0.weight"])
+
+
+def test_no_average_keeps_the_last_weights(tmp_path: Path) -> None:
+    line, result = run(tmp_path, ema_decay=0.0)
+    assert not result.averaged
+    assert torch.equal(result.weights["a.0.weight"], line.module.state_dict()["a.0.weight"])
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8, 13, 19])
+def test_a_run_that_stops_anywhere_goes_on_to_the_same_weights_and_curves(tmp_path: Path, stop: int) -> None:
+    _, whole = run(tmp_path / "whole")
+    taken: list[int] = []
+
+    def dying(step: int) -> Tensor:
+        taken.append(step)
+        if step == stop:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", dying)
+    torch.manual_seed(99)
+    _, resumed = run(tmp_path / "broken")
+    assert equal(whole, resumed)
+    assert (tmp_path / "whole/curves.csv").read_bytes() == (tmp_path / "broken/curves.csv").read_bytes()
+
+
+def test_a_batch_that_is_not_finite_is_passed_over_after_a_roll_back(tmp_path: Path) -> None:
+    def poisoned(step: int) -> Tensor:
+        return batch_at(step) * (float("nan") if step == 9 else 1.0)
+
+    _, result = run(tmp_path, poisoned)
+    assert result.num_rollbacks == 1
+    assert result.num_steps == 20
+    assert all(torch.isfinite(value).all() for value in result.weights.values())
+
+
+def test_losses_that_are_never_finite_end_in_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=f"after {MAX_ROLLBACKS} roll-backs"):
+        run(tmp_path, lambda step: batch_at(step) * float("nan"))
+
+
+def test_the_checkpoint_is_safetensors_and_tells_where_it_stands(tmp_path: Path) -> None:
+    run(tmp_path)
+    header, tensors = read_tensor_header(tmp_path / "checkpoint.safetensors")
+    assert header.facts["step"] == 20
+    assert {"random/cpu", "module/a.0.weight", "average/a.0.weight", "optimizer/main/0/exp_avg"} <= set(
+        tensors
+    )
+
+
+def test_curves_have_a_row_per_window_and_one_at_the_end(tmp_path: Path) -> None:
+    run(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [int(row["step"]) for row in rows] == [6, 12, 18, 20]
+    assert next(iter(rows[0])) == "step"
+    assert float(rows[0]["main/progress"]) == pytest.approx(sum(range(6)) / 6 / 20)
+
+
+def test_an_unknown_tracker_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQPIPE_TRACKERS", "wandb")
+    with pytest.raises(Exception, match="VQPIPE_TRACKERS names no tracker"):
+        run(tmp_path)
+
+
+def test_tensorboard_gets_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_TRACKERS", "tensorboard")
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    run(tmp_path)
+    assert list((tmp_path / "scratch/trackers/line/tensorboard").glob("events*"))

@@ -1,0 +1,161 @@
+"""The preset files in the package: every section of every one holds, and the papers' scales are what they say."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqpipe.params.base import merged, validate
+from vqpipe.params.clip import ClipParams
+from vqpipe.params.cluster import ClusterParams
+from vqpipe.params.corpus import CorpusParams
+from vqpipe.params.dataset import DatasetParams
+from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.graph import GraphParams
+from vqpipe.params.patches import PatchesParams
+from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
+from vqpipe.params.prior import PriorParams
+from vqpipe.params.report import ReportParams
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.params.tokens import TokensParams
+from vqpipe.params.vocabulary import VocabularyParams
+
+ROOT = Path(__file__).parents[2]
+SECTIONS: dict[str, Any] = {
+    "dataset": DatasetParams,
+    "corpus": CorpusParams,
+    "clip": ClipParams,
+    "vocabulary": VocabularyParams,
+    "graph": GraphParams,
+    "patches": PatchesParams,
+    "cluster": ClusterParams,
+    "tokens": TokensParams,
+    "evaluate": EvaluateParams,
+    "report": ReportParams,
+}
+F16 = ("ade20k", "celeba-hq", "coco-256", "cub-200", "ffhq", "imagenet", "paper-f16", "textcaps")
+CLIP_GRIDS = {"ViT-B-32": 7, "ViT-L-14": 16}
+"""Patches along one side at 224 px."""
+
+content = cache(load_preset)
+
+
+def variants(preset: str) -> dict[str, TokenizerParams]:
+    """Each variant of a preset with the common params below it, as the stage reads it."""
+    section = content(preset)["tokenizer"]
+    return {
+        name: validate(merged(section["common"], own), f"tokenizer.variants.{name}", TokenizerParams, preset)
+        for name, own in section["variants"].items()
+    }
+
+
+def pairs(preset: str) -> dict[str, PriorParams]:
+    """Each pair of a preset with the common params below it, as the stage reads it."""
+    section = content(preset)["prior"]
+    return {
+        name: validate(merged(section["common"], own), f"prior.pairs.{name}", PriorParams, preset)
+        for name, own in section["pairs"].items()
+    }
+
+
+def test_the_presets_that_are_there() -> None:
+    small = {"coco", "image-folder", "pico", "scenes", "tiny-imagenet"}
+    assert set(preset_names()) == small | set(F16)
+
+
+def test_params_yaml_is_the_preset_scenes() -> None:
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == preset_text("scenes")
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_section_holds(preset: str) -> None:
+    assert set(content(preset)) == {*SECTIONS, "tokenizer", "prior"}
+    for section, model in SECTIONS.items():
+        validate(content(preset)[section], section, model, preset)
+    assert variants(preset)
+    assert {pair.tokenizer for pair in pairs(preset).values()} <= set(variants(preset))
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "scenes"])
+def test_descriptions_are_one_line(preset: str) -> None:
+    assert describe(preset).endswith(".")
+    assert "\n" not in describe(preset)
+    assert len(describe(preset)) <= 120
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_sections_fit_each_other(preset: str) -> None:
+    params = content(preset)
+    clusters = params["cluster"]["num_clusters"]
+    for variant in variants(preset).values():
+        assert variant.quantizer.kind != "lc" or variant.quantizer.num_codes <= clusters
+    stored = params["dataset"]["resize"]["short_side"] or params["dataset"]["source"]["resolution"]
+    assert {variant.resolution for variant in variants(preset).values()} == {stored}
+    pretrained, fit = params["clip"]["pretrained"], params["clip"]["fit"]
+    grid = (
+        CLIP_GRIDS[pretrained["model"]]
+        if pretrained
+        else fit["vision"]["image_size"] // fit["vision"]["patch_size"]
+    )
+    assert grid % params["patches"]["grid"] == 0
+    source = params["dataset"]["source"]
+    labelled = source["kind"] == "scenes" or source.get("classes") == "folders"
+    for pair in pairs(preset).values():
+        assert labelled or pair.condition == "none"
+
+
+@pytest.mark.parametrize("preset", F16)
+def test_the_f16_presets_have_the_papers_trunk(preset: str) -> None:
+    for variant in variants(preset).values():
+        trunk = variant.trunk
+        assert trunk.downsampling == 16
+        assert variant.resolution // trunk.downsampling == 16
+        assert (trunk.patch, trunk.num_decoder_blocks, trunk.shortcut) == (1, None, False)
+        assert [variant.resolution >> level for level in trunk.attention_levels] == [16]
+
+
+@pytest.mark.parametrize(("preset", "start_step"), [
+    ("ade20k", 10_000), ("celeba-hq", 10_000), ("coco-256", 10_000), ("cub-200", 10_000), ("textcaps", 10_000),
+    ("paper-f16", 10_000), ("ffhq", 50_000), ("imagenet", 50_000),
+])  # fmt: skip
+def test_the_discriminator_starts_at_the_reference_codes_step(preset: str, start_step: int) -> None:
+    for variant in variants(preset).values():
+        step = variant.losses.adversarial.start * variant.training.num_steps
+        assert step == pytest.approx(start_step, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["imagenet", "ffhq"])
+def test_vqgan_lc_s_codebook(preset: str) -> None:
+    found = variants(preset)
+    assert set(found) == {"vq", "lc"}
+    lc = found["lc"].quantizer
+    assert lc.kind == "lc"
+    assert (lc.num_codes, lc.dim, lc.distance) == (100_000, 8, "cosine")
+    assert {name: pair.sampling.top_k for name, pair in pairs(preset).items()} == {
+        "vq-gpt": 1638, "lc-gpt": 10_000,
+    }  # fmt: skip
+
+
+def test_the_nano_presets_fit_eighty_images() -> None:
+    params = content("coco")
+    num_train = 50
+    num_vectors = num_train * params["patches"]["grid"] ** 2
+    assert params["cluster"]["num_clusters"] <= num_vectors
+    batches = [variant.training.batch_size for variant in variants("coco").values()]
+    batches += [pair.training.batch_size for pair in pairs("coco").values()]
+    assert max(batches) <= num_train
+    assert params["clip"]["fit"]["training"]["batch_size"] <= num_train
+
+
+@pytest.mark.parametrize("preset", ["ade20k", "celeba-hq", "coco-256", "cub-200", "textcaps"])
+def test_vqct_s_two_codebooks(preset: str) -> None:
+    found = variants(preset)
+    assert set(found) == {"vq", "vqct"}
+    vqct = found["vqct"].quantizer
+    assert vqct.kind == "vqct"
+    assert vqct.dim == 512
+    assert vqct.transfer.kind == "gcn"
+    assert (vqct.transfer.num_layers, vqct.transfer.hidden_dim, vqct.transfer.final_relu) == (3, 256, True)

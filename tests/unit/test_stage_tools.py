@@ -1,0 +1,99 @@
+"""Reading dvc.yaml without DVC, running by it, and finding code deps."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stages import imports, lock, run
+from stages.dvcfile import find_stage, md5, read_stages, stale
+from vqpipe.errors import ParamsError
+
+DVC = """
+stages:
+  one:
+    cmd: python -m stages.one --out ${path}/a
+    deps: [code.py]
+    params: [top]
+    outs: ['${path}/a']
+  many:
+    foreach: ${top.variants}
+    do:
+      cmd: >
+        python -m stages.many
+        --name ${key} --prior ${item.prior}
+      deps: ['${path}/a']
+      params: ['top.variants.${key}']
+      metrics:
+        - m/${key}.json: {cache: false}
+"""
+PARAMS = "path: out\ntop: {variants: {x: {prior: none, k: 1e-3}, y: {prior: words}}}\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "code.py").write_text("1\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_foreach_is_unrolled_and_places_are_filled(tree: Path) -> None:
+    stages = read_stages(tree)
+    assert list(stages) == ["one", "many@x", "many@y"]
+    assert stages["many@y"].cmd == "python -m stages.many --name y --prior words"
+    assert stages["many@x"].params == ("top.variants.x",)
+    assert stages["many@x"].outs == ("m/x.json",)
+    assert stages["one"].outs == ("out/a",)
+
+
+def test_an_unknown_stage_names_the_nearest(tree: Path) -> None:
+    with pytest.raises(ParamsError, match="did you mean many@"):
+        find_stage(read_stages(tree), "many@z")
+    done = CliRunner().invoke(run.app, ["many@z"])
+    assert done.exit_code == 2
+    assert "choices:" in done.output
+
+
+def test_run_without_a_name_lists_the_choices_and_list_shows_commands(tree: Path) -> None:
+    assert CliRunner().invoke(run.app, []).exit_code == 2
+    shown = CliRunner().invoke(run.app, ["--list"])
+    assert shown.exit_code == 0
+    assert "--name x --prior none" in shown.output
+
+
+def test_a_lock_is_stale_when_code_params_or_command_differ(tree: Path) -> None:
+    stages = read_stages(tree)
+    assert stale(stages["one"], tree) == ["it has never run"]
+    code = md5(tree / "code.py")
+    (tree / "dvc.lock").write_text(
+        f"schema: '2.0'\nstages:\n  one:\n    cmd: python -m stages.one --out out/a\n"
+        f"    deps:\n    - {{path: code.py, md5: {code}}}\n"
+        "    params: {params.yaml: {top: {variants: {x: {prior: none, k: 0.001}, y: {prior: words}}}}}\n"
+        "    outs:\n    - {path: out/a, md5: abc}\n"
+    )
+    assert stale(stages["one"], tree) == []
+    (tree / "code.py").write_text("2\n")
+    assert stale(stages["one"], tree) == ["code.py changed"]
+    (tree / "params.yaml").write_text(PARAMS.replace("1e-3", "2e-3"))
+    assert "params top changed" in stale(read_stages(tree)["one"], tree)
+    done = CliRunner().invoke(lock.app, [])
+    assert done.exit_code == 1
+    assert "dvc repro" in done.output
+
+
+def test_code_deps_follow_imports_inside_functions_but_not_type_checking(tmp_path: Path) -> None:
+    for name, text in {
+        "stages/__init__.py": "", "stages/a.py": "def main():\n    from vqpipe.b import x\n",
+        "vqpipe/__init__.py": '"""doc"""\n',
+        "vqpipe/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vqpipe.c import y\n"
+        "else:\n    import vqpipe.d\n",
+        "vqpipe/c.py": "y = 1\n", "vqpipe/d.py": "z = 1\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    needed = imports.needed_files("stages.a", tmp_path)
+    assert needed == ["stages/a.py", "vqpipe/__init__.py", "vqpipe/b.py", "vqpipe/d.py"]
+    text = "deps:\n  # code: stages.a\n  - old.py\n  # end of code\n"
+    assert imports.with_code_deps(text, tmp_path).splitlines()[2:-1] == [f"  - {p}" for p in needed]
