@@ -52,9 +52,8 @@ def stage_costs() -> None:
 def start_up() -> None:
     title("start-up")
     for stage in ("dataset", "graph", "tokenizer", "prior"):
-        print(
-            f"python -m stages.{stage} --help   {median_seconds(lambda s=stage: command(f'stages.{s}', '--help')):.2f} s"
-        )
+        seconds = median_seconds(lambda s=stage: command(f"stages.{s}", "--help"))
+        print(f"python -m stages.{stage} --help   {seconds:.2f} s")
     print("goal: 0.5 s")
     if (ROOT / "dvc.lock").is_file():
         print(
@@ -103,9 +102,8 @@ def searching() -> None:
         z, codes = torch.randn(n, d), torch.randn(k, d)
         ours = median_seconds(lambda z=z, codes=codes: nearest(z, codes, "euclidean"))
         naive = median_seconds(lambda z=z, codes=codes: torch.cdist(z, codes).argmin(1))
-        print(
-            f"n {n:5d}  K {k:7d}  d {d:4d}   {ours * 1e3:8.1f} ms   naive {naive * 1e3:8.1f} ms   ratio {ours / naive:.2f}"
-        )
+        times = f"{ours * 1e3:8.1f} ms   naive {naive * 1e3:8.1f} ms   ratio {ours / naive:.2f}"
+        print(f"n {n:5d}  K {k:7d}  d {d:4d}   {times}")
 
 
 def clustering() -> None:

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def test_names_and_descriptions(folder: Path) -> None:
     assert preset_names(folder) == ["coco", "one", "scenes"]
     assert describe("coco", folder) == "the captions of COCO"
-    assert describe("scenes", folder) == ""
+    assert describe("scenes", folder) == "The base."
 
 
 def test_a_base_is_printed_as_it_is(folder: Path) -> None:

@@ -43,8 +43,12 @@ def preset_names(folder: Traversable | None = None) -> list[str]:
 
 
 def describe(name: str, folder: Traversable | None = None) -> str:
-    """A preset's one-line description, or an empty string."""
-    return str(_read(name, folder or preset_folder())[1].get("description", ""))
+    """A preset's one-line description: its `description`, or the first sentence of its opening comment."""
+    text, data = _read(name, folder or preset_folder())
+    if "description" in data:
+        return str(data["description"])
+    opening = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    return " ".join(opening).split(". ")[0].rstrip(".") + "."
 
 
 def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | None = None) -> str:

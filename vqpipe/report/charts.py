@@ -63,9 +63,10 @@ def line_chart(
     shown = [s for s in (_visible(item, log_x, log_y) for item in series) if s.x]
     if not shown:
         return Markup('<p class="absent">no points to draw</p>')
-    left = _LEFT if y_label else _LEFT - 16
-    x = _axis([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
     y = _axis([v for s in shown for v in s.y], log_y, height - _BOTTOM, -(height - _TOP - _BOTTOM), pad=0.06)
+    longest = max((len(_number(tick)) for tick in y.ticks(5)), default=0)
+    left = max(_LEFT - 16, 12 + 7 * longest) + (16 if y_label else 0)
+    x = _axis([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
     parts = [_open(width, height, alt)]
     for tick in y.ticks(5):
         at = y(tick)
