@@ -17,7 +17,7 @@ NUM_COLOURS = 8
 MAX_POINTS = 300
 """A line is thinned to at most this many points."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 12, 44
 
 
 @dataclass(frozen=True)
