@@ -115,7 +115,7 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
 
 
 def _explain(item: Any, section: str, model: Any) -> str:
-    where = ".".join([section, *(str(part) for part in item["loc"])])
+    where = ".".join([section, *_without_tags(model, item["loc"])])
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
         choices = f"\n  choices:  {', '.join(known)}" if known else ""
@@ -124,6 +124,20 @@ def _explain(item: Any, section: str, model: Any) -> str:
         return f"{where} is missing"
     found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {item.get('input')!r}"
     return f"{where}: {item['msg']}{found}"
+
+
+def _without_tags(model: Any, loc: tuple[Any, ...]) -> list[str]:
+    """An error's location as the user wrote it: without the `kind` that a discriminated union adds."""
+    schema = TypeAdapter(model).json_schema()
+    nodes, shown = [schema], []
+    for part in loc:
+        options = [option for node in nodes for option in _options(schema, node)]
+        written = any(part in option.get("properties", {}) for option in options)
+        tags = [option.get("properties", {}).get("kind", {}).get("const") for option in options]
+        if written or part not in tags:
+            shown.append(str(part))
+        nodes = [child for node in nodes for child in _children(schema, node, part)]
+    return shown
 
 
 def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:

@@ -241,7 +241,7 @@ def probability(adjective: str, noun: str) -> float:
     """The probability that an instance of `noun` has `adjective`, in closed form."""
     lexeme = NOUNS[noun]
     own = sum(choice.probability(adjective) for choice in lexeme.values())
-    foes = CONFLICTS.get(adjective, frozenset())
+    foes = sorted(CONFLICTS.get(adjective, frozenset()))  # a set's order would move the last bits of the sum
     return own * prod(
         1.0 - sum(lexeme[kind].probability(foe) for foe in foes if KIND_OF[foe] == kind)
         for kind in ("colour", "pattern")
