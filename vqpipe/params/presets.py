@@ -48,7 +48,8 @@ def describe(name: str, folder: Traversable | None = None) -> str:
     if "description" in data:
         return str(data["description"])
     opening = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
-    return " ".join(opening).split(". ")[0].rstrip(".") + "."
+    sentence = " ".join(opening).split(". ")[0].rstrip(".")
+    return f"{sentence}." if sentence else ""
 
 
 def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | None = None) -> str:
