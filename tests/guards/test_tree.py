@@ -142,5 +142,6 @@ def test_no_pickle_and_no_unsafe_load() -> None:
             if isinstance(node, ast.ImportFrom) and not only_error:
                 names.append(node.module or "")
             assert not {n.split(".")[0] for n in names} & {"pickle", "dill", "joblib", "cloudpickle"}, file
-        for call in re.findall(r"torch\.load\([^)]*\)", text):
-            assert "weights_only=True" in call, file
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                safe = {k.arg: ast.unparse(k.value) for k in node.keywords}.get("weights_only")
+                assert safe == "True", f"{file}:{node.lineno}"
