@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from stages.evaluate import app
+from tests import tiny
 from vqpipe.artifacts.publish import file_digest, read_manifest
 from vqpipe.artifacts.specs.evaluation import EVALUATION
 from vqpipe.data.build import build_dataset
@@ -38,38 +39,7 @@ EVALUATE: dict[str, Any] = {
     "examples": {"num_images": 2, "num_codes": 3, "num_patches": 2},
 }  # fmt: skip
 TOKENIZER: dict[str, Any] = {
-    "prior": "none", "resolution": 16, "seed": 0, "augment": {"crop": "centre", "flip": False},
-    "latent_init": "standard",
-    "trunk": {
-        "patch": 2, "channels": 8, "channel_multipliers": [1, 1], "num_blocks": 1, "attention_levels": [],
-        "middle": False, "middle_attention": False, "shortcut": False, "latent_channels": 4, "dropout": 0.0,
-    },
-    "quantizer": {
-        "kind": "vq", "num_codes": 16, "dim": 4, "beta": 0.25, "beta_on": "commitment", "init": "uniform",
-    },
-    "losses": {
-        "reconstruction": {"l1": 1.0, "l2": 0.0}, "perceptual": {"kind": "none"}, "perceptual_weight": 0.0,
-        "quantizer_weight": 1.0,
-        "adversarial": {
-            "weight": 0.0, "start": 1.0, "warmup": 0.0, "max_adaptive_weight": 1.0,
-            "discriminator": {"channels": 8, "num_layers": 1, "lr_scale": 1.0, "norm": "group"},
-        },
-    },
-    "training": {
-        "num_steps": 1, "batch_size": 1, "learning_rate": 1e-3, "betas": [0.5, 0.9], "weight_decay": 0.0,
-        "warmup_fraction": 0.0, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.0,
-        "precision": "fp32", "log_every": 1, "checkpoint_every": 1,
-    },
-}  # fmt: skip
-CLIP_CONFIG = {
-    "model_cfg": {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
-    },
-    "preprocess_cfg": {
-        "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest",
-    },
+    **tiny.TOKENIZER, "trunk": {**tiny.TOKENIZER["trunk"], "patch": 2, "channel_multipliers": [1, 1]}
 }  # fmt: skip
 
 
@@ -104,8 +74,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     build_dataset(validate(section, "dataset", DatasetParams), root / "dataset")
     torch.manual_seed(0)
-    model = towers.build_model(CLIP_CONFIG["model_cfg"], "tiny")
-    write_clip(root / "clip", model, CLIP_CONFIG, name="tiny", tag="fresh", fitted_on=None)
+    model = towers.build_model(tiny.CLIP["model_cfg"], "tiny")
+    write_clip(root / "clip", model, tiny.CLIP, name="tiny", tag="fresh", fitted_on=None)
     config = validate(TOKENIZER, "tokenizer", TokenizerParams)
     Tokenizer(config, build(config.quantizer, None)).save(root / "tokenizer", {})
     write_params(root / "params.yaml", EVALUATE)
