@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +99,20 @@ def stale(stage: Stage, root: Path) -> list[str]:
         if path not in recorded:
             reasons.append(f"{path} is a new dep")
     for path in (*stage.deps, *stage.outs):
-        file = root / path
-        if file.is_file() and path in recorded and md5(file) != recorded[path]:
+        known_here = (root / path).is_file() or ((root / path).is_dir() and not path.startswith("artifacts"))
+        if known_here and path in recorded and md5(root / path) != recorded[path]:
             reasons.append(f"{path} changed")
     for path in set(recorded) - {*stage.deps, *stage.outs}:
         reasons.append(f"{path} is no longer of this stage")
     return reasons
 
 
-def md5(file: Path) -> str:
-    """DVC's hash of a file."""
-    with file.open("rb") as stream:
+def md5(path: Path) -> str:
+    """DVC's hash of a file, or of a folder: that of the list of its files and their hashes, with `.dir` after it."""
+    if path.is_dir():
+        files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        rows = [{"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+        listing = json.dumps(sorted(rows, key=itemgetter("relpath")), sort_keys=True)
+        return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()

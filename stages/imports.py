@@ -61,7 +61,10 @@ def direct_imports(file: Path, root: Path) -> frozenset[Path]:
 
 
 def needed_files(module: str, root: Path) -> list[str]:
-    """All project files that running `module` can import, sorted, relative to `root`; empty packages left out."""
+    """All project files that running `module` can import, sorted, relative to `root`.
+
+    Files that hold nothing but a docstring are left out: they change no output.
+    """
     start = module_file(module, root)
     assert start is not None, module
     seen, queue = {start}, [start]
@@ -69,7 +72,33 @@ def needed_files(module: str, root: Path) -> list[str]:
         for path in direct_imports(queue.pop(), root) - seen:
             seen.add(path)
             queue.append(path)
-    return sorted(p.relative_to(root).as_posix() for p in seen if p.stat().st_size > 0)
+    return sorted(p.relative_to(root).as_posix() for p in seen if has_code(p))
+
+
+def as_deps(files: list[str], root: Path) -> list[str]:
+    """The same files as DVC deps: a folder in place of its files where all that it holds is needed.
+
+    DVC reads dvc.lock with a slow parser on every call, so short lists are time saved.
+    """
+    needed, deps = set(files), set(files)
+    folders = {parent for file in files for parent in Path(file).parents if parent.name}
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        held = [
+            path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        ]
+        inside = {path.relative_to(root).as_posix() for path in held if has_code(path)}
+        if len(inside) > 1 and inside <= needed:
+            deps = {dep for dep in deps if not Path(dep).is_relative_to(folder)} | {folder.as_posix()}
+    return sorted(deps)
+
+
+@cache
+def has_code(path: Path) -> bool:
+    """Whether a file is more than a docstring; files that are not Python always are."""
+    if path.suffix != ".py":
+        return True
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    return len(module.body) > (ast.get_docstring(module) is not None)
 
 
 def with_code_deps(text: str, root: Path) -> str:
@@ -77,7 +106,7 @@ def with_code_deps(text: str, root: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         indent, module = match.group(1), match.group(2)
-        lines = [f"{indent}- {path}" for path in needed_files(module, root)]
+        lines = [f"{indent}- {path}" for path in as_deps(needed_files(module, root), root)]
         return "\n".join([f"{indent}# code: {module}", *lines, f"{indent}# end of code"])
 
     return re.sub(r"^( +)# code: (\S+)\n(?:.*\n)*?\1# end of code", block, text, flags=re.MULTILINE)

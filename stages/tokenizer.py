@@ -23,13 +23,13 @@ def main(
     Example: python -m stages.run tokenizer@lc
     """
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.codebooks.load import load_prior
     from vqpipe.params.base import load_merged
     from vqpipe.params.tokenizer import TokenizerParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.scratch import scratch_folder
-    from vqpipe.tokenizers.load_prior import load_prior
     from vqpipe.tokenizers.train import train_tokenizer
     from vqpipe.vision.clip import Clip
 

@@ -11,6 +11,7 @@ LAYERS = [
     {"params", "errors"},
     {"runtime"},
     {"artifacts"},
+    {"codebooks"},
     {"data", "text", "vision"},
     {"quantizers", "models"},
     {"losses", "alignment", "metrics"},

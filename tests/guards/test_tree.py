@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stages.dvcfile import read_stages
-from stages.imports import needed_files, with_code_deps
+from stages.imports import as_deps, needed_files, with_code_deps
 from vqpipe.params.base import read_yaml, section_of
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_stage_names_a_module_with_its_code_deps_and_existing_params(name: str) 
     stage = STAGES[name]
     module = stage.cmd.split()[2]
     assert module == f"stages.{name.split('@')[0]}"
-    assert set(needed_files(module, ROOT)) <= set(stage.deps)
+    assert set(as_deps(needed_files(module, ROOT), ROOT)) <= set(stage.deps)
     data = read_yaml(ROOT / "params.yaml")
     for param in stage.params:
         section_of(data, param, ROOT / "params.yaml")

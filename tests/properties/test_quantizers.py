@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import QUANTIZERS, Prior, Quantizer, QuantizerModule, build, from_state
@@ -23,7 +24,7 @@ DIM = 8
 
 def words() -> Any:
     draw = torch.Generator().manual_seed(3)
-    return SimpleNamespace(
+    return Words(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -35,7 +36,7 @@ def words() -> Any:
 
 def centroids() -> Any:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
-    return SimpleNamespace(vectors=vectors, counts=torch.ones(40, dtype=torch.int64), facts={})
+    return Centroids(vectors, torch.ones(40, dtype=torch.int64), {})
 
 
 @dataclass(frozen=True)

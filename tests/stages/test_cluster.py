@@ -17,7 +17,7 @@ from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.vision.centroids import read_centroids
+from vqpipe.codebooks.centroids import read_centroids
 
 PARAMS = {
     "num_clusters": 6,

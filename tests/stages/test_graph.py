@@ -16,8 +16,8 @@ from stages.graph import app
 from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.codebooks.words import read_words
 from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
-from vqpipe.text.prior import read_words
 from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
 from vqpipe.vision.clip import Clip
 

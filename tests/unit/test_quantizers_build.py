@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.words import Words
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
@@ -33,7 +34,7 @@ def config(params: dict[str, Any]) -> Any:
 
 
 def centroids(num: int = 10) -> Any:
-    return SimpleNamespace(vectors=torch.randn(num, 7), counts=torch.ones(num))
+    return Centroids(torch.randn(num, 7), torch.ones(num), {})
 
 
 def words(**changes: Any) -> Any:
@@ -41,7 +42,7 @@ def words(**changes: Any) -> Any:
         "adjectives": ["red", "old"], "nouns": ["cat", "sea", "sun"], "adjective_vectors": torch.randn(2, 7),
         "noun_vectors": torch.randn(3, 7), "edges": torch.tensor([[0, 1], [2, 0]]), "weights": torch.ones(2),
     }  # fmt: skip
-    return SimpleNamespace(**{**parts, **changes})
+    return Words(**{**parts, **changes})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def words(**changes: Any) -> Any:
         (VQCT, None, ["quantizer vqct", "no prior", "a words prior", "dvc repro graph"]),
         (VQCT, centroids(), ["quantizer vqct", "centroids prior", "a words prior"]),
         ({**LC, "num_codes": 11}, centroids(), ["num_codes: 11", "10 centroids", "at most 10"]),
-        (LC, SimpleNamespace(vectors=torch.full((9, 3), torch.nan), counts=[]), ["27 values not finite"]),
+        (LC, Centroids(torch.full((9, 3), torch.nan), torch.ones(9), {}), ["27 values not finite"]),
         (VQCT, words(adjectives=[], adjective_vectors=torch.zeros(0, 7)), ["both kinds", "0 adjectives"]),
         (
             VQCT,

@@ -4,13 +4,14 @@ network."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import QuantizerModule, build
@@ -37,7 +38,7 @@ def vq(num_codes: int = 16, init: str = "uniform") -> QuantizerModule:
 
 def vqct(transfer: dict[str, Any], init: str = "standard") -> QuantizerModule:
     draw = torch.Generator().manual_seed(3)
-    prior = SimpleNamespace(
+    prior = Words(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -50,7 +51,7 @@ def vqct(transfer: dict[str, Any], init: str = "standard") -> QuantizerModule:
 
 def lc_from_data() -> QuantizerModule:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
-    prior = SimpleNamespace(vectors=vectors, counts=torch.ones(40))
+    prior = Centroids(vectors, torch.ones(40), {})
     return fresh(prior, kind="lc", num_codes=40, distance="cosine", init="data")
 
 

@@ -1,5 +1,6 @@
 """Reading dvc.yaml without DVC, running by it, and finding code deps."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,32 @@ def test_a_lock_is_stale_when_code_params_or_command_differ(tree: Path) -> None:
     assert "dvc repro" in done.output
 
 
+def test_the_hash_of_a_folder_is_that_of_dvc(tmp_path: Path) -> None:
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "dep/sub").mkdir(parents=True)
+    (tmp_path / "dep/b.txt").write_text("b")
+    (tmp_path / "dep/sub/a.txt").write_text("a")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo\n    deps: [dep]\n")
+    subprocess.run(["dvc", "repro", "-q"], cwd=tmp_path, check=True)
+    assert f"md5: {md5(tmp_path / 'dep')}\n" in (tmp_path / "dvc.lock").read_text()
+
+
 def test_code_deps_follow_imports_inside_functions_but_not_type_checking(tmp_path: Path) -> None:
     for name, text in {
         "stages/__init__.py": "", "stages/a.py": "def main():\n    from vqpipe.b import x\n",
         "vqpipe/__init__.py": '"""doc"""\n',
         "vqpipe/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vqpipe.c import y\n"
         "else:\n    import vqpipe.d\n",
-        "vqpipe/c.py": "y = 1\n", "vqpipe/d.py": "z = 1\n",
+        "vqpipe/c.py": "y = 1\n", "vqpipe/d.py": "import vqpipe.whole.e, vqpipe.whole.f\n",
+        "vqpipe/whole/__init__.py": '"""doc"""\n', "vqpipe/whole/e.py": "e = 1\n", "vqpipe/whole/f.py": "f = 1\n",
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     needed = imports.needed_files("stages.a", tmp_path)
-    assert needed == ["stages/a.py", "vqpipe/__init__.py", "vqpipe/b.py", "vqpipe/d.py"]
+    files = ["stages/a.py", "vqpipe/b.py", "vqpipe/d.py"]
+    assert needed == [*files, "vqpipe/whole/e.py", "vqpipe/whole/f.py"]
+    assert imports.as_deps(needed, tmp_path) == [*files, "vqpipe/whole"]
+    (tmp_path / "vqpipe/whole/notes.txt").write_text("not imported")
+    assert imports.as_deps(needed, tmp_path) == needed
     text = "deps:\n  # code: stages.a\n  - old.py\n  # end of code\n"
     assert imports.with_code_deps(text, tmp_path).splitlines()[2:-1] == [f"  - {p}" for p in needed]

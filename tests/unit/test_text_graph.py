@@ -17,13 +17,14 @@ from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.specs.words import WORD_VECTORS
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.codebooks.words import read_words
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
 from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
 from vqpipe.text import chunks
 from vqpipe.text.graph import Graph, build_graph, edge_weights, measure
-from vqpipe.text.prior import pack, read_words
+from vqpipe.text.prior import pack
 from vqpipe.text.vectors import prompt_vectors
 from vqpipe.text.vocabulary import Vocabulary, build_vocabulary
 

@@ -14,12 +14,13 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
+from vqpipe.codebooks.centroids import read_centroids
 from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.patches import PatchesParams
 from vqpipe.vision import towers
-from vqpipe.vision.centroids import read_centroids, write_centroids
+from vqpipe.vision.centroids import write_centroids
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.features import iter_shards, plan_shards, pool, read_vectors, write_patches
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerModule
 from vqpipe.quantizers.lc import LargeCodebookQuantizer
-from vqpipe.quantizers.priors import Prior
 from vqpipe.quantizers.vq import VectorQuantizer
 from vqpipe.quantizers.vqct import CodebookTransferQuantizer
 

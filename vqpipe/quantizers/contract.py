@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Protocol, Self
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
+from vqpipe.codebooks.load import Prior
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.quantizers.priors import Prior
 
 Names = Sequence[Sequence[str] | None]
 """Per group, the name (word) of each code, or None."""

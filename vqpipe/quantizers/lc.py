@@ -16,12 +16,13 @@ from typing import Self
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vqpipe.codebooks.load import Prior
 from vqpipe.errors import MismatchError
 from vqpipe.params.quantizers import LcParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import Prior, float_matrix, need_centroids
+from vqpipe.quantizers.priors import float_matrix, need_centroids
 
 
 class LargeCodebookQuantizer(NearestCodeQuantizer):

@@ -1,63 +1,16 @@
-"""What quantizers need of a codebook prior: the words prior, the centroids prior, or none.
-
-The two are read by `vqpipe.text.prior` and `vqpipe.vision.centroids`; here is the part of them that a
-quantizer touches, so that anything with these fields will do.
-"""
+"""What quantizers ask of a codebook prior: the right kind, with finite vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.words import Words
 from vqpipe.errors import MismatchError
-
-
-@runtime_checkable
-class Words(Protocol):
-    """Adjectives and nouns, their vectors, and which adjective modifies which noun."""
-
-    @property
-    def adjectives(self) -> Sequence[str]:
-        """Ka words."""
-
-    @property
-    def nouns(self) -> Sequence[str]:
-        """Kn words."""
-
-    @property
-    def adjective_vectors(self) -> Any:
-        """float32 (Ka, d)."""
-
-    @property
-    def noun_vectors(self) -> Any:
-        """float32 (Kn, d)."""
-
-    @property
-    def edges(self) -> Any:
-        """int64 (2, E): row 0 indexes adjectives, row 1 nouns."""
-
-    @property
-    def weights(self) -> Any:
-        """float32 (E,): how often each pair is said."""
-
-
-@runtime_checkable
-class Centroids(Protocol):
-    """Cluster centres of patch features; the first K of them are a codebook of K."""
-
-    @property
-    def vectors(self) -> Any:
-        """float32 (K, d)."""
-
-    @property
-    def counts(self) -> Any:
-        """int64 (K,)."""
-
-
-Prior = Words | Centroids | None
 
 _RUN = {"words": "dvc repro graph", "centroids": "dvc repro cluster", "none": None}
 

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers import VqParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import Prior, need_none
+from vqpipe.quantizers.priors import need_none
 
 
 class VectorQuantizer(NearestCodeQuantizer):

@@ -22,13 +22,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.words import Words
 from vqpipe.errors import MismatchError
 from vqpipe.params.quantizers import GcnTransferParams, VqctParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.memo import Memo
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import Prior, Words, describe, float_matrix, need_words
+from vqpipe.quantizers.priors import describe, float_matrix, need_words
 from vqpipe.quantizers.transfer import GraphNetwork, normalised_adjacency
 
 

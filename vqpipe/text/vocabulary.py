@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, VOCABULARY
-from vqpipe.artifacts.tables import read_table, to_table, write_table
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.codebooks.words import read_words_of
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
 from vqpipe.params.vocabulary import PosParams, VocabularyParams
@@ -117,12 +117,6 @@ def write_words(folder: Path, vocabulary: Vocabulary) -> None:
     for spec, words in ((ADJECTIVES, vocabulary.adjectives), (NOUNS, vocabulary.nouns)):
         columns = {"index": list(range(len(words))), "word": list(words), "count": list(words.values())}
         write_table(folder / f"{spec.name}.parquet", spec, to_table(spec, columns))
-
-
-def read_words_of(folder: Path, spec: TableSpec) -> dict[str, int]:
-    """Words and counts of one class, in the order of their indices."""
-    table = read_table(folder / f"{spec.name}.parquet", spec)
-    return dict(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
 
 
 def publish_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

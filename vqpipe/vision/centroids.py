@@ -1,32 +1,18 @@
-"""The centroids prior: k-means over patch features, published and read back."""
+"""The centroids prior: k-means over patch features, published; `vqpipe.codebooks.centroids` reads it back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
-from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.vision.features import patch_facts, read_vectors
 from vqpipe.vision.kmeans import kmeans
-
-
-@dataclass(frozen=True)
-class Centroids:
-    """A codebook prior of K vectors, the fullest cluster first."""
-
-    vectors: Float32[Tensor, "k d"]
-    counts: Int64[Tensor, " k"]
-    """Patch vectors nearest to each centroid."""
-    facts: dict[str, Any]
-    """num_clusters, dim, clip_id, projected, grid, objective, num_vectors."""
 
 
 def write_centroids(patches: Path, params: ClusterParams, out: Path) -> dict[str, Any]:
@@ -60,14 +46,3 @@ def write_centroids(patches: Path, params: ClusterParams, out: Path) -> dict[str
 def _last_change(history: tuple[float, ...]) -> float:
     """How much the last iteration lowered the training objective, as a part of it."""
     return (history[-2] - history[-1]) / history[-2] if len(history) > 1 and history[-2] > 0 else 0.0
-
-
-def read_centroids(folder: Path) -> Centroids:
-    """Read a CENTROIDS artifact.
-
-    Raises:
-        ArtifactError: missing, damaged, or another artifact.
-    """
-    facts = read_manifest(folder, CENTROIDS).facts
-    tensors, _ = read_tensors(folder / "centroids.safetensors", CENTROID_TENSORS)
-    return Centroids(tensors["centroids"], tensors["counts"], facts)

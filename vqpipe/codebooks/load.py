@@ -8,9 +8,9 @@ from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.centroids import CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.specs.words import WORDS
+from vqpipe.codebooks.centroids import Centroids, read_centroids
+from vqpipe.codebooks.words import Words, read_words
 from vqpipe.errors import ArtifactError
-from vqpipe.text.prior import Words, read_words
-from vqpipe.vision.centroids import Centroids, read_centroids
 
 Prior = Words | Centroids | None
 """Any codebook prior that a tokenizer can be built on."""
