@@ -78,7 +78,7 @@ def rendering() -> None:
 
 
 def tagging() -> None:
-    from vqpipe.params.vocabulary import WordnetPos
+    from vqpipe.params.pos import WordnetPos
     from vqpipe.text.phrases import pairs
     from vqpipe.text.pos import tagger
 

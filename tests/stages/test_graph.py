@@ -17,7 +17,8 @@ from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.codebooks.words import read_words
-from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
+from vqpipe.params.pos import WordnetPos
+from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
 from vqpipe.vision.clip import Clip
 

@@ -21,7 +21,8 @@ from vqpipe.codebooks.words import read_words
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
-from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
+from vqpipe.params.pos import WordnetPos
+from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.text import chunks
 from vqpipe.text.graph import Graph, build_graph, edge_weights, measure
 from vqpipe.text.prior import pack

@@ -8,7 +8,7 @@ import pytest
 
 from vqpipe.errors import DataError
 from vqpipe.params.graph import PhraseParams
-from vqpipe.params.vocabulary import WordnetPos
+from vqpipe.params.pos import WordnetPos
 from vqpipe.text.phrases import pairs
 from vqpipe.text.pos import tagger
 from vqpipe.text.quality import read_conllu, score

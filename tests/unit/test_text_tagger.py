@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqpipe.errors import DataError
-from vqpipe.params.vocabulary import WordnetPos
+from vqpipe.params.pos import WordnetPos
 from vqpipe.text.closed_class import POS, TAGS, closed_words, follows
 from vqpipe.text.lexicon import Lexicon, lexicon
 from vqpipe.text.pos import BACKENDS, tag, tagger

@@ -8,7 +8,8 @@ import pytest
 
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, DataError
-from vqpipe.params.vocabulary import VocabularyParams, WordnetPos
+from vqpipe.params.pos import WordnetPos
+from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.text import chunks
 from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary, read_vocabulary
 

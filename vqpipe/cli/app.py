@@ -143,7 +143,7 @@ def pairs(
     Example: vqpipe pairs "a small red boat under a grey sky"
     """
     from vqpipe.params.graph import PhraseParams
-    from vqpipe.params.vocabulary import WordnetPos
+    from vqpipe.params.pos import WordnetPos
     from vqpipe.text.phrases import pairs as extract
     from vqpipe.text.pos import tagger
 

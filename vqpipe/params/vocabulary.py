@@ -1,23 +1,11 @@
-"""Params of the stage `vocabulary`: how parts of speech are found, and which words stay."""
+"""Params of the stage `vocabulary`: which words stay."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import Field
 
 from vqpipe.params.base import Params
-
-
-class WordnetPos(Params):
-    """Parts of speech from the bundled WordNet, resolved by context."""
-
-    kind: Literal["wordnet"]
-    """Names this kind."""
-
-
-PosParams = WordnetPos
-"""The part-of-speech backends; a union discriminated on `kind` as soon as there is a second one."""
+from vqpipe.params.pos import PosParams
 
 
 class VocabularyParams(Params):

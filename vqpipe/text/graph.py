@@ -13,7 +13,7 @@ from typing import Any
 from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.graph import GraphParams, PhraseParams
-from vqpipe.params.vocabulary import PosParams
+from vqpipe.params.pos import PosParams
 from vqpipe.runtime.progress import track
 from vqpipe.text.chunks import Chunk, map_captions
 from vqpipe.text.phrases import pairs_of

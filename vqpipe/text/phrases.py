@@ -121,7 +121,7 @@ def pairs_of(words: Sequence[Word], tagger: Tagger, config: PhraseParams = PLAIN
 def pairs(caption: str, backend: Tagger, config: PhraseParams = PLAIN) -> list[tuple[str, str]]:
     """(adjective, singular noun) of each modification in a caption; any string will do.
 
-    >>> from vqpipe.params.vocabulary import WordnetPos
+    >>> from vqpipe.params.pos import WordnetPos
     >>> from vqpipe.text.pos import tagger
     >>> pairs("a small bird with a long yellow beak", tagger(WordnetPos(kind="wordnet")))
     [('small', 'bird'), ('long', 'beak'), ('yellow', 'beak')]

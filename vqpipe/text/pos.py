@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from vqpipe.params.vocabulary import PosParams
+from vqpipe.params.pos import PosParams
 from vqpipe.text.words import Tagger, Word
 
 

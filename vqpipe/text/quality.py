@@ -88,7 +88,7 @@ def score(tagger: Tagger, sentences: Iterable[Gold]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    from vqpipe.params.vocabulary import WordnetPos
+    from vqpipe.params.pos import WordnetPos
     from vqpipe.text.pos import tagger as load
 
     for key, value in score(load(WordnetPos(kind="wordnet")), read_conllu(Path(sys.argv[1]))).items():

@@ -15,7 +15,8 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.codebooks.words import read_words_of
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
-from vqpipe.params.vocabulary import PosParams, VocabularyParams
+from vqpipe.params.pos import PosParams
+from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.runtime.progress import track
 from vqpipe.text.chunks import Chunk, map_captions
 from vqpipe.text.pos import tagger

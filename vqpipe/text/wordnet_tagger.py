@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import exp, log
 
+from vqpipe.params.graph import PhraseParams
 from vqpipe.text.closed_class import FIXED, POS, TAGS, follows
 from vqpipe.text.lexicon import Candidates, lexicon
+from vqpipe.text.phrases import pair_positions
 from vqpipe.text.tokens import clean, tokenize
-from vqpipe.text.words import Word
+from vqpipe.text.words import Analysis, Word
 
 _NOUN = TAGS.index("N")
 _EDGE = TAGS.index("B")
@@ -37,6 +39,12 @@ class WordnetTagger:
     @property
     def compounds(self) -> frozenset[str]:
         return self._lexicon.compounds
+
+    def analyse(self, captions: Sequence[str], phrases: PhraseParams | None) -> Iterator[Analysis]:
+        """Clean, split, tag and, where `phrases` is given, pair each caption, in order."""
+        for caption in captions:
+            words = self.tag(caption)
+            yield Analysis(words, pair_positions(words, self, phrases) if phrases else [])
 
     def tag(self, caption: str) -> list[Word]:
         """Clean, split and tag one caption."""

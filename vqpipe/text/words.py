@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
+
+from vqpipe.params.graph import PhraseParams
 
 
 class Word(NamedTuple):
@@ -18,6 +20,14 @@ class Word(NamedTuple):
     pos: str
 
 
+class Analysis(NamedTuple):
+    """What a backend finds in one caption."""
+
+    words: list[Word]
+    pairs: list[tuple[int, int]]
+    """Positions (adjective, noun) of each modification; empty where none were asked for."""
+
+
 class Tagger(Protocol):
     """A part-of-speech backend. Equal captions give equal words, in any process and any order."""
 
@@ -28,6 +38,9 @@ class Tagger(Protocol):
     @property
     def compounds(self) -> frozenset[str]:
         """Nouns of two words, such as "high school" and "fire hydrant"."""
+
+    def analyse(self, captions: Sequence[str], phrases: PhraseParams | None) -> Iterator[Analysis]:
+        """Clean, split, tag and, where `phrases` is given, pair each caption, in order."""
 
     def tag(self, caption: str) -> list[Word]:
         """Clean, split and tag one caption."""
