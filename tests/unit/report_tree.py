@@ -188,7 +188,7 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
             "reconstruction": png(10 * k + i, noise=30 - 8 * number),
             "perceptual": 0.3,
         }
-        for k, kind in enumerate(("worst", "median", "best", "random"))
+        for k, kind in enumerate(("random", "hard", "typical", "easy", "worst"))
         for i in range(3)
     ]
     names = {"vqct": word}

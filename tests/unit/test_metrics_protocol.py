@@ -22,6 +22,7 @@ from vqpipe.metrics.extractors import clip_features
 from vqpipe.metrics.images import psnr
 from vqpipe.models.perceptual import ClipPerceptual
 from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.tokenizers.evaluation_pictures import choose_examples
 from vqpipe.tokenizers.judges import Judges
 from vqpipe.tokenizers.measure import Evaluation, evaluate
 
@@ -227,17 +228,29 @@ def test_the_folder_holds_the_pictures_behind_the_numbers(found: Evaluation, tmp
     assert [row["image_id"] for row in per_image] == [f"picture-{i}" for i in range(45)]
     assert np.mean([row["psnr"] for row in per_image]) == pytest.approx(found.metrics["psnr"]["mean"])
     examples = read_table(out / "examples.parquet", EXAMPLES).to_pylist()
-    assert [row["kind"] for row in examples] == ["worst"] * 3 + ["median"] * 3 + ["best"] * 3 + ["random"] * 3
+    kinds = ("random", "hard", "typical", "easy", "worst")
+    assert [row["kind"] for row in examples] == [kind for kind in kinds for _ in range(3)]
     ordered = sorted(row["psnr"] for row in per_image)
-    assert [row["psnr"] for row in examples[:3]] == ordered[:3]
-    assert [row["psnr"] for row in examples[6:9]] == ordered[-1:-4:-1]
+    assert [row["psnr"] for row in examples[12:]] == ordered[:3]
+    assert read_table(out / "usage.parquet", USAGE).num_rows == 8 + 3
+
+
+def test_examples_of_difficulty_are_the_same_for_every_tokenizer() -> None:
+    floor = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
+    one, two = (choose_examples(np.array(psnr), floor, 1, 0) for psnr in ([9, 8, 7, 6, 5], [5, 6, 7, 8, 9]))
+    assert one[:4] == two[:4]
+    assert dict(one) | {"random": 0} == {"random": 0, "hard": 1, "typical": 4, "easy": 0, "worst": 4}
+    assert dict(two)["worst"] == 0
+
+
+def test_every_example_has_the_error_of_its_pictures(found: Evaluation) -> None:
+    examples = found.tables["examples"].to_pylist()
     for row in examples:
         original, made = (
             torch.from_numpy(decode_png(row[key])).permute(2, 0, 1)[None]
             for key in ("original", "reconstruction")
         )
         assert psnr(original, made)[0] == pytest.approx(row["psnr"])
-    assert read_table(out / "usage.parquet", USAGE).num_rows == 8 + 3
 
 
 def test_patches_of_a_code_are_cells_that_carry_it(found: Evaluation, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class ExampleParams(Params):
     """What is kept as pictures for the report."""
 
     num_images: Annotated[int, Field(ge=0)]
-    """Reconstructions kept of each kind: worst, median and best by PSNR, and random."""
+    """Reconstructions kept of each kind: random; hard, typical and easy for the block mean; the worst."""
     num_codes: Annotated[int, Field(ge=0)]
     """Most used codes, per group, for which patches are kept."""
     num_patches: Annotated[int, Field(ge=0)]

@@ -21,7 +21,7 @@ class ReportParams(Params):
     num_dataset_images: Count
     """Pictures shown of the training split, spread evenly over it."""
     num_reconstructions: Count
-    """Reconstructions shown of each kind (worst, median, best, random)."""
+    """Reconstructions shown of each kind (random, hard, typical, easy, worst)."""
     num_pairs: Count
     """Rows of the table of adjective-noun pairs, the most frequent ones."""
     num_edges: Annotated[int, Field(ge=0, le=120)]

@@ -20,9 +20,10 @@ from vqpipe.report.pictures import decode_png, heat_map, heat_scale, mean_error,
 
 KINDS = {
     "random": "Drawn at random",
-    "worst": "The worst by PSNR",
-    "median": "Around the median of PSNR",
-    "best": "The best by PSNR",
+    "hard": "Hard: where the mean colour of each cell says least",
+    "typical": "Typical",
+    "easy": "Easy: where the mean colour of each cell says most",
+    "worst": "The worst of each tokenizer",
 }
 
 

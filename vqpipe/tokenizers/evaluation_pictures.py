@@ -31,19 +31,22 @@ def _png(image: UInt8[Tensor, "3 h w"]) -> bytes:
     return encode_png(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
 
 
-def choose_examples(psnr: np.ndarray, count: int, seed: int) -> list[tuple[str, int]]:
-    """(kind, position) pairs: the `count` worst, median and best images by PSNR, and `count` random ones.
+def choose_examples(psnr: np.ndarray, floor_psnr: np.ndarray, count: int, seed: int) -> list[tuple[str, int]]:
+    """(kind, position) pairs: `count` images of each kind.
 
-    Kinds may share images where there are few; ties go to the earlier image.
+    `hard`, `typical` and `easy` are the images with the lowest, middle and highest PSNR of the block-mean floor, and
+    `random` ones are drawn: all the same for every tokenizer of that grid, so that a row of pictures compares
+    tokenizers. `worst` are this tokenizer's own. Kinds may share images; ties go to the earlier image.
     """
-    order, n = np.argsort(psnr, kind="stable"), len(psnr)
+    order, n = np.argsort(floor_psnr, kind="stable"), len(psnr)
     count = min(count, n)
     middle = (n - count) // 2
     chosen = {
-        "worst": order[:count],
-        "median": order[middle : middle + count],
-        "best": order[n - count :][::-1],
         "random": np.sort(numpy_rng(seed, "examples").choice(n, count, replace=False)),
+        "hard": order[:count],
+        "typical": order[middle : middle + count],
+        "easy": order[n - count :][::-1],
+        "worst": np.argsort(psnr, kind="stable")[:count],
     }
     return [(kind, int(position)) for kind, positions in chosen.items() for position in positions]
 
@@ -52,11 +55,12 @@ def example_rows(
     source: Source,
     remake: Callable[[np.ndarray], Tensor],
     columns: Mapping[str, Any],
+    floor_psnr: np.ndarray,
     config: ExampleParams,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows of the examples table; `columns` are those of the per-image table."""
-    chosen = choose_examples(np.asarray(columns["psnr"]), config.num_images, seed)
+    chosen = choose_examples(np.asarray(columns["psnr"]), floor_psnr, config.num_images, seed)
     if not chosen:
         return []
     positions = np.unique([position for _, position in chosen])

@@ -113,7 +113,7 @@ def evaluate(
     }
     if judged and judges.features is not None and train is not None:
         metrics["ceiling"] = {"train_halves": _train_halves(train, judged, config, judges.features)}
-    return _with_tables(coder, test, config, metrics, tables["tokenizer"], seen, judges)
+    return _with_tables(coder, test, config, metrics, tables, seen, judges)
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,13 @@ def _train_halves(train: Images, count: int, config: EvaluateParams, features: F
 
 def _with_tables(
     coder: Coder, test: Images, config: EvaluateParams, metrics: dict[str, Any],
-    table: Mapping[str, np.ndarray], seen: Seen, judges: Judges,
+    measured: Mapping[str, Mapping[str, np.ndarray]], seen: Seen, judges: Judges,
 ) -> Evaluation:  # fmt: skip
     facts = {
         **{key: metrics["protocol"][key] for key in ("split", "num_images", "resolution", "perceptual")},
         "grid": list(coder.grid), "num_codes": list(coder.num_codes),
     }  # fmt: skip
-    ids = list(test.ids)
+    ids, table = list(test.ids), measured["tokenizer"]
     perceptual = table.get(metrics["protocol"]["perceptual"])
     columns = {
         "image_id": ids, **{name: table[name] for name in ERRORS},
@@ -244,12 +244,11 @@ def _with_tables(
     def remake(positions: np.ndarray) -> Tensor:
         return reconstruct(coder, seen.indices[torch.from_numpy(positions)].long().to(judges.device)).cpu()
 
-    books = coder.codebooks()
+    books, floor_psnr = coder.codebooks(), measured["block_mean"]["psnr"]
+    examples = example_rows(test, remake, columns, floor_psnr, config.examples, config.seed)
     tables = {
         "per_image": to_table(PER_IMAGE, columns, facts),
-        "examples": to_table(
-            EXAMPLES, example_rows(test, remake, columns, config.examples, config.seed), facts
-        ),
+        "examples": to_table(EXAMPLES, examples, facts),
         "usage": to_table(USAGE, usage_rows(seen.usage, books), facts),
         "words": to_table(
             WORDS, code_patches(test, seen.indices, seen.usage, books, config.examples, config.seed), facts

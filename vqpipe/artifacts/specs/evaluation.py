@@ -12,12 +12,12 @@ PER_IMAGE = TableSpec(
 )  # fmt: skip
 
 EXAMPLES = TableSpec(
-    "evaluation-examples", 1,
+    "evaluation-examples", 2,
     {
         "kind": "string", "image_id": "string", "original": "binary", "reconstruction": "binary",
         "psnr": "double", "ssim": "double", "perceptual": "double",
     },
-    stage="evaluate", about="pairs of PNG images; kind is worst, median or best (by PSNR) or random",
+    stage="evaluate", about="pairs of PNG images; kind: random; hard, typical, easy (by the block mean's PSNR); worst (by its own)",
 )  # fmt: skip
 
 USAGE = TableSpec(
