@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test lint format bench lock check-lock clean
+.PHONY: repro test lint format bench bench-text lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
@@ -27,6 +27,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	python -m tests.bench
+
+bench-text: $(STAMP)
+	python -m tests.bench.text
 
 check-lock: $(STAMP)
 	python -m stages.lock

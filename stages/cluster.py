@@ -1,4 +1,4 @@
-"""The cluster stage: k-means over patch features, packed as the centroids prior."""
+"""The cluster stage: a codebook of patch features, by k-means or drawn at random, packed as the centroids prior."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,26 +10,46 @@ from stages.cli import DEFAULT_PARAMS, Params, stage_app
 
 def main(
     patches: Annotated[Path, typer.Option(help="The patches artifact.")] = Path("artifacts/patches"),
+    dataset: Annotated[
+        Path, typer.Option(help="The dataset artifact; read for its labels, with per_class.")
+    ] = Path("artifacts/dataset"),
     out: Annotated[Path, typer.Option(help="The centroids prior to publish.")] = Path(
         "artifacts/prior/patches"
     ),
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = Path(
         "artifacts/metrics/cluster.json"
     ),
+    curves: Annotated[Path, typer.Option(help="The objective of each iteration to publish, CSV.")] = Path(
+        "artifacts/curves/cluster.csv"
+    ),
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Cluster patch features into K centroids, the fullest cluster first.
+    """Cluster patch features into K centroids, ordered so that chosen prefixes of them are codebooks too.
 
     Example: python -m stages.cluster --patches artifacts/patches --out artifacts/prior/patches
     """
     from vqpipe.artifacts.run import stage_run
     from vqpipe.params.base import load_params
     from vqpipe.params.cluster import ClusterParams
+    from vqpipe.runtime.device import device
+    from vqpipe.runtime.distributed import process_group
+    from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.centroids import write_centroids
 
     config = load_params(params, "cluster", ClusterParams)
-    with stage_run("cluster", config, [patches]) as run:
-        run.metrics(metrics, write_centroids(patches, config, run.published(out)))
+    labels = dataset if config.per_class else None
+    with (
+        process_group(),
+        stage_run("cluster", config, [patches, *([labels] if labels else [])]) as run,
+        scratch_folder("cluster", run.key()) as scratch,
+    ):
+        measured = write_centroids(
+            patches, config, out, dataset=labels, curves=curves, scratch=scratch, device=device()
+        )
+        if is_main_process():
+            run.published(out)
+            run.metrics(metrics, measured)
 
 
 app = stage_app(main)

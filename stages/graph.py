@@ -19,10 +19,12 @@ def main(
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Count which adjective modifies which noun, encode the words with CLIP, and pack both as one prior.
+    """Count which adjective modifies which noun, give each word a vector, and pack both as one prior.
 
     Example: python -m stages.graph --corpus artifacts/dataset --vocabulary artifacts/vocabulary
     """
+    from functools import partial
+
     from vqpipe.artifacts.run import stage_run
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
@@ -31,6 +33,7 @@ def main(
     from vqpipe.runtime.device import device
     from vqpipe.text.graph import build_graph, measure
     from vqpipe.text.prior import pack
+    from vqpipe.text.vectors import word_vectors
     from vqpipe.text.vocabulary import read_vocabulary
     from vqpipe.vision.clip import Clip
 
@@ -42,10 +45,12 @@ def main(
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
     with stage_run("graph", shown, [corpus, vocabulary, clip]) as run:
-        words, encoder = read_vocabulary(vocabulary), Clip.load(clip, device())
-        graph = build_graph(read_captions(source), words, config)
-        pack(run.published(out), graph, words, config, encoder.encode_text, encoder.id)
-        run.metrics(metrics, measure(graph, words, corpus / "truth.parquet", config.min_count))
+        words = read_vocabulary(vocabulary)
+        vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
+        graph = build_graph(read_captions(source), vectors.vocabulary, config)
+        pack(run.published(out), graph, vectors, config)
+        measured = measure(graph, vectors.vocabulary, corpus / "truth.parquet", config.min_count)
+        run.metrics(metrics, {**measured, **vectors.metrics})
 
 
 app = stage_app(main)

@@ -29,6 +29,7 @@ def main(
     from vqpipe.params.corpus import CorpusParams
     from vqpipe.params.vocabulary import VocabularyParams
     from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
+    from vqpipe.vision.byte_pairs import is_single_token
 
     config = load_params(params, "vocabulary", VocabularyParams)
     kind: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
@@ -39,7 +40,8 @@ def main(
     }
     with stage_run("vocabulary", shown, [corpus]) as run:
         unusable = Counter[str]()
-        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config)
+        keep = is_single_token if config.single_clip_tokens else None
+        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep)
         publish_vocabulary(run.published(out), vocabulary)
         run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable)})
 

@@ -1,3 +1,22 @@
 """vqpipe: vector-quantised image modelling with codebook priors, as a pipeline of staged tools."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqpipe.codebooks.load import load_codebook
+
+__all__ = ["__version__", "load_codebook"]
 __version__ = "0.1.0"
+
+_LAZY = {"load_codebook": "vqpipe.codebooks.load"}
+"""Names that are imported when they are asked for, so that `import vqpipe` loads neither torch nor pyarrow. By
+`import_module`: an import statement would make every stage depend on the module, since all import this one."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,7 +95,7 @@ def tagging() -> None:
 def searching() -> None:
     import torch
 
-    from vqpipe.quantizers.search import nearest
+    from vqpipe.codebooks.search import nearest
 
     title("nearest code: tiled and exact, beside cdist + argmin")
     for n, k, d in ((2048, 1024, 8), (2048, 1024, 256), (2048, 16384, 8), (1024, 100_000, 8)):

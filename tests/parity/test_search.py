@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqpipe.quantizers.search import Metric, nearest
+from vqpipe.codebooks.search import Metric, nearest
 
 
 def naive(z: Tensor, codes: Tensor, metric: Metric) -> Tensor:

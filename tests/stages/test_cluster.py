@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +18,26 @@ from typer.testing import CliRunner, Result
 
 from stages.cluster import app
 from vqpipe.artifacts.publish import publish_folder, tree_digest
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.centroids import read_centroids
+from vqpipe.vision.features import read_vectors
 
 PARAMS = {
     "num_clusters": 6,
+    "method": "kmeans",
+    "algorithm": "torch",
+    "start": "random",
     "num_iterations": 5,
     "seed": 0,
     "max_points_per_centroid": None,
     "spherical": False,
+    "prefixes": [],
+    "pull": 0.0,
 }
+SCRATCH = "scratch"
 
 
 def write_patches(folder: Path, features: torch.Tensor) -> Path:
@@ -43,6 +55,12 @@ def write_patches(folder: Path, features: torch.Tensor) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / SCRATCH))
+    return tmp_path / SCRATCH
+
+
 @pytest.fixture
 def patches(tmp_path: Path) -> Path:
     features = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
@@ -50,11 +68,28 @@ def patches(tmp_path: Path) -> Path:
 
 
 def run(patches: Path, out: Path, **changes: Any) -> Result:
-    params = out.parent / "params.yaml"
-    with params.open("w") as stream:
+    with (out.parent / "params.yaml").open("w") as stream:
         YAML().dump({"cluster": {**PARAMS, **changes}}, stream)
-    arguments = [f"--patches={patches}", f"--out={out}", f"--metrics={out}.json", f"--params={params}"]
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, arguments(patches, out))
+
+
+def arguments(patches: Path, out: Path) -> list[str]:
+    files = {"metrics": f"{out}.json", "curves": f"{out}.csv", "dataset": out.parent / "dataset"}
+    return [
+        f"--patches={patches}", f"--out={out}", f"--params={out.parent / 'params.yaml'}",
+        *(f"--{name}={path}" for name, path in files.items()),
+    ]  # fmt: skip
+
+
+def write_dataset(folder: Path, labels: list[int | None]) -> Path:
+    rows: dict[str, list[Any]] = {name: [None] * len(labels) for name in IMAGES.columns}
+    rows |= {"image_id": [str(n) for n in range(len(labels))], "label": labels}
+    facts = {"splits": {"train": {"images": len(labels), "shards": ["train-00000.parquet"]}}}
+    with publish_folder(folder, DATASET, facts) as partial:
+        write_table(partial / "train-00000.parquet", IMAGES, to_table(IMAGES, rows))
+        nothing: dict[str, list[Any]] = {name: [] for name in QUARANTINE.columns}
+        write_table(partial / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, nothing))
+    return folder
 
 
 def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path: Path) -> None:
@@ -70,11 +105,170 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path:
     assert metrics["objective"] == prior.facts["objective"]
     assert metrics["objective"] <= metrics["objective_at_start"]
     assert (metrics["num_empty"], metrics["num_vectors"], metrics["num_iterations"]) == (0, 300, 5)
+    lines = (tmp_path / "first.csv").read_text().splitlines()
+    assert lines[0] == "step,objective,empty,refilled"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
+
+
+def test_prefixes_are_measured_and_recorded(patches: Path, tmp_path: Path) -> None:
+    assert run(patches, tmp_path / "out", num_clusters=30, prefixes=[5, 10]).exit_code == 0
+    prior = read_centroids(tmp_path / "out")
+    assert list(prior.prefixes) == [5, 10, 30]
+    assert sorted(prior.prefixes.values(), reverse=True) == list(prior.prefixes.values())
+    vectors = read_vectors(patches)
+    for k, objective in prior.prefixes.items():
+        nearest = torch.cdist(torch.from_numpy(vectors), prior.vectors[:k]).square().min(dim=1).values
+        assert objective == pytest.approx(float(nearest.mean()), rel=1e-4)
+    metrics = json.loads((tmp_path / "out.json").read_text())
+    assert metrics["prefixes"]["5"]["objective"] == prior.prefixes[5]
+
+
+PROGRAM = """
+import os, signal, sys
+from stages.cluster import app
+from vqpipe.vision.lloyd import State
+save = State.save
+def save_and_die(state, path):
+    save(state, path)
+    if len(state.rows) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+State.save = save_and_die
+app(sys.argv[1:])
+"""
+
+
+def test_sigkill_between_iterations_changes_no_byte(patches: Path, tmp_path: Path, scratch: Path) -> None:
+    assert run(patches, tmp_path / "whole", num_clusters=20, prefixes=[4]).exit_code == 0
+    (tmp_path / "killed").mkdir()
+    out = tmp_path / "killed" / "out"
+    out.parent.joinpath("params.yaml").write_bytes((tmp_path / "params.yaml").read_bytes())
+    killed = subprocess.run([sys.executable, "-c", PROGRAM, *arguments(patches, out)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert list((scratch / "cluster").glob("*/kmeans.safetensors"))
+    result = CliRunner().invoke(app, arguments(patches, out))
+    assert result.exit_code == 0, result.output
+    assert tree_digest(out) == tree_digest(tmp_path / "whole")
+    assert Path(f"{out}.csv").read_bytes() == Path(f"{tmp_path / 'whole'}.csv").read_bytes()
+    assert not list((scratch / "cluster").glob("*"))
+
+
+RANKS = """
+import sys
+import torch.distributed as dist
+from stages.cluster import app
+from vqpipe.vision.vectors import Part
+
+def own(vectors, device):  # unequal parts, and one of none
+    ends = [0, 7, 7, len(vectors)]
+    return Part(vectors, ends[dist.get_rank()], ends[dist.get_rank() + 1], device)
+
+Part.own = own
+dist.init_process_group("gloo")
+for arguments in sys.argv[1:]:
+    app(arguments.split(), standalone_mode=False)
+dist.destroy_process_group()
+"""
+
+
+def test_three_ranks_publish_the_same_bytes(tmp_path: Path) -> None:
+    features = torch.randn(150, 5, generator=torch.Generator().manual_seed(1)).repeat(2, 1)
+    patches = write_patches(
+        tmp_path / "patches", features
+    )  # twice the same: a random start has empty clusters
+    runs: dict[str, dict[str, Any]] = {
+        "random": {"num_clusters": 60, "prefixes": [5, 10], "max_points_per_centroid": 4},
+        "plusplus": {
+            "num_clusters": 40,
+            "start": "plusplus",
+            "prefixes": [8],
+            "pull": 0.5,
+            "spherical": True,
+        },
+        "selection": {"num_clusters": 40, "method": "selection"},
+    }
+    for name, changes in runs.items():
+        (tmp_path / name).mkdir()
+        assert run(patches, tmp_path / name / "one", **changes).exit_code == 0
+    assert json.loads((tmp_path / "random/one.json").read_text())["num_refilled"] > 0
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", str(tmp_path / "ranks.py")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, *launch, *(" ".join(arguments(patches, tmp_path / name / "three")) for name in runs)],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in runs:
+        assert tree_digest(tmp_path / name / "three") == tree_digest(tmp_path / name / "one")
+        curves = [(tmp_path / name / f"{which}.csv").read_bytes() for which in ("one", "three")]
+        assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("method", ["selection", "normal"])
+def test_codebooks_without_k_means(patches: Path, tmp_path: Path, method: str) -> None:
+    for name in ("first", "second"):
+        assert run(patches, tmp_path / name, method=method, prefixes=[2]).exit_code == 0
+    assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
+    prior = read_centroids(tmp_path / "first")
+    assert (prior.facts["method"], prior.counts.sum()) == (method, 300)
+    vectors = {tuple(row) for row in read_vectors(patches).tolist()}
+    own = sum(tuple(row) in vectors for row in prior.vectors.tolist())
+    assert own == (6 if method == "selection" else 0)
+    assert json.loads((tmp_path / "first.json").read_text())["num_iterations"] == 0
+
+
+def test_normal_vectors_have_the_features_moments(patches: Path, tmp_path: Path) -> None:
+    assert run(patches, tmp_path / "out", method="normal", num_clusters=300).exit_code == 0
+    drawn, features = read_centroids(tmp_path / "out").vectors, torch.from_numpy(read_vectors(patches))
+    torch.testing.assert_close(drawn.std(dim=0), features.std(dim=0), rtol=0.2, atol=0)
+    torch.testing.assert_close(drawn.mean(dim=0), features.mean(dim=0), rtol=0, atol=0.25)
+
+
+def test_per_class_divides_k_among_the_classes(tmp_path: Path) -> None:
+    features = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    labels = [0 if n % 3 else 1 for n in range(300)]
+    features += 100.0 * torch.tensor(labels)[:, None]
+    patches = write_patches(tmp_path / "patches", features)
+    write_dataset(tmp_path / "dataset", list(labels))
+    result = run(patches, tmp_path / "out", per_class=True, num_clusters=9, prefixes=[2])
+    assert result.exit_code == 0, result.output
+    prior = read_centroids(tmp_path / "out")
+    near_one = prior.vectors.mean(dim=1) > 50
+    assert int(near_one.sum()) == 4
+    assert near_one[:2].sum() == 1
+    assert prior.counts[near_one].sum() == 100
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, "does not exist"),
+        ([0] * 299 + [None], "1 of 300 images without one, first 299"),
+        ([0] * 299, "1 images of the patches, first 299"),
+        ([0] * 298 + [1] * 2, "class 1: 2 vectors, 3 centroids"),
+    ],
+)
+def test_per_class_without_the_labels_it_needs(
+    patches: Path, tmp_path: Path, labels: list[int | None] | None, said: str
+) -> None:
+    if labels is not None:
+        write_dataset(tmp_path / "dataset", labels)
+    result = run(patches, tmp_path / "out", per_class=True)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"num_clusters": 301}, "300 vectors"), ({"num_cluster": 6}, "did you mean num_clusters?")],
+    [
+        ({"num_clusters": 301}, "300 vectors"),
+        ({"num_cluster": 6}, "did you mean num_clusters?"),
+        ({"prefixes": [6]}, "not all below num_clusters 6"),
+        ({"prefixes": [4, 2]}, "do not rise"),
+    ],
 )
 def test_mistakes_exit_2_and_publish_nothing(
     patches: Path, tmp_path: Path, changes: dict[str, Any], said: str

@@ -94,6 +94,45 @@ def test_metrics_hold_precision_and_recall(folder: Path) -> None:
     assert (metrics["num_adjectives"], metrics["num_nouns"], metrics["num_edges"]) == (2, 2, 2)
 
 
+def test_metrics_hold_the_shape_of_the_graph(folder: Path) -> None:
+    assert run(folder).exit_code == 0
+    metrics = json.loads((folder / "words.json").read_text())
+    assert (metrics["num_components"], metrics["largest_component"]) == (2, 0.5)
+    assert metrics["degree"]["nouns"]["max"] == 1
+
+
+def no_clip(path: Path, device: object) -> FakeClip:
+    raise AssertionError("these vectors need no CLIP")
+
+
+def test_a_glove_file_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clip, "load", no_clip)
+    (folder / "glove.txt").write_text("red 1 2\nbird 3 4\ntree 5 6\n")
+    vectors = {"kind": "glove", "path": str(folder / "glove.txt"), "dim": 2, "unknown": "drop", "seed": 0}
+    result = run(folder, {"vectors": vectors, "min_count": 1})
+    assert result.exit_code == 0, result.output
+    words = read_words(folder / "words")
+    assert (words.adjectives, words.nouns) == (["red"], ["tree", "bird"])
+    assert words.noun_vectors.tolist() == [[5.0, 6.0], [3.0, 4.0]]
+    assert words.adjectives_of("tree") == {"red": 1.0}
+    assert words.facts["clip"] is None
+    assert str(folder) not in (folder / "words/manifest.json").read_text()
+    metrics = json.loads((folder / "words.json").read_text())
+    assert metrics["vectors"]["adjectives"] == {
+        "coverage": 0.5, "coverage_said": 0.5, "num_dropped": 1, "num_random": 0,
+    }  # fmt: skip
+    assert (metrics["num_adjectives"], metrics["pairs_in_vocabulary"]) == (1, 0.6)
+
+
+def test_random_vectors_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clip, "load", no_clip)
+    for out in ("first", "second"):
+        result = run(folder, {"vectors": {"kind": "random", "dim": 3, "std": 1.0, "seed": 0}}, out)
+        assert result.exit_code == 0, result.output
+    assert read_words(folder / "first").noun_vectors.shape == (2, 3)
+    assert tree_digest(folder / "first") == tree_digest(folder / "second")
+
+
 def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
     for out in ("first", "second"):
         assert run(folder, out=out).exit_code == 0
@@ -106,6 +145,15 @@ def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
         ({"weight": "npmi"}, "graph.weight"),
         ({"prompts": {}}, "graph.prompts is not a field"),
         ({"vectors": {"kind": "clip", "prompts": {"adjective": "object", "noun": "{}"}}}, "exactly once"),
+        (
+            {"vectors": {"kind": "glove", "path": "gone.txt", "dim": 2, "unknown": "drop", "seed": 0}},
+            "no file gone.txt",
+        ),
+        (
+            {"vectors": {"kind": "glove", "path": "gone.txt", "dim": 2, "unknown": "drop"}},
+            "graph.vectors.seed is missing",
+        ),
+        ({"vectors": {"kind": "fasttext"}}, "graph.vectors"),
     ],
 )
 def test_mistakes_exit_2_and_publish_nothing(folder: Path, changes: dict[str, Any], message: str) -> None:

@@ -21,13 +21,20 @@ PARAMS: dict[str, Any] = {
 CAPTIONS = "a red bird\ntwo small red birds\n\na small bird in a tree\n\xff\xfe\n"
 
 
-def run(folder: Path, changes: dict[str, Any] | None = None, out: str = "vocabulary") -> Result:
+def run(
+    folder: Path,
+    changes: dict[str, Any] | None = None,
+    out: str = "vocabulary",
+    corpus: dict[str, Any] | None = None,
+) -> Result:
     params = {**PARAMS, "vocabulary": {**PARAMS["vocabulary"], **(changes or {})}}
+    if corpus is not None:
+        params["corpus"] = corpus
     with (folder / "params.yaml").open("w") as stream:
         YAML().dump(params, stream)
     arguments = [
-        f"--corpus={folder / 'captions.txt'}", f"--out={folder / out}", f"--metrics={folder / out}.json",
-        f"--params={folder / 'params.yaml'}",
+        f"--corpus={folder if corpus else folder / 'captions.txt'}", f"--out={folder / out}",
+        f"--metrics={folder / out}.json", f"--params={folder / 'params.yaml'}",
     ]  # fmt: skip
     return CliRunner().invoke(app, arguments)
 
@@ -60,7 +67,7 @@ def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"min_counts": 3}, "did you mean min_count?"),
-        ({"pos": {"kind": "wordnett"}}, "vocabulary.pos.kind"),
+        ({"pos": {"kind": "wordnett"}}, "expected tags: 'wordnet'"),
         ({"min_count": 0}, "vocabulary.min_count"),
         ({"min_count": 50}, "at most 'red', said 2 times"),
     ],
@@ -77,3 +84,41 @@ def test_a_missing_corpus_is_told(folder: Path) -> None:
     result = run(folder)
     assert result.exit_code == 2
     assert "captions.txt does not exist" in result.output
+
+
+ODD = [
+    b"", b" \t ", b"caf\xe9 red bird", b"a red\x00bird", b"<b>red bird</b> &amp; tree",
+    b"red bird " + b"word " * 10_000,
+    "\U0001f426 \U0001f525".encode(), "красная птица".encode(), "红色的鸟".encode(), b"a red bird", b"a red bird",
+]  # fmt: skip
+
+
+def test_odd_captions_of_several_sources_are_each_counted(folder: Path) -> None:
+    (folder / "captions.txt").write_bytes(b"\n".join(ODD) + b"\n")
+    rows = [{"image_id": 1, "caption": text} for text in ("a red bird", "a red bird", "a green bird", None)]
+    (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
+    sources = [{"kind": "text", "path": "captions.txt"}, {"kind": "coco", "path": "captions.json"}]
+    result = run(folder, corpus={"kind": "many", "path": "elsewhere", "sources": sources})
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((folder / "vocabulary.json").read_text())
+    unusable = metrics["captions_unusable"]
+    assert unusable == {"empty_caption": 2, "caption_not_utf8": 1, "caption_not_text": 1}
+    assert metrics["num_captions"] + sum(unusable.values()) == len(ODD) + len(rows)
+    marks = ("control", "markup", "cut", "empty", "other_script", "repeated")
+    assert [metrics[f"captions_{mark}"] for mark in marks] == [1, 1, 1, 1, 2, 1]
+    assert metrics["num_words_other_script"] >= 2
+    vocabulary = read_vocabulary(folder / "vocabulary")
+    assert vocabulary.adjectives == {"red": 7}
+    assert vocabulary.nouns["bird"] == 8
+
+
+def test_single_clip_tokens(folder: Path) -> None:
+    text = "a red hummingbird\na red hummingbird\na red bird\na red bird\na teal-coloured bird\na teal-coloured bird\n"
+    (folder / "captions.txt").write_text(text)
+    result = run(folder, {"single_clip_tokens": True})
+    assert result.exit_code == 0, result.output
+    vocabulary = read_vocabulary(folder / "vocabulary")
+    assert list(vocabulary.nouns) == ["bird", "hummingbird"]
+    assert list(vocabulary.adjectives) == ["red"]
+    metrics = json.loads((folder / "vocabulary.json").read_text())
+    assert (metrics["num_adjectives_not_single_tokens"], metrics["num_nouns_not_single_tokens"]) == (1, 0)

@@ -15,7 +15,7 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.cli.app import app
 from vqpipe.params import presets
 
-TOOLS = ("preset", "artifacts", "compare", "pairs", "evaluate")
+TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "prior-card", "evaluate")
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -121,9 +121,30 @@ def test_compare_exit_codes(metrics: tuple[Path, Path], gate: str, code: int) ->
 
 
 def test_pairs() -> None:
-    code, output = run("pairs", "a small bird with a long yellow beak")
+    code, output = run("pairs", "a small bird with a long yellow beak", "--backend", "wordnet")
     assert code == 0
-    assert output.splitlines() == ["small\tbird", "long\tbeak", "yellow\tbeak"]
+    rows = [line.split() for line in output.splitlines()]
+    assert rows == [
+        ["adjective", "noun", "wordnet"], ["small", "bird", "1"], ["long", "beak", "1"], ["yellow", "beak", "1"]
+    ]  # fmt: skip
+
+
+def test_pairs_say_which_backend_is_not_available() -> None:
+    code, output = run("pairs", "the bird is red", "--predicative", "--spacy-model", "en_core_web_none")
+    assert code == 0
+    assert "red        bird  1" in output
+    assert "python -m spacy download en_core_web_none" in output
+    assert run("pairs", "nothing", "--backend", "wordnet") == (0, "no pairs (wordnet)\n")
+
+
+def test_pairs_of_a_named_backend_that_is_not_available() -> None:
+    named = ("--backend", "wordnet", "--backend", "spacy", "--spacy-model", "en_core_web_none")
+    code, output = run("pairs", "a red bird", *named)
+    assert code == 2
+    assert "python -m spacy download en_core_web_none" in output
+    code, output = run("pairs", "a red bird", "--backend", "wordnett")
+    assert code == 2
+    assert "did you mean wordnet?" in output
 
 
 def test_evaluate_tells_a_missing_tokenizer(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vqpipe.data.captions import BadCaption, clean_caption
+from vqpipe.data.captions import BadCaption, clean_caption, usable_caption
 from vqpipe.data.corpus import read_captions
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.errors import DataError
@@ -31,17 +31,23 @@ def test_clean_caption_is_one_line_of_normal_form() -> None:
     assert clean_caption(b"a bus") == "a bus"
 
 
+def test_usable_caption_is_as_it_was_written() -> None:
+    assert usable_caption(" a red\t\x00bus <b>\r\n") == "a red\t\x00bus <b>"
+    assert usable_caption("cafe\u0301 \U0001f426".encode()) == "cafe\u0301 \U0001f426"
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [("", "empty_caption"), (" \n\t", "empty_caption"), ("\u200b\u00a0", "empty_caption"),
-     (b"", "empty_caption"),
+     (b"", "empty_caption"), ("\x00\x07", "empty_caption"), ("\u0301\u200d", "empty_caption"),
      (b"caf\xe9", "caption_not_utf8"), ("caf\udce9", "caption_not_utf8"), ("\ud83d", "caption_not_utf8"),
      (None, "caption_not_text"), (7, "caption_not_text"), (["a"], "caption_not_text")],
 )  # fmt: skip
 def test_unusable_captions(raw: object, reason: str) -> None:
-    with pytest.raises(BadCaption) as caught:
-        clean_caption(raw)
-    assert caught.value.reason == reason
+    for read in (clean_caption, usable_caption):
+        with pytest.raises(BadCaption) as caught:
+            read(raw)
+        assert caught.value.reason == reason
 
 
 def test_text_counts_what_it_leaves_out(tmp_path: Path) -> None:
@@ -102,8 +108,8 @@ def test_a_corpus_without_captions_is_an_error(tmp_path: Path, name: str, conten
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a file"):
-        list(read_captions(corpus(kind="text", path=str(tmp_path))))
+    with pytest.raises(DataError, match="is not a file or folder"):
+        list(read_captions(corpus(kind="text", path=str(tmp_path / "none"))))
     (tmp_path / "a.txt").write_text("a bus\n", encoding="utf-8")
     with pytest.raises(DataError, match="no splits"):
         list(read_captions(corpus(kind="text", path=str(tmp_path / "a.txt")), split="test"))

@@ -11,7 +11,7 @@ import pytest
 from vqpipe.params.base import merged, validate
 from vqpipe.params.clip import ClipParams
 from vqpipe.params.cluster import ClusterParams
-from vqpipe.params.corpus import CorpusParams
+from vqpipe.params.corpus import CorpusParams, ManyCorpora
 from vqpipe.params.dataset import DatasetParams
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.graph import GraphParams
@@ -36,7 +36,7 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateParams,
     "report": ReportParams,
 }
-F16 = ("ade20k", "celeba-hq", "coco-256", "cub-200", "ffhq", "imagenet", "paper-f16", "textcaps")
+F16 = ("ade20k", "celeba-hq", "coco-256", "cub-200", "ffhq", "imagenet", "paper-f16", "textcaps", "vqct-paper")
 CLIP_GRIDS = {"ViT-B-32": 7, "ViT-L-14": 16}
 """Patches along one side at 224 px."""
 
@@ -119,6 +119,7 @@ def test_the_f16_presets_have_the_papers_trunk(preset: str) -> None:
 
 @pytest.mark.parametrize(("preset", "start_step"), [
     ("ade20k", 10_000), ("celeba-hq", 10_000), ("coco-256", 10_000), ("cub-200", 10_000), ("textcaps", 10_000),
+    ("vqct-paper", 10_000),
     ("paper-f16", 10_000), ("ffhq", 50_000), ("imagenet", 50_000),
 ])  # fmt: skip
 def test_the_discriminator_starts_at_the_reference_codes_step(preset: str, start_step: int) -> None:
@@ -150,7 +151,7 @@ def test_the_nano_presets_fit_eighty_images() -> None:
     assert params["clip"]["fit"]["training"]["batch_size"] <= num_train
 
 
-@pytest.mark.parametrize("preset", ["ade20k", "celeba-hq", "coco-256", "cub-200", "textcaps"])
+@pytest.mark.parametrize("preset", ["ade20k", "celeba-hq", "coco-256", "cub-200", "textcaps", "vqct-paper"])
 def test_vqct_s_two_codebooks(preset: str) -> None:
     found = variants(preset)
     assert set(found) == {"vq", "vqct"}
@@ -159,3 +160,17 @@ def test_vqct_s_two_codebooks(preset: str) -> None:
     assert vqct.dim == 512
     assert vqct.transfer.kind == "gcn"
     assert (vqct.transfer.num_layers, vqct.transfer.hidden_dim, vqct.transfer.final_relu) == (3, 256, True)
+
+
+def test_vqct_s_recipe_for_its_codebooks() -> None:
+    params = content("vqct-paper")
+    vocabulary = validate(params["vocabulary"], "vocabulary", VocabularyParams)
+    graph = validate(params["graph"], "graph", GraphParams)
+    assert (vocabulary.min_count, vocabulary.max_adjectives, vocabulary.max_nouns) == (11, None, None)
+    assert (graph.weight, graph.min_count, graph.phrases.predicative) == ("binary", 1, False)
+    assert graph.vectors.kind == "clip"
+    assert graph.vectors.prompts.adjective == "a photo of {} object"
+    corpus = validate(params["corpus"], "corpus", CorpusParams)
+    assert isinstance(corpus, ManyCorpora)
+    assert corpus.labels() == ["cub", "flowers/text_c10", "coco"]
+    assert params["clip"]["pretrained"] == {"kind": "tag", "model": "ViT-B-32", "tag": "openai"}

@@ -142,6 +142,27 @@ def test_priors_stand_beside_floor_and_ceiling(report: Report) -> None:
     assert {row[1] for row in rows[1:]} == {"500"}
 
 
+def test_edges_by_count_and_by_surprise(report: Report) -> None:
+    said = rows_of(report.html, "The 10 most said of 60 edges")
+    assert said[0] == ["adjective", "noun", "said|times", "PMI|nats"]
+    counts = [int(row[2]) for row in said[1:]]
+    assert len(counts) == 10
+    assert counts == sorted(counts, reverse=True)
+    surprising = [row[3] for row in rows_of(report.html, "The 10 most surprising edges")[1:]]
+    assert surprising == ["1.50"] * len(surprising)
+    assert "at least 5 times" in report.html
+
+
+def test_degrees_have_a_table_and_a_chart(report: Report) -> None:
+    rows = rows_of(report.html, "Neighbours of the words")
+    assert rows[0] == ["words", "mean", "quarter", "median", "three quarters", "90 %", "most"]
+    assert rows[1] == ["adjectives", "4.0", "2", "4", "5.500", "7.200", "9"]
+    assert "How many neighbours words have" in report.html
+    assert "15 of 15 adjectives have an edge, the one with the most 4" in report.html
+    shown = rows_of(report.html, "Modifying graph in numbers")
+    assert not any(row[0].startswith("degree") for row in shown)
+
+
 def test_retrieval_stands_beside_chance(report: Report) -> None:
     rows = rows_of(report.html, "Image-text retrieval on the validation split")
     assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155x"]

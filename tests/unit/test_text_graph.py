@@ -18,7 +18,7 @@ from vqpipe.artifacts.specs.words import WORD_VECTORS
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.words import read_words
-from vqpipe.errors import ArtifactError, MismatchError, ParamsError
+from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
 from vqpipe.params.pos import WordnetPos
@@ -26,7 +26,7 @@ from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.text import chunks
 from vqpipe.text.graph import Graph, build_graph, edge_weights, measure
 from vqpipe.text.prior import pack
-from vqpipe.text.vectors import prompt_vectors
+from vqpipe.text.vectors import WordVectors, word_vectors
 from vqpipe.text.vocabulary import Vocabulary, build_vocabulary
 
 CAPTIONS = [
@@ -53,8 +53,23 @@ def vocabulary() -> Vocabulary:
     return build_vocabulary(CAPTIONS, limits)
 
 
-def encode(texts: Sequence[str]) -> torch.Tensor:
-    return torch.tensor([[float(len(text)), float(text.endswith("object"))] for text in texts])
+class Encoder:
+    """A text encoder of two dimensions."""
+
+    id = "tiny:test:0"
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(len(text)), float(text.endswith("object"))] for text in texts])
+
+    def token_ids(self, texts: Sequence[str]) -> torch.Tensor:
+        raise AssertionError("prompts need no tokens")
+
+    def token_embeddings(self) -> torch.Tensor:
+        raise AssertionError("prompts need no table")
+
+
+def vectors_of(vocabulary: Vocabulary) -> WordVectors:
+    return word_vectors(vocabulary, config().vectors, Encoder)
 
 
 def named(graph: Graph, vocabulary: Vocabulary) -> dict[tuple[str, str], int]:
@@ -134,10 +149,11 @@ def test_measures_and_truth(tmp_path: Path, vocabulary: Vocabulary) -> None:
 def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
     graph = build_graph(CAPTIONS, vocabulary, config())
     for name in ("a", "b"):
-        pack(tmp_path / name, graph, vocabulary, config(), encode, "tiny:test:0")
+        pack(tmp_path / name, graph, vectors_of(vocabulary), config())
     assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
     words = read_words(tmp_path / "a")
     assert (words.adjectives, words.nouns) == (list(vocabulary.adjectives), list(vocabulary.nouns))
+    encode = Encoder().encode_text
     assert torch.equal(
         words.adjective_vectors, encode([f"a photo of {word} object" for word in words.adjectives])
     )
@@ -146,11 +162,18 @@ def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
     assert words.edges.dtype == torch.int64
     assert words.weights.tolist() == [5.0, 1.0, 2.0, 1.0]
     assert words.facts["clip"] == "tiny:test:0"
-    assert words.facts["prompts"]["noun"] == "a photo of {}"
+    assert words.facts["vectors"] == {"kind": "clip", "prompts": PROMPTS.model_dump()}
+    assert words.facts["pos"] == {"kind": "wordnet"}
+    assert words.edge_counts == [5, 1, 2, 1]
+    assert words.edge_pmi == pytest.approx([edge.pmi for edge in graph.edges])
+    assert words.edge_pmi[1] == pytest.approx(log(1 * 9 / (6 * 2)))
+    assert (words.adjective_counts, words.noun_counts) == (
+        list(vocabulary.adjectives.values()), list(vocabulary.nouns.values())
+    )  # fmt: skip
 
 
 def test_a_graph_without_edges_can_be_read(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    pack(tmp_path / "p", Graph((), 0, 0), vocabulary, config(), encode, "tiny:test:0")
+    pack(tmp_path / "p", Graph((), 0, 0), vectors_of(vocabulary), config())
     words = read_words(tmp_path / "p")
     assert words.edges.shape == (2, 0)
     assert words.weights.shape == (0,)
@@ -159,20 +182,15 @@ def test_a_graph_without_edges_can_be_read(tmp_path: Path, vocabulary: Vocabular
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
     graph = build_graph(CAPTIONS, vocabulary, config())
     far = Graph((replace(graph.edges[0], noun=99),), 1, 1)
-    pack(tmp_path / "far", far, vocabulary, config(), encode, "tiny:test:0")
+    pack(tmp_path / "far", far, vectors_of(vocabulary), config())
     with pytest.raises(ArtifactError, match="do not fit"):
         read_words(tmp_path / "far")
-    pack(tmp_path / "whole", graph, vocabulary, config(), encode, "tiny:test:0")
+    pack(tmp_path / "whole", graph, vectors_of(vocabulary), config())
     shutil.copytree(tmp_path / "whole", tmp_path / "other")
     vectors = {"adjectives": torch.zeros(3, 2), "nouns": torch.zeros(5, 2)}
     write_tensors(tmp_path / "other/vectors.safetensors", WORD_VECTORS, vectors)
     with pytest.raises(ArtifactError):
         read_words(tmp_path / "other")  # another size than the manifest says
-
-
-def test_vectors_must_be_finite() -> None:
-    with pytest.raises(MismatchError, match="a photo of bird"):
-        prompt_vectors(["bird"], "a photo of {}", lambda texts: torch.full((len(texts), 2), float("nan")))
 
 
 @pytest.mark.parametrize("prompt", ["a photo", "{} and {}", "{0}", "a {word}", "{} {"])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from vqpipe.errors import DataError
-from vqpipe.params.pos import WordnetPos
+from vqpipe.errors import DataError, ParamsError
+from vqpipe.params.graph import PhraseParams
+from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos, pos_params
 from vqpipe.text.closed_class import POS, TAGS, closed_words, follows
 from vqpipe.text.lexicon import Lexicon, lexicon
 from vqpipe.text.pos import BACKENDS, tag, tagger
+from vqpipe.text.words import batched
 
 WORDNET = WordnetPos(kind="wordnet")
 
@@ -90,7 +94,39 @@ def test_an_empty_caption_has_no_words() -> None:
 
 
 def test_every_kind_of_params_has_a_backend() -> None:
-    assert set(BACKENDS) == {"wordnet"} == {WORDNET.kind}
+    tags = TypeAdapter(PosParams).json_schema()["discriminator"]["mapping"]
+    assert set(BACKENDS) == set(tags)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [WORDNET, NltkPos(kind="nltk"), SpacyPos(kind="spacy", model="en_core_web_sm", batch_size=64)],
+)
+def test_params_survive_the_facts_of_an_artifact(config: PosParams) -> None:
+    assert pos_params(json.loads(json.dumps(config.model_dump())), "words") == config
+
+
+def test_bad_params_are_told() -> None:
+    with pytest.raises(ParamsError, match="batch_size"):
+        pos_params({"kind": "spacy", "model": "en_core_web_sm", "batch_size": 0}, "words")
+    with pytest.raises(ParamsError, match="kind"):
+        pos_params({"kind": "brill"}, "words")
+
+
+def test_the_protocols_calls_agree() -> None:
+    backend, captions = tagger(WORDNET), ["a red bird", "", "red cars and a blue boat"]
+    phrases = PhraseParams(predicative=False, shades="noun")
+    found = list(backend.analyse(captions, phrases))
+    assert [analysis.words for analysis in found] == [backend.tag(caption) for caption in captions]
+    assert found == list(backend.analyse_tokens([caption.split() for caption in captions], phrases))
+    assert [analysis.pairs for analysis in found] == [[(1, 2)], [], [(0, 1), (4, 5)]]
+    assert found[2].pair_words() == [("red", "car"), ("blue", "boat")]
+    assert [analysis.pairs for analysis in backend.analyse(captions, None)] == [[], [], []]
+
+
+def test_batches_keep_order_and_length() -> None:
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batched([], 2)) == []
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:

@@ -57,7 +57,10 @@ def patches_params(**changes: object) -> PatchesParams:
 
 
 def cluster_params(**changes: object) -> ClusterParams:
-    plain = {"num_clusters": 5, "num_iterations": 4, "seed": 0, "spherical": False}
+    plain = {
+        "num_clusters": 5, "method": "kmeans", "algorithm": "torch", "start": "random", "num_iterations": 4,
+        "seed": 0, "spherical": False, "prefixes": [], "pull": 0.0,
+    }  # fmt: skip
     return validate({**plain, **changes}, "cluster", ClusterParams)
 
 

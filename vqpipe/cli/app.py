@@ -136,20 +136,68 @@ def compare(
 @app.command()
 def pairs(
     caption: Annotated[str, typer.Argument(help="A caption in quotes.")],
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="wordnet, nltk or spacy; repeat it for several, all without it."),
+    ] = None,
+    spacy_model: Annotated[
+        str, typer.Option(metavar="NAME", help="The backend spacy's pipeline: a package's name or a folder.")
+    ] = "en_core_web_sm",
     predicative: Annotated[bool, typer.Option("--predicative", help='Also "the boat is red".')] = False,
 ) -> None:
-    """Print the (adjective, noun) pairs that a caption says.
+    """Print the (adjective, noun) pairs that each part-of-speech backend finds in a caption.
 
     Example: vqpipe pairs "a small red boat under a grey sky"
     """
+    from vqpipe.cli.pairs import side_by_side
     from vqpipe.params.graph import PhraseParams
-    from vqpipe.params.pos import WordnetPos
-    from vqpipe.text.phrases import pairs as extract
-    from vqpipe.text.pos import tagger
 
-    config = PhraseParams(predicative=predicative, shades="noun")
-    for adjective, noun in extract(caption, tagger(WordnetPos(kind="wordnet")), config):
-        typer.echo(f"{adjective}\t{noun}")
+    phrases = PhraseParams(predicative=predicative, shades="noun")
+    typer.echo(side_by_side(caption, backend or [], spacy_model, phrases))
+
+
+@app.command()
+def why(
+    adjective: Annotated[str, typer.Argument(help="An adjective.")],
+    noun: Annotated[str, typer.Argument(help="A noun.")],
+    prior: Annotated[Path, typer.Option(help="The words prior.")] = Path("artifacts/prior/words"),
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the captions are: a dataset artifact, or a params file with the section corpus. "
+            "Without it, params.yaml where that works."
+        ),
+    ] = None,
+) -> None:
+    """Print why a words prior joins an adjective and a noun, with the first captions, or why it does not.
+
+    Example: vqpipe why red bird --prior artifacts/prior/words --corpus artifacts/dataset
+    """
+    from vqpipe.cli.why import explain
+
+    typer.echo(explain(prior, adjective, noun, corpus))
+
+
+@app.command("prior-card")
+def prior_card(
+    path: Annotated[Path, typer.Argument(help="A codebook prior: words or centroids.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The Markdown file to write; without it PATH.card.md, beside the prior.")
+    ] = None,
+) -> None:
+    """Write a page about a codebook prior: where it comes from, what is in it, what to check before sharing it.
+
+    Example: vqpipe prior-card artifacts/prior/words --out words.md
+    """
+    from vqpipe.artifacts.publish import publish_text
+    from vqpipe.codebooks.card import card
+
+    text = card(path)
+    target = out or path.with_name(f"{path.name}.card.md")
+    if target.is_dir():
+        raise ParamsError(f"{target} is a folder", expected="a file, such as card.md")
+    publish_text(target, text)
+    typer.echo(f"wrote {target}")
 
 
 @app.command()

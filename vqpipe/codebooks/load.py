@@ -34,3 +34,20 @@ def load_prior(folder: Path) -> Prior:
     raise ArtifactError(
         f"{folder} is no codebook prior", found=spec, choices=[WORDS.name, CENTROIDS.name, NO_PRIOR.name]
     )
+
+
+def load_codebook(folder: str | Path) -> Words | Centroids:
+    """A published codebook prior, for one's own code: `from vqpipe import load_codebook`.
+
+    `Words` has words, vectors, edges and weights; `Centroids` has vectors, counts and prefixes of smaller K. Both
+    find the nearest code of a feature.
+
+    Raises:
+        ArtifactError: the folder is missing, damaged, or holds no codebook.
+    """
+    prior = load_prior(Path(folder))
+    if prior is None:
+        raise ArtifactError(
+            f"{folder} stands for no prior: it holds no codebook", choices=[WORDS.name, CENTROIDS.name]
+        )
+    return prior

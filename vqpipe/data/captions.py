@@ -1,4 +1,4 @@
-"""What a usable caption is: text with a visible character, as valid Unicode, on one line."""
+"""What a usable caption is: text with a visible character, as valid Unicode."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ class BadCaption(ValueError):
         self.reason = reason
 
 
-def clean_caption(raw: object) -> str:
-    """Return a caption in Unicode NFC with runs of white space and control characters as single spaces.
+def usable_caption(raw: object) -> str:
+    """Return a caption as it was written, but for white space at its ends.
 
     `raw` is `str` or `bytes`. Bytes that are no UTF-8 make a caption unusable, and so do lone surrogates,
     which are what JSON escapes and `surrogateescape` leave of such bytes.
 
     Raises:
-        BadCaption: `empty_caption`, `caption_not_utf8` or `caption_not_text`.
+        BadCaption: `empty_caption` (no letter, number, sign or symbol), `caption_not_utf8` or
+            `caption_not_text`.
     """
-    if isinstance(raw, bytes):
-        try:
+    try:
+        if isinstance(raw, bytes):
             raw = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadCaption("caption_not_utf8") from error
-    if not isinstance(raw, str):
-        raise BadCaption("caption_not_text")
-    if raw.isascii() and raw.isprintable():
-        text = " ".join(raw.split())
-    else:
-        if any("\ud800" <= char <= "\udfff" for char in raw):
-            raise BadCaption("caption_not_utf8")
-        spaced = "".join(" " if unicodedata.category(char) == "Cc" else char for char in raw)
-        text = " ".join(unicodedata.normalize("NFC", spaced).split())
-        if not any(unicodedata.category(char)[0] in "LNPS" for char in text):
-            text = ""
-    if not text:
+        elif not isinstance(raw, str):
+            raise BadCaption("caption_not_text")
+        elif not raw.isascii():
+            raw.encode("utf-8")
+    except UnicodeError as error:
+        raise BadCaption("caption_not_utf8") from error
+    text = raw.strip()
+    plain = text.isascii() and text.isprintable()
+    if not (text if plain else any(unicodedata.category(char)[0] in "LNPS" for char in text)):
         raise BadCaption("empty_caption")
     return text
+
+
+def clean_caption(raw: object) -> str:
+    """Return a caption in Unicode NFC with runs of white space and control characters as single spaces.
+
+    Raises:
+        BadCaption: it is not usable; see `usable_caption`.
+    """
+    text = usable_caption(raw)
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
+    spaced = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
+    return " ".join(unicodedata.normalize("NFC", spaced).split())
 
 
 def printable(name: str) -> str:

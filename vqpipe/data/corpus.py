@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from vqpipe.data.captions import BadCaption, clean_caption, printable
+from vqpipe.data.captions import BadCaption, printable, usable_caption
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.data.read import open_split
+from vqpipe.data.streams import lines
+from vqpipe.data.text_columns import text_rows
 from vqpipe.errors import DataError
-from vqpipe.params.corpus import CocoCorpus, CorpusParams, DatasetCorpus, ParquetCorpus, TextCorpus, TsvCorpus
+from vqpipe.params.corpus import (
+    CocoCorpus,
+    CorpusOfFiles,
+    CorpusParams,
+    DatasetCorpus,
+    JsonLinesCorpus,
+    ManyCorpora,
+    OneCorpus,
+    ParquetCorpus,
+    TextCorpus,
+    TsvCorpus,
+)
+
+Raw = Iterator[tuple[str, object]]
+"""(id, caption as it lies in the source)."""
 
 
 def read_captions(
@@ -21,9 +35,10 @@ def read_captions(
 ) -> Iterator[tuple[str, str]]:
     """Yield (id, caption) in the source's order; captions of one image share its id.
 
-    Captions come out of `clean_caption`: Unicode NFC on one line. Those that are empty, no text or no UTF-8
-    are left out, and counted by reason in `unusable` where it is given. A line too short for its columns
-    counts as empty.
+    Captions are as they were written, but for white space at their ends. Those that are empty, no text or no
+    UTF-8 are left out, and counted by reason in `unusable` where it is given. A line too short for its columns
+    counts as empty. What has no ids of its own gets the number of its line or row, with the file in front
+    where the source is a folder of text.
 
     Args:
         source: where the captions lie.
@@ -31,17 +46,29 @@ def read_captions(
         unusable: receives the number of captions left out, by a word of `vqpipe.data.reasons`.
 
     Raises:
-        DataError: nothing at the path, not of its kind, no such split, or no usable caption in it.
+        DataError: nothing at the path, not of its kind, no such split, or no usable caption in it. Of `many`
+            sources each must have one.
         ArtifactError: `dataset` names no published dataset.
     """
     if split != "train" and not isinstance(source, DatasetCorpus):
         raise DataError(f"a {source.kind} corpus has no splits", found=split, choices=["train"])
     lost = Counter[str]() if unusable is None else unusable
-    usable = 0
+    if not isinstance(source, ManyCorpora):
+        yield from _usable(source, split, lost)
+        return
+    for label, own in zip(source.labels(), source.sources, strict=True):
+        placed = own.model_copy(update={"path": str(Path(source.path) / own.path)})
+        for caption_id, caption in _usable(placed, split, lost):
+            yield f"{label}:{caption_id}", caption
+
+
+def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple[str, str]]:
+    usable, own = 0, Counter[str]()
     for caption_id, raw in _raw(source, split):
         try:
-            caption = clean_caption(raw)
+            caption = usable_caption(raw)
         except BadCaption as error:
+            own[error.reason] += 1
             lost[error.reason] += 1
             continue
         usable += 1
@@ -49,7 +76,7 @@ def read_captions(
     if usable == 0:
         raise DataError(
             f"corpus: no usable caption in {source.path}",
-            found=", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+            found=", ".join(f"{count} {reason}" for reason, count in own.most_common())
             or "no captions at all",
             expected=EXPECTED[source.kind],
         )
@@ -58,45 +85,87 @@ def read_captions(
 EXPECTED = {
     "dataset": "a dataset whose split has captions; for a source without any, name a corpus of another kind",
     "coco": 'json such as {"annotations": [{"image_id": 1, "caption": "a red bus"}]}',
+    "jsonl": 'lines such as {"caption": "a red bus"}; the key is corpus.caption_field',
     "text": "UTF-8 text, one caption a line",
     "tsv": "UTF-8 lines with tabs between columns; corpus.caption_column counts from 0",
-    "parquet": "a Parquet file, or a folder of them, with the column corpus.caption_column",
+    "parquet": "Parquet with the column corpus.caption_column",
 }
 """The layout of each kind of corpus, for error messages."""
 
+ENDINGS = {
+    "coco": (".json", ".json.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz"),
+    "text": (".txt", ".txt.gz"),
+    "tsv": (".tsv", ".tsv.gz"),
+    "parquet": (".parquet",),
+}
+"""The usual endings of each kind's files: what is read of a folder without `corpus.files`."""
 
-def _raw(source: CorpusParams, split: str) -> Iterator[tuple[str, object]]:
-    path = Path(source.path)
+
+def _raw(source: OneCorpus, split: str) -> Raw:
     match source:
         case DatasetCorpus():
-            return _from_dataset(path, split)
+            return _from_dataset(Path(source.path), split)
         case CocoCorpus():
-            return _from_coco(_file(source, path))
+            return (pair for _, file in corpus_files(source) for pair in _from_coco(file))
+        case JsonLinesCorpus():
+            return (pair for label, file in corpus_files(source) for pair in _from_jsonl(source, label, file))
         case TextCorpus():
-            return ((str(number), line) for number, line in _lines(_file(source, path)))
+            return (
+                (f"{label}{number}", line)
+                for label, file in corpus_files(source)
+                for number, line in lines(file)
+            )
         case TsvCorpus():
-            return _from_tsv(source, _file(source, path))
+            return (pair for label, file in corpus_files(source) for pair in _from_tsv(source, label, file))
         case ParquetCorpus():
-            return _from_parquet(source, path)
+            return _from_parquet(source)
 
 
-def _file(source: CorpusParams, path: Path) -> Path:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
+    """The files of a corpus in the order of their names, each with what stands in front of its line numbers.
+
+    That is nothing for a single file and `name:` for one of a folder. Hidden files are passed over.
+
+    Raises:
+        DataError: nothing at the path, or no such file in the folder.
+    """
+    kind, path = source.kind, Path(source.path)
+    if path.is_file() and source.files is None:
+        return [("", path)]
+    if not path.is_dir():
         raise DataError(
-            f"corpus.path: {path} is not a file", found=found, expected=EXPECTED[source.kind],
-            run="put the file there, or set corpus.path in params.yaml",
-        )  # fmt: skip
-    return path
+            f"corpus.path: {path} is not a {'folder' if source.files else 'file or folder'}",
+            found="a file" if path.is_file() else "nothing",
+            expected=f"the folder of corpus.files = {source.files}" if source.files else EXPECTED[kind],
+            run="put it there, or set corpus.path in params.yaml",
+        )
+    patterns = [source.files] if source.files else [f"*{ending}" for ending in ENDINGS[kind]]
+    found = {
+        file.relative_to(path).as_posix(): file
+        for pattern in patterns
+        for file in path.glob(pattern)
+        if file.is_file() and not file.name.startswith(".")
+    }
+    if not found:
+        others = sorted(child.name for child in path.iterdir())
+        raise DataError(
+            f"corpus: {path} holds no {' and no '.join(patterns)}",
+            found=f"{', '.join(others[:5])}{', …' if len(others) > 5 else ''}"
+            if others
+            else "an empty folder",
+            expected=f"{EXPECTED[kind]}; corpus.files names files of another ending",
+        )
+    return [(f"{printable(name)}:", found[name]) for name in sorted(found)]
 
 
-def _from_dataset(path: Path, split: str) -> Iterator[tuple[str, object]]:
+def _from_dataset(path: Path, split: str) -> Raw:
     for batch in open_split(path, split).batches(["image_id", "captions"]):
         for image_id, captions in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             yield from ((image_id, caption) for caption in captions or [])
 
 
-def _from_coco(path: Path) -> Iterator[tuple[str, object]]:
+def _from_coco(path: Path) -> Raw:
     for _, annotation, _, _ in JsonArrays(path).elements("annotations"):
         if isinstance(annotation, dict):
             yield printable(str(annotation.get("image_id", ""))), annotation.get("caption")
@@ -104,58 +173,38 @@ def _from_coco(path: Path) -> Iterator[tuple[str, object]]:
             yield "", annotation if not isinstance(annotation, str) else None
 
 
-def _lines(path: Path, skip: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1; a byte order mark is dropped."""
+def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path) -> Raw:
+    for number, line in lines(path):
+        caption_id, value = f"{label}{number}", _json(line)
+        if isinstance(value, dict):
+            if source.id_field is not None and source.id_field in value:
+                caption_id = printable(str(value[source.id_field]))
+            value = value.get(source.caption_field)
+        yield from ((caption_id, one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _json(line: bytes) -> object:
+    """The value of a line; an empty line is an empty caption, and a damaged one none at all."""
+    text = line.decode("utf-8", "surrogateescape")
     try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if number > skip:
-                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    except OSError as error:
-        raise DataError(f"corpus.path: {path} cannot be read: {error.strerror}") from error
+        return json.loads(text) if text.strip() else ""
+    except (json.JSONDecodeError, RecursionError):
+        return None
 
 
-def _from_tsv(source: TsvCorpus, path: Path) -> Iterator[tuple[str, object]]:
-    for number, line in _lines(path, source.num_header_lines):
+def _from_tsv(source: TsvCorpus, label: str, path: Path) -> Raw:
+    for number, line in lines(path, source.num_header_lines):
         cells = line.rstrip(b"\r\n").split(b"\t")
-        caption_id = str(number)
+        caption_id = f"{label}{number}"
         if source.id_column is not None and source.id_column < len(cells):
             caption_id = cells[source.id_column].decode("utf-8", "backslashreplace")
         yield caption_id, cells[source.caption_column] if source.caption_column < len(cells) else b""
 
 
-def _from_parquet(source: ParquetCorpus, path: Path) -> Iterator[tuple[str, object]]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [_file(source, path)]
-    if not files:
-        raise DataError(f"corpus.path: no *.parquet in {path}", expected=EXPECTED["parquet"])
-    wanted = [name for name in (source.caption_column, source.id_column) if name is not None]
+def _from_parquet(source: ParquetCorpus) -> Raw:
     row = 0
-    for file in files:
-        try:
-            with pq.ParquetFile(file) as opened:
-                names = opened.schema_arrow.names
-                lacking = [name for name in wanted if name not in names]
-                if lacking:
-                    raise DataError(f"{file} has no column {lacking[0]}", choices=names)
-                for batch in opened.iter_batches(batch_size=4096, columns=wanted):
-                    captions = _texts(batch.column(source.caption_column))
-                    ids = batch.column(source.id_column).to_pylist() if source.id_column else None
-                    for at, value in enumerate(captions):
-                        caption_id = str(ids[at]) if ids is not None else str(row + at)
-                        yield from (
-                            (caption_id, one) for one in (value if isinstance(value, list) else [value])
-                        )
-                    row += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{file} cannot be read as Parquet: {error}", expected=EXPECTED["parquet"]
-            ) from error
-
-
-def _texts(column: pa.Array) -> Iterable[object]:
-    """Values of a caption column; strings as bytes, so that one that is no UTF-8 does not stop the batch."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        column = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary())
-    values: list[object] = column.to_pylist()
-    return values
+    for _, file in corpus_files(source):
+        for name, texts in text_rows(file, source.caption_column, source.id_column):
+            caption_id = str(row) if name is None else name
+            yield from ((caption_id, text) for text in texts)
+            row += 1

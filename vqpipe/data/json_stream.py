@@ -1,20 +1,28 @@
-"""Large JSON files with long arrays at the top level (COCO), one element at a time."""
+"""Large JSON files with long arrays at the top level (COCO), one element at a time, in bounded memory."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from json.decoder import WHITESPACE  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from vqpipe.data.streams import open_bytes
 from vqpipe.errors import DataError
+
+BLOCK = 1 << 20
+"""Bytes that are read at once, at least."""
+MAX_ELEMENT = 1 << 28
+"""Characters of one element; what does not end within these is damaged."""
 
 
 class JsonArrays:
-    """A JSON file that holds an object; its arrays are decoded element by element.
+    """A JSON file, plain or gzip, that holds an object; its arrays are decoded element by element.
 
-    Bytes that are no UTF-8 become lone surrogates, so that one bad caption does not cost the file.
+    Only a window of the file is in memory: a block, or an element where that is longer. Bytes that are no UTF-8
+    become lone surrogates, so that one bad caption does not cost the file.
 
     Raises:
         DataError: the file cannot be read.
@@ -22,47 +30,98 @@ class JsonArrays:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.text = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}", expected="a json file") from error
-        self._decoder = json.JSONDecoder()
+        with open_bytes(path):
+            pass
+        self.text = ""
+        """The window."""
+        self._from = self._at = 0
+        self._passed = 0
+        self._ended = False
+        self._json = json.JSONDecoder()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._stream: BinaryIO | None = None
 
     def elements(self, *keys: str) -> Iterator[tuple[str, Any, int, int]]:
         """Yield (key, element, start, end) for each element of the arrays under `keys`, in file order.
 
-        `self.text[start:end]` is the element's own JSON. Keys that are missing yield nothing.
+        Until the next element is asked for, `self.text[start:end]` is this one's own JSON. Keys that are
+        missing yield nothing.
 
         Raises:
             DataError: not a JSON object, damaged, or a key of `keys` does not hold an array.
         """
-        text, decoder = self.text, self._decoder
         try:
-            at = self._expect(self._skip(0), "{")
-            while text[at : at + 1] != "}":
-                key, at = decoder.raw_decode(text, at)
-                at = self._skip(self._expect(self._skip(at), ":"))
-                if key not in keys:
-                    _, at = decoder.raw_decode(text, at)
-                else:
-                    at = self._expect(at, "[")
-                    while text[at : at + 1] != "]":
-                        element, end = decoder.raw_decode(text, at)
-                        yield key, element, at, end
-                        at = self._after(end, "]")
-                    at += 1
-                at = self._after(self._skip(at), "}")
+            with open_bytes(self.path) as stream:
+                self._start(stream)
+                yield from self._walk(keys)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{self.path} is not a JSON object of arrays: {error}") from error
+            told = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            raise DataError(
+                f"{self.path} is not a JSON object of arrays: {told} near character {self._passed + self._at}"
+            ) from error
 
-    def _skip(self, at: int) -> int:
-        return int(WHITESPACE.match(self.text, at).end())
+    def _walk(self, keys: tuple[str, ...]) -> Iterator[tuple[str, Any, int, int]]:
+        self._expect("{")
+        while self._peek() != "}":
+            key = self._value()
+            self._expect(":")
+            if key in keys or self._peek() == "[":
+                self._expect("[")
+                while self._peek() != "]":
+                    element = self._value()
+                    if key in keys:
+                        yield key, element, self._from, self._at
+                    self._after("]")
+                self._expect("]")
+            else:
+                self._value()
+            self._after("}")
 
-    def _expect(self, at: int, char: str) -> int:
-        if self.text[at : at + 1] != char:
-            raise json.JSONDecodeError(f"expecting {char!r}", self.text, at)
-        return self._skip(at + 1)
+    def _start(self, stream: BinaryIO) -> None:
+        self._stream, self.text, self._at, self._passed, self._ended = stream, "", 0, 0, False
+        self._utf8.reset()
+        if self._peek() == "\ufeff":
+            self._at += 1
 
-    def _after(self, at: int, closing: str) -> int:
-        at = self._skip(at)
-        return at if self.text[at : at + 1] == closing else self._expect(at, ",")
+    def _more(self) -> None:
+        """Move the window on: drop what has been decoded, and read as much again as is left, or a block."""
+        assert self._stream is not None
+        if len(self.text) - self._at > MAX_ELEMENT:
+            raise json.JSONDecodeError(f"an element does not end within {MAX_ELEMENT} characters", "", 0)
+        data = self._stream.read(max(BLOCK, len(self.text) - self._at))
+        self._ended = not data
+        self.text = self.text[self._at :] + self._utf8.decode(data, final=self._ended)
+        self._passed, self._at = self._passed + self._at, 0
+
+    def _peek(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            self._at = int(WHITESPACE.match(self.text, self._at).end())
+            if self._at < len(self.text) or self._ended:
+                return self.text[self._at : self._at + 1]
+            self._more()
+
+    def _value(self) -> Any:
+        """Decode the value at hand and move behind it."""
+        self._peek()
+        while True:
+            try:
+                value, end = self._json.raw_decode(self.text, self._at)
+                behind = 3 if isinstance(value, int | float) else 1  # "1" may go on as "1e+5"
+                if end + behind <= len(self.text) or self._ended:
+                    self._from, self._at = self._at, end
+                    return value
+            except json.JSONDecodeError:
+                if self._ended:
+                    raise
+            self._more()  # what ends with the window, or fails there, may go on behind it
+
+    def _expect(self, char: str) -> None:
+        if self._peek() != char:
+            raise json.JSONDecodeError(f"expecting {char!r}", self.text, self._at)
+        self._at += 1
+
+    def _after(self, closing: str) -> None:
+        """Pass the comma behind a member, unless the closing bracket follows."""
+        if self._peek() != closing:
+            self._expect(",")

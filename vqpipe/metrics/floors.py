@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vqpipe.codebooks.search import nearest
 from vqpipe.errors import MismatchError
-from vqpipe.quantizers.search import nearest
 
 Grid = tuple[int, int]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -34,6 +34,56 @@ class ClipVectors(Params):
     """The sentence around each word."""
 
 
+class ClipTokenVectors(Params):
+    """The mean of the word's byte-pair token embeddings, the input table of the pinned CLIP's text encoder.
+
+    A CLIP that was fitted here has learnt rows for the tokens of its captions alone.
+    """
+
+    kind: Literal["clip_tokens"]
+    """Names this kind."""
+
+
+class GloveVectors(Params):
+    """Word vectors from a file in GloVe's text format: a word and its numbers on each line (VQCT, Table 5).
+
+    The file is no dependency in dvc.yaml: `sha256` makes another content under the same name an error.
+    """
+
+    kind: Literal["glove"]
+    """Names this kind."""
+    path: str = Field(min_length=1)
+    """The file, such as `glove.6B.300d.txt`; plain text."""
+    dim: int = Field(ge=1)
+    """Numbers on each line."""
+    unknown: Literal["error", "drop", "random"]
+    """Words that the file lacks: `error`; `drop` leaves them out of the prior, its graph included; `random` draws
+    a normal vector with the mean 0 and the standard deviation of the numbers found."""
+    seed: int = Field(ge=0)
+    """Of the vectors of `unknown: random`."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """What the file's SHA-256 must be; null: not checked."""
+
+
+class RandomVectors(Params):
+    """Normal vectors that know nothing of the words: the ablation of VQCT, Table 2."""
+
+    kind: Literal["random"]
+    """Names this kind."""
+    dim: int = Field(ge=1)
+    """Numbers of each vector."""
+    std: float = Field(gt=0)
+    """Standard deviation of each number."""
+    seed: int = Field(ge=0)
+    """Of the draw. A word's vector depends on the seed, its class and the word alone."""
+
+
+VectorParams = Annotated[
+    ClipVectors | ClipTokenVectors | GloveVectors | RandomVectors, Field(discriminator="kind")
+]
+"""Where word vectors come from."""
+
+
 class PhraseParams(Params):
     """What counts as an adjective that modifies a noun, beyond the adjectives before it."""
 
@@ -54,5 +104,5 @@ class GraphParams(Params):
     mutual information in nats, 0 where the pair is no more frequent than chance."""
     phrases: PhraseParams
     """What counts as modifying."""
-    vectors: ClipVectors
+    vectors: VectorParams
     """Where the word vectors come from."""

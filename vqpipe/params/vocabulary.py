@@ -19,3 +19,6 @@ class VocabularyParams(Params):
     """At most this many adjectives, the most frequent ones; null: all."""
     max_nouns: int | None = Field(ge=1)
     """At most this many nouns, the most frequent ones; null: all."""
+    single_clip_tokens: bool = False
+    """Keep only words that are one byte-pair token of CLIP, so that a code is an entry of the language model's
+    own vocabulary; the caps count what is left."""

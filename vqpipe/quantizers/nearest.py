@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.errors import MismatchError
 from vqpipe.params.quantizers import BetaOn, NearestCodeParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.memo import Memo
-from vqpipe.quantizers.search import Metric, nearest
 from vqpipe.runtime.distributed import broadcast_module
 
 

@@ -151,13 +151,13 @@ def _check(
     fits = (len(adjectives), len(nouns)) == counts and adjectives.shape[1] == nouns.shape[1]
     fits = fits and edges.ndim == 2 and edges.shape[0] == 2 and weights.shape == edges.shape[1:]
     fits = fits and bool(
-        (edges >= 0).all() and (edges < torch.tensor(counts)[:, None]).all() and (weights > 0).all()
+        (edges >= 0).all() and (edges < torch.tensor(counts)[:, None]).all() and (weights >= 0).all()
     )
     if not fits:
         raise MismatchError(
             "the parts of the words prior do not fit each other",
             found=f"{given}, vectors {tuple(adjectives.shape)} and {tuple(nouns.shape)}, "
             f"edges {tuple(edges.shape)}, weights {tuple(weights.shape)}",
-            expected="a vector per word, edges (2, E) within the vocabularies, a positive weight per edge",
+            expected="a vector per word, edges (2, E) within the vocabularies, a weight of 0 or more per edge",
             run="dvc repro graph",
         )

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
-from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.params.report import ReportParams
+from vqpipe.report.about_graph import Word, graph_blocks, read_side
 from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
-from vqpipe.report.charts import bipartite, rank_frequency
+from vqpipe.report.charts import rank_frequency
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import number
+
+DEGREES = {
+    "mean": "mean",
+    "quarter": "quarter",
+    "median": "median",
+    "three_quarters": "three quarters",
+    "ninety_percent": "90 %",
+    "max": "most",
+}
+"""The statistics of the words' degrees, as columns."""
 
 
 def about_words(inputs: Inputs, params: ReportParams) -> Section:
@@ -26,7 +36,7 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
             "Adjectives and nouns are found in the training captions by part of "
             "speech. An edge joins an adjective to a noun that the captions "
             "say it modifies at least as often as the params ask. Together with the "
-            "words' CLIP vectors this graph is one of the codebook priors."
+            "words' vectors this graph is one of the codebook priors."
         )
     ]
     for stage, title in (("vocabulary", "Vocabulary"), ("graph", "Modifying graph")):
@@ -34,7 +44,10 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
         if metrics is None:
             blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
         else:
-            blocks.append(plain_table(f"{title} in numbers", metrics))
+            flat = {name: value for name, value in metrics.items() if name != "degree"}
+            blocks.append(plain_table(f"{title} in numbers", flat))
+            if metrics.get("degree"):
+                blocks.append(_degree_table(metrics["degree"]))
     folder = inputs.folder("prior", "words")
     if not (folder / MANIFEST).is_file():
         return Section(
@@ -42,52 +55,29 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
             "Words",
             [*blocks, Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph")],
         )
-    return Section("words", "Words", [*blocks, *_graph(folder, params)])
-
-
-def _graph(folder: Path, params: ReportParams) -> list[Block]:
-    manifest = read_manifest(folder, WORDS)
-    adjectives, nouns = (
-        read_table(folder / f"{spec.name}.parquet", spec).to_pydict() for spec in (ADJECTIVES, NOUNS)
+    return Section(
+        "words", "Words", [*blocks, _most_said(folder, params.num_pairs), *graph_blocks(folder, params)]
     )
-    table = read_table(folder / "edges.parquet", EDGES, ["adjective", "noun", "count"]).to_pylist()
-    edges = [(adjectives["word"][e["adjective"]], nouns["word"][e["noun"]], int(e["count"])) for e in table]
-    edges.sort(key=lambda edge: (-edge[2], edge[0], edge[1]))
-    if not edges:
-        return [Absent("The graph has no edges.")]
-    blocks: list[Block] = [_most_said(adjectives, nouns, params.num_pairs)]
-    rows = [[Cell(a), Cell(n), Cell(number(c))] for a, n, c in edges[: params.num_pairs]]
-    columns = [Column("adjective", numeric=False), Column("noun", numeric=False), Column("said", "times")]
-    note = f"Weight of an edge in the prior: {manifest.facts.get('weight', 'unknown')}."
-    blocks.append(
-        Table(f"The {number(len(rows))} most said of {number(len(edges))} edges", columns, rows, note)
-    )
-    drawn = edges[: params.num_edges]
-    if drawn:
-        alt = f"The {len(drawn)} most said adjective-noun edges, adjectives on the left, nouns on the right"
-        note = f"The {number(len(drawn))} most said edges; the width grows with the square root of the count."
-        blocks.append(
-            Charts(
-                "The modifying graph",
-                [Chart(bipartite(drawn, "adjectives", "nouns", alt), "")],
-                (),
-                note,
-                wide=True,
-            )
-        )
-    return blocks
 
 
-def _most_said(adjectives: Mapping[str, list[Any]], nouns: Mapping[str, list[Any]], limit: int) -> Table:
-    def top(words: Mapping[str, list[Any]]) -> list[tuple[str, str]]:
-        order = sorted(zip(words["word"], words["count"], strict=True), key=lambda item: (-item[1], item[0]))
-        return [(word, number(count)) for word, count in order[:limit]]
+def _degree_table(degree: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = [
+        [Cell(name), *(Cell(number(own[key], 1 if key == "mean" else None)) for key in DEGREES)]
+        for name, own in sorted(degree.items())
+        if own
+    ]
+    columns = [Column("words", numeric=False), *(Column(label) for label in DEGREES.values())]
+    note = "Edges of a word: quantiles, mean and maximum over all words of the class, those without an edge included."
+    return Table("Neighbours of the words", columns, rows, note)
 
-    left, right = top(adjectives), top(nouns)
-    rows = []
-    for i in range(max(len(left), len(right))):
-        (a, a_count), (n, n_count) = (side[i] if i < len(side) else ("", "") for side in (left, right))
-        rows.append([Cell(str(i + 1)), Cell(a), Cell(a_count), Cell(n), Cell(n_count)])
+
+def _most_said(folder: Path, limit: int) -> Table:
+    adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
+    sides = [sorted(side, key=lambda word: (-word.count, word.text))[:limit] for side in (adjectives, nouns)]
+    rows = [
+        [Cell(str(rank)), *(cell for word in pair for cell in _cells(word))]
+        for rank, pair in enumerate(zip_longest(*sides), start=1)
+    ]
     columns = [
         Column("rank", numeric=False),
         Column("adjective", numeric=False),
@@ -95,11 +85,12 @@ def _most_said(adjectives: Mapping[str, list[Any]], nouns: Mapping[str, list[Any
         Column("noun", numeric=False),
         Column("said", "times"),
     ]
-    note = (
-        f"The vocabulary has {number(len(adjectives['word']))} adjectives and "
-        f"{number(len(nouns['word']))} nouns."
-    )
+    note = f"The vocabulary has {number(len(adjectives))} adjectives and {number(len(nouns))} nouns."
     return Table("The most said words", columns, rows, note)
+
+
+def _cells(word: Word | None) -> tuple[Cell, Cell]:
+    return (Cell(word.text), Cell(number(word.count))) if word else (Cell(""), Cell(""))
 
 
 def about_clusters(inputs: Inputs) -> Section:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vqpipe.errors import SetupError
 
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
+"""`local`: processes of this machine; `ray`: a Ray cluster, or a Ray of this machine where none is named."""
 
 
 def workers() -> int:
@@ -25,7 +26,11 @@ def workers() -> int:
 
 
 def engine() -> str:
-    """The engine that maps over shards: `VQPIPE_ENGINE`, by default `local`."""
+    """The engine that maps over shards: `VQPIPE_ENGINE`, by default `local`.
+
+    Raises:
+        SetupError: the variable names no engine.
+    """
     name = os.environ.get("VQPIPE_ENGINE", "local")
     if name not in ENGINES:
         raise SetupError("VQPIPE_ENGINE names no engine", found=name, choices=ENGINES)

@@ -100,6 +100,8 @@ _WEIGHTS = {
 }  # fmt: skip
 """Words of more than one class, or that running text uses otherwise than WordNet: relative weights by tag."""
 
+BE = frozenset(word for word in _WORDS["X"].split())
+"""Forms of "be", alone or contracted with "not" or a pronoun."""
 
 FIXED = {
     "next": {"to": "R"}, "close": {"to": "R", "up": "N"}, "such": {"as": "I"}, "other": {"than": "R"},

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import log
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.tables import read_table
-from vqpipe.params.graph import GraphParams, PhraseParams
-from vqpipe.params.pos import PosParams
+from vqpipe.codebooks.statistics import graph_statistics, mutual_information
+from vqpipe.params.graph import GraphParams
 from vqpipe.runtime.progress import track
-from vqpipe.text.chunks import Chunk, map_captions
-from vqpipe.text.phrases import pairs_of
-from vqpipe.text.pos import tagger
+from vqpipe.text.chunks import map_captions
+from vqpipe.text.counting import count_pairs
+from vqpipe.text.merging import PAIRS, Merged, list_pairs, merge_pairs
 from vqpipe.text.vocabulary import Vocabulary
-
-NUM_EXAMPLES = 3
-"""Caption ids that an edge keeps, so that a user can ask why it exists."""
 
 Pair = tuple[str, str]
 """(adjective, noun in the singular)."""
@@ -29,12 +27,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Edge:
-    """An adjective that modifies a noun: indices into the vocabulary, count, weight, first captions' ids."""
+    """An adjective that modifies a noun: indices into the vocabulary, count, weight, pointwise mutual information
+    in nats over all pairs of the vocabulary, first captions' ids."""
 
     adjective: int
     noun: int
     count: int
     weight: float
+    pmi: float
     examples: tuple[str, ...]
 
 
@@ -47,84 +47,52 @@ class Graph:
     num_pairs_known: int
 
 
-@dataclass
-class _Pairs:
-    counts: Counter[Pair]
-    examples: dict[Pair, list[str]]
-
-    def note(self, pair: Pair, count: int, ids: Iterable[str]) -> None:
-        self.counts[pair] += count
-        known = self.examples.setdefault(pair, [])
-        for caption_id in ids:
-            if len(known) < NUM_EXAMPLES and caption_id not in known:
-                known.append(caption_id)
-
-
-def _count_pairs(chunk: Chunk, pos: PosParams, phrases: PhraseParams) -> _Pairs:
-    backend, found = tagger(pos), _Pairs(Counter(), {})
-    for caption_id, caption in chunk:
-        for pair in pairs_of(backend.tag(caption), backend, phrases):
-            found.note(pair, 1, (caption_id,))
-    return found
-
-
 def build_graph(captions: Iterable[tuple[str, str]], vocabulary: Vocabulary, config: GraphParams) -> Graph:
     """Count the modifier pairs of (id, caption) pairs and make edges of those between vocabulary words.
 
     Parts of speech come from the backend that made the vocabulary. A pair is an edge when it is said
-    `config.min_count` times. Memory grows with the number of distinct pairs.
+    `config.min_count` times; its examples are the first distinct ids in the order of the captions. Memory grows
+    with the number of distinct pairs between words of the vocabulary.
     """
     adjectives = {word: index for index, word in enumerate(vocabulary.adjectives)}
     nouns = {word: index for index, word in enumerate(vocabulary.nouns)}
-    work = partial(_count_pairs, pos=vocabulary.pos, phrases=config.phrases)
-    total, said = _Pairs(Counter(), {}), 0
-    for found in track(map_captions(work, captions), "counting pairs"):
-        said += found.counts.total()
-        for pair, count in found.counts.items():
-            if pair[0] in adjectives and pair[1] in nouns:
-                total.note(pair, count, found.examples[pair])
-    weights = edge_weights(total.counts, config.weight)
-    edges = [
-        Edge(adjectives[pair[0]], nouns[pair[1]], count, weights[pair], tuple(total.examples[pair]))
-        for pair, count in total.counts.items()
-        if count >= config.min_count
-    ]
-    return Graph(
-        tuple(sorted(edges, key=lambda edge: (edge.adjective, edge.noun))), said, total.counts.total()
-    )
+    known = pa.array(adjectives, pa.string()), pa.array(nouns, pa.string())
+    work = partial(count_pairs, pos=vocabulary.pos, phrases=config.phrases)
+    merged, said = Merged(PAIRS, merge_pairs), 0
+    for pairs in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
+        said += pc.sum(pairs["count"]).as_py() or 0
+        is_known = pc.and_(pc.is_in(pairs["adjective"], known[0]), pc.is_in(pairs["noun"], known[1]))
+        merged.add(pairs.filter(is_known))
+    listed = list_pairs(merged.table())
+    keys = zip(listed["adjective"].to_pylist(), listed["noun"].to_pylist(), strict=True)
+    counts: dict[Pair, int] = dict(zip(keys, listed["count"].to_pylist(), strict=True))
+    weights, pmi = edge_weights(counts, config.weight), mutual_information(counts)
+    edges = []
+    for row in listed.filter(pc.greater_equal(listed["count"], config.min_count)).to_pylist():
+        pair = (row["adjective"], row["noun"])
+        place = adjectives[pair[0]], nouns[pair[1]]
+        edges.append(Edge(*place, row["count"], weights[pair], pmi[pair], tuple(row["ids"])))
+    edges.sort(key=lambda edge: (edge.adjective, edge.noun))
+    return Graph(tuple(edges), said, sum(counts.values()))
 
 
 def edge_weights(counts: Mapping[Pair, int], kind: str) -> dict[Pair, float]:
     """Weights by pair: 1 (`binary`), the count (`count`), or positive pointwise mutual information (`pmi`).
 
-    For `pmi`, in nats, p(a, n) = count / all counts, and p(a), p(n) are its margins; a pair at or below
-    chance weighs 0.
+    A pair at or below chance weighs 0 by `pmi`; see `mutual_information`.
     """
     if kind == "binary":
         return dict.fromkeys(counts, 1.0)
     if kind == "count":
         return {pair: float(count) for pair, count in counts.items()}
-    of_adjective, of_noun = Counter[str](), Counter[str]()
-    for (adjective, noun), count in counts.items():
-        of_adjective[adjective] += count
-        of_noun[noun] += count
-    total = of_noun.total()
-    return {
-        (adjective, noun): max(0.0, log(count * total / (of_adjective[adjective] * of_noun[noun])))
-        for (adjective, noun), count in counts.items()
-    }
+    return {pair: max(0.0, pmi) for pair, pmi in mutual_information(counts).items()}
 
 
 def graph_metrics(graph: Graph, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Size and shape: edges, density (share of all adjective-noun pairs), words without an edge."""
-    num_adjectives, num_nouns = len(vocabulary.adjectives), len(vocabulary.nouns)
+    """Size and shape, see `graph_statistics`; pairs said, and the share of them within the vocabulary."""
+    pairs = [(edge.adjective, edge.noun) for edge in graph.edges]
     return {
-        "num_adjectives": num_adjectives,
-        "num_nouns": num_nouns,
-        "num_edges": len(graph.edges),
-        "density": round(len(graph.edges) / (num_adjectives * num_nouns), 6),
-        "isolated_adjectives": num_adjectives - len({edge.adjective for edge in graph.edges}),
-        "isolated_nouns": num_nouns - len({edge.noun for edge in graph.edges}),
+        **graph_statistics(pairs, len(vocabulary.adjectives), len(vocabulary.nouns)),
         "num_pairs_said": graph.num_pairs_said,
         "pairs_in_vocabulary": round(graph.num_pairs_known / max(1, graph.num_pairs_said), 6),
     }

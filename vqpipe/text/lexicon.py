@@ -90,6 +90,7 @@ class Lexicon:
         self._closed = closed_words()
         self._candidates: dict[str, Candidates] = {}
         self._lemmas: dict[str, str] = {}
+        self._known: dict[str, bool] = {}
 
     def weight(self, word: str, tag: str) -> float:
         """How much WordNet has of a lemma in a class: occurrences and a little for each sense, or 0."""
@@ -110,6 +111,15 @@ class Lexicon:
     def is_closed(self, word: str) -> bool:
         """Whether a lower-case word belongs to the closed classes."""
         return word in self._closed
+
+    def knows(self, word: str) -> bool:
+        """Whether a lower-case word is of the closed classes or, in some form, in WordNet."""
+        known = self._known.get(word)
+        if known is None:
+            known = word in self._closed or bool(self._open(word))
+            if len(self._known) < 1_000_000:
+                self._known[word] = known
+        return known
 
     def _open(self, word: str) -> dict[str, float]:
         if word[0].isdigit() and not any(char.isalpha() for char in word):

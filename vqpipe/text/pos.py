@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
-from vqpipe.params.pos import PosParams
+from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos
 from vqpipe.text.words import Tagger, Word
 
 
-def _wordnet(config: PosParams) -> Tagger:
+def _wordnet(config: WordnetPos) -> Tagger:
     from vqpipe.text.wordnet_tagger import WordnetTagger
 
     return WordnetTagger()
 
 
-BACKENDS: dict[str, Callable[[PosParams], Tagger]] = {"wordnet": _wordnet}
+def _nltk(config: NltkPos) -> Tagger:
+    from vqpipe.text.nltk_tagger import NltkTagger
+
+    return NltkTagger()
+
+
+def _spacy(config: SpacyPos) -> Tagger:
+    from vqpipe.text.spacy_tagger import SpacyTagger
+
+    return SpacyTagger(config.model, config.batch_size)
+
+
+BACKENDS: dict[str, Callable[[Any], Tagger]] = {"wordnet": _wordnet, "nltk": _nltk, "spacy": _spacy}
 
 
 @lru_cache(maxsize=4)
 def tagger(config: PosParams) -> Tagger:
-    """This process's tagger for these params; it is loaded on first use."""
+    """This process's tagger for these params; it is loaded on first use.
+
+    Raises:
+        SetupError: the backend needs a package, data or a model that is not installed; it says how to get it.
+    """
     return BACKENDS[config.kind](config)
 
 

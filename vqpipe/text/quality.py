@@ -1,30 +1,51 @@
-"""How good the parts of speech and the pairs are, against a treebank in CoNLL-U form.
-
-python -m vqpipe.text.quality TREEBANK.conllu
-"""
+"""How good the parts of speech and the pairs are: against a treebank, and against captions labelled by hand."""
 
 from __future__ import annotations
 
-import sys
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from vqpipe.errors import DataError
-from vqpipe.text.phrases import pair_positions
-from vqpipe.text.words import Tagger
+from vqpipe.text.words import Analysis
 
 NOUNS = ("NOUN", "PROPN")
+CLASSES = {"adjective": ("ADJ",), "noun": NOUNS}
+"""Our names, and the universal tags that they stand for."""
+
+
+class Scores(NamedTuple):
+    """Precision, recall and F1, each in [0, 1]; 0 where nothing was said or asked for."""
+
+    precision: float
+    recall: float
+    f1: float
+
+    @classmethod
+    def of(cls, right: int, said: int, gold: int) -> Scores:
+        """From counts: how many were right, said by the backend, and asked for."""
+        precision, recall = right / max(1, said), right / max(1, gold)
+        return cls(precision, recall, 2 * precision * recall / max(1e-9, precision + recall))
 
 
 @dataclass(frozen=True)
 class Gold:
-    """One sentence of a treebank: tokens, universal tags, and its `amod` arcs as (adjective, noun)."""
+    """One sentence of a treebank.
+
+    `heads` are positions from 0, -1 for the root. `pairs` are the `amod` arcs from a noun or name to an
+    adjective, as (adjective, noun); `joined` has besides them the adjectives coordinated with one of these:
+    (blue, birds) of "red and blue birds", which a treebank hangs on "red".
+    """
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
+    heads: tuple[int, ...]
+    relations: tuple[str, ...]
     pairs: frozenset[tuple[int, int]]
+    joined: frozenset[tuple[int, int]]
 
 
 def read_conllu(path: Path) -> Iterator[Gold]:
@@ -53,43 +74,106 @@ def read_conllu(path: Path) -> Iterator[Gold]:
 
 def _sentence(rows: Sequence[Sequence[str]]) -> Gold:
     tags = tuple(row[3] for row in rows)
-    arcs = {
-        (at, int(row[6]) - 1)
-        for at, row in enumerate(rows)
-        if row[7] == "amod" and row[3] == "ADJ" and tags[int(row[6]) - 1] in NOUNS
+    heads = tuple(int(row[6]) - 1 for row in rows)
+    relations = tuple(row[7] for row in rows)
+    pairs = {
+        at: heads[at]
+        for at, relation in enumerate(relations)
+        if relation == "amod" and tags[at] == "ADJ" and tags[heads[at]] in NOUNS
     }
-    return Gold(tuple(row[1] for row in rows), tags, frozenset(arcs))
+    joined = {
+        at: pairs[heads[at]]
+        for at, relation in enumerate(relations)
+        if relation == "conj" and tags[at] == "ADJ" and heads[at] in pairs
+    }
+    tokens = tuple(row[1] for row in rows)
+    amod = frozenset(pairs.items())
+    return Gold(tokens, tags, heads, relations, amod, amod | frozenset(joined.items()))
 
 
-def score(tagger: Tagger, sentences: Iterable[Gold]) -> dict[str, float]:
-    """Tag recall and precision on adjectives and nouns, and precision, recall and F1 of modifier pairs.
+def score(found: Iterable[Analysis], sentences: Iterable[Gold]) -> dict[str, Scores]:
+    """Scores of `adjective` and `noun` tags, and of modifier pairs: `pair` and `joined` (see `Gold`).
 
-    Gold pairs are `amod` arcs from a noun or name to an adjective; a pair is right when both positions are.
+    A pair is right when both positions are. `words` is three-way: adjective, noun or neither, over all
+    tokens, so that its precision, recall and F1 all are the accuracy.
     """
-    names = {"adjective": ("ADJ",), "noun": NOUNS}
     right, said, gold = Counter[str](), Counter[str](), Counter[str]()
-    for sentence in sentences:
-        words = tagger.tag_tokens(sentence.tokens)
-        for name, tags in names.items():
-            for word, tag in zip(words, sentence.tags, strict=True):
-                right[name] += word.pos == name and tag in tags
-                said[name] += word.pos == name
-                gold[name] += tag in tags
-        found = set(pair_positions(words, tagger))
-        right["pair"] += len(found & sentence.pairs)
-        said["pair"] += len(found)
-        gold["pair"] += len(sentence.pairs)
-    scores: dict[str, float] = {}
-    for name in [*names, "pair"]:
-        precision, recall = right[name] / max(1, said[name]), right[name] / max(1, gold[name])
-        scores |= {f"{name}_precision": precision, f"{name}_recall": recall}
-        scores[f"{name}_f1"] = 2 * precision * recall / max(1e-9, precision + recall)
-    return {name: round(value, 4) for name, value in scores.items()}
+    for (words, pairs), sentence in zip(found, sentences, strict=True):
+        for word, tag in zip(words, sentence.tags, strict=True):
+            names = {name for name, tags in CLASSES.items() if tag in tags}
+            ours = {word.pos} & CLASSES.keys()
+            right.update(names & ours)
+            said.update(ours)
+            gold.update(names)
+            right["words"] += names == ours
+        said["words"] += len(words)
+        gold["words"] += len(words)
+        for name, true in (("pair", sentence.pairs), ("joined", sentence.joined)):
+            right[name] += len(set(pairs) & true)
+            said[name] += len(set(pairs))
+            gold[name] += len(true)
+    return {
+        name: Scores.of(right[name], said[name], gold[name]) for name in (*CLASSES, "words", "pair", "joined")
+    }
 
 
-if __name__ == "__main__":
-    from vqpipe.params.pos import WordnetPos
-    from vqpipe.text.pos import tagger as load
+@dataclass(frozen=True)
+class LabelledCaption:
+    """A caption labelled by hand: its adjectives, nouns (singular) and (adjective, noun) pairs, with repeats.
 
-    for key, value in score(load(WordnetPos(kind="wordnet")), read_conllu(Path(sys.argv[1]))).items():
-        print(f"{key:22}{value:.3f}")
+    `pairs` are attributive ("a red bird"), `predicative` those of "the bird is red".
+    """
+
+    id: str
+    caption: str
+    adjectives: tuple[str, ...]
+    nouns: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    predicative: tuple[tuple[str, str], ...]
+
+
+def read_labelled(path: Path) -> list[LabelledCaption]:
+    """The labelled captions of a JSON Lines file with the fields of `LabelledCaption`.
+
+    Raises:
+        DataError: the file is missing, a line is not JSON, or it lacks a field.
+    """
+    if not path.is_file():
+        raise DataError(f"labelled captions {path} do not exist")
+    captions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            pairs, predicative = ([(a, n) for a, n in row[name]] for name in ("pairs", "predicative"))
+            captions.append(
+                LabelledCaption(
+                    str(row["id"]), row["caption"], tuple(row["adjectives"]), tuple(row["nouns"]),
+                    tuple(pairs), tuple(predicative),
+                )
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: not a labelled caption ({error!r})") from error
+    return captions
+
+
+def score_captions(
+    found: Iterable[Analysis], captions: Iterable[LabelledCaption], predicative: bool
+) -> dict[str, Scores]:
+    """Scores of adjectives, nouns (in the singular) and word pairs, as multisets caption by caption.
+
+    With `predicative` the pairs asked for are those of both kinds, else the attributive ones alone.
+    """
+    right, said, gold = Counter[str](), Counter[str](), Counter[str]()
+    for analysis, caption in zip(found, captions, strict=True):
+        wanted = (*caption.pairs, *caption.predicative) if predicative else caption.pairs
+        compared: dict[str, tuple[Iterable[Any], Iterable[Any]]] = {
+            "adjective": ([w.text for w in analysis.words if w.pos == "adjective"], caption.adjectives),
+            "noun": ([w.lemma for w in analysis.words if w.pos == "noun"], caption.nouns),
+            "pair": (analysis.pair_words(), wanted),
+        }
+        for name, (ours, theirs) in compared.items():
+            one, other = Counter(ours), Counter(theirs)
+            right[name] += (one & other).total()
+            said[name] += one.total()
+            gold[name] += other.total()
+    return {name: Scores.of(right[name], said[name], gold[name]) for name in (*CLASSES, "pair")}

@@ -8,6 +8,9 @@ import unicodedata
 MAX_CHARACTERS = 2000
 """A caption longer than this is cut here, at a word's end (about 400 words), and counted as cut."""
 
+STARTS_SENTENCE = frozenset({".", "!", "?", ":", '"', "\u201c"})
+"""After these tokens a capital says nothing."""
+
 _HTML = re.compile(r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 _PLAIN = re.compile(r"[ -;=?-~]*")  # printable ASCII without < and >: nothing to clean
@@ -20,6 +23,8 @@ _TOKEN = re.compile(
 
 def clean(caption: str) -> tuple[str, tuple[str, ...]]:
     """Make one line of plain text of a caption, and say what had to be done.
+
+    Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling.
 
     Marks are some of `control` (control or undecodable characters became spaces), `markup` (tags and entities
     became spaces), `cut` (longer than `MAX_CHARACTERS`) and `empty` (no letter is left).
@@ -37,7 +42,7 @@ def clean(caption: str) -> tuple[str, tuple[str, ...]]:
         bare = _HTML.sub(" ", spaced)
         if bare != spaced:
             marks.append("markup")
-        text = unicodedata.normalize("NFC", bare)
+        text = unicodedata.normalize("NFC", bare).replace("\u2019", "'")
     if not any(char.isalpha() for char in text):
         marks.append("empty")
     return text, tuple(marks)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, VOCABULARY
 from vqpipe.artifacts.tables import to_table, write_table
-from vqpipe.codebooks.words import read_words_of
 from vqpipe.errors import DataError
-from vqpipe.params.base import validate
-from vqpipe.params.pos import PosParams
+from vqpipe.params.pos import PosParams, pos_params
 from vqpipe.params.vocabulary import VocabularyParams
 from vqpipe.runtime.progress import track
-from vqpipe.text.chunks import Chunk, map_captions
-from vqpipe.text.pos import tagger
-from vqpipe.text.tokens import clean, tokenize
+from vqpipe.text.chunks import map_captions
+from vqpipe.text.counting import MARKS, count_words
+from vqpipe.text.merging import WORDS, Merged, Repeats, merge_words
 
-MARKS = ("empty", "control", "markup", "cut")
-"""What can be odd about a caption; see `vqpipe.text.tokens.clean`. Each is counted, none stops the run."""
+Keep = Callable[[str], bool]
+"""Whether a word may stay, whatever its count."""
 
 
 @dataclass(frozen=True)
@@ -39,78 +40,104 @@ class Vocabulary:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Counts:
-    """What one chunk of captions says, or all of them."""
-
-    adjectives: Counter[str] = field(default_factory=Counter)
-    nouns: Counter[str] = field(default_factory=Counter)
-    text: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: _Counts) -> None:
-        self.adjectives.update(other.adjectives)
-        self.nouns.update(other.nouns)
-        self.text.update(other.text)
-
-
-def _count(chunk: Chunk, pos: PosParams) -> _Counts:
-    backend, counts = tagger(pos), _Counts()
-    for _, caption in chunk:
-        text, marks = clean(caption)
-        words = backend.tag_tokens(tokenize(text))
-        counts.text.update(marks)
-        counts.text["captions"] += 1
-        counts.text["tokens"] += len(words)
-        counts.adjectives.update(word.text for word in words if word.pos == "adjective")
-        counts.nouns.update(word.lemma for word in words if word.pos == "noun")
-    return counts
-
-
-def build_vocabulary(captions: Iterable[tuple[str, str]], config: VocabularyParams) -> Vocabulary:
+def build_vocabulary(
+    captions: Iterable[tuple[str, str]], config: VocabularyParams, keep: Keep | None = None
+) -> Vocabulary:
     """Count the adjectives and nouns of (id, caption) pairs and keep the frequent ones.
 
+    Captions that come again count again. Words without a Latin letter are left out: the backends know English.
     Memory grows with the number of distinct words, not with the number of captions.
 
+    Facts: `num_captions` and `num_tokens`; `captions_MARK` for each of `MARKS`; `captions_repeated`, how many
+    came before under the same id (an estimate above a million distinct ones, then `repeats_are_estimated`);
+    `num_words_other_script`, how often a word without a Latin letter was said; for each class the words kept
+    (`num_*`), said at all (`num_*_said`), their share of all that is said (`*_coverage`), and with `keep` the
+    frequent words that it refused (`num_*_not_single_tokens`); `num_in_both`.
+
+    Args:
+        captions: (id, caption) pairs; any strings will do.
+        config: the backend and the limits.
+        keep: which of the frequent words may stay; the caps apply to what is left.
+
     Raises:
-        DataError: there is no caption, or no adjective or no noun is said `min_count` times.
+        DataError: there is no caption, or no adjective or no noun is left.
     """
-    total = _Counts()
-    for counts in track(map_captions(partial(_count, pos=config.pos), captions), "counting words"):
-        total.add(counts)
-    if not total.text["captions"]:
+    text, words, repeats = Counter[str](), Merged(WORDS, merge_words), Repeats()
+    work = partial(count_words, pos=config.pos)
+    for counts in track(map_captions(work, captions, config.pos), "counting words"):
+        words.add(counts.words)
+        text.update(counts.text)
+        repeats.add(counts.hashes)
+    if not text["captions"]:
         raise DataError("the corpus has no captions", expected="at least one caption")
-    adjectives = _frequent(total.adjectives, config.min_count, config.max_adjectives, "adjective")
-    nouns = _frequent(total.nouns, config.min_count, config.max_nouns, "noun")
+    latin, foreign = _by_script(words.table())
+    adjectives = _Ranked(latin, is_noun=False).kept(config.min_count, config.max_adjectives, keep)
+    nouns = _Ranked(latin, is_noun=True).kept(config.min_count, config.max_nouns, keep)
     facts = {
-        "num_captions": total.text["captions"],
-        "num_tokens": total.text["tokens"],
-        **{f"captions_{mark}": total.text[mark] for mark in MARKS},
-        **_share("adjectives", adjectives, total.adjectives),
-        **_share("nouns", nouns, total.nouns),
-        "num_in_both": len(adjectives.keys() & nouns.keys()),
+        "num_captions": text["captions"],
+        "num_tokens": text["tokens"],
+        **{f"captions_{mark}": text[mark] for mark in MARKS},
+        "captions_repeated": repeats.count(),
+        **({} if repeats.is_exact() else {"repeats_are_estimated": True}),
+        "num_words_other_script": pc.sum(foreign["count"]).as_py() or 0,
+        **adjectives.facts,
+        **nouns.facts,
+        "num_in_both": len(adjectives.words.keys() & nouns.words.keys()),
     }
-    return Vocabulary(config.pos, adjectives, nouns, facts)
+    return Vocabulary(config.pos, adjectives.words, nouns.words, facts)
 
 
-def _frequent(counts: Counter[str], min_count: int, most: int | None, name: str) -> dict[str, int]:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    kept = [(word, count) for word, count in ranked if count >= min_count][:most]
-    if not kept:
-        top = f"{ranked[0][0]!r}, said {ranked[0][1]} times" if ranked else f"no {name} at all"
+def _by_script(words: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The words with a Latin letter, and the others."""
+    latin = pc.match_substring_regex(words["word"], r"\p{Latin}")
+    return words.filter(latin), words.filter(pc.invert(latin))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    words: dict[str, int]
+    facts: dict[str, Any]
+
+
+class _Ranked:
+    """The words of one class by falling count, then by the alphabet."""
+
+    def __init__(self, words: pa.Table, is_noun: bool) -> None:
+        self.name = "noun" if is_noun else "adjective"
+        own = words.filter(words["is_noun"] if is_noun else pc.invert(words["is_noun"]))
+        self.table = own.sort_by([("count", "descending"), ("word", "ascending")])
+
+    def kept(self, min_count: int, most: int | None, keep: Keep | None) -> _Kept:
+        """The frequent words that may stay, up to `most`, and the facts about this class."""
+        frequent = self.table.filter(pc.greater_equal(self.table["count"], min_count))
+        pairs = list(zip(frequent["word"].to_pylist(), frequent["count"].to_pylist(), strict=True))
+        if not pairs:
+            self._complain(min_count)
+        allowed = pairs if keep is None else [pair for pair in pairs if keep(pair[0])]
+        if not allowed:
+            raise DataError(
+                f"no {self.name} that is said often enough is a single token of the text encoder",
+                found=f"{len(pairs)} that are several: {', '.join(word for word, _ in pairs[:5])}, …",
+                expected="at least one; or vocabulary.single_clip_tokens: false",
+            )
+        words = dict(allowed[:most])
+        facts = {
+            f"num_{self.name}s": len(words),
+            f"num_{self.name}s_said": self.table.num_rows,
+            f"{self.name}s_coverage": round(sum(words.values()) / pc.sum(self.table["count"]).as_py(), 6),
+        }
+        if keep is not None:
+            facts[f"num_{self.name}s_not_single_tokens"] = len(pairs) - len(allowed)
+        return _Kept(words, facts)
+
+    def _complain(self, min_count: int) -> None:
+        first = self.table.slice(0, 1).to_pylist()
+        top = f"{first[0]['word']!r}, said {first[0]['count']} times" if first else f"no {self.name} at all"
         raise DataError(
-            f"no {name} of the captions is said vocabulary.min_count times",
+            f"no {self.name} of the captions is said vocabulary.min_count times",
             found=f"at most {top}",
             expected=f"{min_count} times or more",
         )
-    return dict(kept)
-
-
-def _share(name: str, kept: Mapping[str, int], counts: Counter[str]) -> dict[str, Any]:
-    return {
-        f"num_{name}": len(kept),
-        f"num_{name}_said": len(counts),
-        f"{name}_coverage": round(sum(kept.values()) / counts.total(), 6),
-    }
 
 
 def write_words(folder: Path, vocabulary: Vocabulary) -> None:
@@ -137,6 +164,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
     Raises:
         ArtifactError: missing, damaged, or of another version.
     """
+    from vqpipe.codebooks.words import read_words_of  # imports torch, which counting does without
+
     facts = read_manifest(path, VOCABULARY).facts
-    pos = validate(facts["pos"], "pos", PosParams, str(path))
+    pos = pos_params(facts["pos"], str(path))
     return Vocabulary(pos, read_words_of(path, ADJECTIVES), read_words_of(path, NOUNS), facts)

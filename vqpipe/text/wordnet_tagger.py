@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import exp, log
 
 from vqpipe.params.graph import PhraseParams
 from vqpipe.text.closed_class import FIXED, POS, TAGS, follows
 from vqpipe.text.lexicon import Candidates, lexicon
+from vqpipe.text.mend import mend
 from vqpipe.text.phrases import pair_positions
-from vqpipe.text.tokens import clean, tokenize
-from vqpipe.text.words import Analysis, Word
+from vqpipe.text.tokens import STARTS_SENTENCE
+from vqpipe.text.words import Analysis, Tagger, Word
 
+_NAMES = tuple(POS.get(tag, "sign") for tag in TAGS)
 _NOUN = TAGS.index("N")
 _EDGE = TAGS.index("B")
 _NAME_WEIGHT = 3.0
 """How many times as likely as its lower-case form a capitalised word within a sentence is a noun."""
-_STARTS_SENTENCE = {".", "!", "?", ":", '"', "\u201c"}
 
 _FIXED: dict[str, dict[str, Candidates]] = {
     first: {second: ((TAGS.index(tag), 0.0),) for second, tag in after.items()}
@@ -24,67 +25,70 @@ _FIXED: dict[str, dict[str, Candidates]] = {
 }
 
 
-class WordnetTagger:
+class WordnetTagger(Tagger):
     """Tags captions with WordNet's classes. Holds no state but caches: equal captions give equal words."""
 
     def __init__(self) -> None:
         self._lexicon = lexicon()
-        self._follows = follows()
+        self._after: list[list[float]] = [list(column) for column in zip(*follows(), strict=True)]
         self._named: dict[str, Candidates] = {}
 
-    @property
-    def colors(self) -> frozenset[str]:
-        return self._lexicon.colors
-
-    @property
-    def compounds(self) -> frozenset[str]:
-        return self._lexicon.compounds
-
-    def analyse(self, captions: Sequence[str], phrases: PhraseParams | None) -> Iterator[Analysis]:
-        """Clean, split, tag and, where `phrases` is given, pair each caption, in order."""
-        for caption in captions:
-            words = self.tag(caption)
-            yield Analysis(words, pair_positions(words, self, phrases) if phrases else [])
-
-    def tag(self, caption: str) -> list[Word]:
-        """Clean, split and tag one caption."""
-        return self.tag_tokens(tokenize(clean(caption)[0]))
+    def analyse_tokens(
+        self, captions: Iterable[Sequence[str]], phrases: PhraseParams | None
+    ) -> Iterator[Analysis]:
+        """Tag and, where `phrases` is given, pair captions that are split already: a word for each token."""
+        for tokens in captions:
+            words = self.tag_tokens(tokens)
+            yield Analysis(words, pair_positions(words, phrases) if phrases else [])
 
     def tag_tokens(self, tokens: Sequence[str]) -> list[Word]:
         """Tag one caption that is split already; one word for each token, in order."""
-        lexicon_ = self._lexicon
-        words = []
-        for token, tag in zip(tokens, self._resolve(tokens), strict=True):
-            lower = token.lower()
-            lemma = lexicon_.noun_lemma(lower) if tag == _NOUN else lower
-            words.append(Word(lower, lemma, POS[TAGS[tag]]))
-        return words
+        lemma = self._lexicon.noun_lemma
+        texts = [token.lower() for token in tokens]
+        names = [_NAMES[tag] for tag in self._resolve(tokens, texts)]
+        mend(texts, names)
+        lemmas = [lemma(text) if name == "noun" else text for text, name in zip(texts, names, strict=True)]
+        return list(map(Word._make, zip(texts, lemmas, names, strict=True)))
 
-    def _resolve(self, tokens: Sequence[str]) -> list[int]:
-        """The best sequence of tags: the sum of each word's share and each pair's `follows` (Viterbi)."""
-        table = self._follows
-        scores: list[tuple[int, float]] = [(_EDGE, 0.0)]
-        columns: list[list[tuple[int, float]]] = []
+    def _resolve(self, tokens: Sequence[str], texts: Sequence[str]) -> list[int]:
+        """The best sequence of tags: the sum of each word's share and each pair's `follows` (Viterbi).
+
+        Args:
+            tokens: the words of a caption.
+            texts: the same in lower case.
+        """
+        into, candidates, last = self._after, self._lexicon.candidates, len(tokens) - 1
+        columns: list[Candidates] = []
         links: list[list[int]] = []
-        previous = "."
-        for position, token in enumerate(tokens):
-            options = self._candidates(token, previous)
-            fixed = _FIXED.get(token.lower())
-            if fixed and position + 1 < len(tokens):
-                options = fixed.get(tokens[position + 1], options)
-            fresh, link = [], []
-            for tag, share in options:
-                best, at = -1e30, 0
-                for index, (before, score) in enumerate(scores):
-                    value = score + table[before][tag]
-                    if value > best:
-                        best, at = value, index
-                fresh.append((tag, best + share))
-                link.append(at)
-            columns.append(fresh)
-            links.append(link)
-            scores, previous = fresh, token
-        ends = [score + table[tag][_EDGE] for tag, score in scores]
+        before: Candidates = ((_EDGE, 0.0),)
+        scores = [0.0]
+        for position, text in enumerate(texts):
+            if tokens[position] == text or not self._is_name(tokens, position):
+                options = candidates(text)
+            else:
+                options = self._as_name(tokens[position], text)
+            if text in _FIXED and position < last:
+                options = _FIXED[text].get(tokens[position + 1], options)
+            if len(scores) == 1:  # most words have one tag, and there is nothing to choose after them
+                [(tag_before, _)], [score] = before, scores
+                scores = [score + into[tag][tag_before] + share for tag, share in options]
+                links.append([0] * len(options))
+            else:
+                fresh, link = [], []
+                for tag, share in options:
+                    after = into[tag]
+                    best, at = -1e30, 0
+                    for index, (tag_before, _) in enumerate(before):
+                        value = scores[index] + after[tag_before]
+                        if value > best:
+                            best, at = value, index
+                    fresh.append(best + share)
+                    link.append(at)
+                scores = fresh
+                links.append(link)
+            columns.append(options)
+            before = options
+        ends = [score + into[_EDGE][tag] for score, (tag, _) in zip(scores, before, strict=True)]
         index = ends.index(max(ends))
         tags = []
         for column, link in zip(reversed(columns), reversed(links), strict=True):
@@ -92,16 +96,17 @@ class WordnetTagger:
             index = link[index]
         return tags[::-1]
 
-    def _candidates(self, token: str, previous: str) -> Candidates:
-        if token[:1].isupper() and previous not in _STARTS_SENTENCE:
-            return self._as_name(token)
-        return self._lexicon.candidates(token.lower().replace("\u2019", "'"))
+    @staticmethod
+    def _is_name(tokens: Sequence[str], position: int) -> bool:
+        """Whether a word is capitalised, and not because a sentence starts."""
+        return (
+            bool(position) and tokens[position][0].isupper() and tokens[position - 1] not in STARTS_SENTENCE
+        )
 
-    def _as_name(self, token: str) -> Candidates:
+    def _as_name(self, token: str, lower: str) -> Candidates:
         """The candidates of a capitalised word within a sentence."""
         found = self._named.get(token)
         if found is None:
-            lower = token.lower().replace("\u2019", "'")
             found = self._lexicon.candidates(lower)
             known_adjective = self._lexicon.weight(lower, "J") > 0  # "Italian" is as good as "italian"
             if not known_adjective and not self._lexicon.is_closed(lower):

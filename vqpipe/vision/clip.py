@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vqpipe.artifacts.specs.clip import CLIP, CLIP_WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.vision import towers
+from vqpipe.vision.byte_pairs import tokenizer
 
 TEXT_BATCH = 256
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -126,6 +126,20 @@ class Clip(nn.Module):
         """CLIP's byte-pair token ids: start, text, end, zeros; t is `context_length`, more is cut."""
         return token_ids(texts, self.context_length)
 
+    def token_embeddings(self) -> Float[Tensor, "v w"]:
+        """The text encoder's input table, a row for each byte-pair token; w is the text tower's width.
+
+        Raises:
+            MismatchError: the text tower has no such table.
+        """
+        table = getattr(getattr(self.model, "text", self.model), "token_embedding", None)
+        if not isinstance(table, nn.Embedding):
+            raise MismatchError(
+                f"CLIP {self.id} has no table of token embeddings",
+                expected="a CLIP with a byte-pair text tower",
+            )
+        return table.weight
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         """Text embeddings, not normalised."""
@@ -153,14 +167,7 @@ def resize_to(
 
 def token_ids(texts: Sequence[str], context_length: int) -> Int[Tensor, "n t"]:
     """CLIP's byte-pair token ids of texts, as `Clip.token_ids`."""
-    return _tokenizer()(list(texts), context_length=context_length)
-
-
-@cache
-def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    return tokenizer()(list(texts), context_length=context_length)
 
 
 def _choice(preprocess_cfg: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:

@@ -19,19 +19,28 @@ VOCABULARY = FolderSpec(
 )  # fmt: skip
 
 EDGES = TableSpec(
-    "edges", 1,
-    {"adjective": "int32", "noun": "int32", "count": "int64", "weight": "float", "examples": "list<string>"},
+    "edges", 2,
+    {
+        "adjective": "int32", "noun": "int32", "count": "int64", "weight": "float", "pmi": "float",
+        "examples": "list<string>",
+    },
     stage="graph",
-    about="which adjective modifies which noun (indices into the two tables), and the first captions' ids",
+    about=(
+        "which adjective modifies which noun (indices into the two tables), how often, pointwise mutual information "
+        "in nats over all pairs of the vocabulary, and the first captions' ids"
+    ),
 )  # fmt: skip
 
 WORD_VECTORS = TensorSpec(
-    "word-vectors", 1, {"adjectives": "F32", "nouns": "F32"}, stage="graph",
-    about="one row per word, (Ka, d) and (Kn, d); facts: the CLIP and the prompts they come from",
+    "word-vectors", 2, {"adjectives": "F32", "nouns": "F32"}, stage="graph",
+    about="one row per word, (Ka, d) and (Kn, d); facts: clip (null for none), vectors (kind and params), dim",
 )  # fmt: skip
 
 WORDS = FolderSpec(
-    "words", 1, stage="graph",
+    "words", 2, stage="graph",
     required=("adjectives.parquet", "nouns.parquet", "edges.parquet", "vectors.safetensors"),
-    about="the words prior; facts: CLIP id, prompts, edge weight, counts",
+    about=(
+        "the words prior; facts: clip (id, or null where no CLIP made the vectors), vectors (kind and params), dim, "
+        "pos, phrases, weight, min_count, counts"
+    ),
 )  # fmt: skip

@@ -71,12 +71,12 @@ def nearest(
     if z.shape[0] == 0:
         return torch.zeros(0, dtype=torch.int64, device=z.device)
     size = tile or (1 << 20 if z.device.type == "cpu" else 1 << 26)
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), _full_precision():
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False), full_precision():
         return _Search(z.detach().float(), codes.detach().float(), metric, size).run()
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Float32 products without TF32 or bfloat16 inside: the error bound assumes it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

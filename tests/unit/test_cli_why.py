@@ -1,0 +1,139 @@
+"""`vqpipe why` and `vqpipe prior-card`: what they say of edges, of missing ones, and of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vqpipe.cli.app import app
+from vqpipe.params.base import validate
+from vqpipe.params.graph import GraphParams
+from vqpipe.params.pos import WordnetPos
+from vqpipe.text.graph import build_graph
+from vqpipe.text.prior import pack
+from vqpipe.text.vectors import word_vectors
+from vqpipe.text.vocabulary import Vocabulary
+
+CAPTIONS = (
+    "a red bird and a red bird", "two red birds near a green tree", "a red bird by the sea", "a green tree",
+    "a red tree", "a bird in a tree",
+)  # fmt: skip
+GRAPH = {
+    "min_count": 2, "weight": "binary", "phrases": {"predicative": False, "shades": "noun"},
+    "vectors": {"kind": "random", "dim": 4, "std": 1.0, "seed": 0},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS) + "\n")
+    corpus = f"corpus: {{kind: text, path: {tmp_path / 'captions.txt'}}}\n"
+    (tmp_path / "params.yaml").write_text(corpus)
+    vocabulary = Vocabulary(
+        WordnetPos(kind="wordnet"), {"red": 5, "green": 2, "orange": 2}, {"bird": 5, "tree": 4, "orange": 1}
+    )
+    config = validate(GRAPH, "graph", GraphParams)
+    captions = [(str(number), caption) for number, caption in enumerate(CAPTIONS, 1)]
+    vectors = word_vectors(vocabulary, config.vectors, lambda: pytest.fail("no CLIP is needed"))
+    pack(tmp_path / "words", build_graph(captions, vocabulary, config), vectors, config)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def why(*arguments: object) -> tuple[int, list[str]]:
+    result = CliRunner().invoke(app, ["why", *map(str, arguments), "--prior=words"])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output.splitlines()
+
+
+@pytest.mark.parametrize("words", [("red", "bird"), ("Red", " BIRDS ")])
+def test_an_edge(folder: Path, words: tuple[str, str]) -> None:
+    code, lines = why(*words)
+    assert code == 0
+    assert lines == [
+        "red bird: an edge",
+        "  said    4 times, rank 1 of 2 edges; an edge needs 2",
+        "  weight  1 (binary)",
+        "  PMI     0.34 nats, rank 2 of 2 edges: more often than by chance",
+        "  first captions",
+        "    1  a red bird and a red bird",
+        "    2  two red birds near a green tree",
+        "    3  a red bird by the sea",
+        "  red: said 5 times, modifies 1 of 3 nouns: bird",
+        "  bird: said 5 times, modified by 1 of 3 adjectives: red",
+    ]
+
+
+def test_an_edge_without_its_captions(folder: Path) -> None:
+    (folder / "captions.txt").unlink()
+    code, lines = why("red", "bird")
+    assert code == 0
+    assert "  first captions: 1, 2, 3" in lines
+    assert any("name them with --corpus" in line for line in lines)
+    assert why("red", "tree")[1][1] == "  said fewer than 2 times in the captions (graph.min_count)"
+
+
+def test_other_captions_than_those_of_the_prior(folder: Path) -> None:
+    (folder / "captions.txt").write_text("a red bird\na blue car\na red tree\na red tree\na red tree\n")
+    assert "    2  (not in these captions)" in why("red", "bird")[1]
+    assert "enough for an edge (2): the prior was made of others" in why("red", "tree")[1][1]
+
+
+def test_a_pair_that_is_said_too_rarely(folder: Path) -> None:
+    code, lines = why("red", "tree")
+    assert code == 0
+    assert lines[:3] == [
+        "red tree: no edge", "  said once in these captions; an edge needs 2 (graph.min_count)", "    5  a red tree",
+    ]  # fmt: skip
+
+
+def test_a_pair_that_is_never_said(folder: Path) -> None:
+    assert why("green", "bird")[1][:2] == ["green bird: no edge", "  never said together in these captions"]
+
+
+def test_words_outside_the_vocabulary(folder: Path) -> None:
+    code, lines = why("greenish", "oranges")
+    assert code == 0
+    assert lines[1] == "  greenish is not among the 3 adjectives; nearest: green"
+    assert len(lines) == 3
+    lines = why("bird", "green")[1]
+    assert lines[1] == "  bird is not among the 3 adjectives (it is one of the nouns)"
+    assert lines[2] == "  green is not among the 3 nouns (it is one of the adjectives)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("red", " "), "a word is empty"),
+        (("red", "bird", "--corpus=gone"), "no dataset artifact and no params file"),
+        (("red", "bird", "--corpus=words"), "wrong artifact"),
+        (("red", "bird", "--prior=gone"), "does not exist"),
+        (("red",), "Missing argument"),
+    ],
+)
+def test_mistakes_exit_2(folder: Path, arguments: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, ["why", "--prior=words", *arguments])
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+def test_a_corpus_that_is_named_must_be_readable(folder: Path) -> None:
+    (folder / "captions.txt").unlink()
+    code, lines = why("red", "bird", "--corpus=params.yaml")
+    assert code == 2
+    assert "captions.txt" in "\n".join(lines)
+
+
+def test_prior_card(folder: Path) -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["prior-card", "words"]).output == "wrote words.card.md\n"
+    assert (folder / "words.card.md").read_text().startswith("# Codebook prior: words")
+    assert runner.invoke(app, ["prior-card", "words", "--out=pages/a.md"]).exit_code == 0
+    assert (folder / "pages/a.md").read_bytes() == (folder / "words.card.md").read_bytes()
+    for arguments, told in ((["gone"], "does not exist"), (["words", "--out=words"], "is a folder")):
+        result = runner.invoke(app, ["prior-card", *arguments])
+        assert result.exit_code == 2
+        assert told in result.output

@@ -1,0 +1,165 @@
+"""Word vectors: prompts, token embeddings, GloVe files with what they lack, random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vqpipe.errors import DataError, MismatchError, ParamsError
+from vqpipe.params.base import validate
+from vqpipe.params.graph import VectorParams
+from vqpipe.params.pos import WordnetPos
+from vqpipe.text.vectors import WordVectors, prompt_vectors, word_vectors
+from vqpipe.text.vocabulary import Vocabulary
+
+WORDS = Vocabulary(
+    WordnetPos(kind="wordnet"), {"red": 6, "light": 3, "teal": 1}, {"bird": 5, "light": 2, "axolotl": 1}
+)
+GLOVE = "the 0 0 0\nbird 1 2 3\nred 4 5 6\nred 9 9 9\nnew york 7 8 9\nlight -1e-1 0.5 .25\n"
+START, END = 40, 50
+
+
+class Encoder:
+    """A CLIP whose tokens are letters."""
+
+    id = "fake:test:0"
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    def token_ids(self, texts: Sequence[str]) -> torch.Tensor:
+        rows = [[START, *(ord(letter) - ord("a") for letter in text), END] for text in texts]
+        return torch.tensor([row + [0] * (12 - len(row)) for row in rows])
+
+    def token_embeddings(self) -> torch.Tensor:
+        return torch.arange(END + 1.0)[:, None] * torch.tensor([1.0, -2.0])
+
+
+def no_clip() -> Encoder:
+    raise AssertionError("this kind needs no CLIP")
+
+
+def made(config: dict[str, Any], vocabulary: Vocabulary = WORDS, load: Any = no_clip) -> WordVectors:
+    return word_vectors(vocabulary, validate(config, "graph.vectors", VectorParams), load)  # type: ignore[arg-type]
+
+
+def glove(path: Path, **changes: Any) -> dict[str, Any]:
+    return {"kind": "glove", "path": str(path), "dim": 3, "unknown": "drop", "seed": 0, **changes}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "glove.txt").write_text(GLOVE)
+    return tmp_path / "glove.txt"
+
+
+def test_prompts() -> None:
+    prompts = {"adjective": "a {} object", "noun": "a {}"}
+    found = made({"kind": "clip", "prompts": prompts}, load=Encoder)
+    assert found.adjectives.tolist() == [[12.0, 1.0], [14.0, 1.0], [13.0, 1.0]]
+    assert found.nouns[0].tolist() == [6.0, 1.0]
+    assert found.facts == {"clip": "fake:test:0", "vectors": {"kind": "clip", "prompts": prompts}, "dim": 2}
+    assert found.vocabulary == WORDS
+
+
+def test_vectors_must_be_finite() -> None:
+    with pytest.raises(MismatchError, match="a photo of bird"):
+        prompt_vectors(["bird"], "a photo of {}", lambda texts: torch.full((len(texts), 2), float("nan")))
+
+
+def test_token_embeddings_are_averaged_without_start_end_and_padding() -> None:
+    found = made({"kind": "clip_tokens"}, load=Encoder)
+    mean = (17 + 4 + 3) / 3  # r, e, d
+    assert found.adjectives[0].tolist() == pytest.approx([mean, -2 * mean])
+    assert torch.equal(found.adjectives[1], found.nouns[1])
+    assert found.facts == {"clip": "fake:test:0", "vectors": {"kind": "clip_tokens"}, "dim": 2}
+
+
+def test_a_word_without_tokens_is_told() -> None:
+    with pytest.raises(MismatchError, match="without a token"):
+        made({"kind": "clip_tokens"}, Vocabulary(WORDS.pos, {"": 1}, {"bird": 1}), Encoder)
+
+
+def test_glove_drops_unknown_words_and_counts_them(file: Path) -> None:
+    found = made(glove(file))
+    assert found.vocabulary.adjectives == {"red": 6, "light": 3}
+    assert found.vocabulary.nouns == {"bird": 5, "light": 2}
+    torch.testing.assert_close(found.adjectives, torch.tensor([[4.0, 5, 6], [-0.1, 0.5, 0.25]]))
+    torch.testing.assert_close(found.nouns, torch.tensor([[1.0, 2, 3], [-0.1, 0.5, 0.25]]))
+    coverage = {"coverage": 0.666667, "num_dropped": 1, "num_random": 0}
+    assert found.metrics == {
+        "vectors": {
+            "adjectives": {**coverage, "coverage_said": 0.9}, "nouns": {**coverage, "coverage_said": 0.875},
+        }
+    }  # fmt: skip
+    assert found.facts["clip"] is None
+    assert found.facts["vectors"] == {
+        "kind": "glove", "dim": 3, "unknown": "drop", "seed": 0, "file": "glove.txt",
+        "sha256": sha256(GLOVE.encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def test_glove_draws_unknown_words_at_the_scale_of_the_others(file: Path) -> None:
+    first, again, other = (made(glove(file, unknown="random", seed=seed)) for seed in (0, 0, 1))
+    assert first.vocabulary == WORDS
+    assert torch.equal(first.adjectives, again.adjectives)
+    assert torch.equal(first.adjectives[:2], other.adjectives[:2])
+    assert not torch.equal(first.adjectives[2], other.adjectives[2])
+    assert first.metrics["vectors"]["nouns"]["num_random"] == 1
+    many = Vocabulary(WORDS.pos, {f"zzz{i}": 1 for i in range(2000)}, WORDS.nouns)
+    drawn = made(glove(file, unknown="random"), many).adjectives
+    found = torch.tensor([1.0, 2, 3, -0.1, 0.5, 0.25])
+    assert float(drawn.std()) == pytest.approx(float(found.std(correction=0)), rel=0.05)
+
+
+def test_glove_can_refuse_unknown_words(file: Path) -> None:
+    with pytest.raises(DataError, match="1 adjectives: teal; 1 nouns: axolotl"):
+        made(glove(file, unknown="error"))
+    known = Vocabulary(WORDS.pos, {"red": 6}, {"bird": 5})
+    assert made(glove(file, unknown="error"), known).metrics["vectors"]["nouns"]["coverage"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("the 0 0 0\nred 1 2\n", "line 2 is no word with 3 finite numbers"),
+        ("the 0 0 0\nbird 1 2 3\nred 1 x 2\n", "line 3 is no word"),
+        ("the 0 0 0\nbird 1 2 nan\n", "line 2 is no word"),
+        ("the 0 0 0\n\nbird 1 2 3\n", "line 2 is no word"),
+        ("the 0 0 0 0 0\n", "set graph.vectors.dim to 5"),
+        ("400000 3\nthe 0 0 0\n", "no header line"),
+        ("the 0 0 0\n", "has none of the vocabulary's words"),
+        ("", "0 lines without them"),
+        ("bird 1 2 3\n", "has no adjective of the vocabulary"),
+    ],
+)
+def test_glove_mistakes_are_told_with_the_line(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "glove.txt").write_text(text)
+    with pytest.raises(DataError, match=told):
+        made(glove(tmp_path / "glove.txt"))
+
+
+def test_glove_files_are_checked(file: Path) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        made(glove(file.with_name("gone.txt")))
+    made(glove(file, sha256=sha256(GLOVE.encode()).hexdigest()))
+    with pytest.raises(DataError, match="sha256"):
+        made(glove(file, sha256="0" * 64))
+    with pytest.raises(ParamsError, match="unknown"):
+        made(glove(file, unknown="skip"))
+
+
+def test_random_vectors_depend_on_class_and_word_alone() -> None:
+    config = {"kind": "random", "dim": 4000, "std": 0.5, "seed": 3}
+    found = made(config)
+    assert found.adjectives.shape == (3, 4000)
+    assert float(found.nouns.std()) == pytest.approx(0.5, rel=0.05)
+    assert not torch.equal(found.adjectives[1], found.nouns[1])  # light and light
+    fewer = made(config, Vocabulary(WORDS.pos, {"teal": 9}, {"bird": 1}))
+    assert torch.equal(fewer.adjectives[0], found.adjectives[2])
+    assert found.facts == {"clip": None, "vectors": config, "dim": 4000}

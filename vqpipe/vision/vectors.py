@@ -1,0 +1,179 @@
+"""Vectors that are read slice by slice, and the part of them that each rank of a group works on.
+
+Every sum over vectors here is exact: its terms are rounded to multiples of one power of two, small enough that
+float64 adds them without a further rounding. So no order of addition, no tile and no number of ranks shows in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from vqpipe.codebooks.search import full_precision
+from vqpipe.errors import DataError
+from vqpipe.runtime.distributed import all_reduce_sum, rank, world_size
+
+TILE = 1 << 13
+"""Vectors that one thread works on at a time."""
+_MANTISSA = 52
+"""Bits of float64 that an exact sum may use."""
+
+R = TypeVar("R")
+
+
+class Vectors(Protocol):
+    """n vectors of d dimensions, in memory or mapped from files; numpy matrices are some."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Float[np.ndarray, "m d"]: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the vectors, by rising row number; read slice by slice like the whole."""
+
+    whole: Vectors
+    rows: Int64[np.ndarray, " m"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice, /) -> Float[np.ndarray, "m d"]:
+        return take(self.whole, self.rows[part])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The vectors scaled to unit length, float32."""
+
+    whole: Vectors
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, part: slice, /) -> Float32[np.ndarray, "m d"]:
+        wide = self.whole[part].astype(np.float64)
+        norms = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
+        if not norms.all():
+            at = (part.start or 0) + int((norms[:, 0] == 0).argmax())
+            raise DataError(
+                "spherical k-means: a vector has no direction", found=f"zeros only, first in vector {at}",
+                expected="vectors of a length above 0, or spherical: false",
+            )  # fmt: skip
+        unit: Float32[np.ndarray, "m d"] = (wide / norms).astype(np.float32)
+        return unit
+
+
+def take(vectors: Vectors, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
+    """Rows in rising order as a float32 matrix; only the tiles that hold some of them are read."""
+    found = np.empty((len(rows), vectors[0:1].shape[1]), dtype=np.float32)
+    at = 0
+    while at < len(rows):
+        first = int(rows[at])
+        stop = int(np.searchsorted(rows, first + TILE))
+        tile = vectors[first : int(rows[stop - 1]) + 1]
+        found[at:stop] = tile[rows[at:stop] - first]
+        at = stop
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """The vectors `first` to `stop` (not included) of all, which this rank works on; parts may be unequal."""
+
+    vectors: Vectors
+    first: int
+    stop: int
+    device: torch.device
+
+    @classmethod
+    def own(cls, vectors: Vectors, device: torch.device) -> Part:
+        """This rank's share of the vectors, in the order of the ranks."""
+        total = len(vectors)
+        first, stop = total * rank() // world_size(), total * (rank() + 1) // world_size()
+        return cls(vectors, first, stop, device)
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def tile(self, start: int) -> Float32[Tensor, "t d"]:
+        """The tile that begins `start` vectors after the part's first."""
+        rows = self.vectors[self.first + start : min(self.first + start + TILE, self.stop)]
+        return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
+
+    def map(self, work: Callable[[int, Float32[Tensor, "t d"]], R]) -> Iterator[tuple[int, R]]:
+        """Yield (start, work(start, tile)) for each tile in order; on a CPU each of torch's threads takes tiles.
+
+        One thread a tile is faster than many threads on each of a tile's small steps, and by far where other
+        processes use the cores too.
+        """
+        starts = range(0, len(self), TILE)
+        threads = min(torch.get_num_threads(), len(starts))
+        if self.device.type != "cpu" or threads < 2:
+            yield from ((start, work(start, self.tile(start))) for start in starts)
+            return
+        before = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[tuple[int, Future[R]]] = deque()
+        torch.set_num_threads(1)
+        try:
+            with full_precision():
+                for start in starts:
+                    waiting.append((start, pool.submit(self._on_tile, work, start)))
+                    if len(waiting) >= 2 * threads:
+                        done, future = waiting.popleft()
+                        yield done, future.result()
+                while waiting:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+    def _on_tile(self, work: Callable[[int, Tensor], R], start: int) -> R:
+        return work(start, self.tile(start))
+
+    def rows(self, indices: Int64[np.ndarray, " m"]) -> Float32[Tensor, "m d"]:
+        """Vectors by their number among all, in any order, on every rank."""
+        order = np.argsort(indices, kind="stable")
+        rising = indices[order]
+        low, high = np.searchsorted(rising, [self.first, self.stop])
+        found = torch.zeros(len(indices), self.vectors[0:1].shape[1], device=self.device)
+        if high > low:
+            own = torch.from_numpy(take(self.vectors, rising[low:high]))
+            found[torch.from_numpy(order[low:high]).to(self.device)] = own.to(self.device)
+        return all_reduce_sum(found)
+
+
+def gather(values: Float64[Tensor, " m"]) -> Float64[Tensor, "ranks m"]:
+    """The values of every rank, one row each, in the order of the ranks."""
+    table = torch.zeros(world_size(), *values.shape, dtype=torch.float64, device=values.device)
+    table[rank()] = values
+    return all_reduce_sum(table)
+
+
+def grid_for(largest: float, count: int) -> float:
+    """The power of two by which to multiply values of at most `largest`, so that rounded to whole numbers,
+    `count` of them have an exact sum in float64."""
+    if largest <= 0 or not math.isfinite(largest):
+        return 1.0
+    bits = _MANTISSA - math.frexp(largest)[1] - math.ceil(math.log2(max(count, 2)))
+    return 2.0 ** max(-100, min(bits, 100))
+
+
+def exact_mean(values: Float64[Tensor, " n"], count: int) -> float:
+    """The mean of the values of all ranks, `count` in all, none of them negative."""
+    least = torch.zeros((), dtype=torch.float64, device=values.device)
+    largest = float(gather(values.max() if len(values) else least).max())
+    grid = grid_for(largest, count)
+    return float(all_reduce_sum((values * grid).round_().sum())) / grid / count
