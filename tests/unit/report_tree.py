@@ -228,8 +228,12 @@ def write_words(root: Path, word: str) -> None:
     pairs = sorted({(i * 7 % 15, i * 11 % 20) for i in range(60)})
     edges = [
         {
-            "adjective": a, "noun": n, "count": 5 + (a * 13 + n * 7) % 90, "weight": 1.0,
-            "pmi": (a * 5 + n * 3) % 11 / 4 - 1, "examples": ["t0001"],
+            "adjective": a,
+            "noun": n,
+            "count": 5 + (a * 13 + n * 7) % 90,
+            "weight": 1.0,
+            "pmi": (a * 5 + n * 3) % 11 / 4 - 1,
+            "examples": ["t0001"],
         }
         for a, n in pairs
     ]
@@ -328,9 +332,18 @@ def write_tree(root: Path, caption: str = HOSTILE) -> Path:
             "chance_text_to_image_r1": 0.002,
         },
     )
-    spread = {"mean": 4.0, "quarter": 2.0, "median": 4.0, "three_quarters": 5.5, "ninety_percent": 7.2, "max": 9}
+    spread = {
+        "mean": 4.0,
+        "quarter": 2.0,
+        "median": 4.0,
+        "three_quarters": 5.5,
+        "ninety_percent": 7.2,
+        "max": 9,
+    }
     degree = {"adjectives": spread, "nouns": spread}
-    publish_json(metrics / "graph.json", {"num_edges": 60, "precision": 0.98, "recall": 0.97, "degree": degree})
+    publish_json(
+        metrics / "graph.json", {"num_edges": 60, "precision": 0.98, "recall": 0.97, "degree": degree}
+    )
     publish_json(metrics / "vocabulary.json", {"num_adjectives": 46, "num_nouns": 61})
     publish_text(
         root / "artifacts/curves/clip.csv",

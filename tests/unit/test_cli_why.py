@@ -31,9 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS) + "\n")
     corpus = f"corpus: {{kind: text, path: {tmp_path / 'captions.txt'}}}\n"
     (tmp_path / "params.yaml").write_text(corpus)
-    vocabulary = Vocabulary(
-        WordnetPos(kind="wordnet"), {"red": 5, "green": 2, "orange": 2}, {"bird": 5, "tree": 4, "orange": 1}
-    )
+    adjectives, nouns = {"red": 5, "green": 2, "orange": 2}, {"bird": 5, "tree": 4, "orange": 1}
+    vocabulary = Vocabulary(WordnetPos(kind="wordnet"), adjectives, nouns)
     config = validate(GRAPH, "graph", GraphParams)
     captions = [(str(number), caption) for number, caption in enumerate(CAPTIONS, 1)]
     vectors = word_vectors(vocabulary, config.vectors, lambda: pytest.fail("no CLIP is needed"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import CLIP, picture, write_tiny_clip
 
+from tests.tiny import CLIP, picture, write_tiny_clip
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.tensors import write_tensors

@@ -36,7 +36,17 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateParams,
     "report": ReportParams,
 }
-F16 = ("ade20k", "celeba-hq", "coco-256", "cub-200", "ffhq", "imagenet", "paper-f16", "textcaps", "vqct-paper")
+F16 = (
+    "ade20k",
+    "celeba-hq",
+    "coco-256",
+    "cub-200",
+    "ffhq",
+    "imagenet",
+    "paper-f16",
+    "textcaps",
+    "vqct-paper",
+)
 CLIP_GRIDS = {"ViT-B-32": 7, "ViT-L-14": 16}
 """Patches along one side at 224 px."""
 

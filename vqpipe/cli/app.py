@@ -182,7 +182,8 @@ def why(
 def prior_card(
     path: Annotated[Path, typer.Argument(help="A codebook prior: words or centroids.")],
     out: Annotated[
-        Path | None, typer.Option(help="The Markdown file to write; without it PATH.card.md, beside the prior.")
+        Path | None,
+        typer.Option(help="The Markdown file to write; without it PATH.card.md, beside the prior."),
     ] = None,
 ) -> None:
     """Write a page about a codebook prior: where it comes from, what is in it, what to check before sharing it.

@@ -58,8 +58,8 @@ def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
         "logarithm in nats; chance is what the words' own frequencies in pairs make of it."
     )
     odd = (
-        f"Among the pairs that are said at least {number(least)} times. Of rare words the PMI is high and uncertain: "
-        "these pairs are as much a list of fixed phrases and of errors as of facts."
+        f"Among the pairs that are said at least {number(least)} times. Where words are rare the PMI is high "
+        "and uncertain."
     )
     num_words = [len(adjectives), len(nouns)]
     counts = [

@@ -62,7 +62,7 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
 
 def _degree_table(degree: Mapping[str, Mapping[str, float]]) -> Table:
     rows = [
-        [Cell(name), *(Cell(number(own[key], 1 if key == "mean" else None)) for key in DEGREES)]
+        [Cell(name), *(Cell(number(own[key], 0 if float(own[key]).is_integer() else 1)) for key in DEGREES)]
         for name, own in sorted(degree.items())
         if own
     ]
