@@ -34,7 +34,16 @@ def test_tokenizer_and_tokens_and_prior_run_to_the_same_bytes(pico: Checkout, tm
 
 def test_a_stage_that_needs_faiss_says_so(pico: Checkout, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
-    done = pico.run("stages.run", "cluster", check=False, PYTHONPATH=f"{tmp_path}:{pico.folder}")
+    params = tmp_path / "params.yaml"
+    text = (pico.folder / "params.yaml").read_text()
+    params.write_text(text.replace("algorithm: torch", "algorithm: faiss"))
+    assert params.read_text() != text
+    command = [
+        "--params",
+        str(params),
+        *(w for name in ("out", "metrics", "curves") for w in (f"--{name}", str(tmp_path / name))),
+    ]
+    done = pico.run("stages.cluster", *command, check=False, PYTHONPATH=f"{tmp_path}:{pico.folder}")
     assert done.returncode == 2
     assert "faiss" in done.stderr
     assert "Traceback" not in done.stderr

@@ -97,8 +97,8 @@ def about_clusters(inputs: Inputs) -> Section:
     """The section `Patch clusters`."""
     blocks: list[Block] = [
         Text(
-            "Pooled CLIP features of image patches are clustered by k-means; the "
-            "centroids are the other codebook prior."
+            "Pooled CLIP features of image patches make the other codebook prior: "
+            "the centroids of k-means, unless the params say otherwise."
         )
     ]
     for stage, title in (("patches", "Patches"), ("cluster", "Clusters")):

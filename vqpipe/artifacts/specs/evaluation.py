@@ -17,7 +17,7 @@ EXAMPLES = TableSpec(
         "kind": "string", "image_id": "string", "original": "binary", "reconstruction": "binary",
         "psnr": "double", "ssim": "double", "perceptual": "double",
     },
-    stage="evaluate", about="pairs of PNG images; kind: random; hard, typical, easy (by the block mean's PSNR); worst (by its own)",
+    stage="evaluate", about="pairs of PNG images; kind: random; hard, typical, easy (for the block mean); worst (its own)",
 )  # fmt: skip
 
 USAGE = TableSpec(
