@@ -19,22 +19,33 @@ def main(
 ) -> None:
     """Run the images of a split through CLIP and write their patch features, average-pooled to a grid.
 
+    A killed run goes on after its last whole shard. Under torchrun the ranks share the shards.
+
     Example: python -m stages.patches --clip artifacts/clip --out artifacts/patches
     """
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.data.loader import ImageSplit
-    from vqpipe.data.read import open_split
+    from vqpipe.data.stream import ImageStream
     from vqpipe.params.base import load_params
     from vqpipe.params.patches import PatchesParams
     from vqpipe.runtime.device import device
+    from vqpipe.runtime.distributed import is_main, process_group
+    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.clip import Clip
-    from vqpipe.vision.features import write_patches
+    from vqpipe.vision.patches import write_patches
 
     config = load_params(params, "patches", PatchesParams)
-    with stage_run("patches", config, [dataset, clip]) as run:
-        images = ImageSplit.open(dataset, config.split, open_split(dataset, config.split).facts["resolution"])
-        measured = write_patches(Clip.load(clip, device()), images, config, run.published(out), device())
-        run.metrics(metrics, measured)
+    with (
+        process_group(),
+        stage_run("patches", config, [dataset, clip]) as run,
+        scratch_folder("patches", run.key()) as scratch,
+    ):
+        tower = Clip.load(clip, device())
+        fit = (tower.image_size, tower.interpolation, tower.resize_mode)
+        images = ImageStream.open(dataset, config.split, *fit)
+        measured = write_patches(tower, images, config, out, scratch, device())
+        if is_main():
+            run.published(out)
+            run.metrics(metrics, measured)
 
 
 app = stage_app(main)

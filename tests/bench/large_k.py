@@ -15,7 +15,7 @@ import typer
 
 from vqpipe.vision import kmeans as front
 from vqpipe.vision import lloyd
-from vqpipe.vision.features import patch_facts, read_vectors
+from vqpipe.vision.features import open_vectors, patch_facts
 
 
 def main(
@@ -31,7 +31,8 @@ def main(
     max_vectors: Annotated[int, typer.Option(help="Use the first so many vectors; 0 for all.")] = 0,
 ) -> None:
     """Run k-means and report."""
-    vectors = read_vectors(patches)[: max_vectors or None]
+    vectors = open_vectors(patches)
+    vectors = vectors[:max_vectors] if max_vectors else vectors
     print(
         f"n {len(vectors):,}  d {vectors.shape[1]}  K {num_clusters:,}  {algorithm}, {torch.get_num_threads()} threads"
     )

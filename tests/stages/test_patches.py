@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -14,34 +21,75 @@ from typer.testing import CliRunner, Result
 from stages.patches import app
 from tests.tiny import CLIP as CLIP_CONFIG
 from tests.tiny import write_dataset
-from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.specs.patches import PATCHES
+from vqpipe.artifacts.publish import publish_folder, read_manifest, tree_digest
+from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
+from vqpipe.artifacts.specs.patches import PATCH_SKIPPED, PATCHES
+from vqpipe.artifacts.tables import read_table, write_table
 from vqpipe.vision.clip import write_clip
 from vqpipe.vision.features import read_vectors
 from vqpipe.vision.towers import build_model
 
-PARAMS = {"split": "train", "projected": True, "grid": 2, "batch_size": 4, "shard_bytes": 1 << 20}
+PARAMS = {
+    "split": "train", "projected": True, "grid": 2, "batch_size": 4, "shard_bytes": 1 << 20, "max_bad_fraction": 0.0,
+}  # fmt: skip
+SMALL = {"batch_size": 3, "shard_bytes": 1 << 10}
+"""Shards of 16 images."""
+KILLED = """
+import os, signal, sys
+from stages.patches import app
+from vqpipe.vision import extract
+
+write = extract.write_tensors
+def write_three(path, *rest):
+    if path.name == "patches-00003.safetensors":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, *rest)
+extract.write_tensors = write_three
+app(sys.argv[1:])
+"""
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_WORKERS", "1")
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("patches_stage")
-    write_dataset(root, {"train": 10, "validation": 2, "test": 2})
+    write_dataset(root, {"train": 70, "validation": 2, "test": 2})
     torch.manual_seed(0)
     model = build_model(CLIP_CONFIG["model_cfg"], "tiny")
     write_clip(root / "clip", model, CLIP_CONFIG, name="tiny", tag="random", fitted_on=None)
     return root
 
 
-def run(inputs: Path, out: Path, dataset: str = "dataset", clip: str = "clip", **changes: Any) -> Result:
+def arguments(
+    inputs: Path, out: Path, dataset: str = "dataset", clip: str = "clip", **changes: Any
+) -> list[str]:
     params = out.parent / "params.yaml"
     with params.open("w") as stream:
         YAML().dump({"patches": {**PARAMS, **changes}}, stream)
-    arguments = [
+    return [
         f"--dataset={inputs / dataset}", f"--clip={inputs / clip}", f"--out={out}", f"--metrics={out}.json",
         f"--params={params}",
     ]  # fmt: skip
-    return CliRunner().invoke(app, arguments)
+
+
+def run(inputs: Path, out: Path, **changes: Any) -> Result:
+    return CliRunner().invoke(app, arguments(inputs, out, **changes))
+
+
+def start(command: list[str], scratch: Path) -> subprocess.Popen[str]:
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "VQPIPE_WORKERS": "1", "VQPIPE_SCRATCH": str(scratch),
+        "PYTHONPATH": str(Path.cwd()),
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *command], env=env, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 def test_output_has_its_spec_and_a_rerun_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
@@ -50,12 +98,82 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(inputs: Path, tmp_path: 
         assert result.exit_code == 0, result.output
     assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
     facts = read_manifest(tmp_path / "first", PATCHES).facts
-    assert (facts["num_images"], facts["num_vectors"], facts["dim"], facts["grid"]) == (10, 40, 8, 2)
+    assert (facts["num_images"], facts["num_vectors"], facts["dim"], facts["grid"]) == (70, 280, 8, 2)
     assert facts["clip_id"] == read_manifest(inputs / "clip").facts["id"]
-    assert read_vectors(tmp_path / "first").shape == (40, 8)
+    assert read_vectors(tmp_path / "first").shape == (280, 8)
     metrics = json.loads((tmp_path / "first.json").read_text())
-    assert metrics["num_vectors"] == 40
+    assert metrics["num_vectors"] == 280
     assert metrics["variance_per_dim"] > 0
+
+
+def test_workers_change_no_byte(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(inputs, tmp_path / "one", **SMALL).exit_code == 0
+    monkeypatch.setenv("VQPIPE_WORKERS", "3")
+    assert run(inputs, tmp_path / "three", **SMALL).exit_code == 0
+    assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "three")
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_shard(inputs: Path, tmp_path: Path) -> None:
+    assert run(inputs, tmp_path / "whole", **SMALL).exit_code == 0
+    scratch = tmp_path / "scratch"
+    assert not list(scratch.rglob("*.safetensors"))
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    process = start([str(script), *arguments(inputs, tmp_path / "out", **SMALL)], scratch)
+    assert process.wait() == -signal.SIGKILL, process.communicate()
+    kept = {path: path.stat().st_ino for path in (scratch / "patches").glob("*/*.safetensors")}
+    assert len(kept) == 3
+    assert not (tmp_path / "out").exists()
+    assert run(inputs, tmp_path / "out", **SMALL).exit_code == 0
+    published = {path.stat().st_ino for path in (tmp_path / "out").glob("*.safetensors")}
+    assert set(kept.values()) < published  # the very files of the killed run
+    assert len(published) == 5
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+    assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not list(scratch.rglob("*.safetensors"))
+
+
+def test_two_ranks_publish_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+    assert run(inputs, tmp_path / "one", **SMALL).exit_code == 0
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.patches"]
+    process = start([*launch, *arguments(inputs, tmp_path / "two", **SMALL)], tmp_path / "scratch")
+    assert process.wait() == 0, process.communicate()
+    assert tree_digest(tmp_path / "two") == tree_digest(tmp_path / "one")
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+
+
+def damage(dataset: Path, out: Path, rows: list[int]) -> None:
+    """A copy of the dataset whose train images of some rows are cut short."""
+    manifest = read_manifest(dataset, DATASET)
+    (name,) = manifest.facts["splits"]["train"]["shards"]
+    with publish_folder(out, DATASET, manifest.facts) as partial:
+        shutil.copytree(dataset, partial, dirs_exist_ok=True)
+        table = read_table(dataset / name, IMAGES)
+        images = [
+            png[: len(png) // 2] if at in rows else png
+            for at, png in enumerate(table.column("image").to_pylist())
+        ]
+        at = table.column_names.index("image")
+        write_table(partial / name, IMAGES, table.set_column(at, "image", pa.array(images, pa.binary())))
+
+
+def test_corrupt_images_are_skipped_counted_and_listed(inputs: Path, tmp_path: Path) -> None:
+    damage(inputs / "dataset", tmp_path / "damaged", [5, 40, 69])
+    result = run(inputs, tmp_path / "out", dataset=str(tmp_path / "damaged"), **SMALL)
+    assert result.exit_code == 2
+    assert "1 truncated" in result.output
+    assert "patches.max_bad_fraction = 0.0%" in result.output
+    assert not (tmp_path / "out").exists()
+    changes: dict[str, Any] = {**SMALL, "dataset": str(tmp_path / "damaged"), "max_bad_fraction": 0.05}
+    assert run(inputs, tmp_path / "out", **changes).exit_code == 0
+    metrics = json.loads((tmp_path / "out.json").read_text())
+    assert (metrics["num_images"], metrics["num_skipped"], metrics["skipped"]) == (67, 3, {"truncated": 3})
+    listed = read_table(tmp_path / "out/skipped.parquet", PATCH_SKIPPED).to_pylist()
+    ids = read_table(inputs / "dataset/train-00000.parquet", IMAGES, ["image_id"]).column(0).to_pylist()
+    assert [(row["image"], row["image_id"]) for row in listed] == [(at, ids[at]) for at in (5, 40, 69)]
+    assert run(inputs, tmp_path / "whole", **SMALL).exit_code == 0
+    kept = np.delete(read_vectors(tmp_path / "whole").reshape(70, -1), [5, 40, 69], axis=0)
+    np.testing.assert_allclose(read_vectors(tmp_path / "out").reshape(67, -1), kept, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import image_transform
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,7 +18,7 @@ from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.params.clip import FileSource, TagSource
 from vqpipe.vision import towers
-from vqpipe.vision.clip import Clip, weights_digest, write_clip
+from vqpipe.vision.clip import RESIZE_MODES, Clip, resize_to, weights_digest, write_clip
 from vqpipe.vision.pin import pin
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -152,6 +154,63 @@ def test_perceptual_features_have_gradients_to_the_images_only(vit: Clip) -> Non
     assert pictures.grad is not None
     assert pictures.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in vit.parameters())
+
+
+POOLS: dict[str, dict[str, Any]] = {
+    "class token": {}, "mean": {"pool_type": "avg"},
+    "norm after the mean": {"pool_type": "avg", "final_ln_after_pool": True},
+    "no first norm": {"no_ln_pre": True}, "sine positions": {"pos_embed_type": "sin_cos_2d"},
+    "attention": {"attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_every_pooling_of_a_vit_has_patch_features(pool: str, custom_text: bool) -> None:
+    config = {**VIT, "vision_cfg": {**VIT["vision_cfg"], **POOLS[pool]}, "custom_text": custom_text}
+    clip = clip_of(config)
+    assert clip.patch_features(images(32), projected=False).shape == (2, 4, 4, 24)
+    assert clip.patch_features(images(32), projected=True).shape == (2, 4, 4, 12)
+    means = clip.patch_features(images(32), projected=False).mean(dim=-1)
+    torch.testing.assert_close(means, torch.zeros_like(means), atol=1e-5, rtol=0)  # a layer norm came last
+
+
+@pytest.mark.parametrize(
+    "config", [RESNET, {**VIT, "vision_cfg": {**VIT["vision_cfg"], **POOLS["attention"]}}]
+)
+def test_where_every_place_is_alike_projected_features_are_the_embedding(config: dict[str, Any]) -> None:
+    clip = clip_of(config)
+    visual = clip.model.visual
+    generator = torch.Generator().manual_seed(2)
+    alike = torch.randn(2, 1, clip.patch_dim, generator=generator).expand(-1, 9, -1)
+    if config is RESNET:
+        visual.attnpool.positional_embedding.zero_()
+        visual.forward_intermediates = lambda *_, **__: {
+            "image_intermediates": [alike[:, :4].transpose(1, 2).unflatten(2, (2, 2))]
+        }
+        expected = visual.attnpool(alike[:, :4].transpose(1, 2).unflatten(2, (2, 2)))
+    else:
+        visual.forward_intermediates = lambda *_, **__: {"image_intermediates": [alike]}
+        expected = visual._pool(alike)[0] @ visual.proj
+    found = towers.last_features(clip.model, images(32), projected=True)
+    torch.testing.assert_close(found, expected[:, None].expand_as(found))
+
+
+def test_two_poolings_by_attention_are_refused() -> None:
+    config = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "attentional_pool": "parallel"}}
+    with pytest.raises(SetupError, match="two poolings"):
+        towers.build_model(config, "test")
+
+
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (131, 57), (20, 31), (17, 17)])
+def test_resizing_takes_what_open_clips_transform_takes(resize_mode: str, height: int, width: int) -> None:
+    pixels = images(5, 1).repeat_interleave(28, 2).repeat_interleave(28, 3)[0, :, :height, :width]
+    picture = ((pixels + 2) * 63.75).round().to(torch.uint8)  # mid tones: Pillow clips what overshoots
+    transform = image_transform(32, False, mean=(0.0,) * 3, std=(1.0,) * 3, resize_mode=resize_mode)
+    expected = transform(Image.fromarray(picture.permute(1, 2, 0).numpy()))
+    found = resize_to(picture[None].float() / 127.5 - 1, 32, "bicubic", resize_mode)[0]
+    assert ((found.clamp(-1, 1) + 1) / 2 - expected).abs().max() <= 1.5 / 255
 
 
 @pytest.mark.parametrize("layers", [[], [3], [-1], [1, 0], [1, 1]])

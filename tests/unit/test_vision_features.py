@@ -1,17 +1,18 @@
-"""Patch features: pooling, shards, their order, and the centroids made of them."""
+"""Patch features: pooling, shards, their order, what is resumed, and the centroids made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.centroids import read_centroids
@@ -19,10 +20,10 @@ from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.patches import PatchesParams
-from vqpipe.vision import towers
+from vqpipe.vision import extract, patches, towers
 from vqpipe.vision.centroids import write_centroids
 from vqpipe.vision.clip import Clip
-from vqpipe.vision.features import iter_shards, plan_shards, pool, read_vectors, write_patches
+from vqpipe.vision.features import iter_shards, open_vectors, plan_shards, pool, read_vectors
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -33,16 +34,31 @@ CONFIG = {
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
 
-class Pictures:
-    """Random images."""
+class Read(NamedTuple):
+    ids: list[str]
+    pixels: Tensor
+    bad: list[tuple[int, str, str]]
 
-    def __init__(self, num: int) -> None:
+
+class Pictures:
+    """Random images, some of which cannot be read."""
+
+    def __init__(self, num: int, bad: Iterable[int] = ()) -> None:
         self.ids = [f"image-{number}" for number in range(num)]
+        self.bad = set(bad)
+        self.read_until = 0
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(0, 256, (num, 3, 16, 16), dtype=torch.uint8, generator=generator)
 
-    def images(self, start: int, stop: int) -> UInt8[Tensor, "n 3 r r"]:
-        return self.pixels[start:stop]
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, spans: Iterable[range]) -> Generator[Read, None, None]:
+        for span in spans:
+            self.read_until = span.stop
+            good = [at for at in span if at not in self.bad]
+            bad = [(at - span.start, "truncated", "half of it") for at in span if at in self.bad]
+            yield Read([self.ids[at] for at in span], self.pixels[good], bad)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +68,17 @@ def clip() -> Clip:
 
 
 def patches_params(**changes: object) -> PatchesParams:
-    plain = {"split": "train", "projected": True, "grid": 2, "batch_size": 3, "shard_bytes": 1 << 20}
+    plain = {
+        "split": "train", "projected": True, "grid": 2, "batch_size": 3, "shard_bytes": 1 << 20,
+        "max_bad_fraction": 0.0,
+    }  # fmt: skip
     return validate({**plain, **changes}, "patches", PatchesParams)
+
+
+def write_patches(clip: Clip, pictures: Pictures, params: PatchesParams, out: Path) -> dict[str, Any]:
+    scratch = out.with_name(f"{out.name}-scratch")
+    scratch.mkdir(exist_ok=True)
+    return patches.write_patches(clip, pictures, params, out, scratch, CPU)
 
 
 def cluster_params(**changes: object) -> ClusterParams:
@@ -79,13 +104,13 @@ def test_pooling_averages_blocks_in_row_major_order() -> None:
 @pytest.mark.parametrize("grid", [3, 8])
 def test_a_grid_that_does_not_divide_lists_those_that_do(clip: Clip, tmp_path: Path, grid: int) -> None:
     with pytest.raises(MismatchError, match="1, 2, 4"):
-        write_patches(clip, Pictures(2), patches_params(grid=grid), tmp_path / "patches", CPU)
+        write_patches(clip, Pictures(2), patches_params(grid=grid), tmp_path / "patches")
     assert not (tmp_path / "patches").exists()
 
 
 def test_the_vectors_are_the_pooled_features_of_each_image(clip: Clip, tmp_path: Path) -> None:
     pictures = Pictures(7)
-    metrics = write_patches(clip, pictures, patches_params(), tmp_path / "patches", CPU)
+    metrics = write_patches(clip, pictures, patches_params(), tmp_path / "patches")
     manifest = read_manifest(tmp_path / "patches", PATCHES)
     assert manifest.facts["clip_id"] == clip.id
     assert metrics["num_vectors"] == manifest.facts["num_vectors"] == 28
@@ -100,15 +125,15 @@ def test_the_vectors_are_the_pooled_features_of_each_image(clip: Clip, tmp_path:
 
 
 def test_unprojected_features_have_the_towers_width(clip: Clip, tmp_path: Path) -> None:
-    metrics = write_patches(clip, Pictures(2), patches_params(projected=False), tmp_path / "p", CPU)
+    metrics = write_patches(clip, Pictures(2), patches_params(projected=False), tmp_path / "p")
     assert metrics["dim"] == 8
     assert read_vectors(tmp_path / "p").shape == (8, 8)
 
 
 def test_shards_together_are_one_shard(clip: Clip, tmp_path: Path) -> None:
-    write_patches(clip, Pictures(8), patches_params(batch_size=2), tmp_path / "one", CPU)
+    write_patches(clip, Pictures(8), patches_params(batch_size=2), tmp_path / "one")
     small = patches_params(batch_size=2, shard_bytes=1 << 10)
-    metrics = write_patches(clip, Pictures(200), small, tmp_path / "many", CPU)
+    metrics = write_patches(clip, Pictures(200), small, tmp_path / "many")
     assert metrics["num_shards"] == 10
     assert (tmp_path / "many" / "patches-00009.safetensors").is_file()
     np.testing.assert_array_equal(read_vectors(tmp_path / "many")[:32], read_vectors(tmp_path / "one"))
@@ -119,27 +144,160 @@ def test_shards_together_are_one_shard(clip: Clip, tmp_path: Path) -> None:
 def test_a_second_run_gives_the_same_bytes(clip: Clip, tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):
-        write_patches(clip, Pictures(9), patches_params(), tmp_path / name, CPU)
+        write_patches(clip, Pictures(9), patches_params(), tmp_path / name)
         write_centroids(tmp_path / name, cluster_params(), tmp_path / f"{name}-centroids")
         digests.append([tree_digest(tmp_path / name), tree_digest(tmp_path / f"{name}-centroids")])
     assert digests[0] == digests[1]
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.5)
+    bad = [0, 1, 30, 31, 41, 45]
+    whole = write_patches(clip, Pictures(110, bad), params, tmp_path / "whole")
+    write = extract.write_tensors
+
+    def write_two(path: Path, *rest: Any) -> None:
+        if path.name == "patches-00002.safetensors":
+            raise Killed
+        write(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "write_tensors", write_two)
+        with pytest.raises(Killed):
+            write_patches(clip, Pictures(110, bad), params, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    kept = sorted(path.name for path in (tmp_path / "out-scratch").glob("*.safetensors"))
+    assert kept == ["patches-00000.safetensors", "patches-00001.safetensors"]
+    written = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            extract, "write_tensors", lambda path, *rest: (written.append(path), write(path, *rest))
+        )
+        assert write_patches(clip, Pictures(110, bad), params, tmp_path / "out") == whole
+    assert len(written) == whole["num_shards"] - 2 == 4
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+
+
+def test_ranks_share_what_is_left_and_the_bytes_are_the_same(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10)
+    whole = write_patches(clip, Pictures(110), params, tmp_path / "whole")
+    for rank in (2, 1, 0):
+        with monkeypatch.context() as patch:
+            # One after the other: each begins with what all saw as missing at the start, which is everything.
+            patch.setattr(patches, "rank", lambda rank=rank: rank)
+            patch.setattr(patches, "world_size", lambda: 3)
+            patch.setattr(patches, "is_main", lambda rank=rank: rank == 0)
+            patch.setattr(patches, "all_reduce_sum", torch.ones_like)
+            found = write_patches(clip, Pictures(110), params, tmp_path / "out")
+    assert found == whole
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_bytes_do_not_depend_on_the_threads(clip: Clip, tmp_path: Path, threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        write_patches(clip, Pictures(40), patches_params(), tmp_path / "some")
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(2)
+        write_patches(clip, Pictures(40), patches_params(), tmp_path / "two")
+    finally:
+        torch.set_num_threads(before)
+    assert tree_digest(tmp_path / "some") == tree_digest(tmp_path / "two")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_listed(clip: Clip, tmp_path: Path) -> None:
+    params = patches_params(max_bad_fraction=0.5)
+    metrics = write_patches(clip, Pictures(9, [1, 6, 7, 8]), params, tmp_path / "p")
+    assert metrics["skipped"] == {"truncated": 4}
+    assert (metrics["num_images"], metrics["num_vectors"], metrics["bad_fraction"]) == (5, 20, 0.444444)
+    table = read_table(tmp_path / "p/skipped.parquet", PATCH_SKIPPED).to_pylist()
+    assert [row["image"] for row in table] == [1, 6, 7, 8]
+    assert table[0] == {
+        "image": 1, "image_id": "image-1", "reason": "truncated", "detail": "half of it",
+    }  # fmt: skip
+    used = read_table(tmp_path / "p/images.parquet", PATCH_IMAGES).to_pylist()
+    assert used == [{"image": at, "image_id": f"image-{at}"} for at in (0, 2, 3, 4, 5)]
+    shard = next(iter_shards(tmp_path / "p"))
+    assert shard["image"].unique().tolist() == [0, 2, 3, 4, 5]
+    write_patches(clip, Pictures(9), params, tmp_path / "all")
+    every = read_vectors(tmp_path / "all").reshape(9, 4, 6)
+    torch.testing.assert_close(
+        torch.from_numpy(read_vectors(tmp_path / "p").reshape(5, 4, 6)),
+        torch.from_numpy(every[[0, 2, 3, 4, 5]]), atol=2e-3, rtol=2e-3,
+    )  # fmt: skip
+
+
+def test_too_many_images_that_cannot_be_read_end_the_stage_early(clip: Clip, tmp_path: Path) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.1)
+    pictures = Pictures(200, range(40))
+    with pytest.raises(DataError, match=r"21 truncated \(such as image-20: half of it\)"):
+        write_patches(clip, Pictures(200, range(20, 41)), params, tmp_path / "p")
+    with pytest.raises(DataError, match=r"max_bad_fraction = 10.0%"):
+        write_patches(clip, pictures, params, tmp_path / "q")
+    assert pictures.read_until < 100
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_shard_without_a_readable_image_is_empty(clip: Clip, tmp_path: Path) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.9)
+    metrics = write_patches(clip, Pictures(60, [*range(25), *range(42, 60)]), params, tmp_path / "p")
+    assert metrics["num_shards"] == 3
+    assert [len(part) for part in open_vectors(tmp_path / "p").parts] == [0, 68, 0]
+    assert read_vectors(tmp_path / "p").shape == (68, 6)
+    with pytest.raises(DataError, match="3 of the 3 train images cannot be read"):
+        write_patches(clip, Pictures(3, range(3)), patches_params(max_bad_fraction=0.99), tmp_path / "q")
+
+
+def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
+    write_patches(clip, Pictures(60), patches_params(shard_bytes=1 << 10), tmp_path / "p")
+    mapped, whole = open_vectors(tmp_path / "p"), read_vectors(tmp_path / "p")
+    assert len(mapped.parts) == 3
+    assert mapped.shape == whole.shape
+    for rows in (slice(0, 5), slice(80, 90), slice(3, 230), slice(84, 84), slice(-3, None), slice(300, 400)):
+        np.testing.assert_array_equal(mapped[rows], whole[rows])
+        assert mapped[rows].dtype == np.float16
+    assert isinstance(mapped[4:9], np.memmap)
+    with pytest.raises(ValueError, match="step"):
+        mapped[::2]
+
+
+def test_shards_that_are_not_the_manifests_are_told(clip: Clip, tmp_path: Path) -> None:
+    for name, dim in (("p", True), ("q", False)):
+        write_patches(clip, Pictures(3), patches_params(projected=dim), tmp_path / name)
+    (tmp_path / "q/manifest.json").write_bytes(
+        (tmp_path / "p/manifest.json").read_bytes().replace(b'"num_vectors": 12', b'"num_vectors": 11')
+    )
+    for name in ("patches-00000.safetensors", "images.parquet", "skipped.parquet"):
+        (tmp_path / "q" / name).write_bytes((tmp_path / "p" / name).read_bytes())
+    with pytest.raises(ArtifactError, match="12 vectors"):
+        open_vectors(tmp_path / "q")
 
 
 def test_features_that_are_not_finite_name_the_image(tmp_path: Path) -> None:
     broken = towers.build_model(CONFIG, "test")
     broken.visual.proj.data[:] = float("nan")
     with pytest.raises(DataError, match="image-0"):
-        write_patches(Clip(broken, PREPROCESS, "broken"), Pictures(2), patches_params(), tmp_path / "p", CPU)
+        write_patches(Clip(broken, PREPROCESS, "broken"), Pictures(2), patches_params(), tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 
 def test_an_empty_split_is_refused(clip: Clip, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
-        write_patches(clip, Pictures(0), patches_params(), tmp_path / "p", CPU)
+        write_patches(clip, Pictures(0), patches_params(), tmp_path / "p")
 
 
 def test_centroids_are_read_back_with_what_they_are_made_of(clip: Clip, tmp_path: Path) -> None:
-    write_patches(clip, Pictures(20), patches_params(), tmp_path / "patches", CPU)
+    write_patches(clip, Pictures(20), patches_params(), tmp_path / "patches")
     metrics = write_centroids(tmp_path / "patches", cluster_params(), tmp_path / "centroids")
     prior = read_centroids(tmp_path / "centroids")
     assert prior.vectors.shape == (5, 6)
@@ -153,7 +311,7 @@ def test_centroids_are_read_back_with_what_they_are_made_of(clip: Clip, tmp_path
 
 
 def test_more_clusters_than_patches_is_refused(clip: Clip, tmp_path: Path) -> None:
-    write_patches(clip, Pictures(2), patches_params(), tmp_path / "patches", CPU)
+    write_patches(clip, Pictures(2), patches_params(), tmp_path / "patches")
     with pytest.raises(MismatchError, match="num_clusters 9, 8 vectors"):
         write_centroids(tmp_path / "patches", cluster_params(num_clusters=9), tmp_path / "centroids")
     assert not (tmp_path / "centroids").exists()

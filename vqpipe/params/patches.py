@@ -22,3 +22,5 @@ class PatchesParams(Params):
     """Images per forward pass."""
     shard_bytes: Annotated[int, Field(ge=1 << 10)]
     """Size of a shard of features, in bytes; a shard holds whole images."""
+    max_bad_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the split's images that may be unreadable; they are left out and listed. Above it the stage fails."""

@@ -12,14 +12,15 @@ ENGINES = ("local", "ray")
 
 
 def workers() -> int:
-    """Number of worker processes: `VQPIPE_WORKERS`, or the cores this process may use.
+    """Number of worker processes: `VQPIPE_WORKERS`, or the cores this process may use, shared with torchrun's others.
 
     Raises:
         SetupError: the variable is not a whole number of at least 1.
     """
     text = os.environ.get("VQPIPE_WORKERS")
     if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not text.isdigit() or int(text) < 1:
         raise SetupError("VQPIPE_WORKERS is not a number of processes", found=text, expected="1 or more")
     return int(text)

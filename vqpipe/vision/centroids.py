@@ -18,7 +18,7 @@ from vqpipe.runtime.distributed import is_main
 from vqpipe.vision.assignment import ENGINES
 from vqpipe.vision.checks import check_count, largest_value
 from vqpipe.vision.classes import cluster_classes, vector_labels
-from vqpipe.vision.features import patch_facts, read_vectors
+from vqpipe.vision.features import open_vectors, patch_facts
 from vqpipe.vision.kmeans import CPU, KMeans, check_prefixes, kmeans, ordered
 from vqpipe.vision.lloyd import Row
 from vqpipe.vision.starts import normal_vectors, random_start
@@ -57,7 +57,7 @@ def write_centroids(
             `vqpipe.vision.classes.vector_labels` and `shares`.
     """
     source = patch_facts(patches)
-    vectors = read_vectors(patches)
+    vectors = open_vectors(patches)
     check_count(vectors, params.num_clusters)
     check_prefixes(params.prefixes, params.num_clusters)
     if params.method != "kmeans":

@@ -152,16 +152,19 @@ class Clip(nn.Module):
 def resize_to(
     images: Float[Tensor, "b 3 h w"], side: int, interpolation: str, resize_mode: str
 ) -> Float[Tensor, "b 3 s s"]:
-    """Antialiased resize to a square: `shortest` scales the shorter side and crops, `squash` stretches."""
+    """Antialiased resize to a square: `shortest` scales the shorter side and crops, `squash` stretches.
+
+    Sides are rounded as open_clip's transform rounds them, so that the crop is the same.
+    """
     height, width = images.shape[-2:]
     if (height, width) == (side, side):
         return images
-    scale = side / min(height, width)
     target = (side, side)
     if resize_mode == "shortest":
-        target = (max(side, round(height * scale)), max(side, round(width * scale)))
+        short = min(height, width)
+        target = (side * height // short, side * width // short)
     images = interpolate(images, target, mode=interpolation, antialias=True, align_corners=False)
-    top, left = (target[0] - side) // 2, (target[1] - side) // 2
+    top, left = round((target[0] - side) / 2.0), round((target[1] - side) / 2.0)
     return images[..., top : top + side, left : left + side]
 
 

@@ -16,6 +16,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from vqpipe.errors import SetupError
 
@@ -27,7 +28,8 @@ def build_model(model_cfg: Mapping[str, Any], name: str) -> nn.Module:
 
     Raises:
         SetupError: an architecture that needs more than open_clip itself (timm towers, Hugging Face text
-            towers or tokenizers, captioning decoders), or a config that open_clip refuses.
+            towers or tokenizers, captioning decoders) or that it calls untested (two poolings by attention), or a
+            config that it refuses.
     """
     config = copy.deepcopy(dict(model_cfg))
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
@@ -38,6 +40,7 @@ def build_model(model_cfg: Mapping[str, Any], name: str) -> nn.Module:
             ("Hugging Face text tower", text.get("hf_model_name")),
             ("Hugging Face tokenizer", text.get("hf_tokenizer_name")),
             ("captioning decoder", config.get("multimodal_cfg")),
+            ("two poolings by attention", isinstance(vision.get("attentional_pool"), str)),
         )
         if present
     ]
@@ -93,25 +96,37 @@ def last_features(
 ) -> Float[Tensor, "b n d"]:
     """Dense features after the last norm, without the class token, for normalised images of the tower's size.
 
-    A ViT gives `ln_post` of its patches, projected by the visual projection. A ResNet gives its last map (it
-    has no norm there); projected, each place goes through the value and output maps of the attention pooling,
-    as if it attended to itself alone (MaskCLIP, Zhou et al. 2022, section 3.2).
-
-    Raises:
-        SetupError: a tower whose patches never meet the projection (attentional pooling).
+    A ViT gives `ln_post` of its patches, projected by the visual projection; where the tower's own norm comes
+    after its pooling, the same norm is applied to each patch. A ResNet gives its last map (it has no norm there);
+    projected, each place goes through the value and output maps of the attention pooling, as if the pooling saw it
+    alone, without the positional embedding (MaskCLIP, Zhou et al. 2022, section 3.2). A ViT that pools by attention
+    is treated alike: the norm of the pooling's keys; projected, its value and output maps, `ln_post`, projection.
     """
     visual: Any = model.visual
     if isinstance(visual, ModifiedResNet):
         output = visual.forward_intermediates(images, indices=[4], intermediates_only=True)
         features = output["image_intermediates"][0].flatten(2).transpose(1, 2)
         return visual.attnpool.c_proj(visual.attnpool.v_proj(features)) if projected else features
-    if visual.attn_pool is not None:
-        raise SetupError(
-            "this CLIP pools by attention, so that its patches have no final norm", expected=SUPPORTED
-        )
     features = block_outputs(model, images, [num_blocks(model) - 1])[0]
+    if visual.attn_pool is not None:
+        features = visual.attn_pool.ln_k(features)
+        if not projected:
+            return features
+        features = _value_alone(visual.attn_pool.attn, features)
     features = visual.ln_post(features)
     return features @ visual.proj if projected and visual.proj is not None else features
+
+
+def _value_alone(
+    attention: nn.MultiheadAttention, features: Float[Tensor, "b n w"]
+) -> Float[Tensor, "b n d"]:
+    """What attention gives any query that sees one place alone: that place's value through the output map."""
+    width = attention.embed_dim
+    weight = (
+        attention.v_proj_weight if attention.in_proj_weight is None else attention.in_proj_weight[-width:]
+    )
+    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[-width:]
+    return attention.out_proj(linear(features, weight, bias))
 
 
 def block_outputs(

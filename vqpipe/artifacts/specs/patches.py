@@ -3,17 +3,25 @@
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 
 PATCH_SHARD = TensorSpec(
-    "patch-shard", 1, {"features": "F16", "image": "I32", "position": "I32"},
+    "patch-shard", 2, {"features": "F16", "image": "I32", "position": "I32"},
     stage="patches",
-    about="features [n, d]; image [n]: row of images.parquet; position [n]: row-major place in the grid",
+    about="features [n, d]; image [n]: position in the split; position [n]: row-major place in the grid",
 )  # fmt: skip
 
 PATCH_IMAGES = TableSpec(
-    "patch-images", 1, {"image": "int32", "image_id": "string"},
-    stage="patches", about="the image id behind each image number",
+    "patch-images", 2, {"image": "int32", "image_id": "string"},
+    stage="patches", about="the image id behind each image number: the position in the split, with gaps where skipped",
+)  # fmt: skip
+
+PATCH_SKIPPED = TableSpec(
+    "patch-skipped", 1, {"image": "int32", "image_id": "string", "reason": "string", "detail": "string"},
+    stage="patches", about="images of the split that could not be read, and why",
 )  # fmt: skip
 
 PATCHES = FolderSpec(
-    "patches", 1, stage="patches", required=("images.parquet", "patches-00000.safetensors"),
-    about="patches-00000.safetensors, …; facts: clip_id, dim, grid, projected, num_images, num_vectors",
+    "patches", 2, stage="patches", required=("images.parquet", "patches-00000.safetensors"),
+    about=(
+        "patches-00000.safetensors, …, images.parquet, skipped.parquet; facts: clip_id, dim, grid, projected, split, "
+        "num_images, num_skipped, num_vectors, num_shards"
+    ),
 )  # fmt: skip

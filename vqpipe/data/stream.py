@@ -1,0 +1,152 @@
+"""A split read from its shards in order, decoded in worker processes; memory does not grow with the split."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vqpipe.artifacts.spec import check_header
+from vqpipe.artifacts.specs.dataset import IMAGES
+from vqpipe.artifacts.tables import read_header
+from vqpipe.data.captions import printable
+from vqpipe.data.fit import Encoded, Fit, Fitted, fit_images
+from vqpipe.data.read import open_split
+from vqpipe.errors import ArtifactError
+from vqpipe.runtime.shards import map_shards
+
+CHUNK = 32
+"""Images that a worker decodes at a time."""
+COLUMNS = ["image_id", "image", "height", "width"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images at some positions of a split.
+
+    Attributes:
+        ids: the ids of all of them, in order.
+        pixels: those that could be read, uint8 RGB.
+        bad: the others: place in `ids`, a word of `vqpipe.data.reasons`, what was seen.
+    """
+
+    ids: list[str]
+    pixels: UInt8[Tensor, "m 3 s s"]
+    bad: list[tuple[int, str, str]]
+
+
+class _Group(NamedTuple):
+    """A row group of a shard file, and the position in the split of its first row."""
+
+    file: Path
+    number: int
+    first: int
+
+
+class ImageStream:
+    """One split as squares of one size; make it with `ImageStream.open`."""
+
+    def __init__(self, groups: list[_Group], num_images: int, fit: Fit) -> None:
+        self._groups, self._num_images, self._fit = groups, num_images, fit
+        self._firsts = [group.first for group in groups]
+
+    @classmethod
+    def open(cls, dataset: Path, split: str, side: int, interpolation: str, resize_mode: str) -> ImageStream:
+        """Open a split of a published dataset; only the shards' footers are read.
+
+        Args:
+            dataset: folder of the dataset artifact.
+            split: `train`, `validation` or `test`.
+            side, interpolation, resize_mode: see `vqpipe.data.fit.Fit`.
+
+        Raises:
+            ArtifactError: no dataset there, or a damaged one.
+            DataError: no such split.
+        """
+        groups: list[_Group] = []
+        total = 0
+        for path in open_split(dataset, split).shards:
+            check_header(read_header(path), IMAGES, path)
+            with pq.ParquetFile(path) as file:
+                for number in range(file.metadata.num_row_groups):
+                    groups.append(_Group(path, number, total))
+                    total += file.metadata.row_group(number).num_rows
+        return cls(groups, total, Fit(side, interpolation, resize_mode))
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def read(self, spans: Iterable[range]) -> Generator[Images, None, None]:
+        """The images of each span of positions, in the order of the spans, which rises.
+
+        `VQPIPE_WORKERS` processes decode a few chunks ahead while the caller works on what it has; what comes
+        out does not depend on their number.
+
+        Raises:
+            ArtifactError: a shard whose compressed data are damaged.
+            SetupError: as `vqpipe.runtime.shards.map_shards`.
+        """
+        chunks: deque[tuple[list[str], bool]] = deque()
+
+        def encoded() -> Iterator[list[Encoded]]:
+            for ids, rows, ends in self._chunks(spans):
+                chunks.append((ids, ends))
+                yield rows
+
+        ids: list[str] = []
+        pixels: list[UInt8[np.ndarray, "m 3 s s"]] = []
+        bad: list[tuple[int, str, str]] = []
+        with closing(_closable(map_shards(partial(fit_images, self._fit), encoded()))) as results:
+            for fitted in results:
+                names, ends = chunks.popleft()
+                bad += [(len(ids) + at, reason, printable(seen)) for at, reason, seen in fitted.bad]
+                ids += names
+                pixels.append(fitted.pixels)
+                if ends:
+                    yield Images(ids, torch.from_numpy(np.concatenate(pixels)), bad)
+                    ids, pixels, bad = [], [], []
+
+    def _chunks(self, spans: Iterable[range]) -> Iterator[tuple[list[str], list[Encoded], bool]]:
+        """Ids and rows of each chunk, and whether it is the last of its span; a chunk lies in one row group."""
+        at, table = -1, None
+        for span in spans:
+            start = span.start
+            while start < span.stop:
+                wanted = bisect_right(self._firsts, start) - 1
+                if wanted != at or table is None:
+                    at, table = wanted, _read_group(self._groups[wanted])
+                offset = start - self._groups[at].first
+                rows = table.slice(offset, min(CHUNK, span.stop - start))
+                start += rows.num_rows
+                columns = [rows.column(name).to_pylist() for name in COLUMNS]
+                yield columns[0], list(zip(*columns[1:], strict=True)), start == span.stop
+
+
+def _closable(
+    results: Iterator[Fitted],
+) -> Generator[Fitted, None, None]:  # `map_shards` promises an iterator
+    yield from results
+
+
+def _read_group(group: _Group) -> pa.Table:
+    try:
+        with pq.ParquetFile(group.file) as file:
+            return file.read_row_group(group.number, columns=COLUMNS)
+    except (pa.ArrowException, OSError) as error:
+        told = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{group.file}: row group {group.number} cannot be read ({told})",
+            run="dvc checkout, or dvc repro dataset",
+        ) from error
