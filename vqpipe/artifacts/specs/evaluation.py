@@ -17,7 +17,7 @@ EXAMPLES = TableSpec(
         "kind": "string", "image_id": "string", "original": "binary", "reconstruction": "binary",
         "psnr": "double", "ssim": "double", "perceptual": "double",
     },
-    stage="evaluate", about="pairs of PNG images; kind: random; hard, typical, easy (for the block mean); worst (its own)",
+    stage="evaluate", about="pairs of PNG images; kind: random, hard, typical or easy for the block mean, or worst",
 )  # fmt: skip
 
 USAGE = TableSpec(
