@@ -24,6 +24,7 @@ from vqpipe.vision import extract, patches, towers
 from vqpipe.vision.centroids import write_centroids
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.features import iter_shards, open_vectors, plan_shards, pool, read_vectors
+from vqpipe.vision.kmeans import kmeans
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -269,6 +270,7 @@ def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
     assert isinstance(mapped[4:9], np.memmap)
     with pytest.raises(ValueError, match="step"):
         mapped[::2]
+    assert kmeans(mapped, 5, 3, 0).centroids.tobytes() == kmeans(whole, 5, 3, 0).centroids.tobytes()
 
 
 def test_shards_that_are_not_the_manifests_are_told(clip: Clip, tmp_path: Path) -> None:
