@@ -7,7 +7,7 @@ import torch
 from vector_quantize_pytorch import VectorQuantize
 
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import VqParams
+from vqpipe.params.quantizers.nearest import VqParams
 from vqpipe.quantizers.vq import VectorQuantizer
 
 

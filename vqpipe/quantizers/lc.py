@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers import LcParams
+from vqpipe.params.quantizers.lc import LcParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer

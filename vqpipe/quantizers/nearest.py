@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers import BetaOn, NearestCodeParams
+from vqpipe.params.quantizers.nearest import BetaOn, NearestCodeParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.memo import Memo

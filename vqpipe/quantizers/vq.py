@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
-from vqpipe.params.quantizers import VqParams
+from vqpipe.params.quantizers.nearest import VqParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import NearestCodeQuantizer

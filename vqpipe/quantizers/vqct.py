@@ -25,7 +25,7 @@ from torch import Tensor
 from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers import GcnTransferParams, VqctParams
+from vqpipe.params.quantizers.vqct import GcnTransferParams, VqctParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.memo import Memo
 from vqpipe.quantizers.moments import compose, moment_map

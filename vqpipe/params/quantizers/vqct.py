@@ -1,4 +1,4 @@
-"""Params of the quantizers: one model per method, told apart by `kind`."""
+"""Params of VQCT: two codebooks made from word vectors."""
 
 from __future__ import annotations
 
@@ -7,33 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vqpipe.params.base import Params
-
-BetaOn = Literal["commitment", "codebook"]
-"""Which term beta weighs; the other term has weight 1. See `vqpipe.quantizers.nearest.code_losses`."""
-
-
-class NearestCodeParams(Params):
-    """What every quantizer with a nearest-code search states."""
-
-    dim: int = Field(ge=1)
-    """Dimension of the z that the quantizer receives; 1x1 convolutions around it map from and to the trunk's
-    channels."""
-    beta: float = Field(ge=0)
-    """Weight of one of the two code losses; `beta_on` says which."""
-    beta_on: BetaOn
-    """`commitment`: beta weighs |z - sg(e)|^2 (VQ-VAE, the papers). `codebook`: beta weighs |sg(z) - e|^2
-    (VQGAN's legacy order)."""
-
-
-class VqParams(NearestCodeParams):
-    """A codebook that is learned by gradient descent (VQ-VAE, VQGAN)."""
-
-    kind: Literal["vq"]
-    num_codes: int = Field(ge=1)
-    """K, the number of codes."""
-    init: Literal["uniform", "data"]
-    """Codes at the start: `uniform` in +-1/K (the papers' form), or `data`: latents of the first batch drawn
-    at random."""
+from vqpipe.params.quantizers.nearest import NearestCodeParams
 
 
 class GcnTransferParams(Params):
@@ -88,19 +62,3 @@ class VqctParams(NearestCodeParams):
         if self.dim % 2:
             raise ValueError(f"dim must be even, half for adjectives and half for nouns; it is {self.dim}")
         return self
-
-
-class LcParams(NearestCodeParams):
-    """Frozen centroids of CLIP patch features and a trained projector (VQGAN-LC)."""
-
-    kind: Literal["lc"]
-    num_codes: int = Field(ge=1)
-    """K: the first K of the prior's centroids are the codebook."""
-    distance: Literal["cosine", "euclidean"]
-    """How the nearest code is found: `cosine` in the paper, `euclidean` in its reference code."""
-    init: Literal["standard", "data"]
-    """Projector at the start: `standard` (a linear layer's own, the paper's form), or `data`: set so that the
-    projected codes have the mean and covariance of the first batch's latents."""
-
-
-QuantizerParams = Annotated[VqParams | VqctParams | LcParams, Field(discriminator="kind")]
