@@ -15,6 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+MODULES = {
+    "scale": "counting words and pairs, beside NLTK",
+    "patches": "patch features, beside a plain open_clip loop",
+    "clusters": "k-means, beside faiss and scikit-learn",
+}
+"""Benches with a module of their own; `tests.bench.large_k` needs real features and is run by hand."""
 
 
 def median_seconds(work: Callable[[], object], runs: int = 3) -> float:
@@ -106,27 +112,14 @@ def searching() -> None:
         print(f"n {n:5d}  K {k:7d}  d {d:4d}   {times}")
 
 
-def clustering() -> None:
-    import numpy as np
-    from sklearn.cluster import KMeans
-
-    from vqpipe.vision.kmeans import kmeans
-
-    title("k-means, 20,000 x 64 to K = 256, 10 iterations, beside scikit-learn")
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(64, 64))[rng.integers(0, 64, 20_000)] + rng.normal(size=(20_000, 64))).astype(
-        np.float32
-    )
-    start = time.perf_counter()
-    ours = kmeans(vectors, 256, 10, 0)
-    middle = time.perf_counter()
-    other = KMeans(256, n_init=1, max_iter=10, random_state=0, init="random").fit(vectors)
-    end = time.perf_counter()
-    theirs = float(other.inertia_) / len(vectors)
-    print(f"objective {ours.objective:.3f} (scikit-learn {theirs:.3f}, ratio {ours.objective / theirs:.4f})")
-    print(f"time      {middle - start:.2f} s (scikit-learn {end - middle:.2f} s)")
+def modules() -> None:
+    """Benches of their own, each a process: worker processes import its main module anew, and that stays light."""
+    for name, heading in MODULES.items():
+        title(heading)
+        sys.stdout.flush()
+        subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
-    for part in (stage_costs, start_up, rendering, tagging, searching, clustering):
+    for part in (stage_costs, start_up, rendering, tagging, searching, modules):
         part()

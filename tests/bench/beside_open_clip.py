@@ -132,4 +132,4 @@ def run() -> None:
     assert fitted is not None, "the bench takes the CLIP that params.yaml says how to fit"
     compare("the embedded CLIP", open_clip_config(fitted)["model_cfg"], pictures(4000, 64, 64), params)
     large = dict(open_clip.get_model_config("ViT-B-32"))
-    compare("ViT-B-32", large, pictures(160, 256, 341), params | {"grid": 7, "batch_size": 32})
+    compare("ViT-B-32", large, pictures(320, 256, 341), params | {"grid": 7, "batch_size": 32})

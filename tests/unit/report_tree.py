@@ -350,6 +350,10 @@ def write_tree(root: Path, caption: str = HOSTILE) -> Path:
         "step,main/loss,main/accuracy\n0,5.5,0.01\n10,4.2,0.1\n20,3.0,0.3\n",
     )
     publish_json(metrics / "cluster.json", {"num_clusters": 64, "objective": 0.41})
+    publish_text(
+        root / "artifacts/curves/cluster.csv",
+        "step,objective,empty,refilled\n1,0.9,3,3\n2,0.55,1,1\n3,0.41,0,0\n",
+    )
     write_words(root, caption)
     for number, variant in enumerate(VARIANTS):
         write_evaluation(root, number, variant, caption)

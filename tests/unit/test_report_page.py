@@ -164,6 +164,18 @@ def test_degrees_have_a_table_and_a_chart(report: Report) -> None:
     assert not any(row[0].startswith("degree") for row in shown)
 
 
+def test_the_k_means_objective_has_a_curve(tree: Path, report: Report) -> None:
+    assert "k-means objective by iteration" in report.html
+    assert "Empty clusters refilled over the run: 4." in report.html
+    curve = tree / "artifacts/curves/cluster.csv"
+    content = curve.read_text()
+    try:
+        curve.write_text("step,objective,empty,refilled\n1,0.9,0,0\n")  # random vectors: nothing was iterated
+        assert "k-means objective" not in build_report(tree / "artifacts", tree / "params.yaml", PARAMS).html
+    finally:
+        curve.write_text(content)
+
+
 def test_retrieval_stands_beside_chance(report: Report) -> None:
     rows = rows_of(report.html, "Image-text retrieval on the validation split")
     assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155x"]

@@ -1,4 +1,4 @@
-"""The words: vocabulary, modifying graph and its strongest edges; and the patch clusters."""
+"""The words: vocabulary, modifying graph and its strongest edges."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS
-from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_graph import Word, graph_blocks, read_side
-from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
-from vqpipe.report.charts import rank_frequency
+from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import number
@@ -91,45 +88,6 @@ def _most_said(folder: Path, limit: int) -> Table:
 
 def _cells(word: Word | None) -> tuple[Cell, Cell]:
     return (Cell(word.text), Cell(number(word.count))) if word else (Cell(""), Cell(""))
-
-
-def about_clusters(inputs: Inputs) -> Section:
-    """The section `Patch clusters`."""
-    blocks: list[Block] = [
-        Text(
-            "Pooled CLIP features of image patches make the other codebook prior: "
-            "the centroids of k-means, unless the params say otherwise."
-        )
-    ]
-    for stage, title in (("patches", "Patches"), ("cluster", "Clusters")):
-        metrics = inputs.stages.get(stage)
-        if metrics is None:
-            blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
-        else:
-            blocks.append(plain_table(f"{title} in numbers", metrics))
-    folder = inputs.folder("prior", "patches")
-    if not (folder / MANIFEST).is_file():
-        return Section(
-            "clusters",
-            "Patch clusters",
-            [
-                *blocks,
-                Absent("The centroids are absent in this checkout. Run: dvc pull, or dvc repro cluster"),
-            ],
-        )
-    tensors, _ = read_tensors(folder / "centroids.safetensors", CENTROID_TENSORS)
-    counts = tensors["counts"].tolist()
-    alt = "Patches of each cluster by rank, logarithmic axes"
-    note = (
-        f"Patches of each of the {number(len(counts))} clusters in falling order; the largest "
-        f"holds {number(max(counts))}, the smallest {number(min(counts))}."
-    )
-    svg = rank_frequency([("clusters", counts)], alt, x_label="rank of the cluster", y_label="patches")
-    return Section(
-        "clusters",
-        "Patch clusters",
-        [*blocks, Charts("Sizes of the clusters", [Chart(svg, "")], (), note, wide=True)],
-    )
 
 
 def plain_table(title: str, metrics: Mapping[str, Any]) -> Table:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.params.report import ReportParams
+from vqpipe.report.about_clusters import about_clusters
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_priors import about_priors
 from vqpipe.report.about_run import about_run
 from vqpipe.report.about_tokenizers import about_tokenizers
-from vqpipe.report.about_words import about_clusters, about_words
+from vqpipe.report.about_words import about_words
 from vqpipe.report.inputs import Inputs, read_inputs
 from vqpipe.report.page import render
 from vqpipe.report.summary import summary

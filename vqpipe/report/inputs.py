@@ -89,9 +89,8 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     ]
     own = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
     curves = {
-        "clip": {"clip": read_curve(root / "curves" / "clip.csv")}
-        if (root / "curves" / "clip.csv").is_file()
-        else {},
+        "clip": _curves(root / "curves", ["clip"]),
+        "cluster": _curves(root / "curves", ["cluster"]),
         "tokenizer": _curves(root / "curves" / "tokenizer", variants),
         "prior": _curves(root / "curves" / "prior", pairs),
     }
