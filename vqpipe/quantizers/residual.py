@@ -16,7 +16,9 @@ The gradient, by the base (`QuantizerModule.own_gradient`):
 - Where z_q has a gradient of its own (`gumbel`, `sq_vae`, `ibq`, `fsq`), the whole chain is differentiated as it
   stands, residuals included, and the codes of every stage get theirs.
 
-Codes that start from data start from their stage's residuals of the first batch; a shared codebook from z.
+Codes that start from data start from their stage's residuals in the first batch, and each stage from latents of its
+own: a latent that became a code leaves nothing over, so that a next stage which started from the same latents would
+have many codes at 0. A shared codebook starts from z.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class ResidualQuantizer(QuantizerModule):
     """
 
     kind = "residual"
+    initialised: Tensor
 
     def __init__(self, config: ResidualParams, make: Callable[[int], QuantizerModule]) -> None:
         super().__init__()
@@ -52,6 +55,7 @@ class ResidualQuantizer(QuantizerModule):
         self.dim = base.dim
         self.num_codes = base.num_codes * config.num_stages
         self.own_gradient = base.own_gradient
+        self.register_buffer("initialised", torch.tensor(False))
         ratio = 1.0 if config.stage_scale is None else config.stage_scale
         self.scales = [ratio**s for s in range(config.num_stages)]
 
@@ -76,17 +80,26 @@ class ResidualQuantizer(QuantizerModule):
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
-        """See `QuantizerModule.initialise`: each stage from its residuals, the stages before it in eval mode."""
-        residual = z.detach().float()
-        for number, scale in enumerate(self.scales):
-            stage = self._stage(number)
-            stage.initialise(residual / scale)
-            training = stage.training
-            residual = residual - stage.eval()(residual / scale).z_q * scale
-            stage.train(training)
+        """See `QuantizerModule.initialise`: each stage from the residuals of every S-th latent, from the s-th on, after
+        the stages before it in eval mode. With fewer latents than stages, from all of them."""
+        if bool(self.initialised):
+            return
+        rows = z.detach().float().movedim(1, -1).flatten(0, -2)
+        for number, stage in enumerate(self.stages):
+            assert isinstance(stage, QuantizerModule)
+            own = rows[number :: len(self.stages)] if len(rows) >= len(self.stages) else rows
+            residual = own.T[None, :, :, None]
+            for before, scale in zip(self.stages[:number], self.scales, strict=False):
+                training = before.training
+                residual = residual - before.eval()(residual / scale).z_q * scale
+                before.train(training)
+            stage.initialise(residual / self.scales[number])
+        self.initialised.fill_(True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; the stages' terms have the stage's number behind their names."""
+        if self.training:
+            self.initialise(z)
         z = z.float()
         residual, total = z, torch.zeros_like(z)
         outs: list[Quantized] = []
@@ -102,7 +115,11 @@ class ResidualQuantizer(QuantizerModule):
             torch.cat([out.indices for out in outs], dim=1),
             losses.sum() if self.config.reduce == "sum" else losses.mean(),
             {f"{name}_{s}": value for s, out in enumerate(outs) for name, value in out.terms.items()},
-            tuple(v * scale for out, scale in zip(outs, self.scales, strict=True) for v in out.vectors),
+            tuple(
+                v if scale == 1 else v * scale
+                for out, scale in zip(outs, self.scales, strict=True)
+                for v in out.vectors
+            ),
         )
 
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:

@@ -19,19 +19,21 @@ Step = Callable[[Tensor], tuple[Tensor, ...]]
 """Rows (r, d) to tensors: those per row first in their shape, or sums over the rows."""
 
 
-def in_row_tiles(
-    step: Step, rows: Float[Tensor, "n d"], width: int, tile: int | None = None
-) -> list[tuple[Tensor, ...]]:
+TILE = {"cpu": 1 << 22}
+"""Values held at once by each intermediate of a step, by device: 16 MB on a CPU."""
+OTHER_TILE = 1 << 26
+"""The same on any other device: 256 MB."""
+
+
+def in_row_tiles(step: Step, rows: Float[Tensor, "n d"], width: int) -> list[tuple[Tensor, ...]]:
     """The step's outputs on consecutive parts of the rows; one part where all fit.
 
     Args:
         step: must depend on its rows, on captured tensors and on torch's global generators alone.
         rows: to share out.
         width: values that the step makes per row: K.
-        tile: values held at once, per intermediate of the step; by default 2^22 on a CPU (16 MB) and 2^26
-            elsewhere.
     """
-    limit = tile or (1 << 22 if rows.device.type == "cpu" else 1 << 26)
+    limit = TILE.get(rows.device.type, OTHER_TILE)
     if len(rows) * width <= limit:
         return [step(rows)]
     parts = torch.split(rows, max(1, limit // width))

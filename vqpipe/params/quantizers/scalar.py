@@ -40,6 +40,10 @@ class FsqParams(Params):
             raise ValueError(
                 f"the levels make {math.prod(self.levels)} codes; at most {MAX_CODES} are supported"
             )
+        if (max(self.levels) - 1) * -self.margin >= 1:
+            raise ValueError(
+                f"with margin {self.margin} the outermost of {max(self.levels)} levels are never reached"
+            )
         even = [level for level in self.levels if level % 2 == 0]
         if self.shift == "atanh" and even and (min(even) - 1) * (1 + self.margin) <= 1:
             raise ValueError(
