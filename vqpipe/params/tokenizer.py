@@ -9,11 +9,18 @@ from pydantic import Field, model_validator
 from vqpipe.params.base import Params
 from vqpipe.params.losses import LossParams
 from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.params.quantizers.residual import ResidualParams
 from vqpipe.params.training import TrainingParams
 from vqpipe.params.trunk import TrunkParams
 
 PRIOR_OF = {"vqct": "words", "lc": "patches"}
 """The prior that each quantizer needs; those not listed learn their codes and take `none`."""
+
+
+def prior_of(quantizer: QuantizerParams) -> str:
+    """The prior that a quantizer needs; `residual` needs that of its base."""
+    base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
+    return PRIOR_OF.get(base.kind, "none")
 
 
 class AugmentParams(Params):
@@ -54,9 +61,10 @@ class TokenizerParams(Params):
                 f"latent_init whiten needs quantizer.dim {self.quantizer.dim} to be at most "
                 f"trunk.latent_channels {self.trunk.latent_channels}"
             )
-        needed = PRIOR_OF.get(self.quantizer.kind, "none")
+        needed = prior_of(self.quantizer)
         if self.prior != needed:
+            over = f" over {self.quantizer.base.kind}" if isinstance(self.quantizer, ResidualParams) else ""
             raise ValueError(
-                f"quantizer {self.quantizer.kind} needs prior {needed}, but prior is {self.prior}"
+                f"quantizer {self.quantizer.kind}{over} needs prior {needed}, but prior is {self.prior}"
             )
         return self

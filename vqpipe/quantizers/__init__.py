@@ -13,7 +13,13 @@ from torch import Tensor
 from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerModule
+from vqpipe.quantizers.fsq import FiniteScalarQuantizer
+from vqpipe.quantizers.gumbel import GumbelQuantizer
+from vqpipe.quantizers.ibq import IndexBackpropagationQuantizer
 from vqpipe.quantizers.lc import LargeCodebookQuantizer
+from vqpipe.quantizers.lfq import LookupFreeQuantizer
+from vqpipe.quantizers.residual import ResidualQuantizer
+from vqpipe.quantizers.sq_vae import SqVaeQuantizer
 from vqpipe.quantizers.vq import VectorQuantizer
 from vqpipe.quantizers.vqct import CodebookTransferQuantizer
 
@@ -22,9 +28,15 @@ __all__ = [
 ]  # fmt: skip
 
 QUANTIZERS: dict[str, type[QuantizerModule]] = {
+    "fsq": FiniteScalarQuantizer,
+    "gumbel": GumbelQuantizer,
+    "ibq": IndexBackpropagationQuantizer,
+    "lc": LargeCodebookQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "residual": ResidualQuantizer,
+    "sq_vae": SqVaeQuantizer,
     "vq": VectorQuantizer,
     "vqct": CodebookTransferQuantizer,
-    "lc": LargeCodebookQuantizer,
 }
 """Every method by the `kind` of its params."""
 

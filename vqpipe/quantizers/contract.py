@@ -81,6 +81,9 @@ class QuantizerModule(nn.Module, ABC):
     dim: int
     """d of the z that `forward` takes."""
     num_codes: tuple[int, ...]
+    own_gradient: bool = False
+    """Whether `z_q` carries the method's own gradient, to z and to what it trains (a softmax over codes, a bounded
+    rounding). Otherwise an estimator hands the gradient of `z_q` to z alone, and the loss trains the codes."""
 
     @property
     def groups(self) -> int:
@@ -98,6 +101,13 @@ class QuantizerModule(nn.Module, ABC):
     @abstractmethod
     def codebooks(self) -> list[Codebook]:
         """See `Quantizer.codebooks`."""
+
+    def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
+        """Set what starts from data from one batch of latents; a second call does nothing.
+
+        The first forward pass in training does this by itself. A trainer that copies the weights before that
+        (averaged weights, say) calls it first. Methods that start from nothing but their params do nothing here.
+        """
 
     @classmethod
     @abstractmethod

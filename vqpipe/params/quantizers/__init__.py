@@ -8,6 +8,24 @@ from pydantic import Field
 
 from vqpipe.params.quantizers.lc import LcParams
 from vqpipe.params.quantizers.nearest import VqParams
+from vqpipe.params.quantizers.residual import ResidualParams
+from vqpipe.params.quantizers.scalar import FsqParams, LfqParams
+from vqpipe.params.quantizers.soft import GumbelParams, IbqParams, SqVaeParams
 from vqpipe.params.quantizers.vqct import VqctParams
 
-QuantizerParams = Annotated[VqParams | VqctParams | LcParams, Field(discriminator="kind")]
+BaseQuantizerParams = Annotated[
+    FsqParams
+    | GumbelParams
+    | IbqParams
+    | LcParams
+    | LfqParams
+    | SqVaeParams
+    | VqParams
+    | VqctParams,
+    Field(discriminator="kind"),
+]  # fmt: skip
+"""Every method that can be a stage of `residual`: all but `residual`."""
+
+ResidualParams.model_rebuild(_types_namespace={"BaseQuantizerParams": BaseQuantizerParams})
+
+QuantizerParams = Annotated[BaseQuantizerParams | ResidualParams, Field(discriminator="kind")]

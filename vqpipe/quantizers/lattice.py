@@ -1,0 +1,101 @@
+"""What the quantizers share whose codes are the points of a fixed lattice: nothing is learned or searched.
+
+A code is one digit per dimension, and its index is their number in mixed radix, the first dimension least
+significant: index = sum_i digit_i prod_{j < i} levels_j.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from vqpipe.codebooks.load import Prior
+from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
+from vqpipe.quantizers.priors import need_none
+
+
+class LatticeQuantizer(QuantizerModule):
+    """One group, no parameters and no state: its params say everything. Nothing is annealed.
+
+    Always in float32, whatever autocast says.
+
+    Args:
+        config: the params.
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        levels = self.levels_of(config)
+        self.config = config
+        self.dim = len(levels)
+        self.num_codes = (math.prod(levels),)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    @staticmethod
+    @abstractmethod
+    def levels_of(config: Any) -> Sequence[int]:
+        """Values per dimension."""
+
+    @abstractmethod
+    def values(self, digits: Int64[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The code vectors of digits."""
+
+    @abstractmethod
+    def quantise(
+        self, rows: Float[Tensor, "n d"]
+    ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
+        """Of rows, float32: z_q with its gradient (n, d), the digits, the loss and its terms."""
+
+    @classmethod
+    def from_prior(cls, config: Any, prior: Prior) -> Self:
+        """See `QuantizerModule.from_prior`; takes no prior."""
+        need_none(cls.kind, prior)
+        return cls(config)
+
+    @classmethod
+    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """See `QuantizerModule.skeleton`; there are no tensors."""
+        return cls(config)
+
+    def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
+        """See `Quantizer.forward`; `vectors` is empty, since no code has a gradient."""
+        if z.ndim != 4 or z.shape[1] != self.dim:
+            raise ValueError(f"{self.kind} takes z of shape (b, {self.dim}, h, w), not {tuple(z.shape)}")
+        b, d, h, w = z.shape
+        with torch.autocast(z.device.type, enabled=False):
+            z_q, digits, loss, terms = self.quantise(z.float().permute(0, 2, 3, 1).reshape(-1, d))
+        indices = (digits * self.basis).sum(-1).view(b, 1, h, w)
+        return Quantized(z_q.view(b, h, w, d).permute(0, 3, 1, 2), indices, loss, terms, ())
+
+    def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
+        """The latent of given indices, float32.
+
+        Raises:
+            MismatchError: indices of another shape, or out of range.
+        """
+        check_indices(indices, self.num_codes)
+        return self.values(self.digits(indices[:, 0])).permute(0, 3, 1, 2)
+
+    def digits(self, indices: Int[Tensor, "*b"]) -> Int64[Tensor, "*b d"]:
+        """One digit per dimension, each below its number of levels."""
+        return indices.long()[..., None] // self.basis % self.levels
+
+    @torch.no_grad()
+    def codebooks(self) -> list[Codebook]:
+        """All K points; at 2^18 codes of dimension 18 that is 19 MB."""
+        return [
+            Codebook(
+                "code", self.values(self.digits(torch.arange(self.num_codes[0], device=self.basis.device)))
+            )
+        ]

@@ -1,0 +1,91 @@
+"""Lookup-free quantisation: every dimension is reduced to its sign, so that K = 2^d.
+
+Paper: MAGVIT-v2, arXiv 2310.05737, section 3.1.
+
+value = 1 where z > 0, else -1; index = sum_i 2^i [z_i > 0]. The gradient of z_q is handed to z as it is. The loss is
+
+    entropy_weight * (sample_weight * E[H(p)] - batch_weight * H(E[p])) + commitment_weight * mean (z - sg(z_q))^2
+
+with p(k | z) = softmax_k(-inverse_temperature |z - e_k|^2) over all 2^d codes, entropies in nats, means over
+positions. All of it moves the encoder; there are no codes to train.
+
+Neither entropy needs the n x K probabilities, and both are exact:
+
+- All |e_k|^2 are equal, so p is the product over dimensions of sigmoid(4 inverse_temperature e_ki z_i), and the
+  entropy of independent bits is the sum of theirs.
+- The bits of the *mean* E[p] are not independent. But a row's p is the outer product of its distribution over the
+  first half of the bits and over the second half, A_n (2^(d/2)) and B_n, so E[p], laid out as a matrix, is
+  A^T B / n: one product of (n, 2^(d/2)) matrices. At d = 18 and n = 4,096 that is 8 MB a side and 1 MB for E[p],
+  where n x K is 4.3 GB.
+
+E[p] is taken over all ranks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vqpipe.params.quantizers.scalar import LfqParams
+from vqpipe.quantizers.entropies import entropy, mean_over_ranks
+from vqpipe.quantizers.estimators import straight_through
+from vqpipe.quantizers.lattice import LatticeQuantizer
+
+
+class LookupFreeQuantizer(LatticeQuantizer):
+    """One group of 2^dim codes with entries of +-1."""
+
+    kind = "lfq"
+    config: LfqParams
+
+    @staticmethod
+    def levels_of(config: LfqParams) -> list[int]:
+        """See `LatticeQuantizer.levels_of`."""
+        return [2] * config.dim
+
+    def values(self, digits: Int64[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """See `LatticeQuantizer.values`."""
+        return digits.float() * 2 - 1
+
+    def quantise(
+        self, rows: Float[Tensor, "n d"]
+    ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
+        """See `LatticeQuantizer.quantise`."""
+        digits = (rows > 0).long()
+        codes = self.values(digits)
+        commitment = F.mse_loss(rows, codes)
+        loss, terms = self.config.commitment_weight * commitment, {"commitment": commitment.detach()}
+        if self.config.entropy_weight > 0:
+            logits = rows * (4 * self.config.inverse_temperature)
+            sample = bit_entropy(logits).sum(-1).mean()
+            batch = entropy(mean_over_ranks(mean_distribution(logits), self.training))
+            penalty = self.config.sample_weight * sample - self.config.batch_weight * batch
+            loss = loss + self.config.entropy_weight * penalty
+            terms |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}
+        return straight_through(rows, codes), digits, loss, terms
+
+
+def bit_entropy(logits: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Entropy of a bit that is 1 with probability sigmoid(logit), in nats."""
+    return F.softplus(logits) - logits * logits.sigmoid()
+
+
+def mean_distribution(logits: Float[Tensor, "n d"]) -> Float[Tensor, " K"]:
+    """The mean over rows of the distribution of d independent bits, over all K = 2^d of their values.
+
+    Memory O(n 2^(d/2) + 2^d).
+    """
+    half = logits.shape[1] // 2
+    low, high = _joint(logits[:, :half]), _joint(logits[:, half:])
+    return (high.T @ low).flatten() / len(logits)
+
+
+def _joint(logits: Float[Tensor, "n m"]) -> Float[Tensor, "n M"]:
+    """The distribution of m independent bits over their 2^m values, the first bit least significant."""
+    joint = logits.new_ones(len(logits), 1)
+    for bit in logits.unbind(1):
+        sides = torch.stack([(-bit).sigmoid(), bit.sigmoid()], 1)
+        joint = (sides[:, :, None] * joint[:, None, :]).flatten(1)
+    return joint
