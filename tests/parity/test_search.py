@@ -9,16 +9,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqpipe.codebooks.search import Metric, nearest
+from vqpipe.codebooks.search import Metric, nearest, nearest_topk
+
+
+def costs(z: Tensor, codes: Tensor, metric: Metric) -> Tensor:
+    """The definition, written as it reads: the full matrix in float64."""
+    wide, keys = z.double()[:, None], codes.double()[None]
+    if metric == "euclidean":
+        return (wide - keys).square().sum(-1)
+    norm = keys.square().sum(-1).sqrt()
+    return -(wide * keys).sum(-1) / torch.where(norm > 0, norm, 1)
 
 
 def naive(z: Tensor, codes: Tensor, metric: Metric) -> Tensor:
-    """The definition, written as it reads: the full matrix in float64, then argmin (the first of equals)."""
-    wide, keys = z.double()[:, None], codes.double()[None]
-    if metric == "euclidean":
-        return (wide - keys).square().sum(-1).argmin(1)
-    norm = keys.square().sum(-1).sqrt()
-    return (-(wide * keys).sum(-1) / torch.where(norm > 0, norm, 1)).argmin(1)
+    """The first of the least costs."""
+    return costs(z, codes, metric).argmin(1)
+
+
+def naive_topk(z: Tensor, codes: Tensor, num: int, metric: Metric) -> Tensor:
+    """The first `num` by cost and then by index."""
+    return costs(z, codes, metric).sort(dim=1, stable=True).indices[:, :num]
 
 
 KINDS = {
@@ -62,6 +72,8 @@ def test_equals_the_naive_form(
         z[0] = codes[-1]
         z[-1] = (codes[0] + codes[-1]) / 2
     assert torch.equal(nearest(z, codes, metric, tile), naive(z, codes, metric))
+    num = 1 + seed % min(len(codes), 20)
+    assert torch.equal(nearest_topk(z, codes, num, metric, tile), naive_topk(z, codes, num, metric))
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -71,11 +83,14 @@ def test_equals_the_naive_form_over_many_tiles(metric: Metric, k: int, d: int) -
     z, codes = torch.randn(60, d), torch.randn(k, d)
     codes[k // 2 :] = codes[: k - k // 2] * (1 + 1e-7)  # near ties everywhere, some of them exact
     assert torch.equal(nearest(z, codes, metric), naive(z, codes, metric))
+    for num in (2, 70):
+        assert torch.equal(nearest_topk(z, codes, num, metric), naive_topk(z, codes, num, metric))
 
 
-def test_a_collapsed_codebook_takes_the_first_code() -> None:
+def test_a_collapsed_codebook_takes_the_first_codes() -> None:
     z, codes = torch.randn(50, 4), torch.ones(5000, 4)
     assert torch.equal(nearest(z, codes, tile=4096), torch.zeros(50, dtype=torch.int64))
+    assert torch.equal(nearest_topk(z, codes, 3, tile=4096), torch.tensor([0, 1, 2]).expand(50, 3))
 
 
 def test_low_precision_settings_do_not_reach_the_search() -> None:
@@ -98,7 +113,11 @@ def test_rows_that_are_not_finite_leave_the_others_alone() -> None:
     z = codes[[3, 7, 9]].clone()
     z[1, 2] = torch.nan
     assert nearest(z, codes, "cosine").tolist() == [3, 0, 9]
-    assert 0 <= int(nearest(z, codes).min()) <= int(nearest(z, codes).max()) < 50
+    assert nearest(z, codes).tolist() == [3, 0, 9]
+    z[1, 2] = torch.inf
+    assert nearest(z, codes).tolist() == [3, 0, 9]
+    assert nearest_topk(z, codes, 2)[:, 0].tolist() == [3, 0, 9]
+    assert nearest_topk(z, codes, 2)[1].tolist() == [0, 1]
 
 
 def test_no_codes_or_other_dimensions_are_refused() -> None:
@@ -106,6 +125,9 @@ def test_no_codes_or_other_dimensions_are_refused() -> None:
         nearest(torch.zeros(2, 3), torch.zeros(0, 3))
     with pytest.raises(ValueError, match="cannot search"):
         nearest(torch.zeros(2, 3), torch.zeros(4, 5))
+    for num in (0, 5):
+        with pytest.raises(ValueError, match="cannot take"):
+            nearest_topk(torch.zeros(2, 3), torch.zeros(4, 3), num)
 
 
 class _LargestOutput(TorchDispatchMode):

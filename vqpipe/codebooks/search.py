@@ -66,13 +66,49 @@ def nearest(
     Raises:
         ValueError: no codes, or z and codes of different dimensions.
     """
-    if codes.shape[0] == 0 or z.shape[1] != codes.shape[1]:
+    _check(z, codes)
+    return _search(z, codes, 1, metric, tile).squeeze(1)
+
+
+def nearest_topk(
+    z: Float[Tensor, "n d"],
+    codes: Float[Tensor, "K d"],
+    num: int,
+    metric: Metric = "euclidean",
+    tile: int | None = None,
+) -> Int64[Tensor, "n num"]:
+    """The indices of the `num` nearest codes of each row, the nearest first, of equals the lowest index first.
+
+    Column 0 is `nearest`. Exact, precision, memory and tile as there (memory: O(n * (d + num) + tile)). A row
+    that is not finite gets indices 0 to `num` - 1.
+
+    Args:
+        z: rows to quantise.
+        codes: the codebook.
+        num: how many, 1 to K.
+        metric: as in `nearest`.
+        tile: as in `nearest`.
+
+    Raises:
+        ValueError: `num` out of range, no codes, or z and codes of different dimensions.
+    """
+    if not 1 <= num <= codes.shape[0]:
+        raise ValueError(f"cannot take the nearest {num} of {codes.shape[0]} codes")
+    _check(z, codes)
+    return _search(z, codes, num, metric, tile)
+
+
+def _check(z: Tensor, codes: Tensor) -> None:
+    if z.ndim != 2 or codes.ndim != 2 or codes.shape[0] == 0 or z.shape[1] != codes.shape[1]:
         raise ValueError(f"cannot search {tuple(codes.shape)} codes for rows of {tuple(z.shape)}")
+
+
+def _search(z: Tensor, codes: Tensor, num: int, metric: Metric, tile: int | None) -> Tensor:
     if z.shape[0] == 0:
-        return torch.zeros(0, dtype=torch.int64, device=z.device)
+        return torch.zeros(0, num, dtype=torch.int64, device=z.device)
     size = tile or (1 << 20 if z.device.type == "cpu" else 1 << 26)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False), full_precision():
-        return _Search(z.detach().float(), codes.detach().float(), metric, size).run()
+        return _Search(z.detach().float(), codes.detach().float(), num, metric, size).run()
 
 
 @contextmanager
@@ -87,13 +123,15 @@ def full_precision() -> Iterator[None]:
 
 
 class _Search:
-    """One call of `nearest`: running bounds per row, and the candidates that are still in the race."""
+    """One call: running bounds per row, and the candidates that are still in the race."""
 
-    def __init__(self, z: Tensor, codes: Tensor, metric: Metric, tile: int) -> None:
-        self.z, self.codes, self.metric = z, codes, metric
+    def __init__(self, z: Tensor, codes: Tensor, num: int, metric: Metric, tile: int) -> None:
+        self.z, self.codes, self.num, self.metric = z, codes, num, metric
         self.tile = max(tile, _GROUP)
-        self.upper = torch.full((len(z),), torch.inf, device=z.device)
-        """Least upper bound of each row's best score so far."""
+        self.best = torch.full((len(z), num), torch.inf, device=z.device)
+        """Upper bounds, in ascending order, that this many scores of each row do not pass."""
+        self.upper = self.best[:, -1]
+        """Least upper bound of each row's `num`-th best score so far."""
         self.rows: list[Tensor] = []
         self.indices: list[Tensor] = []
         self.lower: list[Tensor] = []
@@ -116,9 +154,10 @@ class _Search:
                 error += (norms[part].square() + key_norm.square()) * _UNIT64
                 error = error * (self.z.shape[1] + _SLACK) + _TINY
                 self._take(scores, error, part, first)
-        rows, indices = self._settle()
-        answer = torch.zeros(len(self.z), dtype=torch.int64, device=self.z.device)
-        answer[rows] = indices
+        rows, ranks, indices = self._settle()
+        answer = torch.arange(self.num, device=self.z.device).repeat(len(self.z), 1)
+        finite = self.z.isfinite().all(1)[rows]
+        answer[rows[finite], ranks[finite]] = indices[finite]
         return answer
 
     def _queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,8 +194,14 @@ class _Search:
         """Tighten the rows' upper bounds by a tile of scores and note which of its codes can still win."""
         grouped = scores.view(len(scores), _GROUP, -1)
         least = grouped.amin(1)
-        upper = torch.minimum(self.upper[part], least.amin(1) + error)
-        self.upper[part] = upper
+        if self.num == 1:
+            upper = torch.minimum(self.upper[part], least.amin(1) + error)
+            self.upper[part] = upper
+        else:  # that many group minima are as many different scores
+            found = least if self.num <= least.shape[1] else scores
+            found = found.topk(min(self.num, found.shape[1]), largest=False).values + error[:, None]
+            self.best[part] = torch.cat([self.best[part], found], 1).sort(1).values[:, : self.num]
+            upper = self.upper[part]
         limit = upper + error
         row, group = (least <= limit[:, None]).nonzero(as_tuple=True)
         inside = grouped[row, :, group]
@@ -166,43 +211,51 @@ class _Search:
         self.indices.append(first + place * grouped.shape[2] + group[hit])
         self.lower.append(inside[hit, place] - error[row])
         self.pending += len(row)
-        if self.pending > 2 * len(self.z) + self.tile:
+        if self.pending > 2 * self.best.numel() + self.tile:
             self._prune()
 
     def _prune(self) -> None:
-        """Drop candidates that later tiles have beaten; where too many tie, let float64 keep one of each
+        """Drop candidates that later tiles have beaten; where too many tie, let float64 keep the best of each
         row."""
-        rows, indices, lower = torch.cat(self.rows), torch.cat(self.indices), torch.cat(self.lower)
-        keep = lower <= self.upper[rows]
-        rows, indices, lower = rows[keep], indices[keep], lower[keep]
-        if len(rows) > len(self.z) + self.tile // 2:
-            rows, indices = self._decide(rows, indices)
+        rows, indices, lower = self._racing()
+        if len(rows) > self.best.numel() + self.tile // 2:
+            rows, _, indices = self._decide(rows, indices)
             lower = torch.full((len(rows),), -torch.inf, device=rows.device)
         self.rows, self.indices, self.lower, self.pending = [rows], [indices], [lower], len(rows)
 
-    def _settle(self) -> tuple[Tensor, Tensor]:
-        """One code per row: by the bounds where they leave one, by float64 where they leave more."""
+    def _racing(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, indices, lower = torch.cat(self.rows), torch.cat(self.indices), torch.cat(self.lower)
         keep = lower <= self.upper[rows]
-        rows, indices = rows[keep], indices[keep]
-        alone = torch.bincount(rows, minlength=len(self.z))[rows] == 1
-        near_rows, near_indices = self._decide(rows[~alone], indices[~alone])
-        return torch.cat([rows[alone], near_rows]), torch.cat([indices[alone], near_indices])
+        return rows[keep], indices[keep], lower[keep]
 
-    def _decide(self, rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The float64 winner of each row among its candidates, the lowest index where costs are equal."""
+    def _settle(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, ranks and codes: by the bounds where they leave one code, by float64 where they leave more."""
+        rows, indices, _ = self._racing()
+        if self.num > 1:
+            return self._decide(rows, indices)
+        alone = torch.bincount(rows, minlength=len(self.z))[rows] == 1
+        near_rows, near_ranks, near_indices = self._decide(rows[~alone], indices[~alone])
+        ranks = torch.cat([torch.zeros_like(rows[alone]), near_ranks])
+        return torch.cat([rows[alone], near_rows]), ranks, torch.cat([indices[alone], near_indices])
+
+    def _decide(self, rows: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The float64 winners of each row among its candidates, in order: rows, ranks and indices.
+
+        The lowest index comes first where costs are equal.
+        """
         cost = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-        step = max(1, self.tile // (4 * self.z.shape[1]))
+        step = max(1, self.tile // (4 * max(1, self.z.shape[1])))
         for at in range(0, len(rows), step):
             part = slice(at, at + step)
             cost[part] = _exact(self.z[rows[part]].double(), self.codes[indices[part]].double(), self.metric)
-        best = torch.full((len(self.z),), torch.inf, dtype=torch.float64, device=rows.device)
-        best.scatter_reduce_(0, rows, cost, "amin")
-        equal = cost == best[rows]
-        winner = torch.full((len(self.z),), len(self.codes), dtype=torch.int64, device=rows.device)
-        winner.scatter_reduce_(0, rows[equal], indices[equal], "amin")
-        settled = (winner < len(self.codes)).nonzero().squeeze(1)
-        return settled, winner[settled]
+        order = indices.argsort(stable=True)  # by row, then cost, then index
+        order = order[cost[order].argsort(stable=True)]
+        order = order[rows[order].argsort(stable=True)]
+        rows, indices = rows[order], indices[order]
+        counts = torch.bincount(rows, minlength=len(self.z))
+        ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        keep = ranks < self.num
+        return rows[keep], ranks[keep], indices[keep]
 
 
 def _exact(z: Tensor, codes: Tensor, metric: Metric) -> Tensor:
