@@ -34,6 +34,17 @@ class ExampleParams(Params):
     """Patches kept for each of these codes."""
 
 
+class HealthParams(Params):
+    """What is kept of the codebook's health beside its numbers: 0 leaves a picture out."""
+
+    num_similar: Annotated[int, Field(ge=0, le=256)]
+    """Codes of the similarity map, per group, the most used ones."""
+    num_mapped: Annotated[int, Field(ge=0, le=2000)]
+    """Codes on the t-SNE map, per group; of more, as many are drawn at random."""
+    num_decoded: Annotated[int, Field(ge=0, le=4096)]
+    """Codes fed to the decoder, the most used ones; of two groups, pairs of the most used of both."""
+
+
 class EvaluateParams(Params):
     """The `evaluate` section."""
 
@@ -53,3 +64,6 @@ class EvaluateParams(Params):
     """The reconstructions that need no learning."""
     examples: ExampleParams
     """What is kept as pictures for the report."""
+    health: HealthParams | None = None
+    """What is kept of the codebook's health beside its numbers; null keeps nothing, and needs no
+    scikit-learn."""

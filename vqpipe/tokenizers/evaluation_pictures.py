@@ -82,17 +82,6 @@ def _name(book: Codebook, code: int) -> str | None:
     return book.names[code] if book.names is not None else None
 
 
-def usage_rows(usage: CodeUsage, books: Sequence[Codebook]) -> dict[str, Any]:
-    """Columns of the usage table: every code of every group."""
-    pairs = list(zip(books, usage.counts, strict=True))
-    return {
-        "group": [book.group for book, counts in pairs for _ in counts],
-        "code": np.concatenate([np.arange(len(counts), dtype=np.int32) for counts in usage.counts]),
-        "name": [_name(book, code) for book, counts in pairs for code in range(len(counts))],
-        "count": np.concatenate(usage.counts),
-    }
-
-
 def code_patches(
     source: Source,
     indices: Int[Tensor, "n g h w"],

@@ -18,7 +18,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vqpipe.artifacts.publish import publish_folder
-from vqpipe.artifacts.specs.evaluation import EVALUATION, EXAMPLES, PER_IMAGE, USAGE, WORDS
+from vqpipe.artifacts.specs.evaluation import (
+    DECODED,
+    EVALUATION,
+    EXAMPLES,
+    PER_IMAGE,
+    SIMILARITY,
+    USAGE,
+    USAGE_CURVE,
+    WORDS,
+)
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import to_float
 from vqpipe.errors import DataError
@@ -30,7 +39,15 @@ from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
-from vqpipe.tokenizers.evaluation_pictures import code_patches, example_rows, usage_rows
+from vqpipe.tokenizers.evaluation_health import (
+    Health,
+    code_columns,
+    curve_rows,
+    decoded_rows,
+    measure_health,
+    similarity_rows,
+)
+from vqpipe.tokenizers.evaluation_pictures import code_patches, example_rows
 from vqpipe.tokenizers.judges import Coder, Images, Judges, Row, reconstruct
 
 if TYPE_CHECKING:
@@ -47,7 +64,10 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Publish the evaluation artifact and return its folder."""
-        specs = {"per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS}
+        specs = {
+            "per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS,
+            "usage_curve": USAGE_CURVE, "similarity": SIMILARITY, "decoded": DECODED,
+        }  # fmt: skip
         with publish_folder(folder, EVALUATION, self.facts) as partial:
             for name, spec in specs.items():
                 write_table(partial / f"{name}.parquet", spec, self.tables[name], self.facts)
@@ -104,16 +124,17 @@ def evaluate(
     if kmeans is not None:
         found = {"num_codes": len(kmeans.centroids), "wanted_num_codes": kmeans.wanted}
         blocks[kmeans.name] |= {"bits_per_image": kmeans.bits_per_image, **found}
+    health = measure_health(seen.usage, coder.codebooks(), config.seed)
     metrics = {
         **blocks.pop("tokenizer"),
         "num_identical": int((tables["tokenizer"]["psnr"] == PSNR_IDENTICAL).sum()),
-        "codes": {book.group: n for book, n in zip(coder.codebooks(), seen.usage.summary(), strict=True)},
+        "codes": {book.group: n for book, n in zip(coder.codebooks(), health.numbers, strict=True)},
         "floors": blocks,
         "protocol": _protocol(coder, test, config, judges, split, judged, left_out),
     }
     if judged and judges.features is not None and train is not None:
         metrics["ceiling"] = {"train_halves": _train_halves(train, judged, config, judges.features)}
-    return _with_tables(coder, test, config, metrics, tables, seen, judges)
+    return _with_tables(coder, test, config, metrics, tables, seen, judges, health)
 
 
 @dataclass(frozen=True)
@@ -229,6 +250,7 @@ def _train_halves(train: Images, count: int, config: EvaluateParams, features: F
 def _with_tables(
     coder: Coder, test: Images, config: EvaluateParams, metrics: dict[str, Any],
     measured: Mapping[str, Mapping[str, np.ndarray]], seen: Seen, judges: Judges,
+    health: Health,
 ) -> Evaluation:  # fmt: skip
     facts = {
         **{key: metrics["protocol"][key] for key in ("split", "num_images", "resolution", "perceptual")},
@@ -244,12 +266,22 @@ def _with_tables(
     def remake(positions: np.ndarray) -> Tensor:
         return reconstruct(coder, seen.indices[torch.from_numpy(positions)].long().to(judges.device)).cpu()
 
+    def decode(indices: Tensor) -> Tensor:
+        return reconstruct(coder, indices.to(judges.device)).cpu()
+
     books, floor_psnr = coder.codebooks(), measured["block_mean"]["psnr"]
+    codes, facts["map"] = code_columns(seen.usage, books, health, config.health, config.seed)
+    decoded = decoded_rows(decode, seen.indices, seen.usage, books, config.health, config.batch_size)
     examples = example_rows(test, remake, columns, floor_psnr, config.examples, config.seed)
     tables = {
         "per_image": to_table(PER_IMAGE, columns, facts),
         "examples": to_table(EXAMPLES, examples, facts),
-        "usage": to_table(USAGE, usage_rows(seen.usage, books), facts),
+        "usage": to_table(USAGE, codes, facts),
+        "usage_curve": to_table(
+            USAGE_CURVE, curve_rows(seen.indices, books, coder.num_codes, config.seed), facts
+        ),
+        "similarity": to_table(SIMILARITY, similarity_rows(seen.usage, books, config.health), facts),
+        "decoded": to_table(DECODED, decoded, facts),
         "words": to_table(
             WORDS, code_patches(test, seen.indices, seen.usage, books, config.examples, config.seed), facts
         ),

@@ -24,6 +24,7 @@ from vqpipe.runtime.distributed import rank, world_size
 from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
+from vqpipe.tokenizers.watch import CodeWatch
 from vqpipe.vision.clip import Clip
 
 
@@ -32,7 +33,8 @@ class TokenizerTraining:
 
     def __init__(self, config: TokenizerParams, tokenizer: Tokenizer, perceptual: Perceptual | None) -> None:
         self.config, self.tokenizer, self.perceptual = config, tokenizer, perceptual
-        self.module = nn.ModuleDict({"tokenizer": tokenizer})
+        self.watch = CodeWatch(tokenizer.num_codes, config.training.num_steps, config.training.log_every)
+        self.module = nn.ModuleDict({"tokenizer": tokenizer, "watch": self.watch})
         self.phases: tuple[str, ...] = ("ae",)
         self.discriminator: PatchDiscriminator | None = None
         if config.losses.adversarial.weight > 0:
@@ -65,6 +67,7 @@ class TokenizerTraining:
         terms |= {name: value.detach() for name, value in quantized.terms.items()}
         for index, indices in enumerate(quantized.indices.unbind(1)):
             terms[f"codes_in_batch_{index}"] = float(indices.unique().numel())
+        terms |= self.watch.update(quantized.indices)
         if self.perceptual is not None:
             distance = self.perceptual(recon, images).mean()
             terms[self.perceptual.name] = distance.detach()
@@ -173,6 +176,7 @@ def _metrics(
             "discriminator": count(training.discriminator),
         },
         "latent_scale": float(tokenizer.latent_scale),
+        "codes": training.watch.metrics(),
         "validation": {
             "psnr": _validation_psnr(
                 tokenizer, ImageSplit.open(dataset, "validation", tokenizer.resolution), device

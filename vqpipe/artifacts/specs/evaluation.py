@@ -21,8 +21,35 @@ EXAMPLES = TableSpec(
 )  # fmt: skip
 
 USAGE = TableSpec(
-    "evaluation-usage", 1, {"group": "string", "code": "int32", "name": "string", "count": "int64"},
-    stage="evaluate", about="uses of each code over the test split; group: code, adjective, noun",
+    "evaluation-usage", 2,
+    {
+        "group": "string", "code": "int32", "name": "string", "count": "int64", "norm": "double",
+        "nearest_code": "int32", "nearest_similarity": "double", "nearest_distance": "double",
+        "map_x": "double", "map_y": "double",
+    },
+    stage="evaluate",
+    about="each code: group (code, adjective, noun), uses over the test split, norm, the other code with the highest "
+    "cosine, the distance of the closest, and its place in t-SNE; null where a large K was sampled",
+)  # fmt: skip
+
+USAGE_CURVE = TableSpec(
+    "evaluation-usage-curve", 1,
+    {"group": "string", "images": "int64", "tokens": "int64", "used": "int64", "uniform": "double"},
+    stage="evaluate", about="codes used by the first images in a random order, beside what uniform draws would reach",
+)  # fmt: skip
+
+SIMILARITY = TableSpec(
+    "evaluation-similarity", 1,
+    {"group": "string", "code": "int32", "name": "string", "count": "int64", "cosine": "list<float>"},
+    stage="evaluate", about="cosines between the most used codes, rows and columns in the order of a clustering",
+)  # fmt: skip
+
+DECODED = TableSpec(
+    "evaluation-decoded", 1,
+    {"group": "string", "codes": "list<int32>", "names": "list<string>", "count": "int64", "picture": "binary"},
+    stage="evaluate",
+    about="what the decoder makes of a grid filled with one code (or one code per group); group: whose code varies, "
+    "or pair; PNG",
 )  # fmt: skip
 
 WORDS = TableSpec(
@@ -32,7 +59,11 @@ WORDS = TableSpec(
 )  # fmt: skip
 
 EVALUATION = FolderSpec(
-    "evaluation", 1, stage="evaluate",
-    required=("per_image.parquet", "examples.parquet", "usage.parquet", "words.parquet"),
-    about="facts: split, num_images, resolution, grid, num_codes, perceptual",
+    "evaluation", 2, stage="evaluate",
+    required=(
+        "per_image.parquet", "examples.parquet", "usage.parquet", "words.parquet", "usage_curve.parquet",
+        "similarity.parquet", "decoded.parquet",
+    ),
+    about="facts: split, num_images, resolution, grid, num_codes, perceptual, map (per group, why t-SNE is absent, "
+    "or null)",
 )  # fmt: skip
