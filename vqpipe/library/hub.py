@@ -150,9 +150,8 @@ class Tokenizer(
             ArtifactError: the prior or the metrics cannot be read.
             MismatchError: a prior of another kind than the tokenizer was built on.
         """
-        data = type(self)._hub_mixin_info.model_card_data.to_dict() | (
-            {"license": license} if license else {}
-        )
+        shared: dict[str, Any] = type(self)._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
+        data = {**shared, **({"license": license} if license else {})}
         text = card(self, Path(prior) if prior else None, Path(metrics) if metrics else None)
         return ModelCard(f"---\n{_front(data)}\n---\n\n{text}")
 
