@@ -39,13 +39,15 @@ def main(
         stage_run("tokenizer", config, [dataset, clip, prior]) as run,
         scratch_folder("tokenizer", run.key()) as scratch,
     ):
+        given = load_prior(prior)
         tokenizer, measured = train_tokenizer(
-            config, load_prior(prior), dataset, Clip.load(clip, device()),
+            config, given, dataset, Clip.load(clip, device()),
             scratch=scratch, curves=curves, device=device(), title=variant,
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, measured)
-            tokenizer.save(run.published(out), {"weights": measured["weights"]})
+            source = dict(given.facts) if given is not None else None
+            tokenizer.save(run.published(out), {"weights": measured["weights"], "prior": source})
 
 
 app = stage_app(main)

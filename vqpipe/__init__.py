@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqpipe.codebooks.load import load_codebook
+    from vqpipe.library.hub import Tokenizer
 
-__all__ = ["__version__", "load_codebook"]
+__all__ = ["Tokenizer", "__version__", "load_codebook"]
 __version__ = "0.1.0"
 
-_LAZY = {"load_codebook": "vqpipe.codebooks.load"}
+_LAZY = {"load_codebook": "vqpipe.codebooks.load", "Tokenizer": "vqpipe.library.hub"}
 """Names that are imported when they are asked for, so that `import vqpipe` loads neither torch nor pyarrow. By
 `import_module`: an import statement would make every stage depend on the module, since all import this one."""
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"losses", "alignment", "metrics"},
     {"engine"},
     {"tokenizers", "clip_fit"},
-    {"tasks", "priors"},
+    {"tasks", "priors", "library"},
     {"report"},
     {"cli"},
 ]

@@ -61,7 +61,7 @@ def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
                     found = f"{image.width} x {image.height} pixels, at most {max_pixels} allowed"
                     raise BadImage("too_many_pixels", found)
                 image.load()
-                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+                return to_rgb(image)
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -71,6 +71,15 @@ def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
         text = detail.lower()
         cut = any(word in text for word in ("truncated", "unexpected end", "not enough image data"))
         raise BadImage("truncated" if cut else "undecodable", detail) from error
+
+
+def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """An opened image as uint8 RGB, upright, converted as the module's text says.
+
+    Raises:
+        BadImage: with reason `unsupported_pixels`.
+    """
+    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -109,6 +118,16 @@ def resize(
     if image.shape[:2] == shape:
         return image
     return np.array(Image.fromarray(image).resize((shape[1], shape[0]), _FILTERS[filter]))
+
+
+def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Scale the shorter side to `side` pixels (Lanczos, antialiased) and cut out the centre.
+
+    What every tool outside the pipeline does to an image before it reaches a tokenizer.
+    """
+    scaled = resize(image, target_shape(image.shape[0], image.shape[1], side), "lanczos")
+    top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
+    return np.ascontiguousarray(scaled[top : top + side, left : left + side])
 
 
 def resize_labels(labels: UInt8[np.ndarray, "h w"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:

@@ -100,10 +100,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch = config.patch
         widths = [config.channels * m for m in config.channel_multipliers]
-        self.stem = nn.Conv2d(in_channels * config.patch**2, widths[0], 3, padding=1)
+        stem = config.stem_channels or widths[0]
+        self.stem = nn.Conv2d(in_channels * config.patch**2, stem, 3, padding=1)
         self.levels, self.downs = nn.ModuleList(), nn.ModuleList()
-        for index, width in enumerate(widths):
-            before = widths[max(0, index - 1)]
+        for index, (before, width) in enumerate(zip([stem, *widths], widths, strict=False)):
             self.levels.append(
                 _level(before, width, config.num_blocks, index in config.attention_levels, config.dropout)
             )

@@ -18,6 +18,9 @@ class TrunkParams(Params):
     """Channels of the first level."""
     channel_multipliers: tuple[Annotated[int, Field(ge=1)], ...]
     """Channels of each level as a multiple of `channels`; each level but the last halves the resolution."""
+    stem_channels: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Channels of the encoder's first convolution; null is those of the first level, which is the paper's where its
+    multiplier is 1."""
     num_blocks: Annotated[int, Field(ge=1)]
     """Residual blocks per level of the encoder."""
     num_decoder_blocks: Annotated[int, Field(ge=1)] | None = None

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vqpipe.data.images import BadImage, byte_limit, decode, resize, target_shape
+from vqpipe.data.images import BadImage, byte_limit, centre_square, decode
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError
 from vqpipe.params.distances import DistanceParams
@@ -138,7 +138,7 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
         try:
             if path.stat().st_size > byte_limit(MAX_PIXELS):
                 raise BadImage("too_many_bytes", path.name)
-            image = _square(decode(path.read_bytes(), MAX_PIXELS), resolution)
+            image = centre_square(decode(path.read_bytes(), MAX_PIXELS), resolution)
         except BadImage as bad:
             left_out[bad.reason] = left_out.get(bad.reason, 0) + 1
             continue
@@ -149,12 +149,6 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
             f"{folder} holds no usable image", found=left_out or f"{len(paths)} images", choices=SUFFIXES
         )
     return MemoryImages(ids, torch.stack(pixels)), left_out
-
-
-def _square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    scaled = resize(image, target_shape(image.shape[0], image.shape[1], side), "lanczos")
-    top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
-    return np.ascontiguousarray(scaled[top : top + side, left : left + side])
 
 
 def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:

@@ -17,14 +17,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
-from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.models.trunk import Decoder, Encoder
 from vqpipe.params.base import validate
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import from_state
 from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer
+from vqpipe.tokenizers.stored import MODEL, read_folder, small_facts
 
 if TYPE_CHECKING:
     from typing import Self
@@ -115,9 +116,9 @@ class Tokenizer(nn.Module):
         """One codebook per group, with the words of its codes where they have them."""
         return list(self.quantizer.codebooks())
 
-    def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Publish the tokenizer as an artifact; `facts` say how it came about."""
-        content = {
+    def described(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """`facts` and what a reader needs to rebuild the tokenizer: params, names of the codes, shapes."""
+        return {
             **facts,
             "params": self.config.model_dump(mode="json"),
             "names": [book.names for book in self.codebooks()],
@@ -126,20 +127,22 @@ class Tokenizer(nn.Module):
             "grid": list(self.grid),
             "resolution": self.resolution,
         }
-        small = {key: value for key, value in content.items() if key != "names"}
-        with publish_folder(folder, TOKENIZER, small) as partial:
-            write_tensors(partial / "model.safetensors", WEIGHTS, self.state_dict(), content)
+
+    def save(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Publish the tokenizer as an artifact; `facts` say how it came about."""
+        content = self.described(facts)
+        with publish_folder(folder, TOKENIZER, small_facts(content)) as partial:
+            write_tensors(partial / MODEL, WEIGHTS, self.state_dict(), content)
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read a published tokenizer, in eval mode.
+        """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as the Hub keeps them.
 
         Raises:
-            ArtifactError: no such artifact, or one of another version.
+            ArtifactError: no such folder, another library's model, or a tokenizer of another version.
         """
         folder = Path(folder)
-        read_manifest(folder, TOKENIZER)
-        tensors, facts = read_tensors(folder / "model.safetensors", WEIGHTS)
+        tensors, facts = read_folder(folder)
         config = validate(facts["params"], "params", TokenizerParams, str(folder))
         prefix = "quantizer."
         own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

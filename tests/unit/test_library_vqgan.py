@@ -1,0 +1,205 @@
+"""A foreign VQGAN checkpoint computes here what its layout says, and every key of it is accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from tests.foreign_vqgan import Reference, State, make_config, make_state
+from tests.tiny import picture
+from vqpipe.cli.app import app
+from vqpipe.errors import DataError, MismatchError, ParamsError
+from vqpipe.library.foreign import read_checkpoint
+from vqpipe.library.vqgan import Imported, import_vqgan, read_config
+from vqpipe.tokenizers.evaluate import evaluate_folder
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "f16": {"ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2, "attn_resolutions": [2], "resolution": 32},
+    "attention-at-three": {"ch_mult": [1, 2, 2], "attn_resolutions": [32, 16, 8], "num_res_blocks": 2},
+    "no-level-has-attention": {"attn_resolutions": [64]},
+    "wide-first-level": {"ch_mult": [2, 1]},
+    "one-level": {"ch_mult": [1], "attn_resolutions": []},
+}
+
+
+def write(folder: Path, config: dict[str, Any], state: State) -> tuple[Path, Path]:
+    checkpoint, yaml = folder / "last.ckpt", folder / "model.yaml"
+    torch.save({"state_dict": state, "epoch": 3, "global_step": 40}, checkpoint)
+    with yaml.open("w") as stream:
+        YAML().dump(config, stream)
+    return checkpoint, yaml
+
+
+def read(folder: Path, config: dict[str, Any], state: State) -> Imported:
+    return import_vqgan(*write(folder, config, state))
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return make_config()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_imported_tokenizer_computes_the_layouts_function(layout: str, tmp_path: Path) -> None:
+    config = make_config(**LAYOUTS[layout])
+    state = make_state(config)
+    imported, reference = read(tmp_path, config, state), Reference(state, config)
+    tokenizer = imported.tokenizer
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latent = reference.latent(images)
+    torch.testing.assert_close(tokenizer.encode_latent(images), latent, atol=2e-4, rtol=1e-4)
+    indices = tokenizer.encode(images)
+    assert torch.equal(indices[:, 0], reference.indices(latent))
+    assert indices.unique().numel() > 1
+    torch.testing.assert_close(
+        tokenizer.decode(indices), reference.images(indices[:, 0]), atol=2e-4, rtol=1e-4
+    )
+
+
+def test_every_key_is_mapped_or_listed(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    state["model_ema.decay"] = torch.tensor(0.99)
+    state["quantize.embedding.cluster_size"] = torch.ones(40)
+    imported = read(tmp_path, config, state)
+    assert imported.num_mapped + len(imported.left_out) == len(state)
+    assert imported.left_out_counts == {"loss": 4, "model_ema": 1, "quantize": 1}
+    assert "loss.discriminator.main.0.weight" in imported.left_out
+
+
+def test_each_mapped_key_lands_in_one_place(config: dict[str, Any], tmp_path: Path) -> None:
+    state = {key: torch.full_like(tensor, n) for n, (key, tensor) in enumerate(make_state(config).items(), 1)}
+    imported = read(tmp_path, config, state)
+    own = imported.tokenizer.state_dict()
+    held = [
+        int(value) for name in own if name != "latent_scale" for value in own[name].unique() if own[name].ndim
+    ]
+    mapped = [n for n, key in enumerate(state, 1) if key not in imported.left_out]
+    assert sorted(held) == mapped
+
+
+def test_the_command_publishes_what_evaluate_measures(config: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint, yaml = write(tmp_path, config, make_state(config))
+    out = tmp_path / "vqgan"
+    result = CliRunner().invoke(
+        app, ["import-vqgan", str(checkpoint), str(yaml), "--out", str(out), "--list"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "left out: 4 (loss 4)" in result.output
+    assert "  loss.perceptual_loss.net.slice1.0.bias" in result.output
+    tokenizer = Tokenizer.from_pretrained(out)
+    assert tokenizer.facts["origin"]["keys_left_out"] == {"loss": 4}
+    assert str(tmp_path) not in json.dumps(tokenizer.facts)
+    (tmp_path / "photos").mkdir()
+    for index in range(4):
+        picture(index, bool(index % 2)).save(tmp_path / f"photos/{index}.png")
+    metrics = evaluate_folder(tmp_path / "photos", out)
+    assert metrics["codes"]["code"]["num_codes"] == 40
+    assert metrics["psnr"]["mean"] > 0
+
+
+def test_safetensors_and_bare_state_dicts_are_read(config: dict[str, Any], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = make_state(config)
+    save_file(state, tmp_path / "vqgan.safetensors")
+    torch.save(state, tmp_path / "bare.pt")
+    for name in ("vqgan.safetensors", "bare.pt"):
+        found = read_checkpoint(tmp_path / name)
+        assert set(found) == set(state)
+        assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_half_precision_weights_become_float32(config: dict[str, Any], tmp_path: Path) -> None:
+    state = {key: tensor.half() for key, tensor in make_state(config).items()}
+    tokenizer = read(tmp_path, config, state).tokenizer
+    assert {p.dtype for p in tokenizer.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"double_z": True}, "double_z"),
+        ({"ch": 48}, "multiple of 32"),
+        ({"in_channels": 4}, "in_channels"),
+        ({"ch_mult": [1, 2, 2, 2], "resolution": 36}, "not a multiple of 8"),
+        ({"attn_type": "linear"}, "attn_type"),
+        ({"num_head_channels": 8}, "num_head_channels is not a field"),
+        ({"remap": "used.npy"}, "remap"),
+    ],
+)
+def test_configs_that_this_trunk_cannot_follow_are_refused(
+    changes: dict[str, Any], message: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    _, yaml = write(tmp_path, make_config(**changes), make_state(config))
+    with pytest.raises(ParamsError, match=message):
+        read_config(yaml)
+
+
+def test_a_gumbel_variant_is_refused_by_name(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    named = make_config()
+    named["model"]["target"] = "taming.models.vqgan.GumbelVQ"
+    with pytest.raises(ParamsError, match="Gumbel VQGAN"):
+        read(tmp_path, named, state)
+    state["quantize.embed.weight"] = state.pop("quantize.embedding.weight")
+    with pytest.raises(ParamsError, match="Gumbel VQGAN"):
+        read(tmp_path, config, state)
+
+
+def test_keys_and_shapes_that_do_not_fit_are_named(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    short = {key: tensor for key, tensor in state.items() if key != "encoder.mid.attn_1.q.weight"}
+    with pytest.raises(MismatchError, match=r"lacks 1 of .*\n.*encoder\.mid\.attn_1\.q\.weight"):
+        read(tmp_path, config, short)
+    with pytest.raises(MismatchError, match=r"decoder\.up\.0\.block\.2"):
+        read(tmp_path, make_config(num_res_blocks=2), state)
+    with pytest.raises(MismatchError, match=r"does not ask for\n.*attn\.0"):
+        read(tmp_path, make_config(attn_resolutions=[]), state)
+    with pytest.raises(MismatchError, match=r"quantize\.embedding\.weight \(40, 6\), not \(41, 6\)"):
+        read(tmp_path, make_config(n_embed=41), state)
+    flat = {**state, "encoder.mid.attn_1.q.weight": torch.zeros(64, 64)}
+    with pytest.raises(MismatchError, match=r"attn_1\.q\.weight \(64, 64\), not \(64, 64, 1, 1\)"):
+        read(tmp_path, config, flat)
+    with pytest.raises(MismatchError, match="not finite"):
+        read(tmp_path, config, {**state, "decoder.conv_out.bias": torch.full((3,), torch.nan)})
+
+
+def test_files_that_are_no_checkpoint_say_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (b"PK\x03\x04 cut", "damaged, cut short"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_checkpoint(path)
+    with pytest.raises(DataError, match="not a file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    torch.save({"weights": [1, 2]}, path)
+    with pytest.raises(DataError, match=r"no state dict\n.*weights"):
+        read_checkpoint(path)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        read_checkpoint(tmp_path / "cut.safetensors")
+
+
+class Callback:
+    """What a trainer leaves in its checkpoints."""
+
+
+def test_a_pickle_that_holds_more_than_weights_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "callbacks": {Callback: 1}}, path)
+    with pytest.raises(DataError, match="would run that code") as caught:
+        read_checkpoint(path)
+    assert "Callback" in str(caught.value)
+    assert "safetensors" in str(caught.value)

@@ -1,0 +1,1 @@
+"""Tokenizers outside the pipeline: on the Hub, as ONNX, over folders of images, from other projects' checkpoints."""

@@ -1,0 +1,274 @@
+"""A foreign VQGAN checkpoint (taming-transformers layout) as a tokenizer of this library.
+
+Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). That layout and
+`vqpipe.models.trunk` compute the same function; only names differ, and attention keeps its three projections apart.
+`name_table` is the whole of the difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqpipe.artifacts.publish import file_digest
+from vqpipe.errors import MismatchError, ParamsError
+from vqpipe.library.foreign import read_checkpoint
+from vqpipe.params.base import read_yaml, section_of, validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.params.vqgan import DdConfig, VqganParams
+from vqpipe.quantizers import build
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+LAYOUT = "VQGAN, taming-transformers"
+BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
+"""Parts of a residual block: their name, ours."""
+ATTENTION = {("norm",): "norm", ("q", "k", "v"): "qkv", ("proj_out",): "out"}
+"""Parts of an attention block: their names, joined along the output channels into ours."""
+MODEL = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+"""First parts of the keys that make up the tokenizer: none of these may be left over."""
+STATISTICS = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg", "quantize.cluster_size",
+              "quantize.embed_avg", "quantize.ema_w")  # fmt: skip
+"""Running averages that only training reads."""
+GUMBEL = ("quantize.proj.weight", "quantize.proj.bias", "quantize.embed.weight")
+"""Keys of the Gumbel variant's quantizer."""
+SHOWN = 6
+
+Names = dict[str, tuple[str, ...]]
+"""Our name of a parameter, without `.weight` or `.bias`, to theirs; several are joined along the first axis."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A tokenizer made of foreign weights, in eval mode, and what became of the checkpoint's keys."""
+
+    tokenizer: Tokenizer
+    num_mapped: int
+    """Keys of the checkpoint that the tokenizer holds."""
+    left_out: tuple[str, ...]
+    """The other keys, sorted: losses, averaged copies, statistics of training."""
+
+    @property
+    def left_out_counts(self) -> dict[str, int]:
+        """Keys that were left out, by their first part."""
+        return dict(sorted(Counter(key.split(".")[0] for key in self.left_out).items()))
+
+
+def name_table(config: DdConfig) -> Names:
+    """Every module of the tokenizer and the modules of the checkpoint that it is made of."""
+    names: Names = {"quant_conv": ("quant_conv",), "post_quant_conv": ("post_quant_conv",)}
+    names |= {
+        "encoder.stem": ("encoder.conv_in",), "encoder.head.0": ("encoder.norm_out",),
+        "encoder.head.2": ("encoder.conv_out",), "decoder.stem": ("decoder.conv_in",),
+        "decoder.head.0": ("decoder.norm_out",), "decoder.out": ("decoder.conv_out",),
+    }  # fmt: skip
+    last = len(config.ch_mult) - 1
+    for level, multiplier in enumerate(config.ch_mult):
+        attention = level in config.attention_levels
+        below = config.ch_mult[max(0, level - 1)] if level else 1
+        above = config.ch_mult[min(last, level + 1)]
+        names |= _level(
+            f"encoder.levels.{level}",
+            f"encoder.down.{level}",
+            config.num_res_blocks,
+            attention,
+            below != multiplier,
+        )
+        names |= _level(
+            f"decoder.levels.{last - level}", f"decoder.up.{level}", config.num_res_blocks + 1, attention,
+            above != multiplier,
+        )  # fmt: skip
+        if level < last:
+            names[f"encoder.downs.{level}.conv"] = (f"encoder.down.{level}.downsample.conv",)
+        if level > 0:
+            names[f"decoder.ups.{last - level}.conv"] = (f"decoder.up.{level}.upsample.conv",)
+    for half in ("encoder", "decoder"):
+        names |= _block(f"{half}.middle.0", f"{half}.mid.block_1", False)
+        names |= _attention(f"{half}.middle.1", f"{half}.mid.attn_1")
+        names |= _block(f"{half}.middle.2", f"{half}.mid.block_2", False)
+    return names
+
+
+def _level(ours: str, theirs: str, num_blocks: int, attention: bool, widens: bool) -> Names:
+    names: Names = {}
+    for block in range(num_blocks):
+        at = 2 * block if attention else block
+        names |= _block(f"{ours}.{at}", f"{theirs}.block.{block}", widens and block == 0)
+        if attention:
+            names |= _attention(f"{ours}.{at + 1}", f"{theirs}.attn.{block}")
+    return names
+
+
+def _block(ours: str, theirs: str, widens: bool) -> Names:
+    return {
+        f"{ours}.{own}": (f"{theirs}.{name}",)
+        for name, own in BLOCK.items()
+        if widens or name != "nin_shortcut"
+    }
+
+
+def _attention(ours: str, theirs: str) -> Names:
+    return {f"{ours}.{own}": tuple(f"{theirs}.{part}" for part in parts) for parts, own in ATTENTION.items()}
+
+
+def read_config(path: Path) -> VqganParams:
+    """What a VQGAN's YAML config says of the network; its losses, data and trainer are not looked at.
+
+    Raises:
+        ParamsError: no such file, no `model.params`, a Gumbel or KL variant, or a value that this trunk cannot follow.
+    """
+    data = read_yaml(path)
+    params = section_of(data, "model.params", path)
+    target = str(section_of(data, "model", path).get("target", ""))
+    if "gumbel" in target.lower():
+        raise _gumbel(path, target)
+    if not isinstance(params, dict):
+        raise ParamsError(f"{path.name}: model.params is not a mapping", found=type(params).__name__)
+    named = {name: params[name] for name in VqganParams.model_fields if name in params}
+    return validate(named, "model.params", VqganParams, path.name)
+
+
+def import_vqgan(checkpoint: Path, config: Path) -> Imported:
+    """Read a checkpoint and its config.
+
+    Raises:
+        ParamsError: as `read_config`.
+        DataError: as `vqpipe.library.foreign.read_checkpoint`.
+        MismatchError: checkpoint and config do not fit: keys that are missing or beyond the layout, wrong shapes,
+            values that are not finite.
+    """
+    foreign = read_config(config)
+    return adopt(read_checkpoint(checkpoint), foreign, str(checkpoint))
+
+
+def adopt(state: Mapping[str, Tensor], config: VqganParams, where: str) -> Imported:
+    """A tokenizer with the weights of a foreign state dict; errors as `import_vqgan`."""
+    if any(key in state for key in GUMBEL):
+        raise _gumbel(where, "quantize.proj, quantize.embed")
+    params = validate(tokenizer_params(config), "tokenizer", TokenizerParams, where)
+    tokenizer = Tokenizer(params, build(params.quantizer, None))
+    table = {
+        f"{ours}.{part}": tuple(f"{name}.{part}" for name in theirs)
+        for ours, theirs in name_table(config.ddconfig).items()
+        for part in ("weight", "bias")
+    }
+    table["quantizer.codes"] = ("quantize.embedding.weight",)
+    own = tokenizer.state_dict()
+    kept = {"latent_scale", "quantizer.initialised"}
+    assert set(table) | kept == set(own), set(table) ^ set(own)
+    sources = {name for theirs in table.values() for name in theirs}
+    _check_keys(state, sources, where)
+    _check_shapes(state, table, {name: tuple(own[name].shape) for name in table}, where)
+    joined = {name: torch.cat([state[key].float() for key in theirs]) for name, theirs in table.items()}
+    broken = [" + ".join(table[name]) for name, tensor in joined.items() if not tensor.isfinite().all()]
+    if broken:
+        raise MismatchError(f"{where} has values that are not finite", found=_some(broken))
+    tokenizer.load_state_dict({**{name: own[name] for name in kept}, **joined})
+    left_out = tuple(sorted(set(state) - sources))
+    return Imported(tokenizer.eval().requires_grad_(False), len(sources), left_out)
+
+
+def publish_import(imported: Imported, checkpoint: Path, config: Path, out: Path) -> None:
+    """Publish the tokenizer as an artifact; its facts say where it came from, by hash, and what was left out."""
+    origin = {
+        "layout": LAYOUT, "checkpoint_sha256": file_digest(checkpoint), "config_sha256": file_digest(config),
+        "keys_mapped": imported.num_mapped, "keys_left_out": imported.left_out_counts,
+        "note": "params.losses, training and augment are placeholders: the weights were trained elsewhere; "
+        "latent_scale is 1, not measured",
+    }  # fmt: skip
+    imported.tokenizer.save(out, {"weights": "imported", "origin": origin})
+
+
+def tokenizer_params(config: VqganParams) -> dict[str, Any]:
+    """The params of the same network here.
+
+    What a config does not say of the network (losses, training, augmentation) is a placeholder: nothing reads it but
+    a training, and this one is over. `beta` and `beta_on` are the public code's: 0.25 on the codebook term.
+    """
+    dd = config.ddconfig
+    return {
+        "prior": "none", "resolution": dd.resolution, "latent_init": "standard", "seed": 0,
+        "trunk": {
+            "patch": 1, "channels": dd.ch, "channel_multipliers": list(dd.ch_mult), "stem_channels": dd.ch,
+            "num_blocks": dd.num_res_blocks, "num_decoder_blocks": None,
+            "attention_levels": list(dd.attention_levels), "middle": True, "middle_attention": True,
+            "shortcut": False, "latent_channels": dd.z_channels, "dropout": float(dd.dropout),
+        },
+        "quantizer": {
+            "kind": "vq", "num_codes": config.n_embed, "dim": config.embed_dim, "beta": 0.25, "beta_on": "codebook",
+            "init": "uniform",
+        },
+        "losses": {
+            "reconstruction": {"l1": 1.0, "l2": 0.0}, "perceptual": {"kind": "none"}, "perceptual_weight": 0.0,
+            "quantizer_weight": 1.0,
+            "adversarial": {
+                "weight": 0.0, "start": 1.0, "warmup": 0.0, "max_adaptive_weight": 1e4,
+                "discriminator": {"channels": 64, "num_layers": 3, "lr_scale": 1.0, "norm": "batch"},
+            },
+        },
+        "training": {
+            "num_steps": 1, "batch_size": 1, "learning_rate": 4.5e-6, "betas": [0.5, 0.9], "weight_decay": 0.0,
+            "warmup_fraction": 0.0, "final_lr_fraction": 1.0, "clip_grad_norm": 0.0, "ema_decay": 0.0,
+            "precision": "fp32", "log_every": 1, "checkpoint_every": 1,
+        },
+        "augment": {"crop": "random", "flip": True},
+    }  # fmt: skip
+
+
+def _gumbel(where: object, found: str) -> ParamsError:
+    return ParamsError(
+        f"{where} is a Gumbel VQGAN, which import-vqgan does not read: its codes are chosen by logits, not by distance",
+        found=found,
+        expected="a VQGAN whose quantizer is a codebook with a nearest-code search (quantize.embedding.weight)",
+    )
+
+
+def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> None:
+    missing = sorted(sources - set(state))
+    if missing:
+        raise MismatchError(
+            f"{where} lacks {len(missing)} of the {len(sources)} keys that its config asks for",
+            found=f"no {_some(missing)}", expected=f"the {LAYOUT} layout, with the config of this very checkpoint",
+        )  # fmt: skip
+    extra = sorted(
+        key for key in set(state) - sources if key.split(".")[0] in MODEL and key not in STATISTICS
+    )
+    if extra:
+        raise MismatchError(
+            f"{where} has {len(extra)} keys of encoder, decoder or quantizer that its config does not ask for",
+            found=_some(extra), expected="the config of this very checkpoint: ch_mult, num_res_blocks and "
+            "attn_resolutions decide which keys there are",
+        )  # fmt: skip
+
+
+def _check_shapes(
+    state: Mapping[str, Tensor],
+    table: Mapping[str, tuple[str, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> None:
+    """Each source must have an equal share of the first axis of our tensor, and all of the others."""
+    wrong = []
+    for name, theirs in table.items():
+        first, *rest = shapes[name]
+        expected = (first // len(theirs), *rest)
+        wrong += [
+            f"{key} {tuple(state[key].shape)}, not {expected}"
+            for key in theirs
+            if state[key].shape != expected
+        ]
+    if wrong:
+        raise MismatchError(
+            f"{where} has {len(wrong)} tensors of other shapes than its config says", found=_some(wrong, "; "),
+            expected="the config of this very checkpoint: ch, ch_mult, z_channels, embed_dim and n_embed",
+        )  # fmt: skip
+
+
+def _some(items: list[str], joint: str = ", ") -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return joint.join(items[:SHOWN]) + more

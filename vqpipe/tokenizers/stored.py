@@ -1,0 +1,101 @@
+"""A tokenizer on disk, in either of its two forms: a pipeline artifact, or a folder as the Hub keeps them.
+
+An artifact has `manifest.json` over its files; the other form has `config.json`, whose content is the header of
+`model.safetensors` without the codes' names, and may hold anything else beside the two (a card that was edited).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest
+from vqpipe.artifacts.spec import Header, check_header, missing
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.errors import ArtifactError
+
+CONFIG, MODEL = "config.json", "model.safetensors"
+LIBRARY = "vqpipe"
+"""What `config.json` says in `library_name`."""
+FOREIGN = ("library_name", "model_type", "_class_name", "architectures", "timm_version")
+"""Keys by which other libraries' configs tell what they are."""
+
+
+def small_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without the codes' names, of which there may be thousands."""
+    return {key: value for key, value in facts.items() if key != "names"}
+
+
+def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write weights, then `config.json`, into a folder that may hold other files.
+
+    Raises:
+        ArtifactError: the folder is a pipeline artifact, whose manifest would then be wrong.
+    """
+    if (folder / MANIFEST).exists():
+        raise ArtifactError(
+            f"{folder} is a pipeline artifact; saving into it would break its manifest",
+            expected="another folder",
+        )
+    write_tensors(folder / MODEL, WEIGHTS, tensors, facts)
+    header = {"library_name": LIBRARY, "spec": TOKENIZER.name, "version": TOKENIZER.version}
+    publish_json(folder / CONFIG, {**header, "facts": small_facts(facts)})
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and facts of a tokenizer's folder of either form.
+
+    Raises:
+        ArtifactError: no such folder, one without a tokenizer, another library's model, a tokenizer of another
+            version, a damaged file, or a `config.json` that was changed.
+    """
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder, TOKENIZER)
+        return read_tensors(folder / MODEL, WEIGHTS)
+    if not folder.exists():
+        raise missing(folder, TOKENIZER)
+    if not (folder / CONFIG).is_file():
+        found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else "a file"
+        raise ArtifactError(
+            f"{folder} holds no tokenizer", found=found or "nothing",
+            expected=f"{MANIFEST} (a pipeline artifact) or {CONFIG} (what save_pretrained writes)",
+        )  # fmt: skip
+    stated = read_config(folder / CONFIG)
+    if not (folder / MODEL).is_file():
+        raise ArtifactError(f"{folder} has a {CONFIG} but no {MODEL}")
+    tensors, facts = read_tensors(folder / MODEL, WEIGHTS)
+    if stated != small_facts(facts):
+        changed = sorted(
+            key for key in {*stated, *facts} - {"names"} if stated.get(key, ...) != facts.get(key, ...)
+        )
+        raise ArtifactError(
+            f"{folder}: {CONFIG} and {MODEL} do not say the same", found=f"another {', '.join(changed)}",
+            expected=f"the {CONFIG} that was saved with these weights",
+        )  # fmt: skip
+    return tensors, facts
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The facts in a `config.json`.
+
+    Raises:
+        ArtifactError: not JSON, another library's, or a tokenizer of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("library_name") != LIBRARY:
+        known = content if isinstance(content, dict) else {}
+        signs = ", ".join(f"{key}: {known[key]}" for key in FOREIGN if key in known)
+        raise ArtifactError(
+            f"{path.parent} is another library's model", found=signs or f"a {CONFIG} without library_name",
+            expected=f"library_name: {LIBRARY}",
+        )  # fmt: skip
+    header = Header.from_json(json.dumps(content), path)
+    check_header(header, TOKENIZER, path.parent)
+    return header.facts
