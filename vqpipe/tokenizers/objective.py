@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqpipe.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
+from vqpipe.losses.adversarial import (
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    r1_penalty,
+)
 from vqpipe.losses.pixels import pixel_loss
 from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers.nearest import NearestCodeQuantizer
+from vqpipe.runtime.distributed import synchronised_norms
+from vqpipe.tokenizers.start import DiscriminatorStart
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
 
 
@@ -23,12 +33,16 @@ class TokenizerTraining:
         self.config, self.tokenizer, self.perceptual = config, tokenizer, perceptual
         self.module = nn.ModuleDict({"tokenizer": tokenizer})
         self.phases: tuple[str, ...] = ("ae",)
-        self.discriminator: PatchDiscriminator | None = None
-        if config.losses.adversarial.weight > 0:
-            self.discriminator = PatchDiscriminator(config.losses.adversarial.discriminator, CHANNELS)
-            self.module["discriminator"] = self.discriminator
+        self.discriminator: nn.Module | None = None
+        adversarial = config.losses.adversarial
+        self.start = DiscriminatorStart(adversarial.start)
+        if adversarial.weight > 0:
+            discriminator = PatchDiscriminator(adversarial.discriminator, CHANNELS)
+            self.discriminator = synchronised_norms(discriminator)
+            self.module["discriminator"], self.module["start"] = self.discriminator, self.start
             self.phases = ("ae", "disc")
-        self._fake: Tensor | None = None
+        self._fakes: deque[Tensor] = deque()
+        """The micro-batches' reconstructions, from phase `ae` to phase `disc`."""
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
         module = self.module["tokenizer" if phase == "ae" else "discriminator"]
@@ -36,19 +50,43 @@ class TokenizerTraining:
         return [{"params": [p for p in module.parameters() if p.requires_grad], "lr_scale": scale}]
 
     def active(self, phase: str, progress: float) -> bool:
-        return phase == "ae" or progress >= self.config.losses.adversarial.start
+        return phase == "ae" or self.start.passed(progress)
+
+    def networks(self) -> list[nn.Module]:
+        """Encoder and decoder. The search is compiled nowhere, and the losses on the reconstruction are gone through
+        twice in the backward pass, which a compiled graph does not allow."""
+        return [self.tokenizer.encoder, self.tokenizer.decoder]
+
+    def begin(self, batches: Sequence[Any], progress: float) -> None:
+        """Codes that start from data start from the whole batch, whatever the number of micro-batches."""
+        self._fakes.clear()
+        quantizer = self.tokenizer.quantizer
+        if (
+            len(batches) > 1
+            and isinstance(quantizer, NearestCodeQuantizer)
+            and not bool(quantizer.initialised)
+        ):
+            with torch.no_grad():
+                quantizer.initialise(torch.cat([self.tokenizer.encode_latent(part) for part in batches]))
+
+    def observe(self, terms: Mapping[str, float], progress: float) -> None:
+        """Tell the discriminator's start how the reconstruction goes."""
+        if self.start.plateau is not None:
+            self.start.observe(terms["ae/reconstruction"], progress)
 
     def loss(
         self, phase: str, batch: Float[Tensor, "b 3 h w"], progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """VQGAN's two objectives (arXiv 2012.09841, equations 4 to 7)."""
-        return self._discriminator_loss(batch) if phase == "disc" else self._autoencoder_loss(batch, progress)
+        if phase == "disc":
+            return self._discriminator_loss(batch, progress)
+        return self._autoencoder_loss(batch, progress)
 
     def _autoencoder_loss(self, images: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         losses = self.config.losses
         recon, quantized = self.tokenizer(images, progress)
         recon = recon.float()
-        self._fake = recon.detach()
+        self._fakes.append(recon.detach())
         reconstruction, pixel_terms = pixel_loss(losses.reconstruction, recon, images)
         terms: dict[str, Tensor | float] = {**pixel_terms, "quantizer": quantized.loss.detach()}
         terms |= {name: value.detach() for name, value in quantized.terms.items()}
@@ -58,9 +96,11 @@ class TokenizerTraining:
             distance = self.perceptual(recon, images).mean()
             terms[self.perceptual.name] = distance.detach()
             reconstruction = reconstruction + losses.perceptual_weight * distance
+        if self.start.plateau is not None:
+            terms["reconstruction"] = reconstruction.detach()
         total = reconstruction + losses.quantizer_weight * quantized.loss
         adversarial = losses.adversarial
-        if self.discriminator is not None and progress >= adversarial.start + adversarial.warmup:
+        if self.discriminator is not None and self.start.passed(progress, adversarial.warmup):
             self.discriminator.requires_grad_(False)
             generator = hinge_generator_loss(self.discriminator(recon).float())
             self.discriminator.requires_grad_(True)
@@ -71,9 +111,17 @@ class TokenizerTraining:
             total = total + adversarial.weight * weight * generator
         return total, terms
 
-    def _discriminator_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def _discriminator_loss(
+        self, images: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
         assert self.discriminator is not None
-        assert self._fake is not None
-        real, fake = self.discriminator(images).float(), self.discriminator(self._fake).float()
+        fakes = self._fakes.popleft()
+        real, fake = self.discriminator(images).float(), self.discriminator(fakes).float()
         terms: dict[str, Tensor | float] = {"real": real.detach().mean(), "fake": fake.detach().mean()}
-        return hinge_discriminator_loss(real, fake), terms
+        loss = hinge_discriminator_loss(real, fake)
+        r1 = self.config.losses.adversarial.r1
+        if r1 is not None and round(progress * self.config.training.num_steps) % r1.every == 0:
+            penalty = r1_penalty(self.discriminator, images)
+            terms["r1"] = penalty.detach()
+            loss = loss + r1.weight * r1.every * penalty
+        return loss, terms

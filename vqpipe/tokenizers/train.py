@@ -16,7 +16,7 @@ from vqpipe.engine.trainable import FitResult
 from vqpipe.models.perceptual import build_perceptual
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import Prior, build
-from vqpipe.runtime.distributed import rank, world_size
+from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.objective import TokenizerTraining
@@ -64,10 +64,14 @@ def train_tokenizer(
             whiten(tokenizer.quant_conv, tokenizer.encoder(first), torch_rng(config.seed, "whiten"))
     seed_everything(config.seed, "training", rank())
 
+    batch_size = config.training.batch_size
+
     def batch_at(step: int) -> Tensor:
-        indices = epoch_order(len(split), config.training.batch_size, config.seed, step, rank(), world_size())
-        rng = numpy_rng(config.seed, "augment", step, rank())
-        images = split.gather(indices, rng, config.augment.crop, config.augment.flip)
+        # Crops and flips are drawn for the whole batch, so that they do not depend on the number of ranks.
+        indices = epoch_order(len(split), batch_size, config.seed, step)
+        rng = numpy_rng(config.seed, "augment", step, 0)
+        crop, flip = config.augment.crop, config.augment.flip
+        images = split.gather(indices, rng, crop, flip, own_share(batch_size))
         return to_float(images).to(device, non_blocking=True)
 
     result = fit(
@@ -106,6 +110,7 @@ def _metrics(
             "decoder": count(tokenizer.decoder) + count(tokenizer.post_quant_conv),
             "discriminator": count(training.discriminator),
         },
+        **({} if training.start.plateau is None else {"adversarial_start": training.start.started_at}),
         "latent_scale": float(tokenizer.latent_scale),
         "validation": {
             "psnr": _validation_psnr(
