@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.engine.loop import MAX_ROLLBACKS, TrainingError, fit
 from vqpipe.engine.state import Average
-from vqpipe.engine.trainable import FitResult, schedule
+from vqpipe.engine.trainable import FitResult, NoHooks, schedule
 from vqpipe.params.base import validate
 from vqpipe.params.training import TrainingParams
 
@@ -26,7 +26,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-class Line:
+class Line(NoHooks):
     """Two phases on a line fit; dropout makes the global random state matter."""
 
     phases = ("main", "late")
@@ -42,6 +42,9 @@ class Line:
 
     def active(self, phase: str, progress: float) -> bool:
         return phase == "main" or progress >= 0.5
+
+    def networks(self) -> list[nn.Module]:
+        return [self.module["a"]]
 
     def loss(self, phase: str, batch: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         target = batch.sum(1, keepdim=True)

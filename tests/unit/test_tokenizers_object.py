@@ -12,8 +12,8 @@ from vqpipe.params.base import validate
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.tokenizers.latent_init import whiten
+from vqpipe.tokenizers.objective import TokenizerTraining
 from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.tokenizers.train import TokenizerTraining
 
 
 def make(**adversarial: Any) -> TokenizerTraining:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from vqpipe.engine.trainable import NoHooks
 from vqpipe.vision.towers import encode_ids
 
 
@@ -23,7 +24,7 @@ class Pairs:
     ids: Int[Tensor, "b t"]
 
 
-class ContrastiveFit:
+class ContrastiveFit(NoHooks):
     """A `Trainable` with one phase, `main`.
 
     With several ranks, the features of all ranks stand against each other, so that the loss is that of the
@@ -46,6 +47,10 @@ class ContrastiveFit:
 
     def active(self, phase: str, progress: float) -> bool:
         return True
+
+    def networks(self) -> list[nn.Module]:
+        """The towers' blocks."""
+        return [self.module.visual.transformer, self.module.transformer]  # type: ignore[list-item, union-attr]
 
     def loss(self, phase: str, batch: Pairs, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """InfoNCE, and the accuracy of picking a batch's own caption for each image."""

@@ -107,6 +107,7 @@ class ImageSplit:
         rng: np.random.Generator | None,
         crop: Crop,
         flip: bool,
+        share: slice = slice(None),
     ) -> UInt8[Tensor, "n 3 r r"]:
         """Crops of the named images, in the order of `indices`.
 
@@ -116,6 +117,7 @@ class ImageSplit:
                 number of indices and the images' sizes alone.
             crop: `centre`, or `random` with all positions equally likely.
             flip: mirror each image left to right with probability 1/2.
+            share: which of the crops to make, all of them unless told; the draws stay those of all.
         """
         order = np.asarray(indices, dtype=np.int64)
         side = self.resolution
@@ -129,6 +131,7 @@ class ImageSplit:
                 corners = rng.integers(0, room + 1)
             if flip:
                 mirrored = rng.random(len(order)) < 0.5
+        order, corners, mirrored = order[share], corners[share], mirrored[share]
         out = np.empty((len(order), 3, side, side), dtype=np.uint8)
         pictures = self._pixels.get(order.tolist())
         for at, (picture, (top, left)) in enumerate(zip(pictures, corners.tolist(), strict=True)):

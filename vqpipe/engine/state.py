@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.runtime.distributed import barrier, gather, is_main, rank
 
 CHECKPOINT = TensorSpec(
     "checkpoint", 1, {}, stage="tokenizer", open=True, about="a training run between two steps"
@@ -69,8 +70,10 @@ class TrainingState:
         optimizers: dict[str, Optimizer],
         average: Average | None,
         scaler: torch.amp.GradScaler,
+        device: torch.device,
     ) -> None:
         self.module, self.optimizers, self.average, self.scaler = module, optimizers, average, scaler
+        self.device = device
         self.step = 0
         self.skipped = 0
         """Batches passed over after roll-backs: step s trains on batch s + skipped."""
@@ -80,21 +83,34 @@ class TrainingState:
         """Sum and count of each term since the last row of the curves."""
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; atomic, no pickle."""
+        """Write the checkpoint; atomic, no pickle. All ranks call it: rank 0 writes, with everyone's random state."""
+        random = self._random()
+        if not is_main():
+            return barrier()
         tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(name, optimizer)
         if self.average is not None:
             tensors |= {f"average/{name}": value for name, value in self.average.weights.items()}
-        tensors["random/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
+        tensors |= random
         facts: dict[str, Any] = {
             "step": self.step, "skipped": self.skipped, "rollbacks": self.rollbacks, "rows": self.rows,
             "window": self.window, "scaler": self.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
         }  # fmt: skip
         write_tensors(path, CHECKPOINT, tensors, facts)
+        return barrier()
+
+    def _random(self) -> dict[str, Tensor]:
+        """The random state of every rank: `random/cpu` of rank 0, `random/cpu/1` and so on of the others."""
+        states = {"random/cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            name + (f"/{number}" if number else ""): one
+            for name, state in states.items()
+            for number, one in enumerate(gather(state[None].to(self.device)).cpu())
+        }
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint of the same run."""
@@ -106,9 +122,11 @@ class TrainingState:
             for name, value in _under("average/", tensors).items():
                 self.average.weights[name].copy_(value)
             self.average.updates = facts["average_updates"]
-        torch.set_rng_state(tensors["random/cpu"])
-        if "random/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        own = f"/{rank()}" if rank() else ""
+        if f"random/cpu{own}" in tensors:  # absent where the run goes on with more ranks than it had
+            torch.set_rng_state(tensors[f"random/cpu{own}"])
+        if f"random/cuda{own}" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random/cuda{own}"], self.device)
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
         self.step, self.skipped, self.rollbacks = facts["step"], facts["skipped"], facts["rollbacks"]

@@ -31,8 +31,34 @@ class Trainable(Protocol):
         ...
 
     def loss(self, phase: str, batch: Any, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """The scalar to minimise and named terms for the curves."""
+        """The scalar to minimise and named terms for the curves, on one micro-batch of this rank's share."""
         ...
+
+    def networks(self) -> Sequence[nn.Module]:
+        """The modules whose forward passes `training.compile` compiles: static shapes, no search, no `autograd.grad`
+        that ends inside."""
+        ...
+
+    def begin(self, batches: Sequence[Any], progress: float) -> None:
+        """Called before each step with the micro-batches that the phases are about to see."""
+        ...
+
+    def observe(self, terms: Mapping[str, float], progress: float) -> None:
+        """Called after each step with its terms, the same on all ranks, and the progress that is now reached.
+
+        What it keeps from one step to the next must be part of the module's state, or a resumed run forgets it.
+        """
+        ...
+
+
+class NoHooks:
+    """For models that need no hooks around a step."""
+
+    def begin(self, batches: Sequence[Any], progress: float) -> None:
+        """Nothing."""
+
+    def observe(self, terms: Mapping[str, float], progress: float) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)

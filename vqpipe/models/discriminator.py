@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from vqpipe.params.losses import DiscriminatorParams
 
@@ -29,6 +30,11 @@ class PatchDiscriminator(nn.Module):
             width = wider
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 1))
         self.apply(_initialise)
+        if config.spectral_norm:
+            # Miyato et al., arXiv 1802.05957, algorithm 1: one power iteration per training forward pass.
+            for module in self.layers:
+                if isinstance(module, nn.Conv2d):
+                    spectral_norm(module)
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 1 h w"]:
         return torch.as_tensor(self.layers(images))

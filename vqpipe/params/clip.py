@@ -103,7 +103,16 @@ class FitParams(Params):
     flip: bool
     """Mirror training images at random; keep it off where captions speak of left and right."""
     training: TrainingParams
-    """Optimiser, schedule and averaging."""
+    """Optimiser, schedule and averaging; `accumulate` stays 1."""
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> FitParams:
+        if self.training.accumulate > 1:
+            raise ValueError(
+                "training.accumulate must be 1: each caption is set against all images of its batch, so that the loss "
+                "of micro-batches is another one"
+            )
+        return self
 
 
 class ClipParams(Params):

@@ -36,3 +36,14 @@ class TrainingParams(Params):
     """Steps per row of the training curves; each row is the mean over its window."""
     checkpoint_every: Annotated[int, Field(ge=1)]
     """Steps between checkpoints; also how far back a non-finite step rolls."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches per step, run one after the other to save memory; `batch_size` stays the step's number of items,
+    and neither their order nor the gradient of a loss that is a mean over items depends on this. What looks at a
+    whole batch sees a micro-batch: batch norm, moving-average codebooks, the adaptive adversarial weight."""
+    channels_last: bool = False
+    """Keep convolutions' weights and images in the channels-last layout; equal results but for rounding."""
+    compile: bool = False
+    """Compile the networks with torch.compile (the first steps take minutes); equal results but for rounding."""
+    deterministic: bool = False
+    """Let torch take deterministic algorithms alone; an operation that has none is an error. On the CPU every
+    operation in use is deterministic already."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqpipe.data.loader import epoch_order
 from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult
+from vqpipe.engine.trainable import FitResult, NoHooks
 from vqpipe.errors import MismatchError
 from vqpipe.models.transformer import decay_groups
 from vqpipe.params.prior import PriorParams
@@ -28,7 +28,7 @@ PRIORS: dict[str, Callable[[PriorParams, tuple[int, ...], tuple[int, int], int],
 Batch = tuple[Int64[Tensor, "b g h w"], Int64[Tensor, " b"]]
 
 
-class PriorTraining:
+class PriorTraining(NoHooks):
     """A prior as the engine's Trainable: one phase, cross-entropy, decay on linear weights alone."""
 
     phases: tuple[str, ...] = ("main",)
@@ -42,6 +42,10 @@ class PriorTraining:
 
     def active(self, phase: str, progress: float) -> bool:
         return True
+
+    def networks(self) -> list[nn.Module]:
+        """The stacks of blocks; embeddings, heads and the loss stay as they are."""
+        return [self.prior.shared, *self.prior.branches]
 
     def loss(self, phase: str, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         indices, labels = (part.to(self.device) for part in batch)

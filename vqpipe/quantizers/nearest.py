@@ -21,7 +21,7 @@ from vqpipe.params.quantizers.nearest import BetaOn, NearestCodeParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.memo import Memo
-from vqpipe.runtime.distributed import broadcast_module
+from vqpipe.runtime.distributed import broadcast_module, gather
 
 
 def code_losses(
@@ -96,12 +96,14 @@ class NearestCodeQuantizer(QuantizerModule):
         """Set the codes from one batch of latents where the params ask for it; a second call does nothing.
 
         The first forward pass in training does this by itself. A trainer that copies the weights before that
-        (averaged weights, say) calls it first. With several ranks, rank 0's result is given to all.
+        (averaged weights, say) calls it first. With several ranks the batch is that of all of them, and rank 0's
+        result is given to all.
         """
         if not self.data_init or bool(self.initialised):
             return
         with torch.autocast(z.device.type, enabled=False):
-            self.set_from_data(torch.stack([_rows(part) for part in self._split(z.detach().float())]))
+            whole = gather(z.detach().float())
+            self.set_from_data(torch.stack([_rows(part) for part in self._split(whole)]))
         broadcast_module(self)
         self.initialised.fill_(True)
 

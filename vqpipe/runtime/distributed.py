@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -59,16 +59,56 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Average the gradients of all ranks in place, in one collective; a missing gradient counts as zero."""
+def average(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over ranks, the tensor itself where there is one rank. Without gradient."""
+    return all_reduce_sum(tensor.detach().clone()) / world_size() if world_size() > 1 else tensor
+
+
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks in rank order, each rank giving as many; the tensor itself where there is one rank.
+
+    Without gradient.
+    """
     if world_size() == 1:
-        return
-    params = [p for p in parameters if p.requires_grad]
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in params])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for param, piece in zip(params, torch.split(flat, [p.numel() for p in params]), strict=True):
-        param.grad = piece.view_as(param).clone()
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+def own_share(num_items: int) -> slice:
+    """This rank's part of `num_items` in order, which the ranks share evenly."""
+    share = num_items // world_size()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with its parameters' gradients averaged over ranks in buckets, while `backward` still runs.
+
+    A parameter that no rank's loss reaches keeps no gradient, as in one process. Buffers stay each rank's own. The
+    module itself where there is one rank.
+    """
+    if world_size() == 1:
+        return module
+    return torch.nn.parallel.DistributedDataParallel(
+        module,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+        init_sync=False,
+    )
+
+
+def synchronised_norms(module: torch.nn.Module) -> torch.nn.Module:
+    """Let batch norms take their statistics from the batch of all ranks, where there are several on CUDA.
+
+    torch has this for CUDA alone. Under gloo each rank normalises by the statistics of its own share, so that the
+    result depends on the number of ranks; group norm does not.
+    """
+    if world_size() == 1 or dist.get_backend() != "nccl":
+        return module
+    converted: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    return converted
 
 
 def broadcast_module(module: torch.nn.Module) -> None:
