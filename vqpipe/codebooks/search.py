@@ -11,6 +11,10 @@ and only the codes whose interval reaches below the best upper bound so far stay
 one is left at the end (about one row in a thousand, or every row where codes are duplicates) the float64 form
 decides.
 
+On CUDA with Triton a fused kernel (`vqpipe.codebooks.fused`) makes the first pass for the one nearest code: a row
+whose two least scores are further apart than twice the bound is settled, the others take the way above. The
+answers are the same.
+
 The bound: a float32 dot product of length d, in any order of summation, is off by at most about d * u times
 the sum of the products' magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms,
 section 3.1). Codes and z are first scaled and shifted by the codes' mean, which changes no order and keeps
@@ -21,6 +25,8 @@ Letters: n rows, K codes, d dimensions, r rows and t codes of one tile, m candid
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -111,6 +117,16 @@ def _search(z: Tensor, codes: Tensor, num: int, metric: Metric, tile: int | None
         return _Search(z.detach().float(), codes.detach().float(), num, metric, size).run()
 
 
+@functools.cache
+def _triton_is_there() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def fusible(z: Tensor) -> bool:
+    """Whether the fused kernel can run where `z` lies; the answers do not depend on it, only their speed."""
+    return z.device.type == "cuda" and _triton_is_there()
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 products without TF32 or bfloat16 inside: the error bound assumes it."""
@@ -128,6 +144,9 @@ class _Search:
     def __init__(self, z: Tensor, codes: Tensor, num: int, metric: Metric, tile: int) -> None:
         self.z, self.codes, self.num, self.metric = z, codes, num, metric
         self.tile = max(tile, _GROUP)
+        dim = z.shape[1]
+        self.width = dim + 1 if dim < 32 else -(-(dim + 1) // 8) * 8
+        """w: columns of a product's operands; whole vectors of 8 where that is little more."""
         self.best = torch.full((len(z), num), torch.inf, device=z.device)
         """Upper bounds, in ascending order, that this many scores of each row do not pass."""
         self.upper = self.best[:, -1]
@@ -138,6 +157,40 @@ class _Search:
         self.pending = 0
 
     def run(self) -> Tensor:
+        """The answer, (n, num)."""
+        return self._run_fused() if self.num == 1 and fusible(self.z) else self._run_tiled()
+
+    def _run_fused(self) -> Tensor:
+        """Settle what two scores per row and the bound can settle; the rest goes the tiled way."""
+        from vqpipe.codebooks.fused import two_least
+
+        queries, norms, scale, shift = self._queries()
+        index = torch.zeros(len(self.z), dtype=torch.int64, device=self.z.device)
+        least = torch.full((2, len(self.z)), torch.inf, device=self.z.device)
+        error = torch.zeros(len(self.z), device=self.z.device)
+        num_codes = max(1, self.tile // (self.z.shape[1] + 1))
+        for first in range(0, len(self.codes), num_codes):
+            codes = self.codes[first : first + num_codes]
+            keys, key_norm, key_height = self._keys(codes, scale, shift, len(codes))
+            used = self.z.shape[1] + 1
+            best, place, second = two_least(queries[:, :used], keys.t()[:, :used])
+            index = torch.where(best < least[0], first + place, index)
+            least = torch.cat([least, best[None], second[None]]).sort(0).values[:2]
+            error = torch.maximum(error, self._error(norms, key_norm, key_height))
+        settled = least[1] - error > least[0] + error
+        open_rows = (~settled).nonzero().squeeze(1)
+        if len(open_rows):
+            rest = _Search(self.z[open_rows], self.codes, 1, self.metric, self.tile)
+            index[open_rows] = rest._run_tiled().squeeze(1)
+        return index.where(self.z.isfinite().all(1), 0)[:, None]
+
+    def _error(self, norms: Tensor, key_norm: Tensor, key_height: Tensor) -> Tensor:
+        """How far scores of rows of these norms can be from their true values."""
+        error = (norms * key_norm + key_height) * _UNIT
+        error += (norms.square() + key_norm.square()) * _UNIT64
+        return error * (self.z.shape[1] + _SLACK) + _TINY
+
+    def _run_tiled(self) -> Tensor:
         num_codes = min(_CODES, self.tile, -(-len(self.codes) // _GROUP) * _GROUP) // _GROUP * _GROUP
         num_rows = max(1, self.tile // num_codes)
         queries, norms, scale, shift = self._queries()
@@ -150,10 +203,7 @@ class _Search:
                 part = slice(top, min(top + num_rows, len(self.z)))
                 scores = buffer[: (part.stop - top) * num_codes].view(-1, num_codes)
                 torch.mm(queries[part], keys, out=scores)
-                error = (norms[part] * key_norm + key_height) * _UNIT
-                error += (norms[part].square() + key_norm.square()) * _UNIT64
-                error = error * (self.z.shape[1] + _SLACK) + _TINY
-                self._take(scores, error, part, first)
+                self._take(scores, self._error(norms[part], key_norm, key_height), part, first)
         rows, ranks, indices = self._settle()
         answer = torch.arange(self.num, device=self.z.device).repeat(len(self.z), 1)
         finite = self.z.isfinite().all(1)[rows]
@@ -161,17 +211,19 @@ class _Search:
         return answer
 
     def _queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows as (n, d + 1) with a last column of 1, their norms, and the scale and shift for the codes."""
+        """Rows as (n, w) with a 1 in column d and zeros after it, their norms, and the scale and shift for the
+        codes."""
         z, codes = self.z, self.codes
-        queries = torch.ones(len(z), z.shape[1] + 1, device=z.device)
-        body = queries[:, :-1]
+        queries = torch.zeros(len(z), self.width, device=z.device)
+        queries[:, z.shape[1]] = 1
+        body = queries[:, : z.shape[1]]
         if self.metric == "cosine":
             scale, shift = torch.ones((), device=z.device), torch.zeros(z.shape[1], device=z.device)
             step = max(1, self.tile // max(1, z.shape[1]))
             for top in range(0, len(z), step):
                 body[top : top + step] = -_unit(z[top : top + step])
         else:
-            largest = torch.maximum(z.abs().amax(), codes.abs().amax())
+            largest = torch.stack([*z.aminmax(), *codes.aminmax()]).abs().amax()
             scale = torch.exp2(-torch.log2(largest).nan_to_num(0).floor().clamp(-120, 120))
             mean = codes.mean(0)
             shift = torch.where(mean.isfinite(), mean, 0) * scale
@@ -179,15 +231,16 @@ class _Search:
         return queries, torch.linalg.vector_norm(body, dim=1), scale, shift
 
     def _keys(self, codes: Tensor, scale: Tensor, shift: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes as (d + 1, width) whose last row is |c|^2 / 2, the largest norm and the largest last
-        entry."""
+        """Codes as (w, width) whose row d is |c|^2 / 2 and zeros after it, the largest norm and the largest
+        entry of row d."""
         body = _unit(codes) if self.metric == "cosine" else codes * scale - shift
         norm = torch.linalg.vector_norm(body.double(), dim=1)
         height = norm.square() / 2 if self.metric == "euclidean" else torch.zeros_like(norm)
-        keys = torch.zeros(width, codes.shape[1] + 1, device=codes.device)
-        keys[: len(codes), :-1] = body
-        keys[: len(codes), -1] = height
-        keys[len(codes) :, -1] = torch.inf  # padding up to whole groups never wins
+        dim = codes.shape[1]
+        keys = torch.zeros(width, self.width, device=codes.device)
+        keys[: len(codes), :dim] = body
+        keys[: len(codes), dim] = height
+        keys[len(codes) :, dim] = torch.inf  # padding up to whole groups never wins
         return keys.t(), norm.amax().float(), height.amax().float()
 
     def _take(self, scores: Tensor, error: Tensor, part: slice, first: int) -> None:
