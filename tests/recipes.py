@@ -33,12 +33,14 @@ def centroids() -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to build a quantizer: its params, its prior, which parameters its loss must move."""
+    """One way to build a quantizer: its params, its prior, which parameters its loss must move, whether its codes
+    have names, and whether z gets the gradient of z_q as it is (where the method has none of its own)."""
 
     params: dict[str, Any]
     prior: Prior = None
     trained: set[str] = field(default_factory=set)
     named: bool = False
+    identity: bool = True
 
 
 COMMON = {"dim": DIM, "beta": 0.25, "beta_on": "commitment"}
@@ -77,3 +79,13 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "data": Recipe({**LC, "init": "data"}, centroids(), PROJECTOR),
     },
 }  # fmt: skip
+
+
+def merged(*parts: dict[str, dict[str, Recipe]]) -> dict[str, dict[str, Recipe]]:
+    """The recipes of several files, which may add to the same kind under other names."""
+    whole: dict[str, dict[str, Recipe]] = {}
+    for part in parts:
+        for kind, recipes in part.items():
+            assert not whole.get(kind, {}).keys() & recipes.keys(), f"{kind} has two recipes of one name"
+            whole[kind] = {**whole.get(kind, {}), **recipes}
+    return whole

@@ -12,14 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.recipes import DIM, RECIPES, Recipe
+from tests.recipes import DIM, RECIPES, Recipe, merged
+from tests.recipes_nearest import NEAREST
 from tests.recipes_soft import SOFT
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import QUANTIZERS, Quantizer, QuantizerModule, build, from_state
 from vqpipe.quantizers.residual import ResidualQuantizer
 
-ALL = {**RECIPES, **SOFT}
+ALL = merged(RECIPES, SOFT, NEAREST)
 CASES = [pytest.param(r, id=f"{kind}-{name}") for kind in QUANTIZERS for name, r in ALL.get(kind, {}).items()]
 
 
@@ -117,7 +118,8 @@ def test_gradients_reach_the_encoder_and_the_trained_parameters(recipe: Recipe) 
     assert z.grad is not None
     assert z.grad.abs().amax(dim=(0, 2, 3)).gt(0).all()
     if not quantizer.own_gradient:
-        torch.testing.assert_close(z.grad, weight)  # straight through: the identity
+        if recipe.identity:
+            torch.testing.assert_close(z.grad, weight)  # straight through: the identity
         assert all(p.grad is None or not p.grad.any() for p in quantizer.parameters())
 
     z = latent(2, DIM, 4, 4, seed=7).requires_grad_()  # not the batch that codes may have started from
@@ -139,8 +141,10 @@ def test_live_vectors_carry_the_gradient_of_losses_on_codes(recipe: Recipe) -> N
     if not out.vectors:
         pytest.skip("this method has no code vectors")
     gathered = [v[out.indices[:, g]] for g, v in enumerate(out.vectors)]
-    sum(g.square().sum() for g in gathered).backward()  # type: ignore[union-attr]
-    assert any(p.grad is not None and p.grad.any() for p in quantizer.parameters())
+    assert any(v.requires_grad for v in out.vectors) == bool(list(quantizer.parameters()))
+    if out.vectors[0].requires_grad:
+        sum(g.square().sum() for g in gathered).backward()  # type: ignore[union-attr]
+        assert any(p.grad is not None and p.grad.any() for p in quantizer.parameters())
     out = quantizer.eval()(latent(2, DIM, 4, 4))  # in training z_q may be a mixture of codes
     gathered = [v[out.indices[:, g]] for g, v in enumerate(out.vectors)]
     torch.testing.assert_close(together(quantizer, gathered).permute(0, 3, 1, 2), out.z_q)

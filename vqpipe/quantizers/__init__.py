@@ -13,12 +13,17 @@ from torch import Tensor
 from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerModule
+from vqpipe.quantizers.cvq import OnlineClusteredQuantizer
+from vqpipe.quantizers.ema import MovingAverageQuantizer
+from vqpipe.quantizers.fc import FactorisedCodesQuantizer
 from vqpipe.quantizers.fsq import FiniteScalarQuantizer
 from vqpipe.quantizers.gumbel import GumbelQuantizer
 from vqpipe.quantizers.ibq import IndexBackpropagationQuantizer
 from vqpipe.quantizers.lc import LargeCodebookQuantizer
 from vqpipe.quantizers.lfq import LookupFreeQuantizer
+from vqpipe.quantizers.reg_vq import RegularisedQuantizer
 from vqpipe.quantizers.residual import ResidualQuantizer
+from vqpipe.quantizers.sim_vq import SimVectorQuantizer
 from vqpipe.quantizers.sq_vae import SqVaeQuantizer
 from vqpipe.quantizers.vq import VectorQuantizer
 from vqpipe.quantizers.vqct import CodebookTransferQuantizer
@@ -28,12 +33,17 @@ __all__ = [
 ]  # fmt: skip
 
 QUANTIZERS: dict[str, type[QuantizerModule]] = {
+    "cvq": OnlineClusteredQuantizer,
+    "ema": MovingAverageQuantizer,
+    "fc": FactorisedCodesQuantizer,
     "fsq": FiniteScalarQuantizer,
     "gumbel": GumbelQuantizer,
     "ibq": IndexBackpropagationQuantizer,
     "lc": LargeCodebookQuantizer,
     "lfq": LookupFreeQuantizer,
+    "reg_vq": RegularisedQuantizer,
     "residual": ResidualQuantizer,
+    "sim_vq": SimVectorQuantizer,
     "sq_vae": SqVaeQuantizer,
     "vq": VectorQuantizer,
     "vqct": CodebookTransferQuantizer,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.params.quantizers.nearest import Estimator
 
 Names = Sequence[Sequence[str] | None]
 """Per group, the name (word) of each code, or None."""
@@ -84,6 +85,9 @@ class QuantizerModule(nn.Module, ABC):
     own_gradient: bool = False
     """Whether `z_q` carries the method's own gradient, to z and to what it trains (a softmax over codes, a bounded
     rounding). Otherwise an estimator hands the gradient of `z_q` to z alone, and the loss trains the codes."""
+
+    estimator: Estimator = "straight_through"
+    """How the gradient of `z_q` reaches z where it is not the method's own: a name in `ESTIMATORS`."""
 
     @property
     def groups(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 _FLAT = 1e-6
@@ -16,11 +16,16 @@ def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
 
     Draws from torch's global CPU generator, as layers do for their weights.
     """
-    rounds = -(-num // len(rows))
-    order = torch.cat([torch.randperm(len(rows)) for _ in range(rounds)])[:num]
+    order = draw_order(len(rows), num)
     noise = torch.randn(num, rows.shape[1]) * 0.01
     noise[: len(rows)] = 0
     return rows[order.to(rows.device)] + noise.to(rows) * rows.std(0, correction=0)
+
+
+def draw_order(num_rows: int, num: int) -> Int64[Tensor, " num"]:
+    """Which of `num_rows` rows to take, on the CPU: at random, each as rarely as can be."""
+    rounds = -(-num // num_rows)
+    return torch.cat([torch.randperm(num_rows) for _ in range(rounds)])[:num]
 
 
 def moment_map(

@@ -1,8 +1,9 @@
 """What all quantizers with a nearest-code search share: grouping, search, code losses, straight-through,
 decode.
 
-A method says where its code vectors come from (`live_codes`); the rest is here. Letters: b batch, g groups,
-d latent dimension, dg a group's share of it, K codes of a group, n = b * h * w rows.
+A method says where its code vectors come from (`live_codes`). It may also say where its codes lie (`place`), how
+codes are chosen (`search`), and what they learn from (`learn`); the rest is here. Letters: b batch, g groups, d
+latent dimension, dg a group's share of it, K codes of a group, n = b * h * w rows.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers.nearest import BetaOn, NearestCodeParams
+from vqpipe.params.quantizers.nearest import BetaOn, CommittedParams, NearestCodeParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
-from vqpipe.quantizers.estimators import straight_through
+from vqpipe.quantizers.estimators import ESTIMATORS
 from vqpipe.quantizers.memo import Memo
 from vqpipe.runtime.distributed import broadcast_module, gather
 
@@ -52,7 +53,7 @@ class NearestCodeQuantizer(QuantizerModule):
     eval without gradients they are made once and kept until a parameter or buffer changes.
 
     Args:
-        config: dim, beta and beta_on.
+        config: dim, beta, estimator, and beta_on where the method has both code losses.
         group_names: what each group codes for.
         num_codes: K per group.
         names: per group, the codes' names or None.
@@ -64,7 +65,7 @@ class NearestCodeQuantizer(QuantizerModule):
 
     def __init__(
         self,
-        config: NearestCodeParams,
+        config: CommittedParams,
         group_names: Sequence[str],
         num_codes: Sequence[int],
         names: Names | None = None,
@@ -73,7 +74,8 @@ class NearestCodeQuantizer(QuantizerModule):
     ) -> None:
         super().__init__()
         self.dim = config.dim
-        self.beta, self.beta_on = config.beta, config.beta_on
+        self.beta, self.estimator = config.beta, config.estimator
+        self.beta_on: BetaOn = config.beta_on if isinstance(config, NearestCodeParams) else "commitment"
         self.group_names = tuple(group_names)
         self.num_codes = tuple(num_codes)
         self.names = _checked_names(names, self.num_codes)
@@ -90,6 +92,31 @@ class NearestCodeQuantizer(QuantizerModule):
         """Set the parameters from latents of the first batch, split by group; for methods with
         `data_init`."""
         raise NotImplementedError(f"{self.kind} has no initialisation from data")
+
+    def place(self, rows: Float[Tensor, "n dg"]) -> Float[Tensor, "n dg"]:
+        """Latents of a group where its codes lie; what the losses and the estimator see. Here as they are."""
+        return rows
+
+    def search(
+        self, rows: Float[Tensor, "n dg"], codes: Float[Tensor, "K dg"], progress: float
+    ) -> Int64[Tensor, " n"]:
+        """The code of each row: here the nearest."""
+        return nearest(rows, codes, self.metric)
+
+    def learn(
+        self,
+        rows: Float[Tensor, "n dg"],
+        codes: Float[Tensor, "K dg"],
+        indices: Int64[Tensor, " n"],
+        progress: float,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """A group's loss and its terms (`code_losses`); a method that moves codes by itself does so here, in training.
+
+        A method of one group may rely on being called once a pass, on every rank in training.
+        """
+        chosen = F.embedding(indices, codes)
+        loss, commitment, codebook = code_losses(rows, chosen, self.beta, self.beta_on)
+        return loss, {"commitment": commitment.detach(), "codebook": codebook.detach()}
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
@@ -108,25 +135,24 @@ class NearestCodeQuantizer(QuantizerModule):
         self.initialised.fill_(True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
-        """See `Quantizer.forward`; these methods anneal nothing, so `progress` has no effect."""
+        """See `Quantizer.forward`; `progress` has no effect but where a method says so."""
         if self.training:
             self.initialise(z)
         with torch.autocast(z.device.type, enabled=False):
-            return self._quantise(z.float())
+            return self._quantise(z.float(), progress)
 
-    def _quantise(self, z: Tensor) -> Quantized:
+    def _quantise(self, z: Tensor, progress: float) -> Quantized:
         codes = self._codes()
         outputs, indices, losses, terms = [], [], [], {}
         for name, part, group_codes in zip(self.group_names, self._split(z), codes, strict=True):
-            rows = _rows(part)
-            index = nearest(rows, group_codes, self.metric)
-            chosen = F.embedding(index, group_codes)
-            loss, commitment, codebook = code_losses(rows, chosen, self.beta, self.beta_on)
+            rows = self.place(_rows(part))
+            index = self.search(rows, group_codes, progress)
+            loss, found = self.learn(rows, group_codes, index, progress)
             suffix = f"_{name}" if self.groups > 1 else ""
-            terms[f"commitment{suffix}"] = commitment.detach()
-            terms[f"codebook{suffix}"] = codebook.detach()
+            terms |= {f"{term}{suffix}": value for term, value in found.items()}
             losses.append(loss)
-            outputs.append(_grid(straight_through(rows, chosen), part))
+            z_q = ESTIMATORS[self.estimator](rows, F.embedding(index, group_codes))
+            outputs.append(_grid(z_q, part))
             indices.append(index.view(len(z), *z.shape[2:]))
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.stack(indices, dim=1), loss, terms, codes)

@@ -10,8 +10,8 @@ stage s's commitment on its residual.
 
 The gradient, by the base (`QuantizerModule.own_gradient`):
 
-- Where an estimator hands the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum: straight through
-  from z_q to z. Adding up the stages' own would multiply it by their number. Residuals are taken off without
+- Where an estimator hands the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum: from
+  z_q to z, per group. Adding up the stages' own would multiply it by their number. Residuals are taken off without
   gradient, so that every stage's loss moves the encoder as the paper says.
 - Where z_q has a gradient of its own (`gumbel`, `sq_vae`, `ibq`, `fsq`), the whole chain is differentiated as it
   stands, residuals included, and the codes of every stage get theirs.
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers.residual import ResidualParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
-from vqpipe.quantizers.estimators import straight_through
+from vqpipe.quantizers.estimators import ESTIMATORS
 
 
 class ResidualQuantizer(QuantizerModule):
@@ -54,7 +54,7 @@ class ResidualQuantizer(QuantizerModule):
         base = self._stage(0)
         self.dim = base.dim
         self.num_codes = base.num_codes * config.num_stages
-        self.own_gradient = base.own_gradient
+        self.own_gradient, self.estimator = base.own_gradient, base.estimator
         self.register_buffer("initialised", torch.tensor(False))
         ratio = 1.0 if config.stage_scale is None else config.stage_scale
         self.scales = [ratio**s for s in range(config.num_stages)]
@@ -111,7 +111,7 @@ class ResidualQuantizer(QuantizerModule):
             outs.append(out)
         losses = torch.stack([out.loss for out in outs])
         return Quantized(
-            total if self.own_gradient else straight_through(z, total),
+            total if self.own_gradient else self._estimated(z, total),
             torch.cat([out.indices for out in outs], dim=1),
             losses.sum() if self.config.reduce == "sum" else losses.mean(),
             {f"{name}_{s}": value for s, out in enumerate(outs) for name, value in out.terms.items()},
@@ -145,6 +145,11 @@ class ResidualQuantizer(QuantizerModule):
             for number, scale in enumerate(self.scales)
             for book in self._stage(number).codebooks()
         ]
+
+    def _estimated(self, z: Tensor, total: Tensor) -> Tensor:
+        groups = self.groups // len(self.scales)
+        sides = [part.unflatten(1, (groups, -1)).movedim(2, -1) for part in (z, total)]
+        return ESTIMATORS[self.estimator](*sides).movedim(-1, 2).flatten(1, 2)
 
     def _stage(self, number: int) -> QuantizerModule:
         stage = self.stages[0 if self.config.shared else number]

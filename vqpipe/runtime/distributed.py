@@ -76,6 +76,13 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    """Give every rank rank 0's values of a tensor, in place, and return it."""
+    if dist.is_initialized():
+        dist.broadcast(tensor.data, src=0)
+    return tensor
+
+
 def own_share(num_items: int) -> slice:
     """This rank's part of `num_items` in order, which the ranks share evenly."""
     share = num_items // world_size()
@@ -113,6 +120,5 @@ def synchronised_norms(module: torch.nn.Module) -> torch.nn.Module:
 
 def broadcast_module(module: torch.nn.Module) -> None:
     """Give every rank the weights and buffers of rank 0."""
-    if dist.is_initialized():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.data, src=0)
+    for tensor in [*module.parameters(), *module.buffers()]:
+        broadcast(tensor)

@@ -7,18 +7,30 @@ from typing import Annotated
 from pydantic import Field
 
 from vqpipe.params.quantizers.lc import LcParams
-from vqpipe.params.quantizers.nearest import VqParams
+from vqpipe.params.quantizers.nearest import (
+    CvqParams,
+    EmaParams,
+    FcParams,
+    RegVqParams,
+    SimVqParams,
+    VqParams,
+)
 from vqpipe.params.quantizers.residual import ResidualParams
 from vqpipe.params.quantizers.scalar import FsqParams, LfqParams
 from vqpipe.params.quantizers.soft import GumbelParams, IbqParams, SqVaeParams
 from vqpipe.params.quantizers.vqct import VqctParams
 
 BaseQuantizerParams = Annotated[
-    FsqParams
+    CvqParams
+    | EmaParams
+    | FcParams
+    | FsqParams
     | GumbelParams
     | IbqParams
     | LcParams
     | LfqParams
+    | RegVqParams
+    | SimVqParams
     | SqVaeParams
     | VqParams
     | VqctParams,

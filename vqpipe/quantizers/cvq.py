@@ -1,0 +1,119 @@
+"""Online clustered codebook: codes that are hardly used move to where the latents are.
+
+Paper: CVQ-VAE, Online Clustered Codebook, arXiv 2307.15139, section 3.2.
+
+After each training pass, with f_k the share of the batch of all ranks that takes code k and a_k its anchor, a latent
+of that batch:
+
+    p_k     <- decay p_k + (1 - decay) f_k                     running usage, 0 at the start
+    alpha_k  = exp(-10 p_k K / (1 - decay) - 0.001)            near 1 for a dead code, 0 for one that is used
+    e_k     <- (1 - alpha_k) e_k + alpha_k a_k                 in place, without gradient
+
+The anchor is the latent closest to the code; one drawn with probability softmax_i(-|z_i - e_k|^2) (`probrandom`); or
+any (`random`: each latent as rarely as can be; the reference code draws from a pool that also holds latents of past
+steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the codes as they were in
+the pass. In eval nothing moves.
+
+The contrastive term draws codes to latents that are near and away from those that are far. Over the n latents, with
+s_i = -|z_i - e_k|^2 / temperature, the positive s+ is the mean of the largest max(1, n // K), the negatives are the
+lowest n // 2, and
+
+    contrastive = mean_k -log(exp(s+) / (exp(s+) + sum_negatives exp(s)))
+
+It moves codes alone: latents have no gradient from it. In training it is that of the batch of all ranks.
+
+Both look at K x n values, a tile of codes at a time (`vqpipe.quantizers.tiles`), so that memory is bounded.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vqpipe.codebooks.search import nearest
+from vqpipe.params.quantizers.nearest import ContrastiveParams, CvqParams
+from vqpipe.quantizers.learned import LearnedCodesQuantizer
+from vqpipe.quantizers.moments import draw_order
+from vqpipe.quantizers.soft import gumbel_noise
+from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.runtime.distributed import broadcast, gather
+
+
+class OnlineClusteredQuantizer(LearnedCodesQuantizer):
+    """One group; the codes are a parameter of shape (K, d), the running usage (K,) is a buffer."""
+
+    kind = "cvq"
+    usage: Tensor
+
+    def __init__(self, config: CvqParams) -> None:
+        super().__init__(config)
+        self.anchor, self.decay, self.contrastive = config.anchor, config.decay, config.contrastive
+        self.register_buffer("usage", torch.zeros(config.num_codes))
+
+    def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
+        """The parameter; in training a copy with its gradient, since it moves before the pass ends."""
+        (codes,) = super().live_codes()
+        return (codes.clone() if self.training else codes,)
+
+    def learn(
+        self,
+        rows: Float[Tensor, "n d"],
+        codes: Float[Tensor, "K d"],
+        indices: Int64[Tensor, " n"],
+        progress: float,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """See `NearestCodeQuantizer.learn`: with the contrastive term; in training the codes take a step."""
+        loss, terms = super().learn(rows, codes, indices, progress)
+        latents = gather(rows.detach()) if self.training else rows.detach()
+        if self.contrastive is not None:
+            contrastive = contrastive_loss(codes, latents, self.contrastive)
+            loss = loss + self.contrastive.weight * contrastive
+            terms["contrastive"] = contrastive.detach()
+        if self.training:
+            self._step(latents, gather(indices))
+        return loss, terms
+
+    @torch.no_grad()
+    def _step(self, latents: Tensor, indices: Tensor) -> None:
+        num_codes = self.num_codes[0]
+        share = torch.bincount(indices, minlength=num_codes).float() / len(indices)
+        self.usage.lerp_(share, 1 - self.decay)
+        alpha = torch.exp(-10 * self.usage * num_codes / (1 - self.decay) - 1e-3)[:, None]
+        anchors = latents[broadcast(self._anchors(latents))]
+        self.codes.copy_(self.codes.lerp(anchors, alpha))
+
+    def _anchors(self, latents: Tensor) -> Int64[Tensor, " K"]:
+        codes = self.codes.detach()
+        if self.anchor == "random":
+            return draw_order(len(latents), len(codes)).to(latents.device)
+        if self.anchor == "closest":
+            return nearest(codes, latents)
+
+        def sample(part: Tensor) -> tuple[Tensor]:
+            scores = similarities(part, latents)
+            return ((scores + gumbel_noise(scores)).argmax(1),)
+
+        return torch.cat([found for (found,) in in_row_tiles(sample, codes, len(latents))])
+
+
+def similarities(codes: Float[Tensor, "k d"], latents: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
+    """-|z - e|^2 of all pairs."""
+    squares = codes.square().sum(1, keepdim=True) + latents.square().sum(1)
+    return torch.addmm(squares, codes, latents.T, beta=-1, alpha=2)
+
+
+def contrastive_loss(
+    codes: Float[Tensor, "K d"], latents: Float[Tensor, "n d"], config: ContrastiveParams
+) -> Float[Tensor, ""]:
+    """The mean over codes of the contrastive term (see the module's text), with gradient to the codes."""
+    num_near, num_far = max(1, len(latents) // len(codes)), len(latents) // 2
+
+    def step(part: Tensor) -> tuple[Tensor]:
+        scores = similarities(part, latents)
+        near = scores.topk(num_near, dim=1, sorted=False).values.mean(1, keepdim=True)
+        far = scores.topk(num_far, dim=1, largest=False, sorted=False).values
+        logits = torch.cat([near, far], dim=1) / config.temperature
+        return (-logits.log_softmax(1)[:, 0],)
+
+    return torch.cat([values for (values,) in in_row_tiles(step, codes, len(latents))]).mean()

@@ -1,0 +1,116 @@
+"""A codebook that follows the mean of its latents, without gradient.
+
+Papers: VQ-VAE, arXiv 1711.00937, appendix A.1; restart of dead codes: Jukebox, arXiv 2005.00341, section 3.1.
+
+After each training pass, with n_k the uses of code k in the batch of all ranks and s_k the sum of their latents:
+
+    N_k <- decay N_k + (1 - decay) n_k          cluster sizes, 1 at the start
+    m_k <- decay m_k + (1 - decay) s_k          sums, the codes at the start
+    e_k <- m_k / ((N_k + epsilon) / (N + K epsilon) N),   N = sum_k N_k
+
+The last line divides by sizes that are smoothed, so that a code which is never used does not divide by 0. What a
+pass returns are the codes as they were before it. In eval nothing moves.
+
+The loss is beta |z - sg(e)|^2, the commitment: it moves the encoder. Codes are a buffer, so losses on codes
+(`Quantized.vectors`) do not reach them.
+
+With `restart`, every so many passes the codes with N_k below the threshold become latents of that pass, drawn at
+random from all ranks (rank 0 draws), and count as used once a pass, or as often as the threshold says where that is
+more, so that they have time to be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vqpipe.codebooks.load import Prior
+from vqpipe.params.quantizers.nearest import EmaParams
+from vqpipe.quantizers.contract import Names
+from vqpipe.quantizers.moments import draw_rows
+from vqpipe.quantizers.nearest import NearestCodeQuantizer
+from vqpipe.quantizers.priors import need_none
+from vqpipe.runtime.distributed import all_reduce_sum, broadcast, gather
+
+
+class MovingAverageQuantizer(NearestCodeQuantizer):
+    """One group; codes (K, d), sums (K, d), cluster sizes (K,) and the number of passes are buffers."""
+
+    kind = "ema"
+    codes: Tensor
+    sums: Tensor
+    cluster_sizes: Tensor
+    passes: Tensor
+
+    def __init__(self, config: EmaParams) -> None:
+        super().__init__(config, ["code"], [config.num_codes], data_init=config.init == "data")
+        self.decay, self.epsilon, self.restart = config.decay, config.epsilon, config.restart
+        bound = 1 / config.num_codes
+        codes = torch.empty(config.num_codes, config.dim).uniform_(-bound, bound)
+        self.register_buffer("codes", codes)
+        self.register_buffer("sums", codes.clone())
+        self.register_buffer("cluster_sizes", torch.ones(config.num_codes))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def from_prior(cls, config: EmaParams, prior: Prior) -> Self:
+        """See `QuantizerModule.from_prior`; takes no prior."""
+        need_none(cls.kind, prior)
+        return cls(config)
+
+    @classmethod
+    def skeleton(cls, config: EmaParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """See `QuantizerModule.skeleton`; the params say every shape."""
+        return cls(config)
+
+    def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
+        """The codes; in training a copy, since they move before the pass ends."""
+        return (self.codes.clone() if self.training else self.codes,)
+
+    def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
+        """Codes are latents of the first batch, drawn at random; each counts as used once."""
+        self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
+        self.sums.copy_(self.codes)
+        self.cluster_sizes.fill_(1)
+
+    def learn(
+        self,
+        rows: Float[Tensor, "n d"],
+        codes: Float[Tensor, "K d"],
+        indices: Int64[Tensor, " n"],
+        progress: float,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """See `NearestCodeQuantizer.learn`: beta times the commitment; in training the codes take a step."""
+        commitment = F.mse_loss(rows, F.embedding(indices, codes))
+        if self.training:
+            self._step(rows.detach(), indices)
+        return self.beta * commitment, {"commitment": commitment.detach()}
+
+    @torch.no_grad()
+    def _step(self, rows: Tensor, indices: Tensor) -> None:
+        found = rows.new_zeros(len(self.codes), rows.shape[1] + 1)  # sums and, as the last column, counts
+        found.index_add_(0, indices, F.pad(rows, (0, 1), value=1))
+        all_reduce_sum(found)
+        self.sums.lerp_(found[:, :-1], 1 - self.decay)
+        self.cluster_sizes.lerp_(found[:, -1], 1 - self.decay)
+        total = self.cluster_sizes.sum()
+        smoothed = (self.cluster_sizes + self.epsilon) / (total + len(self.codes) * self.epsilon) * total
+        self.codes.copy_(self.sums / smoothed[:, None])
+        self.passes += 1
+        if self.restart is not None and int(self.passes) % self.restart.every == 0:
+            self._revive(rows, self.restart.threshold)
+
+    def _revive(self, rows: Tensor, threshold: float) -> None:
+        dead = self.cluster_sizes < threshold
+        num = int(dead.sum())  # the same on all ranks, as the sizes are
+        if num == 0:
+            return
+        drawn = broadcast(draw_rows(gather(rows), num))
+        self.codes[dead] = drawn
+        self.cluster_sizes[dead] = max(1.0, threshold)
+        self.sums[dead] = drawn * max(1.0, threshold)

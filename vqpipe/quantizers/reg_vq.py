@@ -1,0 +1,110 @@
+"""Regularised quantisation: a uniform prior over codes, and a share of positions that are sampled.
+
+Paper: Regularized Vector Quantization for Tokenized Image Synthesis, CVPR 2023, arXiv 2303.06424, sections 3.2 and
+3.3.
+
+Each latent has a distribution over codes, q_i = softmax_k(-|z_i - e_k|^2 / temperature).
+
+- Prior distribution regularisation: the divergence of the batch's mean distribution from the uniform prior,
+
+      prior = KL(uniform | q) = -log K - 1/K sum_k log q_k,   q = mean_i q_i,
+
+  in nats. A code that no latent is likely to take makes it large, so it works against collapse. It moves latents and
+  codes. The mean is over all ranks, and is taken in the log domain, so that no code is too far to be drawn nearer.
+- Stochastic mask regularisation: in training each position is masked with probability `stochastic_share`; a masked
+  one takes a code drawn from q_i (by Gumbel noise), the rest the nearest, as all do in eval.
+
+Beside that the losses of `vq`, and its gradient from z_q to z, at masked positions too.
+
+Left out: the paper's probabilistic contrastive loss, which weighs a loss between the features of the image and of its
+reconstruction, since it belongs to the reconstruction and not to the quantizer.
+
+Training passes compute n x K values, a tile of rows at a time (`vqpipe.quantizers.tiles`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vqpipe.params.quantizers.nearest import RegVqParams
+from vqpipe.quantizers.estimators import straight_through
+from vqpipe.quantizers.learned import LearnedCodesQuantizer
+from vqpipe.quantizers.schedules import value_at
+from vqpipe.quantizers.soft import gumbel_noise
+from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.runtime.distributed import gather, world_size
+
+
+class RegularisedQuantizer(LearnedCodesQuantizer):
+    """One group; the codes are a parameter of shape (K, d). `progress` drives the temperature."""
+
+    kind = "reg_vq"
+
+    def __init__(self, config: RegVqParams) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def search(
+        self, rows: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], progress: float
+    ) -> Int64[Tensor, " n"]:
+        """See `NearestCodeQuantizer.search`: the nearest code; in training a sampled one at masked positions."""
+        indices = super().search(rows, codes, progress)
+        if not self.training or self.config.stochastic_share == 0:
+            return indices
+        masked = torch.rand(len(rows), device=rows.device) < self.config.stochastic_share
+        indices[masked] = self._sample(rows.detach()[masked], codes.detach(), progress)
+        return indices
+
+    def learn(
+        self,
+        rows: Float[Tensor, "n d"],
+        codes: Float[Tensor, "K d"],
+        indices: Int64[Tensor, " n"],
+        progress: float,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """See `NearestCodeQuantizer.learn`: with the prior's divergence."""
+        loss, terms = super().learn(rows, codes, indices, progress)
+        if self.config.prior_weight > 0:
+            prior = self._prior(rows, codes, progress)
+            loss = loss + self.config.prior_weight * prior
+            terms["prior"] = prior.detach()
+        return loss, terms
+
+    @torch.no_grad()
+    def _sample(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
+        def step(part: Tensor) -> tuple[Tensor]:
+            logits = self._logits(part, codes, progress)
+            return ((logits + gumbel_noise(logits)).argmax(1),)
+
+        return torch.cat([found for (found,) in in_row_tiles(step, rows, len(codes))])
+
+    def _prior(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
+        def step(part: Tensor) -> tuple[Tensor]:
+            return (self._logits(part, codes, progress).log_softmax(1).logsumexp(0, keepdim=True),)
+
+        parts = [found for (found,) in in_row_tiles(step, rows, len(codes))]
+        logs = torch.cat(parts).logsumexp(0) - math.log(len(rows))
+        if self.training:
+            logs = log_mean_over_ranks(logs)
+        return -math.log(len(codes)) - logs.mean()
+
+    def _logits(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
+        """-|z - e|^2 / temperature but for |z|^2, which is the same for all codes."""
+        scores = rows @ codes.T - codes.square().sum(1) / 2
+        return scores * (2 / value_at(self.config.temperature, progress))
+
+
+def log_mean_over_ranks(logs: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """log(mean over ranks of exp(logs)), each rank holding equally many rows.
+
+    The gradient is that of the mean, exp(own - result), to this rank's: after the usual averaging of the ranks'
+    gradients it is that of one process that sees all rows.
+    """
+    if world_size() == 1:
+        return logs
+    mean = gather(logs[None]).logsumexp(0) - math.log(world_size())
+    return straight_through(logs * torch.exp(logs.detach() - mean), mean)

@@ -1,0 +1,56 @@
+"""Frozen random codes under one trained linear map, so that all codes move together.
+
+Paper: SimVQ, Addressing Representation Collapse in Vector Quantized Models with One Linear Layer, arXiv 2411.02038,
+section 4.
+
+The codes are C W (+ b): C is K x d, drawn once from a normal distribution of variance 1 / d and never trained; W is
+d x d. A step on W moves every code, used or not, so none is left behind. Search and losses are those of `vq`. The
+paper's form has no bias; its public code's linear layer has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqpipe.codebooks.load import Prior
+from vqpipe.params.quantizers.nearest import SimVqParams
+from vqpipe.quantizers.contract import Names
+from vqpipe.quantizers.moments import compose, moment_map
+from vqpipe.quantizers.nearest import NearestCodeQuantizer
+from vqpipe.quantizers.priors import need_none
+
+
+class SimVectorQuantizer(NearestCodeQuantizer):
+    """One group; only the map is trained, `frozen` (K, d) is a buffer."""
+
+    kind = "sim_vq"
+    frozen: Tensor
+
+    def __init__(self, config: SimVqParams) -> None:
+        super().__init__(config, ["code"], [config.num_codes], data_init=config.init == "data")
+        self.register_buffer("frozen", torch.randn(config.num_codes, config.dim) * config.dim**-0.5)
+        self.map = nn.Linear(config.dim, config.dim, bias=config.bias)
+
+    @classmethod
+    def from_prior(cls, config: SimVqParams, prior: Prior) -> Self:
+        """See `QuantizerModule.from_prior`; takes no prior."""
+        need_none(cls.kind, prior)
+        return cls(config)
+
+    @classmethod
+    def skeleton(cls, config: SimVqParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """See `QuantizerModule.skeleton`; the params say every shape."""
+        return cls(config)
+
+    def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
+        """The mapped codes."""
+        return (self.map(self.frozen),)
+
+    def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
+        """Set the map so that the codes have the mean and covariance of the first batch's latents."""
+        compose(self.map, *moment_map(self.live_codes()[0], rows[0]))
