@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.searches import KINDS, naive, naive_topk
+from tests.storage import LargestOutput
 from vqpipe.codebooks.search import Metric, nearest, nearest_topk
 
 
@@ -99,21 +98,6 @@ def test_no_codes_or_other_dimensions_are_refused() -> None:
             nearest_topk(torch.zeros(2, 3), torch.zeros(4, 3), num)
 
 
-class _LargestOutput(TorchDispatchMode):
-    """Records the largest storage that any operator returns, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for item in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(item, Tensor):
-                self.peak = max(self.peak, item.untyped_storage().nbytes())
-        return result
-
-
 @pytest.mark.parametrize("codes_collapsed", [False, True])
 def test_memory_is_bounded_by_the_tile(codes_collapsed: bool) -> None:
     """n = 4,096 and K = 100,000: the naive form holds 1.6 GB; no tensor here passes the default tile's few
@@ -123,7 +107,7 @@ def test_memory_is_bounded_by_the_tile(codes_collapsed: bool) -> None:
     codes = torch.randn(100_000, 8)
     if codes_collapsed:  # ties fill the list of candidates, which must stay bounded too
         z, codes = z[:16], codes[:1].expand(100_000, 8).contiguous()
-    with _LargestOutput() as outputs:
+    with LargestOutput() as outputs:
         index = nearest(z, codes)
     assert outputs.peak <= 48 << 20
     assert outputs.peak >= 1 << 20  # the recorder did see the tile
