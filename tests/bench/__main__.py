@@ -19,6 +19,7 @@ MODULES = {
     "scale": "counting words and pairs, beside NLTK",
     "patches": "patch features, beside a plain open_clip loop",
     "clusters": "k-means, beside faiss and scikit-learn",
+    "search": "nearest code, beside the naive form, vector-quantize-pytorch and faiss",
 }
 """Benches with a module of their own; `tests.bench.large_k` needs real features and is run by hand."""
 
@@ -98,20 +99,6 @@ def tagging() -> None:
     print(f"{len(captions) / seconds:.0f} captions/s on one core")
 
 
-def searching() -> None:
-    import torch
-
-    from vqpipe.codebooks.search import nearest
-
-    title("nearest code: tiled and exact, beside cdist + argmin")
-    for n, k, d in ((2048, 1024, 8), (2048, 1024, 256), (2048, 16384, 8), (1024, 100_000, 8)):
-        z, codes = torch.randn(n, d), torch.randn(k, d)
-        ours = median_seconds(lambda z=z, codes=codes: nearest(z, codes, "euclidean"))
-        naive = median_seconds(lambda z=z, codes=codes: torch.cdist(z, codes).argmin(1))
-        times = f"{ours * 1e3:8.1f} ms   naive {naive * 1e3:8.1f} ms   ratio {ours / naive:.2f}"
-        print(f"n {n:5d}  K {k:7d}  d {d:4d}   {times}")
-
-
 def modules() -> None:
     """Benches of their own, each a process: worker processes import its main module anew, and that stays light."""
     for name, heading in MODULES.items():
@@ -121,5 +108,5 @@ def modules() -> None:
 
 
 if __name__ == "__main__":
-    for part in (stage_costs, start_up, rendering, tagging, searching, modules):
+    for part in (stage_costs, start_up, rendering, tagging, modules):
         part()

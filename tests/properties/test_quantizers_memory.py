@@ -62,7 +62,10 @@ CASES: dict[str, dict[str, Any]] = {
             "edge_weights": "binary",
         },
     },
-    "residual": {"kind": "residual", "num_stages": 2, "shared": False, "reduce": "sum", "base": {"kind": "vq", **LEARNED, "init": "uniform"}},
+    "residual": {
+        "kind": "residual", "num_stages": 2, "shared": False, "reduce": "sum",
+        "base": {"kind": "vq", **LEARNED, "init": "uniform"},
+    },
 }  # fmt: skip
 
 
