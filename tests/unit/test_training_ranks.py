@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.ranks import torchrun
+from tests.ranks import ROOT, torchrun
 from tests.small_training import merged
 from tests.tiny import write_dataset
+from tests.train_ranks import train_all
 from vqpipe.params.base import validate
 from vqpipe.params.presets import load_preset
 from vqpipe.params.tokenizer import TokenizerParams
@@ -28,38 +29,6 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 VARIANTS = {"vq": "vq", "lc": "lc", "accumulated": "vq"}
-
-PROGRAM = """
-import json
-import sys
-from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-
-from tests.recipes import centroids
-from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.runtime.distributed import process_group, rank, world_size
-from vqpipe.tokenizers.train import train_tokenizer
-
-root = Path(sys.argv[1])
-with process_group():
-    for name, section in json.loads((root / "params.json").read_text()).items():
-        config = validate(section, "tokenizer", TokenizerParams)
-        own = root / f"{world_size()}" / name
-        own.mkdir(parents=True, exist_ok=True)
-        prior = centroids() if config.prior == "patches" else None
-        tokenizer, metrics = train_tokenizer(
-            config, prior, root / "dataset", None, scratch=own, curves=own / "curves.csv",
-            device=torch.device("cpu"), title=name,
-        )
-        state = {key: value.contiguous() for key, value in tokenizer.state_dict().items()}
-        for at, book in enumerate(tokenizer.codebooks()):
-            state[f"codebook.{at}"] = book.vectors.contiguous()
-        save_file(state, own / f"rank{rank()}.safetensors")
-        (own / f"rank{rank()}.json").write_text(json.dumps(metrics))
-"""
 
 
 def sections() -> dict[str, dict[str, Any]]:
@@ -84,8 +53,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     write_dataset(folder, {"train": 40, "validation": 8, "test": 2})
     (folder / "params.json").write_text(json.dumps(sections()))
-    for ranks in (1, 2):
-        torchrun(PROGRAM, folder, str(folder), ranks=ranks)
+    torchrun(ROOT / "tests/train_ranks.py", str(folder))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each rank has
+    try:
+        train_all(folder)
+    finally:
+        torch.set_num_threads(threads)
     return folder
 
 
