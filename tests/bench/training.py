@@ -1,4 +1,4 @@
-"""What each training option costs: python -m tests.bench.training [--preset scenes] [--rounds 10]
+"""What each training option costs: python -m tests.bench.training [--preset scenes] [--rounds 10] [--no-compiled]
 
 Times the steps of a preset's `vq` tokenizer (discriminator on, no perceptual net, made images) with each option,
 the options in turn within each round, and prints the median of each round's ratio to the step without options.
@@ -66,6 +66,7 @@ def stepping(config: TokenizerParams, images: Tensor) -> Iterator[Callable[[], N
 def main(
     preset: Annotated[str, typer.Option(help="The preset whose tokenizer is trained.")] = "scenes",
     rounds: Annotated[int, typer.Option(help="Rounds over all options.")] = 10,
+    compiled: Annotated[bool, typer.Option(help="Time `compile` too; its first step takes minutes.")] = True,
 ) -> None:
     """Time the options and print their ratios."""
     tokenizer = load_preset(preset)["tokenizer"]
@@ -73,6 +74,8 @@ def main(
     with ExitStack() as stack:
         takers = {}
         for name, changes in OPTIONS.items():
+            if name == "compile" and not compiled:
+                continue
             config = validate(merged(base, changes), "tokenizer", TokenizerParams)
             side = config.resolution
             draw = torch.Generator().manual_seed(0)
