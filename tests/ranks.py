@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 START = """
 import sys
 import torch.distributed as dist
@@ -15,7 +16,26 @@ rank = int(sys.argv[1])
 
 def join():
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+
+def average_gradients(module):
+    for parameter in module.parameters():
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= 2
 """
+
+
+def torchrun(script: Path, *arguments: str) -> None:
+    """Run a script in two processes under torchrun, as a user starts a stage.
+
+    Raises:
+        AssertionError: one of them failed; the message holds what they wrote.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "VQPIPE_DEVICE": "cpu"}
+    done = subprocess.run(
+        [*command, str(script), *arguments], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
 
 
 def run_two(program: str, tmp_path: Path) -> None:

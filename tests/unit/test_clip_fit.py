@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from tests.ranks import run_two
 from vqpipe.clip_fit.compact import compact_ids, compact_model, restore, used_tokens
 from vqpipe.clip_fit.contrastive import ContrastiveFit, Pairs, info_nce, same_text
 from vqpipe.clip_fit.fit import Captions, fit_clip, open_clip_config
@@ -197,14 +196,12 @@ def test_params_say_what_is_missing() -> None:
 
 
 RANK_PROGRAM = """
-import sys
 import torch
-import torch.distributed as dist
 from vqpipe.clip_fit.contrastive import ContrastiveFit, Pairs
-from vqpipe.runtime.distributed import average_gradients
+from vqpipe.engine.step import PhaseLoss
+from vqpipe.runtime.distributed import data_parallel
 from vqpipe.vision.towers import build_model
 
-rank = int(sys.argv[1])
 config = {
     "embed_dim": 8, "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
@@ -216,23 +213,16 @@ images, ids = torch.randn(8, 3, 16, 16), torch.randint(1, 18, (8, 8))
 ids[:, 5] = 19
 loss, _ = ContrastiveFit(whole, 100.0).loss("main", Pairs(images, ids), 0.0)
 loss.backward()
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+join()
 own = slice(rank * 4, rank * 4 + 4)
-shared, _ = ContrastiveFit(split, 100.0).loss("main", Pairs(images[own], ids[own]), 0.0)
+module = data_parallel(PhaseLoss(ContrastiveFit(split, 100.0), "main", list(split.parameters())))
+shared, _ = module(Pairs(images[own], ids[own]), 0.0)
 shared.backward()
-average_gradients(split.parameters())
 torch.testing.assert_close(shared, loss)
 for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
-dist.destroy_process_group()
 """
 
 
 def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", RANK_PROGRAM]
-    ranks = [
-        subprocess.Popen([*arguments, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], errors
+    run_two(RANK_PROGRAM, tmp_path)

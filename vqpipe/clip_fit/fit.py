@@ -18,7 +18,7 @@ from vqpipe.engine.curves import write_curves
 from vqpipe.engine.loop import fit
 from vqpipe.errors import DataError
 from vqpipe.params.clip import ClipParams, FitParams
-from vqpipe.runtime.distributed import is_main, rank, world_size
+from vqpipe.runtime.distributed import is_main, own_share
 from vqpipe.runtime.seeds import numpy_rng, seed_everything
 from vqpipe.vision.clip import Clip, resize_to, token_ids, write_clip
 from vqpipe.vision.pin import pin
@@ -122,14 +122,14 @@ def fit_clip(
     preprocess = config["preprocess_cfg"]
 
     def batch_at(step: int) -> Pairs:
-        picked = epoch_order(len(captions.rows), batch_size, params.seed, step, rank(), world_size())
-        crops = numpy_rng(params.seed, "clip", "crops", step, rank())
-        rows = captions.rows[picked]
-        images = to_float(train.gather(rows, crops, params.crop, params.flip))
+        # Crops and flips are drawn for the whole batch, so that they do not depend on the number of ranks.
+        picked = epoch_order(len(captions.rows), batch_size, params.seed, step)
+        crops, share = numpy_rng(params.seed, "clip", "crops", step, 0), own_share(batch_size)
+        images = to_float(train.gather(captions.rows[picked], crops, params.crop, params.flip, share))
         images = resize_to(
             images, params.vision.image_size, preprocess["interpolation"], preprocess["resize_mode"]
         )
-        return Pairs(images.to(device), ids[captions.draw(picked, params.seed, step)].to(device))
+        return Pairs(images.to(device), ids[captions.draw(picked[share], params.seed, step)].to(device))
 
     trainable = ContrastiveFit(model, params.max_logit_scale)
     result = fit(

@@ -6,8 +6,8 @@ checkpoint. A run that was killed resumes from its last checkpoint and ends with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def fit(
         state.save(checkpoint)
     with (
         deterministic_algorithms(config.deterministic),
-        _compiled(trainable.networks() if config.compile else ()),
+        _compiled(trainable) if config.compile else nullcontext(),
         progress_bar(title, config.num_steps) as bar,
         Trackers(title) as trackers,
         prefetch(batch_at) as batch_of,
@@ -115,15 +115,21 @@ def _set_channels_last(module: nn.Module) -> None:
 
 
 @contextmanager
-def _compiled(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Let the networks' forward passes run compiled while this is open; their names and weights stay."""
+def _compiled(trainable: Trainable) -> Iterator[None]:
+    """Let the networks' forward passes run compiled while this is open; their names and weights stay.
+
+    Dropout draws from torch's generator as it does uncompiled, so that it drops the same elements.
+    """
+    networks, breaks = list(trainable.networks()), list(trainable.uncompiled())
     for network in networks:
-        vars(network)["forward"] = torch.compile(network.forward)
+        vars(network)["forward"] = torch.compile(network.forward, options={"fallback_random": True})
+    for part in breaks:
+        vars(part)["forward"] = torch.compiler.disable(part.forward)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        for network in networks:
-            del vars(network)["forward"]
+        for module in [*networks, *breaks]:
+            del vars(module)["forward"]
 
 
 def _prepare(trainable: Trainable, config: TrainingParams, device: torch.device) -> TrainingState:

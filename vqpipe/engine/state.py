@@ -51,12 +51,17 @@ def optimizer_tensors(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put named tensors back; hyper-parameters are not touched, the schedule sets them."""
+    """Put named tensors back in the layout of their parameters, as the optimiser made them: the order of sums, and
+    so the last bit, may depend on it. Hyper-parameters are not touched, the schedule sets them."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     prefix = f"optimizer/{name}/"
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(prefix):
             index, field = key[len(prefix) :].split("/")
+            like = parameters[int(index)]
+            if value.shape == like.shape:
+                value = torch.empty_like(like, dtype=value.dtype).copy_(value)
             state.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

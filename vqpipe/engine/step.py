@@ -34,7 +34,9 @@ class PhaseLoss(nn.Module):
 
     def forward(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss, terms = self.trainable.loss(self.phase, batch, progress)
-        return loss, dict(terms)
+        # The averaging waits for every parameter that a tensor given back here leads to.
+        plain = {name: t.detach() if isinstance(t, Tensor) else t for name, t in terms.items()}
+        return loss, plain
 
 
 class Stepper:
@@ -77,6 +79,8 @@ class Stepper:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters[phase], config.clip_grad_norm or math.inf)
             # A scaled fp16 gradient may overflow; the scaler then skips the step by itself and lowers its scale.
             if not math.isfinite(named["loss"]) or not (state.scaler.is_enabled() or torch.isfinite(norm)):
+                if state.scaler.is_enabled():
+                    state.scaler.update()  # or it would refuse to unscale again; the roll-back restores its scale
                 return None
             state.scaler.step(optimizer)
             terms |= {f"{phase}/{name}": value for name, value in named.items()}

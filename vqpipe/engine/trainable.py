@@ -35,8 +35,15 @@ class Trainable(Protocol):
         ...
 
     def networks(self) -> Sequence[nn.Module]:
-        """The modules whose forward passes `training.compile` compiles: static shapes, no search, no `autograd.grad`
-        that ends inside."""
+        """The modules whose forward passes `training.compile` compiles: static shapes, no search."""
+        ...
+
+    def uncompiled(self) -> Sequence[nn.Module]:
+        """Parts of `networks()` that stay as they are, each a break between two compiled graphs.
+
+        A weight at which the loss takes `autograd.grad` belongs to one: the graph behind it is then not run, which
+        a compiled graph allows only once.
+        """
         ...
 
     def begin(self, batches: Sequence[Any], progress: float) -> None:
@@ -52,7 +59,11 @@ class Trainable(Protocol):
 
 
 class NoHooks:
-    """For models that need no hooks around a step."""
+    """For models that need no hooks around a step and compile their networks whole."""
+
+    def uncompiled(self) -> Sequence[nn.Module]:
+        """None."""
+        return ()
 
     def begin(self, batches: Sequence[Any], progress: float) -> None:
         """Nothing."""

@@ -93,12 +93,6 @@ def _middle(channels: int, attention: bool, dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers, ResidualBlock(channels, channels, dropout))
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _uncompiled(layer: nn.Module, x: Tensor) -> Tensor:
-    """The layer as a graph of its own: a gradient asked for at its weight then does not run what is below it."""
-    return torch.as_tensor(layer(x))
-
-
 class Encoder(nn.Module):
     """Image to latent: Float[b c H W] to Float[b z h w] with h = H / `config.downsampling`."""
 
@@ -169,5 +163,5 @@ class Decoder(nn.Module):
         x = self.middle(self.stem(latent))
         for level, up in zip(self.levels, self.ups, strict=True):
             x = up(level(x))
-        images = F.pixel_shuffle(_uncompiled(self.out, self.head(x)), self.patch)
+        images = F.pixel_shuffle(self.out(self.head(x)), self.patch)
         return images if self.shortcut is None else images + F.pixel_shuffle(self.shortcut(latent), self.side)

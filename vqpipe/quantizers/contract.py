@@ -113,6 +113,11 @@ class QuantizerModule(nn.Module, ABC):
         (averaged weights, say) calls it first. Methods that start from nothing but their params do nothing here.
         """
 
+    def waits_for_data(self) -> bool:
+        """Whether `initialise` still has something to set."""
+        done = dict(self.named_buffers(recurse=False)).get("initialised")
+        return done is not None and not bool(done)
+
     @classmethod
     @abstractmethod
     def from_prior(cls, config: Any, prior: Prior) -> Self:

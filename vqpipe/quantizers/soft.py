@@ -25,7 +25,7 @@ from vqpipe.params.quantizers.soft import SoftCodeParams
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.priors import need_none
-from vqpipe.runtime.distributed import broadcast_module
+from vqpipe.runtime.distributed import broadcast_module, gather
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,11 @@ class SoftCodeQuantizer(QuantizerModule):
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
-        """See `QuantizerModule.initialise`; with several ranks, rank 0's result is given to all."""
+        """See `QuantizerModule.initialise`; with several ranks the batch is that of all of them, and rank 0's result is
+        given to all."""
         if not self.data_init or bool(self.initialised):
             return
-        self.set_from_data(self._rows(z.detach().float()))
+        self.set_from_data(self._rows(gather(z.detach().float())))
         broadcast_module(self)
         self.initialised.fill_(True)
 

@@ -13,6 +13,9 @@ from vqpipe.errors import SetupError
 WORKSPACE = ":4096:8"
 """What cuBLAS needs to be told before its sums have one order (8 buffers of 4 MiB per stream)."""
 
+REFUSALS = ("does not have a deterministic implementation", "not deterministic because it uses CuBLAS")
+"""What torch says of an operation without a deterministic form, and of a workspace that the user set otherwise."""
+
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
@@ -42,7 +45,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "does not have a deterministic implementation" not in str(error):
+        if not any(text in str(error) for text in REFUSALS):
             raise
         raise SetupError(
             "training.deterministic is true, and an operation has no deterministic form here",
@@ -53,4 +56,4 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
         if workspace is None:
-            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

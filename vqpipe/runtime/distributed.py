@@ -92,14 +92,14 @@ def own_share(num_items: int) -> slice:
 def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
     """The module with its parameters' gradients averaged over ranks in buckets, while `backward` still runs.
 
-    A parameter that no rank's loss reaches keeps no gradient, as in one process. Buffers stay each rank's own. The
-    module itself where there is one rank.
+    A parameter that no rank's loss reaches keeps no gradient, as in one process. The module itself where there is
+    one rank. It holds parameters alone: buffers (batch norm's, counts of codes) stay with who keeps them in step.
     """
     if world_size() == 1:
         return module
+    assert not list(module.buffers())
     return torch.nn.parallel.DistributedDataParallel(
         module,
-        broadcast_buffers=False,
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
         init_sync=False,

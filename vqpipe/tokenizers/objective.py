@@ -20,7 +20,7 @@ from vqpipe.losses.pixels import pixel_loss
 from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.quantizers.nearest import NearestCodeQuantizer
+from vqpipe.quantizers.contract import QuantizerModule
 from vqpipe.runtime.distributed import synchronised_norms
 from vqpipe.tokenizers.start import DiscriminatorStart
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
@@ -58,25 +58,26 @@ class TokenizerTraining:
         return phase == "ae" or self.start.passed(progress)
 
     def networks(self) -> list[nn.Module]:
-        """Encoder and decoder. The search is compiled nowhere, and the losses on the reconstruction are gone through
-        twice in the backward pass, which a compiled graph does not allow."""
+        """Encoder and decoder. The search stays as it is, and so do the perceptual net and the discriminator: the
+        adaptive weight goes backward through both before the loss does, which a compiled graph allows only once."""
         return [self.tokenizer.encoder, self.tokenizer.decoder]
+
+    def uncompiled(self) -> list[nn.Module]:
+        """The decoder's last layer, at whose weight the adaptive weight compares gradients."""
+        return [self.tokenizer.decoder.out]
 
     def begin(self, batches: Sequence[Any], progress: float) -> None:
         """Codes that start from data start from the whole batch, whatever the number of micro-batches."""
         self._fakes.clear()
         quantizer = self.tokenizer.quantizer
-        if (
-            len(batches) > 1
-            and isinstance(quantizer, NearestCodeQuantizer)
-            and not bool(quantizer.initialised)
-        ):
+        assert isinstance(quantizer, QuantizerModule)
+        if len(batches) > 1 and quantizer.waits_for_data():
             with torch.no_grad():
                 quantizer.initialise(torch.cat([self.tokenizer.encode_latent(part) for part in batches]))
 
     def observe(self, terms: Mapping[str, float], progress: float) -> None:
         """Tell the discriminator's start how the reconstruction goes."""
-        if self.start.plateau is not None:
+        if self.discriminator is not None and self.start.plateau is not None:
             self.start.observe(terms["ae/reconstruction"], progress)
 
     def loss(

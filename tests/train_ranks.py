@@ -1,0 +1,43 @@
+"""Trains the tokenizers of a folder's params.json, as one process or as a rank under torchrun.
+
+    torchrun --nproc-per-node 2 tests/train_ranks.py FOLDER
+
+FOLDER holds `params.json` (params by name) and `dataset`; what rank r of n ends with goes to FOLDER/n/NAME/rank r.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.recipes import centroids
+from vqpipe.params.base import validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.runtime.distributed import process_group, rank, world_size
+from vqpipe.tokenizers.train import train_tokenizer
+
+
+def train_all(root: Path) -> None:
+    for name, section in json.loads((root / "params.json").read_text()).items():
+        config = validate(section, "tokenizer", TokenizerParams)
+        own = root / f"{world_size()}" / name
+        own.mkdir(parents=True, exist_ok=True)
+        prior = centroids() if config.prior == "patches" else None
+        tokenizer, metrics = train_tokenizer(
+            config, prior, root / "dataset", None, scratch=own, curves=own / "curves.csv",
+            device=torch.device("cpu"), title=name,
+        )  # fmt: skip
+        state = {key: value.contiguous() for key, value in tokenizer.state_dict().items()}
+        for at, book in enumerate(tokenizer.codebooks()):
+            state[f"codebook.{at}"] = book.vectors.contiguous()
+        save_file(state, own / f"rank{rank()}.safetensors")
+        (own / f"rank{rank()}.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    with process_group():
+        train_all(Path(sys.argv[1]))
