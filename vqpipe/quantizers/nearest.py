@@ -127,7 +127,7 @@ class NearestCodeQuantizer(QuantizerModule):
             terms[f"codebook{suffix}"] = codebook.detach()
             losses.append(loss)
             outputs.append(_grid(straight_through(rows, chosen), part))
-            indices.append(index.view(len(z), *z.shape[2:]))
+            indices.append(index.view(z.shape[0], *z.shape[2:]))
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.stack(indices, dim=1), loss, terms, codes)
 

@@ -1,0 +1,70 @@
+"""Nearest-code search as a static graph, for `torch.export` and what is made from it (ONNX).
+
+`vqpipe.codebooks.search` cannot be exported: which codes it looks at again depends on the data. Here the graph is
+the same for all data. Over tiles of at most `CODES` codes, unrolled, float32 scores |c|^2 / 2 - z.c (codes and z
+shifted by the codes' mean, which changes no order) give each row its `SHORTLIST` best codes so far; of those the
+least sum_j (z_j - c_j)^2 decides, in float32 too, and of equals the lowest index. No float64, which many runtimes
+lack.
+
+It differs from the exact search only where two costs are equal but for a float32 rounding of the cost itself
+(relative difference of about d * 2^-24), or where more than `SHORTLIST` codes are within a rounding of the scores.
+At most n * `CODES` scores are held at once, whatever K is.
+
+Letters: n rows, K codes, d dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+CODES = 8192
+"""Codes per tile."""
+SHORTLIST = 4
+"""Codes per row whose cost is computed from differences."""
+
+
+def nearest_traced(
+    z: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], cosine: bool = False
+) -> Int64[Tensor, " n"]:
+    """The index of the nearest code of each row, by operations that export.
+
+    Args:
+        z: rows, float32; n may be a symbol.
+        codes: the codebook, whose K and d are numbers.
+        cosine: the largest cosine similarity in place of the least distance; a code of norm 0 has similarity 0.
+    """
+    z, codes = z.float(), codes.detach().float()
+    if cosine:
+        keys, heights, queries, num = F.normalize(codes), codes.new_zeros(len(codes)), z, 1
+    else:
+        mean = codes.mean(0)
+        keys, queries, num = codes - mean, z - mean, min(SHORTLIST, len(codes))
+        heights = keys.square().sum(1) / 2
+    best, indices = _shortlist(queries, keys, heights, num)
+    if cosine:
+        return indices[:, 0]
+    cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1)
+    # A later place in the shortlist may hold a lower index: of equal costs that one is taken.
+    least = cost.amin(1, keepdim=True)
+    return torch.where(cost <= least, indices, len(codes) - 1).amin(1)
+
+
+def _shortlist(queries: Tensor, keys: Tensor, heights: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The least `num` scores of each row and their codes, after all tiles."""
+    best, indices = None, None
+    for first in range(0, len(keys), CODES):
+        last = min(first + CODES, len(keys))
+        scores = heights[first:last] - queries @ keys[first:last].T
+        found, places = scores.topk(min(num, last - first), dim=1, largest=False)
+        places = places + first
+        if best is None or indices is None:
+            best, indices = found, places
+            continue
+        both, order = torch.cat([best, found], 1).topk(num, dim=1, largest=False)
+        indices = torch.cat([indices, places], 1).gather(1, order)
+        best = both
+    assert best is not None and indices is not None
+    return best, indices
