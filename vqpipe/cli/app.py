@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.errors import ParamsError, VqpipeError
 
@@ -222,6 +223,7 @@ def evaluate(
     typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
+app.command()(export)
 app.command("import-vqgan")(import_vqgan)
 
 if __name__ == "__main__":
