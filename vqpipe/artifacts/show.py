@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
-from vqpipe.artifacts.spec import Header
+from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.errors import ArtifactError

@@ -43,7 +43,7 @@ def nearest_traced(
         mean = codes.mean(0)
         keys, queries, num = codes - mean, z - mean, min(SHORTLIST, len(codes))
         heights = keys.square().sum(1) / 2
-    best, indices = _shortlist(queries, keys, heights, num)
+    indices = _shortlist(queries, keys, heights, num)
     if cosine:
         return indices[:, 0]
     cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1)
@@ -52,19 +52,19 @@ def nearest_traced(
     return torch.where(cost <= least, indices, len(codes) - 1).amin(1)
 
 
-def _shortlist(queries: Tensor, keys: Tensor, heights: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The least `num` scores of each row and their codes, after all tiles."""
-    best, indices = None, None
-    for first in range(0, len(keys), CODES):
-        last = min(first + CODES, len(keys))
-        scores = heights[first:last] - queries @ keys[first:last].T
-        found, places = scores.topk(min(num, last - first), dim=1, largest=False)
-        places = places + first
-        if best is None or indices is None:
-            best, indices = found, places
-            continue
-        both, order = torch.cat([best, found], 1).topk(num, dim=1, largest=False)
+def _shortlist(queries: Tensor, keys: Tensor, heights: Tensor, num: int) -> Tensor:
+    """The codes of the least `num` scores of each row, after all tiles."""
+    best, indices = _tile(queries, keys, heights, num, 0)
+    for first in range(CODES, len(keys), CODES):
+        found, places = _tile(queries, keys, heights, num, first)
+        best, order = torch.cat([best, found], 1).topk(num, dim=1, largest=False)
         indices = torch.cat([indices, places], 1).gather(1, order)
-        best = both
-    assert best is not None and indices is not None
-    return best, indices
+    return indices
+
+
+def _tile(queries: Tensor, keys: Tensor, heights: Tensor, num: int, first: int) -> tuple[Tensor, Tensor]:
+    """The least scores of one tile of codes, which begins at `first`, and their codes."""
+    part = slice(first, min(first + CODES, len(keys)))
+    scores = heights[part] - queries @ keys[part].T
+    found, places = scores.topk(min(num, part.stop - first), dim=1, largest=False)
+    return found, places + first
