@@ -4,7 +4,7 @@
 the same for all data. Over tiles of at most `CODES` codes, unrolled, float32 scores |c|^2 / 2 - z.c (codes and z
 shifted by the codes' mean, which changes no order) give each row its `SHORTLIST` best codes so far; of those the
 least sum_j (z_j - c_j)^2 decides, in float32 too, and of equals the lowest index. No float64, which many runtimes
-lack.
+lack. Cosine similarity is the same search among vectors of length 1.
 
 It differs from the exact search only where two costs are equal but for a float32 rounding of the cost itself
 (relative difference of about d * 2^-24), or where more than `SHORTLIST` codes are within a rounding of the scores.
@@ -37,16 +37,14 @@ def nearest_traced(
         cosine: the largest cosine similarity in place of the least distance; a code of norm 0 has similarity 0.
     """
     z, codes = z.float(), codes.detach().float()
-    if cosine:
-        keys, heights, queries, num = F.normalize(codes), codes.new_zeros(len(codes)), z, 1
-    else:
-        mean = codes.mean(0)
-        keys, queries, num = codes - mean, z - mean, min(SHORTLIST, len(codes))
-        heights = keys.square().sum(1) / 2
-    indices = _shortlist(queries, keys, heights, num)
-    if cosine:
-        return indices[:, 0]
-    cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1)
+    penalty = codes.new_zeros(len(codes))
+    if cosine:  # of vectors of length 1 the nearest is the most similar: |z - c|^2 = 2 - 2 z.c
+        penalty = (codes.square().sum(1) == 0).float()  # a code of norm 0 has |z - c|^2 = 1
+        z, codes = F.normalize(z), F.normalize(codes)
+    mean, num = codes.mean(0), min(SHORTLIST, len(codes))
+    keys = codes - mean
+    indices = _shortlist(z - mean, keys, (keys.square().sum(1) + penalty) / 2, num)
+    cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1) + penalty[indices]
     # A later place in the shortlist may hold a lower index: of equal costs that one is taken.
     least = cost.amin(1, keepdim=True)
     return torch.where(cost <= least, indices, len(codes) - 1).amin(1)
