@@ -23,7 +23,7 @@ from vqpipe.codebooks.search import nearest
 from vqpipe.codebooks.search_traced import nearest_traced
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library import export
-from vqpipe.library.export import EncoderGraph, export_tokenizer, need_packages, run_onnx, to_onnx, write_onnx
+from vqpipe.library.export import export_tokenizer, need_packages, run_onnx, to_onnx, write_onnx
 from vqpipe.quantizers import QUANTIZERS
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -191,11 +191,21 @@ def test_a_missing_package_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatc
 def test_graphs_that_compute_something_else_are_not_published(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Wrong(EncoderGraph):
-        def forward(self, images: Tensor) -> Tensor:
-            return (super().forward(images) + 1) % self.tokenizer.num_codes[0]
-
-    monkeypatch.setattr(export, "EncoderGraph", Wrong)
-    with pytest.raises(MismatchError, match="0 of 48 indices equal"):
-        export_tokenizer(make_tokenizer(RECIPES["vq-uniform"]), tmp_path / "onnx")
-    assert not (tmp_path / "onnx").exists()
+    tokenizer = make_tokenizer(RECIPES["vq-uniform"])
+    right = {"encoder.onnx": tokenizer.encode, "decoder.onnx": tokenizer.decode}
+    wrong = {
+        "encoder.onnx": lambda x: tokenizer.encode(-x),
+        "decoder.onnx": lambda x: tokenizer.decode(15 - x),
+    }
+    monkeypatch.setattr(export, "to_onnx", lambda *_: None)
+    monkeypatch.setattr(export, "write_onnx", lambda _, path, __: path.write_bytes(b""))
+    for name in right:
+        graphs = {**right, name: wrong[name]}
+        monkeypatch.setattr(
+            export, "run_onnx", lambda path, x, g=graphs: g[path.name](torch.from_numpy(x)).numpy()
+        )
+        with pytest.raises(MismatchError, match="do not compute what the tokenizer does"):
+            export_tokenizer(tokenizer, tmp_path / "onnx")
+        assert not (tmp_path / "onnx").exists()
+    monkeypatch.setattr(export, "run_onnx", lambda path, x: right[path.name](torch.from_numpy(x)).numpy())
+    assert export_tokenizer(tokenizer, tmp_path / "onnx").num_equal == 48
