@@ -23,7 +23,7 @@ from vqpipe.tokenizers.evaluate import evaluate_folder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 EVALUATE: dict[str, Any] = {
-    "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 20,
+    "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 100,
     "perceptual": {"kind": "clip", "layers": [0, 1]},
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 4, "num_neighbours": 3, "seed": 0},
     "floors": {"num_patches": 64, "num_iterations": 1, "max_num_codes": 16},
