@@ -145,6 +145,16 @@ def test_what_is_pushed_is_what_is_pulled(saved: Path, remote: Remote) -> None:
     assert (header.license, header.library_name) == ("mit", "vqpipe")
 
 
+@pytest.mark.parametrize("name", ["lc-paper", "residual-vqct", "vqct-paper"])
+def test_priors_and_names_come_back_from_the_hub(name: str, remote: Remote) -> None:
+    tokenizer = make_tokenizer(RECIPES[name], Tokenizer)
+    tokenizer.push_to_hub("some/one")
+    again = Tokenizer.from_pretrained("some/one")
+    assert same(tokenizer, again)
+    assert [book.names for book in again.codebooks()] == [book.names for book in tokenizer.codebooks()]
+    assert torch.equal(again.decode(again.encode(IMAGES)), tokenizer.decode(tokenizer.encode(IMAGES)))
+
+
 def test_another_librarys_repository_is_refused_before_its_weights_are_loaded(remote: Remote) -> None:
     remote.folder.mkdir()
     (remote.folder / "config.json").write_text('{"model_type": "clip"}')

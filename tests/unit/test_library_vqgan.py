@@ -11,6 +11,8 @@ import torch
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from stages.evaluate import app as evaluate_app
+from tests import tiny
 from tests.foreign_vqgan import Reference, State, make_config, make_state
 from tests.tiny import picture
 from vqpipe.cli.app import app
@@ -20,6 +22,13 @@ from vqpipe.library.vqgan import Imported, import_vqgan, read_config
 from vqpipe.tokenizers.evaluate import evaluate_folder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
+EVALUATE: dict[str, Any] = {
+    "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 100,
+    "perceptual": {"kind": "clip", "layers": [0, 1]},
+    "distances": {"features": "clip", "num_subsets": 2, "subset_images": 4, "num_neighbours": 3, "seed": 0},
+    "floors": {"num_patches": 64, "num_iterations": 1, "max_num_codes": 16},
+    "examples": {"num_images": 0, "num_codes": 0, "num_patches": 0},
+}  # fmt: skip
 LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "f16": {"ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2, "attn_resolutions": [2], "resolution": 32},
@@ -103,6 +112,28 @@ def test_the_command_publishes_what_evaluate_measures(config: dict[str, Any], tm
     metrics = evaluate_folder(tmp_path / "photos", out)
     assert metrics["codes"]["code"]["num_codes"] == 40
     assert metrics["psnr"]["mean"] > 0
+
+
+def test_the_evaluate_stage_measures_what_was_imported(tmp_path: Path) -> None:
+    config = make_config(resolution=16, attn_resolutions=[8])
+    checkpoint, yaml = write(tmp_path, config, make_state(config))
+    arguments = ["import-vqgan", str(checkpoint), str(yaml), "--out", str(tmp_path / "vqgan")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    tiny.write_dataset(tmp_path, {"train": 8, "validation": 2, "test": 8})
+    tiny.write_tiny_clip(tmp_path / "clip")
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump({"evaluate": EVALUATE}, stream)
+    inputs = {name: tmp_path / name for name in ("dataset", "clip")}
+    paths = {**inputs, "tokenizer": tmp_path / "vqgan", "params": tmp_path / "params.yaml",
+             "out": tmp_path / "out", "metrics": tmp_path / "metrics.json"}  # fmt: skip
+    done = CliRunner().invoke(
+        evaluate_app, [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    )
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["codes"]["code"]["num_tokens"] == 8 * 64
+    assert metrics["protocol"]["resolution"] == 16
+    assert (tmp_path / "out/manifest.json").is_file()
 
 
 def test_safetensors_and_bare_state_dicts_are_read(config: dict[str, Any], tmp_path: Path) -> None:

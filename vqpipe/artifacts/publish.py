@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, missing
+from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, maker, missing
 from vqpipe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -159,6 +159,6 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
             found = f"{child.stat().st_size} bytes" if child.is_file() else "no file"
             raise ArtifactError(
                 f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes",
-                run=f"dvc checkout, or dvc repro {spec.stage if spec else ''}".strip(),
+                run=f"dvc checkout, or {maker(spec)}" if spec else "dvc checkout",
             )  # fmt: skip
     return Manifest(header, files)

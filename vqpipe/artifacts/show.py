@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
-from vqpipe.artifacts.spec import Header
+from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.errors import ArtifactError
@@ -75,10 +75,11 @@ def _title(path: Path, header: Header) -> list[str]:
     if spec is None:
         return [*lines, "  this version of vqpipe does not know that spec"]
     if spec.version != header.version:
-        lines.append(f"  this version of vqpipe reads v{spec.version}; run: dvc repro {spec.stage}")
+        lines.append(f"  this version of vqpipe reads v{spec.version}; run: {maker(spec)}")
     if spec.about:
         lines.append(f"  {spec.about}")
-    return [*lines, f"  written by the stage {spec.stage}"]
+    made_by = spec.stage if maker(spec) == spec.stage else f"the stage {spec.stage}"
+    return [*lines, f"  written by {made_by}"]
 
 
 def _facts(facts: Mapping[str, Any]) -> list[str]:

@@ -56,6 +56,11 @@ class FolderSpec:
 Spec = TableSpec | TensorSpec | FolderSpec
 
 
+def maker(spec: Spec) -> str:
+    """The command that makes an artifact: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
+    return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
+
+
 @dataclass(frozen=True)
 class Header:
     """The part of a file that says what it is."""
@@ -89,7 +94,7 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
             f"{where}: wrong artifact",
             found=f"{header.spec} v{header.version}",
             expected=f"{spec.name} v{spec.version}",
-            run=f"dvc repro {spec.stage}",
+            run=maker(spec),
         )
 
 
@@ -97,5 +102,5 @@ def missing(where: object, spec: Spec) -> ArtifactError:
     """The error for an artifact that is not there."""
     return ArtifactError(
         f"{where} does not exist (a {spec.name} v{spec.version} artifact)",
-        run=f"dvc repro {spec.stage}",
+        run=maker(spec),
     )

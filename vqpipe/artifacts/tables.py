@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def iter_batches(
     check_header(read_header(path), spec, path)
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
+
+
+@contextmanager
+def stream_table(
+    path: Path, spec: TableSpec, facts: Facts | None = None
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Publish one Parquet file piece by piece: yields the function that appends a table of the spec's columns.
+
+    Each call makes row groups of its own, of at most 1,024 rows; so calls of the same rows give the same bytes.
+    Nothing is published where the block raises.
+    """
+    schema = schema_of(spec, facts)
+    with publish_file(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        yield lambda table: writer.write_table(table.cast(schema), row_group_size=1024)
 
 
 class ShardWriter:

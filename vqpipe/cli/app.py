@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
+from vqpipe.cli.tokenize import detokenize, tokenize
 from vqpipe.errors import ParamsError, VqpipeError
 
 METRICS = Path("artifacts/report/metrics.json")
@@ -222,6 +224,9 @@ def evaluate(
     typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
+app.command()(tokenize)
+app.command()(detokenize)
+app.command()(export)
 app.command("import-vqgan")(import_vqgan)
 
 if __name__ == "__main__":

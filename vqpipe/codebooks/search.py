@@ -35,6 +35,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vqpipe.codebooks.search_traced import nearest_traced
+
 Metric = Literal["euclidean", "cosine"]
 
 _UNIT = 2.0**-24
@@ -61,7 +63,8 @@ def nearest(
 
     Always computed in float32 and float64, whatever autocast or the matmul precision say. No gradient. Memory
     beyond the inputs is O(n * d + tile). A row that is not finite gets index 0, so that a loss made of it can
-    be seen and refused further up.
+    be seen and refused further up. Under `torch.export`: `vqpipe.codebooks.search_traced`, exact up to float32
+    ties.
 
     Args:
         z: rows to quantise.
@@ -73,6 +76,8 @@ def nearest(
         ValueError: no codes, or z and codes of different dimensions.
     """
     _check(z, codes)
+    if torch.compiler.is_exporting():
+        return nearest_traced(z, codes, cosine=metric == "cosine")
     return _search(z, codes, 1, metric, tile).squeeze(1)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
@@ -164,6 +165,8 @@ def check_indices(indices: Tensor, num_codes: tuple[int, ...]) -> None:
     if indices.is_floating_point() or indices.ndim != 4 or indices.shape[1] != len(num_codes):
         found = f"{indices.dtype} of shape {tuple(indices.shape)}"
         raise MismatchError("the indices are not of this tokenizer", found=found, expected=expected)
+    if torch.compiler.is_exporting():
+        return  # a graph cannot look at values; its runtime refuses a gather out of range
     for group, count in enumerate(num_codes):
         part = indices[:, group]
         if part.numel() and (int(part.min()) < 0 or int(part.max()) >= count):

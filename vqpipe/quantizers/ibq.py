@@ -61,7 +61,7 @@ class IndexBackpropagationQuantizer(SoftCodeQuantizer):
         terms = {"distance": distance.detach()}
         if penalised:
             sample = rest[0].mean()
-            batch = entropy(mean_over_ranks(rest[1].sum(0) / len(rows), self.training))
+            batch = entropy(mean_over_ranks(rest[1].sum(0) / rows.shape[0], self.training))
             penalty = self.config.sample_weight * sample - self.config.batch_weight * batch
             loss = loss + self.config.entropy_weight * penalty
             terms |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}

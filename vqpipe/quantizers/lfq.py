@@ -79,12 +79,12 @@ def mean_distribution(logits: Float[Tensor, "n d"]) -> Float[Tensor, " K"]:
     """
     half = logits.shape[1] // 2
     low, high = _joint(logits[:, :half]), _joint(logits[:, half:])
-    return (high.T @ low).flatten() / len(logits)
+    return (high.T @ low).flatten() / logits.shape[0]
 
 
 def _joint(logits: Float[Tensor, "n m"]) -> Float[Tensor, "n M"]:
     """The distribution of m independent bits over their 2^m values, the first bit least significant."""
-    joint = logits.new_ones(len(logits), 1)
+    joint = logits.new_ones(logits.shape[0], 1)
     for bit in logits.unbind(1):
         sides = torch.stack([(-bit).sigmoid(), bit.sigmoid()], 1)
         joint = (sides[:, :, None] * joint[:, None, :]).flatten(1)

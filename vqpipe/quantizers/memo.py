@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -22,7 +23,12 @@ class Memo(Generic[T]):
         self._value: T | None = None
 
     def get(self, sources: Iterable[Tensor], make: Callable[[], T]) -> T:
-        """The remembered value, or `make()` where a source is another tensor or has been written to."""
+        """The remembered value, or `make()` where a source is another tensor or has been written to.
+
+        Under `torch.export` the sources are symbols: the value that is remembered is taken, as a constant.
+        """
+        if self._value is not None and torch.compiler.is_exporting():
+            return self._value
         key = tuple((s.data_ptr(), -1 if s.is_inference() else s._version, str(s.device)) for s in sources)
         if self._key != key or self._value is None:
             self._value = make()

@@ -154,7 +154,7 @@ class NearestCodeQuantizer(QuantizerModule):
             losses.append(loss)
             z_q = ESTIMATORS[self.estimator](rows, F.embedding(index, group_codes))
             outputs.append(_grid(z_q, part))
-            indices.append(index.view(len(z), *z.shape[2:]))
+            indices.append(index.view(z.shape[0], *z.shape[2:]))
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.stack(indices, dim=1), loss, terms, codes)
 

@@ -26,7 +26,7 @@ OTHER_TILE = 1 << 26
 
 
 def in_row_tiles(step: Step, rows: Float[Tensor, "n d"], width: int) -> list[tuple[Tensor, ...]]:
-    """The step's outputs on consecutive parts of the rows; one part where all fit.
+    """The step's outputs on consecutive parts of the rows; one part where all fit, and under `torch.export`.
 
     Args:
         step: must depend on its rows, on captured tensors and on torch's global generators alone.
@@ -34,7 +34,7 @@ def in_row_tiles(step: Step, rows: Float[Tensor, "n d"], width: int) -> list[tup
         width: values that the step makes per row: K.
     """
     limit = TILE.get(rows.device.type, OTHER_TILE)
-    if len(rows) * width <= limit:
+    if torch.compiler.is_exporting() or len(rows) * width <= limit:
         return [step(rows)]
     parts = torch.split(rows, max(1, limit // width))
     if not torch.is_grad_enabled():

@@ -5,7 +5,7 @@ Letters: n images, g groups of codes, h w the token grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,8 @@ def write_tokens(
             for name, split in opened.items():
                 writer = ShardWriter(folder, name, CODES)
                 for start, indices in _encoded(split, tokenizer, config.batch_size, device):
-                    writer.write(_rows(split, name, start, indices))
+                    rows = slice(start, start + len(indices))
+                    writer.write(codes_table(split.ids[rows], name, split.labels[rows], indices))
                     bar.advance(len(indices))
                 writer.close()
                 facts["splits"][name] = {"images": writer.rows, "shards": writer.shards}
@@ -166,14 +167,16 @@ def _encoded(
         yield start, all_reduce_sum(chunk).cpu()
 
 
-def _rows(split: ImageSplit, name: str, start: int, indices: Int64[Tensor, "n g h w"]) -> pa.Table:
-    stop = start + len(indices)
+def codes_table(
+    ids: Sequence[str], split: str, labels: Int64[np.ndarray, " n"], indices: Int64[Tensor, "n g h w"]
+) -> pa.Table:
+    """Rows of the `codes` table; a label of -1 is none."""
     flat = indices.flatten(1).to(torch.int32).numpy()
     offsets = np.arange(0, flat.size + 1, flat.shape[1], dtype=np.int32)
     return pa.table(
         {
-            "image_id": split.ids[start:stop], "split": [name] * len(flat),
-            "label": pa.array(np.asarray(split.labels[start:stop]).astype(np.int32)),
+            "image_id": list(ids), "split": [split] * len(flat),
+            "label": pa.array(np.asarray(labels).astype(np.int32)),
             "indices": pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.reshape(-1))),
         },
         schema=schema_of(CODES),

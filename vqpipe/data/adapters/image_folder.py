@@ -52,7 +52,7 @@ class Item:
 Found = Member | Bad
 
 
-def _walk(root: Path) -> Iterator[Found]:
+def walk(root: Path) -> Iterator[Found]:
     """The files below a folder as members without bytes, in the order of their names.
 
     Links are followed, but not to a folder above; a folder that cannot be listed comes as `Bad`.
@@ -76,7 +76,7 @@ def _loops(folder: str, name: str) -> bool:
 
 def _list(source: ImageFolderSource, wanted: str = "", max_bytes: int = 0) -> Iterator[Found]:
     root = Path(source.path)
-    return _walk(root) if root.is_dir() else members(root, wanted, max_bytes)
+    return walk(root) if root.is_dir() else members(root, wanted, max_bytes)
 
 
 class _Places:
@@ -98,7 +98,8 @@ class _Places:
         return None
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file name ends as images do."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -176,7 +177,7 @@ def _survey(source: ImageFolderSource, places: _Places) -> tuple[set[str], list[
             bad.append((place[0] if place else "", entry))
         elif place is None or name == source.class_names:
             continue
-        elif not _is_image(name):
+        elif not is_image(name):
             bad.append(
                 (place[0], Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES)))
             )
@@ -220,7 +221,7 @@ def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
         given: set[str] = set()
         for entry in _list(source, max_bytes=byte_limit(max_pixels)):
             place = places.split(entry.name) if isinstance(entry, Member) else None
-            if isinstance(entry, Bad) or place is None or not _is_image(entry.name) or entry.name in given:
+            if isinstance(entry, Bad) or place is None or not is_image(entry.name) or entry.name in given:
                 continue
             split, below = place
             if source.classes == "folders" and len(below) == 1:

@@ -1,0 +1,56 @@
+"""docs/library.md: its snippets and commands run, from the first to the last, in a folder with what they name."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from tests.foreign_vqgan import make_config, make_state
+from tests.tiny import picture, write_tokenizer
+from vqpipe.cli.app import app
+
+PAGE = Path(__file__).parents[2] / "docs/library.md"
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VQPIPE_WORKERS", "1")
+    monkeypatch.setenv("VQPIPE_DEVICE", "cpu")
+    write_tokenizer(tmp_path / "artifacts/tokenizer/vq")
+    (tmp_path / "photos").mkdir()
+    for index in range(4):
+        picture(index, bool(index % 2)).save(tmp_path / f"photos/{index}.jpg")
+    picture(9, True).save(tmp_path / "photos/bird.png")
+    config = make_config()
+    torch.save({"state_dict": make_state(config)}, tmp_path / "last.ckpt")
+    with (tmp_path / "model.yaml").open("w") as stream:
+        YAML().dump(config, stream)
+    logging.disable()  # pytest asks for every log, and torch's exporter writes many
+    commands, names = [], {}
+    try:
+        for language, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+            if language == "python":
+                names = {}
+                exec(compile(text, str(PAGE), "exec"), names)
+                continue
+            for line in text.splitlines():
+                program, *words = shlex.split(line)
+                assert program == "vqpipe"
+                done = CliRunner().invoke(app, words)
+                assert done.exit_code == 0, f"{line}\n{done.output}"
+                commands.append(words[0])
+    finally:
+        logging.disable(logging.NOTSET)
+    assert commands == ["export", "tokenize", "detokenize", "import-vqgan", "evaluate"]
+    assert names["indices"].shape == (5, 1, 4, 4)
+    assert np.array(Image.open(tmp_path / "again/bird.png.png")).shape == (16, 16, 3)

@@ -1,0 +1,209 @@
+"""A folder of images as a file of tokens, and back: no dataset, no pipeline.
+
+The file is a Parquet artifact of the tokens stage's table `codes`: image_id (path below the folder), split (`images`),
+label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
+`grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and sha256. Beside it `NAME.quarantine.parquet` lists
+what was left out, and why; it is written even where it is empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.spec import check_header
+from vqpipe.artifacts.specs.dataset import QUARANTINE
+from vqpipe.artifacts.specs.exported import DECODED
+from vqpipe.artifacts.specs.tokens import CODES
+from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table, write_table
+from vqpipe.data.images import SUFFIXES, encode_png
+from vqpipe.data.loader import to_float, to_uint8
+from vqpipe.data.records import Bad
+from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
+from vqpipe.library.folder import Square, squares
+from vqpipe.library.identity import identity, named
+from vqpipe.library.outputs import check_target
+from vqpipe.runtime.progress import progress_bar
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokens import codes_table
+
+SPLIT = "images"
+"""What stands in the column `split`."""
+NO_LABEL = -1
+CHUNK_ROWS = 1024
+"""Rows that are held before they are written, as a row group."""
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """What `tokenize` wrote."""
+
+    images: int
+    left_out: dict[str, int]
+    """Files that gave no tokens, by reason."""
+    quarantine: Path
+    facts: dict[str, Any]
+
+
+def tokenize(
+    folder: Path, tokenizer: Tokenizer, out: Path, batch_size: int, resolution: int | None = None
+) -> Tokenized:
+    """Encode every image below a folder; memory does not grow with their number.
+
+    Images are scaled and cut to squares as `Tokenizer.preprocess` does. The same images, tokenizer and batch size give
+    the same bytes on the same kind of device.
+
+    Args:
+        folder: the images, at any depth; see `vqpipe.library.folder.squares`.
+        tokenizer: in eval mode, on its device.
+        out: the Parquet file.
+        batch_size: images encoded at once.
+        resolution: side of the squares, pixels; the tokenizer's own by default.
+
+    Raises:
+        DataError: no such folder, or no usable image in it.
+        ParamsError: a resolution that the tokenizer cannot halve often enough, or `out` is no Parquet file's name.
+    """
+    side, step = resolution or tokenizer.resolution, tokenizer.config.trunk.downsampling
+    if side < step or side % step:
+        raise ParamsError(
+            f"this tokenizer takes {step} x {step} pixels to one index", found=f"resolution {side}",
+            expected=f"a multiple of {step}",
+        )  # fmt: skip
+    if out.suffix != ".parquet" or out.is_dir():
+        raise ParamsError(
+            "tokens go to a Parquet file", found=str(out), expected="a path that ends in .parquet"
+        )
+    grid = [side // step, side // step]
+    facts = {
+        "shape": [tokenizer.groups, *grid], "groups": tokenizer.groups, "grid": grid,
+        "num_codes": list(tokenizer.num_codes), "resolution": side, "tokenizer": identity(tokenizer),
+    }  # fmt: skip
+    bad: list[Bad] = []
+    images = 0
+    with stream_table(out, CODES, facts) as append, progress_bar("tokens", None) as bar:
+        ids: list[str] = []
+        parts: list[Tensor] = []
+        for names, indices in _encoded(squares(folder, side), tokenizer, batch_size, bad):
+            ids.extend(names)
+            parts.append(indices)
+            images += len(names)
+            bar.advance(len(names))
+            if len(ids) >= CHUNK_ROWS:
+                append(codes_table(ids, SPLIT, np.full(len(ids), NO_LABEL), torch.cat(parts)))
+                ids, parts = [], []
+        if ids:
+            append(codes_table(ids, SPLIT, np.full(len(ids), NO_LABEL), torch.cat(parts)))
+        left_out = dict(sorted(Counter(item.reason for item in bad).items()))
+        if not images:
+            raise DataError(
+                f"{folder} holds no usable image", found=left_out or "no file", expected=" ".join(SUFFIXES)
+            )
+        quarantine = out.with_name(f"{out.stem}.quarantine.parquet")
+        rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
+        write_table(
+            quarantine, QUARANTINE, to_table(QUARANTINE, rows), {"images": images, "left_out": left_out}
+        )
+    return Tokenized(images, left_out, quarantine, facts)
+
+
+def _encoded(
+    found: Iterator[Square | Bad], tokenizer: Tokenizer, batch_size: int, bad: list[Bad]
+) -> Iterator[tuple[list[str], Int64[Tensor, "b g h w"]]]:
+    """Full batches in order; what is no image goes to `bad`."""
+    waiting: list[Square] = []
+
+    def encode() -> tuple[list[str], Tensor]:
+        pixels = torch.from_numpy(np.stack([image for _, image in waiting])).permute(0, 3, 1, 2)
+        indices = tokenizer.encode(to_float(pixels).to(tokenizer.latent_scale.device)).cpu()
+        return [image_id for image_id, _ in waiting], indices
+
+    for item in found:
+        if isinstance(item, Bad):
+            bad.append(item)
+            continue
+        waiting.append(item)
+        if len(waiting) == batch_size:
+            yield encode()
+            waiting.clear()
+    if waiting:
+        yield encode()
+
+
+def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -> int:
+    """Write the image of every row of a tokens file as `OUT/ID.png`, and publish the folder.
+
+    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        ArtifactError: no such file, not what `tokenize` writes, rows of another shape than it says, an id that leads
+            out of the folder or comes twice, or an `out` that would be overwritten.
+        MismatchError: another tokenizer made the tokens; the message names both. Indices out of range.
+    """
+    facts = read_facts(tokens)
+    own = identity(tokenizer)
+    if facts["tokenizer"] != own:
+        raise MismatchError(
+            f"{tokens} was made by another tokenizer", found=f"tokens of {named(facts['tokenizer'])}",
+            expected=f"tokens of this one: {named(own)}",
+        )  # fmt: skip
+    check_target(out, DECODED)
+    shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
+    content: dict[str, Any] = {"tokenizer": own, "resolution": facts["resolution"], "images": 0}
+    with publish_folder(out, DECODED, content) as folder, progress_bar("images", None) as bar:
+        for batch in iter_batches(tokens, CODES, ["image_id", "indices"], batch_size):
+            values = batch["indices"].flatten().to_numpy(zero_copy_only=False)
+            if values.size != batch.num_rows * np.prod(shape) or batch["indices"].null_count:
+                raise ArtifactError(
+                    f"{tokens} does not have the shape that it says", expected=f"{shape} a row",
+                    found=f"{values.size} indices in {batch.num_rows} rows",
+                )  # fmt: skip
+            indices = torch.from_numpy(np.array(values.reshape(-1, *shape), dtype=np.int64)).to(where)
+            pixels = to_uint8(tokenizer.decode(indices)).permute(0, 2, 3, 1).cpu().numpy()
+            for image_id, image in zip(batch["image_id"].to_pylist(), pixels, strict=True):
+                path = _target(folder, image_id, tokens)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode_png(image))
+            content["images"] += batch.num_rows
+            bar.advance(batch.num_rows)
+    return int(content["images"])
+
+
+def read_facts(tokens: Path) -> dict[str, Any]:
+    """The facts of a tokens file.
+
+    Raises:
+        ArtifactError: no such file, or not what `tokenize` writes.
+    """
+    if not tokens.is_file():
+        raise ArtifactError(f"{tokens} is not a file", expected="a tokens file", run="vqpipe tokenize")
+    header = read_header(tokens)
+    check_header(header, CODES, tokens)
+    if "tokenizer" not in header.facts:
+        raise ArtifactError(
+            f"{tokens} does not say which tokenizer made it", found="a shard of the tokens stage",
+            expected="a file of `vqpipe tokenize`",
+        )  # fmt: skip
+    return header.facts
+
+
+def _target(folder: Path, image_id: str, tokens: Path) -> Path:
+    relative = PurePosixPath(f"{image_id}.png")
+    if relative.is_absolute() or ".." in relative.parts or "\0" in image_id:
+        raise ArtifactError(f"{tokens}: an id leads out of the folder", found=repr(image_id))
+    path = folder / relative
+    if path.exists():
+        raise ArtifactError(f"{tokens}: an id comes twice", found=repr(image_id))
+    return path
