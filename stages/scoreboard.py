@@ -39,14 +39,12 @@ def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
         if not any(fnmatch(name, pattern) for name in commands):
             raise ParamsError(f"no run of {folder} matches {pattern}", choices=list(commands))
     return {
-        name: cmd
-        for name, cmd in commands.items()
-        if not patterns or any(fnmatch(name, p) for p in patterns)
+        name: cmd for name, cmd in commands.items() if not patterns or any(fnmatch(name, p) for p in patterns)
     }
 
 
-def is_current(command: list[str]) -> bool:
-    """Whether a row's metrics were made with the params and inputs that its command names.
+def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The rows without metrics, or whose metrics were made with other params or inputs than the command names.
 
     Raises:
         ArtifactError: an input that is not there.
@@ -57,16 +55,20 @@ def is_current(command: list[str]) -> bool:
     from vqpipe.params.scoreboard import load_scoreboard
     from vqpipe.report.inputs import read_json
 
-    options = dict(zip(command[3::2], command[4::2], strict=True))
-    row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
-    board = load_scoreboard(Path(options["--params"]))
-    board.tokenizer(row, seed)
-    inputs = [Path(options[name]) for name in ("--dataset", "--clip", "--prior")]
-    for path in inputs:
-        if not path.exists():
-            raise ArtifactError(f"row {row}-{seed}: input {path} does not exist", run="make scoreboard")
-    given = StageRun("row", board.identity(row, seed), inputs).key()
-    return metrics.is_file() and read_json(metrics).get("given") == given
+    board = load_scoreboard(folder / "params.yaml")
+    missing = {}
+    for name, command in commands.items():
+        options = dict(zip(command[3::2], command[4::2], strict=True))
+        row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
+        board.tokenizer(row, seed)
+        inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--prior")]
+        for path in inputs:
+            if not path.exists():
+                raise ArtifactError(f"row {name}: input {path} does not exist", run="make scoreboard")
+        given = StageRun("row", board.identity(row, seed), inputs).key()
+        if not metrics.is_file() or read_json(metrics).get("given") != given:
+            missing[name] = command
+    return missing
 
 
 def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
@@ -114,7 +116,9 @@ def tell_dvc(folder: Path, names: list[str]) -> None:
     if not targets:
         return
     if shutil.which("dvc", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") is None:
-        typer.echo(f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True)
+        typer.echo(
+            f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True
+        )
         return
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
     if done.returncode:
@@ -122,7 +126,9 @@ def tell_dvc(folder: Path, names: list[str]) -> None:
 
 
 def main(
-    patterns: Annotated[list[str] | None, typer.Argument(help="Runs, such as vq-0 or '*-0'; all of them.")] = None,
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Runs, such as vq-0 or '*-0'; all of them.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="The scoreboard's folder.")] = Path("scoreboard"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Rows at a time; one per core without it.")] = None,
     dry: Annotated[bool, typer.Option("--dry", help="Say what is missing; run nothing.")] = False,
@@ -134,7 +140,7 @@ def main(
     from vqpipe.runtime.env import scratch_root, workers
 
     commands = row_commands(folder, patterns or [])
-    missing = {name: command for name, command in commands.items() if not is_current(command)}
+    missing = missing_rows(folder, commands)
     typer.echo(f"{len(missing)} of {len(commands)} rows of {folder} are to be run", err=True)
     if dry:
         typer.echo("\n".join(missing))

@@ -40,12 +40,20 @@ def board() -> Scoreboard:
     return load_scoreboard(FOLDER / "params.yaml")
 
 
-def results(board: Scoreboard, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1) -> Results:
+def results(
+    board: Scoreboard, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1
+) -> Results:
     """Rows with one value per seed; those of one seed have an interval over images of +-half."""
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for row, values in rows.items():
         for seed, value in enumerate(values):
-            entry: dict[str, Any] = {metric: value, "row": row, "seed": seed, "protocol": board.protocol, "code": "c"}
+            entry: dict[str, Any] = {
+                metric: value,
+                "row": row,
+                "seed": seed,
+                "protocol": board.protocol,
+                "code": "c",
+            }
             if half:
                 entry |= {f"{metric}_low": value - half, f"{metric}_high": value + half}
             runs.setdefault(row, {})[seed] = entry
@@ -121,7 +129,9 @@ def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(boar
     assert (verdict.outcome, verdict.evidence) == (NOT_TESTABLE, "no GloVe file")
 
 
-@pytest.mark.parametrize(("folder", "table"), TABLES, ids=lambda v: v.title if isinstance(v, BoardTable) else v.name)
+@pytest.mark.parametrize(
+    ("folder", "table"), TABLES, ids=lambda v: v.title if isinstance(v, BoardTable) else v.name
+)
 def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTable) -> None:
     named = {row for _, row in table.rows} | {row for claim in table.claims for row in claim.rows}
     run = {run.row for run in load_scoreboard(folder / "params.yaml").runs.values()}
@@ -188,7 +198,9 @@ def test_the_committed_page_is_that_of_the_committed_metrics() -> None:
 
 def test_both_boards_share_the_protocol_of_training() -> None:
     yaml = YAML(typ="safe", pure=True)
-    ours, theirs = (yaml.load((path / "params.yaml").read_text()) for path in (FOLDER, FOLDER / "tiny-imagenet"))
+    ours, theirs = (
+        yaml.load((path / "params.yaml").read_text()) for path in (FOLDER, FOLDER / "tiny-imagenet")
+    )
     ours["common"]["augment"] = theirs["common"]["augment"]
     assert ours["common"] == theirs["common"]
     assert ours["evaluate"] == theirs["evaluate"]

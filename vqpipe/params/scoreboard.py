@@ -83,7 +83,8 @@ class Scoreboard(Params):
     def _known(self, row: str) -> None:
         if row not in self.rows:
             raise ParamsError(
-                f"the scoreboard has no row {row}{did_you_mean(row, list(self.rows))}", choices=list(self.rows)
+                f"the scoreboard has no row {row}{did_you_mean(row, list(self.rows))}",
+                choices=list(self.rows),
             )
 
 

@@ -176,7 +176,9 @@ def _costs(results: Results) -> str:
     for row in results.board.rows:
         if row in results.costs:
             values = [(results.mean_cost(row, name), scale, digits) for name, scale, digits in names]
-            cells = [f"{v * scale:,.{digits}f}" if v is not None else "missing" for v, scale, digits in values]
+            cells = [
+                f"{v * scale:,.{digits}f}" if v is not None else "missing" for v, scale, digits in values
+            ]
             rows.append([f"`{row}`", *cells])
     devices = sorted({str(cost.get("device")) for runs in results.costs.values() for cost in runs.values()})
     about = (

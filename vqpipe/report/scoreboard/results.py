@@ -67,7 +67,9 @@ class Results:
 
     def distinct(self, name: str) -> list[Any]:
         """The distinct values of a metrics entry over all runs, sorted as text."""
-        return sorted({run[name] for runs in self.metrics.values() for run in runs.values() if name in run}, key=str)
+        return sorted(
+            {run[name] for runs in self.metrics.values() for run in runs.values() if name in run}, key=str
+        )
 
     def stale(self) -> list[str]:
         """Runs whose metrics were made under another number of the protocol."""
@@ -111,7 +113,8 @@ def read_results(folder: Path) -> Results:
             content = read_json(path)
             if (content.get("row"), content.get("seed")) != (run.row, run.seed):
                 raise ArtifactError(
-                    f"{path} is not of run {name}", found=f"row {content.get('row')}, seed {content.get('seed')}"
+                    f"{path} is not of run {name}",
+                    found=f"row {content.get('row')}, seed {content.get('seed')}",
                 )
             into.setdefault(run.row, {})[run.seed] = content
     return Results(board, metrics, costs)

@@ -100,9 +100,17 @@ TRANSFER = BoardTable(
     "paper's CLIP is the same for both.",
     (("own codebook", "lc"), ("codebook of the embedded set", "lc-from-scenes")),
     (
-        Claim("A foreign codebook is used as fully", ("lc", "lc-from-scenes"), "utilisation", "at_least", NEARLY_ALL),
+        Claim(
+            "A foreign codebook is used as fully",
+            ("lc", "lc-from-scenes"),
+            "utilisation",
+            "at_least",
+            NEARLY_ALL,
+        ),
         Claim("A foreign codebook reconstructs as well", ("lc", "lc-from-scenes"), "psnr", "stays", 0.01),
-        Claim("A foreign codebook has a somewhat higher FID", ("lc", "lc-from-scenes"), "fd_clip", "rises", 0.05),
+        Claim(
+            "A foreign codebook has a somewhat higher FID", ("lc", "lc-from-scenes"), "fd_clip", "rises", 0.05
+        ),
     ),
 )
 TRANSFER_ELSEWHERE = BoardTable(
