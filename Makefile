@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test lint format bench bench-text lock check-lock clean
+.PHONY: repro test lint format bench bench-text scoreboard scoreboard-tiny-imagenet lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
@@ -30,6 +30,18 @@ bench: $(STAMP)
 
 bench-text: $(STAMP)
 	python -m tests.bench.text
+
+# Priors first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
+scoreboard: $(STAMP)
+	dvc repro graph cluster scoreboard/dvc.yaml:cluster
+	python -m stages.scoreboard
+	vqpipe scoreboard
+
+# The same on a copy of the data of your own; scoreboard/tiny-imagenet/params.yaml says where it is looked for.
+scoreboard-tiny-imagenet: $(STAMP)
+	dvc repro cluster scoreboard/tiny-imagenet/dvc.yaml:graph scoreboard/tiny-imagenet/dvc.yaml:cluster
+	python -m stages.scoreboard --folder scoreboard/tiny-imagenet
+	vqpipe scoreboard
 
 check-lock: $(STAMP)
 	python -m stages.lock

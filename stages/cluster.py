@@ -23,6 +23,7 @@ def main(
         "artifacts/curves/cluster.csv"
     ),
     params: Params = DEFAULT_PARAMS,
+    section: Annotated[str, typer.Option(help="Its section, by dotted name.")] = "cluster",
 ) -> None:
     """Cluster patch features into K centroids, ordered so that chosen prefixes of them are codebooks too.
 
@@ -37,7 +38,7 @@ def main(
     from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.centroids import write_centroids
 
-    config = load_params(params, "cluster", ClusterParams)
+    config = load_params(params, section, ClusterParams)
     labels = dataset if config.per_class else None
     with (
         process_group(),

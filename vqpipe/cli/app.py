@@ -160,6 +160,24 @@ def pairs(
 
 
 @app.command()
+def scoreboard(
+    folder: Annotated[Path, typer.Option(help="The scoreboard: params.yaml, metrics/ and cost/.")] = Path(
+        "scoreboard"
+    ),
+    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("docs/scoreboard.md"),
+) -> None:
+    """Write the scoreboard's page from the metrics of its rows; rows that are missing are said to be.
+
+    Example: vqpipe scoreboard --out docs/scoreboard.md
+    """
+    from vqpipe.artifacts.publish import publish_text
+    from vqpipe.report.scoreboard.page import read_boards, scoreboard_page
+
+    publish_text(out, scoreboard_page(read_boards(folder)))
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
 def why(
     adjective: Annotated[str, typer.Argument(help="An adjective.")],
     noun: Annotated[str, typer.Argument(help="A noun.")],

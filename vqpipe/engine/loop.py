@@ -6,6 +6,7 @@ checkpoint. A run that was killed resumes from its last checkpoint and ends with
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from vqpipe.engine.batches import check_shares, prefetch
 from vqpipe.engine.curves import Trackers, write_curves
 from vqpipe.engine.state import Average, TrainingState
 from vqpipe.engine.step import Stepper
-from vqpipe.engine.trainable import FitResult, Trainable
+from vqpipe.engine.trainable import FitResult, Spent, Trainable
 from vqpipe.errors import MismatchError, VqpipeError
 from vqpipe.params.training import TrainingParams
 from vqpipe.runtime.determinism import deterministic_algorithms
@@ -67,6 +68,7 @@ def fit(
         state.load(checkpoint)
     else:
         state.save(checkpoint)
+    begun = state.step, time.process_time(), time.perf_counter()
     with (
         deterministic_algorithms(config.deterministic),
         _compiled(trainable) if config.compile else nullcontext(),
@@ -97,11 +99,12 @@ def fit(
             bar.advance(1, f"loss {terms[f'{trainable.phases[0]}/loss']:.4f}")
             if state.step % config.checkpoint_every == 0:
                 state.save(checkpoint)
+    spent = Spent(state.step - begun[0], time.process_time() - begun[1], time.perf_counter() - begun[2])
     if curves is not None and is_main():
         write_curves(curves, state.rows)
     trainable.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     weights = state.average.weights if state.average else trainable.module.state_dict()
-    return FitResult(dict(weights), state.average is not None, state.step, state.rollbacks, state.rows)
+    return FitResult(dict(weights), state.average is not None, state.step, state.rollbacks, state.rows, spent)
 
 
 def _set_channels_last(module: nn.Module) -> None:

@@ -73,6 +73,16 @@ class NoHooks:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What the steps of this process took, those before it was resumed left out. Never part of a result's content."""
+
+    num_steps: int
+    cpu_seconds: float
+    """Processor time of all threads: other work on the machine hardly changes it."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class FitResult:
     """The end of a training run. `weights` are the module's averaged weights where `averaged`, else the last ones."""
 
@@ -81,6 +91,7 @@ class FitResult:
     num_steps: int
     num_rollbacks: int
     rows: Sequence[Mapping[str, float]]
+    spent: Spent
 
 
 def schedule(step: int, num_steps: int, warmup_fraction: float, final_fraction: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def train_tokenizer(
     curves: Path,
     device: torch.device,
     title: str,
+    on_fit: Callable[[FitResult], None] | None = None,
 ) -> tuple[Tokenizer, dict[str, Any]]:
     """Train one variant on the training split and measure it shortly on the validation split.
 
@@ -44,6 +46,7 @@ def train_tokenizer(
         scratch: folder of the checkpoint; a run that was killed goes on from it.
         curves: where the training curves are published.
         title: names the run on the progress bar.
+        on_fit: told of the end of the training, before anything is measured.
 
     Returns:
         The tokenizer in eval mode with its final weights, and its metrics.
@@ -77,6 +80,8 @@ def train_tokenizer(
     result = fit(
         training, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
     )
+    if on_fit is not None:
+        on_fit(result)
     prefix = "tokenizer."
     weights = {n[len(prefix) :]: v for n, v in result.weights.items() if n.startswith(prefix)}
     tokenizer.load_state_dict(weights)

@@ -1,0 +1,59 @@
+"""One row of a scoreboard: train a tokenizer and measure it on the test split; only its numbers are kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import stage_app
+
+FILE = Path("scoreboard/params.yaml")
+
+
+def main(
+    row: Annotated[str, typer.Option(help="A name under rows in the params file.")],
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.")],
+    prior: Annotated[Path, typer.Option(help="The codebook prior that the row is built on.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
+    cost: Annotated[Path, typer.Option(help="The cost file to publish; nothing depends on it.")],
+    dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
+    clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    params: Annotated[Path, typer.Option(help="The scoreboard's params file.")] = FILE,
+    threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
+) -> None:
+    """Train and measure one row; a run that was killed goes on from its last checkpoint.
+
+    Example: python -m stages.row --row lc --seed 0 --prior artifacts/prior/patches
+    --metrics scoreboard/metrics/lc-0.json --cost scoreboard/cost/lc-0.json
+    """
+    import torch
+
+    from vqpipe.artifacts.publish import publish_json
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.codebooks.load import load_prior
+    from vqpipe.params.scoreboard import load_scoreboard
+    from vqpipe.runtime.device import device
+    from vqpipe.runtime.scratch import scratch_folder
+    from vqpipe.tokenizers.row import row_code, train_row
+    from vqpipe.vision.clip import Clip
+
+    torch.set_num_threads(threads)
+    board, code, where = load_scoreboard(params), row_code(), device()
+    config = board.tokenizer(row, seed)
+    with (
+        stage_run("row", board.identity(row, seed), [dataset, clip, prior]) as run,
+        scratch_folder("row", f"{run.key()}-{code}") as scratch,
+    ):
+        made = train_row(
+            config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),
+            scratch=scratch, device=where, title=f"{row}-{seed}",
+        )  # fmt: skip
+        about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
+        run.metrics(metrics, {**made.metrics, **about})
+        publish_json(cost, {**made.cost, "row": row, "seed": seed})
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

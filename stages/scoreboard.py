@@ -1,0 +1,159 @@
+"""Run the rows of a scoreboard that are missing, several at a time, and tell DVC what was made.
+
+DVC runs one stage after the other. A row here is trained by one thread, so that its numbers are the same beside any
+others, and as many rows run at a time as there are cores. A second call does what is still missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import stage_app
+
+GROUP = "row@"
+
+
+def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
+    """The commands of a scoreboard's rows by run name, those whose name matches one of the patterns.
+
+    Raises:
+        ParamsError: a pattern that matches no run.
+    """
+    from stages.dvcfile import read_stages
+    from vqpipe.errors import ParamsError
+
+    stages = {name: stage for name, stage in read_stages(folder).items() if name.startswith(GROUP)}
+    commands = {name.removeprefix(GROUP): shlex.split(stage.cmd) for name, stage in stages.items()}
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in commands):
+            raise ParamsError(f"no run of {folder} matches {pattern}", choices=list(commands))
+    return {
+        name: cmd for name, cmd in commands.items() if not patterns or any(fnmatch(name, p) for p in patterns)
+    }
+
+
+def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The rows without metrics, or whose metrics were made with other params or inputs than the command names.
+
+    Raises:
+        ArtifactError: an input that is not there.
+        ParamsError: params that are not valid, so that no row fails after an hour.
+    """
+    from vqpipe.artifacts.run import StageRun
+    from vqpipe.errors import ArtifactError
+    from vqpipe.params.scoreboard import load_scoreboard
+    from vqpipe.report.inputs import read_json
+
+    board = load_scoreboard(folder / "params.yaml")
+    missing = {}
+    for name, command in commands.items():
+        options = dict(zip(command[3::2], command[4::2], strict=True))
+        row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
+        board.tokenizer(row, seed)
+        inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--prior")]
+        for path in inputs:
+            if not path.exists():
+                raise ArtifactError(f"row {name}: input {path} does not exist", run="make scoreboard")
+        given = StageRun("row", board.identity(row, seed), inputs).key()
+        if not metrics.is_file() or read_json(metrics).get("given") != given:
+            missing[name] = command
+    return missing
+
+
+def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
+    """Run commands, `jobs` at a time with one thread each; their output goes to `logs`.
+
+    Returns:
+        The names of those that failed. The others are run all the same.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, running = list(commands), dict[str, tuple[subprocess.Popen[bytes], float]]()
+    failed: list[str] = []
+    started, done = time.monotonic(), 0
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                words = [sys.executable, *commands[name][1:]]
+                with (logs / f"{name}.log").open("wb") as log:
+                    process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=env)
+                running[name] = process, time.monotonic()
+            for name, (process, since) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                done += 1
+                left = (time.monotonic() - started) / done * (len(waiting) + len(running)) / 60
+                state = f"{time.monotonic() - since:.0f} s"
+                if process.returncode:
+                    failed.append(name)
+                    state = f"failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
+                typer.echo(f"{done}/{len(commands)} {name}: {state}; about {left:.0f} minutes left", err=True)
+            time.sleep(0.2)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+    return failed
+
+
+def tell_dvc(folder: Path, names: list[str]) -> None:
+    """Record in the scoreboard's dvc.lock that these rows are done; where DVC is not installed, say how."""
+    targets = [f"{folder.as_posix()}/dvc.yaml:{GROUP}{name}" for name in names]
+    if not targets:
+        return
+    if shutil.which("dvc", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") is None:
+        typer.echo(
+            f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True
+        )
+        return
+    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def main(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Runs, such as vq-0 or '*-0'; all of them.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="The scoreboard's folder.")] = Path("scoreboard"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Rows at a time; one per core without it.")] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Say what is missing; run nothing.")] = False,
+) -> None:
+    """Run the rows that are missing or whose params or inputs changed.
+
+    Example: python -m stages.scoreboard '*-0' --jobs 2
+    """
+    from vqpipe.runtime.env import scratch_root, workers
+
+    commands = row_commands(folder, patterns or [])
+    missing = missing_rows(folder, commands)
+    typer.echo(f"{len(missing)} of {len(commands)} rows of {folder} are to be run", err=True)
+    if dry:
+        typer.echo("\n".join(missing))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    failed = run_all(missing, jobs or workers(), scratch_root() / "logs" / folder)
+    tell_dvc(folder, [name for name in commands if name not in failed])
+    if failed:
+        typer.echo(f"{len(failed)} rows failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

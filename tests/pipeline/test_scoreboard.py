@@ -1,0 +1,139 @@
+"""Rows at pico scale through the runner: numbers and nothing else, once, to the same bytes after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.conftest import ROOT, Checkout
+from vqpipe.params.base import merged, read_yaml
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+
+RUNS = {"vq-0": "prior/none", "lc-0": "prior/patches"}
+
+
+@pytest.fixture(scope="module")
+def board(pico: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy of the pico checkout with a scoreboard of two rows, both of which have run."""
+    folder = tmp_path_factory.mktemp("scoreboard") / "repo"
+    shutil.copytree(pico.folder, folder, symlinks=True)
+    shutil.copytree(
+        ROOT / "scoreboard", folder / "scoreboard", ignore=shutil.ignore_patterns("metrics", "cost")
+    )
+    write_params(folder / "scoreboard/params.yaml", read_yaml(folder / "params.yaml"))
+    checkout = Checkout(folder)
+    checkout.run("stages.scoreboard", "--jobs", "2")
+    return checkout
+
+
+def write_params(path: Path, pico: dict[str, dict[str, object]]) -> None:
+    board, tokenizer = read_yaml(path), pico["tokenizer"]
+    board["common"] = merged(board["common"], {**tokenizer["common"], "latent_init": "whiten"})  # type: ignore[dict-item]
+    board["evaluate"] = pico["evaluate"]
+    board["clusters"] = {}
+    rows = {name: merged(board["rows"][name], {"quantizer": {"num_codes": 16}}) for name in ("vq", "lc")}
+    board["rows"] = rows
+    board["runs"] = {
+        name: {"row": name[:-2], "seed": 0, "codebook": codebook} for name, codebook in RUNS.items()
+    }
+    with path.open("w", encoding="utf-8") as stream:
+        YAML().dump(board, stream)
+
+
+def test_a_row_leaves_its_numbers_and_no_weights(board: Checkout) -> None:
+    for name in RUNS:
+        metrics = json.loads((board.folder / f"scoreboard/metrics/{name}.json").read_text())
+        assert all(not isinstance(value, dict | list) for value in metrics.values())
+        assert (metrics["row"], metrics["seed"], metrics["num_steps"]) == (name[:-2], 0, 24)
+        assert metrics["psnr_low"] < metrics["psnr"] < metrics["psnr_high"]
+        assert 0 < metrics["utilisation"] <= 1
+        assert {"fd_clip", "clip_distance", "perplexity_share", "code", "protocol", "given"} <= set(metrics)
+        cost = json.loads((board.folder / f"scoreboard/cost/{name}.json").read_text())
+        assert cost["num_steps"] == 24
+        assert cost["cpu_seconds_per_step"] > 0
+        assert cost["parameters.decoder"] > 0
+        assert not {"cpu_seconds_per_step", "peak_memory_bytes", "seconds_per_step"} & set(metrics)
+    assert not list((board.folder / ".scratch/row").iterdir()), "checkpoints are scratch"
+
+
+def test_dvc_and_the_runner_agree_that_nothing_is_left_to_do(board: Checkout) -> None:
+    assert "up to date" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
+    done = board.run("stages.scoreboard", "--dry")
+    assert done.stdout.strip() == ""
+    assert "0 of 2 rows" in done.stderr
+
+
+def test_only_the_row_whose_params_changed_is_run_again_and_all_after_the_protocol(board: Checkout) -> None:
+    path = board.folder / "scoreboard/params.yaml"
+    text = path.read_text()
+    changed = text.replace("beta: 0.33", "beta: 0.5")
+    raised = text.replace("protocol: 1", "protocol: 2")
+    assert text not in (changed, raised)
+    try:
+        path.write_text(changed)
+        assert board.run("stages.scoreboard", "--dry").stdout.split() == ["lc-0"]
+        path.write_text(raised)
+        assert board.run("stages.scoreboard", "--dry").stdout.split() == ["vq-0", "lc-0"]
+    finally:
+        path.write_text(text)
+
+
+def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout) -> None:
+    metrics = board.folder / "scoreboard/metrics/vq-0.json"
+    whole = metrics.read_bytes()
+    words = [
+        "stages.row", "--params", "scoreboard/params.yaml", "--row", "vq", "--seed", "0",
+        "--prior", "artifacts/prior/none", "--metrics", "again.json", "--cost", "cost.json",
+    ]  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(board.folder), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-m", *words], cwd=board.folder, env=env)
+    seen: set[int] = set()
+    while run.poll() is None and len(seen) < 3:
+        for path in (board.folder / ".scratch/row").glob("*/checkpoint.safetensors"):
+            seen.add(path.stat().st_mtime_ns)
+        time.sleep(0.002)
+    assert run.poll() is None, "the run ended before it could be killed"
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (board.folder / "again.json").exists()
+    board.run(*words)
+    assert (board.folder / "again.json").read_bytes() == whole
+    cost = json.loads((board.folder / "cost.json").read_text())
+    assert 0 < cost["num_steps"] < 24, "the cost is that of the steps of this process"
+
+
+def test_a_row_that_fails_is_told_and_the_others_are_run(board: Checkout) -> None:
+    metrics = board.folder / "scoreboard/metrics"
+    whole = {name: (metrics / f"{name}.json").read_bytes() for name in RUNS}
+    for name in RUNS:
+        (metrics / f"{name}.json").unlink()
+    words = board.folder / "artifacts/prior/patches/centroids.safetensors"
+    kept = words.read_bytes()
+    try:
+        words.write_bytes(kept[:-64])
+        done = board.run("stages.scoreboard", check=False)
+    finally:
+        words.write_bytes(kept)
+    assert done.returncode == 1
+    assert "1 rows failed: lc-0" in done.stderr
+    assert (metrics / "vq-0.json").read_bytes() == whole["vq-0"]
+    assert not (metrics / "lc-0.json").exists()
+    (metrics / "lc-0.json").write_bytes(whole["lc-0"])
+
+
+def test_the_page_shows_the_rows_and_names_what_is_missing(board: Checkout) -> None:
+    board.run("vqpipe.cli.app", "scoreboard", "--out", "page.md")
+    page = (board.folder / "page.md").read_text()
+    assert "2 of 2 runs" in page
+    assert "| `vqct` | missing | missing |" in page
+    assert "not run yet" in page

@@ -1,0 +1,166 @@
+"""The scoreboards' params: every row is valid and fits its codebook and the protocol; runs and stages agree."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.dvcfile import Stage, read_stages
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import read_yaml
+from vqpipe.params.scoreboard import load_scoreboard
+from vqpipe.runtime.code import code_digest
+from vqpipe.tokenizers.row import CODE, code_use, row_code
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (ROOT / "scoreboard", ROOT / "scoreboard/tiny-imagenet")
+BOARDS = {folder.name: load_scoreboard(folder / "params.yaml") for folder in FOLDERS}
+STAGES = {folder.name: read_stages(folder) for folder in FOLDERS}
+ROWS = [(name, row) for name, board in BOARDS.items() for row in board.rows]
+TOKENS = {"scoreboard": 2000 * 64, "tiny-imagenet": 1000 * 64}
+"""Tokens of the test split: utilisation compares where K is at most a quarter of them."""
+MAIN = (
+    "vq", "ema", "fc", "gumbel", "cvq", "reg_vq", "sq_vae", "lc", "vqct", "sim_vq", "fsq", "lfq", "ibq", "residual",
+)  # fmt: skip
+
+
+def leaves(node: Any, key: str) -> list[Any]:
+    """The values of a key anywhere in plain data."""
+    if not isinstance(node, dict):
+        return []
+    return [v for k, v in node.items() if k == key] + [x for v in node.values() for x in leaves(v, key)]
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value)
+def test_every_row_is_valid_and_shares_all_but_its_quantizer(name: str, row: str) -> None:
+    board = BOARDS[name]
+    config, common = board.tokenizer(row, 7), board.tokenizer("vq", 7)
+    assert config.seed == 7
+    assert (config.trunk, config.training, config.augment) == (common.trunk, common.training, common.augment)
+    assert config.latent_init == common.latent_init
+    if not row.endswith("-vae"):
+        assert config.losses == common.losses
+    folders = {Path(run.codebook).name for run in board.runs.values() if run.row == row}
+    assert len(folders) == 1
+    (folder,) = folders
+    assert (folder == "none") == (config.prior == "none")
+    assert (folder == "words") == (config.prior == "words")
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value)
+def test_codebooks_are_no_larger_than_their_source_and_a_quarter_of_the_tokens(name: str, row: str) -> None:
+    board = BOARDS[name]
+    for count in leaves(board.rows[row], "num_codes"):
+        assert count <= TOKENS[name] / 4
+        for run in board.runs.values():
+            folder = Path(run.codebook).name
+            if run.row != row or folder in ("none", "words"):
+                continue
+            held = board.clusters[folder] if folder in board.clusters else None
+            main = read_yaml(ROOT / "params.yaml")["cluster"]
+            whole = held.num_clusters if held else main["num_clusters"]
+            prefixes = held.prefixes if held else main["prefixes"]
+            assert count in (whole, *prefixes), f"{row}: {count} is no nested codebook of {folder}"
+
+
+def test_main_rows_have_three_seeds_and_ablations_one() -> None:
+    board = BOARDS["scoreboard"]
+    seeds = {row: sorted(r.seed for r in board.runs.values() if r.row == row) for row in board.rows}
+    assert {row for row, found in seeds.items() if found == [0, 1, 2]} == set(MAIN)
+    assert all(found == [0] for row, found in seeds.items() if row not in MAIN)
+    assert len(board.runs) <= 95
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_run_is_a_stage_that_declares_what_it_reads_and_writes(folder: Path) -> None:
+    stages, board = STAGES[folder.name], BOARDS[folder.name]
+    rows = {name.removeprefix("row@"): stage for name, stage in stages.items() if name.startswith("row@")}
+    assert set(rows) == set(board.runs)
+    for name, stage in rows.items():
+        run, options = board.runs[name], options_of(stage)
+        assert (options["--row"], options["--seed"]) == (run.row, str(run.seed))
+        assert {options[key] for key in ("--dataset", "--clip", "--prior")} == set(stage.deps)
+        assert stage.outs == (options["--metrics"],), "costs are never the same twice: no out"
+        assert not any(dep.endswith(".py") for dep in stage.deps)
+    made = {out for other in (*stages.values(), *read_stages(ROOT).values()) for out in other.outs}
+    for stage in stages.values():
+        for dep in stage.deps:
+            assert dep in made or (ROOT / dep).exists() or dep.startswith("data/"), dep
+
+
+def options_of(stage: Stage) -> dict[str, str]:
+    words = shlex.split(stage.cmd)
+    assert words[1:3] == ["-m", "stages.row"]
+    return dict(zip(words[3::2], words[4::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "message"),
+    [
+        ("vq-1", {"row": "vq", "seed": 0}, "should be called vq-0"),
+        ("no-0", {"row": "no", "seed": 0}, "row no"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, run: dict[str, Any], message: str
+) -> None:
+    text = (FOLDERS[0] / "params.yaml").read_text()
+    line = f"  {name}: {{row: {run['row']}, seed: {run['seed']}, codebook: prior/none}}\n"
+    (tmp_path / "params.yaml").write_text(text.split("\nruns:\n")[0] + "\nruns:\n" + line)
+    with pytest.raises(ParamsError, match=message):
+        load_scoreboard(tmp_path / "params.yaml")
+
+
+def test_an_unknown_row_is_told_with_the_nearest() -> None:
+    with pytest.raises(ParamsError, match="did you mean vqct"):
+        BOARDS["scoreboard"].tokenizer("vqtc", 0)
+
+
+def test_identity_follows_row_seed_and_protocol_and_nothing_else() -> None:
+    board = BOARDS["scoreboard"]
+    assert board.identity("vq", 0) == board.identity("vq", 0)
+    assert board.identity("vq", 0) != board.identity("vq", 1)
+    assert board.identity("vq", 0) != board.identity("ema", 0)
+    raised = board.model_copy(update={"protocol": board.protocol + 1})
+    assert raised.identity("vq", 0) != board.identity("vq", 0)
+    other = board.model_copy(update={"rows": {**board.rows, "lc": {}}})
+    assert other.identity("vq", 0) == board.identity("vq", 0)
+
+
+def test_use_over_groups() -> None:
+    groups = {
+        "adjective": {"num_codes": 4, "utilisation": 0.5, "entropy_bits": 1.0},
+        "noun": {"num_codes": 16, "utilisation": 1.0, "entropy_bits": 4.0},
+    }
+    found = code_use(groups)
+    assert found["num_codes"] == "4 x 16"
+    assert found["utilisation"] == 18 / 20
+    assert found["entropy_bits"] == 5.0
+    assert found["perplexity_share"] == pytest.approx((2 / 4 * 16 / 16) ** 0.5)
+
+
+def test_the_code_digest_follows_the_source_that_rows_use(tmp_path: Path) -> None:
+    assert row_code() == code_digest(CODE) == code_digest(reversed(CODE))
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c.py").write_text("x = 1\n")
+    (tmp_path / "d.py").write_text("y = 1\n")
+    before = code_digest(["a", "d.py"], tmp_path)
+    (tmp_path / "a/b/notes.txt").write_text("no code")
+    assert code_digest(["a", "d.py"], tmp_path) == before
+    (tmp_path / "a/b/c.py").write_text("x = 2\n")
+    assert code_digest(["a", "d.py"], tmp_path) != before
+    with pytest.raises(FileNotFoundError):
+        code_digest(["e"], tmp_path)
+
+
+def test_every_module_that_trains_or_measures_a_row_is_in_the_digest() -> None:
+    from stages.imports import needed_files
+
+    apart = ("artifacts/", "params/", "errors.py", "__init__.py", "vision/", "data/")
+    for file in needed_files("vqpipe.tokenizers.row", ROOT):
+        part = file.removeprefix("vqpipe/")
+        covered = any(part == name or part.startswith(f"{name}/") for name in CODE)
+        assert covered or part.startswith(apart), f"{file} takes part in a row and is not in CODE"

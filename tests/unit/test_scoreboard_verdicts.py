@@ -1,0 +1,208 @@
+"""Verdicts follow from the numbers by the stated rule, and what is missing is said to be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from vqpipe.errors import ArtifactError
+from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
+from vqpipe.report.scoreboard.claims import (
+    NOT_REPRODUCED,
+    NOT_RUN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    Claim,
+    judge,
+)
+from vqpipe.report.scoreboard.page import Board, read_boards, scoreboard_page
+from vqpipe.report.scoreboard.results import Results, over_seeds, read_results
+from vqpipe.report.scoreboard.second_set import SECOND_TABLES
+from vqpipe.report.scoreboard.tables import MAIN, STARTS, BoardTable
+from vqpipe.report.scoreboard.vqct import VQCT_TABLES
+from vqpipe.report.scoreboard.vqgan_lc import LC_TABLES
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "scoreboard"
+TABLES = [
+    *((FOLDER, table) for table in (MAIN, STARTS, *VQCT_TABLES, *LC_TABLES)),
+    *((FOLDER / "tiny-imagenet", table) for table in SECOND_TABLES),
+]
+
+
+@pytest.fixture(scope="module")
+def board() -> Scoreboard:
+    return load_scoreboard(FOLDER / "params.yaml")
+
+
+def results(
+    board: Scoreboard, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1
+) -> Results:
+    """Rows with one value per seed; those of one seed have an interval over images of +-half."""
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    for row, values in rows.items():
+        for seed, value in enumerate(values):
+            entry: dict[str, Any] = {
+                metric: value,
+                "row": row,
+                "seed": seed,
+                "protocol": board.protocol,
+                "code": "c",
+            }
+            if half:
+                entry |= {f"{metric}_low": value - half, f"{metric}_high": value + half}
+            runs.setdefault(row, {})[seed] = entry
+    return Results(board, runs, {})
+
+
+def outcome(board: Scoreboard, claim: Claim, rows: Mapping[str, Sequence[float]], **options: Any) -> str:
+    return judge(claim, results(board, rows, **options)).outcome
+
+
+def test_students_interval_over_three_seeds() -> None:
+    found = over_seeds([20.0, 21.0, 22.0])
+    assert found.mean == 21.0
+    assert found.high - found.mean == pytest.approx(4.303 / math.sqrt(3))
+    assert found.mean - found.low == pytest.approx(4.303 / math.sqrt(3))
+    assert (found.source, found.num_seeds) == ("seeds", 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ({"vq": [20.0], "vqct": [20.3]}, REPRODUCED),
+        ({"vq": [20.0], "vqct": [20.15]}, NOT_REPRODUCED),  # the intervals overlap
+        ({"vq": [20.3], "vqct": [20.0]}, NOT_REPRODUCED),  # the other way round
+        ({"vq": [20.0, 20.01, 20.02], "vqct": [20.5, 20.51, 20.52]}, REPRODUCED),
+        ({"vq": [20.0, 21.0, 22.0], "vqct": [22.5, 22.51, 22.52]}, NOT_REPRODUCED),  # seeds differ widely
+        ({"vqct": [20.0]}, NOT_RUN),
+    ],
+)
+def test_a_rise_needs_intervals_apart(board: Scoreboard, rows: dict[str, list[float]], expected: str) -> None:
+    assert outcome(board, Claim("c", ("vq", "vqct")), rows) == expected
+
+
+def test_the_evidence_says_which_comparison_fails_and_how(board: Scoreboard) -> None:
+    rows = {"vqct": [21.0], "vq": [20.0], "cvq": [22.0], "gumbel": [21.1]}
+    claim = Claim("c", ("vqct", "vq", "cvq", "gumbel"), "psnr", "above_all")
+    evidence = judge(claim, results(board, rows)).evidence
+    assert "vqct 21.00 [20.90, 21.10]" in evidence
+    assert "vqct and cvq are the other way round" in evidence
+    assert "vqct and gumbel cannot be told apart" in evidence
+    assert "vqct and vq " not in evidence.split("; ", 1)[1]
+
+
+def test_without_an_interval_the_margin_decides(board: Scoreboard) -> None:
+    claim = Claim("c", ("vq", "vqct"), "fd_clip", "falls", 0.1)
+    options: dict[str, Any] = {"metric": "fd_clip", "half": 0.0}
+    assert outcome(board, claim, {"vq": [1.0], "vqct": [0.85]}, **options) == REPRODUCED
+    assert outcome(board, claim, {"vq": [1.0], "vqct": [0.95]}, **options) == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("relation", "margin", "values", "expected"),
+    [
+        ("falls", 0.05, ([22.0], [21.0], [20.0]), REPRODUCED),
+        ("falls", 0.05, ([22.0], [20.0], [21.0]), NOT_REPRODUCED),
+        ("below_all", 0.05, ([20.0], [21.0], [22.0]), REPRODUCED),
+        ("below_all", 0.05, ([21.0], [20.0], [22.0]), NOT_REPRODUCED),
+        ("no_rise", 0.05, ([21.0], [21.1], [20.0]), REPRODUCED),
+        ("no_rise", 0.05, ([21.0], [20.0], [21.5]), NOT_REPRODUCED),
+        ("stays", 0.01, ([20.0], [20.15], [19.9]), REPRODUCED),
+        ("stays", 0.01, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
+        ("at_least", 19.5, ([20.0], [20.3], [19.6]), REPRODUCED),
+        ("at_least", 20.0, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
+    ],
+)
+def test_every_relation(board: Scoreboard, relation: Any, margin: float, values: Any, expected: str) -> None:
+    claim = Claim("c", ("vq", "ema", "fc"), "psnr", relation, margin)
+    assert outcome(board, claim, dict(zip(claim.rows, values, strict=True))) == expected
+
+
+def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Scoreboard) -> None:
+    verdict = judge(Claim("GloVe", ("vq",), untestable="no GloVe file"), results(board, {"vq": [20.0]}))
+    assert (verdict.outcome, verdict.evidence) == (NOT_TESTABLE, "no GloVe file")
+
+
+@pytest.mark.parametrize(
+    ("folder", "table"), TABLES, ids=lambda v: v.title if isinstance(v, BoardTable) else v.name
+)
+def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTable) -> None:
+    named = {row for _, row in table.rows} | {row for claim in table.claims for row in claim.rows}
+    run = {run.row for run in load_scoreboard(folder / "params.yaml").runs.values()}
+    assert named <= run, f"not run: {named - run}"
+    assert all(claim.untestable or claim.rows for claim in table.claims)
+
+
+def test_the_papers_tables_that_were_asked_for_are_there() -> None:
+    titles = [table.title for _, table in TABLES]
+    wanted = [f"VQCT Table {n}:" for n in (1, 2, 3, 4, 5)]
+    wanted += [f"VQGAN-LC Table {n}:" for n in (1, 2, 6, 7, 8, 9, 10)]
+    for start in wanted:
+        assert any(title.startswith(start) for title in titles), start
+
+
+def test_the_page_shows_numbers_verdicts_and_says_what_is_missing(board: Scoreboard) -> None:
+    rows = {"vq": [20.0, 20.1, 20.2], "vqct": [21.5, 21.6, 21.7], "vqct-random": [21.0]}
+    found = results(board, rows)
+    page = scoreboard_page([(Board("Here", FOLDER, (MAIN, *VQCT_TABLES), "make scoreboard"), found)])
+    assert "| `vq` |" in page
+    assert "20.10 [19.85, 20.35]" in page
+    assert "CLIP vectors are better than the baseline | **reproduced** | PSNR: vq 20.10" in page
+    assert "GloVe vectors are better than the baseline | **not testable here**" in page
+    lines = [line for line in page.splitlines() if line.startswith("| `lc` |")]
+    assert lines
+    assert all("missing" in line and "0.0" not in line for line in lines)
+    assert "made by 1 version of the code" in page
+    assert "Missing runs: ema-0" in page
+    assert all(line.count("|") == page_line.count("|") for page_line, line in _tables(page)), "ragged table"
+
+
+def _tables(page: str) -> list[tuple[str, str]]:
+    """Every line of a table with the line before it."""
+    lines = page.splitlines()
+    return [(a, b) for a, b in zip(lines, lines[1:], strict=False) if a.startswith("|") and b.startswith("|")]
+
+
+def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Scoreboard) -> None:
+    found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
+    changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
+    runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}
+    page = scoreboard_page([(Board("Here", FOLDER, (MAIN,), "make scoreboard"), Results(board, runs, {}))])
+    assert "made by 2 versions of the code: c, other" in page
+    assert "to be run again: vq-1" in page
+
+
+def test_a_board_without_rows_says_what_to_run(board: Scoreboard) -> None:
+    page = scoreboard_page([(Board("Here", FOLDER, (MAIN,), "make scoreboard"), Results(board, {}, {}))])
+    assert "No row has been run. Run: `make scoreboard`" in page
+
+
+def test_metrics_of_another_run_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "params.yaml").write_text((FOLDER / "params.yaml").read_text())
+    (tmp_path / "metrics/vq-0.json").write_text('{"row": "ema", "seed": 0, "psnr": 1.0}')
+    with pytest.raises(ArtifactError, match="not of run vq-0"):
+        read_results(tmp_path)
+
+
+def test_the_committed_page_is_that_of_the_committed_metrics() -> None:
+    page = ROOT / "docs/scoreboard.md"
+    assert page.read_text(encoding="utf-8") == scoreboard_page(read_boards(FOLDER)), "run: vqpipe scoreboard"
+
+
+def test_both_boards_share_the_protocol_of_training() -> None:
+    yaml = YAML(typ="safe", pure=True)
+    ours, theirs = (
+        yaml.load((path / "params.yaml").read_text()) for path in (FOLDER, FOLDER / "tiny-imagenet")
+    )
+    ours["common"]["augment"] = theirs["common"]["augment"]
+    assert ours["common"] == theirs["common"]
+    assert ours["evaluate"] == theirs["evaluate"]
+    own = {name: row for name, row in theirs["rows"].items() if name != "lc-from-scenes"}
+    assert own == {name: ours["rows"][name] for name in own}

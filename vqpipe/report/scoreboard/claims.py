@@ -1,0 +1,130 @@
+"""The papers' claims as data, and the rule that gives each a verdict. No verdict is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vqpipe.report.names import measure
+from vqpipe.report.scoreboard.results import Estimate, Results
+
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced at this scale"
+NOT_TESTABLE = "not testable here"
+NOT_RUN = "not run yet"
+
+Relation = Literal["rises", "falls", "above_all", "below_all", "no_rise", "stays", "at_least"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a paper.
+
+    `relation` is between the rows' numbers, in their order:
+
+    - `rises`, `falls`: each row lies above (below) the one before it;
+    - `above_all`, `below_all`: the first row lies above (below) every other;
+    - `no_rise`: no row lies above the first;
+    - `stays`: every mean differs from the first row's by at most `margin` of it;
+    - `at_least`: every mean is at least `margin`.
+
+    A row lies above another where their 95 % intervals do not overlap; where one of the two has no interval, where
+    the means differ by more than `margin` of the other's.
+    """
+
+    text: str
+    rows: tuple[str, ...] = ()
+    metric: str = "psnr"
+    relation: Relation = "rises"
+    margin: float = 0.05
+    untestable: str | None = None
+    """Why the claim cannot be tested here, whatever the rows say: what it rests on that this run does not have."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`outcome` is one of the module's constants; `evidence` the numbers behind it."""
+
+    claim: Claim
+    outcome: str
+    evidence: str
+
+
+def judge(claim: Claim, results: Results) -> Verdict:
+    """The verdict on a claim from the numbers that are there."""
+    if claim.untestable is not None:
+        return Verdict(claim, NOT_TESTABLE, claim.untestable)
+    found = {row: results.estimate(row, claim.metric) for row in claim.rows}
+    lacking = [row for row, estimate in found.items() if estimate is None]
+    if lacking:
+        return Verdict(claim, NOT_RUN, f"missing: {', '.join(lacking)}")
+    values = [found[row] for row in claim.rows]
+    against = [text for text in _objections(claim, [v for v in values if v is not None]) if text]
+    numbers = ", ".join(f"{row} {shown(claim.metric, found[row])}" for row in claim.rows)
+    name = measure(claim.metric).label
+    if against:
+        return Verdict(claim, NOT_REPRODUCED, f"{name}: {numbers}; {'; '.join(against)}")
+    return Verdict(claim, REPRODUCED, f"{name}: {numbers}")
+
+
+def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:
+    """Whether `a` lies above `b` by the rule of `Claim`."""
+    if "none" in (a.source, b.source):
+        return a.mean - b.mean > margin * abs(b.mean)
+    return a.low > b.high
+
+
+def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
+    """Why the numbers do not show the claim, a text or nothing for each comparison."""
+    rows, margin = claim.rows, claim.margin
+    first, others = values[0], list(zip(rows[1:], values[1:], strict=True))
+    if claim.relation == "at_least":
+        return [
+            f"{row} is below {margin:g}"
+            for row, value in zip(rows, values, strict=True)
+            if value.mean < margin
+        ]
+    if claim.relation == "stays":
+        return [
+            f"{row} differs from {rows[0]} by {abs(value.mean - first.mean) / abs(first.mean):.1%}"
+            for row, value in others
+            if abs(value.mean - first.mean) > margin * abs(first.mean)
+        ]
+    if claim.relation == "no_rise":
+        return [f"{row} lies above {rows[0]}" for row, value in others if lies_above(value, first, margin)]
+    if claim.relation in ("above_all", "below_all"):
+        pairs = [(rows[0], first, row, value) for row, value in others]
+    else:
+        pairs = [
+            (rows[i + 1], values[i + 1], rows[i], values[i]) for i in range(len(rows) - 1)
+        ]  # the later row beside the one before it
+    up = claim.relation in ("rises", "above_all")
+    return [_objection(*pair, up, margin) for pair in pairs]
+
+
+def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up: bool, margin: float) -> str:
+    high, low = (value, other) if up else (other, value)
+    if lies_above(high, low, margin):
+        return ""
+    if lies_above(low, high, margin):
+        return f"{name} and {other_name} are the other way round"
+    return f"{name} and {other_name} cannot be told apart"
+
+
+def shown(metric: str, value: Estimate | None) -> str:
+    """A number with its interval, as the tables print it; `missing` where there is none."""
+    if value is None:
+        return "missing"
+    digits, scale, unit = (1, 100.0, " %") if metric in PERCENT else (measure(metric).digits, 1.0, "")
+
+    def one(number: float) -> str:
+        return f"{number * scale:.{digits}f}"
+
+    if value.source == "none":
+        return f"{one(value.mean)}{unit}"
+    return f"{one(value.mean)}{unit} [{one(value.low)}, {one(value.high)}]"
+
+
+PERCENT = ("utilisation", "perplexity_share")
+"""Shares that are shown in percent."""

@@ -1,0 +1,120 @@
+"""What the rows of a scoreboard measured: numbers with their intervals, and costs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vqpipe.errors import ArtifactError
+from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
+from vqpipe.report.inputs import read_json
+
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""The 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom."""
+NORMAL = 1.960
+"""The same for more."""
+
+Source = Literal["seeds", "images", "none"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A row's number: the mean over its seeds and a 95 % interval.
+
+    `source` says what the interval is over: `seeds` (Student's t), `images` (the bootstrap of one seed's images), or
+    `none`, where one seed measured a number that is not a mean over images; `low` and `high` are then the mean.
+    """
+
+    mean: float
+    low: float
+    high: float
+    source: Source
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """All rows of one scoreboard: metrics and costs by row and seed; what was not run is not in them."""
+
+    board: Scoreboard
+    metrics: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    costs: Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+    def estimate(self, row: str, metric: str) -> Estimate | None:
+        """A row's number, or None where no run of the row has it."""
+        runs = [run for run in self.metrics.get(row, {}).values() if run.get(metric) is not None]
+        values = [float(run[metric]) for run in runs]
+        if not values:
+            return None
+        if len(values) > 1:
+            return over_seeds(values)
+        low, high = runs[0].get(f"{metric}_low"), runs[0].get(f"{metric}_high")
+        if low is None or high is None:
+            return Estimate(values[0], values[0], values[0], "none", 1)
+        return Estimate(values[0], float(low), float(high), "images", 1)
+
+    def mean_cost(self, row: str, name: str) -> float | None:
+        """The mean of a cost over the row's seeds, or None where it was not measured."""
+        values = [float(c[name]) for c in self.costs.get(row, {}).values() if c.get(name) is not None]
+        return statistics.fmean(values) if values else None
+
+    def distinct(self, name: str) -> list[Any]:
+        """The distinct values of a metrics entry over all runs, sorted as text."""
+        return sorted(
+            {run[name] for runs in self.metrics.values() for run in runs.values() if name in run}, key=str
+        )
+
+    def stale(self) -> list[str]:
+        """Runs whose metrics were made under another number of the protocol."""
+        return [
+            f"{row}-{seed}"
+            for row, runs in self.metrics.items()
+            for seed, run in runs.items()
+            if run.get("protocol") != self.board.protocol
+        ]
+
+    def missing(self) -> list[str]:
+        """Runs that the params file names and that have no metrics."""
+        return [
+            name for name, run in self.board.runs.items() if run.seed not in self.metrics.get(run.row, {})
+        ]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval of Student's t over two seeds or more."""
+    mean, freedom = statistics.fmean(values), len(values) - 1
+    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else NORMAL
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half, "seeds", len(values))
+
+
+def read_results(folder: Path) -> Results:
+    """Read a scoreboard's params, metrics and costs; runs that are not there are left out.
+
+    Raises:
+        ParamsError: no params file, or one that is not valid.
+        ArtifactError: a file that is no metrics file of the run that it is named after.
+    """
+    board = load_scoreboard(folder / "params.yaml")
+    metrics: dict[str, dict[int, Mapping[str, Any]]] = {}
+    costs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for name, run in board.runs.items():
+        for into, kind in ((metrics, "metrics"), (costs, "cost")):
+            path = folder / kind / f"{name}.json"
+            if not path.is_file():
+                continue
+            content = read_json(path)
+            if (content.get("row"), content.get("seed")) != (run.row, run.seed):
+                raise ArtifactError(
+                    f"{path} is not of run {name}",
+                    found=f"row {content.get('row')}, seed {content.get('seed')}",
+                )
+            into.setdefault(run.row, {})[run.seed] = content
+    return Results(board, metrics, costs)

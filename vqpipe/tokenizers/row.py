@@ -1,0 +1,170 @@
+"""One row of the scoreboard: a tokenizer trained and measured in one go, of which only numbers are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqpipe.artifacts.publish import publish_json
+from vqpipe.codebooks.load import Prior
+from vqpipe.data.loader import ImageSplit
+from vqpipe.engine.trainable import FitResult, Spent
+from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.runtime.code import code_digest
+from vqpipe.tokenizers.evaluate import SplitImages
+from vqpipe.tokenizers.judges import Judges
+from vqpipe.tokenizers.measure import evaluate
+from vqpipe.tokenizers.train import train_tokenizer
+from vqpipe.vision.clip import Clip
+
+CODE = (
+    "codebooks", "data/images.py", "data/loader.py", "data/pixels.py", "data/read.py", "engine", "losses", "metrics",
+    "models", "quantizers", "runtime", "tokenizers", "vision/clip.py", "vision/towers.py",
+)  # fmt: skip
+"""The source that a row's numbers come from. Params are not part of it: what is in force stands in the params file."""
+
+SPENT = "spent.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`metrics`: flat JSON content, the same bytes in every run. `cost`: flat, measured, never the same twice."""
+
+    metrics: dict[str, Any]
+    cost: dict[str, Any]
+
+
+def row_code() -> str:
+    """The digest of the source that rows are made by."""
+    return code_digest(CODE)
+
+
+def train_row(
+    config: TokenizerParams,
+    evaluation: EvaluateParams,
+    prior: Prior,
+    dataset: Path,
+    clip: Clip,
+    *,
+    scratch: Path,
+    device: torch.device,
+    title: str,
+) -> Row:
+    """Train a tokenizer on the training split and measure it on the test split.
+
+    Args:
+        prior: what the quantizer is built on, or None.
+        dataset: the dataset artifact.
+        scratch: folder of the checkpoint: a row that was killed goes on from it.
+        title: names the row on the progress bar.
+
+    Returns:
+        Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` beside them (95 %
+        bootstrap over images), the distances between sets, `utilisation` and `perplexity_share` over all groups,
+        every group's numbers as `codes.GROUP.NAME`. Cost: processor and wall seconds of a training step, peak memory
+        in bytes of the process up to the end of the training, parameters by part. A cost is None where no step was
+        taken in this process.
+
+    Raises:
+        MismatchError: a prior that does not fit the quantizer.
+        TrainingError: training that does not come back from non-finite losses.
+    """
+    spent: list[Spent] = []
+
+    def note(result: FitResult) -> None:
+        path = scratch / SPENT
+        if result.spent.num_steps == 0 and path.is_file():  # killed while it was measured
+            spent.append(Spent(**json.loads(path.read_text(encoding="utf-8"))))
+        else:
+            spent.append(result.spent)
+            publish_json(path, asdict(result.spent))
+
+    tokenizer, trained = train_tokenizer(
+        config, prior, dataset, clip,
+        scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_fit=note,
+    )  # fmt: skip
+    peak = _peak_memory(device)
+    begun = time.process_time()
+    test = ImageSplit.open(dataset, "test", config.resolution)
+    judges = Judges.load(evaluation, clip, device)
+    images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
+    measured = evaluate(tokenizer, images, evaluation, judges).metrics
+    measuring = time.process_time() - begun
+    return Row(
+        {**_flat_training(trained), **_flat_evaluation(measured)},
+        _cost(trained["parameters"], spent[0], peak, measuring, device),
+    )
+
+
+def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "num_steps": trained["num_steps"], "num_rollbacks": trained["num_rollbacks"], "weights": trained["weights"],
+        "collapse_step": trained["codes"]["collapse_step"], "validation_psnr": trained["validation"]["psnr"],
+    }  # fmt: skip
+
+
+def _flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's metrics without floors, intervals as `NAME_low` and `NAME_high`."""
+    flat: dict[str, Any] = {}
+    for name, value in measured.items():
+        if name in ("floors", "codes", "protocol"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= {name: value["mean"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+        else:
+            flat[name] = value
+    kept = ("split", "num_images", "resolution", "grid", "perceptual", "features", "distance_images")
+    flat |= {name: measured["protocol"][name] for name in kept if name in measured["protocol"]}
+    codes = measured["codes"]
+    flat |= code_use(codes)
+    for group, numbers in codes.items():
+        flat |= {f"codes.{group}.{name}": value for name, value in numbers.items()}
+    return flat
+
+
+def code_use(codes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Use of the codes over all groups.
+
+    Returns:
+        `num_codes` such as `55 x 77`; `utilisation`: codes used at least once over all codes; `perplexity_share`: the
+        geometric mean over groups of perplexity / K; `entropy_bits`: of one position, groups taken as independent.
+    """
+    counts = [int(group["num_codes"]) for group in codes.values()]
+    used = sum(round(group["utilisation"] * group["num_codes"]) for group in codes.values())
+    entropies = [float(group["entropy_bits"]) for group in codes.values()]
+    below = [entropy - math.log2(count) for entropy, count in zip(entropies, counts, strict=True)]
+    return {
+        "num_codes": " x ".join(map(str, counts)), "utilisation": used / sum(counts),
+        "perplexity_share": 2.0 ** (sum(below) / len(below)), "entropy_bits": sum(entropies),
+    }  # fmt: skip
+
+
+def _cost(
+    parameters: Mapping[str, int], spent: Spent, peak: int, measuring: float, device: torch.device
+) -> dict[str, Any]:
+    steps = spent.num_steps
+    return {
+        "device": device.type, "threads": torch.get_num_threads(), "num_steps": steps,
+        "cpu_seconds_per_step": round(spent.cpu_seconds / steps, 6) if steps else None,
+        "seconds_per_step": round(spent.seconds / steps, 6) if steps else None,
+        "evaluate_cpu_seconds": round(measuring, 3), "peak_memory_bytes": peak,
+        **{f"parameters.{part}": count for part, count in parameters.items()},
+    }  # fmt: skip
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocations, or the largest resident set of this process so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
