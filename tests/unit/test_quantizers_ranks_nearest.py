@@ -9,7 +9,7 @@ from tests.ranks import run_two
 PROGRAM = """
 import torch
 from tests.recipes import DIM
-from tests.recipes_nearest import CONTRASTIVE, CVQ, EMA, FC, REG_VQ
+from tests.recipes_nearest import CONTRASTIVE, CVQ, EMA, REG_VQ
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import build
@@ -46,7 +46,6 @@ cases = [
     {**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE, "init": "data"},
     {**CVQ, "anchor": "random", "distance": "cosine", "contrastive": CONTRASTIVE},
     {**REG_VQ, "stochastic_share": 0.0},
-    {**FC, "init": "data"},
 ]
 expected = [train(params, slice(None), 7) for params in cases]
 join()

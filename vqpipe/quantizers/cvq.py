@@ -11,9 +11,9 @@ of that batch:
 
 The similarity s_ik of latent and code is -|z_i - e_k|^2, or their cosine with `distance: cosine`; the search goes
 by the same. The anchor is the most similar latent (`closest`); one drawn with probability softmax_i(s_ik)
-(`probrandom`); or any (`random`: each latent as rarely as can be; the reference code draws from a pool that also holds latents of past
-steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the codes as they were in
-the pass. In eval nothing moves.
+(`probrandom`); or any (`random`: each latent as rarely as can be; the reference code draws from a pool that also
+holds latents of past steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the
+codes as they were in the pass. In eval nothing moves.
 
 The contrastive term draws codes to latents that are near and away from those that are far. Of the n values s_ik /
 temperature of a code, the positive s+ is the mean of the largest max(1, n // K), the negatives are the lowest n // 2,

@@ -73,10 +73,9 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         return (self.codes.clone() if self.training else self.codes,)
 
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
-        """Codes are latents of the first batch, drawn at random; each counts as used once."""
+        """Codes are latents of the first batch, drawn at random; each counts as used once, as at any start."""
         self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
         self.sums.copy_(self.codes)
-        self.cluster_sizes.fill_(1)
 
     def learn(
         self,
