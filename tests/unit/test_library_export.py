@@ -28,11 +28,8 @@ from vqpipe.quantizers import QUANTIZERS
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 RECIPES = every_recipe()
-GRAPHS = {
-    **{name.split("-")[0]: name for name in reversed(RECIPES)}, "euclidean": "lc-reference",
-    "stages-of-fsq": "residual-fsq", "stages-of-two": "residual-vqct",
-}  # fmt: skip
-"""One recipe of each kind, and those that make another graph than the kind's first."""
+GRAPHS = {name.split("-")[0]: name for name in reversed(RECIPES)}
+"""The first recipe of each kind."""
 DIM = 8
 
 
