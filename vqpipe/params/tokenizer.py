@@ -64,6 +64,10 @@ class TokenizerParams(Params):
                 f"latent_init whiten needs quantizer.dim {self.quantizer.dim} to be at most "
                 f"trunk.latent_channels {self.trunk.latent_channels}"
             )
+        if self.foreign_prior and self.prior == "none":
+            raise ValueError(
+                "foreign_prior is true, and prior is none: there is no prior that could be foreign"
+            )
         needed = prior_of(self.quantizer)
         if self.prior != needed:
             over = f" over {self.quantizer.base.kind}" if isinstance(self.quantizer, ResidualParams) else ""

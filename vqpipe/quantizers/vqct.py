@@ -82,6 +82,11 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         self.transfer = _transfer(config, adjective_vectors.shape[1])
         self._adjacency: Memo[Tensor] = Memo()
 
+    @property
+    def parts(self) -> int:
+        """2, for adjectives and nouns; 1 with a single codebook."""
+        return 1 if self.config.codebooks == "single" else 2
+
     @classmethod
     def from_prior(cls, config: VqctParams, prior: Prior) -> Self:
         """See `QuantizerModule.from_prior`; the codebooks are as large as the prior's vocabularies.
@@ -155,10 +160,6 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
             indices.append(index.movedim(-1, 1))
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.cat(indices, dim=1), loss, terms, codes)
-
-    def _split(self, z: Tensor) -> tuple[Tensor, ...]:
-        parts = super()._split(z)
-        return parts if self.config.topk_adjectives == 1 else z.chunk(2, dim=1)
 
     def _transferred(self) -> Tensor:
         words = torch.cat([self.adjective_vectors, self.noun_vectors])
