@@ -14,13 +14,17 @@ from torch import Tensor
 
 from tests.recipes import DIM, RECIPES, Recipe, merged
 from tests.recipes_nearest import NEAREST
+from tests.recipes_priors import PRIORS
 from tests.recipes_soft import SOFT
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.params.quantizers.residual import ResidualParams
+from vqpipe.params.quantizers.vqct import VqctParams
 from vqpipe.quantizers import QUANTIZERS, Quantizer, QuantizerModule, build, from_state
 from vqpipe.quantizers.residual import ResidualQuantizer
+from vqpipe.quantizers.vqct import CodebookTransferQuantizer
 
-ALL = merged(RECIPES, SOFT, NEAREST)
+ALL = merged(RECIPES, SOFT, NEAREST, PRIORS)
 CASES = [pytest.param(r, id=f"{kind}-{name}") for kind in QUANTIZERS for name, r in ALL.get(kind, {}).items()]
 
 
@@ -50,10 +54,16 @@ def take_step(quantizer: QuantizerModule, z: Tensor, optimiser: torch.optim.Opti
 
 
 def together(quantizer: QuantizerModule, parts: list[Tensor]) -> Tensor:
-    """The codes of all groups as one latent, channels last: groups side by side, stages added up."""
-    stages = quantizer.config.num_stages if isinstance(quantizer, ResidualQuantizer) else 1
+    """The codes of all groups as one latent, channels last: groups side by side, ranks averaged, stages added up."""
+    config = (
+        quantizer.config if isinstance(quantizer, ResidualQuantizer | CodebookTransferQuantizer) else None
+    )
+    stages = config.num_stages if isinstance(config, ResidualParams) else 1
+    base = config.base if isinstance(config, ResidualParams) else config
+    ranks = base.topk_adjectives if isinstance(base, VqctParams) else 1
     groups = len(parts) // stages
-    sides = [torch.cat(parts[s * groups : (s + 1) * groups], -1) for s in range(stages)]
+    own = [parts[s * groups : (s + 1) * groups] for s in range(stages)]
+    sides = [torch.cat([torch.stack(part[:ranks]).mean(0), *part[ranks:]], -1) for part in own]
     return torch.stack(sides).sum(0)
 
 

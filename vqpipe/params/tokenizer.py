@@ -37,6 +37,9 @@ class TokenizerParams(Params):
 
     prior: Literal["none", "words", "patches"]
     """Which codebook prior the variant reads: `artifacts/prior/<prior>`."""
+    foreign_prior: bool = False
+    """Accept a prior that another CLIP made than the one in the losses, as of another data set (VQGAN-LC's table 8).
+    False refuses it; without a CLIP in the losses it is accepted either way. Metrics then name both."""
     resolution: Annotated[int, Field(ge=8)]
     """Side of the square images in pixels."""
     trunk: TrunkParams
@@ -60,6 +63,10 @@ class TokenizerParams(Params):
             raise ValueError(
                 f"latent_init whiten needs quantizer.dim {self.quantizer.dim} to be at most "
                 f"trunk.latent_channels {self.trunk.latent_channels}"
+            )
+        if self.foreign_prior and self.prior == "none":
+            raise ValueError(
+                "foreign_prior is true, and prior is none: there is no prior that could be foreign"
             )
         needed = prior_of(self.quantizer)
         if self.prior != needed:

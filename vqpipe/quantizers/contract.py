@@ -95,6 +95,11 @@ class QuantizerModule(nn.Module, ABC):
         """g, the number of indices per position."""
         return len(self.num_codes)
 
+    @property
+    def parts(self) -> int:
+        """Equal parts that z is split into: `groups`, fewer where several codes make one part together."""
+        return self.groups
+
     @abstractmethod
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`."""

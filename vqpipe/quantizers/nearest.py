@@ -195,7 +195,7 @@ class NearestCodeQuantizer(QuantizerModule):
     def _split(self, z: Tensor) -> tuple[Tensor, ...]:
         if z.ndim != 4 or z.shape[1] != self.dim:
             raise ValueError(f"{self.kind} takes z of shape (b, {self.dim}, h, w), not {tuple(z.shape)}")
-        return z.chunk(self.groups, dim=1)
+        return z.chunk(self.parts, dim=1)
 
 
 def _rows(part: Tensor) -> Tensor:

@@ -148,8 +148,8 @@ class ResidualQuantizer(QuantizerModule):
 
     def _estimated(self, z: Tensor, total: Tensor) -> Tensor:
         b, _, h, w = z.shape
-        groups = self.groups // len(self.scales)
-        sides = [part.view(b, groups, -1, h, w).movedim(2, -1) for part in (z, total)]
+        parts = self._stage(0).parts
+        sides = [side.view(b, parts, -1, h, w).movedim(2, -1) for side in (z, total)]
         return ESTIMATORS[self.estimator](*sides).movedim(-1, 2).flatten(1, 2)
 
     def _stage(self, number: int) -> QuantizerModule:
