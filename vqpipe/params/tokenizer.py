@@ -37,6 +37,9 @@ class TokenizerParams(Params):
 
     prior: Literal["none", "words", "patches"]
     """Which codebook prior the variant reads: `artifacts/prior/<prior>`."""
+    foreign_prior: bool = False
+    """Accept a prior that another CLIP made than the one in the losses, as of another data set (VQGAN-LC's table 8).
+    False refuses it; without a CLIP in the losses it is accepted either way. Metrics then name both."""
     resolution: Annotated[int, Field(ge=8)]
     """Side of the square images in pixels."""
     trunk: TrunkParams

@@ -1,11 +1,16 @@
 """A large frozen codebook of patch-feature centroids, moved into place by one trained linear layer.
 
-Paper: VQGAN-LC, arXiv 2406.11837, section 3.2.
+Paper: VQGAN-LC, arXiv 2406.11837, section 3.2; its ablations are tables 6 to 10.
 
 The centroids (K, D) are a buffer; the codes are Linear(D -> d, bias) of them, so that every code moves when
 the projector does, used or not. Nearest is by cosine similarity in the paper and by Euclidean distance in its
 reference code; the code that is passed on is the projected one, not normalised, in both. The paper weighs the
 commitment term 1 and the codebook term .33 (eq. 1): `beta: 0.33` with `beta_on: codebook`.
+
+The ablations: centroids that are trained too (`trainable`), no projector (`projector: false`; d is then D), and
+random vectors in the centroids' place (`source: random`). Table 6 does not say which; ours are normal with the mean
+and variance of the K centroids in each dimension, so that their scale is not what makes the difference. K vectors
+drawn from all features are a prior of their own: the cluster stage's `method: selection`.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,15 +28,15 @@ from vqpipe.params.quantizers.lc import LcParams
 from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import float_matrix, need_centroids
+from vqpipe.quantizers.priors import float_matrix, keep, need_centroids
 
 
 class LargeCodebookQuantizer(NearestCodeQuantizer):
-    """One group; only the projector is trained.
+    """One group; the projector is trained, the centroids where the params say so.
 
     Args:
         config: the params.
-        centroids: (K, D), K = `config.num_codes`.
+        centroids: (K, D), K = `config.num_codes`; D = `config.dim` without a projector.
     """
 
     kind = "lc"
@@ -40,15 +46,16 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
         super().__init__(
             config, ["code"], [config.num_codes], metric=config.distance, data_init=config.init == "data"
         )
-        self.register_buffer("centroids", centroids)
-        self.projector = nn.Linear(centroids.shape[1], config.dim)
+        keep(self, "centroids", centroids, config.trainable)
+        self.projector = nn.Linear(centroids.shape[1], config.dim) if config.projector else None
 
     @classmethod
     def from_prior(cls, config: LcParams, prior: Prior) -> Self:
         """See `QuantizerModule.from_prior`; the first `num_codes` centroids are taken.
 
         Raises:
-            MismatchError: another prior, or fewer centroids than codes.
+            MismatchError: another prior, fewer centroids than codes, or centroids of another dimension than the codes
+                without a projector.
         """
         vectors = float_matrix(need_centroids(cls.kind, prior).vectors, "centroids")
         if config.num_codes > len(vectors):
@@ -58,7 +65,16 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
                 expected=f"num_codes of at most {len(vectors)}, or a cluster stage with a larger K",
                 run="dvc repro cluster",
             )
-        return cls(config, vectors[: config.num_codes].clone())
+        if not config.projector and vectors.shape[1] != config.dim:
+            raise MismatchError(
+                "quantizer lc without a projector takes the centroids themselves as codes",
+                found=f"dim: {config.dim}, and centroids of dimension {vectors.shape[1]}",
+                expected=f"dim: {vectors.shape[1]}, or projector: true",
+            )
+        vectors = vectors[: config.num_codes].clone()
+        if config.source == "random":
+            vectors = vectors.mean(0) + vectors.std(0, correction=0) * torch.randn_like(vectors)
+        return cls(config, vectors)
 
     @classmethod
     def skeleton(cls, config: LcParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
@@ -66,9 +82,10 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
         return cls(config, tensors["centroids"].new_zeros(config.num_codes, tensors["centroids"].shape[1]))
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
-        """The projected centroids."""
-        return (self.projector(self.centroids),)
+        """The centroids, projected where there is a projector."""
+        return (self.centroids if self.projector is None else self.projector(self.centroids),)
 
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
         """Set the projector so that the codes have the mean and covariance of the first batch's latents."""
+        assert self.projector is not None
         compose(self.projector, *moment_map(self.live_codes()[0], rows[0]))

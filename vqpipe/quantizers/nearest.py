@@ -143,7 +143,8 @@ class NearestCodeQuantizer(QuantizerModule):
 
     def _quantise(self, z: Tensor, progress: float) -> Quantized:
         codes = self._codes()
-        outputs, indices, losses, terms = [], [], [], {}
+        outputs, indices, losses = [], [], []
+        terms: dict[str, Tensor] = {}
         for name, part, group_codes in zip(self.group_names, self._split(z), codes, strict=True):
             rows = self.place(_rows(part))
             index = self.search(rows, group_codes, progress)

@@ -1,11 +1,11 @@
-"""What quantizers ask of a codebook prior: the right kind, with finite vectors."""
+"""What quantizers ask of a codebook prior: the right kind, with finite vectors, kept frozen or trained."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.load import Prior
@@ -69,3 +69,11 @@ def float_matrix(values: Any, what: str) -> Tensor:
             f"the prior's {what} cannot serve as vectors", found=found, expected="finite, (K, d)"
         )
     return tensor
+
+
+def keep(module: nn.Module, name: str, vectors: Tensor, trained: bool) -> None:
+    """Register a prior's vectors: as a parameter where they are trained, else as a buffer."""
+    if trained:
+        module.register_parameter(name, nn.Parameter(vectors))
+    else:
+        module.register_buffer(name, vectors)

@@ -10,9 +10,9 @@ stage s's commitment on its residual.
 
 The gradient, by the base (`QuantizerModule.own_gradient`):
 
-- Where an estimator hands the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum: from
-  z_q to z, per group. Adding up the stages' own would multiply it by their number. Residuals are taken off without
-  gradient, so that every stage's loss moves the encoder as the paper says.
+- Where an estimator hands the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum, from z_q to z.
+  Adding up the stages' own would multiply it by their number. Residuals are taken off without gradient, so that
+  every stage's loss moves the encoder as the paper says.
 - Where z_q has a gradient of its own (`gumbel`, `sq_vae`, `ibq`, `fsq`), the whole chain is differentiated as it
   stands, residuals included, and the codes of every stage get theirs.
 
@@ -147,8 +147,9 @@ class ResidualQuantizer(QuantizerModule):
         ]
 
     def _estimated(self, z: Tensor, total: Tensor) -> Tensor:
+        b, _, h, w = z.shape
         groups = self.groups // len(self.scales)
-        sides = [part.unflatten(1, (groups, -1)).movedim(2, -1) for part in (z, total)]
+        sides = [part.view(b, groups, -1, h, w).movedim(2, -1) for part in (z, total)]
         return ESTIMATORS[self.estimator](*sides).movedim(-1, 2).flatten(1, 2)
 
     def _stage(self, number: int) -> QuantizerModule:

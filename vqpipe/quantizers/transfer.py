@@ -1,4 +1,4 @@
-"""Graph convolutions on a sparse graph, and the plain form without one.
+"""Graph convolutions on a sparse graph, the plain form without one, and a projection that is not trained.
 
 Paper: Kipf and Welling, arXiv 1609.02907, eq. 2: H' = act(D^-1/2 (A + I) D^-1/2 H W).
 """
@@ -85,3 +85,39 @@ class GraphNetwork(nn.Module):
             elif self.final_relu:
                 hidden = hidden.relu()
         return hidden
+
+
+class FrozenProjection(nn.Module):
+    """Vectors along their principal directions, found once by `fit` and kept as a buffer; not trained.
+
+    With as many directions as dimensions it does nothing and keeps nothing. Vectors are not centred: what all have in
+    common stays as far as the directions hold it.
+
+    Args:
+        in_dim: of the vectors.
+        out_dim: how many directions, at most `in_dim`.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        assert out_dim <= in_dim
+        self.identity = in_dim == out_dim
+        if not self.identity:
+            self.register_buffer("matrix", torch.eye(in_dim, out_dim))
+
+    @torch.no_grad()
+    def fit(self, vectors: Float[Tensor, "N i"]) -> None:
+        """Take the directions of the largest variance of `vectors`, in float64, the largest first; in each the
+        component of the largest magnitude is positive."""
+        if self.identity:
+            return
+        centred = vectors.double() - vectors.double().mean(0)
+        directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : self.matrix.shape[1]]
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        self.matrix.copy_(directions * largest.sign())
+
+    def forward(self, vectors: Float[Tensor, "N i"]) -> Float[Tensor, "N o"]:
+        """The vectors' coordinates along the directions."""
+        return vectors if self.identity else vectors @ self.matrix

@@ -21,6 +21,7 @@ from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.objective import TokenizerTraining
+from vqpipe.tokenizers.prior_fit import check_prior
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -49,15 +50,18 @@ def train_tokenizer(
         on_fit: told of the end of the training, before anything is measured.
 
     Returns:
-        The tokenizer in eval mode with its final weights, and its metrics.
+        The tokenizer in eval mode with its final weights, and its metrics; `prior` is among them where another CLIP
+        made it.
 
     Raises:
-        MismatchError: a prior that does not fit the quantizer.
+        MismatchError: a prior that does not fit the quantizer, or was made by another CLIP than that in the losses;
+            before any image is read.
         TrainingError: training that does not come back from non-finite losses.
     """
+    foreign = check_prior(config, prior, clip)
     seed_everything(config.seed, "weights")
-    split = ImageSplit.open(dataset, "train", config.resolution)
     tokenizer = Tokenizer(config, build(config.quantizer, prior))
+    split = ImageSplit.open(dataset, "train", config.resolution)
     perceptual = build_perceptual(config.losses.perceptual, clip)
     training = TokenizerTraining(config, tokenizer, perceptual.to(device) if perceptual else None)
     training.module.to(device).train()
@@ -87,7 +91,7 @@ def train_tokenizer(
     tokenizer.load_state_dict(weights)
     tokenizer.eval().requires_grad_(False)
     tokenizer.latent_scale.fill_(_latent_scale(tokenizer, split, device))
-    return tokenizer, _metrics(tokenizer, training, result, dataset, device)
+    return tokenizer, {**_metrics(tokenizer, training, result, dataset, device), **foreign}
 
 
 def _latent_scale(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> float:

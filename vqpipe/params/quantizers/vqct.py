@@ -1,4 +1,4 @@
-"""Params of VQCT: two codebooks made from word vectors."""
+"""Params of VQCT: codebooks made from word vectors."""
 
 from __future__ import annotations
 
@@ -42,12 +42,23 @@ class MlpTransferParams(Params):
     """Dropout after each ReLU but the last."""
 
 
-TransferParams = Annotated[GcnTransferParams | MlpTransferParams, Field(discriminator="kind")]
+class NoTransferParams(Params):
+    """The word vectors are the codes (Table 3, rows i and ii; SPAE's codebook).
+
+    As they are where they have the codes' dimension; where they have more, along their principal directions, which
+    are found once and never trained. Where they have fewer, the quantizer is refused.
+    """
+
+    kind: Literal["none"]
+
+
+TransferParams = Annotated[
+    GcnTransferParams | MlpTransferParams | NoTransferParams, Field(discriminator="kind")
+]
 
 
 class VqctParams(NearestCodeParams):
-    """Adjective and noun codebooks made from word vectors (VQCT). Their sizes are those of the words
-    prior."""
+    """Codebooks made from the words of a words prior (VQCT); their sizes are those of its vocabularies."""
 
     kind: Literal["vqct"]
     transfer: TransferParams
@@ -56,9 +67,30 @@ class VqctParams(NearestCodeParams):
     """Transfer network at the start: `standard` (Glorot, the papers' form), or `data`: its last layer is then
     set so that the codes have the mean and covariance of the first batch's latents (only their scale where
     `final_relu` is true)."""
+    codebooks: Literal["multi", "single"] = "multi"
+    """`multi`: adjectives code the first half of z, nouns the second (the paper's MCB). `single`: one codebook of all
+    words codes the whole of it (SCB)."""
+    words: Literal["prior", "random"] = "prior"
+    """Word vectors at the start: the prior's, or `random`: drawn from a normal distribution with mean 0 and the root
+    mean square of all their entries (the paper's RI). Names and graph stay the prior's."""
+    trainable_words: bool = False
+    """Train the word vectors too (the paper's fine-tuning) instead of keeping them as they start."""
+    topk_adjectives: int = Field(default=1, ge=1)
+    """k: z's first half becomes the mean of its k nearest adjectives, coded by k indices: 1 in the paper, 2 in its
+    reference code's configs."""
 
     @model_validator(mode="after")
-    def _two_halves(self) -> VqctParams:
-        if self.dim % 2:
+    def _fits(self) -> VqctParams:
+        multi = self.codebooks == "multi"
+        if multi and self.dim % 2:
             raise ValueError(f"dim must be even, half for adjectives and half for nouns; it is {self.dim}")
+        if not multi and self.topk_adjectives > 1:
+            raise ValueError(
+                f"topk_adjectives {self.topk_adjectives} needs codebooks: multi; a single codebook has no adjectives "
+                "of its own"
+            )
+        if self.transfer.kind == "none" and self.init == "data":
+            raise ValueError(
+                "init data sets the transfer network's last layer, and transfer.kind none has none; set init: standard"
+            )
         return self
