@@ -34,7 +34,7 @@ NEAREST: dict[str, dict[str, Recipe]] = {
     "cvq": {
         "closest": Recipe(CVQ, None, {"codes"}),
         "probrandom-contrastive": Recipe(
-            {**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE}, None, {"codes"}
+            {**CVQ, "anchor": "probrandom", "distance": "cosine", "contrastive": CONTRASTIVE}, None, {"codes"}
         ),
         "random-data": Recipe({**CVQ, "anchor": "random", "init": "data"}, None, {"codes"}),
     },

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.recipes import DIM
+from tests.recipes import DIM, VQ
 from tests.recipes_nearest import CONTRASTIVE, CVQ, EMA, FC, REG_VQ, SIM_VQ
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import validate
@@ -217,6 +217,22 @@ def test_cvq_draws_anchors_by_their_likelihood() -> None:
     torch.testing.assert_close(share, expected, rtol=0, atol=0.04)
 
 
+def test_cvq_by_cosine() -> None:
+    quantizer = fresh(CVQ, num_codes=40, distance="cosine", contrastive={"weight": 1.0, "temperature": 0.3})
+    z = latent(2, DIM, 3, 5) * latent(2, 1, 3, 5, seed=9).exp()
+    codes = quantizer.state_dict()["codes"].double()
+    out = quantizer(z)
+    cosine = torch.cosine_similarity(rows(z).double()[:, None], codes[None], dim=-1)
+    assert torch.equal(out.indices.flatten(), cosine.argmax(1))
+    logits = torch.cat([cosine.amax(0, keepdim=True), cosine.sort(0).values[:15]]) / 0.3
+    torch.testing.assert_close(out.terms["contrastive"].double(), -logits.log_softmax(0)[0].mean())
+    unused = torch.tensor([k for k in range(40) if k not in out.indices])
+    assert len(unused) > 0
+    alpha = math.exp(-1e-3)
+    expected = (1 - alpha) * codes + alpha * rows(z).double()[cosine.argmax(0)]
+    torch.testing.assert_close(quantizer.state_dict()["codes"].double()[unused], expected[unused])
+
+
 def test_cvq_draws_each_latent_as_rarely_as_can_be() -> None:
     quantizer = fresh(CVQ, num_codes=25, anchor="random")
     assert isinstance(quantizer, cvq.OnlineClusteredQuantizer)
@@ -230,7 +246,7 @@ def test_cvq_in_tiles_is_the_same_and_holds_no_more_than_a_tile(monkeypatch: pyt
 
     def run() -> tuple[Tensor, Tensor]:
         live = codes.clone().requires_grad_()
-        loss = cvq.contrastive_loss(live, latents, config)
+        loss = cvq.contrastive_loss(live, latents, config, "euclidean")
         loss.backward()
         assert live.grad is not None
         return loss.detach(), live.grad
@@ -238,8 +254,8 @@ def test_cvq_in_tiles_is_the_same_and_holds_no_more_than_a_tile(monkeypatch: pyt
     whole = run()
     made: list[int] = []
 
-    def recorded(part: Tensor, all_latents: Tensor) -> Tensor:
-        scores = plain(part, all_latents)
+    def recorded(part: Tensor, all_latents: Tensor, metric: Any) -> Tensor:
+        scores = plain(part, all_latents, metric)
         made.append(scores.numel())
         return scores
 
@@ -344,3 +360,28 @@ def test_sim_vq_refuses_a_start_from_data_without_a_bias() -> None:
     with pytest.raises(ParamsError, match="needs bias: true"):
         fresh(SIM_VQ, bias=False, init="data")
     assert "map.bias" in fresh(SIM_VQ, bias=True).state_dict()
+
+
+# what they are for
+
+
+@pytest.mark.parametrize(
+    ("params", "least", "most"),
+    [
+        (VQ, 1, 4),
+        ({**CVQ, "anchor": "probrandom", "distance": "cosine"}, 24, 32),
+        ({**CVQ, "anchor": "random", "contrastive": CONTRASTIVE}, 24, 32),
+        ({**EMA, "decay": 0.9, "restart": {"threshold": 0.5, "every": 5}}, 24, 32),
+    ],
+    ids=["vq", "cvq-probrandom", "cvq-random-contrastive", "ema-restart"],
+)
+def test_codes_far_from_the_latents_come_into_use(params: dict[str, Any], least: int, most: int) -> None:
+    quantizer = fresh(params, num_codes=32)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(())), *quantizer.parameters()], lr=0.1)
+    centres = 4 * latent(32, DIM) + 10
+    for step in range(40):
+        z = as_latent(centres.repeat(4, 1) + 0.1 * latent(128, DIM, seed=step))
+        optimiser.zero_grad()
+        quantizer(z).loss.backward() if list(quantizer.parameters()) else quantizer(z)
+        optimiser.step()
+    assert least <= len(quantizer.eval()(z).indices.unique()) <= most

@@ -44,7 +44,7 @@ cases = [
     {**EMA, "init": "data", "num_codes": 40, "restart": restart},
     CVQ,
     {**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE, "init": "data"},
-    {**CVQ, "anchor": "random", "contrastive": CONTRASTIVE},
+    {**CVQ, "anchor": "random", "distance": "cosine", "contrastive": CONTRASTIVE},
     {**REG_VQ, "stochastic_share": 0.0},
     {**FC, "init": "data"},
 ]

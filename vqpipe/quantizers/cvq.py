@@ -9,14 +9,15 @@ of that batch:
     alpha_k  = exp(-10 p_k K / (1 - decay) - 0.001)            near 1 for a dead code, 0 for one that is used
     e_k     <- (1 - alpha_k) e_k + alpha_k a_k                 in place, without gradient
 
-The anchor is the latent closest to the code; one drawn with probability softmax_i(-|z_i - e_k|^2) (`probrandom`); or
+The similarity s_ik of latent and code is -|z_i - e_k|^2, or their cosine with `distance: cosine`; the search goes
+by the same. The anchor is the most similar latent (`closest`); one drawn with probability softmax_i(s_ik) (`probrandom`); or
 any (`random`: each latent as rarely as can be; the reference code draws from a pool that also holds latents of past
 steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the codes as they were in
 the pass. In eval nothing moves.
 
-The contrastive term draws codes to latents that are near and away from those that are far. Over the n latents, with
-s_i = -|z_i - e_k|^2 / temperature, the positive s+ is the mean of the largest max(1, n // K), the negatives are the
-lowest n // 2, and
+The contrastive term draws codes to latents that are near and away from those that are far. Of the n values s_ik /
+temperature of a code, the positive s+ is the mean of the largest max(1, n // K), the negatives are the lowest n // 2,
+and
 
     contrastive = mean_k -log(exp(s+) / (exp(s+) + sum_negatives exp(s)))
 
@@ -31,9 +32,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqpipe.codebooks.search import nearest
+from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.params.quantizers.nearest import ContrastiveParams, CvqParams
-from vqpipe.quantizers.learned import LearnedCodesQuantizer
+from vqpipe.quantizers.learned import LearnedCodesQuantizer, unit
 from vqpipe.quantizers.moments import draw_order
 from vqpipe.quantizers.soft import gumbel_noise
 from vqpipe.quantizers.tiles import in_row_tiles
@@ -47,7 +48,7 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
     usage: Tensor
 
     def __init__(self, config: CvqParams) -> None:
-        super().__init__(config)
+        super().__init__(config, metric=config.distance)
         self.anchor, self.decay, self.contrastive = config.anchor, config.decay, config.contrastive
         self.register_buffer("usage", torch.zeros(config.num_codes))
 
@@ -67,7 +68,7 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
         loss, terms = super().learn(rows, codes, indices, progress)
         latents = gather(rows.detach()) if self.training else rows.detach()
         if self.contrastive is not None:
-            contrastive = contrastive_loss(codes, latents, self.contrastive)
+            contrastive = contrastive_loss(codes, latents, self.contrastive, self.metric)
             loss = loss + self.contrastive.weight * contrastive
             terms["contrastive"] = contrastive.detach()
         if self.training:
@@ -88,29 +89,33 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
         if self.anchor == "random":
             return draw_order(len(latents), len(codes)).to(latents.device)
         if self.anchor == "closest":
-            return nearest(codes, latents)
+            return nearest(codes, latents, self.metric)
 
         def sample(part: Tensor) -> tuple[Tensor]:
-            scores = similarities(part, latents)
+            scores = similarities(part, latents, self.metric)
             return ((scores + gumbel_noise(scores)).argmax(1),)
 
         return torch.cat([found for (found,) in in_row_tiles(sample, codes, len(latents))])
 
 
-def similarities(codes: Float[Tensor, "k d"], latents: Float[Tensor, "n d"]) -> Float[Tensor, "k n"]:
-    """-|z - e|^2 of all pairs."""
+def similarities(
+    codes: Float[Tensor, "k d"], latents: Float[Tensor, "n d"], metric: Metric
+) -> Float[Tensor, "k n"]:
+    """-|z - e|^2 of all pairs, or their cosines."""
+    if metric == "cosine":
+        return unit(codes) @ unit(latents).T
     squares = codes.square().sum(1, keepdim=True) + latents.square().sum(1)
     return torch.addmm(squares, codes, latents.T, beta=-1, alpha=2)
 
 
 def contrastive_loss(
-    codes: Float[Tensor, "K d"], latents: Float[Tensor, "n d"], config: ContrastiveParams
+    codes: Float[Tensor, "K d"], latents: Float[Tensor, "n d"], config: ContrastiveParams, metric: Metric
 ) -> Float[Tensor, ""]:
     """The mean over codes of the contrastive term (see the module's text), with gradient to the codes."""
     num_near, num_far = max(1, len(latents) // len(codes)), len(latents) // 2
 
     def step(part: Tensor) -> tuple[Tensor]:
-        scores = similarities(part, latents)
+        scores = similarities(part, latents, metric)
         near = scores.topk(num_near, dim=1, sorted=False).values.mean(1, keepdim=True)
         far = scores.topk(num_far, dim=1, largest=False, sorted=False).values
         logits = torch.cat([near, far], dim=1) / config.temperature

@@ -19,11 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vqpipe.params.quantizers.nearest import FcParams
-from vqpipe.quantizers.learned import LearnedCodesQuantizer
+from vqpipe.quantizers.learned import LearnedCodesQuantizer, unit
 from vqpipe.quantizers.moments import draw_rows
-
-SHORTEST = 1e-6
-"""Divisor of the vectors that are shorter."""
 
 
 class FactorisedCodesQuantizer(LearnedCodesQuantizer):
@@ -49,8 +46,3 @@ class FactorisedCodesQuantizer(LearnedCodesQuantizer):
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
         """Codes are latents of the first batch, drawn at random, in their place."""
         self.codes.copy_(self.place(draw_rows(self.place(rows[0]), self.num_codes[0])))
-
-
-def unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows of length 1; those shorter than 1e-6 are divided by 1e-6."""
-    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(SHORTEST)

@@ -49,3 +49,8 @@ class LearnedCodesQuantizer(NearestCodeQuantizer):
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
         """Codes are latents of the first batch, drawn at random."""
         self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
+
+
+def unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length 1; those shorter than 1e-6 are divided by 1e-6."""
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-6)

@@ -102,8 +102,12 @@ class CvqParams(LearnedCodesParams):
 
     kind: Literal["cvq"]
     anchor: Literal["closest", "probrandom", "random"]
-    """The latent that a code moves to: its `closest`; `probrandom`, drawn by softmax over minus the squared distances;
-    or `random`, any."""
+    """The latent that a code moves to: its `closest`; `probrandom`, drawn by softmax over the similarities; or
+    `random`, any. By `euclidean` distance, codes that start close together share a closest latent: there use `init:
+    data`."""
+    distance: Literal["cosine", "euclidean"] = "euclidean"
+    """What is near and similar, in the search, for anchors and in the contrastive term: minus the squared distance
+    (`euclidean`), or the cosine (the reference code's default)."""
     decay: float = Field(gt=0, lt=1)
     """Of the running usage; 0.99 in the paper."""
     contrastive: ContrastiveParams | None
