@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -110,12 +110,16 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
     return failed
 
 
-def tell_dvc(folder: Path, names: list[str]) -> None:
-    """Record in the scoreboard's dvc.lock that these rows are done; where DVC is not installed, say how."""
-    targets = [f"{folder.as_posix()}/dvc.yaml:{GROUP}{name}" for name in names]
+def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
+    """Record in the scoreboard's dvc.lock that these rows are done; where DVC is not installed, say how.
+
+    `every`: they are all the rows, which DVC takes as one target.
+    """
+    file = f"{folder.as_posix()}/dvc.yaml"
+    targets = [f"{file}:{GROUP.rstrip('@')}"] if every else [f"{file}:{GROUP}{name}" for name in names]
     if not targets:
         return
-    if shutil.which("dvc", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}") is None:
+    if find_spec("dvc") is None:
         typer.echo(
             f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True
         )
@@ -147,7 +151,7 @@ def main(
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = run_all(missing, jobs or workers(), scratch_root() / "logs" / folder)
-    tell_dvc(folder, [name for name in commands if name not in failed])
+    tell_dvc(folder, [name for name in commands if name not in failed], not patterns and not failed)
     if failed:
         typer.echo(f"{len(failed)} rows failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

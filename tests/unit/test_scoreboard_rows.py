@@ -59,7 +59,7 @@ def test_codebooks_are_no_larger_than_their_source_and_a_quarter_of_the_tokens(n
             folder = Path(run.codebook).name
             if run.row != row or folder in ("none", "words"):
                 continue
-            held = board.clusters[folder] if folder in board.clusters else None
+            held = board.clusters.get(folder)
             main = read_yaml(ROOT / "params.yaml")["cluster"]
             whole = held.num_clusters if held else main["num_clusters"]
             prefixes = held.prefixes if held else main["prefixes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_the_page_shows_numbers_verdicts_and_says_what_is_missing(board: Scorebo
 def _tables(page: str) -> list[tuple[str, str]]:
     """Every line of a table with the line before it."""
     lines = page.splitlines()
-    return [(a, b) for a, b in zip(lines, lines[1:], strict=False) if a.startswith("|") and b.startswith("|")]
+    return [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
 
 
 def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Scoreboard) -> None:

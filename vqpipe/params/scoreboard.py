@@ -45,7 +45,7 @@ class Scoreboard(Params):
     """What each row changes."""
     runs: dict[str, RunParams]
     """Runs by name: `ROW-SEED`."""
-    clusters: dict[str, ClusterParams] = {}
+    clusters: dict[str, ClusterParams]
     """Codebooks of the scoreboard's own."""
 
     @model_validator(mode="after")

@@ -41,6 +41,9 @@ numbers by a rule; none is written by hand. `vqpipe scoreboard` makes this page,
   which comparison fails, and whether the two are the other way round or cannot be told apart. **Not testable here**:
   the claim rests on something that this run does not have.
 - A row that was not run is printed as missing and judged by nothing.
+- A row is run again when its params, data set, CLIP or prior change, or when the number of the protocol is raised, and
+  not when a source file changes: a new docstring would cost hours. Each row's metrics say by which code it was made (a
+  digest over the packages that it uses), and each scoreboard below says how many such versions it has.
 - FD-CLIP is a Frechet distance in the features of the run's own small CLIP: it stands for the papers' FID and does not
   compare with it. CLIP distance stands for LPIPS likewise.
 """
@@ -104,9 +107,10 @@ def _about(results: Results, board: Board) -> str:
     num_runs = sum(map(len, results.metrics.values()))
     codes, missing, stale = results.distinct("code"), results.missing(), results.stale()
     lines = [
-        f"{num_runs} of {len(results.board.runs)} runs of {len(results.board.rows)} rows. Every row: {one('num_steps')} "
-        f"steps; measured on {one('num_images')} images of the {one('split')} split at {one('resolution')} pixels, grid "
-        f"{one('grid')}, features of {one('features')}, protocol {results.board.protocol}.",
+        f"{num_runs} of {len(results.board.runs)} runs of {len(results.board.rows)} rows. Every row: "
+        f"{one('num_steps')} steps; measured on {one('num_images')} images of the {one('split')} split at "
+        f"{one('resolution')} pixels, grid {one('grid')}, "
+        f"features of {one('features')}, protocol {results.board.protocol}.",
         f"The numbers were made by {len(codes)} version{'s' * (len(codes) != 1)} of the code: {one('code')}."
         + (" Rows of different versions compare only as far as the changes between them left results alone."
            if len(codes) > 1 else ""),
@@ -182,8 +186,8 @@ def _costs(results: Results) -> str:
             rows.append([f"`{row}`", *cells])
     devices = sorted({str(cost.get("device")) for runs in results.costs.values() for cost in runs.values()})
     about = (
-        f"Measured while the rows ran ({', '.join(devices)}, one thread a row on the CPU, several rows at a time). Wall "
-        "time holds the other rows' work; peak memory is that of the whole process up to the end of the training."
+        f"Measured while the rows ran ({', '.join(devices)}, one thread a row on the CPU, several rows at a time). "
+        "Wall time holds the other rows' work; peak memory is that of the whole process up to the end of the training."
     )
     return f"{about}\n\n{_markdown(head, rows)}"
 

@@ -40,14 +40,15 @@ MAIN = BoardTable(
 STARTS = BoardTable(
     "Starts, estimator and anchors",
     "The same methods as the papers start them: codes uniform in +-1/K, a projector or network as its layers start "
-    "(`vqct-paper`: three layers, ReLU after each; `vqct-reference`: two layers, dropout 0.5, edges by count; "
+    "(`vqct-paper`: three layers, ReLU after each; `vqct-reference`: two layers, dropout 0.5, edges by count, "
+    "the mean of two adjectives; `vqct-topk2`: the mean of two adjectives alone; "
     "`vq-uniform-d64`: codes of the latent's own 64 dimensions, not factorised). Then the rotation trick in place of "
     "the straight-through gradient, and another anchor of `cvq`.",
     tuple(
         (name, name)
         for name in (
             "vq", "vq-uniform", "vq-uniform-d64", "ema", "ema-uniform", "fc", "fc-uniform", "lc", "lc-standard",
-            "vqct", "vqct-paper", "vqct-reference", "vq-rotation", "cvq", "cvq-probrandom",
+            "vqct", "vqct-paper", "vqct-reference", "vqct-topk2", "vq-rotation", "cvq", "cvq-probrandom",
         )
     ),
     (

@@ -66,12 +66,16 @@ SECOND_SET = BoardTable(
 
 INITIALISATION = BoardTable(
     "VQGAN-LC Table 6: where the frozen codebook comes from",
-    "Random initialisation: normal vectors. Random selection: patch vectors drawn at random. K = 1,024.",
+    "Random initialisation: normal vectors with the centroids' mean and variance. With `init: data` the projector "
+    "lays even these on the latents, so both are shown with a projector as a linear layer starts, "
+    "too. Random selection: patch vectors drawn at random. K = 1,024.",
     (
-        ("random initialisation", "lc-random"), ("random selection", "lc-selection"), ("k-means", "lc"),
+        ("random initialisation", "lc-random"), ("random initialisation, projector as it starts", "lc-random-standard"),
+        ("k-means, projector as it starts", "lc-standard"), ("random selection", "lc-selection"), ("k-means", "lc"),
     ),
     (
         Claim("Random initialisation is far worse than k-means", ("lc-random", "lc")),
+        Claim("The same where the projector starts as a linear layer does", ("lc-random-standard", "lc-standard")),
         Claim("Random initialisation leaves most codes unused", ("lc-random", "lc"), "utilisation", "rises", 0.5),
         Claim("K-means has a lower FID than random selection", ("lc-selection", "lc"), "fd_clip", "falls", 0.05),
         Claim("Random selection uses nearly all codes too", ("lc-selection",), "utilisation", "at_least", NEARLY_ALL),
