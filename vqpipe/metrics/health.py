@@ -132,9 +132,9 @@ def code_geometry(
 ) -> CodeGeometry:
     """Norms, nearest neighbours, coherence and effective rank of one group's codes.
 
-    Memory beyond one copy of the codebook is bounded by `TILE_ENTRIES`, time by `max_pairs`: with more pairs, as many codes
-    as allow it are drawn from `rng` and compared with all. A code of norm 0 has cosine 0 with every other. Of
-    equally similar neighbours the lowest code is taken.
+    Memory beyond one copy of the codebook is bounded by `TILE_ENTRIES`, time by `max_pairs`: with more pairs, as
+    many codes as allow it are drawn from `rng` and compared with all. A code of norm 0 has cosine 0 with every
+    other. Of equally similar neighbours the lowest code is taken.
     """
     codes = vectors.detach().float()
     num_codes = len(codes)
