@@ -57,10 +57,8 @@ def _numbers(inputs: Inputs, books: Sequence[Book]) -> Table:
         Column("tail mass", "% of tokens", HIGHER),
         Column("90 % of tokens in", "% of codes", HIGHER),
         Column("dead at the end", "% of codes", LOWER),
-        Column("nearest code", "mean cosine"),
-        Column("norms", "95 % over 5 %"),
-        Column("effective rank", "directions"),
         Column("collapse", "at step"),
+        Column("nearest code", "mean cosine"),
     ]
     rows = []
     for book in books:
@@ -75,9 +73,8 @@ def _numbers(inputs: Inputs, books: Sequence[Book]) -> Table:
                 Cell(f"{number(used)} of {number(len(book.counts))}", f"{share:.1%}"),
                 *(_percent(found.get(name)) for name in ("perplexity_share", "tail_mass", "share_for_90_percent")),
                 _percent(_last(curve, f"ae/dead_share_{book.index}")),
-                Cell("–" if near is None else number(near, 3), "of a sample" if sampled else ""),
-                *(_plain(found.get(name), digits) for name, digits in (("norm_ratio", 2), ("effective_rank", 1))),
                 Cell(_collapse(inputs, book)),
+                Cell("–" if near is None else number(near, 3), "of a sample" if sampled else ""),
             ]
         )  # fmt: skip
     note = (
@@ -91,10 +88,6 @@ def _numbers(inputs: Inputs, books: Sequence[Book]) -> Table:
 
 def _percent(value: Any) -> Cell:
     return Cell("–") if value is None else Cell(number(100 * float(value), 1))
-
-
-def _plain(value: Any, digits: int) -> Cell:
-    return Cell("–") if value is None else Cell(number(float(value), digits))
 
 
 def _last(curve: Curve, name: str) -> float | None:
@@ -166,7 +159,7 @@ def _usage_curves(books: Sequence[Book]) -> list[Block]:
             label = f"uniform draws of {number(count)} codes"
             series.append(Series(label, x, list(expected), colour, dashed=True))
     svg = line_chart(
-        series, x_label="images seen", y_label="used codes, % of K", log_x=True, width=760, height=380,
+        series, x_label="images seen", y_label="used codes, % of K", log_x=True, width=520, height=300,
         alt="Share of codes used at least once against the number of images seen, one line per codebook",
     )  # fmt: skip
     note = (

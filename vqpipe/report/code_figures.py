@@ -14,7 +14,7 @@ from vqpipe.report.charts import clip_word, open_svg
 from vqpipe.report.pictures import heat_map, picture, signed_map
 
 _SIDE, _EDGE = 320, 12
-_CELL, _LABEL = 13, 118
+_CELL, _LETTERS = 13, 16
 _FEWEST_PIXELS = 260
 
 
@@ -29,9 +29,10 @@ def scatter(points: Sequence[tuple[str, Float[np.ndarray, "n 2"]]], alt: str, si
         return Markup('<p class="absent">no points to draw</p>')
     low, high = everything.min(0), everything.max(0)
     scale = (side - 2 * _EDGE) / max(float((high - low).max()), 1e-12)
-    parts = [open_svg(side, side, alt)]
+    height = round(float((high - low)[1]) * scale) + 2 * _EDGE
+    parts = [open_svg(side, height, alt)]
     for colour, places in points:
-        at = (places - (low + high) / 2) * scale + side / 2
+        at = (places - (low + high) / 2) * scale + np.array([side, height]) / 2
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in at.tolist())
         if path:
             parts.append(f'<path class="dots {escape(colour)}" d="{path}"/>')
@@ -45,17 +46,19 @@ def similarity_map(cosine: Float[np.ndarray, "m m"], names: Sequence[str], alt: 
     """
     count = len(names)
     side = _CELL * count
-    width = _LABEL + side
+    shown = [clip_word(name, _LETTERS) for name in names]
+    label = 12 + 7 * max((len(name) for name in shown), default=0)
+    width = label + side
     image: Picture = picture(signed_map(np.asarray(cosine, dtype=np.float64)), alt)
     parts = [open_svg(width, width, alt, fixed=True)]
     parts.append(
-        f'<image class="pixels" x="{_LABEL}" y="{_LABEL}" width="{side}" height="{side}" href="{image.uri}"/>'
+        f'<image class="pixels" x="{label}" y="{label}" width="{side}" height="{side}" href="{image.uri}"/>'
     )
-    for i, name in enumerate(names):
-        text, middle = escape(clip_word(name, 16)), _LABEL + _CELL * (i + 0.5)
+    for i, name in enumerate(shown):
+        text, middle = escape(name), label + _CELL * (i + 0.5)
         parts.append(
-            f'<text class="code" x="{_LABEL - 5}" y="{middle + 4:g}" text-anchor="end">{text}</text>'
-            f'<text class="code" transform="translate({middle + 4:g} {_LABEL - 5}) rotate(-90)">{text}</text>'
+            f'<text class="code" x="{label - 5}" y="{middle + 4:g}" text-anchor="end">{text}</text>'
+            f'<text class="code" transform="translate({middle + 4:g} {label - 5}) rotate(-90)">{text}</text>'
         )
     inside = "".join([*parts, "</svg>"])
     return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(

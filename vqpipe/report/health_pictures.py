@@ -66,14 +66,14 @@ def norms(books: Sequence[Book]) -> list[Block]:
     groups = []
     for book in books:
         shown = np.argsort(-book.counts, kind="stable")[:MOST_NORMS]
-        lengths, top = book.norms[shown], float(book.norms.max())
-        alive = book.counts[shown] > 0
+        lengths, alive = book.norms[shown], book.counts[shown] > 0
+        top = float((lengths[alive] if alive.any() else lengths).max())
         means = ", ".join(
             f"mean of {word} codes {number(float(lengths[part].mean()))}"
             for word, part in (("used", alive), ("unused", ~alive)) if part.any()
         )  # fmt: skip
         some = "all" if len(shown) == len(book.counts) else "the most used"
-        caption = f"{some} {number(len(shown))} codes; last colour {number(top)}; {means}"
+        caption = f"{some} {number(len(shown))} codes; largest of a used one {number(top)}; {means}"
         image = picture(
             norm_grid(lengths, top if top > 0 else 1.0), f"norms of the codes of {book.label}", caption
         )
@@ -82,7 +82,7 @@ def norms(books: Sequence[Book]) -> list[Block]:
         "One cell for each code, in reading order from the most used to the least used. Unused codes, at the end, "
         "often keep the norm they started with; an edge between the colours there shows where use ends."
     )
-    scale = _scale("norm", heat_scale(), "0", "largest of that codebook")
+    scale = _scale("norm", heat_scale(), "0", "largest of a used code")
     return [Gallery("Norm of each code", groups, note, scale, compact=True)]
 
 
@@ -95,7 +95,8 @@ def maps(books: Sequence[Book]) -> list[Block]:
             absent.append(f"{book.label}: {book.no_map or 'not asked for'}")
             continue
         used = book.counts > 0
-        points = [("d1", book.places[there & ~used]), ("d0", book.places[there & used])]
+        points = [("d0", book.places[there & used]), ("d1", book.places[there & ~used])]
+        points.sort(key=lambda item: -len(item[1]))
         some = "" if there.all() else f", {number(int(there.sum()))} drawn at random"
         active, inactive = (number(int((there & part).sum())) for part in (used, ~used))
         title = f"{book.label}: {active} active, {inactive} inactive{some}"
