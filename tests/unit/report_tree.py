@@ -16,7 +16,16 @@ from vqpipe.artifacts.publish import publish_folder, publish_json, publish_text
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
-from vqpipe.artifacts.specs.evaluation import EVALUATION, EXAMPLES, PER_IMAGE, USAGE, WORDS
+from vqpipe.artifacts.specs.evaluation import (
+    DECODED,
+    EVALUATION,
+    EXAMPLES,
+    PER_IMAGE,
+    SIMILARITY,
+    USAGE,
+    USAGE_CURVE,
+    WORDS,
+)
 from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
 from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS
 from vqpipe.artifacts.specs.words import WORDS as PRIOR_WORDS
@@ -131,6 +140,12 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
         "uniform_expectation": 1.0,
         "perplexity": 101.0 + number,
         "entropy_bits": 7.0,
+        "perplexity_share": (101.0 + number) / 1024,
+        "tail_mass": 0.05 * number,
+        "share_for_90_percent": 0.1 + 0.2 * number,
+        "norm_ratio": 1.5,
+        "effective_rank": 12.25,
+        "nearest_similarity": 0.75,
     }
     floors = {
         "block_mean": {**measures(-2), "bits_per_image": 1536.0},
@@ -166,17 +181,27 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
             "num_rollbacks": 0,
             "weights": "ema",
             "latent_scale": 0.7,
+            "codes": {
+                "collapse_step": 120 if variant == "vq" else None,
+                "collapse_steps": [120 if variant == "vq" else None] * len(groups),
+                "dead_after_steps": [20] * len(groups),
+            },
             "validation": {"psnr": 20.5 + number},
             "parameters": {"encoder": 500_000, "quantizer": 60_000, "decoder": 700_000, "discriminator": 0},
         },
     )
+    names_of = [
+        "ae/loss", "ae/codes_in_batch_0", "ae/psnr",
+        *(f"ae/{name}_{g}" for g in range(len(groups)) for name in ("dead_share", "window_perplexity")),
+    ]  # fmt: skip
     lines = [
         f"{s},{2 * math.exp(-s / 90) + 0.1 * number:.5f},{s * 3.0},{20 + number - 8 * math.exp(-s / 60):.4f}"
+        + (f",{(2.5 - number) / 3 * s / 300:.4f},{20 + number * s}" if s >= 20 else ",,") * len(groups)
         for s in range(0, 300, 10)
     ]
     publish_text(
         root / f"artifacts/curves/tokenizer/{variant}.csv",
-        "\n".join(["step,ae/loss,ae/codes_in_batch_0,ae/psnr", *lines, ""]),
+        "\n".join([",".join(["step", *names_of]), *lines, ""]),
     )
     examples = [
         {
@@ -196,15 +221,19 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
         int(8000 / (rank + 1) ** (1.3 - 0.4 * number)) if rank < 400 + 200 * number else 0
         for rank in range(1024)
     ]
-    with publish_folder(root / "artifacts/evaluation" / variant, EVALUATION, {}) as folder:
+    facts = {"map": dict.fromkeys(groups)}
+    with publish_folder(root / "artifacts/evaluation" / variant, EVALUATION, facts) as folder:
         per_image = {"image_id": "a", "psnr": 1.0, "ssim": 1.0, "l1": 0.0, "l2": 0.0, "perceptual": None}
         write_table(folder / "per_image.parquet", PER_IMAGE, to_table(PER_IMAGE, [per_image]))
         write_table(folder / "examples.parquet", EXAMPLES, to_table(EXAMPLES, examples))
         rows = [
-            {"group": g, "code": c, "name": names.get(variant), "count": n}
+            {
+                "group": g, "code": c, "name": names.get(variant), "count": n, "norm": 1 + c / 1024,
+                "map_x": math.cos(c) * c if c < 200 else None, "map_y": math.sin(c) * c if c < 200 else None,
+            }
             for g in groups
             for c, n in enumerate(counts)
-        ]
+        ]  # fmt: skip
         write_table(folder / "usage.parquet", USAGE, to_table(USAGE, rows))
         patches = [
             {
@@ -218,6 +247,30 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
             for c in range(8)
         ]
         write_table(folder / "words.parquet", WORDS, to_table(WORDS, patches))
+        write_health(folder, groups, names.get(variant))
+
+
+def write_health(folder: Path, groups: tuple[str, ...], word: str | None) -> None:
+    curve = [
+        {"group": g, "images": n, "tokens": 64 * n, "used": 10 + n // 4, "uniform": 1024.0 * n / 2000}
+        for g in groups
+        for n in (1, 10, 100, 2000)
+    ]
+    write_table(folder / "usage_curve.parquet", USAGE_CURVE, to_table(USAGE_CURVE, curve))
+    similarity = [
+        {"group": g, "code": c, "name": word, "count": 9 - c, "cosine": [math.cos(c - d) for d in range(6)]}
+        for g in groups
+        for c in range(6)
+    ]
+    write_table(folder / "similarity.parquet", SIMILARITY, to_table(SIMILARITY, similarity))
+    decoded = [
+        {
+            "group": "code" if len(groups) == 1 else "pair", "codes": [c // 3] * (len(groups) - 1) + [c],
+            "names": [word] * len(groups), "count": 5 - c, "picture": png(700 + c),
+        }
+        for c in range(6)
+    ]  # fmt: skip
+    write_table(folder / "decoded.parquet", DECODED, to_table(DECODED, decoded))
 
 
 def write_words(root: Path, word: str) -> None:

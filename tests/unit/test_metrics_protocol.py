@@ -33,6 +33,7 @@ SIDE, GRID = 16, (4, 4)
 @dataclass
 class Book:
     group: str
+    vectors: torch.Tensor
     names: list[str] | None
 
 
@@ -51,7 +52,8 @@ class Palette:
         return nn.functional.interpolate(light.expand(-1, 3, -1, -1), (SIDE, SIDE))
 
     def codebooks(self) -> list[Any]:
-        return [Book("light", None), Book("colour", ["red", "green", "blue"])]
+        light = torch.linspace(-1, 1, 8)[:, None] * torch.ones(1, 3)
+        return [Book("light", light, None), Book("colour", torch.eye(3), ["red", "green", "blue"])]
 
 
 class Broken(Palette):

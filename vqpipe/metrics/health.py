@@ -132,14 +132,14 @@ def code_geometry(
 ) -> CodeGeometry:
     """Norms, nearest neighbours, coherence and effective rank of one group's codes.
 
-    Memory beyond the codebook is bounded by `TILE_ENTRIES`, time by `max_pairs`: with more pairs, as many codes
-    as allow it are drawn from `rng` and compared with all. A code of norm 0 has cosine 0 with every other. Of
-    equally similar neighbours the lowest code is taken.
+    Memory beyond one copy of the codebook is bounded by `TILE_ENTRIES`, time by `max_pairs`: with more pairs, as
+    many codes as allow it are drawn from `rng` and compared with all. A code of norm 0 has cosine 0 with every
+    other. Of equally similar neighbours the lowest code is taken.
     """
     codes = vectors.detach().float()
     num_codes = len(codes)
-    norms = codes.double().norm(dim=1)
-    unit = (codes.double() / norms.clamp_min(1e-30)[:, None]).float()
+    norms = torch.linalg.vector_norm(codes, dim=1, dtype=torch.float64)
+    unit = codes / norms.clamp_min(1e-30).float()[:, None]
     queries = np.arange(num_codes)
     if num_codes * num_codes > max_pairs:
         queries = np.sort(rng.choice(num_codes, max(1, max_pairs // num_codes), replace=False))

@@ -10,6 +10,7 @@ from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
+from vqpipe.report.about_health import WATCHED
 from vqpipe.report.about_reconstructions import book_name, code_words, evaluations, reconstructions
 from vqpipe.report.blocks import (
     Absent,
@@ -185,7 +186,11 @@ def _curves(inputs: Inputs) -> list[Block]:
         blocks.append(Table("Training runs", columns, rows, note))
     if not curves:
         return [*blocks, Absent("Training curves are absent. Run: dvc repro tokenizer")]
-    return [*blocks, curve_charts("Training curves", curves, "Terms of the losses by optimiser step.")]
+    losses = {
+        run: {name: values for name, values in curve.items() if not name.startswith(WATCHED)}
+        for run, curve in curves.items()
+    }
+    return [*blocks, curve_charts("Training curves", losses, "Terms of the losses by optimiser step.")]
 
 
 def _usage_charts(inputs: Inputs) -> list[Block]:

@@ -68,13 +68,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that belong together, in groups that stay side by side; `compact` ones are small and many."""
+    """Pictures that belong together, in groups that stay side by side; `compact` ones are small and many,
+    `dense` ones fill rows of narrow columns."""
 
     title: str
     groups: Sequence[tuple[str, Sequence[Picture]]]
     note: str = ""
     scale: Markup | None = None
     compact: bool = False
+    dense: bool = False
     kind: str = "gallery"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_clusters import about_clusters
 from vqpipe.report.about_data import about_clip, about_dataset
+from vqpipe.report.about_health import about_health
 from vqpipe.report.about_priors import about_priors
 from vqpipe.report.about_run import about_run
 from vqpipe.report.about_tokenizers import about_tokenizers
@@ -44,6 +45,7 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
         about_words(inputs, params),
         about_clusters(inputs),
         about_tokenizers(inputs, params),
+        about_health(inputs, params),
         about_priors(inputs, params),
     ]
     return Report(render(params.title, _lead(inputs), sections), summary(inputs))

@@ -67,7 +67,7 @@ def line_chart(
     longest = max((len(_number(tick)) for tick in y.ticks(5)), default=0)
     left = max(_LEFT - 16, 12 + 7 * longest) + (16 if y_label else 0)
     x = _axis([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
-    parts = [_open(width, height, alt)]
+    parts = [open_svg(width, height, alt)]
     for tick in y.ticks(5):
         at = y(tick)
         parts.append(f'<line class="grid" x1="{left}" x2="{width - _RIGHT}" y1="{at}" y2="{at}"/>')
@@ -139,7 +139,7 @@ def bipartite(edges: Sequence[tuple[str, str, float]], left: str, right: str, al
         for side, offset in zip(sides, offsets, strict=True)
     ]
     heaviest = max(weight for _, _, weight in edges)
-    parts = [_open(width, height, alt)]
+    parts = [open_svg(width, height, alt)]
     parts.append(f'<text class="axis" x="{inner[0]:.1f}" y="20" text-anchor="end">{escape(left)}</text>')
     parts.append(f'<text class="axis" x="{inner[1]:.1f}" y="20">{escape(right)}</text>')
     colour = {word: i % NUM_COLOURS for i, word in enumerate(sides[0])}
@@ -155,14 +155,17 @@ def bipartite(edges: Sequence[tuple[str, str, float]], left: str, right: str, al
     for word, y in at[0].items():
         parts.append(
             f'<text class="word" x="{inner[0]:.1f}" y="{y + 5:.1f}" '
-            f'text-anchor="end">{escape(_clip(word))}</text>'
+            f'text-anchor="end">{escape(clip_word(word))}</text>'
         )
     for word, y in at[1].items():
-        parts.append(f'<text class="word" x="{inner[1]:.1f}" y="{y + 5:.1f}">{escape(_clip(word))}</text>')
+        parts.append(
+            f'<text class="word" x="{inner[1]:.1f}" y="{y + 5:.1f}">{escape(clip_word(word))}</text>'
+        )
     return Markup("".join([*parts, "</svg>"]))
 
 
-def _clip(word: str, most: int = 22) -> str:
+def clip_word(word: str, most: int = 22) -> str:
+    """A word for a place of `most` letters."""
     return word if len(word) <= most else word[: most - 1] + "…"
 
 
@@ -179,11 +182,10 @@ def _ordered(edges: Sequence[tuple[str, str, float]]) -> tuple[list[str], list[s
     return sides
 
 
-def _open(width: float, height: float, alt: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" '
-        f'style="max-width:{width * 1.1:g}px">'
-    )
+def open_svg(width: float, height: float, alt: str, fixed: bool = False) -> str:
+    """The opening tag of a drawing that shrinks with its place, or, `fixed`, keeps its width."""
+    style = f"width:{width:g}px" if fixed else f"max-width:{width * 1.1:g}px"
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" style="{style}">'
 
 
 def _visible(series: Series, log_x: bool, log_y: bool) -> Series:

@@ -26,6 +26,12 @@ _RAMP = np.array(
 """Anchor colours of the heat map, from no error to the largest; lightness rises along it."""
 
 
+_SIGNED = np.array(
+    [(33, 80, 160), (146, 190, 222), (247, 247, 245), (244, 165, 115), (165, 25, 45)], dtype=np.float64
+)
+"""Anchor colours from -1 (blue) over 0 (near white) to 1 (red)."""
+
+
 def decode_png(content: bytes, max_pixels: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image file to RGB; shrink it (area average) where its longer side exceeds `max_pixels`."""
     with Image.open(io.BytesIO(content)) as image:
@@ -53,13 +59,31 @@ def mean_error(a: UInt8[np.ndarray, "h w 3"], b: UInt8[np.ndarray, "h w 3"]) -> 
 
 def heat_map(values: Float[np.ndarray, "h w"], top: float) -> UInt8[np.ndarray, "h w 3"]:
     """Colour values of [0, top]; larger ones get the last colour."""
-    at = np.clip(values / top, 0, 1) * (len(_RAMP) - 1)
-    low = np.minimum(at.astype(np.int64), len(_RAMP) - 2)
-    share = (at - low)[..., None]
-    return np.round(_RAMP[low] * (1 - share) + _RAMP[low + 1] * share).astype(np.uint8)
+    return _along(_RAMP, np.clip(values / top, 0, 1))
+
+
+def signed_map(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colour values of [-1, 1]: blue below 0, red above."""
+    return _along(_SIGNED, (np.clip(values, -1, 1) + 1) / 2)
+
+
+def _along(ramp: Float[np.ndarray, "n 3"], share: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    at = share * (len(ramp) - 1)
+    low = np.minimum(at.astype(np.int64), len(ramp) - 2)
+    part = (at - low)[..., None]
+    return np.round(ramp[low] * (1 - part) + ramp[low + 1] * part).astype(np.uint8)
 
 
 def heat_scale() -> str:
     """The CSS gradient of `heat_map`'s colours, from no error on."""
-    stops = ", ".join(f"rgb({int(r)} {int(g)} {int(b)})" for r, g, b in _RAMP)
+    return _gradient(_RAMP)
+
+
+def signed_scale() -> str:
+    """The CSS gradient of `signed_map`'s colours, from -1 to 1."""
+    return _gradient(_SIGNED)
+
+
+def _gradient(ramp: Float[np.ndarray, "n 3"]) -> str:
+    stops = ", ".join(f"rgb({int(r)} {int(g)} {int(b)})" for r, g, b in ramp)
     return f"linear-gradient(to right, {stops})"

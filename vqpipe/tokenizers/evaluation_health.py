@@ -168,15 +168,12 @@ def _chosen(
     indices: Tensor, usage: CodeUsage, books: Sequence[Codebook], most: int
 ) -> list[tuple[str, list[int], int]]:
     if len(books) == 2 and all(book.names is not None for book in books):
-        side = max(1, int(most**0.5))
+        side, width = max(1, int(most**0.5)), len(usage.counts[1])
         first, second = (shown_codes(counts, side).tolist() for counts in usage.counts)
-        joint = indices[:, 0].long() * len(usage.counts[1]) + indices[:, 1].long()
-        pairs = [a * len(usage.counts[1]) + b for a in first for b in second]
-        counts = dict(zip(*(x.tolist() for x in joint.unique(return_counts=True)), strict=True))
-        return [
-            (PAIR, [a, b], counts.get(pair, 0))
-            for pair, (a, b) in zip(pairs, [(a, b) for a in first for b in second], strict=True)
-        ]
+        joint = indices[:, 0].reshape(-1).long() * width + indices[:, 1].reshape(-1).long()
+        codes, times = np.unique(joint.cpu().numpy(), return_counts=True)
+        seen: dict[int, int] = dict(zip(codes.tolist(), times.tolist(), strict=True))
+        return [(PAIR, [a, b], seen.get(a * width + b, 0)) for a in first for b in second]
     top = [int(shown_codes(counts, 1)[0]) for counts in usage.counts]
     chosen = []
     for group, (book, counts) in enumerate(zip(books, usage.counts, strict=True)):

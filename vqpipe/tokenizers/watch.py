@@ -105,11 +105,12 @@ class CodeWatch(nn.Module):
         return max(self.log_every, math.ceil(4 * self.num_codes[group] / max(1.0, per_step)))
 
     def metrics(self) -> dict[str, Any]:
-        """For the tokenizer's metrics: `collapse_step`, the end of the window in which the first group was called
-        collapsed, or None, and per group `dead_after_steps`."""
-        steps = [int(step) for step in self.collapse_step if int(step) >= 0]
+        """For the tokenizer's metrics: per group `collapse_steps`, the end of the window in which it was called
+        collapsed, or None, and `dead_after_steps`; `collapse_step` is that of the first group that was."""
+        found = [int(step) if int(step) >= 0 else None for step in self.collapse_step]
         return {
-            "collapse_step": min(steps) if steps else None,
+            "collapse_step": min((step for step in found if step is not None), default=None),
+            "collapse_steps": found,
             "dead_after_steps": [self.dead_after(group) for group in range(len(self.num_codes))],
         }
 
