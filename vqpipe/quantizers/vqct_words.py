@@ -93,9 +93,11 @@ def _check_params(config: VqctParams, words: Words, parts: WordParts) -> None:
             run="dvc repro vocabulary graph",
         )
     own = code_dim(config)
+    largest = word_dim * (config.dim // own)
     if isinstance(config.transfer, NoTransferParams) and word_dim < own:
         raise MismatchError(
             "quantizer vqct without a transfer network takes the word vectors themselves as codes",
             found=f"dim: {config.dim} (codes of dimension {own}), and word vectors of dimension {word_dim}",
-            expected=f"dim of at most {word_dim * (config.dim // own)}, or transfer.kind: mlp",
+            expected=f"dim of at most {largest}, or transfer.kind: mlp",
+            run=f"set quantizer.dim to {largest}",
         )
