@@ -1,13 +1,15 @@
-"""Small codebook priors on disk, as the stages `graph` and `cluster` leave them."""
+"""Small codebook priors and patches on disk, as the stages `graph`, `cluster` and `patches` leave them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS, WORDS
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
@@ -41,4 +43,20 @@ def publish_centroids(folder: Path, vectors: Tensor, clip: str) -> Path:
     tensors = {"centroids": vectors, "counts": (vectors[:, 0] * 0 + 1).long()}
     with publish_folder(folder, CENTROIDS, facts) as partial:
         write_tensors(partial / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
+    return folder
+
+
+def write_patches(folder: Path, features: Tensor) -> Path:
+    """Publish patches of the given features, one for each image."""
+    num, dim = features.shape
+    facts = {
+        "clip_id": "tiny:random:0", "dim": dim, "grid": 1, "projected": True, "num_vectors": num, "num_images": num,
+        "num_shards": 1,
+    }  # fmt: skip
+    numbers = torch.arange(num, dtype=torch.int32)
+    with publish_folder(folder, PATCHES, facts) as partial:
+        rows = {"image": numbers.numpy(), "image_id": [str(n) for n in range(num)]}
+        write_table(partial / "images.parquet", PATCH_IMAGES, to_table(PATCH_IMAGES, rows))
+        tensors = {"features": features.half(), "image": numbers, "position": numbers * 0}
+        write_tensors(partial / "patches-00000.safetensors", PATCH_SHARD, tensors)
     return folder

@@ -46,8 +46,9 @@ def take_words(config: VqctParams, prior: Prior) -> tuple[Words, WordParts]:
     if config.words == "prior":
         return words, parts
     scale = torch.cat([parts.adjectives, parts.nouns]).square().mean().sqrt()
-    drawn = [torch.randn_like(vectors) * scale for vectors in (parts.adjectives, parts.nouns)]
-    return words, WordParts(*drawn, parts.edges, parts.weights)
+    adjectives = torch.randn_like(parts.adjectives) * scale
+    nouns = torch.randn_like(parts.nouns) * scale
+    return words, WordParts(adjectives, nouns, parts.edges, parts.weights)
 
 
 def code_dim(config: VqctParams) -> int:

@@ -120,7 +120,7 @@ def replace_by_neighbours(
         )
     groups = []
     for group, book in enumerate(books):
-        used, place = indices[:, group].unique(return_inverse=True)
+        used, place = torch.unique(indices[:, group], return_inverse=True)
         groups.append(_neighbours(book.vectors, used.long(), rank, metric)[place])
     return torch.stack(groups, dim=1)
 
@@ -147,7 +147,7 @@ def neighbour_psnr(
         DataError: the decoder's output is not finite.
     """
     found: dict[int, list[np.ndarray]] = {rank: [] for rank in ranks}
-    for part in images.split(batch_size):
+    for part in torch.split(images, batch_size):
         indices = tokenizer.encode(to_float(part))
         for rank, psnr in found.items():
             made = reconstruct(tokenizer, replace_by_neighbours(tokenizer, indices, rank, metric))
@@ -162,7 +162,7 @@ def _neighbours(
     if rank == 0:
         return used
     found = []
-    for own in used.split(_ROWS):
+    for own in torch.split(used, _ROWS):
         near = nearest_topk(codes[own], codes, rank + 1, metric)
         itself = (near == own[:, None]).int()
         before = itself.cumsum(1)[:, :rank].amax(1)  # whether it is among the first `rank`
