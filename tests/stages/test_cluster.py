@@ -17,11 +17,10 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from stages.cluster import app
+from tests.codebook_folders import write_patches
 from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
-from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
-from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.centroids import read_centroids
 from vqpipe.vision.features import read_vectors
 
@@ -38,21 +37,6 @@ PARAMS = {
     "pull": 0.0,
 }
 SCRATCH = "scratch"
-
-
-def write_patches(folder: Path, features: torch.Tensor) -> Path:
-    num, dim = features.shape
-    facts = {
-        "clip_id": "tiny:random:0", "dim": dim, "grid": 1, "projected": True, "num_vectors": num,
-        "num_images": num, "num_shards": 1,
-    }  # fmt: skip
-    numbers = torch.arange(num, dtype=torch.int32)
-    with publish_folder(folder, PATCHES, facts) as partial:
-        rows = {"image": numbers.numpy(), "image_id": [str(n) for n in range(num)]}
-        write_table(partial / "images.parquet", PATCH_IMAGES, to_table(PATCH_IMAGES, rows))
-        tensors = {"features": features.half(), "image": numbers, "position": numbers * 0}
-        write_tensors(partial / "patches-00000.safetensors", PATCH_SHARD, tensors)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +110,7 @@ def test_prefixes_are_measured_and_recorded(patches: Path, tmp_path: Path) -> No
 PROGRAM = """
 import os, signal, sys
 from stages.cluster import app
+from tests.codebook_folders import write_patches
 from vqpipe.vision.lloyd import State
 save = State.save
 def save_and_die(state, path):
@@ -157,6 +142,7 @@ RANKS = """
 import sys
 import torch.distributed as dist
 from stages.cluster import app
+from tests.codebook_folders import write_patches
 from vqpipe.vision.vectors import Part
 
 def own(vectors, device):  # unequal parts, and one of none

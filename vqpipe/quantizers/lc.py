@@ -70,6 +70,7 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
                 "quantizer lc without a projector takes the centroids themselves as codes",
                 found=f"dim: {config.dim}, and centroids of dimension {vectors.shape[1]}",
                 expected=f"dim: {vectors.shape[1]}, or projector: true",
+                run=f"set quantizer.dim to {vectors.shape[1]}",
             )
         vectors = vectors[: config.num_codes].clone()
         if config.source == "random":

@@ -46,7 +46,12 @@ def take_words(config: VqctParams, prior: Prior) -> tuple[Words, WordParts]:
     if config.words == "prior":
         return words, parts
     scale = torch.cat([parts.adjectives, parts.nouns]).square().mean().sqrt()
+<<<<<<< HEAD
     adjectives, nouns = (torch.randn_like(vectors) * scale for vectors in (parts.adjectives, parts.nouns))
+=======
+    adjectives = torch.randn_like(parts.adjectives) * scale
+    nouns = torch.randn_like(parts.nouns) * scale
+>>>>>>> d-priors
     return words, WordParts(adjectives, nouns, parts.edges, parts.weights)
 
 
@@ -93,9 +98,11 @@ def _check_params(config: VqctParams, words: Words, parts: WordParts) -> None:
             run="dvc repro vocabulary graph",
         )
     own = code_dim(config)
+    largest = word_dim * (config.dim // own)
     if isinstance(config.transfer, NoTransferParams) and word_dim < own:
         raise MismatchError(
             "quantizer vqct without a transfer network takes the word vectors themselves as codes",
             found=f"dim: {config.dim} (codes of dimension {own}), and word vectors of dimension {word_dim}",
-            expected=f"dim of at most {word_dim * (config.dim // own)}, or transfer.kind: mlp",
+            expected=f"dim of at most {largest}, or transfer.kind: mlp",
+            run=f"set quantizer.dim to {largest}",
         )

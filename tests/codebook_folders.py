@@ -1,0 +1,62 @@
+"""Small codebook priors and patches on disk, as the stages `graph`, `cluster` and `patches` leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
+from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS, WORDS
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.codebooks.words import Words
+
+
+def publish_words(folder: Path, words: Words, clip: str | None) -> Path:
+    """Publish a words prior whose vectors are said to be of the CLIP with that id."""
+    facts = {"clip": clip, "vectors": {"kind": "clip" if clip else "random"}, "dim": words.vectors.shape[1]}
+    edges, weights = words.edges.tolist(), words.weights.tolist()
+    columns = {
+        "adjective": edges[0], "noun": edges[1], "count": [int(w) for w in weights], "weight": weights,
+        "pmi": [0.0] * len(weights), "examples": [["0"]] * len(weights),
+    }  # fmt: skip
+    with publish_folder(folder, WORDS, facts) as partial:
+        for spec, known in ((ADJECTIVES, words.adjectives), (NOUNS, words.nouns)):
+            rows = {"index": range(len(known)), "word": known, "count": [1] * len(known)}
+            write_table(partial / f"{spec.name}.parquet", spec, to_table(spec, rows))
+        write_table(partial / "edges.parquet", EDGES, to_table(EDGES, columns))
+        tensors = {"adjectives": words.adjective_vectors, "nouns": words.noun_vectors}
+        write_tensors(partial / "vectors.safetensors", WORD_VECTORS, tensors, facts)
+    return folder
+
+
+def publish_centroids(folder: Path, vectors: Tensor, clip: str) -> Path:
+    """Publish a centroids prior that is said to be of patches of the CLIP with that id."""
+    facts = {
+        "num_clusters": len(vectors), "dim": vectors.shape[1], "clip_id": clip, "projected": True, "grid": 1,
+        "objective": 1.0, "num_vectors": 100, "method": "kmeans", "per_class": False, "prefixes": [],
+    }  # fmt: skip
+    tensors = {"centroids": vectors, "counts": (vectors[:, 0] * 0 + 1).long()}
+    with publish_folder(folder, CENTROIDS, facts) as partial:
+        write_tensors(partial / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
+    return folder
+
+
+def write_patches(folder: Path, features: Tensor) -> Path:
+    """Publish patches of the given features, one for each image."""
+    num, dim = features.shape
+    facts = {
+        "clip_id": "tiny:random:0", "dim": dim, "grid": 1, "projected": True, "num_vectors": num, "num_images": num,
+        "num_shards": 1,
+    }  # fmt: skip
+    numbers = torch.arange(num, dtype=torch.int32)
+    with publish_folder(folder, PATCHES, facts) as partial:
+        rows = {"image": numbers.numpy(), "image_id": [str(n) for n in range(num)]}
+        write_table(partial / "images.parquet", PATCH_IMAGES, to_table(PATCH_IMAGES, rows))
+        tensors = {"features": features.half(), "image": numbers, "position": numbers * 0}
+        write_tensors(partial / "patches-00000.safetensors", PATCH_SHARD, tensors)
+    return folder
