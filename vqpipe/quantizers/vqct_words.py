@@ -46,12 +46,8 @@ def take_words(config: VqctParams, prior: Prior) -> tuple[Words, WordParts]:
     if config.words == "prior":
         return words, parts
     scale = torch.cat([parts.adjectives, parts.nouns]).square().mean().sqrt()
-<<<<<<< HEAD
-    adjectives, nouns = (torch.randn_like(vectors) * scale for vectors in (parts.adjectives, parts.nouns))
-=======
     adjectives = torch.randn_like(parts.adjectives) * scale
     nouns = torch.randn_like(parts.nouns) * scale
->>>>>>> d-priors
     return words, WordParts(adjectives, nouns, parts.edges, parts.weights)
 
 
