@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from report_tree_health import png, write_health
 from ruamel.yaml import YAML
 
 from vqpipe.artifacts.publish import publish_folder, publish_json, publish_text
@@ -17,13 +15,10 @@ from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.specs.evaluation import (
-    DECODED,
     EVALUATION,
     EXAMPLES,
     PER_IMAGE,
-    SIMILARITY,
     USAGE,
-    USAGE_CURVE,
     WORDS,
 )
 from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
@@ -47,18 +42,6 @@ PARAMS = ReportParams(
     num_samples=8,
     error_levels=64,
 )
-
-
-def png(seed: int, side: int = 32, noise: float = 0.0) -> bytes:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
-    image = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)).astype(float)
-    image = np.clip(image + noise * np.random.default_rng(seed + 1).normal(size=image.shape), 0, 255).astype(
-        np.uint8
-    )
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def write_params(root: Path) -> Path:
@@ -248,29 +231,6 @@ def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
         ]
         write_table(folder / "words.parquet", WORDS, to_table(WORDS, patches))
         write_health(folder, groups, names.get(variant))
-
-
-def write_health(folder: Path, groups: tuple[str, ...], word: str | None) -> None:
-    curve = [
-        {"group": g, "images": n, "tokens": 64 * n, "used": 10 + n // 4, "uniform": 1024.0 * n / 2000}
-        for g in groups
-        for n in (1, 10, 100, 2000)
-    ]
-    write_table(folder / "usage_curve.parquet", USAGE_CURVE, to_table(USAGE_CURVE, curve))
-    similarity = [
-        {"group": g, "code": c, "name": word, "count": 9 - c, "cosine": [math.cos(c - d) for d in range(6)]}
-        for g in groups
-        for c in range(6)
-    ]
-    write_table(folder / "similarity.parquet", SIMILARITY, to_table(SIMILARITY, similarity))
-    decoded = [
-        {
-            "group": "code" if len(groups) == 1 else "pair", "codes": [c // 3] * (len(groups) - 1) + [c],
-            "names": [word] * len(groups), "count": 5 - c, "picture": png(700 + c),
-        }
-        for c in range(6)
-    ]  # fmt: skip
-    write_table(folder / "decoded.parquet", DECODED, to_table(DECODED, decoded))
 
 
 def write_words(root: Path, word: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from vqpipe.metrics.health import (
     usage_curve,
 )
 from vqpipe.params.evaluate import HealthParams
+from vqpipe.tokenizers import evaluation_health
 from vqpipe.tokenizers.evaluation_health import (
     code_columns,
     curve_rows,
@@ -121,6 +123,17 @@ def test_a_large_codebook_is_compared_from_a_sample_that_its_names_tell() -> Non
     assert found["perplexity_share"] == pytest.approx(1)
 
 
+def test_the_tiles_of_the_comparison_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = drawn(33, 5)
+    whole = code_geometry(codes, np.random.default_rng(0))
+    monkeypatch.setattr("vqpipe.metrics.health.TILE_ENTRIES", 33 * 4)
+    tiled = code_geometry(codes, np.random.default_rng(0))
+    assert tiled.nearest_code.tolist() == whole.nearest_code.tolist()
+    np.testing.assert_allclose(tiled.nearest_similarity, whole.nearest_similarity, atol=1e-6)
+    np.testing.assert_allclose(tiled.nearest_distance, whole.nearest_distance)
+    assert tiled.coherence == pytest.approx(whole.coherence, abs=1e-6)
+
+
 def test_one_code_and_codes_of_norm_zero_are_no_error() -> None:
     one = health_summary(np.array([3]), 1.0, code_geometry(torch.ones(1, 4), np.random.default_rng(0)))
     assert "nearest_similarity" not in one
@@ -157,8 +170,9 @@ def test_the_map_of_codes_has_the_same_bytes_for_any_number_of_threads() -> None
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=name) for name, r in RECIPES.items()])
-def test_every_quantizer_has_its_health_measured(recipe: Recipe) -> None:
+def test_every_quantizer_has_its_health_measured(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer(recipe)
+    monkeypatch.setattr(evaluation_health, "code_geometry", partial(code_geometry, max_pairs=1 << 22))
     side = tokenizer.resolution
     indices = tokenizer.encode(
         torch.rand(6, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1

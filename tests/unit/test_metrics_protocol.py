@@ -110,6 +110,7 @@ def config(**changes: Any) -> EvaluateParams:
         },
         "floors": {"num_patches": 400, "num_iterations": 3, "max_num_codes": 64},
         "examples": {"num_images": 3, "num_codes": 4, "num_patches": 5},
+        "health": {"num_similar": 4, "num_mapped": 100, "num_decoded": 8},
     }  # fmt: skip
     return EvaluateParams.model_validate(base | changes)
 
@@ -269,6 +270,25 @@ def test_patches_of_a_code_are_cells_that_carry_it(found: Evaluation, tmp_path: 
             if row["group"] == "light":
                 light = int((to_float(cell).mean() + 1) / 2 * 8)
                 assert min(light, 7) == row["code"]
+
+
+def test_each_code_is_fed_to_the_decoder(found: Evaluation) -> None:
+    rows = found.tables["decoded"].to_pylist()
+    light = [row for row in rows if row["group"] == "light"]
+    assert len(light) == 4
+    assert len(rows) == 4 + 3
+    for row in light:
+        level = round((row["codes"][0] + 0.5) / 8 * 255)
+        assert np.abs(decode_png(row["picture"]).astype(int) - level).max() <= 1
+        assert row["names"] == [None, "blue"]  # the other group is held at its most used code
+    assert found.facts["map"]["light"] == "8 codes are too few for t-SNE, it needs 50"
+
+
+def test_without_health_params_no_pictures_of_codes_are_kept() -> None:
+    bare = evaluate(Palette(), Pictures(5, 0), config(health=None), Judges(None, None, CPU))
+    assert bare.tables["similarity"].num_rows == bare.tables["decoded"].num_rows == 0
+    assert bare.facts["map"] == {"light": "not asked for", "colour": "not asked for"}
+    assert "tail_mass" in bare.metrics["codes"]["light"]
 
 
 def test_writing_twice_gives_the_same_bytes(found: Evaluation, tmp_path: Path) -> None:

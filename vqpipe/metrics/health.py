@@ -148,29 +148,33 @@ def code_geometry(
         none = np.zeros(0, dtype=np.int64)
         return CodeGeometry(norms.cpu().numpy(), none, none, nothing, nothing, 0.0, effective_rank(codes))
     squares = codes.square().sum(1)
-    near, close, similar, far = [], [], [], torch.zeros((), device=codes.device)
-    step = max(1, TILE_ENTRIES // num_codes)
+    step = min(len(queries), max(1, TILE_ENTRIES // num_codes))
+    # One tile for all steps: fresh ones between small results that stay would scatter the heap.
+    buffer = torch.empty(step, num_codes, device=codes.device)
+    near = torch.empty(len(queries), dtype=torch.int64, device=codes.device)
+    similar, close = (torch.empty(len(queries), dtype=torch.float64, device=codes.device) for _ in range(2))
+    far = torch.zeros((), device=codes.device)
     for start in range(0, len(queries), step):
         rows = torch.from_numpy(queries[start : start + step]).to(codes.device)
-        cosine = unit[rows] @ unit.T
+        here, tile = slice(start, start + len(rows)), buffer[: len(rows)]
         own = (torch.arange(len(rows), device=codes.device), rows)
-        cosine[own] = 0.0
-        far = torch.maximum(far, cosine.abs().max())
-        cosine[own] = -torch.inf
-        best = cosine.max(dim=1)
-        similar.append(best.values.double())
-        near.append(best.indices)
+        torch.mm(unit[rows], unit.T, out=tile)
+        tile[own] = 0.0
+        far = torch.maximum(far, torch.stack([tile.max(), -tile.min()]).max())
+        tile[own] = -torch.inf
+        best = tile.max(dim=1)
+        similar[here], near[here] = best.values.double(), best.indices
         # |e_k|^2 - 2 q.e_k orders codes as the distance does; the distance itself is then taken exactly.
-        order = torch.addmm(squares, codes[rows], codes.T, alpha=-2.0)
-        order[own] = torch.inf
-        other = order.argmin(dim=1)
-        close.append((codes[rows].double() - codes[other].double()).norm(dim=1))
+        torch.addmm(squares, codes[rows], codes.T, alpha=-2.0, out=tile)
+        tile[own] = torch.inf
+        other = tile.argmin(dim=1)
+        close[here] = (codes[rows].double() - codes[other].double()).norm(dim=1)
     return CodeGeometry(
         norms.cpu().numpy(),
         queries,
-        torch.cat(near).cpu().numpy(),
-        torch.cat(similar).clamp(-1, 1).cpu().numpy(),
-        torch.cat(close).cpu().numpy(),
+        near.cpu().numpy(),
+        similar.clamp(-1, 1).cpu().numpy(),
+        close.cpu().numpy(),
         min(1.0, float(far)),
         effective_rank(codes),
     )
