@@ -55,3 +55,8 @@ def _is_control(char: str) -> bool:
 def tokenize(text: str) -> list[str]:
     """Split cleaned text into words (hyphens and inner apostrophes join), possessive endings and signs."""
     return _TOKEN.findall(text)
+
+
+def token_spans(text: str) -> list[tuple[int, int]]:
+    """Where each token of `tokenize` begins and ends in the text, in characters."""
+    return [found.span() for found in _TOKEN.finditer(text)]

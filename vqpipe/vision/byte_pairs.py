@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+
+START, END = 49406, 49407
+"""Ids of the start and the end token. Padding is 0, which is also the token `!`: lengths tell them apart."""
+
+
+class Piece(NamedTuple):
+    """What CLIP's tokenizer takes as one word, with its place in the normalised text and its byte-pair tokens."""
+
+    start: int
+    stop: int
+    ids: tuple[int, ...]
 
 
 @cache
@@ -17,3 +28,22 @@ def tokenizer() -> Any:
 def is_single_token(word: str) -> bool:
     """Whether a word is one byte-pair token, so that the text encoder's table has a row for it."""
     return len(tokenizer().encode(word)) == 1
+
+
+def normalised(text: str) -> str:
+    """A text as CLIP's tokenizer sees it: mended Unicode, entities read, single spaces, lower case."""
+    return str(tokenizer().clean_fn(text))
+
+
+def pieces(text: str) -> list[Piece]:
+    """The pieces of a `normalised` text in order; their ids together are the text's, without start and end."""
+    return [
+        Piece(found.start(), found.end(), _ids(found.group())) for found in tokenizer().pat.finditer(text)
+    ]
+
+
+@cache
+def _ids(piece: str) -> tuple[int, ...]:
+    own = tokenizer()
+    symbols = "".join(own.byte_encoder[byte] for byte in piece.encode("utf-8"))
+    return tuple(own.encoder[part] for part in own.bpe(symbols).split(" "))

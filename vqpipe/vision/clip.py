@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from vqpipe.artifacts.publish import publish_folder, publish_json, read_manifest
 from vqpipe.artifacts.specs.clip import CLIP, CLIP_WEIGHTS
@@ -140,12 +140,25 @@ class Clip(nn.Module):
             )
         return table.weight
 
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         """Text embeddings, not normalised."""
-        if not texts:
+        return self.encode_tokens(self.token_ids(texts))
+
+    @torch.no_grad()
+    def encode_tokens(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n e"]:
+        """Text embeddings, not normalised, of token ids that were cut to at most `context_length`, zeros at the end.
+
+        Raises:
+            MismatchError: more tokens to a text than the tower takes.
+        """
+        if len(ids) == 0:
             return torch.zeros(0, self.embed_dim, device=self.mean.device)
-        ids = self.token_ids(texts).to(self.mean.device)
+        if ids.shape[1] > self.context_length:
+            raise MismatchError(
+                f"texts too long for CLIP {self.id}", found=f"{ids.shape[1]} tokens",
+                expected=f"at most {self.context_length}",
+            )  # fmt: skip
+        ids = pad(ids, (0, self.context_length - ids.shape[1])).to(self.mean.device)
         return torch.cat([towers.encode_ids(self.model, part) for part in torch.split(ids, TEXT_BATCH)])
 
 
