@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from vqpipe.params.align import AlignParams, check_alignment
 from vqpipe.params.base import Params
 from vqpipe.params.losses import LossParams
 from vqpipe.params.quantizers import QuantizerParams
@@ -52,6 +53,16 @@ class TokenizerParams(Params):
     augment: AugmentParams
     seed: Annotated[int, Field(ge=0)]
     """Seed of weights, batches and augmentation; the variants of one run share it and so share their data order."""
+    align: AlignParams | None = None
+    """Losses that align the codes with captions while the tokenizer is trained (LG-VQ); null for none. The data set
+    needs a caption for every training image. Captions are not mirrored where `augment.flip` mirrors their image."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `align` where it is null: a tokenizer that knows nothing of alignment says nothing of it."""
+        return {
+            name: value for name, value in handler(self).items() if name != "align" or value is not None
+        }
 
     @model_validator(mode="after")
     def _fits(self) -> TokenizerParams:
@@ -68,6 +79,8 @@ class TokenizerParams(Params):
             raise ValueError(
                 "foreign_prior is true, and prior is none: there is no prior that could be foreign"
             )
+        if self.align is not None:
+            check_alignment(self.align, self.quantizer)
         needed = prior_of(self.quantizer)
         if self.prior != needed:
             over = f" over {self.quantizer.base.kind}" if isinstance(self.quantizer, ResidualParams) else ""

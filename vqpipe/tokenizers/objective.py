@@ -1,4 +1,4 @@
-"""What a tokenizer is trained on: pixel, perceptual, quantizer and adversarial losses, in two phases."""
+"""What a tokenizer is trained on: pixel, perceptual, quantizer, adversarial and alignment losses, in two phases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vqpipe.alignment.aligner import Aligner
 from vqpipe.losses.adversarial import (
     adaptive_weight,
     hinge_discriminator_loss,
@@ -22,16 +23,28 @@ from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers.contract import QuantizerModule
 from vqpipe.runtime.distributed import synchronised_norms
+from vqpipe.tokenizers.captioned import Captioned, images_of
 from vqpipe.tokenizers.start import DiscriminatorStart
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
 from vqpipe.tokenizers.watch import CodeWatch
 
 
 class TokenizerTraining:
-    """The tokenizer and its discriminator as the engine's Trainable: phase `ae`, then `disc`."""
+    """The tokenizer and its discriminator as the engine's Trainable: phase `ae`, then `disc`.
 
-    def __init__(self, config: TokenizerParams, tokenizer: Tokenizer, perceptual: Perceptual | None) -> None:
-        self.config, self.tokenizer, self.perceptual = config, tokenizer, perceptual
+    Batches are images (b 3 h w) in [-1, 1]; with an aligner, `Captioned` ones. The aligner is trained in phase `ae`
+    with the tokenizer, and is no part of it.
+    """
+
+    def __init__(
+        self,
+        config: TokenizerParams,
+        tokenizer: Tokenizer,
+        perceptual: Perceptual | None,
+        aligner: Aligner | None = None,
+    ) -> None:
+        assert (aligner is None) == (config.align is None)
+        self.config, self.tokenizer, self.perceptual, self.aligner = config, tokenizer, perceptual, aligner
         training = config.training
         self.watch = CodeWatch(
             tokenizer.num_codes, training.num_steps, training.log_every, training.accumulate
@@ -46,13 +59,20 @@ class TokenizerTraining:
             self.discriminator = synchronised_norms(discriminator)
             self.module["discriminator"], self.module["start"] = self.discriminator, self.start
             self.phases = ("ae", "disc")
+        if aligner is not None:
+            self.module["aligner"] = aligner
         self._fakes: deque[Tensor] = deque()
         """The micro-batches' reconstructions, from phase `ae` to phase `disc`."""
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
-        module = self.module["tokenizer" if phase == "ae" else "discriminator"]
+        modules = [self.module["tokenizer" if phase == "ae" else "discriminator"]]
+        if phase == "ae" and self.aligner is not None:
+            modules.append(self.aligner)
         scale = 1.0 if phase == "ae" else self.config.losses.adversarial.discriminator.lr_scale
-        return [{"params": [p for p in module.parameters() if p.requires_grad], "lr_scale": scale}]
+        return [
+            {"params": [p for p in module.parameters() if p.requires_grad], "lr_scale": scale}
+            for module in modules
+        ]
 
     def active(self, phase: str, progress: float) -> bool:
         return phase == "ae" or self.start.passed(progress)
@@ -73,7 +93,7 @@ class TokenizerTraining:
         assert isinstance(quantizer, QuantizerModule)
         if len(batches) > 1 and quantizer.waits_for_data():
             with torch.no_grad():
-                quantizer.initialise(torch.cat([self.tokenizer.encode_latent(part) for part in batches]))
+                quantizer.initialise(torch.cat([self.tokenizer.encode_latent(images_of(part)) for part in batches]))
 
     def observe(self, terms: Mapping[str, float], progress: float) -> None:
         """Tell the discriminator's start how the reconstruction goes."""
@@ -81,15 +101,18 @@ class TokenizerTraining:
             self.start.observe(terms["ae/reconstruction"], progress)
 
     def loss(
-        self, phase: str, batch: Float[Tensor, "b 3 h w"], progress: float
+        self, phase: str, batch: Float[Tensor, "b 3 h w"] | Captioned, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """VQGAN's two objectives (arXiv 2012.09841, equations 4 to 7)."""
+        """VQGAN's two objectives (arXiv 2012.09841, equations 4 to 7), the first with the aligner's losses added
+        (LG-VQ, arXiv 2405.14206, equation 9), which take no part in the adaptive weight."""
         if phase == "disc":
-            return self._discriminator_loss(batch, progress)
+            return self._discriminator_loss(images_of(batch), progress)
         return self._autoencoder_loss(batch, progress)
 
-    def _autoencoder_loss(self, images: Tensor, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
-        losses = self.config.losses
+    def _autoencoder_loss(
+        self, batch: Tensor | Captioned, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        losses, images = self.config.losses, images_of(batch)
         recon, quantized = self.tokenizer(images, progress)
         recon = recon.float()
         self._fakes.append(recon.detach())
@@ -116,6 +139,11 @@ class TokenizerTraining:
             )
             terms |= {"generator": generator.detach(), "adaptive_weight": weight}
             total = total + adversarial.weight * weight * generator
+        if self.aligner is not None:
+            assert isinstance(batch, Captioned)
+            alignment, align_terms = self.aligner(quantized, batch.text, progress)
+            terms |= {"align": alignment.detach(), **{f"align_{n}": v for n, v in align_terms.items()}}
+            total = total + alignment
         return total, terms
 
     def _discriminator_loss(

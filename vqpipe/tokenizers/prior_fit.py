@@ -53,4 +53,4 @@ def clip_of(prior: Prior) -> str | None:
 def uses_clip(config: TokenizerParams) -> bool:
     """Whether a loss of the training is taken in the run's CLIP."""
     losses = config.losses
-    return losses.perceptual.kind == "clip" and losses.perceptual_weight > 0
+    return config.align is not None or (losses.perceptual.kind == "clip" and losses.perceptual_weight > 0)
