@@ -14,6 +14,9 @@ def main(
     out: Annotated[Path, typer.Option(help="The tokenizer artifact to publish.")],
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
     curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")],
+    aligner: Annotated[
+        Path | None, typer.Option(help="The aligner artifact to publish; variants with align need it.")
+    ] = None,
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
     params: Params = DEFAULT_PARAMS,
@@ -30,24 +33,27 @@ def main(
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.scratch import scratch_folder
+    from vqpipe.tokenizers.aligner_folder import check_aligner_out, save_aligner
     from vqpipe.tokenizers.train import train_tokenizer
     from vqpipe.vision.clip import Clip
 
     config = load_merged(params, "tokenizer.common", f"tokenizer.variants.{variant}", TokenizerParams)
+    check_aligner_out(config, aligner)
     with (
         process_group(),
         stage_run("tokenizer", config, [dataset, clip, prior]) as run,
         scratch_folder("tokenizer", run.key()) as scratch,
     ):
-        given = load_prior(prior)
-        tokenizer, measured = train_tokenizer(
-            config, given, dataset, Clip.load(clip, device()),
-            scratch=scratch, curves=curves, device=device(), title=variant,
-        )  # fmt: skip
+        given, clip_model = load_prior(prior), Clip.load(clip, device())
+        done = train_tokenizer(
+            config, given, dataset, clip_model, scratch=scratch, curves=curves, device=device(), title=variant
+        )
         if is_main_process():
-            run.metrics(metrics, measured)
-            source = dict(given.facts) if given is not None else None
-            tokenizer.save(run.published(out), {"weights": measured["weights"], "prior": source})
+            run.metrics(metrics, done.metrics)
+            source, weights = dict(given.facts) if given is not None else None, done.metrics["weights"]
+            done.tokenizer.save(run.published(out), {"weights": weights, "prior": source})
+            if aligner is not None:
+                save_aligner(run.published(aligner), done.aligner, done.tokenizer, clip_model.id, weights)
 
 
 app = stage_app(main)

@@ -27,15 +27,15 @@ def train_all(root: Path) -> None:
         own = root / f"{world_size()}" / name
         own.mkdir(parents=True, exist_ok=True)
         prior = centroids() if config.prior == "patches" else None
-        tokenizer, metrics = train_tokenizer(
+        done = train_tokenizer(
             config, prior, root / "dataset", None, scratch=own, curves=own / "curves.csv",
             device=torch.device("cpu"), title=name,
         )  # fmt: skip
-        state = {key: value.contiguous() for key, value in tokenizer.state_dict().items()}
-        for at, book in enumerate(tokenizer.codebooks()):
+        state = {key: value.contiguous() for key, value in done.tokenizer.state_dict().items()}
+        for at, book in enumerate(done.tokenizer.codebooks()):
             state[f"codebook.{at}"] = book.vectors.contiguous()
         save_file(state, own / f"rank{rank()}.safetensors")
-        (own / f"rank{rank()}.json").write_text(json.dumps(metrics))
+        (own / f"rank{rank()}.json").write_text(json.dumps(done.metrics))
 
 
 if __name__ == "__main__":

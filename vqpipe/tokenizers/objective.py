@@ -142,7 +142,7 @@ class TokenizerTraining:
         if self.aligner is not None:
             assert isinstance(batch, Captioned)
             alignment, align_terms = self.aligner(quantized, batch.text, progress)
-            terms |= {"align": alignment.detach(), **{f"align_{n}": v for n, v in align_terms.items()}}
+            terms |= {"align": alignment.detach(), **align_terms}
             total = total + alignment
         return total, terms
 

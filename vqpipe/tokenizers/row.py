@@ -28,8 +28,9 @@ from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
 
 CODE = (
-    "codebooks", "data/images.py", "data/loader.py", "data/pixels.py", "data/read.py", "engine", "losses", "metrics",
-    "models", "quantizers", "runtime", "tokenizers", "vision/clip.py", "vision/towers.py",
+    "alignment", "codebooks", "data/caption_draw.py", "data/images.py", "data/loader.py", "data/pixels.py",
+    "data/read.py", "engine", "losses", "metrics", "models", "quantizers", "runtime", "text/tokens.py", "tokenizers",
+    "vision/byte_pairs.py", "vision/clip.py", "vision/towers.py",
 )  # fmt: skip
 """The source that a row's numbers come from. Params are not part of it: what is in force stands in the params file."""
 
@@ -89,10 +90,11 @@ def train_row(
             spent.append(result.spent)
             publish_json(path, asdict(result.spent))
 
-    tokenizer, trained = train_tokenizer(
+    done = train_tokenizer(
         config, prior, dataset, clip,
         scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_fit=note,
     )  # fmt: skip
+    tokenizer, trained = done.tokenizer, done.metrics
     peak = _peak_memory(device)
     begun = time.process_time()
     test = ImageSplit.open(dataset, "test", config.resolution)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from vqpipe.alignment.aligner import Aligner
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
+from vqpipe.engine.batches import over_tensors
 from vqpipe.engine.loop import fit
 from vqpipe.engine.trainable import FitResult
 from vqpipe.models.perceptual import build_perceptual
@@ -19,11 +22,25 @@ from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import Prior, build
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
+from vqpipe.tokenizers.aligned import Captions
+from vqpipe.tokenizers.captioned import Captioned
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.objective import TokenizerTraining
 from vqpipe.tokenizers.prior_fit import check_prior
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a training."""
+
+    tokenizer: Tokenizer
+    """In eval mode with its final weights."""
+    metrics: dict[str, Any]
+    """JSON content; `prior` is among it where another CLIP made the prior, `captions` where the variant has `align`."""
+    aligner: Aligner | None
+    """What was trained beside the tokenizer where the variant has `align`, in eval mode."""
 
 
 def train_tokenizer(
@@ -37,33 +54,32 @@ def train_tokenizer(
     device: torch.device,
     title: str,
     on_fit: Callable[[FitResult], None] | None = None,
-) -> tuple[Tokenizer, dict[str, Any]]:
+) -> Trained:
     """Train one variant on the training split and measure it shortly on the validation split.
 
     Args:
         prior: what the quantizer is built on, or None.
         dataset: the dataset artifact.
-        clip: the CLIP of the run, for `perceptual.kind: clip`.
-        scratch: folder of the checkpoint; a run that was killed goes on from it.
+        clip: the CLIP of the run, for `perceptual.kind: clip` and `align`.
+        scratch: folder of the checkpoint, and of the captions' features; a run that was killed goes on from it.
         curves: where the training curves are published.
         title: names the run on the progress bar.
         on_fit: told of the end of the training, before anything is measured.
 
-    Returns:
-        The tokenizer in eval mode with its final weights, and its metrics; `prior` is among them where another CLIP
-        made it.
-
     Raises:
         MismatchError: a prior that does not fit the quantizer, or was made by another CLIP than that in the losses;
-            before any image is read.
+            before any image is read. With `align`: no CLIP, or one that takes shorter captions.
+        DataError: `align`, and training images without a caption.
         TrainingError: training that does not come back from non-finite losses.
     """
     foreign = check_prior(config, prior, clip)
     seed_everything(config.seed, "weights")
     tokenizer = Tokenizer(config, build(config.quantizer, prior))
     split = ImageSplit.open(dataset, "train", config.resolution)
+    captions = Captions(split, dataset, clip, config, scratch) if config.align is not None else None
+    aligner = captions.aligner(tokenizer, config.seed) if captions is not None else None
     perceptual = build_perceptual(config.losses.perceptual, clip)
-    training = TokenizerTraining(config, tokenizer, perceptual.to(device) if perceptual else None)
+    training = TokenizerTraining(config, tokenizer, perceptual.to(device) if perceptual else None, aligner)
     training.module.to(device).train()
     if config.latent_init == "whiten":
         first = to_float(split.images(0, min(128, len(split)))).to(device)
@@ -73,25 +89,35 @@ def train_tokenizer(
 
     batch_size = config.training.batch_size
 
-    def batch_at(step: int) -> Tensor:
+    def batch_at(step: int) -> Tensor | Captioned:
         # Crops and flips are drawn for the whole batch, so that they do not depend on the number of ranks.
-        indices = epoch_order(len(split), batch_size, config.seed, step)
+        indices, share = epoch_order(len(split), batch_size, config.seed, step), own_share(batch_size)
         rng = numpy_rng(config.seed, "augment", step, 0)
-        crop, flip = config.augment.crop, config.augment.flip
-        images = split.gather(indices, rng, crop, flip, own_share(batch_size))
-        return to_float(images).to(device, non_blocking=True)
+        images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share)
+        floats = to_float(images).to(device, non_blocking=True)
+        if captions is None:
+            return floats
+        text = captions.batch(indices, step, share)
+        return Captioned(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
 
     result = fit(
         training, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
     )
     if on_fit is not None:
         on_fit(result)
-    prefix = "tokenizer."
-    weights = {n[len(prefix) :]: v for n, v in result.weights.items() if n.startswith(prefix)}
-    tokenizer.load_state_dict(weights)
-    tokenizer.eval().requires_grad_(False)
+    for name, module in (("tokenizer", tokenizer), ("aligner", aligner)):
+        if module is not None:
+            module.load_state_dict(_part(result.weights, f"{name}."))
+            module.eval().requires_grad_(False)
     tokenizer.latent_scale.fill_(_latent_scale(tokenizer, split, device))
-    return tokenizer, {**_metrics(tokenizer, training, result, dataset, device), **foreign}
+    metrics = {**_metrics(tokenizer, training, result, dataset, device), **foreign}
+    if captions is not None:
+        metrics["captions"] = captions.metrics()
+    return Trained(tokenizer, metrics, aligner)
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def _latent_scale(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> float:
@@ -118,6 +144,7 @@ def _metrics(
             "quantizer": count(tokenizer.quantizer),  # type: ignore[arg-type]
             "decoder": count(tokenizer.decoder) + count(tokenizer.post_quant_conv),
             "discriminator": count(training.discriminator),
+            **({} if training.aligner is None else {"aligner": count(training.aligner)}),
         },
         **({} if training.start.plateau is None else {"adversarial_start": training.start.started_at}),
         "latent_scale": float(tokenizer.latent_scale),
