@@ -1,0 +1,130 @@
+"""Masked words of a caption, predicted from its other words and the codes of its image.
+
+Paper: LG-VQ, section 3.2.1, equation 6; the ratio's distribution: MAGE, arXiv 2211.09117, section 3.1.
+
+Whole words are masked, as a word's other byte-pair pieces would give it away; start, end and padding never are. The
+input is CLIP's frozen input embeddings, to which a self-attention is trained here, and not the features of CLIP's
+encoder, which saw the whole caption: there every other position carries the masked words. What is left of a
+masked word is its place and its number of pieces.
+
+Letters: b batch, t tokens, n positions of codes, v tokens of the corpus, w width of the embeddings, m masked tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, embedding
+
+from vqpipe.alignment.counts import mean_of
+from vqpipe.params.align import MaskedParams
+
+
+def truncated_normal(config: MaskedParams, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
+    """Mask ratios, float64: N(mean, std^2) truncated to [low, high], by inversion of its distribution function.
+
+    Drawn on the CPU from torch's global generator.
+    """
+    bounds = torch.tensor([config.low, config.high], dtype=torch.float64)
+    lowest, highest = torch.special.ndtr((bounds - config.mean) / config.std)
+    part = torch.rand(shape, dtype=torch.float64) * (highest - lowest) + lowest
+    return (config.mean + config.std * torch.special.ndtri(part)).clamp(config.low, config.high)
+
+
+def mask_by_ratio(config: MaskedParams, words: Int64[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """The tokens to mask: one ratio for the batch, by which each word is masked or not; at least one word of each
+    caption that has any. `words` as in `TextBatch`; drawn on the CPU from torch's global generator."""
+    ratio = float(truncated_normal(config))
+    draws = torch.rand(words.shape).to(words.device).gather(1, words.clamp_min(0))
+    draws = draws.masked_fill(words < 0, 2.0)
+    return (words >= 0) & ((draws < ratio) | (draws == draws.amin(dim=1, keepdim=True)))
+
+
+def mask_by_count(words: Int64[Tensor, "b t"], count: int) -> Bool[Tensor, "b t"]:
+    """The tokens to mask: `count` words of each caption, or all where it has fewer, drawn like `mask_by_ratio`'s."""
+    draws = torch.rand(words.shape).to(words.device)
+    numbers = torch.arange(words.shape[1], device=words.device)
+    present = (words[:, :, None] == numbers).any(dim=1)
+    order = draws.masked_fill(~present, 2.0).argsort(dim=1).argsort(dim=1)
+    return (words >= 0) & (order.gather(1, words.clamp_min(0)) < count)
+
+
+class MaskedText(nn.Module):
+    """Pre-LN layers with GELU, each with self-attention, cross-attention to the codes and a feed-forward part of the
+    same width; a head of layer norm, Linear, GELU, layer norm; logits against the frozen embeddings, with a trained bias each.
+
+    Args:
+        config: the params.
+        num_heads: of both attentions.
+        max_tokens: the longest caption.
+        num_tokens: v.
+        word_dim: w.
+    """
+
+    def __init__(
+        self, config: MaskedParams, *, num_heads: int, max_tokens: int, num_tokens: int, word_dim: int
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.into = nn.Linear(word_dim, width)
+        self.memory = nn.Linear(word_dim, width)
+        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                width, num_heads, width, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.num_layers)
+        )
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, word_dim), nn.GELU(), nn.LayerNorm(word_dim)
+        )
+        self.bias = nn.Parameter(torch.zeros(num_tokens))
+
+    def logits(
+        self,
+        rows: Int64[Tensor, "b t"],
+        real: Bool[Tensor, "b t"],
+        masked: Bool[Tensor, "b t"],
+        codes: Float[Tensor, "b n w"],
+        embeddings: Float[Tensor, "v w"],
+    ) -> Float[Tensor, "m v"]:
+        """Logits over the corpus's tokens at the masked tokens, in the order of `rows[masked]`, float32.
+
+        Args:
+            rows: each token's row of the embeddings; those of masked tokens and of padding have no influence.
+            real: which tokens are no padding.
+            masked: which tokens are masked, all of them real.
+            codes: the tokens of the transformer over the codes.
+            embeddings: CLIP's frozen input embeddings of the corpus's tokens.
+        """
+        x = torch.where(masked[..., None], self.mask_token, self.into(embedding(rows, embeddings)))
+        x = x + self.positions[: x.shape[1]]
+        hidden = ~real
+        hidden[:, 0] = False  # a caption without a token attends to something, and nothing is read from it
+        memory = self.memory(codes)
+        for layer in self.layers:
+            x = layer(x, memory, tgt_key_padding_mask=hidden)
+        found = self.head(x[masked])
+        with torch.autocast(found.device.type, enabled=False):
+            return found.float() @ embeddings.T + self.bias
+
+    def forward(
+        self,
+        rows: Int64[Tensor, "b t"],
+        real: Bool[Tensor, "b t"],
+        masked: Bool[Tensor, "b t"],
+        codes: Float[Tensor, "b n w"],
+        embeddings: Float[Tensor, "v w"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The cross-entropy, a mean over masked tokens, and the part of them that is predicted; 0 where none is masked.
+
+        In training with several ranks all must call it; the mean over ranks is then that over all masked tokens.
+        """
+        logits, targets = self.logits(rows, real, masked, codes, embeddings), rows[masked]
+        total = cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing, reduction="sum")
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        count = masked.sum()
+        return mean_of(total, count, self.training), mean_of(right.float(), count, self.training)

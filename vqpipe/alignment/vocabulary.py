@@ -1,0 +1,77 @@
+"""The byte-pair tokens that a corpus's captions hold, with CLIP's frozen input embeddings.
+
+CLIP knows 49,408 tokens and a corpus some thousands: to predict a masked word among the corpus's own is the same task
+at a part of the cost.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from vqpipe.errors import MismatchError
+
+
+class CorpusVocabulary(nn.Module):
+    """Rows of CLIP's table of input embeddings, in the order of their ids; nothing here is trained.
+
+    Args:
+        ids: (v,), the byte-pair ids that occur in the captions, start and end included; in any order.
+        embeddings: (v, w), the input embedding of each.
+
+    Raises:
+        MismatchError: no ids, ids that repeat, as many embeddings as ids are missing, or embeddings that are not
+            finite.
+    """
+
+    ids: Tensor
+    embeddings: Tensor
+
+    def __init__(self, ids: Int64[Tensor, " v"], embeddings: Float[Tensor, "v w"]) -> None:
+        super().__init__()
+        if ids.ndim != 1 or embeddings.ndim != 2 or len(ids) != len(embeddings) or not len(ids):
+            raise MismatchError(
+                "the corpus's tokens and their embeddings do not fit",
+                found=f"ids {tuple(ids.shape)}, embeddings {tuple(embeddings.shape)}",
+                expected="(v,) and (v, w) with v of at least 1",
+            )
+        order = ids.argsort()
+        ids, embeddings = ids[order].long(), embeddings[order].detach().float()
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise MismatchError("the corpus's tokens repeat", found=_some(repeated), expected="each id once")
+        if not bool(embeddings.isfinite().all()):
+            raise MismatchError("the tokens' embeddings are not finite", expected="a sound CLIP")
+        self.register_buffer("ids", ids)
+        self.register_buffer("embeddings", embeddings)
+
+    @property
+    def word_dim(self) -> int:
+        """w, the width of the embeddings."""
+        return int(self.embeddings.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, tokens: Int64[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Int64[Tensor, "b t"]:
+        """The row of each token, in [0, v); padding gets any.
+
+        Raises:
+            MismatchError: a real token that the corpus does not hold. Call it with all captions before a training, so
+                that this is found there.
+        """
+        found = torch.searchsorted(self.ids, tokens.contiguous()).clamp_max(len(self.ids) - 1)
+        missing = tokens[real & (self.ids[found] != tokens)]
+        if len(missing):
+            raise MismatchError(
+                "captions hold byte-pair tokens that are not in the corpus's vocabulary",
+                found=_some(torch.unique(missing)),
+                expected=f"the vocabulary's {len(self.ids)} tokens; make it from these captions too",
+            )
+        return found
+
+
+def _some(ids: Tensor) -> str:
+    shown = ", ".join(str(i) for i in ids[:8].tolist())
+    return f"{len(ids)} ids: {shown}" + (", .." if len(ids) > 8 else "")
