@@ -64,8 +64,10 @@ def picture(index: int, light: bool) -> Image.Image:
     return Image.fromarray(coarse).resize((16, 16), Image.Resampling.BILINEAR)
 
 
-def write_dataset(root: Path, num_images: dict[str, int], classes: str = "folders") -> Path:
-    """Publish `root/dataset`: the classes alternate within each split."""
+def write_dataset(
+    root: Path, num_images: dict[str, int], classes: str = "folders", templates: list[str] | None = None
+) -> Path:
+    """Publish `root/dataset`: the classes alternate within each split; `templates` are the captions, by default one."""
     index = 0
     for split, count in num_images.items():
         for _ in range(count):
@@ -76,7 +78,7 @@ def write_dataset(root: Path, num_images: dict[str, int], classes: str = "folder
     source = {
         "kind": "image_folder", "path": str(root / "raw"), "splits": {name: name for name in num_images},
         "holdout": {"validation": 0.0, "test": 0.0, "seed": 0}, "classes": classes,
-        "templates": ["a {} picture" if classes == "folders" else "a picture"],
+        "templates": ["a {} picture" if classes == "folders" else "a picture"] if templates is None else templates,
     }  # fmt: skip
     section = {
         "source": source, "resize": {"short_side": 16, "filter": "box", "too_small": "upscale"},

@@ -60,7 +60,9 @@ def epoch_of(step: int, num_items: int, batch_size: int) -> int:
     return step // (num_items // batch_size)
 
 
-def check_captioned(captions: Sequence[Sequence[str]], ids: Sequence[str], where: str) -> Int64[np.ndarray, " n"]:
+def check_captioned(
+    captions: Sequence[Sequence[str]], ids: Sequence[str], where: str
+) -> Int64[np.ndarray, " n"]:
     """The number of captions of each image.
 
     An image without one is an error and not passed over: variants that are compared must see the same images.

@@ -60,9 +60,7 @@ class TokenizerParams(Params):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without `align` where it is null: a tokenizer that knows nothing of alignment says nothing of it."""
-        return {
-            name: value for name, value in handler(self).items() if name != "align" or value is not None
-        }
+        return {name: value for name, value in handler(self).items() if name != "align" or value is not None}
 
     @model_validator(mode="after")
     def _fits(self) -> TokenizerParams:

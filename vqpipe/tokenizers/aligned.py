@@ -46,7 +46,9 @@ class Captions:
         self._draw = split_draw(split, config.seed, f"{dataset}, split train")
         if clip is None:
             raise MismatchError(
-                "a variant with align needs a CLIP for the captions", found="none", expected="the option --clip"
+                "a variant with align needs a CLIP for the captions",
+                found="none",
+                expected="the option --clip",
             )
         self.clip, self.align, self._batch_size = clip, config.align, config.training.batch_size
         self.text = CaptionText(split.captions, clip, config.align.max_tokens, folder)
@@ -96,9 +98,7 @@ def _other_tokens(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
     train = open_split(dataset, "train")
     for name in sorted(set(train.facts["splits"]) - {"train"}):
         for batch in open_split(dataset, name).batches(["captions"]):
-            texts |= dict.fromkeys(
-                text for own in batch.column("captions").to_pylist() for text in own or ()
-            )
+            texts |= dict.fromkeys(text for own in batch.column("captions").to_pylist() for text in own or ())
     rows = token_rows(list(texts), max_tokens)
     real = np.arange(rows.ids.shape[1]) < rows.lengths[:, None]
     return np.unique(rows.ids[real]).astype(np.int64)

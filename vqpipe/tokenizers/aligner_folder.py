@@ -78,9 +78,7 @@ def load_aligner(folder: Path) -> StoredAligner | None:
         read_manifest(folder, NO_ALIGNER)
         return None
     if spec != ALIGNER.name:
-        raise ArtifactError(
-            f"{folder} is no aligner", found=spec, choices=[ALIGNER.name, NO_ALIGNER.name]
-        )
+        raise ArtifactError(f"{folder} is no aligner", found=spec, choices=[ALIGNER.name, NO_ALIGNER.name])
     read_manifest(folder, ALIGNER)
     tensors, facts = read_tensors(folder / MODEL, ALIGNER_WEIGHTS)
     config = validate(facts["align"], "align", AlignParams, str(folder))

@@ -29,7 +29,6 @@ CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
 
 
-
 @dataclass(frozen=True)
 class TokenRows:
     """Texts as rows of byte-pair ids.
@@ -75,7 +74,8 @@ def _split(text: str) -> tuple[list[int], list[int]]:
     text = normalised(clean(text)[0])
     words = iter(token_spans(text))
     word_stop, number = 0, -1
-    ids, numbers = [], []
+    ids: list[int] = []
+    numbers: list[int] = []
     for piece in pieces(text):
         if piece.start >= word_stop:  # the piece begins a word
             number += 1

@@ -93,7 +93,9 @@ class TokenizerTraining:
         assert isinstance(quantizer, QuantizerModule)
         if len(batches) > 1 and quantizer.waits_for_data():
             with torch.no_grad():
-                quantizer.initialise(torch.cat([self.tokenizer.encode_latent(images_of(part)) for part in batches]))
+                quantizer.initialise(
+                    torch.cat([self.tokenizer.encode_latent(images_of(part)) for part in batches])
+                )
 
     def observe(self, terms: Mapping[str, float], progress: float) -> None:
         """Tell the discriminator's start how the reconstruction goes."""

@@ -1,0 +1,168 @@
+"""Captions as token ids, words and frozen features: as CLIP reads them, cut and counted, encoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import CLIP, write_tiny_clip
+from vqpipe.errors import MismatchError
+from vqpipe.runtime.seeds import seed_everything
+from vqpipe.text.tokens import clean
+from vqpipe.tokenizers import caption_text
+from vqpipe.tokenizers.caption_text import CaptionText, token_rows
+from vqpipe.vision import towers
+from vqpipe.vision.byte_pairs import END, START, tokenizer
+from vqpipe.vision.clip import Clip
+
+CAPTIONS = [
+    ["A two-story house's T-shirt, isn't it... wow!!!", "a dark picture"],
+    ["42 naïve caf\u00e9s <b>here</b> &amp; there_now", "a dark picture", "it's 10:30 to the left"],
+    ["!"],
+]
+TEXTS = [text for own in CAPTIONS for text in own]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    folder = tmp_path_factory.mktemp("captions") / "clip"
+    write_tiny_clip(folder)
+    return Clip.load(folder)
+
+
+def words_of(text: str) -> list[str]:
+    """The tokens of a text, joined by word."""
+    rows = token_rows([text], 77)
+    own = [
+        [int(i) for i, word in zip(rows.ids[0], rows.words[0], strict=True) if word == number]
+        for number in range(rows.words.max() + 1)
+    ]
+    return [tokenizer().decode(ids).replace(" ", "") for ids in own]
+
+
+def test_the_ids_are_those_that_clip_reads() -> None:
+    assert (START, END) == (tokenizer().sot_token_id, tokenizer().eot_token_id)
+    rows = token_rows(TEXTS, 77)
+    ids = tokenizer()([clean(text)[0] for text in TEXTS], context_length=77).numpy()
+    assert np.array_equal(rows.ids, ids[:, : rows.ids.shape[1]])
+    assert not ids[:, rows.ids.shape[1] :].any()
+    assert rows.lengths.tolist() == [int((row == END).argmax()) + 1 for row in ids]
+    assert not rows.cut.any()
+
+
+def test_each_token_belongs_to_one_word_and_start_end_and_padding_to_none() -> None:
+    assert words_of(TEXTS[0]) == [
+        "a",
+        "two-story",
+        "house",
+        "'s",
+        "t-shirt",
+        ",",
+        "isn't",
+        "it",
+        "...",
+        "wow",
+        "!!!",
+    ]
+    assert words_of(TEXTS[2]) == ["42", "naïve", "cafés", "here", "there", "_", "now"]
+    rows = token_rows(TEXTS, 77)
+    for ids, words, length in zip(rows.ids, rows.words, rows.lengths, strict=True):
+        inner = words[1 : length - 1]
+        assert inner[0] == 0
+        assert set(np.diff(inner)) <= {0, 1}
+        assert (words[[0, length - 1]] == -1).all()
+        assert (words[length:] == -1).all()
+        assert ids[length - 1] == END
+    assert token_rows(["<br>"], 5).lengths.tolist() == [2]
+
+
+def test_long_captions_are_cut_keep_their_end_and_are_counted(clip: Clip) -> None:
+    whole, rows = token_rows(TEXTS, 77), token_rows(TEXTS, 7)
+    assert rows.ids.shape[1] == 7
+    assert rows.cut.tolist() == (whole.lengths > 7).tolist() == [True, False, True, False, True, False]
+    assert (rows.ids[rows.cut, -1] == END).all()
+    assert np.array_equal(rows.ids[rows.cut, :6], whole.ids[rows.cut, :6])
+    assert np.array_equal(rows.words[rows.cut, :6], whole.words[rows.cut, :6])
+    text = CaptionText([*CAPTIONS, [TEXTS[0], "<br>"]], clip, 7)
+    assert len(text) == 8
+    assert text.metrics() == {
+        "num_captions": 8, "num_texts": 6, "num_cut": 4, "num_without_words": 1, "num_of_left_or_right": 0,
+        "longest": 7, "num_tokens": len(text.vocabulary),
+    }  # fmt: skip
+    assert (
+        CaptionText([["to the left", "it is right", "lefty"]], clip, 8).metrics()["num_of_left_or_right"] == 2
+    )
+
+
+def test_the_vocabulary_is_what_the_captions_hold(clip: Clip) -> None:
+    text = CaptionText([["a dark picture"], ["a light picture"]], clip, 8)
+    a, dark, light, picture = (tokenizer().encode(word)[0] for word in ("a", "dark", "light", "picture"))
+    assert text.vocabulary.tolist() == sorted([a, dark, light, picture, START, END])
+    assert 0 not in text.vocabulary  # padding is no token of theirs
+
+
+def test_features_are_the_clips_own_for_the_text_that_was_kept(clip: Clip) -> None:
+    text = CaptionText(CAPTIONS, clip, 8)
+    batch = text.batch(np.arange(6))
+    torch.testing.assert_close(batch.features, clip.encode_text([clean(own)[0] for own in TEXTS]))
+    short = CaptionText([["a dark picture of"]], clip, 5).batch(np.array([0]))
+    torch.testing.assert_close(short.features, clip.encode_text(["a dark picture"]))
+    assert batch.features.dtype == torch.float32
+
+
+def test_a_clip_with_a_text_tower_of_its_own_works_too() -> None:
+    seed_everything(0, "custom")
+    model = towers.build_model({**CLIP["model_cfg"], "custom_text": True}, "custom")
+    clip = Clip(model, CLIP["preprocess_cfg"], "custom")
+    text = CaptionText(CAPTIONS, clip, 8)
+    torch.testing.assert_close(
+        text.batch(np.arange(6)).features, clip.encode_text([clean(own)[0] for own in TEXTS])
+    )
+    assert clip.token_embeddings()[text.vocabulary].shape == (len(text.vocabulary), 8)
+
+
+def test_a_batch_is_padded_to_its_longest_on_every_rank(clip: Clip) -> None:
+    text = CaptionText(CAPTIONS, clip, 8)
+    numbers = np.array([5, 1, 3, 1])
+    whole = text.batch(numbers)
+    assert whole.lengths.tolist() == [3, 5, 5, 5]
+    assert whole.tokens.shape == whole.words.shape == (4, 5)
+    assert torch.equal(whole.features[1], whole.features[2])  # an equal text
+    first, second = text.batch(numbers, slice(0, 1)), text.batch(numbers, slice(1, 4))
+    assert torch.equal(torch.cat([first.tokens, second.tokens]), whole.tokens)
+    assert torch.equal(torch.cat([first.features, second.features]), whole.features)
+    assert torch.equal(whole.real().sum(dim=1), whole.lengths)
+
+
+def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption_text, "CHUNK", 2)
+    first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3  # five different texts
+    files[1].unlink()
+    encoded: list[int] = []
+    encode = Clip.encode_tokens
+
+    def counting(self: Clip, ids: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(ids))
+        return encode(self, ids)
+
+    monkeypatch.setattr(Clip, "encode_tokens", counting)
+    again = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    assert encoded == [2]
+    assert torch.equal(first.features, again.features)
+    CaptionText([["another"]], clip, 8, tmp_path)
+    assert encoded == [2, 1]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip) -> None:
+    with pytest.raises(MismatchError, match="9 tokens, and CLIP tiny:fresh:.* takes 8"):
+        CaptionText(CAPTIONS, clip, 9)
+    with pytest.raises(MismatchError, match="at most 8"):
+        clip.encode_tokens(torch.zeros(1, 9, dtype=torch.int64))
