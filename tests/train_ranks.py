@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/train_ranks.py FOLDER
 
-FOLDER holds `params.json` (params by name) and `dataset`; what rank r of n ends with goes to FOLDER/n/NAME/rank r.
+FOLDER holds `params.json` (params by name), `dataset`, and `clip` for those with `align`; what rank r of n ends with
+goes to FOLDER/n/NAME/rank r.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vqpipe.params.base import validate
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.runtime.distributed import process_group, rank, world_size
 from vqpipe.tokenizers.train import train_tokenizer
+from vqpipe.vision.clip import Clip
 
 
 def train_all(root: Path) -> None:
@@ -27,13 +29,16 @@ def train_all(root: Path) -> None:
         own = root / f"{world_size()}" / name
         own.mkdir(parents=True, exist_ok=True)
         prior = centroids() if config.prior == "patches" else None
+        clip = Clip.load(root / "clip") if config.align is not None else None
         done = train_tokenizer(
-            config, prior, root / "dataset", None, scratch=own, curves=own / "curves.csv",
+            config, prior, root / "dataset", clip, scratch=own, curves=own / "curves.csv",
             device=torch.device("cpu"), title=name,
         )  # fmt: skip
         state = {key: value.contiguous() for key, value in done.tokenizer.state_dict().items()}
         for at, book in enumerate(done.tokenizer.codebooks()):
             state[f"codebook.{at}"] = book.vectors.contiguous()
+        for key, value in done.aligner.state_dict().items() if done.aligner is not None else ():
+            state[f"aligner.{key}"] = value.contiguous()
         save_file(state, own / f"rank{rank()}.safetensors")
         (own / f"rank{rank()}.json").write_text(json.dumps(done.metrics))
 

@@ -44,7 +44,7 @@ def words_of(text: str) -> list[str]:
 
 
 def test_the_ids_are_those_that_clip_reads() -> None:
-    assert (START, END) == (tokenizer().sot_token_id, tokenizer().eot_token_id)
+    assert (tokenizer().sot_token_id, tokenizer().eot_token_id) == (START, END)
     rows = token_rows(TEXTS, 77)
     ids = tokenizer()([clean(text)[0] for text in TEXTS], context_length=77).numpy()
     assert np.array_equal(rows.ids, ids[:, : rows.ids.shape[1]])
@@ -162,7 +162,7 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
 
 
 def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip) -> None:
-    with pytest.raises(MismatchError, match="9 tokens, and CLIP tiny:fresh:.* takes 8"):
+    with pytest.raises(MismatchError, match=r"9 tokens, and CLIP tiny:fresh:.* takes 8"):
         CaptionText(CAPTIONS, clip, 9)
     with pytest.raises(MismatchError, match="at most 8"):
         clip.encode_tokens(torch.zeros(1, 9, dtype=torch.int64))

@@ -1,0 +1,243 @@
+"""The tokenizer stage with alignment: what it adds, what it refuses, and that nothing of it is in the tokenizer."""
+
+from __future__ import annotations
+
+import csv
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from stages import tokenizer as stage
+from tests.every_recipe import every_recipe
+from tests.small_training import merged
+from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
+from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
+from vqpipe.artifacts.spec import header_for
+from vqpipe.artifacts.specs.aligner import ALIGNER, NO_ALIGNER
+from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.codebooks.words import Words
+from vqpipe.errors import ArtifactError, ParamsError
+from vqpipe.params.base import validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers import build
+from vqpipe.tokenizers.aligned import Captions
+from vqpipe.tokenizers.aligner_folder import load_aligner
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+ALIGN: dict[str, Any] = {
+    "width": 8, "num_layers": 1, "num_heads": 1, "max_tokens": 7,
+    "global": {
+        "weight": 0.1, "directions": "image_to_text", "temperature": {"kind": "fixed", "value": 1.0}, "gather": False,
+    },
+    "masked": {
+        "weight": 0.1, "mean": 0.5, "std": 0.1, "low": 0.1, "high": 0.3, "num_layers": 1, "width": 8, "dropout": 0.1,
+        "label_smoothing": 0.1,
+    },
+    "relationship": {"weight": 0.1, "projection": "mlp"},
+}  # fmt: skip
+FSQ = {"kind": "fsq", "dim": 4, "levels": [5, 5, 3, 3], "margin": 0.001, "shift": "atanh"}
+REFUSED = {"ema", "fsq", "lfq"}
+TEMPLATES = ["a {} picture", "a rather {} picture of nothing at all, painted on a wall", "{}"]
+CHANGES = {
+    "training": {"num_steps": 8, "batch_size": 4, "log_every": 4, "checkpoint_every": 2, "ema_decay": 0.9},
+    "losses": {"adversarial": {"weight": 0.5, "start": 0.5}},
+}
+
+
+def section(**changes: Any) -> dict[str, Any]:
+    return merged(merged(merged(deepcopy(TOKENIZER), CHANGES), {"align": deepcopy(ALIGN)}), changes)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("align")
+    write_dataset(root, {"train": 12, "validation": 4, "test": 4}, templates=TEMPLATES)
+    write_dataset(root / "bare", {"train": 4, "validation": 2, "test": 2}, "none", templates=[])
+    write_tiny_clip(root / "clip")
+    (root / "none").mkdir()
+    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    return root
+
+
+def run(inputs: Path, work: Path, variant: dict[str, Any], **changes: Any) -> Result:
+    work.mkdir(exist_ok=True)
+    params = {"tokenizer": {"common": {}, "variants": {"v": variant}}}
+    (work / "params.yaml").write_text(json.dumps(params))
+    options: dict[str, Any] = {
+        "variant": "v", "prior": inputs / "none", "out": work / "out", "metrics": work / "m.json",
+        "curves": work / "c.csv", "dataset": inputs / "dataset", "clip": inputs / "clip",
+        "params": work / "params.yaml", "aligner": work / "aligner", **changes,
+    }  # fmt: skip
+    given = [w for name, value in options.items() if value is not None for w in (f"--{name}", str(value))]
+    return CliRunner().invoke(stage.app, given)
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path) -> Path:
+    """The outputs of a run that nothing interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQPIPE_SCRATCH", str(inputs / "scratch"))
+        done = run(inputs, inputs / "whole", section())
+    assert done.exit_code == 0, done.output
+    return inputs / "whole"
+
+
+def test_the_losses_are_in_the_curves_and_the_captions_in_the_metrics(whole: Path) -> None:
+    rows = list(csv.DictReader((whole / "c.csv").open()))
+    for name in ("align", "align_global", "align_masked", "align_relationship"):
+        assert all(float(row[f"ae/{name}"]) > 0 for row in rows), name
+    last = {name: float(value) for name, value in rows[-1].items() if value}
+    parts = [last[f"ae/align_{name}"] for name in ("global", "masked", "relationship")]
+    assert last["ae/align"] == pytest.approx(0.1 * sum(parts), rel=1e-4)
+    assert "ae/adaptive_weight" in last
+    metrics = json.loads((whole / "m.json").read_text())
+    captions = metrics["captions"]
+    assert captions["num_captions"] == 36
+    assert captions["num_texts"] == 6
+    assert captions["num_cut"] == 12
+    assert captions["num_tokens_of_all_splits"] >= captions["num_tokens"]
+    assert metrics["parameters"]["aligner"] > 0
+    assert not list((whole.parent / "scratch").rglob("*.npy"))
+
+
+def test_the_aligner_is_no_part_of_the_tokenizer_and_an_artifact_of_its_own(
+    whole: Path, inputs: Path
+) -> None:
+    tensors = read_tensor_header(whole / "out/model.safetensors")[1]
+    parts = {name.split(".")[0] for name in tensors}
+    assert parts == {"encoder", "quant_conv", "quantizer", "post_quant_conv", "decoder", "latent_scale"}
+    tokenizer = Tokenizer.from_pretrained(whole / "out")
+    assert tokenizer.config.align is not None
+    stored = load_aligner(whole / "aligner")
+    assert stored is not None
+    facts = read_manifest(whole / "aligner", ALIGNER).facts
+    assert facts == stored.facts
+    assert facts["align"] == ALIGN
+    assert facts["weights"] == "ema"
+    assert facts["clip"].startswith("tiny:fresh:")
+    assert facts["grid"] == [4, 4]
+    assert stored.belongs_to(tokenizer)
+    assert not stored.belongs_to(Tokenizer(tokenizer.config, build(tokenizer.config.quantizer, None)))
+    assert not any(p.requires_grad for p in stored.aligner.parameters())
+    assert (whole / "aligner.lineage.json").is_file()
+    with pytest.raises(ArtifactError, match="is no aligner"):
+        load_aligner(whole / "out")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        load_aligner(whole / "nothing")
+
+
+def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
+    whole: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Captions.batch
+
+    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+        if step == 5:
+            raise KeyboardInterrupt
+        return batch(self, images, step, share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Captions, "batch", killed)
+        assert run(inputs, tmp_path / "again", section()).exit_code != 0
+    assert not (tmp_path / "again/out").exists()
+    left = {path.name.split("-")[0] for path in (tmp_path / "scratch").rglob("*.*") if path.is_file()}
+    assert {"checkpoint.safetensors", "captions"} <= left
+    done = run(inputs, tmp_path / "again", section())
+    assert done.exit_code == 0, done.output
+    for name in ("out", "aligner"):
+        assert tree_digest(tmp_path / "again" / name) == tree_digest(whole / name), name
+    for name in ("m.json", "c.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_without_align_nothing_is_made_or_said_of_it(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an object of alignment was made")
+
+    monkeypatch.setattr(Captions, "__init__", never)
+    digests = []
+    for name, variant in (("null", section(align=None)), ("absent", merged(TOKENIZER, CHANGES))):
+        done = run(inputs, tmp_path / name, variant, aligner=None)
+        assert done.exit_code == 0, done.output
+        digests.append(tree_digest(tmp_path / name / "out"))
+        assert "align" not in (tmp_path / name / "out/manifest.json").read_text()
+        assert "align" not in (tmp_path / name / "c.csv").read_text()
+        metrics = json.loads((tmp_path / name / "m.json").read_text())
+        assert "captions" not in metrics
+        assert "aligner" not in metrics["parameters"]
+    assert digests[0] == digests[1]
+    done = run(inputs, tmp_path / "named", section(align=None))
+    assert done.exit_code == 0, done.output
+    assert read_manifest(tmp_path / "named/aligner", NO_ALIGNER).facts == {}
+    assert load_aligner(tmp_path / "named/aligner") is None
+
+
+def test_it_starts_with_the_weights_and_images_of_the_plain_variant(
+    whole: Path, inputs: Path, tmp_path: Path
+) -> None:
+    run(inputs, tmp_path / "plain", section(align=None, training={"log_every": 1}), aligner=None)
+    run(inputs, tmp_path / "lg", section(training={"log_every": 1}))
+    plain, aligned = (next(csv.DictReader((tmp_path / name / "c.csv").open())) for name in ("plain", "lg"))
+    assert aligned["ae/l1"] == plain["ae/l1"]
+    assert aligned["ae/quantizer"] == plain["ae/quantizer"]
+    assert aligned["ae/loss"] != plain["ae/loss"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "says"),
+    [
+        ({}, {"aligner": None}, "--aligner artifacts/aligner/VARIANT"),
+        ({}, {"dataset": "bare/dataset"}, "has no captions, and a variant with align reads them"),
+        ({"align": {"max_tokens": 9}}, {}, "9 tokens, and CLIP tiny:fresh"),
+        ({"align": {"widht": 3}}, {}, "widht is not a field; did you mean width?"),
+        (
+            {"quantizer": FSQ}, {},
+            "align.relationship trains code vectors, and quantizer fsq has none that take a gradient",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_aligned_is_refused_before_training(
+    inputs: Path, tmp_path: Path, variant: dict[str, Any], options: dict[str, Any], says: str
+) -> None:
+    given = {n: inputs / value if isinstance(value, str) else value for n, value in options.items()}
+    done = run(inputs, tmp_path / "a", section(**variant), **given)
+    assert done.exit_code == 2, done.output
+    assert says in " ".join(done.output.split())
+    assert not (tmp_path / "a/out").exists()
+    assert not list((tmp_path / "scratch").rglob("*.safetensors"))
+
+
+def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path, tmp_path: Path) -> None:
+    refused = set()
+    for recipe in every_recipe().values():
+        prior = "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
+        whole = section(prior=prior) | {"quantizer": recipe.params}
+        whole["trunk"] = merged(whole["trunk"], {"latent_channels": 8})
+        kind = recipe.params["base"]["kind"] if "base" in recipe.params else recipe.params["kind"]
+        if kind in REFUSED:
+            with pytest.raises(
+                ParamsError, match=rf"align.relationship .* quantizer {recipe.params['kind']} "
+            ):
+                validate(whole, "v", TokenizerParams)
+            refused.add(kind)
+        for relationship in (None, {"weight": 0.0, "projection": "mlp"}):
+            config = validate(merged(whole, {"align": {"relationship": relationship}}), "v", TokenizerParams)
+            assert config.align is not None
+    assert refused == REFUSED
+    fsq = {"quantizer": FSQ, "align": {"relationship": None}}
+    done = run(inputs, tmp_path / "fsq", section(**fsq))
+    assert done.exit_code == 0, done.output
