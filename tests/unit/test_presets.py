@@ -43,6 +43,7 @@ F16 = (
     "cub-200",
     "ffhq",
     "imagenet",
+    "lg-vq",
     "paper-f16",
     "textcaps",
     "vqct-paper",
@@ -129,7 +130,7 @@ def test_the_f16_presets_have_the_papers_trunk(preset: str) -> None:
 
 @pytest.mark.parametrize(("preset", "start_step"), [
     ("ade20k", 10_000), ("celeba-hq", 10_000), ("coco-256", 10_000), ("cub-200", 10_000), ("textcaps", 10_000),
-    ("vqct-paper", 10_000),
+    ("vqct-paper", 10_000), ("lg-vq", 10_000),
     ("paper-f16", 10_000), ("ffhq", 50_000), ("imagenet", 50_000),
 ])  # fmt: skip
 def test_the_discriminator_starts_at_the_reference_codes_step(preset: str, start_step: int) -> None:
@@ -170,6 +171,20 @@ def test_vqct_s_two_codebooks(preset: str) -> None:
     assert vqct.dim == 512
     assert vqct.transfer.kind == "gcn"
     assert (vqct.transfer.num_layers, vqct.transfer.hidden_dim, vqct.transfer.final_relu) == (3, 256, True)
+
+
+def test_lg_vq_s_variants_differ_from_their_backbones_in_align_alone() -> None:
+    found = variants("lg-vq")
+    assert set(found) == {f"{name}{end}" for name in ("vq", "cvq", "vqct", "lc") for end in ("", "+lg")}
+    for name in ("vq", "cvq", "vqct", "lc"):
+        plain, aligned = found[name], found[f"{name}+lg"]
+        assert plain.align is None
+        assert aligned.align is not None
+        assert aligned.model_copy(update={"align": None}) == plain
+        assert plain.quantizer.kind == name
+        parts = (aligned.align.global_, aligned.align.masked, aligned.align.relationship)
+        assert [part and part.weight for part in parts] == [0.001, 0.01, 0.0001]
+        assert (aligned.align.width, aligned.align.num_layers, aligned.align.max_tokens) == (256, 2, 30)
 
 
 def test_vqct_s_recipe_for_its_codebooks() -> None:
