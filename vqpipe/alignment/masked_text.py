@@ -52,7 +52,8 @@ def mask_by_count(words: Int64[Tensor, "b t"], count: int) -> Bool[Tensor, "b t"
 
 class MaskedText(nn.Module):
     """Pre-LN layers with GELU, each with self-attention, cross-attention to the codes and a feed-forward part of the
-    same width; a head of layer norm, Linear, GELU, layer norm; logits against the frozen embeddings, with a trained bias each.
+    same width; a head of layer norm, Linear, GELU, layer norm; logits against the frozen embeddings, each with a
+    trained bias.
 
     Args:
         config: the params.
