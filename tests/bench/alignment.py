@@ -1,9 +1,10 @@
-"""What alignment costs a step: python -m tests.bench.alignment [--preset scenes] [--rounds 12] [--form nano]
+"""What alignment costs a step: python -m tests.bench.alignment [--preset scenes] [--form nano] [--clip FOLDER]
 
 Takes the CPU time of the steps of a preset's `vq` tokenizer, plain and with LG-VQ's losses, each alone and together,
-the variants in turn within each round, and prints the median of each round's ratio to the plain step. The plain step
-is the cheapest that the preset has: no perceptual net and no discriminator, made images. CPU time, and not the
-clock's, so that other work on the machine moves it less; run it on one thread. The goal is 1.35x at most.
+the variants in turn within each round, and prints the median of each round's ratio to the plain step. Images and
+captions are made. The plain step is the one before the discriminator starts; without `--clip`, the run's CLIP, it has no
+perceptual net either. CPU time, and not the clock's, so that other work on the machine moves it less; run it on one
+thread. The goal is 1.35x at most.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -24,16 +26,17 @@ from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.text import TextBatch
 from vqpipe.engine.loop import _prepare
 from vqpipe.engine.step import Stepper
+from vqpipe.models.perceptual import build_perceptual
 from vqpipe.params.align import AlignParams
 from vqpipe.params.base import validate
 from vqpipe.params.presets import load_preset
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import Quantized
 from vqpipe.tokenizers.objective import TokenizerTraining
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision.clip import Clip
 
 ALWAYS = {
-    "losses": {"perceptual": {"kind": "none"}, "adversarial": {"weight": 0.0}},
+    "losses": {"adversarial": {"weight": 0.0}},
     "training": {"num_steps": 10_000, "log_every": 50, "precision": "fp32"},
 }  # fmt: skip
 START, END = 49406, 49407
@@ -80,8 +83,11 @@ def align_params(form: Form, names: tuple[str, ...]) -> AlignParams:
 class AlignedSteps(TokenizerTraining):
     """The tokenizer's training with an aligner in phase `ae`, on one batch of captions."""
 
-    def __init__(self, config: TokenizerParams, tokenizer: Tokenizer, own: Aligner, text: TextBatch) -> None:
-        super().__init__(config, tokenizer, None)
+    def __init__(
+        self, config: TokenizerParams, plain: TokenizerTraining, own: Aligner, text: TextBatch
+    ) -> None:
+        tokenizer = plain.tokenizer
+        super().__init__(config, tokenizer, plain.perceptual)
         self.own, self.text = own, text
         self.module["own"] = own
         self._last: list[Quantized] = []
@@ -111,9 +117,12 @@ def made_text(form: Form, batch: int) -> tuple[TextBatch, Tensor]:
     return TextBatch(tokens, lengths, words, torch.randn(batch, form.text_dim, generator=draw)), ids
 
 
-def stepping(config: TokenizerParams, form: Form, names: tuple[str, ...], steps: int) -> Callable[[], None]:
+def stepping(
+    config: TokenizerParams, form: Form, names: tuple[str, ...], steps: int, clip: Clip | None
+) -> Callable[[], None]:
     """Takes `steps` steps at each call."""
     training = make(config)
+    training.perceptual = build_perceptual(config.losses.perceptual, clip)
     if names:
         text, ids = made_text(form, config.training.batch_size)
         tokenizer = training.tokenizer
@@ -123,7 +132,7 @@ def stepping(config: TokenizerParams, form: Form, names: tuple[str, ...], steps:
             align_params(form, names), num_positions=height * width, latent_dim=dim, code_dims=(dim,),
             vocabulary=ids, embeddings=torch.randn(len(ids), form.word_dim), text_dim=form.text_dim,
         )  # fmt: skip
-        training = AlignedSteps(config, tokenizer, own, text)
+        training = AlignedSteps(config, training, own, text)
         training.module.train()
     state = _prepare(training, config.training, CPU)
     stepper = Stepper(training, state, config.training, CPU)
@@ -145,6 +154,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds over all variants.")] = 12,
     steps: Annotated[int, typer.Option(help="Steps of a variant in a round.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Images per step; 0: the preset's.")] = 0,
+    clip: Annotated[
+        Path | None, typer.Option(help="A CLIP artifact, for the preset's perceptual net.")
+    ] = None,
     only: Annotated[str, typer.Option(help="Losses by name, with commas: this one variant.")] = "",
 ) -> None:
     """Time the variants and print their ratios."""
@@ -152,11 +164,16 @@ def main(
     base = merged(merged(tokenizer["common"], tokenizer["variants"]["vq"]), ALWAYS)
     if batch_size:
         base = merged(base, {"training": {"batch_size": batch_size}})
+    if clip is None:
+        base = merged(base, {"losses": {"perceptual": {"kind": "none"}, "perceptual_weight": 0.0}})
+    model = Clip.load(clip) if clip else None
     config = validate(base, "tokenizer", TokenizerParams)
     every = ("global", "masked", "relationship")
     variants: list[tuple[str, ...]] = [*((name,) for name in every), every]
     chosen = [(), *([tuple(only.split(","))] if only else variants)]
-    takers = {" + ".join(names) or "plain": stepping(config, FORMS[form], names, steps) for names in chosen}
+    takers = {
+        " + ".join(names) or "plain": stepping(config, FORMS[form], names, steps, model) for names in chosen
+    }
     for take in takers.values():
         take()
     times: dict[str, list[float]] = {name: [] for name in takers}
