@@ -34,6 +34,8 @@ class EncodedCodes:
 class CodeTransformer(nn.Module):
     """Pre-LN layers with GELU and a 4x MLP, without dropout; learned positions.
 
+    The layers have no biases: a small trunk's step spends more on each tensor of weights than on what a bias computes.
+
     Args:
         config: width, layers and heads.
         latent_dim: d.
@@ -52,7 +54,14 @@ class CodeTransformer(nn.Module):
         self.positions = nn.Parameter(torch.randn(1 + num_positions, width) * 0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, config.num_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+                width,
+                config.num_heads,
+                4 * width,
+                0.0,
+                "gelu",
+                batch_first=True,
+                norm_first=True,
+                bias=False,
             )
             for _ in range(config.num_layers)
         )

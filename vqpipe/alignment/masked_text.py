@@ -51,8 +51,9 @@ def mask_by_count(words: Int64[Tensor, "b t"], count: int) -> Bool[Tensor, "b t"
 
 
 class MaskedText(nn.Module):
-    """Pre-LN layers with GELU, each with self-attention, cross-attention to the codes and a feed-forward part of the
-    same width; a head of layer norm, Linear, GELU, layer norm; logits against the frozen embeddings, with a trained bias each.
+    """Pre-LN layers with GELU and without biases, each with self-attention, cross-attention to the codes and a
+    feed-forward part of the same width; a head of layer norm, Linear, GELU, layer norm; logits against the frozen
+    embeddings, each with a trained bias.
 
     Args:
         config: the params.
@@ -69,12 +70,19 @@ class MaskedText(nn.Module):
         width = config.width
         self.config = config
         self.into = nn.Linear(word_dim, width)
-        self.memory = nn.Linear(word_dim, width)
+        self.memory = nn.Linear(word_dim, width) if word_dim != width else nn.Identity()
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
         self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(
-                width, num_heads, width, config.dropout, "gelu", batch_first=True, norm_first=True
+                width,
+                num_heads,
+                width,
+                config.dropout,
+                "gelu",
+                batch_first=True,
+                norm_first=True,
+                bias=False,
             )
             for _ in range(config.num_layers)
         )
