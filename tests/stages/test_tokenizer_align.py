@@ -8,12 +8,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from stages import tokenizer as stage
 from tests.every_recipe import every_recipe
+from tests.recipes import LC
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.text import TextBatch
@@ -22,14 +25,20 @@ from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.aligner import ALIGNER, NO_ALIGNER
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.words import Words
-from vqpipe.errors import ArtifactError, ParamsError
+from vqpipe.data.loader import ImageSplit
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.tokenizers.aligned import Captions
 from vqpipe.tokenizers.aligner_folder import load_aligner
+from vqpipe.tokenizers.prior_fit import check_prior
 from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.train import train_tokenizer
+from vqpipe.vision.byte_pairs import tokenizer
+from vqpipe.vision.clip import Clip
 
 ALIGN: dict[str, Any] = {
     "width": 8, "num_layers": 1, "num_heads": 1, "max_tokens": 7,
@@ -118,8 +127,8 @@ def test_the_aligner_is_no_part_of_the_tokenizer_and_an_artifact_of_its_own(
     tensors = read_tensor_header(whole / "out/model.safetensors")[1]
     parts = {name.split(".")[0] for name in tensors}
     assert parts == {"encoder", "quant_conv", "quantizer", "post_quant_conv", "decoder", "latent_scale"}
-    tokenizer = Tokenizer.from_pretrained(whole / "out")
-    assert tokenizer.config.align is not None
+    trained = Tokenizer.from_pretrained(whole / "out")
+    assert trained.config.align is not None
     stored = load_aligner(whole / "aligner")
     assert stored is not None
     facts = read_manifest(whole / "aligner", ALIGNER).facts
@@ -128,8 +137,8 @@ def test_the_aligner_is_no_part_of_the_tokenizer_and_an_artifact_of_its_own(
     assert facts["weights"] == "ema"
     assert facts["clip"].startswith("tiny:fresh:")
     assert facts["grid"] == [4, 4]
-    assert stored.belongs_to(tokenizer)
-    assert not stored.belongs_to(Tokenizer(tokenizer.config, build(tokenizer.config.quantizer, None)))
+    assert stored.belongs_to(trained)
+    assert not stored.belongs_to(Tokenizer(trained.config, build(trained.config.quantizer, None)))
     assert not any(p.requires_grad for p in stored.aligner.parameters())
     assert (whole / "aligner.lineage.json").is_file()
     with pytest.raises(ArtifactError, match="is no aligner"):
@@ -241,3 +250,39 @@ def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path
     fsq = {"quantizer": FSQ, "align": {"relationship": None}}
     done = run(inputs, tmp_path / "fsq", section(**fsq))
     assert done.exit_code == 0, done.output
+
+
+def test_what_only_other_splits_say_is_in_the_vocabulary_and_never_drawn(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, {"train": 1, "validation": 1, "test": 1}, templates=["a {} one"])
+    write_tiny_clip(tmp_path / "clip")
+    config = validate(section(training={"batch_size": 1}), "v", TokenizerParams)
+    split = ImageSplit.open(dataset, "train", 16)
+    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), config, tmp_path)
+    only = set(captions.vocabulary.tolist()) - set(captions.text.vocabulary.tolist())
+    assert only == {tokenizer().encode("light")[0]}
+    assert captions.vocabulary.tolist() == sorted(captions.vocabulary.tolist())
+    assert captions.metrics()["num_tokens_of_all_splits"] == captions.metrics()["num_tokens"] + 1
+    for step in range(4):
+        batch = captions.batch(np.array([0]), step, slice(None))
+        assert tokenizer().decode(batch.tokens[0, 1:-1].tolist()).strip() == "a dark one"
+
+
+def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_prior(
+    inputs: Path, tmp_path: Path
+) -> None:
+    config = validate(section(), "v", TokenizerParams)
+    where: dict[str, Any] = {
+        "scratch": tmp_path,
+        "curves": tmp_path / "c.csv",
+        "device": torch.device("cpu"),
+        "title": "v",
+    }
+    with pytest.raises(MismatchError, match="a variant with align needs a CLIP"):
+        train_tokenizer(config, None, inputs / "dataset", None, **where)
+    clip = Clip.load(inputs / "clip")
+    prior = Centroids(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
+    lc = {"prior": "patches", "quantizer": {**LC, "dim": 4}}
+    plain = validate(section(**lc, align=None), "v", TokenizerParams)
+    assert check_prior(plain, prior, clip) == {"prior": {"clip": "another", "run_clip": clip.id}}
+    with pytest.raises(MismatchError, match="made by another CLIP"):
+        check_prior(validate(section(**lc), "v", TokenizerParams), prior, clip)
