@@ -69,7 +69,7 @@ def masked_words(text: TextBatch, masked: Bool[Tensor, "b t"], row: int) -> list
     """The masked words of one caption, in its order."""
     chosen = text.words[row][masked[row]]
     tokens = text.tokens[row][masked[row]]
-    return [tuple(tokens[chosen == number].tolist()) for number in chosen.unique().tolist()]
+    return [tuple(tokens[chosen == number].tolist()) for number in sorted(set(chosen.tolist()))]
 
 
 def commonest_words(whole: Counter[Word]) -> dict[int, Word]:
