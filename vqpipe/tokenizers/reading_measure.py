@@ -47,7 +47,7 @@ QUERIES = 1024
 Interval = dict[str, float]
 
 
-class TestText:
+class DrawnText:
     """One caption for each test image that is read.
 
     Args:
@@ -58,8 +58,6 @@ class TestText:
     Raises:
         DataError: images without a caption, or fewer than two images.
     """
-
-    __test__ = False  # no test, though a test imports it
 
     def __init__(self, split: ImageSplit, config: ReadingParams, where: str) -> None:
         draw = split_draw(split, config.seed, where)
@@ -89,6 +87,17 @@ class TestText:
 
 
 @dataclass(frozen=True)
+class MaskedExample:
+    """What an aligner says of the masked words of one caption."""
+
+    numbers: tuple[int, ...]
+    """Which words are masked, rising."""
+    words: list[Word]
+    logits: list[Float[Tensor, "p v"]]
+    """Of each word's pieces, on the CPU."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one aligner reads."""
 
@@ -102,8 +111,8 @@ class Measured:
     """The number of each caption's text: equal for equal ones, as the first of them is numbered."""
     relations: list[tuple[Int64[np.ndarray, " b"], WordRelations]]
     """Of the example images alone."""
-    logits: dict[int, dict[int, tuple[list[Word], list[Tensor]]]]
-    """Of the example images alone: by masked count and image, the masked words and the logits of each one's pieces."""
+    masks: dict[int, dict[int, MaskedExample]]
+    """Of the example images alone, by masked count and image."""
 
 
 @dataclass
@@ -114,7 +123,7 @@ class _Pass:
     features: list[Tensor] = field(default_factory=list)
     cosines: dict[str, list[np.ndarray]] = field(default_factory=dict)
     relations: list[tuple[np.ndarray, WordRelations]] = field(default_factory=list)
-    logits: dict[int, dict[int, tuple[list[Word], list[Tensor]]]] = field(default_factory=dict)
+    masks: dict[int, dict[int, MaskedExample]] = field(default_factory=dict)
 
     def add(self, name: str, values: np.ndarray) -> None:
         self.values.setdefault(name, []).append(values)
@@ -143,7 +152,7 @@ def measure_reading(
     Relations (Table 4): the squared differences of the cosines of words and those of their codes, a mean over a
     caption's pairs and then over captions with two words. `chance` has positions drawn evenly for the words. What
     codes of one cosine all over would get at best is `constant`; `correlation` is that of the cosines over all pairs
-    (null where either does not vary), and `same_position` the part of the pairs that one position stands for.
+    (left out where either does not vary), and `same_position` the part of the pairs that one position stands for.
 
     Args:
         aligner: in eval mode, on the device of the codes' tokenizer.
@@ -170,7 +179,7 @@ def measure_reading(
     for at in track(range(0, len(codes), config.batch_size), "read"):
         rows = np.arange(at, min(at + config.batch_size, len(codes)))
         quantized = codes.quantized(codes.rows(rows).to(device))
-        chosen = over_tensors(text, lambda part, rows=rows: part[torch.from_numpy(rows)].to(device))
+        chosen = over_tensors(text, _rows_on(rows, device))
         batch = aligner.checked(chosen)
         encoded = aligner.code_transformer(quantized.z_q)
         seen.features.append(encoded.feature.cpu())
@@ -186,20 +195,29 @@ def measure_reading(
                     right[masked] = aligner.vocabulary.ids[logits.argmax(dim=1)] == targets
                     seen.add(f"masked_{count}.{name}", word_recall(right, masked, batch.words))
                     if name == "recall":
-                        _keep_logits(seen, count, rows, kept, batch, masked, logits)
+                        _keep_mask(seen, count, rows, kept, batch, masked, logits)
                 words = [masked_words(batch, masked, row) for row in range(len(rows))]
                 seen.add(
                     f"masked_{count}.commonest", _share(words, lambda w: float(commonest.get(len(w)) == w))
                 )
-                v = len(aligner.vocabulary)
-                seen.add(f"masked_{count}.chance", _share(words, lambda w, v=v: float(v) ** -len(w)))
+                seen.add(f"masked_{count}.chance", _share(words, _drawn_evenly(len(aligner.vocabulary))))
         if quantized.vectors:
             found = relate(aligner, quantized, encoded, batch, drawn[rows].to(device))
             _add_relations(seen, found)
             own = [row for row in range(len(rows)) if int(rows[row]) in kept]
             if own:
-                seen.relations.append((rows[own], over_tensors(found, lambda part, own=own: part[own].cpu())))
+                seen.relations.append(
+                    (rows[own], over_tensors(found, _rows_on(np.array(own), torch.device("cpu"))))
+                )
     return _summary(aligner, text, config, seen)
+
+
+def _rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda part: part[torch.from_numpy(rows).to(part.device)].to(device)
+
+
+def _drawn_evenly(num_tokens: int) -> Callable[[Word], float]:
+    return lambda word: float(num_tokens) ** -len(word)
 
 
 def _share(words: Sequence[Sequence[Word]], value: Callable[[Word], float]) -> Float64[np.ndarray, " b"]:
@@ -207,7 +225,7 @@ def _share(words: Sequence[Sequence[Word]], value: Callable[[Word], float]) -> F
     return np.array([np.mean([value(word) for word in own]) if own else np.nan for own in words])
 
 
-def _keep_logits(
+def _keep_mask(
     seen: _Pass,
     count: int,
     rows: Int64[np.ndarray, " b"],
@@ -221,8 +239,9 @@ def _keep_logits(
         words = masked_words(batch, masked, row)
         if image in kept and words:
             own = logits[ends[row] - int(masked[row].sum()) : ends[row]].cpu()
-            parts = list(own.split([len(word) for word in words]))
-            seen.logits.setdefault(count, {})[image] = (words, parts)
+            numbers = tuple(sorted(set(batch.words[row][masked[row]].tolist())))
+            parts = list(torch.split(own, [len(word) for word in words]))
+            seen.masks.setdefault(count, {})[image] = MaskedExample(numbers, words, parts)
 
 
 def _add_relations(seen: _Pass, found: WordRelations) -> None:
@@ -249,7 +268,7 @@ def _summary(aligner: Aligner, text: TextBatch, config: ReadingParams, seen: _Pa
             metrics[direction] = _retrieval(direction, scores, texts, per_image, config)
     if "words" in seen.cosines:
         metrics["similarity"] = _similarity_metrics(per_image, seen, config)
-    return Measured(metrics, per_image, scores, texts, seen.relations, seen.logits)
+    return Measured(metrics, per_image, scores, texts, seen.relations, seen.masks)
 
 
 def _masked_metrics(count: int, per_image: dict[str, np.ndarray], config: ReadingParams) -> dict[str, Any]:
@@ -334,8 +353,9 @@ def _similarity_metrics(
             result[name] = {
                 "mse": _interval(per_image[f"similarity.{name}"], config),
                 "chance": _interval(per_image[f"similarity.random_{name}"], config),
-                "correlation": correlation(words, pooled[name]),
             }
+            if (found := correlation(words, pooled[name])) is not None:
+                result[name]["correlation"] = found
     mean = np.average(words, weights=weights)
     result["constant"] = float(np.average((words - mean) ** 2, weights=weights))
     result["same_position"] = float(np.average(pooled["same"], weights=weights))

@@ -1,0 +1,59 @@
+"""The read stage: what can be read from the frozen codes of one tokenizer, beside chance."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+
+
+def main(
+    variant: Annotated[str, typer.Option(help="A name under read.variants in the params file.")],
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer to read.")],
+    out: Annotated[Path, typer.Option(help="The reading artifact to publish.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
+    curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")],
+    aligner: Annotated[
+        Path | None,
+        typer.Option(help="The aligner that was trained with the tokenizer; read beside fresh heads."),
+    ] = None,
+    dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
+    clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Train fresh alignment heads on one tokenizer's frozen codes, and measure what they read on the test split.
+
+    Example: python -m stages.run read@vq
+    """
+    from vqpipe.artifacts.run import stage_run
+    from vqpipe.params.base import load_merged
+    from vqpipe.params.reading import ReadingParams
+    from vqpipe.runtime.device import device
+    from vqpipe.runtime.distributed import process_group
+    from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.scratch import scratch_folder
+    from vqpipe.tokenizers.read import read_tokenizer
+    from vqpipe.tokenizers.tokenizer import Tokenizer
+    from vqpipe.vision.clip import Clip
+
+    config = load_merged(params, "read.common", f"read.variants.{variant}", ReadingParams)
+    inputs = [dataset, clip, tokenizer, *([aligner] if aligner is not None else [])]
+    with (
+        process_group(),
+        stage_run("read", config, inputs) as run,
+        scratch_folder("read", run.key()) as scratch,
+    ):
+        reading = read_tokenizer(
+            Tokenizer.from_pretrained(tokenizer, device()), aligner, dataset, Clip.load(clip, device()), config,
+            scratch=scratch, curves=curves, device=device(), title=f"read {variant}",
+        )  # fmt: skip
+        if is_main_process():
+            run.metrics(metrics, reading.metrics)
+            run.published(reading.write(out))
+
+
+app = stage_app(main)
+
+if __name__ == "__main__":
+    app()

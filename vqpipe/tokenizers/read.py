@@ -1,0 +1,131 @@
+"""Reading one tokenizer: fresh heads trained on its frozen codes, and its own where it has any, on the test split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.reading import (
+    READING,
+    READING_MASKED,
+    READING_PER_IMAGE,
+    READING_RETRIEVAL,
+    READING_SIMILARITY,
+)
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.data.loader import ImageSplit
+from vqpipe.params.reading import ReadingParams
+from vqpipe.tokenizers.caption_text import CaptionText
+from vqpipe.tokenizers.frozen_codes import FrozenCodes
+from vqpipe.tokenizers.reading import own_aligner, train_reader
+from vqpipe.tokenizers.reading_examples import (
+    Album,
+    draw_examples,
+    masked_rows,
+    per_image_rows,
+    retrieval_rows,
+    similarity_rows,
+)
+from vqpipe.tokenizers.reading_measure import DrawnText, measure_reading
+from vqpipe.tokenizers.reading_words import Word, commonest_words, word_counts
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision.clip import Clip
+
+SPECS = {
+    "per_image": READING_PER_IMAGE, "masked": READING_MASKED, "retrieval": READING_RETRIEVAL,
+    "similarity": READING_SIMILARITY,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`metrics`: small nested JSON. `tables`: Arrow tables by file name, as in the reading's specs."""
+
+    metrics: dict[str, Any]
+    tables: dict[str, pa.Table]
+    facts: dict[str, Any]
+
+    def write(self, folder: Path) -> Path:
+        """Publish the reading artifact and return its folder."""
+        with publish_folder(folder, READING, self.facts) as partial:
+            for name, spec in SPECS.items():
+                write_table(partial / f"{name}.parquet", spec, self.tables[name], self.facts)
+        return folder
+
+
+def read_tokenizer(
+    tokenizer: Tokenizer,
+    aligner: Path | None,
+    dataset: Path,
+    clip: Clip,
+    config: ReadingParams,
+    *,
+    scratch: Path,
+    curves: Path | None,
+    device: torch.device,
+    title: str,
+) -> Reading:
+    """Train a reader on a tokenizer's frozen codes and measure it on the test split; and the tokenizer's own heads.
+
+    Args:
+        tokenizer: in eval mode, on `device`; it does not change.
+        aligner: the folder of the aligner that was trained with it, or of the sign that there is none.
+        dataset: the dataset artifact.
+        scratch, curves, title: as in `train_reader`.
+
+    Returns:
+        Metrics `fresh` and, for an aligned tokenizer, `own`, each as `measure_reading`; `training`, how the fresh heads
+        were trained; `protocol`.
+
+    Raises:
+        MismatchError: an aligner of another tokenizer or CLIP, or captions longer than the CLIP takes.
+        DataError: images without a caption.
+        TrainingError: losses that do not stay finite.
+    """
+    own = own_aligner(aligner, tokenizer, clip)
+    test = ImageSplit.open(dataset, "test", tokenizer.resolution)
+    drawn = DrawnText(test, config, f"{dataset}, split test")
+    reader = train_reader(
+        tokenizer, dataset, clip, config, scratch=scratch, curves=curves, device=device, title=title
+    )
+    codes = FrozenCodes.encode(tokenizer, test, drawn.positions, config.batch_size, device)
+    album, examples = Album(drawn), draw_examples(len(drawn), config)
+    commonest = _commonest(reader.captions.text)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SPECS}
+    heads: dict[str, Aligner] = {"fresh": reader.aligner} | ({} if own is None else {"own": own.to(device)})
+    texts: dict[int, TextBatch] = {}
+    metrics: dict[str, Any] = {}
+    for name, head in heads.items():
+        longest = head.config.max_tokens
+        text = texts[longest] = texts.get(longest) or drawn.encoded(clip, longest)
+        found = measure_reading(head, codes, text, config, commonest, examples)
+        metrics[name] = {**found.metrics, "heads": ", ".join(head.config.losses())}
+        rows["per_image"] += per_image_rows(name, found, drawn.ids)
+        rows["masked"] += masked_rows(name, found, head, text, album, config.examples.num_predictions)
+        rows["retrieval"] += retrieval_rows(name, found, album, examples, config.examples.num_candidates)
+        rows["similarity"] += similarity_rows(name, found, codes, text, album)
+    metrics["training"] = reader.facts
+    metrics["protocol"] = {
+        "split": "test", "num_images": len(drawn), "seed": config.seed, "captions": "one of each image, drawn by seed",
+        "num_tokens": len(reader.aligner.vocabulary), "num_positions": codes.indices[0, 0].numel(),
+        "groups": tokenizer.groups,
+    }  # fmt: skip
+    facts = {
+        "split": "test", "num_images": len(drawn), "grid": list(tokenizer.grid), "readers": list(heads),
+        "groups": tokenizer.groups,
+    }  # fmt: skip
+    tables = {name: to_table(spec, rows[name], facts) for name, spec in SPECS.items()}
+    return Reading(metrics, tables, facts)
+
+
+def _commonest(text: CaptionText) -> dict[int, Word]:
+    counts: Counter[Word] = word_counts(text.rows.ids, text.rows.words, text.uses())
+    return commonest_words(counts)
