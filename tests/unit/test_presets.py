@@ -18,6 +18,7 @@ from vqpipe.params.graph import GraphParams
 from vqpipe.params.patches import PatchesParams
 from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
 from vqpipe.params.prior import PriorParams
+from vqpipe.params.reading import ReadingParams
 from vqpipe.params.report import ReportParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.params.tokens import TokensParams
@@ -83,11 +84,14 @@ def test_params_yaml_is_the_preset_scenes() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_section_holds(preset: str) -> None:
-    assert set(content(preset)) == {*SECTIONS, "tokenizer", "prior"}
+    assert set(content(preset)) == {*SECTIONS, "tokenizer", "prior", "read"}
     for section, model in SECTIONS.items():
         validate(content(preset)[section], section, model, preset)
     assert variants(preset)
     assert {pair.tokenizer for pair in pairs(preset).values()} <= set(variants(preset))
+    for name, own in content(preset)["read"]["variants"].items():
+        reading = validate(merged(content(preset)["read"]["common"], own), name, ReadingParams, preset)
+        assert reading.tokenizer in variants(preset)
 
 
 @pytest.mark.parametrize("preset", [name for name in preset_names() if name != "scenes"])

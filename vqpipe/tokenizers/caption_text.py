@@ -119,7 +119,7 @@ class CaptionText:
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(np.unique(self.rows.ids[real])).long()
         """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
         self._features = _features(self.rows.ids, clip, folder)
-        uses = self._uses = np.bincount(self._row_of, minlength=len(numbers))
+        uses = np.bincount(self._row_of, minlength=len(numbers))
         sides = [token for word in ("left", "right") for token in _split(word)[0]]
         sided = np.isin(self.rows.ids, sides).any(axis=1)
         self._facts = {
@@ -144,10 +144,6 @@ class CaptionText:
             two (`num_of_left_or_right`); tokens of the `longest`; `num_tokens`, those of the vocabulary.
         """
         return dict(self._facts)
-
-    def uses(self) -> Int64[np.ndarray, " n"]:
-        """How many captions each row of `rows` stands for."""
-        return self._uses.astype(np.int64)
 
     def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
         """The named captions on the CPU, padded to the longest of them.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -23,9 +24,8 @@ from vqpipe.artifacts.specs.reading import (
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import ImageSplit
 from vqpipe.params.reading import ReadingParams
-from vqpipe.tokenizers.caption_text import CaptionText
 from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading import own_aligner, train_reader
+from vqpipe.tokenizers.reading import Reader, own_aligner, train_reader
 from vqpipe.tokenizers.reading_examples import (
     Album,
     draw_examples,
@@ -98,7 +98,7 @@ def read_tokenizer(
     )
     codes = FrozenCodes.encode(tokenizer, test, drawn.positions, config.batch_size, device)
     album, examples = Album(drawn), draw_examples(len(drawn), config)
-    commonest = _commonest(reader.captions.text)
+    commonest = _commonest(reader)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SPECS}
     heads: dict[str, Aligner] = {"fresh": reader.aligner} | ({} if own is None else {"own": own.to(device)})
     texts: dict[int, TextBatch] = {}
@@ -126,6 +126,10 @@ def read_tokenizer(
     return Reading(metrics, tables, facts)
 
 
-def _commonest(text: CaptionText) -> dict[int, Word]:
-    counts: Counter[Word] = word_counts(text.rows.ids, text.rows.words, text.uses())
+def _commonest(reader: Reader) -> dict[int, Word]:
+    """The training captions' most frequent word by its number of pieces."""
+    uses = Counter(text for own in reader.split.captions for text in own)  # in the order of the texts' rows
+    rows = reader.captions.text.rows
+    assert len(uses) == len(rows.ids)
+    counts = word_counts(rows.ids, rows.words, np.fromiter(uses.values(), np.int64, len(uses)))
     return commonest_words(counts)

@@ -51,10 +51,13 @@ class Reader:
 
     aligner: Aligner
     """In eval mode, without gradients."""
+    split: ImageSplit
+    """The training split."""
     captions: Captions
-    """What it was trained on."""
+    """Its captions."""
     facts: dict[str, Any]
-    """JSON content: `num_steps`, `num_rollbacks`, `weights` (`ema` or `last`), `loss` at the end, `heads`."""
+    """JSON content: `num_steps`, `num_rollbacks`, `weights` (`ema` or `last`), `loss` at the end, `batch_size`,
+    `tokenizer_steps`."""
 
 
 class ReaderTraining(NoHooks):
@@ -170,11 +173,11 @@ def train_reader(
     )
     aligner.load_state_dict(result.weights)
     facts = {
-        "num_steps": result.num_steps, "num_rollbacks": result.num_rollbacks, "heads": list(align.losses()),
+        "num_steps": result.num_steps, "num_rollbacks": result.num_rollbacks,
         "weights": "ema" if result.averaged else "last", "loss": result.rows[-1]["main/loss"],
         "batch_size": training.batch_size, "tokenizer_steps": tokenizer.config.training.num_steps,
     }  # fmt: skip
-    return Reader(aligner.eval().requires_grad_(False), captions, facts)
+    return Reader(aligner.eval().requires_grad_(False), split, captions, facts)
 
 
 def own_aligner(folder: Path | None, tokenizer: Tokenizer, clip: Clip) -> Aligner | None:

@@ -22,7 +22,7 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import DataError
 from vqpipe.metrics.bootstrap import mean_interval
-from vqpipe.metrics.retrieval import chances, recalls
+from vqpipe.tokenizers.reading_retrieval import chances, recalls
 from vqpipe.params.reading import ReadingParams
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
