@@ -22,12 +22,12 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import DataError
 from vqpipe.metrics.bootstrap import mean_interval
-from vqpipe.tokenizers.reading_retrieval import chances, recalls
 from vqpipe.params.reading import ReadingParams
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.caption_text import CaptionText
 from vqpipe.tokenizers.frozen_codes import FrozenCodes
+from vqpipe.tokenizers.reading_retrieval import chances, recalls
 from vqpipe.tokenizers.reading_words import (
     MAX_WORDS,
     Word,
