@@ -44,7 +44,9 @@ COMMON: dict[str, Any] = {
     "num_bootstrap": 100, "examples": {"num_images": 2, "num_candidates": 2, "num_predictions": 3},
 }  # fmt: skip
 TEMPLATES = ["a {} picture", "one rather {} thing", "{}"]
-STEPS = {"training": {"num_steps": 6, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}}
+STEPS = {
+    "training": {"num_steps": 6, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}
+}
 FSQ = {"kind": "fsq", "dim": 4, "levels": [5, 5, 3, 3], "margin": 0.001, "shift": "atanh"}
 VARIANTS: dict[str, Any] = {
     "plain": STEPS,
@@ -54,7 +56,9 @@ VARIANTS: dict[str, Any] = {
 
 
 def invoke(app: Any, **options: Any) -> Result:
-    return CliRunner().invoke(app, [word for name, value in options.items() for word in (f"--{name}", str(value))])
+    return CliRunner().invoke(
+        app, [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +178,9 @@ def test_the_metrics_are_the_means_of_the_table(aligned: Path) -> None:
         assert sum(values) / len(values) == pytest.approx(wanted)
 
 
-def test_it_says_the_same_twice_and_in_other_batches_of_images(aligned: Path, inputs: Path, tmp_path: Path) -> None:
+def test_it_says_the_same_twice_and_in_other_batches_of_images(
+    aligned: Path, inputs: Path, tmp_path: Path
+) -> None:
     tokenizer = tree_digest(inputs / "lg")
     assert run(inputs, tmp_path / "again", "lg").exit_code == 0
     assert tree_digest(inputs / "lg") == tokenizer
