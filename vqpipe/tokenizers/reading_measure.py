@@ -147,7 +147,8 @@ def measure_reading(
 
     Retrieval: cosines of global tokens and frozen text features. From an image, the candidates are the different texts
     and its own is right; from a caption, the candidates are the images and all that drew an equal text are right. Texts
-    are equal where their tokens are. Equal scores count in random order (`recalls`). Chance is a random order.
+    are equal where their tokens are. Equal scores, such as those of images with
+    the same codes, count in random order (`recalls`). Chance is a random order.
 
     Relations (Table 4): the squared differences of the cosines of words and those of their codes, a mean over a
     caption's pairs and then over captions with two words. `chance` has positions drawn evenly for the words. What
@@ -209,7 +210,7 @@ def measure_reading(
                 seen.relations.append(
                     (rows[own], over_tensors(found, _rows_on(np.array(own), torch.device("cpu"))))
                 )
-    return _summary(aligner, text, config, seen)
+    return _summary(aligner, codes, text, config, seen)
 
 
 def _rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -255,7 +256,9 @@ def _add_relations(seen: _Pass, found: WordRelations) -> None:
     seen.cosines.setdefault("same", []).append(same[found.pairs].double().cpu().numpy())
 
 
-def _summary(aligner: Aligner, text: TextBatch, config: ReadingParams, seen: _Pass) -> Measured:
+def _summary(
+    aligner: Aligner, codes: FrozenCodes, text: TextBatch, config: ReadingParams, seen: _Pass
+) -> Measured:
     per_image = {name: np.concatenate(parts) for name, parts in seen.values.items()}
     metrics: dict[str, Any] = {}
     for count in config.masked_counts if aligner.masked_text is not None else ():
@@ -263,7 +266,7 @@ def _summary(aligner: Aligner, text: TextBatch, config: ReadingParams, seen: _Pa
     texts = _text_numbers(text)
     scores = None
     if aligner.global_alignment is not None:
-        scores = _scores(torch.cat(seen.features), text.features)
+        scores = _scores(codes, torch.cat(seen.features), text.features)
         for direction in ("image_to_text", "text_to_image"):
             metrics[direction] = _retrieval(direction, scores, texts, per_image, config)
     if "words" in seen.cosines:
@@ -302,11 +305,17 @@ def _text_numbers(text: TextBatch) -> Int64[np.ndarray, " n"]:
     return np.array([numbers.setdefault(tuple(row), len(numbers)) for row in rows], dtype=np.int64)
 
 
-def _scores(images: Float[Tensor, "n e"], texts: Float[Tensor, "n e"]) -> Float[Tensor, "n n"]:
+def _scores(
+    codes: FrozenCodes, images: Float[Tensor, "n e"], texts: Float[Tensor, "n e"]
+) -> Float[Tensor, "n n"]:
+    """Cosines; images of equal codes have equal ones to the last bit, so that they tie."""
     if not bool(images.isfinite().all()):
         raise DataError("the codes' global tokens are not finite", expected="a sound tokenizer and aligner")
+    _, first, again = np.unique(
+        codes.indices.flatten(1).numpy(), axis=0, return_index=True, return_inverse=True
+    )
     image, text = (torch.nn.functional.normalize(part.float(), dim=1) for part in (images, texts))
-    return image @ text.T
+    return (image[torch.from_numpy(first)] @ text.T)[torch.from_numpy(again.reshape(-1))]
 
 
 def _retrieval(
