@@ -76,8 +76,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in VARIANTS:
             done = invoke(
                 tokenizer_stage.app, variant=name, prior=root / "none", out=root / name,
-                aligner=root / f"{name}-aligner", metrics=root / "m.json", curves=root / "c.csv", dataset=root / "dataset", clip=root / "clip",
-                params=root / "params.yaml",
+                aligner=root / f"{name}-aligner", metrics=root / "m.json", curves=root / "c.csv",
+                dataset=root / "dataset", clip=root / "clip", params=root / "params.yaml",
             )  # fmt: skip
             assert done.exit_code == 0, done.output
     return root

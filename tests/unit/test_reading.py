@@ -27,7 +27,7 @@ from vqpipe.tokenizers.frozen_codes import FrozenCodes
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.read import read_tokenizer
 from vqpipe.tokenizers.reading import reader_heads, reader_training
-from vqpipe.tokenizers.reading_measure import Measured, measure_reading
+from vqpipe.tokenizers.reading_measure import Measured, measure_reading, other_images
 from vqpipe.tokenizers.reading_retrieval import chances, recalls
 from vqpipe.tokenizers.reading_words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -152,10 +152,10 @@ def test_masked_recall_is_that_of_one_caption_at_a_time() -> None:
     table = model.vocabulary
     for count in (1, 3):
         mask = draw_masks(text.words, count, seed=3)
-        for name, shift in (("recall", 0), ("other_image", 1)):
+        for name, images in (("recall", np.arange(8)), ("other_image", other_images(8, 3))):
             slow = []
             for row in range(8):
-                z_q = codes.quantized(codes.rows([(row + shift) % 8])).z_q
+                z_q = codes.quantized(codes.rows([int(images[row])])).z_q
                 real = text.real()[row : row + 1]
                 rows = table.rows(text.tokens[row : row + 1], real)
                 logits = model.masked_text.logits(
@@ -178,6 +178,13 @@ def test_masked_recall_is_that_of_one_caption_at_a_time() -> None:
         long = [len(own) >= count for own in EIGHT]
         assert part["num_captions"] == sum(long)
         assert part["num_left_out"] == 8 - sum(long)
+
+
+def test_no_image_is_its_own_other() -> None:
+    for count in (2, 3, 8, 50):
+        others = other_images(count, 0)
+        assert sorted(others.tolist()) == list(range(count))
+        assert (others != np.arange(count)).all()
 
 
 def test_chance_is_of_pieces_and_the_commonest_word_of_as_many() -> None:

@@ -142,7 +142,7 @@ def measure_reading(
 
     Masked words: of each caption with as many words as are masked (others are left out and counted), `recall` is the
     part of them whose first prediction is right, all byte-pair pieces together. Beside it: `other_image`, the same
-    words predicted with the codes of the next image, which is what the caption alone says; `commonest`, the training
+    words predicted with the codes of another image that is drawn, which is what the caption alone says; `commonest`, the training
     captions' most frequent word of as many pieces; `chance`, pieces drawn evenly from the vocabulary.
 
     Retrieval: cosines of global tokens and frozen text features. From an image, the candidates are the different texts
@@ -176,6 +176,7 @@ def measure_reading(
     drawn = torch.from_numpy(
         numpy_rng(config.seed, "positions").integers(0, positions, (len(codes), MAX_WORDS))
     )
+    others = other_images(len(codes), config.seed)
     seen, kept = _Pass(), set(examples)
     for at in track(range(0, len(codes), config.batch_size), "read"):
         rows = np.arange(at, min(at + config.batch_size, len(codes)))
@@ -185,8 +186,8 @@ def measure_reading(
         encoded = aligner.code_transformer(quantized.z_q)
         seen.features.append(encoded.feature.cpu())
         if aligner.masked_text is not None:
-            others = codes.quantized(codes.rows((rows + 1) % len(codes)).to(device))
-            foreign = aligner.code_transformer(others.z_q)
+            exchanged = codes.quantized(codes.rows(others[rows]).to(device))
+            foreign = aligner.code_transformer(exchanged.z_q)
             for count, mask in masks.items():
                 masked = mask[rows][:, : batch.tokens.shape[1]].to(device)
                 targets = batch.tokens[masked]
@@ -211,6 +212,14 @@ def measure_reading(
                     (rows[own], over_tensors(found, _rows_on(np.array(own), torch.device("cpu"))))
                 )
     return _summary(aligner, codes, text, config, seen)
+
+
+def other_images(count: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """For each image another one: all are in one circle, whose order is drawn. Neighbours in a split are often alike."""
+    order = numpy_rng(seed, "other images").permutation(count)
+    others = np.empty(count, dtype=np.int64)
+    others[order] = np.roll(order, -1)
+    return others
 
 
 def _rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
