@@ -323,16 +323,17 @@ def test_a_reader_learns_what_the_codes_say_and_leaves_the_tokenizer_alone(tmp_p
     clip = Clip.load(write_tiny_clip(tmp_path / "clip"))
     tokenizer = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "vq"))
     images = to_float(ImageSplit.open(dataset, "train", 16).images(0, 64))
-    with torch.no_grad():  # codes that tell dark from light
+    with torch.no_grad():  # embeddings of a trained CLIP's length, and codes that tell dark from light
+        clip.token_embeddings().mul_(20)
         whiten(tokenizer.quant_conv, tokenizer.encoder(images), torch.Generator().manual_seed(0))
         latents = tokenizer.encode_latent(images).movedim(1, -1).reshape(-1, 4)
         tokenizer.get_parameter("quantizer.codes").copy_(latents[:: len(latents) // 16][:16])
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     training = {
         **TOKENIZER["training"],
-        "num_steps": 100,
+        "num_steps": 150,
         "batch_size": 16,
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-3,
         "log_every": 50,
     }
     training["checkpoint_every"] = 100
@@ -343,7 +344,9 @@ def test_a_reader_learns_what_the_codes_say_and_leaves_the_tokenizer_alone(tmp_p
     ).metrics["fresh"]
     assert all(torch.equal(value, before[name]) for name, value in tokenizer.state_dict().items())
     assert found["masked_3"]["recall"]["mean"] > 0.9
-    assert found["masked_3"]["other_image"]["mean"] < 0.75  # the next image is of the other class
+    labels = ImageSplit.open(dataset, "test", 16).labels
+    same = (labels == labels[other_images(32, settings.seed)]).mean()
+    assert found["masked_3"]["other_image"]["mean"] == pytest.approx((2 + same) / 3, abs=0.07)
     assert found["image_to_text"]["r1"]["mean"] > 0.9
     assert found["image_to_text"]["chance_r1"] == 0.5
     assert found["text_to_image"]["r1"]["mean"] > 0.9
