@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vqct", "lc")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
-    *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
+    *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation", "reading") for v in VARIANTS),
     *(f"generator/{v}-gpt" for v in VARIANTS),
 ]  # fmt: skip
 

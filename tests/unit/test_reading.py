@@ -27,8 +27,10 @@ from vqpipe.tokenizers.frozen_codes import FrozenCodes
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.read import read_tokenizer
 from vqpipe.tokenizers.reading import reader_heads, reader_training
-from vqpipe.tokenizers.reading_measure import Measured, measure_reading, other_images
+from vqpipe.tokenizers.reading_measure import measure_reading
 from vqpipe.tokenizers.reading_retrieval import chances, recalls
+from vqpipe.tokenizers.reading_summary import Measured
+from vqpipe.tokenizers.reading_text import other_images
 from vqpipe.tokenizers.reading_words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
@@ -172,7 +174,7 @@ def test_masked_recall_is_that_of_one_caption_at_a_time() -> None:
                     all(said[at] == text.tokens[row, at] for at in said if text.words[row, at] == number)
                     for number in sorted(words_of(mask, text, row))
                 ]
-                slow.append(np.mean(hits) if hits else np.nan)
+                slow.append(float(np.mean(hits)) if hits else np.nan)
             np.testing.assert_allclose(found.per_image[f"masked_{count}.{name}"], slow)
         part = found.metrics[f"masked_{count}"]
         long = [len(own) >= count for own in EIGHT]
@@ -231,7 +233,10 @@ def test_the_best_words_are_those_of_all_products() -> None:
 def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
     found, model, codes = measured(), aligner().requires_grad_(False), frozen()
     assert model.relationship is not None
-    raw, projected, same, words = [], [], [], []
+    raw: list[float] = []
+    projected: list[float] = []
+    same: list[float] = []
+    words: list[list[float]] = []
     for row, own in enumerate(EIGHT):
         tokens = model.code_transformer(codes.quantized(codes.rows([row])).z_q).tokens[0]
         at = [
@@ -249,8 +254,8 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
         words.append([float(w) for w in wanted])
         for values, through in ((raw, torch.nn.Identity()), (projected, model.relationship.projection)):
             got = [cosine_similarity(through(vectors[i]), through(vectors[j]), dim=0) for i, j in pairs]
-            values.append(np.mean([float(g - w) ** 2 for g, w in zip(got, wanted, strict=True)]))
-        same.append(np.mean([places[i] == places[j] for i, j in pairs]))
+            values.append(float(np.mean([float(g - w) ** 2 for g, w in zip(got, wanted, strict=True)])))
+        same.append(float(np.mean([places[i] == places[j] for i, j in pairs])))
     part = found.metrics["similarity"]
     assert part["num_captions"] == 7
     assert part["num_left_out"] == 1

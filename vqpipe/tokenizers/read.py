@@ -34,7 +34,8 @@ from vqpipe.tokenizers.reading_examples import (
     retrieval_rows,
     similarity_rows,
 )
-from vqpipe.tokenizers.reading_measure import DrawnText, measure_reading
+from vqpipe.tokenizers.reading_measure import measure_reading
+from vqpipe.tokenizers.reading_text import DrawnText
 from vqpipe.tokenizers.reading_words import Word, commonest_words, word_counts
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip

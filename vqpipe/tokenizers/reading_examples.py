@@ -16,7 +16,8 @@ from vqpipe.data.images import encode_png
 from vqpipe.params.reading import ReadingParams
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading_measure import DrawnText, Measured
+from vqpipe.tokenizers.reading_summary import Measured
+from vqpipe.tokenizers.reading_text import DrawnText
 from vqpipe.tokenizers.reading_words import Word, best_words
 from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
