@@ -2,8 +2,8 @@
 
 Takes the CPU time of the steps of a preset's `vq` tokenizer, plain and with LG-VQ's losses, each alone and together,
 the variants in turn within each round, and prints the median of each round's ratio to the plain step. Images and
-captions are made. The plain step is the one before the discriminator starts; without `--clip`, the run's CLIP, it has no
-perceptual net either. CPU time, and not the clock's, so that other work on the machine moves it less; run it on one
+captions are made. The plain step is the one before the discriminator starts; without `--clip`, the run's CLIP, it has
+no perceptual net either. CPU time, and not the clock's, so that other work on the machine moves it less; run it on one
 thread. The goal is 1.35x at most.
 """
 
@@ -47,7 +47,9 @@ class Form:
     """The aligner's widths and what a corpus gives it."""
 
     width: int
+    num_layers: int
     masked_width: int
+    masked_layers: int
     mean_tokens: float
     """Of a caption, start and end included."""
     max_tokens: int
@@ -57,8 +59,9 @@ class Form:
 
 
 FORMS = {
-    "nano": Form(64, 64, 12.5, 25, 164, 64, 64),  # captions of `scenes`, and the CLIP fitted to them
-    "paper": Form(256, 512, 13.0, 30, 8000, 512, 512),  # captions of COCO, ViT-B/32
+    "nano-2": Form(64, 2, 64, 2, 12.5, 25, 164, 64, 64),
+    "nano": Form(64, 1, 64, 1, 12.5, 25, 164, 64, 64),  # captions of `scenes`, and the CLIP fitted to them
+    "paper": Form(256, 2, 512, 2, 13.0, 30, 8000, 512, 512),  # captions of COCO, ViT-B/32
 }
 
 
@@ -70,13 +73,19 @@ def align_params(form: Form, names: tuple[str, ...]) -> AlignParams:
             "gather": False,
         },
         "masked": {
-            "weight": 0.01, "mean": 0.5, "std": 0.1, "low": 0.1, "high": 0.3, "num_layers": 2,
+            "weight": 0.01, "mean": 0.5, "std": 0.1, "low": 0.1, "high": 0.3, "num_layers": form.masked_layers,
             "width": form.masked_width, "dropout": 0.1, "label_smoothing": 0.1,
         },
         "relationship": {"weight": 0.0001, "projection": "mlp"},
     }  # fmt: skip
     chosen = {name: part if name in names else None for name, part in parts.items()}
-    section = {"width": form.width, "num_layers": 2, "num_heads": 1, "max_tokens": form.max_tokens, **chosen}
+    section = {
+        "width": form.width,
+        "num_layers": form.num_layers,
+        "num_heads": 1,
+        "max_tokens": form.max_tokens,
+        **chosen,
+    }
     return validate(section, "align", AlignParams)
 
 

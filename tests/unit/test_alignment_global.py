@@ -121,7 +121,8 @@ for every in (True, False):
         assert (one is None) == (two is None)
         if every and one is not None:
             dist.all_reduce(two)
-            torch.testing.assert_close(two / 2, one, rtol=1e-4, atol=1e-6)
+            # Rounding is of the size of a tensor's largest entries.
+            torch.testing.assert_close(two / 2, one, rtol=0, atol=1e-5 * float(one.abs().max()))
     for name in terms:
         value = found[name].clone()
         dist.all_reduce(value)
