@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Final
 
 from vqpipe.data.records import Record, Thing
+from vqpipe.data.scenes.caption import Pair
 from vqpipe.data.scenes.drawing import SEGMENTS, Drawing, draw
-from vqpipe.data.scenes.language import Pair, describe
+from vqpipe.data.scenes.language import describe
 from vqpipe.data.scenes.layout import Scene, lay_out
 from vqpipe.data.scenes.places import PLACES_BUILT
 from vqpipe.data.scenes.questions import ask, refer

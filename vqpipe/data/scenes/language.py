@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from vqpipe.data.scenes.caption import Caption, Pair
 from vqpipe.data.scenes.layout import SHAPES, Item, Part, Scene, relation
 from vqpipe.data.scenes.words import KIND_OF, in_order
-
-Pair = tuple[str, str]
-"""(adjective, noun)"""
 
 MASS: Final = frozenset({"water", "sand", "foliage", "grass", "snow", "coral"})
 """Nouns without an indefinite article."""
@@ -31,14 +28,6 @@ SAY: Final = {
 }
 """How likely an adjective that is true is also said, by its kind; at most two or, one time in eight, three
 are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A lowercase sentence and the pairs that it says, in order."""
-
-    text: str
-    pairs: tuple[Pair, ...]
 
 
 class _Speaker:

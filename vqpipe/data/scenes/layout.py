@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from vqpipe.data.scenes.caption import Caption
 from vqpipe.data.scenes.geometry import Shape
 from vqpipe.data.scenes.places import PLACES_BUILT, Place
 from vqpipe.data.scenes.shapes_made import MADE
 from vqpipe.data.scenes.shapes_nature import NATURE
 from vqpipe.data.scenes.statistics import draw_words
 from vqpipe.data.scenes.words import SIZES
-
-if TYPE_CHECKING:
-    from vqpipe.data.scenes.language import Caption
 
 SHAPES: Final[dict[str, Shape]] = {**NATURE, **MADE}
 MAX_HIDDEN: Final = 0.38
