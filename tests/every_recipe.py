@@ -1,15 +1,15 @@
-"""The recipes of every file `tests/recipes*.py`, so that a new quantizer is covered by tests that loop over all."""
+"""The recipes of all files, gathered once, for the tests that loop over every quantizer."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import torch
 
-from tests.recipes import Recipe
+from tests.recipes import RECIPES, Recipe, merged
+from tests.recipes_nearest import NEAREST
+from tests.recipes_priors import PRIORS
+from tests.recipes_soft import SOFT
 from tests.tiny import TOKENIZER
 from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
@@ -19,18 +19,15 @@ from vqpipe.tokenizers.tokenizer import Tokenizer
 
 T = TypeVar("T", bound=Tokenizer)
 
+ALL = merged(RECIPES, SOFT, NEAREST, PRIORS)
+"""Recipes by kind and by name."""
+
 
 def every_recipe() -> dict[str, Recipe]:
-    """Recipes by `kind-variant`."""
-    found: dict[str, Recipe] = {}
-    for item in iter_modules([str(Path(__file__).parent)]):
-        if item.name.startswith("recipes"):
-            for value in vars(import_module(f"tests.{item.name}")).values():
-                for kind, own in value.items() if isinstance(value, dict) else ():
-                    for name, recipe in own.items() if isinstance(own, dict) else ():
-                        if isinstance(recipe, Recipe):
-                            found[f"{kind}-{name}"] = recipe
-    return dict(sorted(found.items()))
+    """Recipes by `kind-name`."""
+    return dict(
+        sorted((f"{kind}-{name}", recipe) for kind, own in ALL.items() for name, recipe in own.items())
+    )
 
 
 def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> T:  # type: ignore[assignment]

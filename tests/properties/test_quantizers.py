@@ -12,10 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.recipes import DIM, RECIPES, Recipe, merged
-from tests.recipes_nearest import NEAREST
-from tests.recipes_priors import PRIORS
-from tests.recipes_soft import SOFT
+from tests.every_recipe import ALL
+from tests.recipes import DIM, Recipe
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.params.quantizers.residual import ResidualParams
@@ -24,7 +22,6 @@ from vqpipe.quantizers import QUANTIZERS, Quantizer, QuantizerModule, build, fro
 from vqpipe.quantizers.residual import ResidualQuantizer
 from vqpipe.quantizers.vqct import CodebookTransferQuantizer
 
-ALL = merged(RECIPES, SOFT, NEAREST, PRIORS)
 CASES = [pytest.param(r, id=f"{kind}-{name}") for kind in QUANTIZERS for name, r in ALL.get(kind, {}).items()]
 
 

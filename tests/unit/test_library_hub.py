@@ -71,7 +71,10 @@ def test_a_card_that_was_edited_changes_nothing(saved: Path) -> None:
     assert (saved / "README.md").read_text() == "# mine"
 
 
-def test_what_is_not_a_tokenizers_folder_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_what_is_not_a_tokenizers_folder_is_refused(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout has the folder below where its pipeline has run
     with pytest.raises(ArtifactError, match="does not exist"):
         Tokenizer.from_pretrained(tmp_path / "some" / "one")
     with pytest.raises(ArtifactError, match="does not exist"):
