@@ -1,4 +1,4 @@
-"""One row of a scoreboard: train a tokenizer and measure it on the test split; only its numbers are kept."""
+"""One row of a scoreboard: train a tokenizer, measure it on the test split, read it; only its numbers are kept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,8 @@ def main(
     params: Annotated[Path, typer.Option(help="The scoreboard's params file.")] = FILE,
     threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
 ) -> None:
-    """Train and measure one row; a run that was killed goes on from its last checkpoint.
+    """Train and measure one row, and read it where the scoreboard says how; a run that was killed goes on from its last
+    checkpoint.
 
     Example: python -m stages.row --row lc --seed 0 --prior artifacts/prior/patches
     --metrics scoreboard/metrics/lc-0.json --cost scoreboard/cost/lc-0.json
@@ -39,14 +40,14 @@ def main(
 
     torch.set_num_threads(threads)
     board, code, where = load_scoreboard(params), row_code(), device()
-    config = board.tokenizer(row, seed)
+    config, reading = board.tokenizer(row, seed), board.reader(row, seed)
     with (
         stage_run("row", board.identity(row, seed), [dataset, clip, prior]) as run,
         scratch_folder("row", f"{run.key()}-{code}") as scratch,
     ):
         made = train_row(
             config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),
-            scratch=scratch, device=where, title=f"{row}-{seed}",
+            scratch=scratch, device=where, title=f"{row}-{seed}", reading=reading,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
         run.metrics(metrics, {**made.metrics, **about})

@@ -1,7 +1,7 @@
-"""Params of the scoreboard: rows that differ in their quantizer, runs of them, one protocol.
+"""Params of the scoreboard: rows that differ in their quantizer or alignment, runs of them, one protocol.
 
 Rows stay plain data until `Scoreboard.tokenizer` merges them over `common`, so that a field that is added to a model
-with a neutral default makes no row another one.
+with a neutral default makes no row another one. So does `reading` until `Scoreboard.reader` says whose it is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_scoreboard` reads; a scoreboard's file holds sections of other stages beside them."""
+SHARED = ("common", "evaluate")
+"""Sections that a scoreboard takes from the one that it names as its `base`, its own merged over them."""
 
 
 class RunParams(Params):
@@ -47,6 +50,9 @@ class Scoreboard(Params):
     """Runs by name: `ROW-SEED`."""
     clusters: dict[str, ClusterParams]
     """Codebooks of the scoreboard's own."""
+    reading: dict[str, Any] | None = None
+    """How every row is read after it is measured, as `read.common` of the main pipeline; null reads none. Its seed is
+    the run's own."""
 
     @model_validator(mode="after")
     def _runs_fit(self) -> Self:
@@ -55,6 +61,8 @@ class Scoreboard(Params):
                 raise ValueError(f"run {name} is of row {run.row}, which is not among the rows")
             if name != f"{run.row}-{run.seed}":
                 raise ValueError(f"run {name} should be called {run.row}-{run.seed}")
+        if self.reading is not None and "tokenizer" in self.reading:
+            raise ValueError("reading.tokenizer is set, and every row is read")
         return self
 
     def identity(self, row: str, seed: int) -> dict[str, Any]:
@@ -68,6 +76,7 @@ class Scoreboard(Params):
             "protocol": self.protocol, "row": row, "seed": seed,
             "tokenizer": merged(self.common, self.rows[row]),
             "evaluate": self.evaluate.model_dump(mode="json", exclude_unset=True),
+            **({} if self.reading is None else {"reading": self.reading}),
         }  # fmt: skip
 
     def tokenizer(self, row: str, seed: int) -> TokenizerParams:
@@ -80,6 +89,21 @@ class Scoreboard(Params):
         whole = merged(merged(self.common, self.rows[row]), {"seed": seed})
         return validate(whole, f"rows.{row}", TokenizerParams, "the scoreboard's params")
 
+    def reader(self, row: str, seed: int) -> ReadingParams | None:
+        """The params that a row is read with, or None on a scoreboard that reads none.
+
+        The run's seed is the reading's too: the interval over seeds then holds the chance of the heads and of the
+        captions that were drawn, and rows of one seed are read by the same heads with the same captions.
+
+        Raises:
+            ParamsError: no such row, or the section is not valid.
+        """
+        self._known(row)
+        if self.reading is None:
+            return None
+        whole = merged(self.reading, {"tokenizer": row, "seed": seed})
+        return validate(whole, "reading", ReadingParams, "the scoreboard's params")
+
     def _known(self, row: str) -> None:
         if row not in self.rows:
             raise ParamsError(
@@ -89,11 +113,31 @@ class Scoreboard(Params):
 
 
 def load_scoreboard(path: Path) -> Scoreboard:
-    """Read a scoreboard's params file.
+    """Read a scoreboard's params file; with `base: FILE`, a path from its own folder, over what that file shares.
 
     Raises:
-        ParamsError: the file is missing, or a section is missing or wrong.
+        ParamsError: the file or its base is missing, or a section is missing or wrong.
     """
-    data = read_yaml(path)
+    data = _with_base(read_yaml(path), path)
     content = {name: section_of(data, name, path) for name in SECTIONS}
-    return validate({**content, "clusters": data.get("clusters", {})}, "scoreboard", Scoreboard, path.name)
+    parts = {"clusters": data.get("clusters", {}), "reading": data.get("reading")}
+    return validate({**content, **parts}, "scoreboard", Scoreboard, path.name)
+
+
+def _with_base(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "base" not in data:
+        return data
+    if not isinstance(data["base"], str):
+        raise ParamsError(
+            f"{path.name}: base is no path", found=repr(data["base"]), expected="such as ../params.yaml"
+        )
+    file = path.parent / data["base"]
+    base = read_yaml(file)
+    if "base" in base:
+        raise ParamsError(
+            f"{path.name}: base names a scoreboard that has a base itself",
+            found=data["base"],
+            expected="the scoreboard that states common and evaluate whole",
+        )
+    shared = {name: merged(section_of(base, name, file), data.get(name, {})) for name in SHARED}
+    return {**data, **shared}

@@ -86,6 +86,16 @@ def _split(text: str) -> tuple[list[int], list[int]]:
     return ids, numbers
 
 
+def check_max_tokens(max_tokens: int, clip: Clip) -> None:
+    """Raise `MismatchError` where captions may be longer than the CLIP's text tower takes."""
+    if max_tokens > clip.context_length:
+        raise MismatchError(
+            "align.max_tokens is more than the CLIP's text encoder takes",
+            found=f"{max_tokens} tokens, and CLIP {clip.id} takes {clip.context_length}",
+            expected=f"max_tokens of 3 to {clip.context_length}",
+        )
+
+
 class CaptionText:
     """The captions of a split, by number: image by image, in the order of each.
 
@@ -105,12 +115,7 @@ class CaptionText:
     def __init__(
         self, captions: Sequence[Sequence[str]], clip: Clip, max_tokens: int, folder: Path | None = None
     ) -> None:
-        if max_tokens > clip.context_length:
-            raise MismatchError(
-                "align.max_tokens is more than the CLIP's text encoder takes",
-                found=f"{max_tokens} tokens, and CLIP {clip.id} takes {clip.context_length}",
-                expected=f"max_tokens of 3 to {clip.context_length}",
-            )
+        check_max_tokens(max_tokens, clip)
         numbers: dict[str, int] = {}
         rows = [numbers.setdefault(text, len(numbers)) for own in captions for text in own]
         self._row_of: Int32[np.ndarray, " n"] = np.array(rows, dtype=np.int32)

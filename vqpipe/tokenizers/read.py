@@ -92,6 +92,24 @@ def read_tokenizer(
         TrainingError: losses that do not stay finite.
     """
     own = own_aligner(aligner, tokenizer, clip)
+    return read_heads(
+        tokenizer, own, dataset, clip, config, scratch=scratch, curves=curves, device=device, title=title
+    )
+
+
+def read_heads(
+    tokenizer: Tokenizer,
+    own: Aligner | None,
+    dataset: Path,
+    clip: Clip,
+    config: ReadingParams,
+    *,
+    scratch: Path,
+    curves: Path | None,
+    device: torch.device,
+    title: str,
+) -> Reading:
+    """The same with the tokenizer's own aligner at hand, in eval mode, or None; see `read_tokenizer`."""
     test = ImageSplit.open(dataset, "test", tokenizer.resolution)
     drawn = DrawnText(test, config, f"{dataset}, split test")
     reader = train_reader(

@@ -1,11 +1,9 @@
-"""One row of the scoreboard: a tokenizer trained and measured in one go, of which only numbers are kept."""
+"""One row of the scoreboard: a tokenizer trained, measured and read in one go, of which only numbers are kept."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,13 +15,16 @@ import torch
 from vqpipe.artifacts.publish import publish_json
 from vqpipe.codebooks.load import Prior
 from vqpipe.data.loader import ImageSplit
-from vqpipe.engine.trainable import FitResult, Spent
+from vqpipe.engine.trainable import FitResult
 from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.runtime.code import code_digest
+from vqpipe.runtime.memory import PeakMemory
 from vqpipe.tokenizers.evaluate import SplitImages
 from vqpipe.tokenizers.judges import Judges
 from vqpipe.tokenizers.measure import evaluate
+from vqpipe.tokenizers.row_reading import check_reading, read_row
 from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -45,6 +46,20 @@ class Row:
     cost: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TrainingSpent:
+    """What the training took in the process that took its last steps; kept for one that is killed after them."""
+
+    num_steps: int
+    cpu_seconds: float
+    seconds: float
+    peak_memory_bytes: int
+    """Of the whole process."""
+    training_memory_bytes: int | None
+    """Of the training over what was held before it: weights, averages and moments, images and captions, activations.
+    None where the system does not tell it."""
+
+
 def row_code() -> str:
     """The digest of the source that rows are made by."""
     return code_digest(CODE)
@@ -60,51 +75,64 @@ def train_row(
     scratch: Path,
     device: torch.device,
     title: str,
+    reading: ReadingParams | None = None,
 ) -> Row:
     """Train a tokenizer on the training split and measure it on the test split.
 
     Args:
         prior: what the quantizer is built on, or None.
         dataset: the dataset artifact.
-        scratch: folder of the checkpoint: a row that was killed goes on from it.
+        scratch: folder of the checkpoints: a row that was killed goes on from it.
         title: names the row on the progress bar.
+        reading: how the frozen codes are read after that, or None.
 
     Returns:
         Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` beside them (95 %
         bootstrap over images), the distances between sets, `utilisation` and `perplexity_share` over all groups,
-        every group's numbers as `codes.GROUP.NAME`. Cost: processor and wall seconds of a training step, peak memory
-        in bytes of the process up to the end of the training, parameters by part. A cost is None where no step was
-        taken in this process.
+        every group's numbers as `codes.GROUP.NAME`, what is read as `read.NAME` (`read_row`). Cost: processor and wall
+        seconds of a training step, memory as in `TrainingSpent`, parameters by part; processor seconds of measuring,
+        and of reading in this process. A cost is None where no step was taken in this process.
 
     Raises:
-        MismatchError: a prior that does not fit the quantizer.
+        MismatchError: a prior that does not fit the quantizer, or captions longer than the CLIP takes.
+        DataError: images without a caption, which `align` and `reading` need.
         TrainingError: training that does not come back from non-finite losses.
     """
-    spent: list[Spent] = []
+    check_reading(reading, clip)
+    memory = PeakMemory(device)
+    spent: list[TrainingSpent] = []
 
     def note(result: FitResult) -> None:
         path = scratch / SPENT
         if result.spent.num_steps == 0 and path.is_file():  # killed while it was measured
-            spent.append(Spent(**json.loads(path.read_text(encoding="utf-8"))))
+            spent.append(TrainingSpent(**json.loads(path.read_text(encoding="utf-8"))))
         else:
-            spent.append(result.spent)
-            publish_json(path, asdict(result.spent))
+            took = result.spent
+            spent.append(TrainingSpent(took.num_steps, took.cpu_seconds, took.seconds, *memory.read()))
+            publish_json(path, asdict(spent[0]))
 
     done = train_tokenizer(
         config, prior, dataset, clip,
         scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_fit=note,
     )  # fmt: skip
     tokenizer, trained = done.tokenizer, done.metrics
-    peak = _peak_memory(device)
     begun = time.process_time()
     test = ImageSplit.open(dataset, "test", config.resolution)
     judges = Judges.load(evaluation, clip, device)
     images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
     measured = evaluate(tokenizer, images, evaluation, judges).metrics
-    measuring = time.process_time() - begun
+    seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}
+    read: dict[str, Any] = {}
+    if reading is not None:
+        begun = time.process_time()
+        read = read_row(
+            tokenizer, done.aligner, dataset, clip, reading,
+            scratch=scratch, device=device, title=f"read {title}",
+        )  # fmt: skip
+        seconds["read_cpu_seconds"] = round(time.process_time() - begun, 3)
     return Row(
-        {**_flat_training(trained), **_flat_evaluation(measured)},
-        _cost(trained["parameters"], spent[0], peak, measuring, device),
+        {**_flat_training(trained), **_flat_evaluation(measured), **read},
+        _cost(trained["parameters"], spent[0], seconds, device),
     )
 
 
@@ -152,21 +180,14 @@ def code_use(codes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _cost(
-    parameters: Mapping[str, int], spent: Spent, peak: int, measuring: float, device: torch.device
+    parameters: Mapping[str, int], spent: TrainingSpent, measuring: Mapping[str, float], device: torch.device
 ) -> dict[str, Any]:
     steps = spent.num_steps
     return {
         "device": device.type, "threads": torch.get_num_threads(), "num_steps": steps,
         "cpu_seconds_per_step": round(spent.cpu_seconds / steps, 6) if steps else None,
         "seconds_per_step": round(spent.seconds / steps, 6) if steps else None,
-        "evaluate_cpu_seconds": round(measuring, 3), "peak_memory_bytes": peak,
+        **measuring, "peak_memory_bytes": spent.peak_memory_bytes,
+        "training_memory_bytes": spent.training_memory_bytes if steps else None,
         **{f"parameters.{part}": count for part, count in parameters.items()},
     }  # fmt: skip
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's allocations, or the largest resident set of this process so far."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
