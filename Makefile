@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test lint format bench bench-text scoreboard scoreboard-tiny-imagenet lock check-lock clean
+.PHONY: repro test lint format bench bench-text scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
@@ -37,7 +37,13 @@ scoreboard: $(STAMP)
 	python -m stages.scoreboard
 	vqpipe scoreboard
 
-# The same on a copy of the data of your own; scoreboard/tiny-imagenet/params.yaml says where it is looked for.
+# LG-VQ's rows, from the same priors; it needs none of the rows above.
+scoreboard-language: $(STAMP)
+	dvc repro graph cluster
+	python -m stages.scoreboard --folder scoreboard/language
+	vqpipe scoreboard
+
+# The first scoreboard's main rows on a copy of the data of your own; scoreboard/tiny-imagenet/params.yaml says where it is looked for.
 scoreboard-tiny-imagenet: $(STAMP)
 	dvc repro cluster scoreboard/tiny-imagenet/dvc.yaml:graph scoreboard/tiny-imagenet/dvc.yaml:cluster
 	python -m stages.scoreboard --folder scoreboard/tiny-imagenet

@@ -104,6 +104,23 @@ class Scoreboard(Params):
         whole = merged(self.reading, {"tokenizer": row, "seed": seed})
         return validate(whole, "reading", ReadingParams, "the scoreboard's params")
 
+    def plain(self, row: str) -> str | None:
+        """The row that has the same params as this one but for its alignment, of which it has none; None for none.
+
+        Raises:
+            ParamsError: no such row.
+        """
+        self._known(row)
+
+        def split(name: str) -> tuple[Any, dict[str, Any]]:
+            whole = merged(self.common, self.rows[name])
+            return whole.get("align"), {key: value for key, value in whole.items() if key != "align"}
+
+        align, rest = split(row)
+        if align is None:
+            return None
+        return next((other for other in self.rows if split(other) == (None, rest)), None)
+
     def _known(self, row: str) -> None:
         if row not in self.rows:
             raise ParamsError(

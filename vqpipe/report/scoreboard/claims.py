@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vqpipe.report.names import measure
+from vqpipe.report.scoreboard.columns import column, shown
 from vqpipe.report.scoreboard.results import Estimate, Results
 
 REPRODUCED = "reproduced"
@@ -21,7 +21,8 @@ Relation = Literal["rises", "falls", "above_all", "below_all", "no_rise", "stays
 class Claim:
     """One claim of a paper.
 
-    `relation` is between the rows' numbers, in their order:
+    `relation` is between the rows' numbers, in their order; those of `metric`, or of `metrics`, one for each row, which
+    may then name a row twice:
 
     - `rises`, `falls`: each row lies above (below) the one before it;
     - `above_all`, `below_all`: the first row lies above (below) every other;
@@ -40,6 +41,15 @@ class Claim:
     margin: float = 0.05
     untestable: str | None = None
     """Why the claim cannot be tested here, whatever the rows say: what it rests on that this run does not have."""
+    metrics: tuple[str, ...] = ()
+
+    def numbers(self) -> list[tuple[str, str]]:
+        """Row and metric of each number."""
+        return list(zip(self.rows, self.metrics or (self.metric,) * len(self.rows), strict=True))
+
+    def names(self) -> list[str]:
+        """What each number is called: its row, and its metric where the numbers are not all of one."""
+        return [f"{row}, {column(name).label}" if self.metrics else row for row, name in self.numbers()]
 
 
 @dataclass(frozen=True)
@@ -55,17 +65,22 @@ def judge(claim: Claim, results: Results) -> Verdict:
     """The verdict on a claim from the numbers that are there."""
     if claim.untestable is not None:
         return Verdict(claim, NOT_TESTABLE, claim.untestable)
-    found = {row: results.estimate(row, claim.metric) for row in claim.rows}
-    lacking = [row for row, estimate in found.items() if estimate is None]
-    if lacking:
+    numbers, names = claim.numbers(), claim.names()
+    found = [results.estimate(row, metric) for row, metric in numbers]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        lacking = [name for name, value in zip(names, found, strict=True) if value is None]
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(lacking)}")
-    values = [found[row] for row in claim.rows]
-    against = [text for text in _objections(claim, [v for v in values if v is not None]) if text]
-    numbers = ", ".join(f"{row} {shown(claim.metric, found[row])}" for row in claim.rows)
-    name = measure(claim.metric).label
+    against = [text for text in _objections(claim, values) if text]
+    evidence = ", ".join(
+        f"{name} {shown(metric, value)}"
+        for name, (_, metric), value in zip(names, numbers, found, strict=True)
+    )
+    if not claim.metrics:
+        evidence = f"{column(claim.metric).label}: {evidence}"
     if against:
-        return Verdict(claim, NOT_REPRODUCED, f"{name}: {numbers}; {'; '.join(against)}")
-    return Verdict(claim, REPRODUCED, f"{name}: {numbers}")
+        return Verdict(claim, NOT_REPRODUCED, f"{evidence}; {'; '.join(against)}")
+    return Verdict(claim, REPRODUCED, evidence)
 
 
 def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:
@@ -77,7 +92,7 @@ def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:
 
 def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
     """Why the numbers do not show the claim, a text or nothing for each comparison."""
-    rows, margin = claim.rows, claim.margin
+    rows, margin = claim.names(), claim.margin
     first, others = values[0], list(zip(rows[1:], values[1:], strict=True))
     if claim.relation == "at_least":
         return [
@@ -110,21 +125,3 @@ def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up:
     if lies_above(low, high, margin):
         return f"{name} and {other_name} are the other way round"
     return f"{name} and {other_name} cannot be told apart"
-
-
-def shown(metric: str, value: Estimate | None) -> str:
-    """A number with its interval, as the tables print it; `missing` where there is none."""
-    if value is None:
-        return "missing"
-    digits, scale, unit = (1, 100.0, " %") if metric in PERCENT else (measure(metric).digits, 1.0, "")
-
-    def one(number: float) -> str:
-        return f"{number * scale:.{digits}f}"
-
-    if value.source == "none":
-        return f"{one(value.mean)}{unit}"
-    return f"{one(value.mean)}{unit} [{one(value.low)}, {one(value.high)}]"
-
-
-PERCENT = ("utilisation", "perplexity_share")
-"""Shares that are shown in percent."""

@@ -7,26 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqpipe.report.names import HIGHER, LOWER, measure
 from vqpipe.report.scoreboard.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
-    PERCENT,
     REPRODUCED,
     Verdict,
     judge,
-    shown,
 )
+from vqpipe.report.scoreboard.columns import head, shown
+from vqpipe.report.scoreboard.costs import costs
+from vqpipe.report.scoreboard.language import LANGUAGE_TABLES, READING
 from vqpipe.report.scoreboard.results import Results, read_results
 from vqpipe.report.scoreboard.second_set import SECOND_TABLES
-from vqpipe.report.scoreboard.tables import MAIN, STARTS, BoardTable
+from vqpipe.report.scoreboard.tables import MAIN, STARTS, BoardTable, markdown
 from vqpipe.report.scoreboard.vqct import VQCT_TABLES
 from vqpipe.report.scoreboard.vqgan_lc import LC_TABLES
 
 OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
-BETTER = {"utilisation": HIGHER, "perplexity_share": HIGHER}
-LABELS = {"utilisation": "codes used", "perplexity_share": "perplexity / K", "bits_per_image": "bits"}
 HOW = """\
 Every number here is read from the metrics of the rows (`scoreboard/metrics/`), and every verdict follows from the
 numbers by a rule; none is written by hand. `vqpipe scoreboard` makes this page, `make scoreboard` the rows.
@@ -40,7 +38,8 @@ numbers by a rule; none is written by hand. `vqpipe scoreboard` makes this page,
 - **Reproduced**: the rows show the claim by that rule. **Not reproduced at this scale**: they do not; the text says
   which comparison fails, and whether the two are the other way round or cannot be told apart. **Not testable here**:
   the claim rests on something that this run does not have.
-- A row that was not run is printed as missing and judged by nothing.
+- A row that was not run is printed as missing and judged by nothing; a dash stands where a row that was run has no
+  such number.
 - A row is run again when its params, data set, CLIP or prior change, or when the number of the protocol is raised, and
   not when a source file changes: a new docstring would cost hours. Each row's metrics say by which code it was made (a
   digest over the packages that it uses), and each scoreboard below says how many such versions it has.
@@ -57,13 +56,22 @@ class Board:
     folder: Path
     tables: Sequence[BoardTable]
     run: str
+    about: str = ""
+    """What its numbers are, where the page's own words do not say it."""
 
 
 def boards(root: Path) -> tuple[Board, ...]:
-    """The scoreboards under a folder: the embedded data set's, and Tiny ImageNet's within it."""
+    """The scoreboards under a folder: the embedded data set's; Tiny ImageNet's and LG-VQ's within it."""
     return (
         Board("Embedded scenes", root, (MAIN, STARTS, *VQCT_TABLES, *LC_TABLES), "make scoreboard"),
         Board("Tiny ImageNet", root / "tiny-imagenet", SECOND_TABLES, "make scoreboard-tiny-imagenet"),
+        Board(
+            "Language-guided codebooks",
+            root / "language",
+            LANGUAGE_TABLES,
+            "make scoreboard-language",
+            READING,
+        ),
     )
 
 
@@ -87,6 +95,8 @@ def _board(board: Board, results: Results) -> Iterator[str]:
         return
     verdicts = {table.title: [judge(claim, results) for claim in table.claims] for table in board.tables}
     yield _about(results, board)
+    if board.about:
+        yield board.about
     yield _summary(verdicts)
     for table in board.tables:
         yield f"### {table.title}"
@@ -97,7 +107,7 @@ def _board(board: Board, results: Results) -> Iterator[str]:
             yield _sentence(verdicts[table.title])
             yield _verdicts(verdicts[table.title])
     yield f"### Cost: {board.title}"
-    yield _costs(results)
+    yield from costs(results)
 
 
 def _about(results: Results, board: Board) -> str:
@@ -128,7 +138,7 @@ def _summary(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
         if found:
             counts = Counter(verdict.outcome for verdict in found)
             rows.append([title, *(str(counts[outcome] or "") for outcome in OUTCOMES)])
-    return _markdown(["claims of", *OUTCOMES], rows)
+    return markdown(["claims of", *OUTCOMES], rows)
 
 
 def _sentence(found: Sequence[Verdict]) -> str:
@@ -143,55 +153,20 @@ def _sentence(found: Sequence[Verdict]) -> str:
 
 def _verdicts(found: Sequence[Verdict]) -> str:
     rows = [[verdict.claim.text, f"**{verdict.outcome}**", verdict.evidence] for verdict in found]
-    return _markdown(["claim", "verdict", "evidence"], rows)
+    return markdown(["claim", "verdict", "evidence"], rows)
 
 
 def _rows(table: BoardTable, results: Results) -> str:
-    head = ["", "row", "K", "seeds", *(_head(name) for name in table.metrics)]
+    heads = ["", "row", "K", "seeds", *(head(name) for name in table.metrics)]
     rows = []
     for label, row in table.rows:
         runs = results.metrics.get(row, {})
         sizes = ", ".join(sorted({str(run.get("num_codes", "")) for run in runs.values()}))
-        cells = [shown(name, results.estimate(row, name)) for name in table.metrics]
+        found = {name: results.estimate(row, name) for name in table.metrics}
+        cells = [
+            "\N{EN DASH}" if runs and value is None else shown(name, value) for name, value in found.items()
+        ]
         rows.append([label, f"`{row}`", sizes or "missing", str(len(runs) or "missing"), *cells])
     if all(label == row for label, row in table.rows):
-        head, rows = head[1:], [cells[1:] for cells in rows]
-    return _markdown(head, rows)
-
-
-def _head(name: str) -> str:
-    found = measure(name)
-    arrow = BETTER.get(name, found.better)
-    unit = f", {found.unit}" if found.unit == "dB" else ", %" if name in PERCENT else ""
-    return f"{LABELS.get(name, found.label)}{unit}{f' {arrow}' if arrow in (HIGHER, LOWER) else ''}"
-
-
-def _costs(results: Results) -> str:
-    """Means over seeds; processor time is all threads', so that other work on the machine hardly changes it."""
-    head = [
-        "row", "CPU ms / step", "ms / step", "peak memory, MiB", "evaluation, CPU s", "encoder", "quantizer", "decoder",
-    ]  # fmt: skip
-    names = (
-        ("cpu_seconds_per_step", 1e3, 1), ("seconds_per_step", 1e3, 1), ("peak_memory_bytes", 2.0**-20, 0),
-        ("evaluate_cpu_seconds", 1.0, 1), ("parameters.encoder", 1.0, 0), ("parameters.quantizer", 1.0, 0),
-        ("parameters.decoder", 1.0, 0),
-    )  # fmt: skip
-    rows = []
-    for row in results.board.rows:
-        if row in results.costs:
-            values = [(results.mean_cost(row, name), scale, digits) for name, scale, digits in names]
-            cells = [
-                f"{v * scale:,.{digits}f}" if v is not None else "missing" for v, scale, digits in values
-            ]
-            rows.append([f"`{row}`", *cells])
-    devices = sorted({str(cost.get("device")) for runs in results.costs.values() for cost in runs.values()})
-    about = (
-        f"Measured while the rows ran ({', '.join(devices)}, one thread a row on the CPU, several rows at a time). "
-        "Wall time holds the other rows' work; peak memory is that of the whole process up to the end of the training."
-    )
-    return f"{about}\n\n{_markdown(head, rows)}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        heads, rows = heads[1:], [cells[1:] for cells in rows]
+    return markdown(heads, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqpipe.report.scoreboard.claims import Claim
@@ -20,6 +21,12 @@ class BoardTable:
     """Label and row, in the paper's order."""
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = QUALITY
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown text."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 MAIN = BoardTable(

@@ -1,0 +1,109 @@
+"""What the rows of a scoreboard cost, and what alignment adds to a step."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from vqpipe.report.scoreboard.results import Results
+from vqpipe.report.scoreboard.tables import markdown
+
+GOAL = 1.35
+"""Goal for the CPU time of an aligned step, of the plain one's."""
+MIB = 2.0**-20
+COLUMNS = (
+    ("CPU ms / step", "cpu_seconds_per_step", 1e3, 1), ("ms / step", "seconds_per_step", 1e3, 1),
+    ("peak memory, MiB", "peak_memory_bytes", MIB, 0), ("of the training, MiB", "training_memory_bytes", MIB, 0),
+    ("evaluation, CPU s", "evaluate_cpu_seconds", 1.0, 1), ("reading, CPU s", "read_cpu_seconds", 1.0, 1),
+    ("encoder", "parameters.encoder", 1.0, 0), ("quantizer", "parameters.quantizer", 1.0, 0),
+    ("decoder", "parameters.decoder", 1.0, 0), ("aligner", "parameters.aligner", 1.0, 0),
+)  # fmt: skip
+LATER = {"training_memory_bytes": "missing", "read_cpu_seconds": "missing", "parameters.aligner": "0"}
+"""Columns that are left out where no row has them, and what stands for a row that has not."""
+ABOUT_MEMORY = (
+    "Memory of the training is its peak over what the process held before it: weights, moments and averages, images and "
+    "captions, activations, without libraries and CLIP."
+)
+
+
+def costs(results: Results) -> Iterator[str]:
+    """Means over seeds; processor time is all threads', so that other work on the machine hardly changes it."""
+    found = [
+        entry
+        for entry in COLUMNS
+        if entry[1] not in LATER
+        or any(cost.get(entry[1]) is not None for own in results.costs.values() for cost in own.values())
+    ]
+    rows = []
+    for row in results.board.rows:
+        if row in results.costs:
+            cells = []
+            for _, name, scale, digits in found:
+                value = results.mean_cost(row, name)
+                lacks = LATER.get(name, "missing")
+                cells.append(lacks if value is None else f"{value * scale:,.{digits}f}")
+            rows.append([f"`{row}`", *cells])
+    devices = sorted({str(cost.get("device")) for own in results.costs.values() for cost in own.values()})
+    about = (
+        f"Measured while the rows ran ({', '.join(devices)}, one thread a row on the CPU, several rows at a time). "
+        "Wall time holds the other rows' work; peak memory is that of the whole process up to the end of the training."
+    )
+    if any(name == "training_memory_bytes" for _, name, *_ in found):
+        about = f"{about} {ABOUT_MEMORY}"
+    yield f"{about}\n\n{markdown(['row', *(label for label, *_ in found)], rows)}"
+    beside = [(row, plain) for row in results.board.rows if (plain := results.board.plain(row)) is not None]
+    if beside:
+        yield _aligned(results, beside)
+
+
+def _aligned(results: Results, beside: Sequence[tuple[str, str]]) -> str:
+    """Ratios of aligned rows to their plain ones, of runs of one seed."""
+    about = (
+        "What alignment adds: each row beside the same row without alignment. Mean and, in brackets, range over the seeds "
+        f"of the ratio of two runs of one seed; the goal is a step of at most {GOAL:g} times the plain one's CPU time. "
+        "CPU time still depends on what else the caches serve, and memory on what the allocator keeps, so take both as "
+        "measured to some hundredths."
+    )
+    rows = []
+    for row, plain in beside:
+        step = ratios(results, row, plain, "cpu_seconds_per_step")
+        cells = [
+            _mean(results, row, "cpu_seconds_per_step", 1e3, 1), _mean(results, plain, "cpu_seconds_per_step", 1e3, 1),
+            _ratio(step), _within(step),
+            _mean(results, row, "training_memory_bytes", MIB, 0), _mean(results, plain, "training_memory_bytes", MIB, 0),
+            _ratio(ratios(results, row, plain, "training_memory_bytes")),
+            _ratio(ratios(results, row, plain, "peak_memory_bytes")),
+        ]  # fmt: skip
+        rows.append([f"`{row}`", f"`{plain}`", *cells])
+    head = [
+        "row", "beside", "CPU ms / step", "plain", "ratio", "within the goal", "memory of the training, MiB", "plain",
+        "ratio", "ratio of the process's peaks",
+    ]  # fmt: skip
+    return f"{about}\n\n{markdown(head, rows)}"
+
+
+def ratios(results: Results, row: str, plain: str, name: str) -> list[float]:
+    """A cost of a row over that of another, for each seed that measured both, in the seeds' order."""
+    ours, theirs = results.costs.get(row, {}), results.costs.get(plain, {})
+    both = [
+        (ours[seed][name], theirs[seed][name])
+        for seed in sorted(set(ours) & set(theirs))
+        if ours[seed].get(name) is not None and theirs[seed].get(name)
+    ]
+    return [float(one) / float(other) for one, other in both]
+
+
+def _ratio(values: Sequence[float]) -> str:
+    if not values:
+        return "missing"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} [{min(values):.2f}, {max(values):.2f}]" if len(values) > 1 else mean
+
+
+def _within(values: Sequence[float]) -> str:
+    return "missing" if not values else "yes" if statistics.fmean(values) <= GOAL else "no"
+
+
+def _mean(results: Results, row: str, name: str, scale: float, digits: int) -> str:
+    value = results.mean_cost(row, name)
+    return "missing" if value is None else f"{value * scale:,.{digits}f}"
