@@ -43,10 +43,10 @@ def read_row(
     """Read a row's tokenizer as `read_heads`, and give its measures flat; errors as there.
 
     Returns:
-        `read.fresh.…`, what fresh heads read that were trained on the frozen codes; `read.own.…`, what its own heads
-        read, where the tokenizer was trained with any; `read.training.…`, how the fresh ones were trained; `read.num_images`, and the tokens of the
-        vocabulary and positions of the grid. A mean is `NAME`, its 95 % bootstrap interval over images `NAME_low` and
-        `NAME_high`.
+        `read.fresh.NAME`, what fresh heads read that were trained on the frozen codes; `read.own.NAME`, what its own
+        heads read, where the tokenizer was trained with any; `read.training.NAME`, how the fresh ones were trained;
+        `read.num_images`, and the tokens of the vocabulary and positions of the grid. A mean is `NAME`, its 95 %
+        bootstrap interval over images `NAME_low` and `NAME_high`.
     """
     folder = scratch / "reader"
     folder.mkdir(exist_ok=True)

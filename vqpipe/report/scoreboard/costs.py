@@ -21,8 +21,8 @@ COLUMNS = (
 LATER = {"training_memory_bytes": "missing", "read_cpu_seconds": "missing", "parameters.aligner": "0"}
 """Columns that are left out where no row has them, and what stands for a row that has not."""
 ABOUT_MEMORY = (
-    "Memory of the training is its peak over what the process held before it: weights, moments and averages, images and "
-    "captions, activations, without libraries and CLIP."
+    "Memory of the training is its peak over what the process held before it: weights, moments and averages, images "
+    "and captions, activations, without libraries and CLIP."
 )
 
 
@@ -59,20 +59,19 @@ def costs(results: Results) -> Iterator[str]:
 def _aligned(results: Results, beside: Sequence[tuple[str, str]]) -> str:
     """Ratios of aligned rows to their plain ones, of runs of one seed."""
     about = (
-        "What alignment adds: each row beside the same row without alignment. Mean and, in brackets, range over the seeds "
-        f"of the ratio of two runs of one seed; the goal is a step of at most {GOAL:g} times the plain one's CPU time. "
-        "CPU time still depends on what else the caches serve, and memory on what the allocator keeps, so take both as "
-        "measured to some hundredths."
+        "What alignment adds: each row beside the same row without alignment. Mean and, in brackets, range over the "
+        f"seeds of the ratio of two runs of one seed; the goal is a step of at most {GOAL:g} times the plain one's CPU "
+        "time. CPU time still depends on what else the caches serve, and memory on what the allocator keeps, so take "
+        "both as measured to some hundredths."
     )
+    time, memory, peak = "cpu_seconds_per_step", "training_memory_bytes", "peak_memory_bytes"
     rows = []
     for row, plain in beside:
-        step = ratios(results, row, plain, "cpu_seconds_per_step")
+        step = ratios(results, row, plain, time)
         cells = [
-            _mean(results, row, "cpu_seconds_per_step", 1e3, 1), _mean(results, plain, "cpu_seconds_per_step", 1e3, 1),
-            _ratio(step), _within(step),
-            _mean(results, row, "training_memory_bytes", MIB, 0), _mean(results, plain, "training_memory_bytes", MIB, 0),
-            _ratio(ratios(results, row, plain, "training_memory_bytes")),
-            _ratio(ratios(results, row, plain, "peak_memory_bytes")),
+            *(_mean(results, name, time, 1e3, 1) for name in (row, plain)), _ratio(step), _within(step),
+            *(_mean(results, name, memory, MIB, 0) for name in (row, plain)),
+            _ratio(ratios(results, row, plain, memory)), _ratio(ratios(results, row, plain, peak)),
         ]  # fmt: skip
         rows.append([f"`{row}`", f"`{plain}`", *cells])
     head = [

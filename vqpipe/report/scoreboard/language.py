@@ -15,25 +15,26 @@ BESIDE = tuple(line for row, name in NAMES.items() for line in ((name, row), (f"
 """Every backbone and, under it, its aligned form."""
 
 READING = """\
-**What the reading numbers are.** A tokenizer's codes say something of a caption where a network that sees nothing of the
-image but its codes can tell the caption's words. So every row is read: after it is measured, fresh heads (LG-VQ's own:
-a transformer over the codes, masked text prediction, global and relationship alignment) are trained on its *frozen* codes
-of the training images, and measured on the test images with one caption each. Plain and aligned rows of one seed are
-read by heads of the same first weights, for the same steps, on the same captions, so that what differs is the codes.
-The paper reports what an aligned tokenizer's own heads can do, which a plain one does not have; those stand beside as
-`own heads`.
+**What the reading numbers are.** Codes say something of a caption where a network that sees nothing of the image but
+its codes can tell the caption's words. So every row is read: after it is measured, fresh heads (LG-VQ's own: a
+transformer over the codes, masked text prediction, global and relationship alignment) are trained on its *frozen*
+codes of the training images, and measured on the test images with one caption each. Plain and aligned rows of one
+backbone and seed are read by heads of the same first weights, for the same steps, on the same captions, so that what
+differs is the codes. The paper reports what an aligned tokenizer's own heads can do, which a plain one does not have;
+those stand beside as `own heads`.
 
-- **Masked words**: the part of the masked words of a caption (one, or three) that the heads predict at first place, all
-  byte-pair pieces right. `other image`: the same words, predicted with the codes of another image: what the caption alone
-  gives away, and the number to beat. `commonest`: always saying the training captions' most frequent word. `chance`:
-  pieces drawn evenly from the vocabulary.
+- **Masked words**: the part of the masked words of a caption (one, or three) that the heads predict at first place,
+  all byte-pair pieces right. `other image`: the same words, predicted with the codes of another image: what the caption
+  alone gives away, and the number to beat. `commonest`: always saying the training captions' most frequent word.
+  `chance`: pieces drawn evenly from the vocabulary.
 - **Retrieval**: the part of the images whose own caption is among the 1, 5 or 10 most similar of all test captions, and
   of the captions whose image is. `chance` is a random order.
-- **Similarity MSE** (Table 4): each word of a caption stands for the code that the heads assign to it; the number is the
-  mean squared difference between the cosine of two words and the cosine of their code vectors as they are, without a
-  projection. `drawn positions`: codes drawn evenly from the image in place of the assigned ones. `one cosine`: the least
-  that codes of one and the same cosine could reach; an error above it is not yet knowledge of the words. `correlation` is
-  of the two cosines, over pairs. `one position`: the part of the pairs both of whose words one position stands for.
+- **Similarity MSE** (Table 4): each word of a caption stands for the code that the heads assign to it; the number is
+  the mean squared difference between the cosine of two words and the cosine of their code vectors as they are, without
+  a projection. `drawn positions`: codes drawn evenly from the image in place of the assigned ones. `one cosine`: the
+  least that codes of one and the same cosine could reach; an error above it is not yet knowledge of the words.
+  `correlation` is of the two cosines, over pairs. `one position`: the part of the pairs both of whose words one
+  position stands for.
 - The intervals over seeds hold the chance of the tokenizer's training, of the heads and of the captions drawn."""
 
 
@@ -51,7 +52,8 @@ def _each(text: str, metric: str, relation: Relation, margin: float = 0.05) -> t
 def _beside(text: str, measure: str, other: str, relation: Relation) -> tuple[Claim, ...]:
     """The claim of every aligned row that what its own heads read lies beside another number of its own."""
     return tuple(
-        Claim(text.format(name), (f"{row}+lg",) * 2, relation=relation, metrics=(_read("own", measure), _read("own", other)))
+        Claim(text.format(name), (f"{row}+lg",) * 2, relation=relation,
+              metrics=(_read("own", measure), _read("own", other)))
         for row, name in NAMES.items()
     )  # fmt: skip
 
@@ -81,8 +83,8 @@ RECONSTRUCTION = BoardTable(
 
 OTHERS = BoardTable(
     "LG-VQ Tables 12 and 13: VQCT, and a backbone that the paper does not have",
-    "VQCT and VQGAN-LC, plain and aligned; VQCT spends two indices a position. VQGAN-LC is not in the paper: its codes are "
-    "frozen, and alignment can move its projector alone.",
+    "VQCT and VQGAN-LC, plain and aligned; VQCT spends two indices a position. VQGAN-LC is not in the paper: its codes "
+    "are frozen, and alignment can move its projector alone.",
     (
         ("VQCT", "vqct"), ("VQCT + LG", "vqct+lg"), ("VQ-GAN + LG", "vq+lg"), ("CVQ + LG", "cvq+lg"),
         ("VQGAN-LC", "lc"), ("VQGAN-LC + LG", "lc+lg"),
@@ -102,8 +104,8 @@ STEPS = ("vq", "vq+global", "vq+masked", "vq+masked+relationship", "vq+global+ma
 ABLATION = BoardTable(
     "LG-VQ Table 2: the losses",
     "Each loss alone and combined, on VQ-GAN. Rows between the first and the last have one seed, and FD-CLIP then no "
-    "interval: read differences below the rows' own spread as none. The relationship loss alone is not in the paper, since "
-    "which code stands for a word is found by a network that only the other losses train.",
+    "interval: read differences below the rows' own spread as none. The relationship loss alone is not in the paper, "
+    "since which code stands for a word is found by a network that only the other losses train.",
     (
         ("(i) baseline (VQ-GAN)", "vq"), ("(ii) + global", "vq+global"), ("(iii) + masked", "vq+masked"),
         ("+ relationship (not in the paper)", "vq+relationship"),
@@ -160,8 +162,8 @@ RETRIEVAL = tuple(
         (
             *_beside("{} + LG: its own heads find more than chance does", f"{direction}.r10", f"{direction}.chance_r10",
                      "above_all"),
-            *_each("{}: fresh heads find more with aligned codes (not in the paper)", _read("fresh", f"{direction}.r10"),
-                   "rises"),
+            *_each("{}: fresh heads find more with aligned codes (not in the paper)",
+                   _read("fresh", f"{direction}.r10"), "rises"),
         ),
         tuple(name for rank in RANKS for name in (
             _read("fresh", f"{direction}.r{rank}"), _read("own", f"{direction}.r{rank}"),
@@ -174,8 +176,8 @@ RETRIEVAL = tuple(
 RAW = "similarity.raw.mse"
 SIMILARITY = BoardTable(
     "LG-VQ Table 4: similarity of words and of their codes",
-    "Mean squared difference of cosines; the paper has 0.6374 for VQ-GAN and 0.0351 for VQ-GAN + LG, and does not say how "
-    "a plain tokenizer's codes are assigned to words, which fresh heads do here.",
+    "Mean squared difference of cosines; the paper has 0.6374 for VQ-GAN and 0.0351 for VQ-GAN + LG, and does not say "
+    "how a plain tokenizer's codes are assigned to words, which fresh heads do here.",
     BESIDE,
     (
         *_each("{}: codes relate as words do, MSE by fresh heads falls", _read("fresh", RAW), "falls"),
