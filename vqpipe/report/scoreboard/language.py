@@ -6,7 +6,10 @@ from vqpipe.report.scoreboard.claims import Claim, Relation
 from vqpipe.report.scoreboard.columns import DIRECTIONS, RANKS
 from vqpipe.report.scoreboard.tables import BoardTable
 
-PRETRAINED = "it rests on CLIP pretrained on 400 million pairs; this run's CLIP was fitted to the data set's own captions"
+PRETRAINED = (
+    "it rests on CLIP pretrained on 400 million pairs; this run's CLIP was fitted to the data set's own "
+    "captions"
+)
 DATA = "it rests on data sets that this run did not have (TextCaps, CelebA-HQ, CUB-200)"
 COLUMNS = ("psnr", "ssim", "l1", "clip_distance", "fd_clip", "utilisation", "perplexity_share")
 NAMES = {"vq": "VQ-GAN", "cvq": "CVQ", "vqct": "VQCT", "lc": "VQGAN-LC"}

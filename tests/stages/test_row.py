@@ -1,0 +1,220 @@
+"""The row stage end to end, with and without a reading, and that a row that was killed ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from stages import row as stage
+from stages.scoreboard import missing_rows
+from tests.small_alignment import params as heads
+from tests.small_training import merged
+from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
+from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.publish import write_manifest
+from vqpipe.artifacts.spec import header_for
+from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.errors import ParamsError
+from vqpipe.tokenizers.aligned import Captions
+
+ALIGN = heads(max_tokens=7).model_dump(mode="json")
+STEPS = {"num_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}
+EVALUATE: dict[str, Any] = {
+    "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 100,
+    "perceptual": {"kind": "clip", "layers": [0]},
+    "distances": {"features": "clip", "num_subsets": 2, "subset_images": 8, "num_neighbours": 3, "seed": 0},
+    "floors": {"num_patches": 8, "num_iterations": 1, "max_num_codes": 2},
+    "examples": {"num_images": 0, "num_codes": 0, "num_patches": 0},
+}  # fmt: skip
+READING: dict[str, Any] = {
+    "align": {**ALIGN, "max_tokens": 8}, "training": None, "seed": 0, "num_images": None, "masked_counts": [1, 3],
+    "batch_size": 8, "num_bootstrap": 100, "examples": {"num_images": 0, "num_candidates": 1, "num_predictions": 1},
+}  # fmt: skip
+BASE = {"protocol": 1, "common": merged(TOKENIZER, {"training": STEPS}), "evaluate": EVALUATE}
+QUANTIZER = {"quantizer": {"num_codes": 16}}
+ROWS = {"vq": {"align": None, **QUANTIZER}, "vq+lg": QUANTIZER}
+RUNS = {f"{row}-0": {"row": row, "seed": 0, "codebook": "none"} for row in ROWS}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a CLIP, and two boards: `plain`, and `read` that takes what is shared from it."""
+    root = tmp_path_factory.mktemp("rows")
+    write_dataset(
+        root, {"train": 12, "validation": 4, "test": 20}, templates=["a {} picture", "one rather {} thing"]
+    )
+    write_tiny_clip(root / "clip")
+    (root / "none").mkdir()
+    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    boards = {
+        "plain": {**BASE, "rows": {"vq": QUANTIZER}, "runs": {"vq-0": RUNS["vq-0"]}},
+        "read": {
+            "base": "../plain/params.yaml", "protocol": 1, "common": {"align": ALIGN}, "reading": READING,
+            "rows": ROWS, "runs": RUNS,
+        },
+    }  # fmt: skip
+    for name, content in boards.items():
+        (root / name).mkdir()
+        (root / name / "params.yaml").write_text(json.dumps(content))
+    return root
+
+
+def run(root: Path, board: str, row: str, out: Path) -> Result:
+    given = {
+        "row": row, "seed": 0, "prior": root / "none", "metrics": out, "cost": out.with_suffix(".cost"),
+        "dataset": root / "dataset", "clip": root / "clip", "params": root / board / "params.yaml",
+    }  # fmt: skip
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return CliRunner().invoke(stage.app, words)
+
+
+def made(root: Path, board: str, row: str, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    done = run(root, board, row, out)
+    assert done.exit_code == 0, done.output
+    return json.loads(out.read_text()), json.loads(out.with_suffix(".cost").read_text())
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> Path:
+    """A folder with the metrics and costs of three rows that nothing interrupted."""
+    folder = root / "whole"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VQPIPE_SCRATCH", str(root / "scratch"))
+        for board, row in (("plain", "vq"), ("read", "vq"), ("read", "vq+lg")):
+            made(root, board, row, folder / f"{board}-{row}.json")
+    return folder
+
+
+def content(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def test_an_aligned_row_is_read_by_fresh_heads_and_by_its_own(whole: Path) -> None:
+    metrics, cost = (content(whole / f"read-vq+lg.{end}") for end in ("json", "cost"))
+    assert all(not isinstance(value, dict | list) for value in metrics.values())
+    for reader in ("fresh", "own"):
+        own = {
+            name.removeprefix(f"read.{reader}."): v for name, v in metrics.items() if f".{reader}." in name
+        }
+        for count in (1, 3):
+            low, mean, high = (own[f"masked_{count}.recall{end}"] for end in ("_low", "", "_high"))
+            assert 0 <= low <= mean <= high <= 1
+            assert {f"masked_{count}.{name}" for name in ("other_image", "commonest", "chance")} <= set(own)
+        for direction in ("image_to_text", "text_to_image"):
+            ranks = [own[f"{direction}.r{rank}"] for rank in (1, 5, 10)]
+            assert ranks == sorted(ranks)
+            assert 0 < own[f"{direction}.chance_r1"] < own[f"{direction}.chance_r5"] <= 1
+        assert own["similarity.raw.mse_low"] <= own["similarity.raw.mse"] <= own["similarity.raw.mse_high"]
+        assert own["similarity.constant"] >= 0
+    assert metrics["read.training.num_steps"] == metrics["num_steps"] == 4
+    assert metrics["read.num_images"] == metrics["num_images"] == 20
+    assert cost["read_cpu_seconds"] > 0
+    assert cost["parameters.aligner"] > 0
+    assert (
+        cost["training_memory_bytes"] is None
+        or 0 <= cost["training_memory_bytes"] < cost["peak_memory_bytes"]
+    )
+
+
+def test_a_reading_adds_to_a_row_and_changes_nothing_of_it(whole: Path) -> None:
+    alone, read = content(whole / "plain-vq.json"), content(whole / "read-vq.json")
+    assert not any("read" in name or "align" in name for name in alone)
+    unread = {name: value for name, value in read.items() if not name.startswith("read.")}
+    assert unread == {**alone, "given": read["given"]}
+    assert alone["given"] != read["given"]
+    assert not any(".own." in name for name in read)
+    assert "read.fresh.masked_1.recall" in read
+    cheap, dear = content(whole / "plain-vq.cost"), content(whole / "read-vq.cost")
+    assert set(dear) - set(cheap) == {"read_cpu_seconds"}
+
+
+def test_a_row_that_is_killed_while_it_is_read_ends_with_the_same_bytes(
+    root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, steps = Captions.batch, list[int]()
+
+    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+        steps.append(step)
+        if steps.count(3) == 2:  # once in the tokenizer's training, then in the reader's
+            raise KeyboardInterrupt
+        return batch(self, images, step, share)
+
+    out = tmp_path / "again.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(Captions, "batch", killed)
+        assert run(root, "read", "vq+lg", out).exit_code != 0
+    assert steps.count(3) == 2
+    assert not out.exists()
+    left = {path.parent.name for path in (tmp_path / "scratch").rglob("checkpoint.safetensors")}
+    assert len(left) == 2
+    assert "reader" in left
+    _, cost = made(root, "read", "vq+lg", out)
+    assert out.read_bytes() == (whole / "read-vq+lg.json").read_bytes()
+    assert cost["num_steps"] == 4, "the cost is that of the process that trained it"
+    assert cost["cpu_seconds_per_step"] > 0
+    assert not list((tmp_path / "scratch/row").iterdir())
+
+
+def test_what_is_read_is_part_of_a_rows_params_and_the_base_is_too(
+    root: Path, whole: Path, tmp_path: Path
+) -> None:
+    def missing(board: Path, name: str = "read") -> list[str]:
+        options = ["--row", "vq", "--seed", "0", "--metrics", str(whole / f"{name}-vq.json")]
+        inputs = ["--dataset", root / "dataset", "--clip", root / "clip", "--prior", root / "none"]
+        return list(
+            missing_rows(board, {"vq-0": ["python", "-m", "stages.row", *options, *map(str, inputs)]})
+        )
+
+    for name in ("plain", "read"):
+        (tmp_path / name).mkdir()
+        assert missing(root / name, name) == []
+    plain = (root / "plain/params.yaml").read_text()
+    own = json.loads((root / "read/params.yaml").read_text())
+    for board, changed, stale in (
+        (own, {}, []),
+        ({**own, "reading": {**READING, "num_bootstrap": 200}}, {}, ["vq-0"]),
+        ({**own, "rows": {**ROWS, "vq+lg": {"align": None}}}, {}, []),
+        (own, {"evaluate": {**EVALUATE, "num_bootstrap": 200}}, ["vq-0"]),
+    ):
+        for name, content in (("plain", {**json.loads(plain), **changed}), ("read", board)):
+            (tmp_path / name / "params.yaml").write_text(json.dumps(content))
+        assert missing(tmp_path / "read") == stale
+    wrong = {**own, "reading": {**READING, "masked_counts": [3, 1]}}
+    (tmp_path / "read/params.yaml").write_text(json.dumps(wrong))
+    with pytest.raises(ParamsError, match="do not rise"):
+        missing(tmp_path / "read")
+
+
+def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: Path, tmp_path: Path) -> None:
+    own = json.loads((root / "read/params.yaml").read_text())
+    own = merged(own, {"base": str(root / "plain/params.yaml"), "reading": {"align": {"max_tokens": 9}}})
+    (tmp_path / "params.yaml").write_text(json.dumps(own))
+    words = [
+        "--row",
+        "vq",
+        "--seed",
+        "0",
+        "--params",
+        str(tmp_path / "params.yaml"),
+        "--metrics",
+        "m",
+        "--cost",
+        "c",
+    ]
+    inputs = ["--prior", root / "none", "--dataset", root / "dataset", "--clip", root / "clip"]
+    done = CliRunner().invoke(stage.app, [*words, *map(str, inputs)])
+    assert done.exit_code == 2, done.output
+    assert "9 tokens, and CLIP tiny:fresh" in " ".join(done.output.split())
+    assert not list((tmp_path / "scratch").rglob("*.safetensors"))
