@@ -137,3 +137,32 @@ def test_the_page_shows_the_rows_and_names_what_is_missing(board: Checkout) -> N
     assert "2 of 2 runs" in page
     assert "| `vqct` | missing | missing |" in page
     assert "not run yet" in page
+
+
+def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(board: Checkout) -> None:
+    path = board.folder / "scoreboard/language/params.yaml"
+    own = read_yaml(path)
+    narrow = {"width": 16, "max_tokens": 24, "masked": {"width": 16}}
+    own["common"] = merged(own["common"], {"align": narrow})
+    own["reading"] = merged(own["reading"], {"align": narrow, "num_images": 48, "num_bootstrap": 100})
+    own["rows"] = {"vq+lg": {"quantizer": {**own["rows"]["vq+lg"]["quantizer"], "num_codes": 16}}}
+    own["runs"] = {"vq+lg-0": {"row": "vq+lg", "seed": 0, "codebook": "prior/none"}}
+    with path.open("w", encoding="utf-8") as stream:
+        YAML().dump(own, stream)
+    folder = ("--folder", "scoreboard/language")
+    assert board.run("stages.scoreboard", *folder, "--dry").stdout.split() == ["vq+lg-0"]
+    board.run("stages.scoreboard", *folder, "vq+*")
+    metrics = json.loads((board.folder / "scoreboard/language/metrics/vq+lg-0.json").read_text())
+    assert metrics["num_steps"] == metrics["read.training.num_steps"] == 24
+    assert 0 <= metrics["read.own.masked_1.recall"] <= 1
+    assert "up to date" in board.run("dvc", "status", "scoreboard/language/dvc.yaml").stdout
+    assert board.run("stages.scoreboard", *folder, "--dry").stdout.strip() == ""
+    base = board.folder / "scoreboard/params.yaml"
+    text = base.read_text()
+    try:
+        base.write_text(text.replace("num_bootstrap: 100", "num_bootstrap: 200"))
+        assert base.read_text() != text
+        assert board.run("stages.scoreboard", *folder, "--dry").stdout.split() == ["vq+lg-0"]
+        assert "scoreboard/params.yaml" in board.run("dvc", "status", "scoreboard/language/dvc.yaml").stdout
+    finally:
+        base.write_text(text)

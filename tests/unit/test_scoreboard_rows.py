@@ -16,11 +16,11 @@ from vqpipe.runtime.code import code_digest
 from vqpipe.tokenizers.row import CODE, code_use, row_code
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (ROOT / "scoreboard", ROOT / "scoreboard/tiny-imagenet")
+FOLDERS = (ROOT / "scoreboard", ROOT / "scoreboard/tiny-imagenet", ROOT / "scoreboard/language")
 BOARDS = {folder.name: load_scoreboard(folder / "params.yaml") for folder in FOLDERS}
 STAGES = {folder.name: read_stages(folder) for folder in FOLDERS}
 ROWS = [(name, row) for name, board in BOARDS.items() for row in board.rows]
-TOKENS = {"scoreboard": 2000 * 64, "tiny-imagenet": 1000 * 64}
+TOKENS = {"scoreboard": 2000 * 64, "tiny-imagenet": 1000 * 64, "language": 2000 * 64}
 """Tokens of the test split: utilisation compares where K is at most a quarter of them."""
 MAIN = (
     "vq", "ema", "fc", "gumbel", "cvq", "reg_vq", "sq_vae", "lc", "vqct", "sim_vq", "fsq", "lfq", "ibq", "residual",
@@ -35,13 +35,13 @@ def leaves(node: Any, key: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value)
-def test_every_row_is_valid_and_shares_all_but_its_quantizer(name: str, row: str) -> None:
+def test_every_row_is_valid_and_shares_all_but_its_quantizer_and_alignment(name: str, row: str) -> None:
     board = BOARDS[name]
     config, common = board.tokenizer(row, 7), board.tokenizer("vq", 7)
     assert config.seed == 7
     assert (config.trunk, config.training, config.augment) == (common.trunk, common.training, common.augment)
     assert config.latent_init == common.latent_init
-    if not row.endswith("-vae"):
+    if not row.removesuffix("+lg").endswith("-vae"):
         assert config.losses == common.losses
     folders = {Path(run.codebook).name for run in board.runs.values() if run.row == row}
     assert len(folders) == 1
@@ -117,6 +117,16 @@ def test_runs_that_do_not_fit_are_refused(
 def test_an_unknown_row_is_told_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match="did you mean vqct"):
         BOARDS["scoreboard"].tokenizer("vqtc", 0)
+
+
+@pytest.mark.parametrize("name", ["scoreboard", "tiny-imagenet"])
+def test_boards_without_a_reading_say_nothing_of_it(name: str) -> None:
+    board = BOARDS[name]
+    assert board.reader("vq", 0) is None
+    assert set(board.identity("vq", 0)) == {"protocol", "row", "seed", "tokenizer", "evaluate"}
+    assert board.plain("vq") is None
+    read = board.model_copy(update={"reading": BOARDS["language"].reading})
+    assert read.identity("vq", 0) == {**board.identity("vq", 0), "reading": read.reading}
 
 
 def test_identity_follows_row_seed_and_protocol_and_nothing_else() -> None:

@@ -21,6 +21,7 @@ from vqpipe.report.scoreboard.claims import (
     Claim,
     judge,
 )
+from vqpipe.report.scoreboard.language import LANGUAGE_TABLES
 from vqpipe.report.scoreboard.page import Board, read_boards, scoreboard_page
 from vqpipe.report.scoreboard.results import Results, over_seeds, read_results
 from vqpipe.report.scoreboard.second_set import SECOND_TABLES
@@ -33,6 +34,7 @@ FOLDER = ROOT / "scoreboard"
 TABLES = [
     *((FOLDER, table) for table in (MAIN, STARTS, *VQCT_TABLES, *LC_TABLES)),
     *((FOLDER / "tiny-imagenet", table) for table in SECOND_TABLES),
+    *((FOLDER / "language", table) for table in LANGUAGE_TABLES),
 ]
 
 
@@ -144,6 +146,7 @@ def test_the_papers_tables_that_were_asked_for_are_there() -> None:
     titles = [table.title for _, table in TABLES]
     wanted = [f"VQCT Table {n}:" for n in (1, 2, 3, 4, 5)]
     wanted += [f"VQGAN-LC Table {n}:" for n in (1, 2, 6, 7, 8, 9, 10)]
+    wanted += [f"LG-VQ Table {n}:" for n in (1, 2, 3, 4)]
     for start in wanted:
         assert any(title.startswith(start) for title in titles), start
 

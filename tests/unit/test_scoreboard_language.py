@@ -1,0 +1,270 @@
+"""LG-VQ's board: what it shares, which rows stand beside which, its verdicts both ways, its page and its costs."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import read_yaml
+from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
+from vqpipe.report.scoreboard.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, Claim, judge
+from vqpipe.report.scoreboard.columns import COLUMNS, column, head, shown
+from vqpipe.report.scoreboard.costs import costs, ratios
+from vqpipe.report.scoreboard.language import LANGUAGE_TABLES, READING, RECONSTRUCTION, SIMILARITY
+from vqpipe.report.scoreboard.page import Board, scoreboard_page
+from vqpipe.report.scoreboard.results import Estimate, Results
+
+FOLDER = Path(__file__).parents[2] / "scoreboard"
+MAIN = ("vq", "cvq", "vqct", "lc")
+RECALL, OTHER = "read.own.masked_1.recall", "read.own.masked_1.other_image"
+
+
+@pytest.fixture(scope="module")
+def board() -> Scoreboard:
+    return load_scoreboard(FOLDER / "language/params.yaml")
+
+
+def results(
+    board: Scoreboard,
+    numbers: Mapping[str, Mapping[str, float]],
+    spent: Mapping[str, Mapping[str, float]] | None = None,
+) -> Results:
+    """Rows with three seeds, which lie one hundredth of a value below and above its own."""
+
+    def runs(own: Mapping[str, float], row: str) -> dict[int, dict[str, Any]]:
+        about = {"row": row, "protocol": board.protocol, "code": "c", "num_codes": "1024"}
+        return {
+            seed: {
+                **{name: value * (0.99 + 0.01 * seed) for name, value in own.items()},
+                **about,
+                "seed": seed,
+            }
+            for seed in range(3)
+        }
+
+    return Results(
+        board,
+        {row: runs(own, row) for row, own in numbers.items()},
+        {row: {0: dict(own), 1: dict(own)} for row, own in (spent or {}).items()},
+    )
+
+
+def page(board: Scoreboard, found: Results) -> str:
+    return scoreboard_page(
+        [(Board("Here", FOLDER, LANGUAGE_TABLES, "make scoreboard-language", READING), found)]
+    )
+
+
+# --- params
+
+
+def test_what_is_shared_is_that_of_the_main_board(board: Scoreboard) -> None:
+    main = load_scoreboard(FOLDER / "params.yaml")
+    assert {name: value for name, value in board.common.items() if name != "align"} == main.common
+    assert board.evaluate == main.evaluate
+    for row in (*MAIN, "vq-vae"):
+        plain = board.tokenizer(row, 1)
+        assert plain.align is None
+        assert plain == main.tokenizer(row, 1), "a plain row trains as the main board's"
+        assert board.tokenizer(f"{row}+lg", 1).model_copy(update={"align": None}) == plain
+
+
+def test_three_seeds_for_the_backbones_and_one_for_the_ablation(board: Scoreboard) -> None:
+    seeds = {row: sorted(run.seed for run in board.runs.values() if run.row == row) for row in board.rows}
+    main = {name for row in MAIN for name in (row, f"{row}+lg")}
+    assert {row for row, found in seeds.items() if found == [0, 1, 2]} == main
+    assert all(found == [0] for row, found in seeds.items() if row not in main)
+
+
+def test_each_ablation_has_the_losses_that_its_name_says(board: Scoreboard) -> None:
+    for row in board.rows:
+        align = board.tokenizer(row, 0).align
+        named = tuple(row.split("+")[1:])
+        wanted = ("global", "masked", "relationship") if named == ("lg",) else named
+        assert (align.losses() if align is not None else ()) == wanted
+        assert board.plain(row) == (row.split("+")[0] if named else None)
+
+
+def test_every_row_of_a_seed_is_read_in_the_same_way(board: Scoreboard) -> None:
+    one, other, later = board.reader("vq", 1), board.reader("lc+lg", 1), board.reader("vq", 2)
+    assert one is not None
+    assert other is not None
+    assert later is not None
+    assert other == one.model_copy(update={"tokenizer": "lc+lg"})
+    assert later == one.model_copy(update={"seed": 2})
+    align = board.tokenizer("vq+lg", 0).align
+    assert align is not None
+    assert (align.width, align.num_layers, align.max_tokens) == (
+        one.align.width,
+        one.align.num_layers,
+        one.align.max_tokens,
+    )
+    with pytest.raises(ParamsError, match="did you mean vq"):
+        board.reader("vqq", 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base: ../params.yaml", "base: ../none.yaml", "none.yaml does not exist"),
+        ("base: ../params.yaml", "base: 3", "base is no path"),
+        ("base: ../params.yaml", "base: ../language/params.yaml", "has a base itself"),
+        ("reading:\n", "reading:\n  tokenizer: vq\n", "every row is read"),
+    ],
+)
+def test_a_board_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    for name in ("params.yaml", "language/params.yaml"):
+        text = (FOLDER / name).read_text()
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace(old, new, 1) if name != "params.yaml" else text)
+    with pytest.raises(ParamsError, match=message):
+        load_scoreboard(tmp_path / "language/params.yaml")
+
+
+def test_names_with_a_plus_are_one_word_of_a_shell_and_a_file_name(board: Scoreboard) -> None:
+    for name in board.runs:
+        assert shlex.quote(f"metrics/{name}.json") == f"metrics/{name}.json"
+    params = read_yaml(FOLDER / "language/dvc.yaml")["stages"]["row"]["do"]["params"]
+    assert {"scoreboard/params.yaml": ["common", "evaluate"]} in params
+
+
+# --- verdicts
+
+
+def named(text: str) -> Claim:
+    (found,) = [c for table in LANGUAGE_TABLES for c in table.claims if c.text == text]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "expected"),
+    [
+        ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.8}}, REPRODUCED),
+        ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.99}}, NOT_REPRODUCED),
+        ("The same of VQ-GAN", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 20.9}}, REPRODUCED),
+        ("The same of VQ-GAN", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 18.0}}, NOT_REPRODUCED),
+        ("PSNR changes little: CVQ's stays within 2 %", {"cvq": {"psnr": 21.0}, "cvq+lg": {"psnr": 20.0}},
+         NOT_REPRODUCED),
+        ("VQ-GAN: codes relate as words do, MSE by fresh heads falls",
+         {"vq": {"read.fresh.similarity.raw.mse": 0.6}, "vq+lg": {"read.fresh.similarity.raw.mse": 0.04}}, REPRODUCED),
+        ("VQ-GAN: MSE by its own heads lies below the plain row's",
+         {"vq": {"read.fresh.similarity.raw.mse": 0.2}, "vq+lg": {"read.own.similarity.raw.mse": 0.3}}, NOT_REPRODUCED),
+        ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
+         {"vq+lg": {"read.own.similarity.raw.mse": 0.03, "read.own.similarity.constant": 0.05}}, REPRODUCED),
+        ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
+         {"vq+lg": {"read.own.similarity.raw.mse": 0.05, "read.own.similarity.constant": 0.05}}, NOT_REPRODUCED),
+        ("VQ-GAN: codes relate as words do, MSE by fresh heads falls", {"vq": {"psnr": 20.0}}, NOT_RUN),
+    ],
+)  # fmt: skip
+def test_verdicts_both_ways(
+    board: Scoreboard, text: str, numbers: dict[str, dict[str, float]], expected: str
+) -> None:
+    assert judge(named(text), results(board, numbers)).outcome == expected
+
+
+@pytest.mark.parametrize(("other", "expected"), [(0.4, REPRODUCED), (0.598, NOT_REPRODUCED)])
+def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
+    board: Scoreboard, other: float, expected: str
+) -> None:
+    claim = Claim("c", ("vq+lg", "vq+lg"), relation="above_all", metrics=(RECALL, OTHER))
+    verdict = judge(claim, results(board, {"vq+lg": {RECALL: 0.6, OTHER: other}}))
+    assert verdict.outcome == expected
+    assert "vq+lg, 1 word, own heads 60.0 % [58.5, 61.5]" in verdict.evidence
+    assert "vq+lg, 1 word, own heads, other image" in verdict.evidence
+    assert ("cannot be told apart" in verdict.evidence) == (expected == NOT_REPRODUCED)
+    missing = judge(claim, results(board, {"vq+lg": {RECALL: 0.6}}))
+    assert (missing.outcome, missing.evidence) == (NOT_RUN, "missing: vq+lg, 1 word, own heads, other image")
+    with pytest.raises(ValueError, match="zip"):
+        Claim("c", ("vq",), metrics=(RECALL, OTHER)).numbers()
+
+
+def test_every_number_of_a_reading_has_chance_and_the_plain_row_beside_it() -> None:
+    read = [table for table in LANGUAGE_TABLES if any(name.startswith("read.") for name in table.metrics)]
+    assert len(read) == 6
+    for table in read:
+        rows = [row for _, row in table.rows]
+        assert {row.split("+")[0] for row in rows} <= set(rows)
+        assert all(name in COLUMNS for name in table.metrics if name.startswith("read."))
+        if table.title.startswith("LG-VQ Table 2"):
+            continue  # one column, whose chance is in Table 4
+        assert any("chance" in name for name in table.metrics)
+
+
+# --- the page
+
+
+def test_shares_of_a_reading_are_shown_in_percent_and_errors_as_they_are() -> None:
+    value = Estimate(0.4321, 0.4, 0.46, "seeds", 3)
+    assert shown("read.fresh.masked_1.recall", value) == "43.2 % [40.0, 46.0]"
+    assert shown("read.own.similarity.raw.mse", value) == "0.4321 [0.4000, 0.4600]"
+    assert head("read.own.image_to_text.r10").startswith("image to text R@10, own heads, % ")
+    assert column("read.else").label == "read.else"
+    assert shown("psnr", None) == "missing"
+
+
+def test_the_page_with_and_without_rows(board: Scoreboard) -> None:
+    assert "No row has been run. Run: `make scoreboard-language`" in page(board, Results(board, {}, {}))
+    numbers = {
+        "vq": {"psnr": 21.0, "fd_clip": 1.0, "read.fresh.masked_1.recall": 0.41, "read.fresh.masked_1.chance": 0.006},
+        "vq+lg": {"psnr": 21.0, "fd_clip": 0.8, "read.fresh.masked_1.recall": 0.62, RECALL: 0.65, OTHER: 0.4},
+    }  # fmt: skip
+    text = page(board, results(board, numbers))
+    assert "What the reading numbers are" in text
+    assert "Alignment lowers VQ-GAN's FID | **reproduced** | FD-CLIP: vq 1.00" in text
+    assert "It is the semantics of well pretrained text that help | **not testable here**" in text
+    assert "| VQ-GAN | `vq` | 1024 | 3 | 41.0 % [40.0, 42.0] | – | – | – | – | 0.6 %" in text
+    assert "| VQ-GAN + LG | `vq+lg` | 1024 | 3 | 62.0 %" in text
+    assert "| CVQ | `cvq` | missing | missing | missing" in text
+    assert "Missing runs: cvq-0" in text
+    lines = text.splitlines()
+    tables = [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
+    assert all(a.count("|") == b.count("|") for a, b in tables), "ragged table"
+
+
+def test_untestable_claims_say_what_is_lacking(board: Scoreboard) -> None:
+    every = [judge(claim, Results(board, {}, {})) for table in LANGUAGE_TABLES for claim in table.claims]
+    assert {verdict.outcome for verdict in every} == {NOT_RUN, NOT_TESTABLE}
+    assert any("CLIP pretrained" in v.evidence for v in every if v.outcome == NOT_TESTABLE)
+    assert RECONSTRUCTION.claims[-1].untestable
+    assert SIMILARITY in LANGUAGE_TABLES
+
+
+# --- costs
+
+
+def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Scoreboard) -> None:
+    plain = {"cpu_seconds_per_step": 0.08, "training_memory_bytes": 2.0**28, "peak_memory_bytes": 2.0**30}
+    dear = {"cpu_seconds_per_step": 0.1, "training_memory_bytes": 1.5 * 2.0**28, "peak_memory_bytes": 2.0**30}
+    worse = {**dear, "cpu_seconds_per_step": 0.12}
+    found = results(board, {}, {"vq": plain, "vq+lg": dear, "vq+global": worse})
+    second = {**found.costs["vq+lg"], 1: {**dear, "cpu_seconds_per_step": 0.104}, 2: dear}
+    found = Results(board, {}, {**found.costs, "vq+lg": second})
+    assert ratios(found, "vq+lg", "vq", "cpu_seconds_per_step") == pytest.approx([1.25, 1.3])
+    text = "\n".join(costs(found))
+    mean = statistics.fmean([0.1, 0.104, 0.1]) * 1e3
+    assert (
+        f"| `vq+lg` | `vq` | {mean:.1f} | 80.0 | 1.27 [1.25, 1.30] | yes | 384 | 256 | 1.50 [1.50, 1.50] |"
+        in text
+    )
+    assert "| `vq+global` | `vq` | 120.0 | 80.0 | 1.50 [1.50, 1.50] | no |" in text
+    assert "| `cvq+lg` | `cvq` | missing | missing | missing | missing |" in text
+
+
+def test_columns_that_no_row_measured_are_left_out(board: Scoreboard) -> None:
+    old = {"cpu_seconds_per_step": 0.08, "peak_memory_bytes": 2.0**30}
+    text = next(costs(results(board, {}, {"vq": old})))
+    assert "of the training, MiB" not in text
+    assert "aligner" not in text
+    new = {**old, "training_memory_bytes": 2.0**28, "parameters.aligner": 100}
+    text = next(costs(results(board, {}, {"vq": old, "vq+lg": new})))
+    assert "of the training, MiB" in text
+    assert "| 256 |" in text
+    assert text.splitlines()[-2].endswith("| 0 |"), "a plain row has no aligner"
+    assert text.splitlines()[-1].endswith("| 100 |")
