@@ -197,7 +197,7 @@ def test_costs_are_those_of_the_outputs_that_lie_here(tree: Path, report: Report
 
 def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     metrics = report.metrics
-    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "tokenizer", "vocabulary"}
+    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "read", "tokenizer", "vocabulary"}
     assert list(metrics["tokenizer"]) == list(VARIANTS)
     assert metrics["tokenizer"]["lc"]["psnr"] == 22
     assert metrics["tokenizer"]["lc"]["codes"]["code"]["utilisation"] == 0.8
@@ -213,7 +213,7 @@ def test_an_empty_checkout_says_so_in_words(tmp_path: Path) -> None:
     check_valid(empty.html)
     for command in ("dataset", "clip", "vocabulary", "graph", "cluster", "tokenizer", "evaluate", "prior"):
         assert f"dvc repro {command}" in empty.html
-    assert empty.metrics == {"prior": {}, "tokenizer": {}}
+    assert empty.metrics == {"prior": {}, "read": {}, "tokenizer": {}}
 
 
 def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:

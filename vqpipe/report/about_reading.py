@@ -12,7 +12,7 @@ from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, number
 from vqpipe.report.reading_pairs import alignment
 from vqpipe.report.reading_pictures import masked_words, relations, retrieval
-from vqpipe.report.readings import COSINES, DIRECTIONS, RANKS, READERS, Reading, families, read_readings
+from vqpipe.report.readings import COSINES, DIRECTIONS, RANKS, Reading, families, read_readings
 
 HEADS = (Column("reading", numeric=False), Column("heads", numeric=False))
 TERMS = (
@@ -56,7 +56,11 @@ def about_reading(inputs: Inputs, params: ReportParams) -> Section:
 
 
 def _words(readings: Sequence[Reading]) -> list[Block]:
-    protocol, config = readings[0].metrics["protocol"], readings[0].config
+    counts = {reading.label: reading.metrics["protocol"]["num_images"] for reading in readings}
+    if len(set(counts.values())) == 1:
+        images = f"n = {number(next(iter(counts.values())))} images, the same ones for each reading"
+    else:
+        images = f"n images: {', '.join(f'{number(n)} for {label}' for label, n in counts.items())}"
     return [
         Text(
             "How much of a caption can be read from an image's codes: words that are masked in it, which caption "
@@ -68,9 +72,9 @@ def _words(readings: Sequence[Reading]) -> list[Block]:
             "aligned tokenizer: they tell what the two make of an image together. Plain tokenizers have none."
         ),
         Text(
-            f"Measured on n = {number(protocol['num_images'])} images of the {protocol['split']} split, one caption of "
-            f"each, the same ones for each reading. Small print is the 95 % bootstrap interval over images "
-            f"({number(config.num_bootstrap)} resamples); it does not hold another training's luck."
+            f"Measured on the {readings[0].metrics['protocol']['split']} split, one caption of each image, {images}. "
+            "Small print is the 95 % bootstrap interval over images "
+            f"({number(readings[0].config.num_bootstrap)} resamples); it does not hold another training's luck."
         ),
     ]  # fmt: skip
 
@@ -90,7 +94,7 @@ def _found(readings: Sequence[Reading], part: str) -> list[tuple[Reading, str, M
 
 
 def _head(reading: Reading, reader: str) -> list[Cell]:
-    return [Cell(reading.label), Cell(READERS[reader])]
+    return [Cell(reading.label), Cell(reader)]
 
 
 def references(
@@ -120,7 +124,7 @@ def masked_parts(readings: Sequence[Reading]) -> list[tuple[str, str]]:
     """The masked counts that were measured, as the part's name in the metrics and its title."""
     counts = sorted({count for reading in readings for count in reading.config.masked_counts})
     return [
-        (f"masked_{count}", "One word masked" if count == 1 else f"{number(count)} words masked")
+        (f"masked_{count}", "One masked word" if count == 1 else f"{number(count)} masked words")
         for count in counts
         if _found(readings, f"masked_{count}")
     ]
@@ -223,10 +227,10 @@ def _similarity(readings: Sequence[Reading]) -> list[Block]:
             f"whatever the codes are. {BOTH}"
         )  # fmt: skip
         if kind == "projected":
-            note = "The same behind the heads' projection, where they have one: it can learn what the codes do not hold."
+            note = "The same behind the heads' trained projection, which can make up for what the codes lack."
         title = f"Cosines of words and of {said}"
         blocks.append(Table(title, columns, rows, note, frozenset(range(quiet, len(rows)))))
-    return blocks
+    return blocks or [Absent("Words and codes were not compared: no caption has two words.")]
 
 
 def _training(inputs: Inputs, readings: Sequence[Reading]) -> list[Block]:
@@ -243,7 +247,7 @@ def _training(inputs: Inputs, readings: Sequence[Reading]) -> list[Block]:
             Cell(number(facts["batch_size"])), Cell(number(facts["tokenizer_steps"])), Cell(number(facts["loss"], 3)),
             Cell(number(facts["num_rollbacks"])), Cell(facts["weights"]),
         ])  # fmt: skip
-    note = "The fresh heads' training. Own heads had their tokenizer's steps: with as many, fresh ones compare with them."
+    note = "Own heads were trained for their tokenizer's steps; fresh ones compare with them where they had as many."
     table = Table("Training of the fresh heads", columns, rows, note)
     curves = {name: curve for name, curve in inputs.curves.get("read", {}).items() if name in inputs.read}
     if not curves:

@@ -106,12 +106,14 @@ class Charts:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of an answer: its text, a value, whether it is right (None where that is not judged), small print."""
+    """A line of an answer: its text, a value, whether it is right (None where that is not judged), small print, and
+    what was asked."""
 
     text: str
     value: str = ""
     right: bool | None = None
     small: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,23 +129,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A text and a picture, and rows of answers that stand side by side."""
+    """A text and a picture, with what is known of it, and rows of answers that stand side by side."""
 
     text: str
     picture: Picture
     rows: Sequence[Sequence[Answer]]
     note: str = ""
+    known: Answer | None = None
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of one kind; `wide` ones have their answers below the picture."""
+    """Examples of one kind."""
 
     title: str
     items: Sequence[Example]
     note: str = ""
     scale: Markup | None = None
-    wide: bool = False
     kind: str = "examples"
 
 

@@ -152,7 +152,7 @@ MEASURES: dict[str, Measure] = {
         "caption's masked words, then over captions.",
     ),
     "masked_other_image": Measure(
-        "with another image's codes", "%", "", 1,
+        "other codes", "%, another image's", "", 1,
         "The same words predicted with the codes of another image: what the caption alone gives away.",
     ),
     "masked_gain": Measure(
@@ -163,11 +163,11 @@ MEASURES: dict[str, Measure] = {
     "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),
     "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),
     "similarity_mse": Measure(
-        "MSE", "", LOWER, 4,
+        "MSE", "", LOWER, 3,
         "Squared difference between the cosine of two words and that of the codes that stand for them, a mean over a "
         "caption's pairs of words, then over captions.",
     ),
-    "similarity_chance": Measure("chance", "MSE", "", 4, "The same for codes at positions drawn at random."),
+    "similarity_chance": Measure("chance", "MSE", "", 3, "The same for codes at positions drawn at random."),
     "correlation": Measure(
         "correlation", "", HIGHER, 3, "Pearson's, of the words' and the codes' cosines over all pairs."
     ),

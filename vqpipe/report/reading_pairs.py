@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.names import HIGHER, MEASURES, cell, change
-from vqpipe.report.readings import COSINES, DIRECTIONS, RANKS, READERS, Pair, Reading, Values, paired
+from vqpipe.report.readings import COSINES, DIRECTIONS, RANKS, Pair, Reading, Values, paired
 
-FEW = "better", "worse", "not told apart"
+BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
+"""What a change is."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def alignment(readings: Sequence[Reading]) -> list[Block]:
         if reading.aligned and reading.name not in {pair.aligned.name for pair in pairs}
     ]
     if not any(reading.aligned for reading in readings):
-        told = "No aligned tokenizer has been read: nothing to compare. An aligned one has an align block in the params."
+        told = "Nothing to compare: no aligned tokenizer, one with align in its params, has been read."
         return [Absent(told)]
     if lonely:
         told = f"Without a plain tokenizer of the same kind that has been read: {', '.join(lonely)}."
@@ -81,22 +82,21 @@ def _compared(pair: Pair) -> list[Block]:
     ]
     for reader in aligned.readers:
         columns += [
-            Column(aligned.label, READERS[reader]), Column("change", "from plain"), Column("", numeric=False),
+            Column(aligned.label, f"{reader} heads"), Column("change", "from plain"), Column("", numeric=False),
         ]  # fmt: skip
-    counts = [(word, verdicts.count(word)) for word in FEW]
+    counts = [(word, verdicts.count(word)) for word in (BETTER, WORSE, UNCLEAR)]
     told = ", ".join(f"{count} {word}" for word, count in counts if count)
     lead = f"{title}, by fresh heads: of {len(verdicts)} measures {told}."
+    if not verdicts:
+        lead = f"{title}: read on other images, so that no change is told."
     if pair.further:
         lead += f" The two differ in more than alignment: {'; '.join(pair.further)}."
-    longest = aligned.trained.get("align") or {}
-    if longest.get("max_tokens", aligned.config.align.max_tokens) != aligned.config.align.max_tokens:
-        lead += (
-            f" Own heads read {longest['max_tokens']} tokens of a caption, fresh ones {aligned.config.align.max_tokens}: "
-            "other words may be masked for them."
-        )  # fmt: skip
+    fresh = aligned.config.align.max_tokens
+    if (own := (aligned.trained.get("align") or {}).get("max_tokens", fresh)) != fresh:
+        lead += f" Own heads read {own} tokens of a caption, fresh ones {fresh}, so that other words may be masked."
     note = (
-        "Change: the mean of the differences on each image, with its 95 % bootstrap interval; better or worse where "
-        "that is all above or below 0. Of twenty such verdicts about one comes from the draw of images alone, and "
+        "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that holds "
+        "0. Of twenty such verdicts about one comes from the draw of images alone, and "
         "another training may differ by more. Own heads stand beside the plain tokenizer's fresh ones, as it has none "
         "of its own."
     )
@@ -114,7 +114,7 @@ def _judged(pair: Pair) -> Iterator[Judged]:
             yield Judged(label, name, chance, base, own)
 
     for count in pair.plain.config.masked_counts:
-        part, words = f"masked_{count}", "1 masked word" if count == 1 else f"{count} masked words"
+        part, words = f"masked_{count}", "one masked word" if count == 1 else f"{count} masked words"
         if part in metrics:
             yield from of(f"{words}: recall@1", "masked_recall", f"{part}.recall",
                           cell("masked_recall", metrics[part]["chance"]).text)  # fmt: skip
@@ -144,5 +144,5 @@ def verdict(name: str, found: Mapping[str, float]) -> Cell:
     sign = 1 if MEASURES[name].better == HIGHER else -1
     low, high = sorted((sign * found["low"], sign * found["high"]))
     if low > 0:
-        return Cell(FEW[0], tone="good")
-    return Cell(FEW[1], tone="bad") if high < 0 else Cell(FEW[2])
+        return Cell(BETTER, tone="good")
+    return Cell(WORSE, tone="bad") if high < 0 else Cell(UNCLEAR)

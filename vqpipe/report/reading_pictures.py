@@ -6,9 +6,11 @@ LG-VQ's figures 4 (retrieval), 5 (masked words) and 6 (cosines).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.reading import READING_MASKED, READING_RETRIEVAL, READING_SIMILARITY
@@ -18,7 +20,7 @@ from vqpipe.report.blocks import Answer, Block, Example, Examples, Line, Picture
 from vqpipe.report.code_figures import similarity_map
 from vqpipe.report.names import number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
-from vqpipe.report.readings import COSINES, READERS, Reading
+from vqpipe.report.readings import COSINES, Reading
 
 Row = Mapping[str, Any]
 Said = tuple[Reading, Row]
@@ -27,6 +29,8 @@ Families = Sequence[Sequence[Reading]]
 
 CANDIDATE_PIXELS = 80
 """Longer side of an image that is found."""
+MAP_PIXELS, LEAST_CELL, MOST_CELL = 170, 13, 18
+"""Side that a map of words aims at, and the sides of its cells."""
 
 
 def masked_words(families: Families, params: ReportParams) -> list[Block]:
@@ -46,8 +50,8 @@ def masked_words(families: Families, params: ReportParams) -> list[Block]:
             "Images drawn at random. For each gap, in order, the likeliest word with its probability, whether it is "
             "right, and the next ones."
         )
-        title = f"{number(count)} masked word{'s' if count > 1 else ''} in a caption"
-        blocks.append(Examples(title, items, "" if blocks else note))
+        title = "One masked word" if count == 1 else f"{number(count)} masked words"
+        blocks.append(Examples(f"{title}: examples", items, "" if blocks else note))
     return blocks
 
 
@@ -77,15 +81,9 @@ def relations(families: Families, params: ReportParams) -> list[Block]:
     rows = _rows(families, "similarity.parquet", READING_SIMILARITY)
     items = []
     for row, said in _grouped(rows, ("image_id", "words"), params):
-        words = Answer(
-            "words", drawing=_map(row["word_cosines"], row["words"], None, f"words of {row['caption']}")
-        )
-        shown = []
-        for kind in COSINES:
-            for own in _answers(families, said, lambda found, kind=kind: _codes(found, kind)):
-                if any(answer.drawing is not None for answer in own):
-                    shown.append([words, *(answer for answer in own if answer.drawing is not None)])
-        items.append(Example(row["caption"], _asked(row, params), shown))
+        known = Answer("words", drawing=_map(row["word_cosines"], row["words"], f"words of {row['caption']}"))
+        shown = [own for family in families for own in _maps(family, said)]
+        items.append(Example(row["caption"], _asked(row, params), shown, known=known))
     if not items:
         return []
     note = (
@@ -94,7 +92,7 @@ def relations(families: Families, params: ReportParams) -> list[Block]:
         "from words that one code stands for."
     )
     scale = scale_bar("cosine", signed_scale(), "\N{MINUS SIGN}1", "1")
-    return [Examples("Cosines of words and of their codes", items, note, scale, wide=True)]
+    return [Examples("Cosines of words and of their codes", items, note, scale)]
 
 
 def _rows(families: Families, file: str, spec: TableSpec) -> list[Said]:
@@ -126,7 +124,7 @@ def _answers(families: Families, said: Sequence[Said], answer: Callable[[Row], A
     for family in families:
         names = {reading.name for reading in family}
         own = [
-            _titled(answer(row), f"{reading.label}, {READERS[row['reader']]}")
+            _titled(answer(row), f"{reading.label}, {row['reader']} heads")
             for reading, row in said
             if reading.name in names
         ]
@@ -140,10 +138,8 @@ def _titled(answer: Answer, title: str) -> Answer:
 
 
 def _asked(row: Row, params: ReportParams) -> Picture:
-    return picture(
-        decode_png(row["picture"], params.max_picture_pixels),
-        f"test image {row['image_id']}: {row['caption']}",
-    )
+    pixels = decode_png(row["picture"], params.max_picture_pixels)
+    return picture(pixels, f"test image {row['image_id']}: {row['caption']}")
 
 
 def _percent(chance: float) -> str:
@@ -152,9 +148,12 @@ def _percent(chance: float) -> str:
 
 def _predictions(row: Row) -> Answer:
     lines = []
-    for words, chances, right in zip(row["predictions"], row["chances"], row["right"], strict=True):
+    columns = (row[name] for name in ("words", "predictions", "chances", "right"))
+    for target, words, chances, right in zip(*columns, strict=True):
         others = ", ".join(f"{word} {_percent(p)}" for word, p in zip(words[1:], chances[1:], strict=True))
-        lines.append(Line(words[0], _percent(chances[0]), right, others))
+        lines.append(
+            Line(words[0], _percent(chances[0]), right, others, "" if len(row["words"]) == 1 else target)
+        )
     return Answer("", lines)
 
 
@@ -163,7 +162,7 @@ def _captions(row: Row) -> Answer:
         Line(caption, number(score, 2), True if right else None)
         for caption, score, right in zip(row["captions"], row["scores"], row["right"], strict=True)
     ]
-    return Answer("", lines, note="" if any(row["right"]) else "its own is not among them")
+    return Answer("", lines, note="" if any(row["right"]) else "its own caption is not among them")
 
 
 def _images(row: Row) -> Answer:
@@ -174,11 +173,27 @@ def _images(row: Row) -> Answer:
             row["pictures"], row["image_ids"], row["scores"], row["right"], strict=True
         )
     ]  # fmt: skip
-    return Answer("", pictures=found, note="" if any(row["right"]) else "its own is not among them")
+    return Answer("", pictures=found, note="" if any(row["right"]) else "its own image is not among them")
 
 
-def _map(cosines: Any, words: Sequence[str], above: Sequence[str] | None, alt: str) -> Any:
-    return similarity_map(np.array(cosines, dtype=np.float64), words, f"cosines of {alt}", above)
+def _map(cosines: Any, words: Sequence[str], alt: str, above: Sequence[str] | None = None) -> Markup:
+    return similarity_map(
+        np.array(cosines, dtype=np.float64), words, f"cosines of {alt}", above,
+        cell=min(MOST_CELL, max(LEAST_CELL, MAP_PIXELS // len(words))),
+    )  # fmt: skip
+
+
+def _maps(family: Sequence[Reading], said: Sequence[Said]) -> list[list[Answer]]:
+    """A row of maps for each kind of cosines, or a single reading's kinds in one row."""
+    rows = [
+        [answer for answer in own if answer.drawing is not None]
+        for kind in COSINES
+        for own in _answers([family], said, partial(_codes, kind=kind))
+    ]
+    rows = [own for own in rows if own]
+    if rows and all(len(own) == 1 for own in rows):
+        return [[answer for own in rows for answer in own]]
+    return rows
 
 
 def _codes(row: Row, kind: str) -> Answer:
@@ -186,10 +201,10 @@ def _codes(row: Row, kind: str) -> Answer:
     if cosines is None:
         return Answer("")
     names = ["/".join(map(str, codes)) for codes in row["codes"]]
-    drawing = _map(cosines, row["words"], names, f"{COSINES[kind]} for the words of {row['caption']}")
+    drawing = _map(cosines, row["words"], f"{COSINES[kind]} for the words of {row['caption']}", names)
+    told = f"{COSINES[kind]}, {number(len(set(names)))} codes for {number(len(names))} words"
     off = ~np.eye(len(names), dtype=bool)
-    told = f"{number(len(set(row['positions'])))} positions for {number(len(names))} words"
     if off.any():
         error = (np.array(row["word_cosines"])[off] - np.array(cosines)[off]) ** 2
         told += f"; MSE {number(float(error.mean()), 3)}"
-    return Answer("", drawing=drawing, note=f"{COSINES[kind]}; {told}")
+    return Answer("", drawing=drawing, note=told)

@@ -19,7 +19,7 @@ from vqpipe.params.base import merged, validate
 from vqpipe.params.reading import ReadingParams
 from vqpipe.report.inputs import Inputs
 
-READERS = {"fresh": "fresh heads", "own": "own heads"}
+READERS = ("fresh", "own")
 """Whose heads read, in the order in which they are shown."""
 RANKS = ("r1", "r5", "r10")
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
@@ -119,7 +119,8 @@ def read_readings(inputs: Inputs) -> list[Reading]:
     section = inputs.params.get("read", {})
     tokenizer = inputs.params.get("tokenizer", {})
     trained = {
-        name: merged(tokenizer.get("common", {}), own) for name, own in tokenizer.get("variants", {}).items()
+        name: merged(tokenizer.get("common", {}), own or {})
+        for name, own in tokenizer.get("variants", {}).items()
     }
     readings = []
     for name, metrics in inputs.read.items():
