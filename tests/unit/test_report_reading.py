@@ -12,7 +12,7 @@ import pytest
 from report_tree import HOSTILE, PARAMS, write_params
 from report_tree_reading import NUM_IMAGES, name_readings, values, write_reading
 from ruamel.yaml import YAML
-from test_report_page import check_valid, rows_of
+from test_report_page import check_valid, rows_of, shown
 
 from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.metrics.bootstrap import mean_interval
@@ -120,12 +120,16 @@ def test_aligned_stands_beside_plain_with_paired_intervals(report: Report) -> No
         sign = "+" if found["mean"] > 0 else ""
         shown = [f"{scale * found[k]:.{digits}f}".replace("-", "−") for k in ("mean", "low", "high")]
         assert by_measure[label][4:6] == [f"{sign}{shown[0]}|{shown[1]} to {shown[2]}", "better"]
-        assert by_measure[label][7:] == [f"{0:.{digits}f}|{0:.{digits}f} to {0:.{digits}f}", "unclear"]
-    assert by_measure["words and projected code vectors: MSE"][5] == "unclear"
+        assert by_measure[label][7:] == [f"{0:.{digits}f}|{0:.{digits}f} to {0:.{digits}f}", "equal"]
+    assert by_measure["words and projected code vectors: MSE"][5] == "equal"
     assert by_measure["image to text: R@1"][1] == "1.0"
     own = section(report.html)
-    better = sum(row[5] == "better" for row in by_measure.values())
-    assert f"vq+lg beside vq, by fresh heads: of 12 measures {better} better, {12 - better} unclear." in own
+    told = [row[5] for row in by_measure.values()]
+    assert set(told) <= {"better", "unclear", "equal"}
+    counted = ", ".join(
+        f"{told.count(word)} {word}" for word in ("better", "unclear", "equal") if word in told
+    )
+    assert f"vq+lg beside vq, by fresh heads: of 12 measures {counted}." in own
     assert "differ in more than alignment" not in own
     assert '<a href="#tokenizers">' in own
     assert '<a href="#run">' in own
@@ -137,6 +141,7 @@ def test_a_verdict_follows_the_measures_better_way() -> None:
     assert [verdict("similarity_mse", found).tone for found in (up, down, both)] == ["bad", "good", ""]
     touching = {"mean": 1.0, "low": 0.0, "high": 2.0}
     assert verdict("r1", touching).text == "unclear"
+    assert verdict("r1", dict.fromkeys(touching, 0.0)).text == "equal"
     assert change("r1", {"mean": 0.02, "low": -0.01, "high": 0.05}).text == "+2.0"
 
 
@@ -307,6 +312,13 @@ def test_readings_of_other_images_are_not_compared(tree: Path, tmp_path: Path) -
     page = made(root)
     assert "vq+lg beside vq: read on other images, so that no change is told." in section(page.html)
     assert [row[4:6] for row in rows_of(page.html, "vq+lg beside vq")[1:]] == [["–", "other images"]] * 12
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_it_is_no_wider_than_a_narrow_window(report: Report, tmp_path: Path) -> None:
+    broken, total, overflow = shown(report.html, tmp_path, 400)
+    assert total == 2 * (2 + 1 + (1 + 4 * 2) + 1)
+    assert (broken, overflow) == (0, 0)
 
 
 def test_damaged_readings_are_told(tree: Path, tmp_path: Path) -> None:

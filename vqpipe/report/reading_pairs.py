@@ -9,7 +9,7 @@ from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.names import HIGHER, MEASURES, cell, change
 from vqpipe.report.readings import COSINES, DIRECTIONS, RANKS, Pair, Reading, Values, paired
 
-BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
+BETTER, WORSE, UNCLEAR, EQUAL = "better", "worse", "unclear", "equal"
 """What a change is."""
 
 
@@ -84,7 +84,7 @@ def _compared(pair: Pair) -> list[Block]:
         columns += [
             Column(aligned.label, f"{reader} heads"), Column("change", "from plain"), Column("", numeric=False),
         ]  # fmt: skip
-    counts = [(word, verdicts.count(word)) for word in (BETTER, WORSE, UNCLEAR)]
+    counts = [(word, verdicts.count(word)) for word in (BETTER, WORSE, UNCLEAR, EQUAL)]
     told = ", ".join(f"{count} {word}" for word, count in counts if count)
     lead = f"{title}, by fresh heads: of {len(verdicts)} measures {told}."
     if not verdicts:
@@ -96,7 +96,7 @@ def _compared(pair: Pair) -> list[Block]:
         lead += f" Own heads read {own} tokens of a caption, fresh ones {fresh}, so that other words may be masked."
     note = (
         "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that holds "
-        "0. Of twenty such verdicts about one comes from the draw of images alone, and "
+        "0, equal where no image differs. Of twenty such verdicts about one comes from the draw of images alone, and "
         "another training may differ by more. Own heads stand beside the plain tokenizer's fresh ones, as it has none "
         "of its own."
     )
@@ -143,6 +143,8 @@ def verdict(name: str, found: Mapping[str, float]) -> Cell:
     """Whether a change `{mean, low, high}` is one for the better; the measure says which way that is."""
     sign = 1 if MEASURES[name].better == HIGHER else -1
     low, high = sorted((sign * found["low"], sign * found["high"]))
+    if low == high == 0:
+        return Cell(EQUAL)
     if low > 0:
         return Cell(BETTER, tone="good")
     return Cell(WORSE, tone="bad") if high < 0 else Cell(UNCLEAR)
