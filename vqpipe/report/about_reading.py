@@ -64,7 +64,7 @@ def _words(readings: Sequence[Reading]) -> list[Block]:
     return [
         Text(
             "How much of a caption can be read from an image's codes: words that are masked in it, which caption "
-            "belongs to which image, and whether codes lie to one another as words do."
+            "belongs to which image, and whether codes relate to one another as words do."
         ),
         Text(
             "Fresh heads are trained on a tokenizer's frozen codes, in the same way for each: they tell what its codes "
@@ -74,7 +74,7 @@ def _words(readings: Sequence[Reading]) -> list[Block]:
         Text(
             f"Measured on the {readings[0].metrics['protocol']['split']} split, one caption of each image, {images}. "
             "Small print is the 95 % bootstrap interval over images "
-            f"({number(readings[0].config.num_bootstrap)} resamples); it does not hold another training's luck."
+            f"({number(readings[0].config.num_bootstrap)} resamples); another training may differ by more."
         ),
     ]  # fmt: skip
 

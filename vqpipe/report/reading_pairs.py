@@ -96,9 +96,8 @@ def _compared(pair: Pair) -> list[Block]:
         lead += f" Own heads read {own} tokens of a caption, fresh ones {fresh}, so that other words may be masked."
     note = (
         "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that holds "
-        "0, equal where no image differs. Of twenty such verdicts about one comes from the draw of images alone, and "
-        "another training may differ by more. Own heads stand beside the plain tokenizer's fresh ones, as it has none "
-        "of its own."
+        "0, equal where no image differs. Of twenty such verdicts about one comes from the draw of images alone. Own "
+        "heads stand beside the plain tokenizer's fresh ones, as it has none of its own."
     )
     return [Text(lead), Table(title, columns, rows, note)]
 
