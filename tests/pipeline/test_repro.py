@@ -44,6 +44,7 @@ def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
     metrics = json.loads((report / "metrics.json").read_text())
     assert set(VARIANTS) == set(metrics["tokenizer"])
     assert {f"{v}-gpt" for v in VARIANTS} == set(metrics["prior"])
+    assert set(VARIANTS) == set(metrics["read"])
     assert {"clip", "graph"} <= set(metrics)
 
 

@@ -40,6 +40,7 @@ PARAMS = ReportParams(
     num_edges=12,
     num_code_words=6,
     num_samples=8,
+    num_read_examples=2,
     error_levels=64,
 )
 
