@@ -24,6 +24,7 @@ from vqpipe.artifacts.specs.evaluation import (
     EXAMPLES,
     PER_IMAGE,
     SIMILARITY,
+    TABLES,
     USAGE,
     USAGE_CURVE,
     WORDS,
@@ -64,12 +65,8 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Publish the evaluation artifact and return its folder."""
-        specs = {
-            "per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS,
-            "usage_curve": USAGE_CURVE, "similarity": SIMILARITY, "decoded": DECODED,
-        }  # fmt: skip
         with publish_folder(folder, EVALUATION, self.facts) as partial:
-            for name, spec in specs.items():
+            for name, spec in TABLES.items():
                 write_table(partial / f"{name}.parquet", spec, self.tables[name], self.facts)
         return folder
 
