@@ -57,6 +57,18 @@ WORDS = TableSpec(
     stage="evaluate", about="the most used codes of each group, with PNG crops of test images",
 )  # fmt: skip
 
+REPLACED = TableSpec(
+    "evaluation-replaced", 1,
+    {
+        **_PICTURES, "tokens": "int32", "ranks": "list<int32>", "pictures": "list<binary>", "psnrs": "list<double>",
+        "changed": "list<int32>", "other_id": "string", "mixed": "binary", "mixed_changed": "int32",
+    },
+    stage="evaluate",
+    about="images decoded after their tokens were exchanged: each for its n-th nearest other code (by rank n: the "
+    "picture, its PSNR against the original, tokens that changed), and those of the middle for another image's (mixed; "
+    "null where only one image was drawn); PNG; there only where evaluate.examples.replaced asks for it",
+)  # fmt: skip
+
 TABLES = {
     "per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS, "usage_curve": USAGE_CURVE,
     "similarity": SIMILARITY, "decoded": DECODED,
@@ -66,5 +78,5 @@ TABLES = {
 EVALUATION = FolderSpec(
     "evaluation", 2, stage="evaluate", required=tuple(f"{name}.parquet" for name in TABLES),
     about="facts: split, num_images, resolution, grid, num_codes, perceptual, map (per group, why t-SNE is absent, "
-    "or null)",
+    "or null); with replaced.parquet, ranks_left_out (those that the smallest codebook does not have)",
 )  # fmt: skip
