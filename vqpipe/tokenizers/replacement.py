@@ -185,4 +185,4 @@ def replace_in_images(
 def _decode(
     coder: Coder, tokens: Int64[Tensor, "n g h w"], batch_size: int, device: torch.device
 ) -> UInt8[Tensor, "n 3 H W"]:
-    return torch.cat([reconstruct(coder, part.to(device)).cpu() for part in tokens.split(batch_size)])
+    return torch.cat([reconstruct(coder, part.to(device)).cpu() for part in torch.split(tokens, batch_size)])
