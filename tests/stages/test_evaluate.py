@@ -27,6 +27,7 @@ from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.evaluate import evaluate_folder
+from vqpipe.tokenizers.row import flat_evaluation
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision import towers
 from vqpipe.vision.clip import Clip, write_clip
@@ -123,7 +124,12 @@ def test_replaced_tokens_are_kept_where_they_are_asked_for_and_change_nothing_el
         result = run(inputs, out, path)
         assert result.exit_code == 0, result.output
     metrics, plain = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("out", "plain"))
+    row = flat_evaluation(metrics)
     found = metrics.pop("replaced")
+    assert not any(isinstance(value, dict | list) for value in row.values())
+    assert row == flat_evaluation(metrics) | {
+        "replaced.num_images": 3, **{f"replaced.psnr_{n}": found[f"psnr_{n}"]["mean"] for n in (0, 1, 5)},
+    }  # fmt: skip
     assert metrics == plain
     rows = read_table(tmp_path / "out/replaced.parquet", REPLACED).to_pylist()
     assert [row["ranks"] for row in rows] == [[1, 5]] * 3
