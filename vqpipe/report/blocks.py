@@ -73,7 +73,7 @@ class Picture:
 @dataclass(frozen=True)
 class Gallery:
     """Pictures that belong together, in groups that stay side by side; `compact` ones are small and many,
-    `dense` ones fill rows of narrow columns."""
+    `dense` ones fill rows of narrow columns, `even` ones stand below each other in columns of a picture's width."""
 
     title: str
     groups: Sequence[tuple[str, Sequence[Picture]]]
@@ -81,6 +81,7 @@ class Gallery:
     scale: Markup | None = None
     compact: bool = False
     dense: bool = False
+    even: bool = False
     kind: str = "gallery"
 
 

@@ -21,6 +21,7 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_file
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
+from vqpipe.runtime.progress import track
 from vqpipe.text.tokens import clean, token_spans
 from vqpipe.vision.byte_pairs import END, START, normalised, pieces
 from vqpipe.vision.clip import Clip
@@ -174,10 +175,10 @@ def _features(
     files = [folder / f"captions-{key}-{number:05d}.npy" for number in range(len(starts))]
 
     def make(numbers: range) -> None:
-        for number in numbers:
-            if not files[number].is_file():
-                with publish_file(files[number]) as partial, partial.open("wb") as stream:
-                    np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
+        lacking = [number for number in numbers if not files[number].is_file()]
+        for number in track(lacking, "encode captions") if lacking else ():
+            with publish_file(files[number]) as partial, partial.open("wb") as stream:
+                np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
 
     make(range(rank(), len(files), world_size()))
     barrier()
