@@ -26,6 +26,8 @@ from vqpipe.text.tokens import clean, token_spans
 from vqpipe.vision.byte_pairs import END, START, normalised, pieces
 from vqpipe.vision.clip import Clip
 
+SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
+"""Words that say on which side something is; a mirrored image makes them wrong."""
 CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
 
@@ -121,14 +123,13 @@ class CaptionText:
         """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
         self._features = _features(self.rows.ids, clip, folder)
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        sides = [token for word in ("left", "right") for token in _split(word)[0]]
-        sided = np.isin(self.rows.ids, sides).any(axis=1)
+        self._sided = _sided(self.rows.ids)
         self._facts = {
             "num_captions": len(rows),
             "num_texts": len(numbers),
             "num_cut": int(uses[self.rows.cut].sum()),
             "num_without_words": int(uses[self.rows.lengths == 2].sum()),
-            "num_of_left_or_right": int(uses[sided].sum()),
+            "num_of_left_or_right": int(uses[self._sided].sum()),
             "longest": int(self.rows.lengths.max(initial=0)),
             "num_tokens": len(self.vocabulary),
         }
@@ -141,10 +142,15 @@ class CaptionText:
 
         Returns:
             `num_captions`; `num_texts`, the different ones; captions that were cut (`num_cut`), that hold nothing but
-            markup (`num_without_words`) and that say left or right, which `augment.flip` makes wrong in one image of
-            two (`num_of_left_or_right`); tokens of the `longest`; `num_tokens`, those of the vocabulary.
+            markup (`num_without_words`) and that say left or right, with which an image is not mirrored
+            (`num_of_left_or_right`); tokens of the `longest`; `num_tokens`, those of the vocabulary.
         """
         return dict(self._facts)
+
+    def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+        """Which of the named captions say left or right (`SIDES`) in the tokens that are kept of them. `right` counts
+        in any sense."""
+        return np.asarray(self._sided[self._row_of[numbers]])
 
     def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
         """The named captions on the CPU, padded to the longest of them.
@@ -162,6 +168,18 @@ class CaptionText:
             torch.from_numpy(self.rows.words[rows, :longest]).long(),
             torch.from_numpy(np.stack([self._features[row // CHUNK][row % CHUNK] for row in rows.tolist()])),
         )
+
+
+def _sided(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
+    """The rows in which one of `SIDES` stands, its pieces one after the other."""
+    found = np.zeros(len(ids), dtype=bool)
+    for word in SIDES:
+        own, _ = _split(word)
+        places = np.ones((len(ids), max(ids.shape[1] - len(own) + 1, 0)), dtype=bool)
+        for at, piece in enumerate(own):
+            places &= ids[:, at : at + places.shape[1]] == piece
+        found |= places.any(axis=1)
+    return found
 
 
 def _features(
