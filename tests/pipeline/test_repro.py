@@ -11,11 +11,13 @@ from tests.pipeline.conftest import Checkout
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
-VARIANTS = ("vq", "vqct", "lc")
+VARIANTS = ("vq", "vq+lg", "vqct", "lc")
+PAIRED = ("vq", "vqct", "lc")
+READ = ("vq", "vq+lg")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
-    *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation", "reading") for v in VARIANTS),
-    *(f"generator/{v}-gpt" for v in VARIANTS),
+    *(f"{room}/{v}" for room in ("tokenizer", "aligner", "tokens", "evaluation") for v in VARIANTS),
+    *(f"reading/{v}" for v in READ), *(f"generator/{v}-gpt" for v in PAIRED),
 ]  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
     assert (report / "index.html").stat().st_size > 50_000
     metrics = json.loads((report / "metrics.json").read_text())
     assert set(VARIANTS) == set(metrics["tokenizer"])
-    assert {f"{v}-gpt" for v in VARIANTS} == set(metrics["prior"])
+    assert {f"{v}-gpt" for v in PAIRED} == set(metrics["prior"])
+    assert set(READ) == set(metrics["read"])
     assert {"clip", "graph"} <= set(metrics)
 
 

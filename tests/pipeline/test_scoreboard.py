@@ -143,8 +143,11 @@ def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(boa
     path = board.folder / "scoreboard/language/params.yaml"
     own = read_yaml(path)
     narrow = {"width": 16, "max_tokens": 24, "masked": {"width": 16}}
+    short = {"num_steps": 24, "batch_size": 8, "log_every": 4, "checkpoint_every": 8}
     own["common"] = merged(own["common"], {"align": narrow})
-    own["reading"] = merged(own["reading"], {"align": narrow, "num_images": 48, "num_bootstrap": 100})
+    own["reading"] = merged(
+        own["reading"], {"align": narrow, "training": short, "num_images": 48, "num_bootstrap": 100}
+    )
     own["rows"] = {"vq+lg": {"quantizer": {**own["rows"]["vq+lg"]["quantizer"], "num_codes": 16}}}
     own["runs"] = {"vq+lg-0": {"row": "vq+lg", "seed": 0, "codebook": "prior/none"}}
     with path.open("w", encoding="utf-8") as stream:

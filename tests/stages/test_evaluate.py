@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from stages.evaluate import app
 from tests import tiny
 from vqpipe.artifacts.publish import file_digest, read_manifest
-from vqpipe.artifacts.specs.evaluation import EVALUATION
+from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
+from vqpipe.artifacts.tables import read_table
 from vqpipe.data.build import build_dataset
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
@@ -26,6 +27,7 @@ from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.evaluate import evaluate_folder
+from vqpipe.tokenizers.row import flat_evaluation
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision import towers
 from vqpipe.vision.clip import Clip, write_clip
@@ -111,6 +113,32 @@ def test_it_publishes_the_evaluation_and_the_metrics_and_runs_again_to_the_same_
     assert metrics["protocol"]["distance_images"] == 20
     assert "fid" not in metrics
     assert (tmp_path / "first.lineage.json").is_file()
+
+
+def test_replaced_tokens_are_kept_where_they_are_asked_for_and_change_nothing_else(
+    inputs: Path, tmp_path: Path
+) -> None:
+    replaced = {"replaced": {"num_images": 3, "ranks": [1, 5, 4000]}}
+    params = write_params(tmp_path / "params.yaml", EVALUATE | {"examples": EVALUATE["examples"] | replaced})
+    for out, path in ((tmp_path / "plain", None), (tmp_path / "out", params)):
+        result = run(inputs, out, path)
+        assert result.exit_code == 0, result.output
+    metrics, plain = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("out", "plain"))
+    row = flat_evaluation(metrics)
+    found = metrics.pop("replaced")
+    assert not any(isinstance(value, dict | list) for value in row.values())
+    assert row == flat_evaluation(metrics) | {
+        "replaced.num_images": 3, **{f"replaced.psnr_{n}": found[f"psnr_{n}"]["mean"] for n in (0, 1, 5)},
+    }  # fmt: skip
+    assert metrics == plain
+    rows = read_table(tmp_path / "out/replaced.parquet", REPLACED).to_pylist()
+    assert [row["ranks"] for row in rows] == [[1, 5]] * 3
+    assert found["num_images"] == 3
+    assert found["psnr_5"]["mean"] == pytest.approx(np.mean([row["psnrs"][1] for row in rows]))
+    assert found["psnr_0"]["mean"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
+    assert not (tmp_path / "plain/replaced.parquet").exists()
+    facts, without = (read_manifest(tmp_path / name, EVALUATION).facts for name in ("out", "plain"))
+    assert facts == without | {"ranks_left_out": [4000]}
 
 
 @pytest.mark.parametrize(

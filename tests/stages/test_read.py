@@ -27,6 +27,8 @@ from vqpipe.artifacts.specs.reading import (
 )
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import SetupError
+from vqpipe.tokenizers import read
 
 HEADS: dict[str, Any] = {
     "width": 8, "num_layers": 1, "num_heads": 1, "max_tokens": 8,
@@ -216,3 +218,24 @@ def test_what_does_not_belong_together_is_refused(inputs: Path, tmp_path: Path) 
     done = run(inputs, tmp_path / "c", "plain", masked_counts=[7])
     assert done.exit_code == 2, done.output
     assert "no test caption has 7 words" in " ".join(done.output.split())
+    assert not (tmp_path / "c/c.csv").exists()  # found before the heads are trained
+
+
+def test_more_images_than_retrieval_has_memory_for_are_refused_before_the_heads_are_trained(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refuse(num_bytes: int, what: str) -> None:
+        asked.append(num_bytes)
+        raise SetupError(f"not enough memory for {what}")
+
+    monkeypatch.setattr(read, "need_memory", refuse)
+    done = run(inputs, tmp_path / "d", "plain")
+    assert done.exit_code == 2, done.output
+    assert "retrieval among 7 images" in " ".join(done.output.split())
+    assert asked == [12 * 7**2]
+    assert not (tmp_path / "d/c.csv").exists()
+    no_global = {**COMMON["align"], "global": None}
+    assert run(inputs, tmp_path / "e", "plain", align=no_global).exit_code == 0
+    assert len(asked) == 1

@@ -22,6 +22,7 @@ REPORT = {
     "num_edges": 5,
     "num_code_words": 4,
     "num_samples": 4,
+    "num_read_examples": 2,
     "error_levels": 64.0,
 }
 
@@ -66,6 +67,7 @@ def test_it_publishes_a_page_and_metrics(folder: Path) -> None:
     assert metrics == {
         "clip": {"chance_image_to_text_r1": 0.1, "image_to_text_r1": 0.5},
         "prior": {},
+        "read": {},
         "tokenizer": {},
     }
     lineage = json.loads((folder / "report/index.html.lineage.json").read_text())

@@ -68,6 +68,9 @@ def section(**changes: Any) -> dict[str, Any]:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("align")
     write_dataset(root, {"train": 12, "validation": 4, "test": 4}, templates=TEMPLATES)
+    sided = ["the left of a {} picture", "a {} picture"]
+    write_dataset(root / "sided", {"train": 12, "validation": 4, "test": 4}, templates=sided[:1])
+    write_dataset(root / "mixed", {"train": 12, "validation": 4, "test": 4}, templates=sided)
     write_dataset(root / "bare", {"train": 4, "validation": 2, "test": 2}, "none", templates=[])
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
@@ -204,6 +207,28 @@ def test_it_starts_with_the_weights_and_images_of_the_plain_variant(
     assert aligned["ae/l1"] == plain["ae/l1"]
     assert aligned["ae/quantizer"] == plain["ae/quantizer"]
     assert aligned["ae/loss"] != plain["ae/loss"]
+
+
+def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_path: Path) -> None:
+    def first(name: str, align: dict[str, Any] | None, flip: bool) -> float:
+        changes = {"align": align, "augment": {"flip": flip}, "training": {"num_steps": 3, "log_every": 3}}
+        options: dict[str, Any] = {"dataset": inputs / name / "dataset"} | (
+            {} if align else {"aligner": None}
+        )
+        done = run(inputs, tmp_path / f"{name}-{bool(align)}-{flip}", section(**changes), **options)
+        assert done.exit_code == 0, done.output
+        with (tmp_path / f"{name}-{bool(align)}-{flip}" / "c.csv").open() as stream:
+            return float(next(csv.DictReader(stream))["ae/l1"])
+
+    # A weight of next to nothing: the tokenizer sees what the plain one sees.
+    align = merged(
+        deepcopy(ALIGN), {name: {"weight": 1e-30} for name in ("global", "masked", "relationship")}
+    )
+    upright, mirrored = first("sided", None, False), first("sided", None, True)
+    assert upright != mirrored
+    assert first("sided", align, True) == pytest.approx(upright, rel=1e-5)
+    # The others are mirrored as without captions: neither all nor none.
+    assert first("mixed", align, True) not in (upright, pytest.approx(upright, rel=1e-5))
 
 
 @pytest.mark.parametrize(

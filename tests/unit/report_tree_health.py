@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE_CURVE
+from vqpipe.artifacts.specs.evaluation import DECODED, REPLACED, SIMILARITY, USAGE_CURVE
 from vqpipe.artifacts.tables import to_table, write_table
 
 
@@ -46,3 +46,18 @@ def write_health(folder: Path, groups: tuple[str, ...], word: str | None) -> Non
         for c in range(6)
     ]  # fmt: skip
     write_table(folder / "decoded.parquet", DECODED, to_table(DECODED, decoded))
+
+
+def write_replaced(folder: Path, number: int, word: str) -> None:
+    """Two images, of a tokenizer that lacks the 50th code where `number` is 0."""
+    ranks = [1, 50] if number else [1]
+    rows = [
+        {
+            "image_id": f"random-{i}", "original": png(i), "reconstruction": png(i, noise=20),
+            "psnr": 20.0 + i + number, "tokens": 64, "ranks": ranks, "pictures": [png(i, noise=40 + n) for n in ranks],
+            "psnrs": [18.0 + i - n / 10 for n in ranks], "changed": [64] * len(ranks),
+            "other_id": word, "mixed": png(900 + i), "mixed_changed": 15,
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    write_table(folder / "replaced.parquet", REPLACED, to_table(REPLACED, rows))

@@ -97,6 +97,23 @@ def test_long_captions_are_cut_keep_their_end_and_are_counted(clip: Clip) -> Non
     )
 
 
+def test_captions_that_name_a_side_are_known(clip: Clip) -> None:
+    sided = [
+        "to the left",
+        "the RIGHT one",
+        "a left-hand drive",
+        "leftmost picture",
+        "<b>right</b>.",
+        "all right",
+    ]
+    plain = ["a lefty", "bright light", "copyright", "over it", "righteous", "a b c d e left"]
+    text = CaptionText([sided, plain], clip, 7)  # the last one is cut before it names a side
+    assert text.names_side(np.arange(12)).tolist() == [True] * 6 + [False] * 6
+    assert text.names_side(np.array([6, 3])).tolist() == [False, True]
+    assert text.metrics()["num_of_left_or_right"] == 6
+    assert CaptionText([["a"]], clip, 3).names_side(np.array([0])).tolist() == [False]
+
+
 def test_the_vocabulary_is_what_the_captions_hold(clip: Clip) -> None:
     text = CaptionText([["a dark picture"], ["a light picture"]], clip, 8)
     a, dark, light, picture = (tokenizer().encode(word)[0] for word in ("a", "dark", "light", "picture"))

@@ -85,6 +85,26 @@ def test_random_crops_reach_every_place_and_are_true_crops(dataset: Path) -> Non
     assert seen == {(top, turned) for top in range(4) for turned in (False, True)}
 
 
+def test_upright_images_are_not_mirrored_and_change_no_other_draw(dataset: Path) -> None:
+    split, indices = ImageSplit.open(dataset, "train", 8), [4, 3, 2, 1, 0] * 40
+
+    def drawn(flip: bool, upright: np.ndarray | None, share: slice = slice(None)) -> np.ndarray:
+        rng = np.random.default_rng(3)
+        return split.gather(indices, rng, "random", flip, share, upright).numpy()
+
+    plain, mirrored = drawn(False, None), drawn(True, None)
+    upright = np.arange(200) % 3 == 0
+    found = drawn(True, upright)
+    assert np.array_equal(found[upright], plain[upright])
+    assert np.array_equal(found[~upright], mirrored[~upright])
+    turned = (mirrored != plain).any(axis=(1, 2, 3))
+    assert 20 < turned[upright].sum() < 50, (
+        "a third of the draws would have been mirrored in half of the cases"
+    )
+    assert np.array_equal(drawn(True, upright, slice(50, 90)), found[50:90])
+    assert np.array_equal(drawn(True, np.zeros(200, dtype=bool)), mirrored)
+
+
 def test_both_stores_give_the_same_batches(dataset: Path) -> None:
     def batch(memory_bytes: int, seed: int) -> np.ndarray:
         split = ImageSplit.open(dataset, "train", 8, memory_bytes)

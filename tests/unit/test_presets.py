@@ -162,6 +162,11 @@ def test_the_nano_presets_fit_eighty_images() -> None:
     assert params["cluster"]["num_clusters"] <= num_vectors
     batches = [variant.training.batch_size for variant in variants("coco").values()]
     batches += [pair.training.batch_size for pair in pairs("coco").values()]
+    common = params["read"]["common"]
+    for name, own in params["read"]["variants"].items():
+        training = validate(merged(common, own), name, ReadingParams).training
+        assert training is not None
+        batches.append(training.batch_size)
     assert max(batches) <= num_train
     assert params["clip"]["fit"]["training"]["batch_size"] <= num_train
 
@@ -189,6 +194,39 @@ def test_lg_vq_s_variants_differ_from_their_backbones_in_align_alone() -> None:
         parts = (aligned.align.global_, aligned.align.masked, aligned.align.relationship)
         assert [part and part.weight for part in parts] == [0.001, 0.01, 0.0001]
         assert (aligned.align.width, aligned.align.num_layers, aligned.align.max_tokens) == (256, 2, 30)
+
+
+@pytest.mark.parametrize("preset", ["scenes", "pico", "coco"])
+def test_small_aligned_variants_differ_from_their_backbones_in_align_alone(preset: str) -> None:
+    found = variants(preset)
+    aligned = {name for name in found if name.endswith("+lg")}
+    assert aligned == ({"vq+lg"} if preset == "pico" else {"vq+lg", "vqct+lg"})
+    read = content(preset)["read"]["variants"]
+    for name in aligned:
+        align = found[name].align
+        assert align is not None
+        assert align.losses() == ("global", "masked", "relationship")
+        assert found[name].model_copy(update={"align": None}) == found[name.removesuffix("+lg")]
+        assert {name, name.removesuffix("+lg")} <= set(read)
+        # The heads that are trained with the tokenizer and the reader's own are of one form.
+        reader = validate(merged(content(preset)["read"]["common"], read[name]), name, ReadingParams).align
+        assert (align.width, align.num_layers, align.num_heads) == (
+            reader.width, reader.num_layers, reader.num_heads,
+        )  # fmt: skip
+        assert align.masked is not None
+        assert reader.masked is not None
+        assert align.masked.model_copy(update={"weight": 1.0}) == reader.masked
+
+
+@pytest.mark.parametrize("preset", F16)
+def test_readers_at_the_papers_scale_have_its_heads_and_the_tokenizers_schedule(preset: str) -> None:
+    for name, own in content(preset)["read"]["variants"].items():
+        reading = validate(merged(content(preset)["read"]["common"], own), name, ReadingParams)
+        align = reading.align
+        assert reading.training is None
+        assert (align.width, align.num_layers, align.num_heads, align.max_tokens) == (256, 2, 1, 30)
+        assert align.masked is not None
+        assert (align.masked.width, align.masked.num_layers, align.masked.dropout) == (512, 2, 0.1)
 
 
 def test_vqct_s_recipe_for_its_codebooks() -> None:

@@ -14,6 +14,7 @@ from vqpipe.artifacts.publish import publish_text
 from vqpipe.report.build import build_report
 from vqpipe.report.code_figures import norm_grid, scatter, similarity_map
 from vqpipe.report.pictures import signed_map
+from vqpipe.report.replaced_pictures import ordinal
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_every_part_is_there(page: str) -> None:
     own = section(page)
     for title in (
         "Codes over the training", "Usage against images seen", "How similar codes are", "Norm of each code",
-        "t-SNE of the codes", "Each code through the decoder",
+        "t-SNE of the codes", "Each code through the decoder", "Tokens replaced by others",
     ):  # fmt: skip
         assert title in own
     assert own.count('class="pixels"') == 4  # vq, adjective and noun of vqct, lc
@@ -55,6 +56,29 @@ def test_the_table_tells_each_codebook(page: str) -> None:
     ]  # fmt: skip
     assert rows[1][1:] == ["400 of 1,024|39.1%", "9.9", "0.0", "10.0", "80.6", "120", "0.750"]
     assert [row[6] for row in rows[2:]] == ["none"] * 3
+
+
+def test_replaced_tokens_are_told_and_shown(page: str) -> None:
+    assert rows_of(page, "PSNR after every token was replaced") == [
+        ["tokenizer", "K", "reconstruction|dB, ↑", "nearest|dB, ↑", "50th nearest|dB, ↑"],
+        ["vq", "1,024", "21.00|20.99 to 21.01", "18.90|18.89 to 18.91", "–"],
+        ["lc", "1,024", "23.00|22.99 to 23.01", "18.90|18.89 to 18.91", "14.00"],
+    ]
+    own = section(page)[section(page).index('id="health-replaced"') :]
+    assert "<script" not in own
+    assert "Left out: vq has no 50th nearest code." in own
+    (part,) = (e for e in check_valid(page).iter("section") if e.get("id") == "health-replaced")
+    shown = [image.get("alt") for image in part.iter("img")]
+    assert shown[:4] == [
+        "image random-0, original",
+        "image random-0 as vq reconstructs it, PSNR 20.00 dB",
+        "image random-0 as vq: nearest code: 17.90 dB, 64 of 64 tokens",
+        f"image random-0 as vq: middle from {HOSTILE}: 15 of 64 tokens",
+    ]
+    assert len(shown) == 2 * (4 + 5)  # num_reconstructions: 2; lc has a 50th code
+    assert [ordinal(n) for n in (1, 2, 3, 11, 22, 112, 1000)] == [
+        f"{word}nearest" for word in ("", "2nd ", "3rd ", "11th ", "22nd ", "112th ", "1,000th ")
+    ]
 
 
 def test_watched_columns_are_drawn_once(page: str) -> None:
@@ -86,6 +110,10 @@ def test_what_is_absent_is_said(tree: Path, tmp_path: Path) -> None:
     own = section(build_report(root / "artifacts", root / "params.yaml", PARAMS).html)
     assert "time line of dead codes is absent" in own
     assert "Usage against images seen" in own
+    for variant in ("vq", "lc"):
+        shutil.rmtree(root / f"artifacts/evaluation/{variant}")
+    own = section(build_report(root / "artifacts", root / "params.yaml", PARAMS).html)
+    assert "evaluate.examples.replaced in the params asks for none" in own
     shutil.rmtree(root / "artifacts/evaluation")
     own = section(build_report(root / "artifacts", root / "params.yaml", PARAMS).html)
     assert "health is absent" in own

@@ -197,7 +197,7 @@ def test_costs_are_those_of_the_outputs_that_lie_here(tree: Path, report: Report
 
 def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     metrics = report.metrics
-    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "tokenizer", "vocabulary"}
+    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "read", "tokenizer", "vocabulary"}
     assert list(metrics["tokenizer"]) == list(VARIANTS)
     assert metrics["tokenizer"]["lc"]["psnr"] == 22
     assert metrics["tokenizer"]["lc"]["codes"]["code"]["utilisation"] == 0.8
@@ -213,7 +213,7 @@ def test_an_empty_checkout_says_so_in_words(tmp_path: Path) -> None:
     check_valid(empty.html)
     for command in ("dataset", "clip", "vocabulary", "graph", "cluster", "tokenizer", "evaluate", "prior"):
         assert f"dvc repro {command}" in empty.html
-    assert empty.metrics == {"prior": {}, "tokenizer": {}}
+    assert empty.metrics == {"prior": {}, "read": {}, "tokenizer": {}}
 
 
 def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
@@ -250,10 +250,8 @@ def test_missing_roots_are_told(tmp_path: Path) -> None:
         build_report(tmp_path / "gone", params, PARAMS)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1200, 400])
-def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> None:
-    """The page opens from disk, shows all its pictures, and is no wider than the window."""
+def shown(html: str, folder: Path, width: int) -> tuple[int, int, int]:
+    """What Chromium makes of a page from disk: pictures that are broken, all of them, pixels beyond the window."""
     probe = (
         "<script>addEventListener('load', () => { const broken = "
         "[...document.images].filter(i => !i.naturalWidth).length;"
@@ -261,8 +259,8 @@ def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> 
         "${document.documentElement.scrollWidth - "
         "document.documentElement.clientWidth}`; })</script>"
     )
-    page = tmp_path / "index.html"
-    html = re.sub(r"<meta http-equiv[^>]*>", "", report.html).replace("</body>", f"{probe}</body>")
+    page = folder / "index.html"
+    html = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", f"{probe}</body>")
     page.write_text(html, encoding="utf-8")
     flags = [
         "--headless",
@@ -272,7 +270,7 @@ def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> 
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={folder / 'profile'}",
         f"--window-size={width},2000",
         "--dump-dom",
     ]
@@ -282,5 +280,13 @@ def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> 
     title = re.search(r"<title>(.*?)</title>", done.stdout)
     assert title is not None
     broken, total, overflow = map(int, re.findall(r"-?\d+", title.group(1)))
+    return broken, total, overflow
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 400])
+def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> None:
+    """The page opens from disk, shows all its pictures, and is no wider than the window."""
+    broken, total, overflow = shown(report.html, tmp_path, width)
     assert total > 60
     assert (broken, overflow) == (0, 0)

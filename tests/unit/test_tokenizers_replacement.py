@@ -1,9 +1,10 @@
-"""Token replacement: which tokens change, what the grid shows, and how far neighbours move an image."""
+"""Token replacement: which tokens change, what an evaluation keeps of it, and how far neighbours move an image."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,14 +12,19 @@ from torch import Tensor
 from tests.every_recipe import make_tokenizer
 from tests.recipes import LC, VQCT, Recipe, centroids, words
 from vqpipe.data.loader import to_float, to_uint8
-from vqpipe.errors import MismatchError
+from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.metrics.images import ERRORS
+from vqpipe.params.base import validate
+from vqpipe.params.evaluate import ReplacedParams
 from vqpipe.quantizers.contract import Codebook
+from vqpipe.report.pictures import decode_png
+from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.replacement import (
-    neighbour_psnr,
+    Replaced,
+    middle,
     replace_by_neighbours,
+    replace_in_images,
     replace_tokens,
-    replacement_grid,
 )
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -66,22 +72,9 @@ def test_maps_that_do_not_fit_are_refused(b: Tensor, mask: Tensor, says: str) ->
     assert says in str(caught.value)
 
 
-def test_the_grid_shows_originals_reconstructions_and_the_mixture(tokenizer: Tokenizer) -> None:
-    a, b = images(2, 0), images(2, 1)
-    grid = replacement_grid(tokenizer, a, b, MASK)
-    assert grid.dtype == torch.uint8
-    assert grid.shape == (3, 2 * 18 - 2, 5 * 18 - 2)
-    cells = [[grid[:, y * 18 : y * 18 + 16, x * 18 : x * 18 + 16] for x in range(5)] for y in range(2)]
-    tokens_a, tokens_b = tokenizer.encode(a), tokenizer.encode(b)
-    mixed = tokenizer.decode(replace_tokens(tokens_a, tokens_b, MASK))
-    expected = [a, b, tokenizer.decode(tokens_a), tokenizer.decode(tokens_b), mixed]
-    for y, row in enumerate(cells):
-        for cell, image in zip(row, expected, strict=True):
-            assert torch.equal(cell, to_uint8(image[y]))
-    assert (grid[:, 16:18] == 255).all()
-    assert (grid[:, :, 16:18] == 255).all()
-    assert not torch.equal(cells[0][4], cells[0][2])
-    assert not torch.equal(cells[0][4], cells[0][3])
+def test_the_middle_is_half_of_rows_and_columns() -> None:
+    assert middle((8, 4)).nonzero().tolist() == [[y, x] for y in (2, 3, 4, 5) for x in (1, 2)]
+    assert middle((1, 3)).tolist() == [[True, False, False]]
 
 
 class Books:
@@ -120,12 +113,91 @@ def test_neighbours_are_those_of_a_naive_search(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(found).isfinite().all()
 
 
-def test_psnr_by_rank(tokenizer: Tokenizer) -> None:
-    pixels = to_uint8(images(5, 3))
-    psnr = neighbour_psnr(tokenizer, pixels, [0, 1, 4], batch_size=2)
-    assert list(psnr) == [0, 1, 4]
-    plain = ERRORS["psnr"](pixels, to_uint8(tokenizer(to_float(pixels))[0]))
-    assert psnr[0] == pytest.approx(plain.mean())
-    indices = replace_by_neighbours(tokenizer, tokenizer.encode(to_float(pixels)), 4)
-    assert psnr[4] == pytest.approx(ERRORS["psnr"](pixels, to_uint8(tokenizer.decode(indices))).mean())
-    assert psnr[4] != psnr[0]
+class Pictures:
+    """Random images in memory."""
+
+    def __init__(self, count: int) -> None:
+        self.pixels = to_uint8(images(count, 3))
+        self.ids = [f"p{i}" for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, positions: np.ndarray) -> Tensor:
+        assert (np.diff(positions) > 0).all()
+        return self.pixels[torch.from_numpy(positions)]
+
+
+def replaced(
+    tokenizer: Tokenizer, source: Pictures, count: int, ranks: tuple[int, ...], batch_size: int = 2
+) -> Replaced:
+    config = ReplacedParams(num_images=count, ranks=ranks)
+    indices = tokenizer.encode(to_float(source.pixels)).int()
+    return replace_in_images(tokenizer, source, indices, config, 7, batch_size, torch.device("cpu"))
+
+
+def test_rows_hold_what_the_decoder_makes_of_exchanged_tokens(tokenizer: Tokenizer) -> None:
+    source = Pictures(5)
+    found = replaced(tokenizer, source, 3, (1, 4))
+    assert len(found.rows) == 3
+    assert found.left_out == []
+    assert list(found.psnr) == [0, 1, 4]
+    for row, following in zip(found.rows, [*found.rows[1:], found.rows[0]], strict=True):
+        at = source.ids.index(row["image_id"])
+        original = source.pixels[at : at + 1]
+        tokens = tokenizer.encode(to_float(original))
+        assert np.array_equal(decode_png(row["original"]), original[0].permute(1, 2, 0).numpy())
+        made = {0: row["reconstruction"], **dict(zip(row["ranks"], row["pictures"], strict=True))}
+        for rank, psnr in {0: row["psnr"], **dict(zip(row["ranks"], row["psnrs"], strict=True))}.items():
+            expected = to_uint8(tokenizer.decode(replace_by_neighbours(tokenizer, tokens, rank)))
+            assert np.array_equal(decode_png(made[rank]), expected[0].permute(1, 2, 0).numpy())
+            assert psnr == pytest.approx(ERRORS["psnr"](original, expected)[0])
+        assert row["tokens"] == tokens.numel()
+        assert row["changed"] == [tokens.numel()] * 2
+        assert row["other_id"] == following["image_id"]
+        other = source.ids.index(row["other_id"])
+        mixed = replace_tokens(
+            tokens, tokenizer.encode(to_float(source.pixels[other : other + 1])), middle((4, 4))
+        )
+        assert np.array_equal(
+            decode_png(row["mixed"]), to_uint8(tokenizer.decode(mixed))[0].permute(1, 2, 0).numpy()
+        )
+        assert row["mixed_changed"] == int((mixed != tokens).sum()) <= 4 * tokens.shape[1]
+    assert [row["psnr"] for row in found.rows] == found.psnr[0].tolist()
+
+
+def test_rows_do_not_depend_on_the_batch_and_images_not_on_the_tokenizer(tokenizer: Tokenizer) -> None:
+    source = Pictures(5)
+    two, five = (replaced(tokenizer, source, 4, (2,), batch_size=size) for size in (2, 5))
+    assert two.rows == five.rows
+    assert [row["image_id"] for row in two.rows] == [
+        source.ids[i] for i in numpy_rng(7, "replaced").permutation(5)[:4]
+    ]
+
+
+def test_ranks_that_a_codebook_lacks_are_named_and_one_image_has_no_other(tokenizer: Tokenizer) -> None:
+    smallest = min(tokenizer.num_codes)
+    found = replaced(tokenizer, Pictures(1), 9, (1, smallest - 1, smallest, 5000))
+    assert found.left_out == [smallest, 5000]
+    (row,) = found.rows
+    assert row["ranks"] == [1, smallest - 1]
+    assert row["other_id"] is None
+    assert row["mixed"] is None
+
+
+def test_neighbours_are_near_as_the_method_searches() -> None:
+    """By angle the code along (1, 0) is nearest to (3, 0); by distance (2, 1) is."""
+    books = Books()
+    vectors = torch.tensor([[3.0, 0], [0.5, 0], [2, 1]])
+    first: Any = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+    for metric, expected in (("cosine", 1), ("euclidean", 2)):
+        books.codebooks = lambda m=metric: [Codebook("code", vectors, None, m)]  # type: ignore[assignment, misc]
+        assert replace_by_neighbours(books, first, 1).item() == expected
+    cosine = make_tokenizer(Recipe({**LC, "dim": 4, "distance": "cosine", "init": "data"}, centroids()))
+    assert [book.metric for book in cosine.codebooks()] == ["cosine"]
+
+
+@pytest.mark.parametrize("ranks", [[], [0], [2, 1], [3, 3]])
+def test_ranks_that_mean_nothing_are_refused(ranks: list[int]) -> None:
+    with pytest.raises(ParamsError, match="ranks"):
+        validate({"num_images": 1, "ranks": ranks}, "replaced", ReplacedParams)

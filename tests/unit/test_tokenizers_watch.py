@@ -107,6 +107,27 @@ def test_micro_batches_make_no_difference(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.count("seems to collapse") == 2
 
 
+def test_within_a_window_nothing_is_read_from_the_device() -> None:
+    """A tensor on `meta` has no values, so that reading one raises."""
+    watch = CodeWatch([K, K], STEPS, EVERY)
+    pairs = [torch.cat([batch(step, K), batch(step + 1, K)], dim=1) for step in range(1, EVERY + 1)]
+    assert watch.update(pairs[0]) == {}
+    watch.to("meta")
+    for pair in pairs[1:-1]:
+        assert watch.update(pair.to("meta")) == {}
+    with pytest.raises(RuntimeError, match="meta"):
+        watch.update(pairs[-1].to("meta"))  # the window closes
+
+
+def test_a_run_that_rolls_back_counts_from_there() -> None:
+    watch = CodeWatch([K], STEPS, EVERY)
+    rows = train(watch, 1, 7, collapse=False)
+    kept = {name: tensor.clone() for name, tensor in watch.state_dict().items()}
+    rows += train(watch, 8, 33, collapse=False)
+    watch.load_state_dict(kept)
+    assert train(watch, 8, 33, collapse=False) == rows[7:]
+
+
 def check_equal(a: CodeWatch, b: CodeWatch, but: str = "") -> None:
     other = b.state_dict()
     assert set(other) == set(a.state_dict())

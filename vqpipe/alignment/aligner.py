@@ -37,7 +37,7 @@ class Aligner(nn.Module):
         latent_dim: dimension of the quantised latent.
         code_dims: dimension of each group's code vectors (`code_dims`); only the relationship loss reads them.
         vocabulary: byte-pair ids of the corpus's captions, start and end included.
-        embeddings: CLIP's frozen input embeddings of those.
+        embeddings: CLIP's frozen input embeddings of those; `CorpusVocabulary` scales them.
         text_dim: e, of the global text features.
 
     Raises:

@@ -7,10 +7,18 @@ input is CLIP's frozen input embeddings, to which a self-attention is trained he
 encoder, which saw the whole caption: there every other position carries the masked words. What is left of a
 masked word is its place and its number of pieces.
 
+The embeddings come with a mean squared length of 1 (`CorpusVocabulary`). On the way in they are multiplied by sqrt(w),
+so that their components have variance 1; positions start with a deviation of .5, about that of the projected words
+which they are added to (at CLIP's .01 a head sees next to nothing of the words' order at its start). On the way out the
+head ends in a layer norm, so that a logit starts with variance 1 and reaches sqrt(w) where head and embedding agree:
+8 for a width of 64, 23 for one of 512. Against embeddings of CLIP's own length it would be 1.8 and 9.
+
 Letters: b batch, t tokens, n positions of codes, v tokens of the corpus, w width of the embeddings, m masked tokens.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -72,7 +80,7 @@ class MaskedText(nn.Module):
         self.into = nn.Linear(word_dim, width)
         self.memory = nn.Linear(word_dim, width) if word_dim != width else nn.Identity()
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
-        self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(max_tokens, width) * 0.5)
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(
                 width,
@@ -106,9 +114,10 @@ class MaskedText(nn.Module):
             real: which tokens are no padding.
             masked: which tokens are masked, all of them real.
             codes: the tokens of the transformer over the codes.
-            embeddings: CLIP's frozen input embeddings of the corpus's tokens.
+            embeddings: CLIP's frozen input embeddings of the corpus's tokens, of mean squared length 1.
         """
-        x = torch.where(masked[..., None], self.mask_token, self.into(embedding(rows, embeddings)))
+        words = embedding(rows, embeddings) * math.sqrt(embeddings.shape[1])
+        x = torch.where(masked[..., None], self.mask_token, self.into(words))
         x = x + self.positions[: x.shape[1]]
         hidden = ~real
         hidden[:, 0] = False  # a caption without a token attends to something, and nothing is read from it

@@ -14,7 +14,8 @@ caption and then over the captions that have a pair; padding, start and end are 
 C is gathered from the quantizer's live code vectors, so that the gradient goes to what makes them: the codes of
 `vq`, the projector of `lc`, the transfer network of `vqct`. Through z_q it would reach the encoder alone. With several
 groups a position's vector is that of all its codes, one after the other. The assignment has no gradient: the
-transformer over the codes learns from the other two losses.
+transformer over the codes learns from the other two losses, and its step to V from masked text prediction alone, so
+that without it V and the words share no space (the paper has one projection, which equation 5 trains too).
 
 Letters: b batch, t tokens, n positions, v tokens of the corpus, w width of the embeddings, s words of the longest
 caption, g groups, c dimensions of all groups' codes together.

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.data.pixels import InMemory, Packed, Pixels
@@ -108,6 +108,7 @@ class ImageSplit:
         crop: Crop,
         flip: bool,
         share: slice = slice(None),
+        upright: Bool[np.ndarray, " n"] | None = None,
     ) -> UInt8[Tensor, "n 3 r r"]:
         """Crops of the named images, in the order of `indices`.
 
@@ -118,6 +119,7 @@ class ImageSplit:
             crop: `centre`, or `random` with all positions equally likely.
             flip: mirror each image left to right with probability 1/2.
             share: which of the crops to make, all of them unless told; the draws stay those of all.
+            upright: images that are not mirrored whatever is drawn for them, one for each index; the draws stay.
         """
         order = np.asarray(indices, dtype=np.int64)
         side = self.resolution
@@ -131,6 +133,8 @@ class ImageSplit:
                 corners = rng.integers(0, room + 1)
             if flip:
                 mirrored = rng.random(len(order)) < 0.5
+                if upright is not None:
+                    mirrored &= ~upright
         order, corners, mirrored = order[share], corners[share], mirrored[share]
         out = np.empty((len(order), 3, side, side), dtype=np.uint8)
         pictures = self._pixels.get(order.tolist())

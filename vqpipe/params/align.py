@@ -61,7 +61,7 @@ class GlobalParams(Params):
     """Divides the cosines: `{kind: fixed, value: 1.0}` in the paper."""
     gather: bool
     """Whether the batch of all ranks stands against itself, or each rank's share against itself (the paper's form);
-    the same with one rank."""
+    the same with one rank. With `training.accumulate` it is a micro-batch that stands against itself, either way."""
 
 
 class MaskedParams(Params):
@@ -104,7 +104,9 @@ class MaskedParams(Params):
 class RelationshipParams(Params):
     """Relationship alignment: cosines between words, passed on to the code vectors that stand for them (equation 8).
 
-    Which code stands for a word is found by the other two losses' network, which this loss does not train.
+    Which code stands for a word is found by a network that this loss does not train: its layers learn from the other
+    two losses, its last step into the words' space from masked text prediction alone. Without that loss the words'
+    places are arbitrary, if consistent, and without both nothing in it is trained.
     """
 
     weight: Weight

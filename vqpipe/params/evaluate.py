@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vqpipe.params.base import Params
 from vqpipe.params.distances import DistanceParams
@@ -23,6 +23,22 @@ class FloorsParams(Params):
     named so."""
 
 
+class ReplacedParams(Params):
+    """Token replacement (VQGAN-LC, appendix B and figure 5): every token becomes a near code of its codebook."""
+
+    num_images: Annotated[int, Field(ge=1, le=1000)]
+    """Test images, drawn at random, the same for every tokenizer; the PSNR by rank is their mean."""
+    ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=8)]
+    """Which neighbours, rising: 1 is the nearest other code. Those that a smaller codebook does not have are left
+    out for it, and named."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.ranks) != sorted(set(self.ranks)):
+            raise ValueError(f"ranks must rise, each named once, and are {list(self.ranks)}")
+        return self
+
+
 class ExampleParams(Params):
     """What is kept as pictures for the report."""
 
@@ -32,6 +48,8 @@ class ExampleParams(Params):
     """Most used codes, per group, for which patches are kept."""
     num_patches: Annotated[int, Field(ge=0)]
     """Patches kept for each of these codes."""
+    replaced: ReplacedParams | None = None
+    """Images decoded after their tokens were replaced; null keeps none."""
 
 
 class HealthParams(Params):

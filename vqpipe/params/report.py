@@ -30,5 +30,7 @@ class ReportParams(Params):
     """Codes shown with their patches for each group of a tokenizer, the most used ones."""
     num_samples: Count
     """Samples shown of each prior, and pairs of a sample and its nearest training image."""
+    num_read_examples: Count
+    """Test images shown of each kind of what the codes say: masked words, retrieval, cosines of words and codes."""
     error_levels: Annotated[float, Field(gt=0, le=255)]
     """Mean absolute error, in grey levels, from which the heat map shows its last colour."""

@@ -30,7 +30,8 @@ class AugmentParams(Params):
     crop: Literal["random", "centre"]
     """Where the square is cut from a stored image that is larger than the resolution."""
     flip: bool
-    """Mirror each image with probability 1/2."""
+    """Mirror each image with probability 1/2. With `align`, an image is not mirrored where the caption that is drawn
+    for it says left or right; the others are mirrored as without."""
 
 
 class TokenizerParams(Params):
@@ -55,7 +56,7 @@ class TokenizerParams(Params):
     """Seed of weights, batches and augmentation; the variants of one run share it and so share their data order."""
     align: AlignParams | None = None
     """Losses that align the codes with captions while the tokenizer is trained (LG-VQ); null for none. The data set
-    needs a caption for every training image. Captions are not mirrored where `augment.flip` mirrors their image."""
+    needs a caption for every training image."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.search import Metric
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.quantizers.nearest import Estimator
 
@@ -31,6 +32,8 @@ class Codebook:
     """What the group codes for: `code`, or `adjective` and `noun`."""
     vectors: Float[Tensor, "K d"]
     names: list[str] | None = None
+    metric: Metric = "euclidean"
+    """What near means among them: what the method searches by, and `euclidean` where it does not search."""
 
 
 @dataclass(frozen=True)

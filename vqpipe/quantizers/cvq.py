@@ -21,7 +21,8 @@ and
 
     contrastive = mean_k -log(exp(s+) / (exp(s+) + sum_negatives exp(s)))
 
-It moves codes alone: latents have no gradient from it. In training it is that of the batch of all ranks.
+It moves codes alone: latents have no gradient from it. In training it is that of the batch of all ranks. Which
+values are positive and negative, and that s+ is part of the denominator, is the reference code's form.
 
 Both look at K x n values, a tile of codes at a time (`vqpipe.quantizers.tiles`), so that memory is bounded.
 """

@@ -21,24 +21,19 @@ more, so that they have time to be used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers.nearest import EmaParams
-from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import need_none
+from vqpipe.quantizers.priors import WithoutPrior
 from vqpipe.runtime.distributed import all_reduce_sum, broadcast, gather
 
 
-class MovingAverageQuantizer(NearestCodeQuantizer):
+class MovingAverageQuantizer(WithoutPrior, NearestCodeQuantizer):
     """One group; codes (K, d), sums (K, d), cluster sizes (K,) and the number of passes are buffers."""
 
     kind = "ema"
@@ -56,17 +51,6 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         self.register_buffer("sums", codes.clone())
         self.register_buffer("cluster_sizes", torch.ones(config.num_codes))
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
-
-    @classmethod
-    def from_prior(cls, config: EmaParams, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; takes no prior."""
-        need_none(cls.kind, prior)
-        return cls(config)
-
-    @classmethod
-    def skeleton(cls, config: EmaParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; the params say every shape."""
-        return cls(config)
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
         """The codes; in training a copy, since they move before the pass ends."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from vqpipe.codebooks.load import Prior
-from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
-from vqpipe.quantizers.priors import need_none
+from vqpipe.quantizers.contract import Codebook, Quantized, check_indices
+from vqpipe.quantizers.priors import WithoutPrior
 
 
-class LatticeQuantizer(QuantizerModule):
+class LatticeQuantizer(WithoutPrior):
     """One group, no parameters and no state: its params say everything. Nothing is annealed.
 
     Always in float32, whatever autocast says.
@@ -56,17 +55,6 @@ class LatticeQuantizer(QuantizerModule):
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
         """Of rows, float32: z_q with its gradient (n, d), the digits, the loss and its terms."""
-
-    @classmethod
-    def from_prior(cls, config: Any, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; takes no prior."""
-        need_none(cls.kind, prior)
-        return cls(config)
-
-    @classmethod
-    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; there are no tensors."""
-        return cls(config)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; `vectors` is empty, since no code has a gradient."""

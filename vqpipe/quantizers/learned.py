@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.search import Metric
 from vqpipe.params.quantizers.nearest import LearnedCodesParams
-from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import need_none
+from vqpipe.quantizers.priors import WithoutPrior
 
 
-class LearnedCodesQuantizer(NearestCodeQuantizer):
+class LearnedCodesQuantizer(WithoutPrior, NearestCodeQuantizer):
     """One group; the codes are a parameter of shape (K, d), uniform in +-1/K at the start or set from data.
 
     Args:
@@ -30,17 +25,6 @@ class LearnedCodesQuantizer(NearestCodeQuantizer):
         super().__init__(config, ["code"], [config.num_codes], metric=metric, data_init=config.init == "data")
         bound = 1 / config.num_codes
         self.codes = nn.Parameter(torch.empty(config.num_codes, config.dim).uniform_(-bound, bound))
-
-    @classmethod
-    def from_prior(cls, config: Any, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; takes no prior."""
-        need_none(cls.kind, prior)
-        return cls(config)
-
-    @classmethod
-    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; the params say every shape."""
-        return cls(config)
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
         """The parameter itself."""

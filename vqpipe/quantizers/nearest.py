@@ -177,7 +177,7 @@ class NearestCodeQuantizer(QuantizerModule):
         """The codes of each group as they are now, and their names where they have any."""
         codes = self._codes()
         return [
-            Codebook(name, vectors.detach().clone(), list(names) if names is not None else None)
+            Codebook(name, vectors.detach().clone(), list(names) if names is not None else None, self.metric)
             for name, vectors, names in zip(self.group_names, codes, self.names, strict=True)
         ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import MismatchError
+from vqpipe.quantizers.contract import Names, QuantizerModule
 
 _RUN = {"words": "dvc repro graph", "centroids": "dvc repro cluster", "none": None}
 
@@ -44,6 +46,28 @@ def need_none(kind: str, prior: Prior) -> None:
     """Raise `MismatchError` where a prior is given to a method that would ignore it."""
     if prior is not None:
         raise _wrong(kind, prior, "none")
+
+
+class WithoutPrior(QuantizerModule):
+    """What the methods share that start from no prior: their params, the constructor's one argument, say every shape.
+
+    It comes before a method's other bases.
+    """
+
+    @classmethod
+    def from_prior(cls, config: Any, prior: Prior) -> Self:
+        """See `QuantizerModule.from_prior`; takes no prior.
+
+        Raises:
+            MismatchError: a prior, which the method would ignore.
+        """
+        need_none(cls.kind, prior)
+        return cls(config)
+
+    @classmethod
+    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
+        """See `QuantizerModule.skeleton`; the params say every shape."""
+        return cls(config)
 
 
 def _wrong(kind: str, prior: Prior, needed: str) -> MismatchError:

@@ -11,10 +11,14 @@ Each latent has a distribution over codes, q_i = softmax_k(-|z_i - e_k|^2 / temp
 
   in nats. A code that no latent is likely to take makes it large, so it works against collapse. It moves latents and
   codes. The mean is over all ranks, and is taken in the log domain, so that no code is too far to be drawn nearer.
+  This differs from the paper's equation 1 in two ways. The paper's is the other direction, KL(q | uniform) = sum_k q_k
+  log(K q_k), which stays below log K and whose gradient fades for a code with q_k near 0. And its q is the mean of the
+  one-hot choices, through which a softmax's gradient is passed back; here q is the mean of the distributions.
 - Stochastic mask regularisation: in training each position is masked with probability `stochastic_share`; a masked
   one takes a code drawn from q_i (by Gumbel noise), the rest the nearest, as all do in eval.
 
-Beside that the losses of `vq`, and its gradient from z_q to z, at masked positions too.
+Beside that the losses of `vq`, and its gradient from z_q to z, at masked positions too; in the paper z_q has the
+gradient of a softmax, and of a Gumbel softmax at masked positions (algorithm 1).
 
 Left out: the paper's probabilistic contrastive loss, which weighs a loss between the features of the image and of its
 reconstruction, since it belongs to the reconstruction and not to the quantizer.

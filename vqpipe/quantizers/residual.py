@@ -141,7 +141,7 @@ class ResidualQuantizer(QuantizerModule):
     def codebooks(self) -> list[Codebook]:
         """The base's codebooks of each stage, named with the stage's number, as they enter the sum."""
         return [
-            Codebook(f"{book.group}_{number}", book.vectors * scale, book.names)
+            Codebook(f"{book.group}_{number}", book.vectors * scale, book.names, book.metric)
             for number, scale in enumerate(self.scales)
             for book in self._stage(number).codebooks()
         ]

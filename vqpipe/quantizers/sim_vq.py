@@ -10,22 +10,17 @@ paper's form has no bias; its public code's linear layer has one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers.nearest import SimVqParams
-from vqpipe.quantizers.contract import Names
 from vqpipe.quantizers.moments import compose, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import need_none
+from vqpipe.quantizers.priors import WithoutPrior
 
 
-class SimVectorQuantizer(NearestCodeQuantizer):
+class SimVectorQuantizer(WithoutPrior, NearestCodeQuantizer):
     """One group; only the map is trained, `frozen` (K, d) is a buffer."""
 
     kind = "sim_vq"
@@ -35,17 +30,6 @@ class SimVectorQuantizer(NearestCodeQuantizer):
         super().__init__(config, ["code"], [config.num_codes], data_init=config.init == "data")
         self.register_buffer("frozen", torch.randn(config.num_codes, config.dim) * config.dim**-0.5)
         self.map = nn.Linear(config.dim, config.dim, bias=config.bias)
-
-    @classmethod
-    def from_prior(cls, config: SimVqParams, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; takes no prior."""
-        need_none(cls.kind, prior)
-        return cls(config)
-
-    @classmethod
-    def skeleton(cls, config: SimVqParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; the params say every shape."""
-        return cls(config)
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
         """The mapped codes."""

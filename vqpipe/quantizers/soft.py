@@ -11,20 +11,17 @@ memory O(n d + K d + tile).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers.soft import SoftCodeParams
-from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
+from vqpipe.quantizers.contract import Codebook, Quantized, check_indices
 from vqpipe.quantizers.moments import draw_rows
-from vqpipe.quantizers.priors import need_none
+from vqpipe.quantizers.priors import WithoutPrior
 from vqpipe.runtime.distributed import broadcast_module, gather
 
 
@@ -38,7 +35,7 @@ class Assigned:
     terms: dict[str, Tensor]
 
 
-class SoftCodeQuantizer(QuantizerModule):
+class SoftCodeQuantizer(WithoutPrior):
     """One group; the codes are a parameter of shape (K, d).
 
     Always in float32, whatever autocast says. Nothing is shared between ranks but what a method says.
@@ -62,17 +59,6 @@ class SoftCodeQuantizer(QuantizerModule):
     @abstractmethod
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:
         """Quantise rows, float32; in training or in eval as the module's mode says."""
-
-    @classmethod
-    def from_prior(cls, config: Any, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; takes no prior."""
-        need_none(cls.kind, prior)
-        return cls(config)
-
-    @classmethod
-    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; the params say every shape."""
-        return cls(config)
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:

@@ -15,6 +15,7 @@ from vqpipe.report.evaluated_books import Book, read_books
 from vqpipe.report.health_pictures import decoded, maps, norms, similarity
 from vqpipe.report.inputs import Curve, Inputs
 from vqpipe.report.names import HIGHER, LOWER, number
+from vqpipe.report.replaced_pictures import replaced
 
 WATCHED = ("ae/dead_share_", "ae/window_used_share_", "ae/window_perplexity_")
 """Columns of the training curves that are drawn here, each with the group's number behind it."""
@@ -45,6 +46,7 @@ def about_health(inputs: Inputs, params: ReportParams) -> Section:
         Section("health-norms", "Norms of the codes", norms(books)),
         Section("health-map", "Active and inactive codes", maps(books)),
         Section("health-decoded", "Each code through the decoder", decoded(inputs, params)),
+        Section("health-replaced", "Tokens replaced by others", replaced(inputs, params)),
     ]
     return Section("health", "Health of the codebooks", blocks, parts)
 

@@ -11,9 +11,10 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph of plain text."""
+    """A paragraph of plain text, and links (label, anchor) to parts of the page after it."""
 
     text: str
+    links: Sequence[tuple[str, str]] = ()
     kind: str = "text"
 
 
@@ -37,10 +38,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: the value as text, and small print under it such as an interval."""
+    """A table cell: the value as text, and small print under it such as an interval. `tone` is `good` or `bad` for
+    a verdict that is coloured, else empty."""
 
     text: str
     small: str = ""
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, with its alternative text, caption, and size in pixels."""
+    """An image as a data URI, with its alternative text, caption, and size in pixels; `right` ones are marked."""
 
     uri: str
     alt: str
     width: int
     height: int
     caption: str = ""
+    right: bool = False
 
 
 @dataclass(frozen=True)
 class Gallery:
     """Pictures that belong together, in groups that stay side by side; `compact` ones are small and many,
-    `dense` ones fill rows of narrow columns."""
+    `dense` ones fill rows of narrow columns, `even` ones stand below each other in columns of a picture's width."""
 
     title: str
     groups: Sequence[tuple[str, Sequence[Picture]]]
@@ -77,6 +81,7 @@ class Gallery:
     scale: Markup | None = None
     compact: bool = False
     dense: bool = False
+    even: bool = False
     kind: str = "gallery"
 
 
@@ -101,6 +106,51 @@ class Charts:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of an answer: its text, a value, whether it is right (None where that is not judged), small print, and
+    what was asked."""
+
+    text: str
+    value: str = ""
+    right: bool | None = None
+    small: str = ""
+    asked: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one reader makes of an example: lines, pictures or a drawing, under its name."""
+
+    title: str
+    lines: Sequence[Line] = ()
+    pictures: Sequence[Picture] = ()
+    drawing: Markup | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text and a picture, with what is known of it, and rows of answers that stand side by side."""
+
+    text: str
+    picture: Picture
+    rows: Sequence[Sequence[Answer]]
+    note: str = ""
+    known: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one kind."""
+
+    title: str
+    items: Sequence[Example]
+    note: str = ""
+    scale: Markup | None = None
+    kind: str = "examples"
+
+
+@dataclass(frozen=True)
 class Tree:
     """Nested mappings and lists, shown as an outline that folds."""
 
@@ -118,7 +168,7 @@ class Terms:
     kind: str = "terms"
 
 
-Block = Text | Absent | Table | Gallery | Charts | Tree | Terms
+Block = Text | Absent | Table | Gallery | Charts | Examples | Tree | Terms
 
 
 @dataclass(frozen=True)

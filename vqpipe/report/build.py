@@ -11,6 +11,7 @@ from vqpipe.report.about_clusters import about_clusters
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_health import about_health
 from vqpipe.report.about_priors import about_priors
+from vqpipe.report.about_reading import about_reading
 from vqpipe.report.about_run import about_run
 from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.about_words import about_words
@@ -46,6 +47,7 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
         about_clusters(inputs),
         about_tokenizers(inputs, params),
         about_health(inputs, params),
+        about_reading(inputs, params),
         about_priors(inputs, params),
     ]
     return Report(render(params.title, _lead(inputs), sections), summary(inputs))

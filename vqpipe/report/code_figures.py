@@ -39,26 +39,35 @@ def scatter(points: Sequence[tuple[str, Float[np.ndarray, "n 2"]]], alt: str, si
     return Markup("".join([*parts, "</svg>"]))
 
 
-def similarity_map(cosine: Float[np.ndarray, "m m"], names: Sequence[str], alt: str) -> Markup:
-    """Cosines as colours of [-1, 1], the codes' names beside the rows and above the columns.
+def similarity_map(
+    cosine: Float[np.ndarray, "m m"],
+    names: Sequence[str],
+    alt: str,
+    above: Sequence[str] | None = None,
+    cell: int = _CELL,
+) -> Markup:
+    """Cosines as colours of [-1, 1], the codes' names beside the rows and above the columns, or others `above`; cells
+    of `cell` pixels.
 
     Wider than a narrow window, it scrolls in its own box rather than shrink its names.
     """
     count = len(names)
-    side = _CELL * count
+    side = cell * count
     shown = [clip_word(name, _LETTERS) for name in names]
-    label = 12 + 7 * max((len(name) for name in shown), default=0)
-    width = label + side
+    tops = shown if above is None else [clip_word(name, _LETTERS) for name in above]
+    label, top = (12 + 7 * max((len(name) for name in part), default=0) for part in (shown, tops))
+    width, height = label + side, top + side
     image: Picture = picture(signed_map(np.asarray(cosine, dtype=np.float64)), alt)
-    parts = [open_svg(width, width, alt, fixed=True)]
+    parts = [open_svg(width, height, alt, fixed=True)]
     parts.append(
-        f'<image class="pixels" x="{label}" y="{label}" width="{side}" height="{side}" href="{image.uri}"/>'
+        f'<image class="pixels" x="{label}" y="{top}" width="{side}" height="{side}" href="{image.uri}"/>'
     )
-    for i, name in enumerate(shown):
-        text, middle = escape(name), label + _CELL * (i + 0.5)
+    for i, (name, over) in enumerate(zip(shown, tops, strict=True)):
+        along = cell * (i + 0.5)
         parts.append(
-            f'<text class="code" x="{label - 5}" y="{middle + 4:g}" text-anchor="end">{text}</text>'
-            f'<text class="code" transform="translate({middle + 4:g} {label - 5}) rotate(-90)">{text}</text>'
+            f'<text class="code" x="{label - 5}" y="{top + along + 4:g}" text-anchor="end">{escape(name)}</text>'
+            f'<text class="code" transform="translate({label + along + 4:g} {top - 5}) rotate(-90)">'
+            f"{escape(over)}</text>"
         )
     inside = "".join([*parts, "</svg>"])
     return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from markupsafe import Markup
 
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY
 from vqpipe.artifacts.tables import read_table
@@ -16,18 +15,12 @@ from vqpipe.report.code_figures import norm_grid, scatter, similarity_map
 from vqpipe.report.evaluated_books import Book
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import number
-from vqpipe.report.pictures import decode_png, heat_scale, picture, signed_scale
+from vqpipe.report.pictures import decode_png, heat_scale, picture, scale_bar, signed_scale
 
 MOST_NORMS = 4096
 """Codes of a norm map, the most used ones."""
 MOST_PIXELS = 64
 """Longer side of a decoded code."""
-
-
-def _scale(text: str, gradient: str, low: str, high: str) -> Markup:
-    return Markup('<p class="scale">{} {}<span style="background:{}"></span>{}</p>').format(
-        text, low, gradient, high
-    )
 
 
 def similarity(books: Sequence[Book]) -> list[Block]:
@@ -57,7 +50,7 @@ def similarity(books: Sequence[Book]) -> list[Block]:
         "Cosine between code vectors: the same direction is "
         "red, unrelated ones are near white, opposite ones blue."
     )
-    scale = Gallery("Colours", [], scale=_scale("cosine", signed_scale(), "−1", "1"))
+    scale = Gallery("Colours", [], scale=scale_bar("cosine", signed_scale(), "−1", "1"))
     return [text, scale, *blocks]
 
 
@@ -82,7 +75,7 @@ def norms(books: Sequence[Book]) -> list[Block]:
         "One cell for each code, in reading order from the most used to the least used. Unused codes, at the end, "
         "often keep the norm they started with; an edge between the colours there shows where use ends."
     )
-    scale = _scale("norm", heat_scale(), "0", "largest of a used code")
+    scale = scale_bar("norm", heat_scale(), "0", "largest of a used code")
     return [Gallery("Norm of each code", groups, note, scale, compact=True)]
 
 

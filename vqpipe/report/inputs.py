@@ -47,6 +47,7 @@ class Inputs:
     tokenizer: dict[str, Metrics] = field(default_factory=dict)
     evaluate: dict[str, Metrics] = field(default_factory=dict)
     prior: dict[str, Metrics] = field(default_factory=dict)
+    read: dict[str, Metrics] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     costs: tuple[Cost, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)
@@ -61,6 +62,11 @@ class Inputs:
     def pairs(self) -> list[str]:
         """The priors that the params file names, in its order."""
         return _names(self.params, "prior", "pairs")
+
+    @property
+    def readings(self) -> list[str]:
+        """The readings that the params file names, in its order."""
+        return _names(self.params, "read", "variants")
 
     def folder(self, *parts: str) -> Path:
         """A folder under the root, whether or not it is there."""
@@ -78,8 +84,9 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     if not root.is_dir():
         raise ArtifactError(f"there is no artifacts folder {root}", run="dvc repro")
     variants, pairs = _names(tree, "tokenizer", "variants"), _names(tree, "prior", "pairs")
+    readings = _names(tree, "read", "variants")
     metrics = root / "metrics"
-    named = {"tokenizer": variants, "evaluate": variants, "prior": pairs}
+    named = {"tokenizer": variants, "evaluate": variants, "prior": pairs, "read": readings}
     read = {group: _read_all(metrics / group, names) for group, names in named.items()}
     strays = [
         f"{group} {path.stem}"
@@ -93,8 +100,9 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         "cluster": _curves(root / "curves", ["cluster"]),
         "tokenizer": _curves(root / "curves" / "tokenizer", variants),
         "prior": _curves(root / "curves" / "prior", pairs),
+        "read": _curves(root / "curves" / "read", readings),
     }
-    outputs = [root / output for output in _outputs(variants, pairs)]
+    outputs = [root / output for output in _outputs(variants, pairs, readings)]
     costs = tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs)
     return Inputs(
         root,
@@ -103,6 +111,7 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         read["tokenizer"],
         read["evaluate"],
         read["prior"],
+        read["read"],
         curves,
         costs,
         _packages(outputs),
@@ -156,10 +165,13 @@ def _curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
     return {name: read_curve(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
 
 
-def _outputs(variants: list[str], pairs: list[str]) -> list[str]:
+def _outputs(variants: list[str], pairs: list[str], readings: list[str]) -> list[str]:
     """The outputs with sidecars, in the order of the stages."""
     common = ["dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches"]
-    groups = (("tokenizer", variants), ("tokens", variants), ("generator", pairs), ("evaluation", variants))
+    groups = (
+        ("tokenizer", variants), ("tokens", variants), ("generator", pairs), ("evaluation", variants),
+        ("reading", readings),
+    )  # fmt: skip
     return common + [f"{group}/{name}" for group, names in groups for name in names]
 
 

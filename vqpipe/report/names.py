@@ -146,9 +146,39 @@ MEASURES: dict[str, Measure] = {
         "frequent codes that would be as varied.",
     ),
     "entropy_bits": Measure("entropy", "bits per token", HIGHER, 2, "Entropy of the codes' frequencies."),
-}
+    "masked_recall": Measure(
+        "recall@1", "%", HIGHER, 1,
+        "Masked words whose first prediction, from the rest of the caption and the codes, is right; a mean over each "
+        "caption's masked words, then over captions.",
+    ),
+    "masked_other_image": Measure(
+        "other codes", "%, another image's", "", 1,
+        "The same words predicted with the codes of another image: what the caption alone gives away.",
+    ),
+    "masked_gain": Measure(
+        "the codes' part", "points", HIGHER, 1,
+        "Recall@1 with the image's codes less that with another image's, caption by caption.",
+    ),
+    "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
+    "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),
+    "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),
+    "similarity_mse": Measure(
+        "MSE", "", LOWER, 3,
+        "Squared difference between the cosine of two words and that of the codes that stand for them, a mean over a "
+        "caption's pairs of words, then over captions.",
+    ),
+    "similarity_chance": Measure("chance", "MSE", "", 3, "The same for codes at positions drawn at random."),
+    "correlation": Measure(
+        "correlation", "", HIGHER, 3, "Pearson's, of the words' and the codes' cosines over all pairs."
+    ),
+    "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words that one position stands for."),
+}  # fmt: skip
 
-PERCENT = {"utilisation", "uniform_expectation"}
+PERCENT = {
+    "utilisation", "uniform_expectation", "masked_recall", "masked_other_image", "masked_gain", "r1", "r5", "r10",
+    "same_position",
+}  # fmt: skip
+"""Measures that are shares and shown times 100."""
 
 
 def measure(name: str) -> Measure:
@@ -176,6 +206,12 @@ def cell(name: str, value: Any) -> Cell:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell("–" if value is None else str(value))
     return Cell(_plain(name, value))
+
+
+def change(name: str, interval: Mapping[str, float]) -> Cell:
+    """The change `{mean, low, high}` of a measure, its sign always there, its interval as small print."""
+    mean, low, high = (_plain(name, interval[key]) for key in ("mean", "low", "high"))
+    return Cell(f"+{mean}" if interval["mean"] > 0 else mean, f"{low} to {high}")
 
 
 def _plain(name: str, value: float) -> str:

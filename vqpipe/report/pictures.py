@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from markupsafe import Markup
 from PIL import Image
 
 from vqpipe.report.blocks import Picture
@@ -44,12 +45,12 @@ def decode_png(content: bytes, max_pixels: int | None = None) -> UInt8[np.ndarra
     return np.asarray(rgb)
 
 
-def picture(pixels: UInt8[np.ndarray, "h w 3"], alt: str, caption: str = "") -> Picture:
+def picture(pixels: UInt8[np.ndarray, "h w 3"], alt: str, caption: str = "", right: bool = False) -> Picture:
     """A picture of RGB pixels, as PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Picture(uri, alt, pixels.shape[1], pixels.shape[0], caption)
+    return Picture(uri, alt, pixels.shape[1], pixels.shape[0], caption, right)
 
 
 def mean_error(a: UInt8[np.ndarray, "h w 3"], b: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
@@ -82,6 +83,13 @@ def heat_scale() -> str:
 def signed_scale() -> str:
     """The CSS gradient of `signed_map`'s colours, from -1 to 1."""
     return _gradient(_SIGNED)
+
+
+def scale_bar(text: str, gradient: str, low: str, high: str) -> Markup:
+    """A bar of colours with the values at its ends, such as `scale_bar("norm", heat_scale(), "0", "2")`."""
+    return Markup('<p class="scale">{} {}<span style="background:{}"></span>{}</p>').format(
+        text, low, gradient, high
+    )
 
 
 def _gradient(ramp: Float[np.ndarray, "n 3"]) -> str:

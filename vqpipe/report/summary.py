@@ -9,7 +9,7 @@ from vqpipe.report.inputs import Inputs
 
 
 def summary(inputs: Inputs) -> dict[str, Any]:
-    """Numbers only, sorted: `tokenizer.VARIANT`, `prior.PAIR`, and one entry for each other stage.
+    """Numbers only, sorted: `tokenizer.VARIANT`, `prior.PAIR`, `read.VARIANT`, and one entry for each other stage.
 
     A tokenizer's measures (mean of `{mean, low, high}`) lie beside its `training` metrics; floors and
     ceilings keep their names. What is no number is left out, the stages' protocols too.
@@ -26,6 +26,10 @@ def summary(inputs: Inputs) -> dict[str, Any]:
             tokenizers[name] = own
     content["tokenizer"] = tokenizers
     content["prior"] = {name: numbers(metrics) for name, metrics in inputs.prior.items()}
+    content["read"] = {
+        name: numbers({k: v for k, v in metrics.items() if k != "protocol"})
+        for name, metrics in inputs.read.items()
+    }
     return {key: content[key] for key in sorted(content)}
 
 

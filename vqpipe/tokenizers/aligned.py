@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from vqpipe.alignment.aligner import Aligner, code_dims
@@ -66,8 +66,14 @@ class Captions:
             step: number of the step, from 0.
             share: this rank's part of the batch.
         """
-        epoch = epoch_of(step, len(self._draw.counts), self._batch_size)
-        return self.text.batch(self._draw.numbers(images, epoch), share)
+        return self.text.batch(self._numbers(images, step), share)
+
+    def names_side(self, images: Int64[np.ndarray, " b"], step: int) -> Bool[np.ndarray, " b"]:
+        """Which of a step's images have a caption there that says left or right, so that they must not be mirrored."""
+        return self.text.names_side(self._numbers(images, step))
+
+    def _numbers(self, images: Int64[np.ndarray, " b"], step: int) -> Int64[np.ndarray, " b"]:
+        return self._draw.numbers(images, epoch_of(step, len(self._draw.counts), self._batch_size))
 
     def metrics(self) -> dict[str, Any]:
         """As `CaptionText.metrics`, and `num_tokens_of_all_splits`, the size of the vocabulary."""

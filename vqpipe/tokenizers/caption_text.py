@@ -21,10 +21,13 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_file
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
+from vqpipe.runtime.progress import track
 from vqpipe.text.tokens import clean, token_spans
 from vqpipe.vision.byte_pairs import END, START, normalised, pieces
 from vqpipe.vision.clip import Clip
 
+SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
+"""Words that say on which side something is; a mirrored image makes them wrong."""
 CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
 
@@ -125,14 +128,13 @@ class CaptionText:
         """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
         self._features = _features(self.rows.ids, clip, folder)
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        sides = [token for word in ("left", "right") for token in _split(word)[0]]
-        sided = np.isin(self.rows.ids, sides).any(axis=1)
+        self._sided = _sided(self.rows.ids)
         self._facts = {
             "num_captions": len(rows),
             "num_texts": len(numbers),
             "num_cut": int(uses[self.rows.cut].sum()),
             "num_without_words": int(uses[self.rows.lengths == 2].sum()),
-            "num_of_left_or_right": int(uses[sided].sum()),
+            "num_of_left_or_right": int(uses[self._sided].sum()),
             "longest": int(self.rows.lengths.max(initial=0)),
             "num_tokens": len(self.vocabulary),
         }
@@ -145,10 +147,15 @@ class CaptionText:
 
         Returns:
             `num_captions`; `num_texts`, the different ones; captions that were cut (`num_cut`), that hold nothing but
-            markup (`num_without_words`) and that say left or right, which `augment.flip` makes wrong in one image of
-            two (`num_of_left_or_right`); tokens of the `longest`; `num_tokens`, those of the vocabulary.
+            markup (`num_without_words`) and that say left or right, with which an image is not mirrored
+            (`num_of_left_or_right`); tokens of the `longest`; `num_tokens`, those of the vocabulary.
         """
         return dict(self._facts)
+
+    def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+        """Which of the named captions say left or right (`SIDES`) in the tokens that are kept of them. `right` counts
+        in any sense."""
+        return np.asarray(self._sided[self._row_of[numbers]])
 
     def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
         """The named captions on the CPU, padded to the longest of them.
@@ -168,6 +175,18 @@ class CaptionText:
         )
 
 
+def _sided(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
+    """The rows in which one of `SIDES` stands, its pieces one after the other."""
+    found = np.zeros(len(ids), dtype=bool)
+    for word in SIDES:
+        own, _ = _split(word)
+        places = np.ones((len(ids), max(ids.shape[1] - len(own) + 1, 0)), dtype=bool)
+        for at, piece in enumerate(own):
+            places &= ids[:, at : at + places.shape[1]] == piece
+        found |= places.any(axis=1)
+    return found
+
+
 def _features(
     ids: Int32[np.ndarray, "n t"], clip: Clip, folder: Path | None
 ) -> list[Float32[np.ndarray, "c e"]]:
@@ -179,10 +198,10 @@ def _features(
     files = [folder / f"captions-{key}-{number:05d}.npy" for number in range(len(starts))]
 
     def make(numbers: range) -> None:
-        for number in numbers:
-            if not files[number].is_file():
-                with publish_file(files[number]) as partial, partial.open("wb") as stream:
-                    np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
+        lacking = [number for number in numbers if not files[number].is_file()]
+        for number in track(lacking, "encode captions") if lacking else ():
+            with publish_file(files[number]) as partial, partial.open("wb") as stream:
+                np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
 
     make(range(rank(), len(files), world_size()))
     barrier()

@@ -13,7 +13,6 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.specs.evaluation import USAGE_CURVE
-from vqpipe.data.images import encode_png
 from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
 from vqpipe.metrics.codes import CodeUsage
 from vqpipe.metrics.health import (
@@ -26,6 +25,7 @@ from vqpipe.metrics.health import (
 )
 from vqpipe.params.evaluate import HealthParams
 from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.tokenizers.evaluation_pictures import png_of
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Codebook
@@ -159,8 +159,9 @@ def decoded_rows(
                 book.names[code] if book.names is not None else None
                 for book, code in zip(books, codes, strict=True)
             ]
-            png = encode_png(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-            rows.append({"group": group, "codes": codes, "names": names, "count": count, "picture": png})
+            rows.append(
+                {"group": group, "codes": codes, "names": names, "count": count, "picture": png_of(image)}
+            )
     return rows
 
 

@@ -27,7 +27,8 @@ class Source(Protocol):
     def take(self, positions: np.ndarray) -> UInt8[Tensor, "n 3 r r"]: ...
 
 
-def _png(image: UInt8[Tensor, "3 h w"]) -> bytes:
+def png_of(image: UInt8[Tensor, "3 h w"]) -> bytes:
+    """An RGB image as a PNG file's bytes."""
     return encode_png(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
 
 
@@ -65,7 +66,7 @@ def example_rows(
         return []
     positions = np.unique([position for _, position in chosen])
     pictures = {
-        int(position): (_png(original), _png(made))
+        int(position): (png_of(original), png_of(made))
         for position, original, made in zip(positions, source.take(positions), remake(positions), strict=True)
     }
     rows = []
@@ -113,7 +114,7 @@ def code_patches(
         image, cell = images[int(np.searchsorted(needed, place // cells))], place % cells
         height, width = cell_shape(images, grid)
         top, left = cell // grid[1] * height, cell % grid[1] * width
-        return _png(image[:, top : top + height, left : left + width])
+        return png_of(image[:, top : top + height, left : left + width])
 
     return [
         {

@@ -23,7 +23,9 @@ from vqpipe.artifacts.specs.evaluation import (
     EVALUATION,
     EXAMPLES,
     PER_IMAGE,
+    REPLACED,
     SIMILARITY,
+    TABLES,
     USAGE,
     USAGE_CURVE,
     WORDS,
@@ -49,6 +51,7 @@ from vqpipe.tokenizers.evaluation_health import (
 )
 from vqpipe.tokenizers.evaluation_pictures import code_patches, example_rows
 from vqpipe.tokenizers.judges import Coder, Images, Judges, Row, reconstruct
+from vqpipe.tokenizers.replacement import Replaced, replace_in_images
 
 if TYPE_CHECKING:
     from vqpipe.metrics.extractors import Features
@@ -64,13 +67,10 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Publish the evaluation artifact and return its folder."""
-        specs = {
-            "per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS,
-            "usage_curve": USAGE_CURVE, "similarity": SIMILARITY, "decoded": DECODED,
-        }  # fmt: skip
         with publish_folder(folder, EVALUATION, self.facts) as partial:
-            for name, spec in specs.items():
-                write_table(partial / f"{name}.parquet", spec, self.tables[name], self.facts)
+            for name, spec in {**TABLES, "replaced": REPLACED}.items():
+                if name in TABLES or name in self.tables:
+                    write_table(partial / f"{name}.parquet", spec, self.tables[name], self.facts)
         return folder
 
 
@@ -96,8 +96,9 @@ def evaluate(
         `{mean, low, high}` (95 % bootstrap interval), distances such as `fd_clip`, `bits_per_image`; the
         same of `floors.block_mean` and `floors.patch_kmeans` (`patch_kmeans_capped` where K had to be
         smaller); distances of one half of the training images from the other in `ceiling.train_halves`;
-        `codes.code` (VQCT: `codes.adjective` and `codes.noun`); and `protocol`. Every distance of one
-        evaluation has the same number of images on both sides.
+        `codes.code` (VQCT: `codes.adjective` and `codes.noun`); `replaced` where it is asked for, the PSNR of
+        `num_images` images by rank of the neighbours that replaced their tokens (`psnr_0`: none did); and
+        `protocol`. Every distance of one evaluation has the same number of images on both sides.
 
     Raises:
         DataError: no images, or a decoder whose output is not finite.
@@ -134,7 +135,16 @@ def evaluate(
     }
     if judged and judges.features is not None and train is not None:
         metrics["ceiling"] = {"train_halves": _train_halves(train, judged, config, judges.features)}
-    return _with_tables(coder, test, config, metrics, tables, seen, judges, health)
+    replaced = None
+    if config.examples.replaced is not None:
+        replaced = replace_in_images(
+            coder, test, seen.indices, config.examples.replaced, config.seed, config.batch_size, judges.device
+        )
+        by_rank = {f"psnr_{rank}": values for rank, values in replaced.psnr.items()}
+        metrics["replaced"] = {
+            "num_images": len(replaced.rows), **summarise(by_rank, config.num_bootstrap, seed),
+        }  # fmt: skip
+    return _with_tables(coder, test, config, metrics, tables, seen, judges, health, replaced)
 
 
 @dataclass(frozen=True)
@@ -250,7 +260,7 @@ def _train_halves(train: Images, count: int, config: EvaluateParams, features: F
 def _with_tables(
     coder: Coder, test: Images, config: EvaluateParams, metrics: dict[str, Any],
     measured: Mapping[str, Mapping[str, np.ndarray]], seen: Seen, judges: Judges,
-    health: Health,
+    health: Health, replaced: Replaced | None,
 ) -> Evaluation:  # fmt: skip
     facts = {
         **{key: metrics["protocol"][key] for key in ("split", "num_images", "resolution", "perceptual")},
@@ -269,6 +279,8 @@ def _with_tables(
     def decode(indices: Tensor) -> Tensor:
         return reconstruct(coder, indices.to(judges.device)).cpu()
 
+    if replaced is not None:
+        facts["ranks_left_out"] = replaced.left_out
     books, floor_psnr = coder.codebooks(), measured["block_mean"]["psnr"]
     codes, facts["map"] = code_columns(seen.usage, books, health, config.health, config.seed)
     decoded = decoded_rows(decode, seen.indices, seen.usage, books, config.health, config.batch_size)
@@ -286,4 +298,6 @@ def _with_tables(
             WORDS, code_patches(test, seen.indices, seen.usage, books, config.examples, config.seed), facts
         ),
     }
+    if replaced is not None:
+        tables["replaced"] = to_table(REPLACED, replaced.rows, facts)
     return Evaluation(metrics, tables, facts)

@@ -26,7 +26,7 @@ from vqpipe.runtime.distributed import synchronised_norms
 from vqpipe.tokenizers.captioned import Captioned, images_of
 from vqpipe.tokenizers.start import DiscriminatorStart
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
-from vqpipe.tokenizers.watch import CodeWatch
+from vqpipe.tokenizers.watch import CodeWatch, count_codes
 
 
 class TokenizerTraining:
@@ -121,8 +121,10 @@ class TokenizerTraining:
         reconstruction, pixel_terms = pixel_loss(losses.reconstruction, recon, images)
         terms: dict[str, Tensor | float] = {**pixel_terms, "quantizer": quantized.loss.detach()}
         terms |= {name: value.detach() for name, value in quantized.terms.items()}
-        for index, indices in enumerate(quantized.indices.unbind(1)):
-            terms[f"codes_in_batch_{index}"] = float(indices.unique().numel())
+        for index, (indices, count) in enumerate(
+            zip(quantized.indices.unbind(1), self.tokenizer.num_codes, strict=True)
+        ):
+            terms[f"codes_in_batch_{index}"] = (count_codes(indices.reshape(-1), count) > 0).sum()
         terms |= self.watch.update(quantized.indices)
         if self.perceptual is not None:
             distance = self.perceptual(recon, images).mean()

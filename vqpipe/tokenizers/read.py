@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from vqpipe.artifacts.specs.reading import (
 )
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import ImageSplit
+from vqpipe.params.align import AlignParams
 from vqpipe.params.reading import ReadingParams
+from vqpipe.runtime.preflight import need_memory
 from vqpipe.tokenizers.frozen_codes import FrozenCodes
 from vqpipe.tokenizers.reading import Reader, own_aligner, train_reader
 from vqpipe.tokenizers.reading_examples import (
@@ -36,9 +39,12 @@ from vqpipe.tokenizers.reading_examples import (
 )
 from vqpipe.tokenizers.reading_measure import measure_reading
 from vqpipe.tokenizers.reading_text import DrawnText
-from vqpipe.tokenizers.reading_words import Word, commonest_words, word_counts
+from vqpipe.tokenizers.reading_words import Word, commonest_words, need_words, word_counts
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
+
+_SCORE_BYTES = 12
+"""Of memory for each pair of an image and a caption: the cosines, twice while they are put in order, and a view."""
 
 SPECS = {
     "per_image": READING_PER_IMAGE, "masked": READING_MASKED, "retrieval": READING_RETRIEVAL,
@@ -88,7 +94,8 @@ def read_tokenizer(
 
     Raises:
         MismatchError: an aligner of another tokenizer or CLIP, or captions longer than the CLIP takes.
-        DataError: images without a caption.
+        DataError: images without a caption, or no test caption with as many words as are to be masked.
+        SetupError: too many test images for the memory: retrieval ranks each against each.
         TrainingError: losses that do not stay finite.
     """
     own = own_aligner(aligner, tokenizer, clip)
@@ -112,6 +119,7 @@ def read_heads(
     """The same with the tokenizer's own aligner at hand, in eval mode, or None; see `read_tokenizer`."""
     test = ImageSplit.open(dataset, "test", tokenizer.resolution)
     drawn = DrawnText(test, config, f"{dataset}, split test")
+    texts = _texts([config.align, *([own.config] if own is not None else [])], drawn, clip, config)
     reader = train_reader(
         tokenizer, dataset, clip, config, scratch=scratch, curves=curves, device=device, title=title
     )
@@ -120,11 +128,9 @@ def read_heads(
     commonest = _commonest(reader)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SPECS}
     heads: dict[str, Aligner] = {"fresh": reader.aligner} | ({} if own is None else {"own": own.to(device)})
-    texts: dict[int, TextBatch] = {}
     metrics: dict[str, Any] = {}
     for name, head in heads.items():
-        longest = head.config.max_tokens
-        text = texts[longest] = texts.get(longest) or drawn.encoded(clip, longest)
+        text = texts[head.config.max_tokens]
         found = measure_reading(head, codes, text, config, commonest, examples)
         metrics[name] = {**found.metrics, "heads": ", ".join(head.config.losses())}
         rows["per_image"] += per_image_rows(name, found, drawn.ids)
@@ -143,6 +149,23 @@ def read_heads(
     }  # fmt: skip
     tables = {name: to_table(spec, rows[name], facts) for name, spec in SPECS.items()}
     return Reading(metrics, tables, facts)
+
+
+def _texts(
+    heads: Sequence[AlignParams], drawn: DrawnText, clip: Clip, config: ReadingParams
+) -> dict[int, TextBatch]:
+    """The test captions by the longest that some heads take; what cannot be measured is refused before they train."""
+    texts: dict[int, TextBatch] = {}
+    for align in heads:
+        if "global" in align.losses():
+            need_memory(
+                _SCORE_BYTES * len(drawn) ** 2, f"retrieval among {len(drawn):,} images and their captions"
+            )
+        text = texts.get(align.max_tokens) or drawn.encoded(clip, align.max_tokens)
+        if "masked" in align.losses():
+            need_words(text.words, config.masked_counts)
+        texts[align.max_tokens] = text
+    return texts
 
 
 def _commonest(reader: Reader) -> dict[int, Word]:

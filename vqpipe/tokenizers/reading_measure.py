@@ -29,6 +29,7 @@ from vqpipe.tokenizers.reading_words import (
     draw_masks,
     masked_logits,
     masked_words,
+    need_words,
     relate,
     word_recall,
 )
@@ -75,6 +76,8 @@ def measure_reading(
     Raises:
         DataError: features that are not finite, or no caption with as many words as are to be masked.
     """
+    if aligner.masked_text is not None:
+        need_words(text.words, config.masked_counts)
     device = aligner.vocabulary.embeddings.device
     masks = {count: draw_masks(text.words, count, config.seed) for count in config.masked_counts}
     positions = int(np.prod(codes.indices.shape[2:]))

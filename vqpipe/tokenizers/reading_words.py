@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.code_transformer import EncodedCodes
 from vqpipe.alignment.relationship import assign, code_vectors, word_vectors
 from vqpipe.alignment.text import TextBatch
+from vqpipe.errors import DataError
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.quantizers.learned import unit
 from vqpipe.runtime.seeds import numpy_rng
@@ -40,6 +42,22 @@ def draw_masks(words: Int64[Tensor, "n t"], count: int, seed: int) -> Bool[Tenso
     order = draws.masked_fill(numbers >= total, 2.0).argsort(dim=1).argsort(dim=1)
     chosen = order.gather(1, words.clamp_min(0)) < count
     return (words >= 0) & chosen & (total >= count)
+
+
+def need_words(words: Int64[Tensor, "n t"], counts: Sequence[int]) -> None:
+    """Refuse numbers of masked words that no caption has; for the start of a reading. `words` as in `TextBatch`.
+
+    Raises:
+        DataError: no caption with as many words.
+    """
+    most = int(words.max()) + 1 if words.numel() else 0
+    for count in counts:
+        if count > most:
+            raise DataError(
+                f"no test caption has {count} words that could be masked",
+                found=f"{len(words)} captions of at most {most} words",
+                expected="smaller read.common.masked_counts",
+            )
 
 
 def masked_logits(

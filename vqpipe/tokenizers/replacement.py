@@ -1,30 +1,32 @@
 """What single tokens mean: images decoded from token maps in which tokens were exchanged for others.
 
-Two ways. `replace_tokens` puts the tokens of one image into a region of another's. `replace_by_neighbours` exchanges
-every token for a near one of its own codebook, as VQGAN-LC's appendix B and figure 5 do (arXiv 2406.11837): the larger
-a codebook that is in use, the less an image changes when each token becomes its n-th nearest; `neighbour_psnr`
-measures that.
+Two ways. `replace_by_neighbours` exchanges every token for a near one of its own codebook, as VQGAN-LC's appendix B
+and figure 5 do (arXiv 2406.11837): the more codes of a codebook are in use, the less an image changes when each token
+becomes its n-th nearest. `replace_tokens` puts the tokens of one image into a region of another's: what stays where it
+was put is what a token says of its own place alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.codebooks.search import Metric, nearest_topk
-from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.images import ERRORS
-from vqpipe.tokenizers.judges import Coder, reconstruct
+from vqpipe.params.evaluate import ReplacedParams
+from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tokenizers.evaluation_pictures import png_of
+from vqpipe.tokenizers.judges import Coder, Images, reconstruct
 
 _ROWS = 4096
 """Codes whose neighbours are searched at once."""
-_BORDER = 2
-"""Pixels between the pictures of a grid, white."""
 
 
 def replace_tokens(
@@ -57,55 +59,35 @@ def replace_tokens(
     return torch.where(where, indices_b.to(indices_a), indices_a)
 
 
-@torch.no_grad()
-def replacement_grid(
-    tokenizer: Coder,
-    images_a: Float[Tensor, "b 3 H W"],
-    images_b: Float[Tensor, "b 3 H W"],
-    mask: Bool[Tensor, "*b h w"],
-) -> UInt8[Tensor, "3 Y X"]:
-    """A picture with a row for each pair of images: A, B, A decoded, B decoded, and A decoded with B's tokens where
-    the mask is true.
+def middle(grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """The middle of a grid of tokens: half of its rows and columns, at least one."""
+    inside = []
+    for count in grid:
+        start = count // 4
+        line = torch.zeros(count, dtype=torch.bool)
+        line[start : start + max(1, count // 2)] = True
+        inside.append(line)
+    return inside[0][:, None] & inside[1]
 
-    Args:
-        tokenizer: in eval mode.
-        images_a: in [-1, 1], on the tokenizer's device.
-        images_b: as many.
-        mask: over the grid of tokens, (h, w) for all pairs or (b, h, w).
 
-    Returns:
-        RGB on the CPU, white between the pictures: Y = b (H + 2) - 2, X = 5 (W + 2) - 2.
-
-    Raises:
-        MismatchError: as `replace_tokens`.
-    """
-    tokens_a, tokens_b = tokenizer.encode(images_a), tokenizer.encode(images_b)
-    mixed = replace_tokens(tokens_a, tokens_b, mask)
-    shown = [to_uint8(images_a), to_uint8(images_b)]
-    shown += [reconstruct(tokenizer, tokens) for tokens in (tokens_a, tokens_b, mixed)]
-    cells = torch.stack([pictures.cpu() for pictures in shown], dim=1)
-    rows, columns, _, height, width = cells.shape
-    step_y, step_x = height + _BORDER, width + _BORDER
-    grid = torch.full((3, rows * step_y - _BORDER, columns * step_x - _BORDER), 255, dtype=torch.uint8)
-    for y, row in enumerate(cells):
-        for x, cell in enumerate(row):
-            grid[:, y * step_y : y * step_y + height, x * step_x : x * step_x + width] = cell
-    return grid
+def ranks_there(coder: Coder, ranks: Sequence[int]) -> list[int]:
+    """Those of the ranks that the smallest codebook has."""
+    smallest = min(coder.num_codes)
+    return [rank for rank in ranks if rank < smallest]
 
 
 @torch.no_grad()
 def replace_by_neighbours(
-    tokenizer: Coder, indices: Int[Tensor, "b g h w"], rank: int, metric: Metric = "euclidean"
+    tokenizer: Coder, indices: Int[Tensor, "b g h w"], rank: int
 ) -> Int64[Tensor, "b g h w"]:
     """Every token's `rank`-th nearest other code of its own codebook; rank 0 leaves all as they are.
 
-    Of codes at the same distance the lower index is the nearer.
+    Near is what the method searches by (`Codebook.metric`); of codes that are as near the lower index is the nearer.
 
     Args:
         tokenizer: gives the codebooks.
         indices: tokens, below K of their groups.
         rank: 0 to K - 1 of the smallest codebook.
-        metric: `euclidean`, or `cosine` for a quantizer that searches so.
 
     Raises:
         MismatchError: a group has no such rank, or the method has no code vectors.
@@ -121,38 +103,9 @@ def replace_by_neighbours(
     groups = []
     for group, book in enumerate(books):
         used, place = torch.unique(indices[:, group], return_inverse=True)
-        groups.append(_neighbours(book.vectors, used.long(), rank, metric)[place])
+        found = _neighbours(book.vectors, used.long().to(book.vectors.device), rank, book.metric)
+        groups.append(found.to(indices.device)[place])
     return torch.stack(groups, dim=1)
-
-
-def neighbour_psnr(
-    tokenizer: Coder,
-    images: UInt8[Tensor, "n 3 H W"],
-    ranks: Sequence[int],
-    metric: Metric = "euclidean",
-    batch_size: int = 32,
-) -> dict[int, float]:
-    """By rank, the mean PSNR in dB over images decoded from `replace_by_neighbours`, against the originals (VQGAN-LC,
-    figure 5, ranks 1, 50, 100 and 1,000; rank 0 is the plain reconstruction).
-
-    Args:
-        tokenizer: in eval mode.
-        images: at its resolution, on its device.
-        ranks: which neighbours.
-        metric: as in `replace_by_neighbours`.
-        batch_size: images at once.
-
-    Raises:
-        MismatchError: as `replace_by_neighbours`.
-        DataError: the decoder's output is not finite.
-    """
-    found: dict[int, list[np.ndarray]] = {rank: [] for rank in ranks}
-    for part in torch.split(images, batch_size):
-        indices = tokenizer.encode(to_float(part))
-        for rank, psnr in found.items():
-            made = reconstruct(tokenizer, replace_by_neighbours(tokenizer, indices, rank, metric))
-            psnr.append(ERRORS["psnr"](part, made))
-    return {rank: float(np.concatenate(psnr).mean()) for rank, psnr in found.items()}
 
 
 def _neighbours(
@@ -168,3 +121,68 @@ def _neighbours(
         before = itself.cumsum(1)[:, :rank].amax(1)  # whether it is among the first `rank`
         found.append(near.gather(1, (rank - 1 + before)[:, None])[:, 0])
     return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The rows of the evaluation's table, the PSNR in dB of each image by rank (0: the plain reconstruction), and the
+    ranks that the tokenizer does not have."""
+
+    rows: list[dict[str, Any]]
+    psnr: dict[int, Float64[np.ndarray, " n"]]
+    left_out: list[int]
+
+
+@torch.no_grad()
+def replace_in_images(
+    coder: Coder,
+    images: Images,
+    indices: Int[Tensor, "n g h w"],
+    config: ReplacedParams,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+) -> Replaced:
+    """Token replacement in some of the images, drawn at random, the same ones whatever the tokenizer.
+
+    Args:
+        coder: the tokenizer, in eval mode on `device`.
+        images: at its resolution.
+        indices: the tokens of all of them.
+        batch_size: images decoded at once.
+
+    Raises:
+        DataError: the decoder's output is not finite.
+    """
+    drawn = numpy_rng(seed, "replaced").permutation(len(images))[: config.num_images]
+    order = np.sort(drawn)
+    originals = images.take(order)[torch.from_numpy(np.searchsorted(order, drawn))]
+    tokens = indices[torch.from_numpy(drawn)].long()
+    ranks = ranks_there(coder, config.ranks)
+    maps = {rank: replace_by_neighbours(coder, tokens, rank) for rank in [0, *ranks]}
+    others = np.roll(drawn, -1)
+    mixed = replace_tokens(tokens, tokens.roll(-1, 0), middle((int(tokens.shape[2]), int(tokens.shape[3]))))
+    made = {rank: _decode(coder, changed, batch_size, device) for rank, changed in maps.items()}
+    mixtures = _decode(coder, mixed, batch_size, device) if len(drawn) > 1 else None
+    psnr = {rank: ERRORS["psnr"](originals, pictures) for rank, pictures in made.items()}
+    ids = images.ids
+    rows = [
+        {
+            "image_id": ids[position], "original": png_of(originals[i]), "reconstruction": png_of(made[0][i]),
+            "psnr": float(psnr[0][i]), "tokens": tokens[i].numel(), "ranks": ranks,
+            "pictures": [png_of(made[rank][i]) for rank in ranks],
+            "psnrs": [float(psnr[rank][i]) for rank in ranks],
+            "changed": [int((maps[rank][i] != tokens[i]).sum()) for rank in ranks],
+            "other_id": ids[others[i]] if mixtures is not None else None,
+            "mixed": png_of(mixtures[i]) if mixtures is not None else None,
+            "mixed_changed": int((mixed[i] != tokens[i]).sum()) if mixtures is not None else None,
+        }
+        for i, position in enumerate(drawn)
+    ]  # fmt: skip
+    return Replaced(rows, psnr, [rank for rank in config.ranks if rank not in ranks])
+
+
+def _decode(
+    coder: Coder, tokens: Int64[Tensor, "n g h w"], batch_size: int, device: torch.device
+) -> UInt8[Tensor, "n 3 H W"]:
+    return torch.cat([reconstruct(coder, part.to(device)).cpu() for part in torch.split(tokens, batch_size)])

@@ -89,9 +89,10 @@ def train_row(
     Returns:
         Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` beside them (95 %
         bootstrap over images), the distances between sets, `utilisation` and `perplexity_share` over all groups,
-        every group's numbers as `codes.GROUP.NAME`, what is read as `read.NAME` (`read_row`). Cost: processor and wall
-        seconds of a training step, memory as in `TrainingSpent`, parameters by part; processor seconds of measuring,
-        and of reading in this process. A cost is None where no step was taken in this process.
+        every group's numbers as `codes.GROUP.NAME`, the mean PSNR of replaced tokens as `replaced.psnr_RANK` where it
+        is asked for, what is read as `read.NAME` (`read_row`). Cost: processor and wall seconds of a training step,
+        memory as in `TrainingSpent`, parameters by part; processor seconds of measuring, and of reading in this
+        process. A cost is None where no step was taken in this process.
 
     Raises:
         MismatchError: a prior that does not fit the quantizer, or captions longer than the CLIP takes.
@@ -131,7 +132,7 @@ def train_row(
         )  # fmt: skip
         seconds["read_cpu_seconds"] = round(time.process_time() - begun, 3)
     return Row(
-        {**_flat_training(trained), **_flat_evaluation(measured), **read},
+        {**_flat_training(trained), **flat_evaluation(measured), **read},
         _cost(trained["parameters"], spent[0], seconds, device),
     )
 
@@ -143,16 +144,18 @@ def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation's metrics without floors, intervals as `NAME_low` and `NAME_high`."""
+def flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation's metrics on one level, without floors and ceiling; intervals as `NAME_low` and `NAME_high`."""
     flat: dict[str, Any] = {}
     for name, value in measured.items():
-        if name in ("floors", "codes", "protocol"):
+        if name in ("floors", "ceiling", "codes", "protocol", "replaced"):
             continue
         if isinstance(value, Mapping):
             flat |= {name: value["mean"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
         else:
             flat[name] = value
+    for name, value in measured.get("replaced", {}).items():
+        flat[f"replaced.{name}"] = value["mean"] if isinstance(value, Mapping) else value
     kept = ("split", "num_images", "resolution", "grid", "perceptual", "features", "distance_images")
     flat |= {name: measured["protocol"][name] for name in kept if name in measured["protocol"]}
     codes = measured["codes"]

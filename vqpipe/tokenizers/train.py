@@ -93,7 +93,9 @@ def train_tokenizer(
         # Crops and flips are drawn for the whole batch, so that they do not depend on the number of ranks.
         indices, share = epoch_order(len(split), batch_size, config.seed, step), own_share(batch_size)
         rng = numpy_rng(config.seed, "augment", step, 0)
-        images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share)
+        # An image whose caption names a side is not mirrored; the draws of all others stay those without captions.
+        upright = captions.names_side(indices, step) if captions is not None else None
+        images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share, upright)
         floats = to_float(images).to(device, non_blocking=True)
         if captions is None:
             return floats

@@ -36,7 +36,8 @@ class CodeWatch(nn.Module):
 
     It is fed every step's indices. Counts are summed over ranks each step, so that every rank holds the same
     state, and all state lies in buffers, so that a checkpoint of the module it is part of holds it: a run that
-    was resumed or rolled back goes on as if it had not stopped. It is no part of a tokenizer's weights.
+    was resumed or rolled back goes on as if it had not stopped. It is no part of a tokenizer's weights. Within a window
+    nothing is read back from the device, so that counting does not make the host wait.
 
     A code is dead when no step of the last n used it; n is the number of steps in which a code of a uniformly
     used codebook is missed with probability e^-4, ceil(4 K / tokens of a step), but at least one window.
@@ -65,6 +66,8 @@ class CodeWatch(nn.Module):
         self.num_codes = tuple(num_codes)
         self.num_steps, self.log_every, self.calls_per_step = num_steps, log_every, calls_per_step
         self.title = title
+        self._called: int | None = None
+        """`calls` as the host knows it; None where the buffer has to be read."""
         groups = len(self.num_codes)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.register_buffer("tokens", torch.zeros((), dtype=torch.int64))
@@ -83,21 +86,23 @@ class CodeWatch(nn.Module):
             Nothing within a window; at its end, per group i, `window_used_share_i` (codes used in the window /
             K), `window_perplexity_i`, and `dead_share_i` (dead codes / K) once n steps have passed.
         """
-        step = int(self.calls) // self.calls_per_step + 1
-        buffers = dict(self.named_buffers())
+        called = int(self.calls) if self._called is None else self._called
+        step = called // self.calls_per_step + 1
         for group, count in enumerate(self.num_codes):
-            flat = indices[:, group].reshape(-1)
-            counts = all_reduce_sum(torch.bincount(flat, minlength=count))
-            buffers[f"window_{group}"] += counts
-            buffers[f"last_used_{group}"][counts > 0] = step
-        size = torch.tensor(indices[:, 0].numel(), device=self.tokens.device)
-        self.tokens += all_reduce_sum(size)
+            counts = all_reduce_sum(count_codes(indices[:, group].reshape(-1), count))
+            self.get_buffer(f"window_{group}").add_(counts)
+            self.get_buffer(f"last_used_{group}").masked_fill_(counts > 0, step)
+        self.tokens += all_reduce_sum(torch.full_like(self.tokens, indices[:, 0].numel()))
         self.calls += 1
-        if int(self.calls) % self.calls_per_step or not (
-            step % self.log_every == 0 or step == self.num_steps
-        ):
+        self._called = called + 1
+        if self._called % self.calls_per_step or not (step % self.log_every == 0 or step == self.num_steps):
             return {}
-        return self._close(step, buffers)
+        return self._close(step)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Loading, resumed or rolled back, may change the number of calls."""
+        self._called = None
+        super()._load_from_state_dict(*args)
 
     def dead_after(self, group: int) -> int:
         """n of a group: the steps without use after which a code is dead. Needs one step to have been seen."""
@@ -114,10 +119,10 @@ class CodeWatch(nn.Module):
             "dead_after_steps": [self.dead_after(group) for group in range(len(self.num_codes))],
         }
 
-    def _close(self, step: int, buffers: dict[str, Tensor]) -> dict[str, float]:
+    def _close(self, step: int) -> dict[str, float]:
         terms: dict[str, float] = {}
         for group, count in enumerate(self.num_codes):
-            window, last_used = buffers[f"window_{group}"], buffers[f"last_used_{group}"]
+            window, last_used = self.get_buffer(f"window_{group}"), self.get_buffer(f"last_used_{group}")
             perplexity, seen = _perplexity(window), int(window.sum())
             terms[f"window_used_share_{group}"] = int((window > 0).sum()) / count
             terms[f"window_perplexity_{group}"] = perplexity
@@ -148,6 +153,12 @@ class CodeWatch(nn.Module):
                 f"{REMEDY}",
                 file=sys.stderr,
             )
+
+
+def count_codes(codes: Int[Tensor, " n"], num_codes: int) -> Int64[Tensor, " k"]:
+    """Uses of each code. `torch.bincount` would wait for the device, to learn how many bins there are."""
+    ones = torch.ones_like(codes, dtype=torch.int64)
+    return torch.zeros(num_codes, dtype=torch.int64, device=codes.device).index_add_(0, codes, ones)
 
 
 def _perplexity(counts: Int64[Tensor, " k"]) -> float:

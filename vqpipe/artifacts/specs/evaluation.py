@@ -2,6 +2,9 @@
 
 from vqpipe.artifacts.spec import FolderSpec, TableSpec
 
+_PICTURES = {"image_id": "string", "original": "binary", "reconstruction": "binary", "psnr": "double"}
+_CODE = {"group": "string", "code": "int32", "name": "string", "count": "int64"}
+
 PER_IMAGE = TableSpec(
     "evaluation-per-image", 1,
     {
@@ -13,19 +16,15 @@ PER_IMAGE = TableSpec(
 
 EXAMPLES = TableSpec(
     "evaluation-examples", 2,
-    {
-        "kind": "string", "image_id": "string", "original": "binary", "reconstruction": "binary",
-        "psnr": "double", "ssim": "double", "perceptual": "double",
-    },
+    {"kind": "string", **_PICTURES, "ssim": "double", "perceptual": "double"},
     stage="evaluate", about="pairs of PNG images; kind: random, hard, typical or easy for the block mean, or worst",
 )  # fmt: skip
 
 USAGE = TableSpec(
     "evaluation-usage", 2,
     {
-        "group": "string", "code": "int32", "name": "string", "count": "int64", "norm": "double",
-        "nearest_code": "int32", "nearest_similarity": "double", "nearest_distance": "double",
-        "map_x": "double", "map_y": "double",
+        **_CODE, "norm": "double", "nearest_code": "int32", "nearest_similarity": "double",
+        "nearest_distance": "double", "map_x": "double", "map_y": "double",
     },
     stage="evaluate",
     about="each code: group (code, adjective, noun), uses over the test split, norm, the other code with the highest "
@@ -40,7 +39,7 @@ USAGE_CURVE = TableSpec(
 
 SIMILARITY = TableSpec(
     "evaluation-similarity", 1,
-    {"group": "string", "code": "int32", "name": "string", "count": "int64", "cosine": "list<float>"},
+    {**_CODE, "cosine": "list<float>"},
     stage="evaluate", about="cosines between the most used codes, rows and columns in the order of a clustering",
 )  # fmt: skip
 
@@ -54,16 +53,30 @@ DECODED = TableSpec(
 
 WORDS = TableSpec(
     "evaluation-words", 1,
-    {"group": "string", "code": "int32", "name": "string", "count": "int64", "patches": "list<binary>"},
+    {**_CODE, "patches": "list<binary>"},
     stage="evaluate", about="the most used codes of each group, with PNG crops of test images",
 )  # fmt: skip
 
+REPLACED = TableSpec(
+    "evaluation-replaced", 1,
+    {
+        **_PICTURES, "tokens": "int32", "ranks": "list<int32>", "pictures": "list<binary>", "psnrs": "list<double>",
+        "changed": "list<int32>", "other_id": "string", "mixed": "binary", "mixed_changed": "int32",
+    },
+    stage="evaluate",
+    about="images decoded after their tokens were exchanged: each for its n-th nearest other code (by rank n: the "
+    "picture, its PSNR against the original, tokens that changed), and those of the middle for another image's (mixed; "
+    "null where only one image was drawn); PNG; there only where evaluate.examples.replaced asks for it",
+)  # fmt: skip
+
+TABLES = {
+    "per_image": PER_IMAGE, "examples": EXAMPLES, "usage": USAGE, "words": WORDS, "usage_curve": USAGE_CURVE,
+    "similarity": SIMILARITY, "decoded": DECODED,
+}  # fmt: skip
+"""The tables of every evaluation by the stem of their file."""
+
 EVALUATION = FolderSpec(
-    "evaluation", 2, stage="evaluate",
-    required=(
-        "per_image.parquet", "examples.parquet", "usage.parquet", "words.parquet", "usage_curve.parquet",
-        "similarity.parquet", "decoded.parquet",
-    ),
+    "evaluation", 2, stage="evaluate", required=tuple(f"{name}.parquet" for name in TABLES),
     about="facts: split, num_images, resolution, grid, num_codes, perceptual, map (per group, why t-SNE is absent, "
-    "or null)",
+    "or null); with replaced.parquet, ranks_left_out (those that the smallest codebook does not have)",
 )  # fmt: skip
