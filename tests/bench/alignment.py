@@ -48,6 +48,7 @@ class Form:
 
     width: int
     num_layers: int
+    num_heads: int
     masked_width: int
     masked_layers: int
     mean_tokens: float
@@ -59,9 +60,9 @@ class Form:
 
 
 FORMS = {
-    "nano-2": Form(64, 2, 64, 2, 12.5, 25, 164, 64, 64),
-    "nano": Form(64, 1, 64, 1, 12.5, 25, 164, 64, 64),  # captions of `scenes`, and the CLIP fitted to them
-    "paper": Form(256, 2, 512, 2, 13.0, 30, 8000, 512, 512),  # captions of COCO, ViT-B/32
+    "nano-2": Form(64, 2, 4, 64, 2, 12.5, 25, 164, 64, 64),
+    "nano": Form(64, 1, 4, 64, 1, 12.5, 25, 164, 64, 64),  # captions of `scenes`, and the CLIP fitted to them
+    "paper": Form(256, 2, 1, 512, 2, 13.0, 30, 8000, 512, 512),  # captions of COCO, ViT-B/32
 }
 
 
@@ -82,7 +83,7 @@ def align_params(form: Form, names: tuple[str, ...]) -> AlignParams:
     section = {
         "width": form.width,
         "num_layers": form.num_layers,
-        "num_heads": 1,
+        "num_heads": form.num_heads,
         "max_tokens": form.max_tokens,
         **chosen,
     }

@@ -16,8 +16,8 @@ PAIRED = ("vq", "vqct", "lc")
 READ = ("vq", "vq+lg")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
-    *(f"{room}/{v}" for room in ("tokenizer", "aligner", "tokens", "evaluation") for v in VARIANTS),
-    *(f"reading/{v}" for v in READ), *(f"generator/{v}-gpt" for v in PAIRED),
+    *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
+    "aligner/vq+lg", "reading/vq", "reading/vq+lg", *(f"generator/{v}-gpt" for v in PAIRED),
 ]  # fmt: skip
 
 
