@@ -109,6 +109,9 @@ def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up:
         return ""
     if lies_above(low, high, margin):
         return f"{name} and {other_name} are the other way round"
+    if "none" in (value.source, other.source) and high.mean > low.mean:
+        share = (high.mean - low.mean) / abs(low.mean)
+        return f"{name} and {other_name} differ by {share:.0%}, and the claim asks for more than {margin:.0%}"
     return f"{name} and {other_name} cannot be told apart"
 
 
@@ -121,9 +124,10 @@ def shown(metric: str, value: Estimate | None) -> str:
     def one(number: float) -> str:
         return f"{number * scale:.{digits}f}"
 
-    if value.source == "none":
+    if value.source == "none" or value.low == value.high:
         return f"{one(value.mean)}{unit}"
-    return f"{one(value.mean)}{unit} [{one(value.low)}, {one(value.high)}]"
+    low, high = (max(value.low, 0.0), min(value.high, 1.0)) if metric in PERCENT else (value.low, value.high)
+    return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
 
 
 PERCENT = ("utilisation", "perplexity_share")
