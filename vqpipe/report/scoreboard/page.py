@@ -33,8 +33,8 @@ numbers by a rule; none is written by hand. `vqpipe scoreboard` makes this page,
 
 - Brackets are 95 % intervals: over the seeds (Student's t) for a row of several seeds, over the test images (bootstrap)
   for a row of one. The second kind does not hold the chance of the training, so read small differences between rows of
-  one seed with care. Distances between sets, and shares of codes, have an interval over seeds only; a share's is printed
-  as far as 0 and 100 %. Seeds that agree to the last digit have none.
+  one seed with care. Distances between sets, and shares of codes, have an interval over seeds only; a share's is
+  printed as far as 0 and 100 %. Seeds that agree to the last digit have none.
 - A row lies above another where their intervals do not overlap; where one of the two has no interval, where the means
   differ by more than the share that the claim states (5 % unless it says more). A claim of several comparisons holds
   where all of them do. "Stays" is judged by the means.
