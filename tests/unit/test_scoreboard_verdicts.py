@@ -21,6 +21,7 @@ from vqpipe.report.scoreboard.claims import (
     Claim,
     judge,
 )
+from vqpipe.report.scoreboard.columns import shown
 from vqpipe.report.scoreboard.language import LANGUAGE_TABLES
 from vqpipe.report.scoreboard.page import Board, read_boards, scoreboard_page
 from vqpipe.report.scoreboard.results import Results, over_seeds, read_results
@@ -105,6 +106,21 @@ def test_without_an_interval_the_margin_decides(board: Scoreboard) -> None:
     options: dict[str, Any] = {"metric": "fd_clip", "half": 0.0}
     assert outcome(board, claim, {"vq": [1.0], "vqct": [0.85]}, **options) == REPRODUCED
     assert outcome(board, claim, {"vq": [1.0], "vqct": [0.95]}, **options) == NOT_REPRODUCED
+
+
+def test_a_difference_below_the_margin_is_told_as_such(board: Scoreboard) -> None:
+    claim = Claim("c", ("vq", "lc"), "utilisation", "rises", 0.5)
+    options: dict[str, Any] = {"metric": "utilisation", "half": 0.0}
+    evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
+    assert evidence.endswith("lc and vq differ by 25%, and the claim asks for more than 50%")
+    assert (
+        "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
+    )
+
+
+def test_a_shares_interval_ends_at_one_and_equal_seeds_have_none() -> None:
+    assert shown("utilisation", over_seeds([0.9, 0.95, 1.0])) == "95.0 % [82.6, 100.0]"
+    assert shown("utilisation", over_seeds([1.0, 1.0, 1.0])) == "100.0 %"
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def shown(name: str, value: Estimate | None) -> str:
     def one(number: float) -> str:
         return f"{number * scale:.{found.digits}f}"
 
-    if value.source == "none":
+    if value.source == "none" or value.low == value.high:
         return f"{one(value.mean)}{unit}"
-    return f"{one(value.mean)}{unit} [{one(value.low)}, {one(value.high)}]"
+    low, high = (max(value.low, 0.0), min(value.high, 1.0)) if found.percent else (value.low, value.high)
+    return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
 
 
 def _read() -> Iterator[tuple[str, BoardColumn]]:

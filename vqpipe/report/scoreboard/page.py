@@ -31,13 +31,14 @@ numbers by a rule; none is written by hand. `vqpipe scoreboard` makes this page,
 
 - Brackets are 95 % intervals: over the seeds (Student's t) for a row of several seeds, over the test images (bootstrap)
   for a row of one. The second kind does not hold the chance of the training, so read small differences between rows of
-  one seed with care. Distances between sets, and shares of codes, have an interval over seeds only.
+  one seed with care. Distances between sets, and shares of codes, have an interval over seeds only; a share's is
+  printed as far as 0 and 100 %. Seeds that agree to the last digit have none.
 - A row lies above another where their intervals do not overlap; where one of the two has no interval, where the means
   differ by more than the share that the claim states (5 % unless it says more). A claim of several comparisons holds
   where all of them do. "Stays" is judged by the means.
 - **Reproduced**: the rows show the claim by that rule. **Not reproduced at this scale**: they do not; the text says
-  which comparison fails, and whether the two are the other way round or cannot be told apart. **Not testable here**:
-  the claim rests on something that this run does not have.
+  which comparison fails, and whether the two are the other way round, cannot be told apart, or differ by less than the
+  claim asks for. **Not testable here**: the claim rests on something that this run does not have.
 - A row that was not run is printed as missing and judged by nothing; a dash stands where a row that was run has no
   such number.
 - A row is run again when its params, data set, CLIP or prior change, or when the number of the protocol is raised, and
