@@ -116,7 +116,7 @@ def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up:
         return f"{name} and {other_name} are the other way round"
     if _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
-        return f"{name} and {other_name} differ by {share:.0%}, and the claim asks for more than {margin:.0%}"
+        return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
     return f"{name} and {other_name} cannot be told apart"
 
 
