@@ -112,7 +112,7 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Scoreboard) -> Non
     claim = Claim("c", ("vq", "lc"), "utilisation", "rises", 0.5)
     options: dict[str, Any] = {"metric": "utilisation", "half": 0.0}
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
-    assert evidence.endswith("lc and vq differ by 25%, and the claim asks for more than 50%")
+    assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
     assert (
         "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
     )

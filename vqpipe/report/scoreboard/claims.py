@@ -85,9 +85,14 @@ def judge(claim: Claim, results: Results) -> Verdict:
 
 def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:
     """Whether `a` lies above `b` by the rule of `Claim`."""
-    if "none" in (a.source, b.source):
+    if _by_means(a, b):
         return a.mean - b.mean > margin * abs(b.mean)
     return a.low > b.high
+
+
+def _by_means(a: Estimate, b: Estimate) -> bool:
+    """Whether two numbers are compared by their means, since one of them has no interval."""
+    return "none" in (a.source, b.source)
 
 
 def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
@@ -124,7 +129,7 @@ def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up:
         return ""
     if lies_above(low, high, margin):
         return f"{name} and {other_name} are the other way round"
-    if "none" in (value.source, other.source) and high.mean > low.mean:
+    if _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
-        return f"{name} and {other_name} differ by {share:.0%}, and the claim asks for more than {margin:.0%}"
+        return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
     return f"{name} and {other_name} cannot be told apart"
