@@ -17,7 +17,7 @@ READ = ("vq", "vq+lg")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
     *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
-    "aligner/vq+lg", "reading/vq", "reading/vq+lg", *(f"generator/{v}-gpt" for v in PAIRED),
+    "aligner/vq+lg", *(f"reading/{v}" for v in READ), *(f"generator/{v}-gpt" for v in PAIRED),
 ]  # fmt: skip
 
 

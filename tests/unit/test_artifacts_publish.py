@@ -167,6 +167,20 @@ def test_a_plain_folder_is_not_an_artifact(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "found"), [((), "found:    an empty folder"), (("b.txt", "a.txt"), "found:    a.txt, b.txt")]
+)
+def test_a_folder_that_is_no_artifact_is_told_from_one_that_is_not_there(
+    tmp_path: Path, files: tuple[str, ...], found: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("")
+    with pytest.raises(ArtifactError, match=f"is not a {BOX.name} v{BOX.version} artifact\n  {found}"):
+        read_manifest(tmp_path, BOX)
+    with pytest.raises(ArtifactError, match="nowhere does not exist"):
+        read_manifest(tmp_path / "nowhere", BOX)
+
+
 def test_json_is_sorted_and_refuses_nan(tmp_path: Path) -> None:
     publish_json(tmp_path / "m.json", {"b": 1, "a": 2})
     assert list(json.loads((tmp_path / "m.json").read_text())) == ["a", "b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vqpipe.errors import ArtifactError
@@ -98,9 +99,10 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
         )
 
 
-def missing(where: object, spec: Spec) -> ArtifactError:
-    """The error for an artifact that is not there."""
-    return ArtifactError(
-        f"{where} does not exist (a {spec.name} v{spec.version} artifact)",
-        run=maker(spec),
-    )
+def missing(where: Path, spec: Spec) -> ArtifactError:
+    """The error for an artifact that is not there, or for something else that stands in its place."""
+    wanted = f"a {spec.name} v{spec.version} artifact"
+    if not where.exists():
+        return ArtifactError(f"{where} does not exist ({wanted})", run=maker(spec))
+    held = ", ".join(path.name for path in sorted(where.iterdir())[:8]) if where.is_dir() else "a file"
+    return ArtifactError(f"{where} is not {wanted}", found=held or "an empty folder", run=maker(spec))
