@@ -26,9 +26,9 @@ def main(
     --metrics artifacts/metrics/evaluate/lc.json
     """
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.evaluation.evaluate import evaluate_dataset
     from vqpipe.params.base import load_params
     from vqpipe.params.evaluate import EvaluateParams
-    from vqpipe.tokenizers.evaluate import evaluate_dataset
 
     config = load_params(params, "evaluate", EvaluateParams)
     with stage_run("evaluate", config, inputs=[dataset, clip, tokenizer]) as run:

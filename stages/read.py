@@ -29,11 +29,11 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.params.base import load_merged
     from vqpipe.params.reading import ReadingParams
+    from vqpipe.reading.read import read_tokenizer
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.scratch import scratch_folder
-    from vqpipe.tokenizers.read import read_tokenizer
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.vision.clip import Clip
 

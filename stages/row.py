@@ -33,9 +33,9 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.codebooks.load import load_prior
     from vqpipe.params.scoreboard import load_scoreboard
+    from vqpipe.rows.row import row_code, train_row
     from vqpipe.runtime.device import device
     from vqpipe.runtime.scratch import scratch_folder
-    from vqpipe.tokenizers.row import row_code, train_row
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)

@@ -17,7 +17,8 @@ LAYERS = [
     {"losses", "alignment", "metrics"},
     {"engine"},
     {"tokenizers", "clip_fit"},
-    {"tasks", "priors", "library"},
+    {"evaluation", "reading"},
+    {"rows", "tasks", "priors", "library"},
     {"report"},
     {"cli"},
 ]

@@ -21,13 +21,13 @@ from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.build import build_dataset
 from vqpipe.errors import DataError
+from vqpipe.evaluation.evaluate import evaluate_folder
 from vqpipe.params.base import validate
 from vqpipe.params.dataset import DatasetParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
+from vqpipe.rows.row import flat_evaluation
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.evaluate import evaluate_folder
-from vqpipe.tokenizers.row import flat_evaluation
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision import towers
 from vqpipe.vision.clip import Clip, write_clip

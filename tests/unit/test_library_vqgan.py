@@ -17,9 +17,9 @@ from tests.foreign_vqgan import Reference, State, make_config, make_state
 from tests.tiny import picture
 from vqpipe.cli.app import app
 from vqpipe.errors import DataError, MismatchError, ParamsError
+from vqpipe.evaluation.evaluate import evaluate_folder
 from vqpipe.library.foreign import read_checkpoint
 from vqpipe.library.vqgan import Imported, import_vqgan, read_config
-from vqpipe.tokenizers.evaluate import evaluate_folder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 EVALUATE: dict[str, Any] = {

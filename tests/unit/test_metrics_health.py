@@ -16,6 +16,14 @@ from tests.recipes import Recipe
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE, USAGE_CURVE
 from vqpipe.artifacts.tables import to_table
 from vqpipe.errors import MismatchError
+from vqpipe.evaluation.health import (
+    code_columns,
+    curve_rows,
+    decoded_rows,
+    measure_health,
+    similarity_rows,
+)
+from vqpipe.evaluation.judges import reconstruct
 from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
 from vqpipe.metrics.codes import CodeUsage
 from vqpipe.metrics.health import (
@@ -30,14 +38,6 @@ from vqpipe.metrics.health import (
 )
 from vqpipe.params.evaluate import HealthParams
 from vqpipe.tokenizers import evaluation_health
-from vqpipe.tokenizers.evaluation_health import (
-    code_columns,
-    curve_rows,
-    decoded_rows,
-    measure_health,
-    similarity_rows,
-)
-from vqpipe.tokenizers.judges import reconstruct
 
 RECIPES = every_recipe()
 

@@ -18,13 +18,13 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_float
 from vqpipe.errors import DataError
+from vqpipe.evaluation.judges import Judges
+from vqpipe.evaluation.measure import Evaluation, evaluate
+from vqpipe.evaluation.pictures import choose_examples
 from vqpipe.metrics.extractors import clip_features
 from vqpipe.metrics.images import psnr
 from vqpipe.models.perceptual import ClipPerceptual
 from vqpipe.params.evaluate import EvaluateParams
-from vqpipe.tokenizers.evaluation_pictures import choose_examples
-from vqpipe.tokenizers.judges import Judges
-from vqpipe.tokenizers.measure import Evaluation, evaluate
 
 CPU = torch.device("cpu")
 SIDE, GRID = 16, (4, 4)

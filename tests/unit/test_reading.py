@@ -23,15 +23,15 @@ from vqpipe.params.base import validate
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
+from vqpipe.reading.frozen_codes import FrozenCodes
+from vqpipe.reading.measure import measure_reading
+from vqpipe.reading.read import read_tokenizer
+from vqpipe.reading.reader import reader_heads, reader_training
+from vqpipe.reading.retrieval import chances, recalls
+from vqpipe.reading.summary import Measured
+from vqpipe.reading.text import other_images
+from vqpipe.reading.words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tokenizers.latent_init import whiten
-from vqpipe.tokenizers.read import read_tokenizer
-from vqpipe.tokenizers.reading import reader_heads, reader_training
-from vqpipe.tokenizers.reading_measure import measure_reading
-from vqpipe.tokenizers.reading_retrieval import chances, recalls
-from vqpipe.tokenizers.reading_summary import Measured
-from vqpipe.tokenizers.reading_text import other_images
-from vqpipe.tokenizers.reading_words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 

@@ -12,8 +12,8 @@ from stages.dvcfile import Stage, read_stages
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import read_yaml
 from vqpipe.params.scoreboard import load_scoreboard
+from vqpipe.rows.row import CODE, code_use, row_code
 from vqpipe.runtime.code import code_digest
-from vqpipe.tokenizers.row import CODE, code_use, row_code
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (ROOT / "scoreboard", ROOT / "scoreboard/tiny-imagenet", ROOT / "scoreboard/language")
@@ -170,7 +170,7 @@ def test_every_module_that_trains_or_measures_a_row_is_in_the_digest() -> None:
     from stages.imports import needed_files
 
     apart = ("artifacts/", "params/", "errors.py", "__init__.py", "vision/", "data/")
-    for file in needed_files("vqpipe.tokenizers.row", ROOT):
+    for file in needed_files("vqpipe.rows.row", ROOT):
         part = file.removeprefix("vqpipe/")
         covered = any(part == name or part.startswith(f"{name}/") for name in CODE)
         assert covered or part.startswith(apart), f"{file} takes part in a row and is not in CODE"

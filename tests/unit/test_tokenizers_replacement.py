@@ -13,19 +13,19 @@ from tests.every_recipe import make_tokenizer
 from tests.recipes import LC, VQCT, Recipe, centroids, words
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import MismatchError, ParamsError
-from vqpipe.metrics.images import ERRORS
-from vqpipe.params.base import validate
-from vqpipe.params.evaluate import ReplacedParams
-from vqpipe.quantizers.contract import Codebook
-from vqpipe.report.pictures import decode_png
-from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.replacement import (
+from vqpipe.evaluation.replacement import (
     Replaced,
     middle,
     replace_by_neighbours,
     replace_in_images,
     replace_tokens,
 )
+from vqpipe.metrics.images import ERRORS
+from vqpipe.params.base import validate
+from vqpipe.params.evaluate import ReplacedParams
+from vqpipe.quantizers.contract import Codebook
+from vqpipe.report.pictures import decode_png
+from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.bool)

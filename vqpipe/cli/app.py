@@ -237,7 +237,7 @@ def evaluate(
     """
     import json
 
-    from vqpipe.tokenizers.evaluate import evaluate_folder
+    from vqpipe.evaluation.evaluate import evaluate_folder
 
     typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 

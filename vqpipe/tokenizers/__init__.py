@@ -1,1 +1,1 @@
-"""The tokenizer: trunk plus quantizer, its training, its measurement, and images as indices."""
+"""The tokenizer: trunk plus quantizer, its training with or without captions, and images as indices."""

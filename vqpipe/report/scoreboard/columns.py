@@ -59,7 +59,7 @@ def shown(name: str, value: Estimate | None) -> str:
 
 
 def _read() -> Iterator[tuple[str, BoardColumn]]:
-    """What is read from the codes; see `vqpipe.tokenizers.reading_measure.measure_reading`."""
+    """What is read from the codes; see `vqpipe.reading.measure.measure_reading`."""
     for reader, who in READERS.items():
         for count, words in COUNTS.items():
             name = f"read.{reader}.masked_{count}"

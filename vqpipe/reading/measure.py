@@ -17,12 +17,10 @@ from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.text import TextBatch
 from vqpipe.engine.batches import over_tensors
 from vqpipe.params.reading import ReadingParams
-from vqpipe.runtime.progress import track
-from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading_summary import Gathered, MaskedExample, Measured, summarised
-from vqpipe.tokenizers.reading_text import other_images
-from vqpipe.tokenizers.reading_words import (
+from vqpipe.reading.frozen_codes import FrozenCodes
+from vqpipe.reading.summary import Gathered, MaskedExample, Measured, summarised
+from vqpipe.reading.text import other_images
+from vqpipe.reading.words import (
     MAX_WORDS,
     Word,
     WordRelations,
@@ -33,6 +31,8 @@ from vqpipe.tokenizers.reading_words import (
     relate,
     word_recall,
 )
+from vqpipe.runtime.progress import track
+from vqpipe.runtime.seeds import numpy_rng
 
 
 @torch.no_grad()

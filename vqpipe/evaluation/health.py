@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.specs.evaluation import USAGE_CURVE
+from vqpipe.evaluation.pictures import png_of
 from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
 from vqpipe.metrics.codes import CodeUsage
 from vqpipe.metrics.health import (
@@ -25,7 +26,6 @@ from vqpipe.metrics.health import (
 )
 from vqpipe.params.evaluate import HealthParams
 from vqpipe.runtime.seeds import derive, numpy_rng
-from vqpipe.tokenizers.evaluation_pictures import png_of
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Codebook

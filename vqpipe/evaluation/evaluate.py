@@ -15,6 +15,8 @@ from torch import Tensor
 from vqpipe.data.images import BadImage, byte_limit, centre_square, decode
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError
+from vqpipe.evaluation.judges import Coder, Images, Judges
+from vqpipe.evaluation.measure import Evaluation, evaluate
 from vqpipe.params.distances import DistanceParams
 from vqpipe.params.evaluate import EvaluateParams, ExampleParams, FloorsParams
 from vqpipe.params.perceptual import ClipPerceptualParams, NoPerceptual
@@ -22,8 +24,6 @@ from vqpipe.runtime.device import device
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.judges import Coder, Images, Judges
-from vqpipe.tokenizers.measure import Evaluation, evaluate
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

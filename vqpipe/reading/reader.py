@@ -28,11 +28,11 @@ from vqpipe.params.align import AlignParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.training import TrainingParams
 from vqpipe.quantizers.contract import QuantizerModule
+from vqpipe.reading.frozen_codes import FrozenCodes
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tokenizers.aligned import Captions
 from vqpipe.tokenizers.aligner_folder import load_aligner
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 

@@ -26,10 +26,7 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import ImageSplit
 from vqpipe.params.align import AlignParams
 from vqpipe.params.reading import ReadingParams
-from vqpipe.runtime.preflight import need_memory
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading import Reader, own_aligner, train_reader
-from vqpipe.tokenizers.reading_examples import (
+from vqpipe.reading.examples import (
     Album,
     draw_examples,
     masked_rows,
@@ -37,9 +34,12 @@ from vqpipe.tokenizers.reading_examples import (
     retrieval_rows,
     similarity_rows,
 )
-from vqpipe.tokenizers.reading_measure import measure_reading
-from vqpipe.tokenizers.reading_text import DrawnText
-from vqpipe.tokenizers.reading_words import Word, commonest_words, need_words, word_counts
+from vqpipe.reading.frozen_codes import FrozenCodes
+from vqpipe.reading.measure import measure_reading
+from vqpipe.reading.reader import Reader, own_aligner, train_reader
+from vqpipe.reading.text import DrawnText
+from vqpipe.reading.words import Word, commonest_words, need_words, word_counts
+from vqpipe.runtime.preflight import need_memory
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 

@@ -14,11 +14,11 @@ from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.text import TextBatch
 from vqpipe.data.images import encode_png
 from vqpipe.params.reading import ReadingParams
+from vqpipe.reading.frozen_codes import FrozenCodes
+from vqpipe.reading.summary import Measured
+from vqpipe.reading.text import DrawnText
+from vqpipe.reading.words import Word, best_words
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading_summary import Measured
-from vqpipe.tokenizers.reading_text import DrawnText
-from vqpipe.tokenizers.reading_words import Word, best_words
 from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
 BLANK = "____"

@@ -33,6 +33,17 @@ from vqpipe.artifacts.specs.evaluation import (
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import to_float
 from vqpipe.errors import DataError
+from vqpipe.evaluation.health import (
+    Health,
+    code_columns,
+    curve_rows,
+    decoded_rows,
+    measure_health,
+    similarity_rows,
+)
+from vqpipe.evaluation.judges import Coder, Images, Judges, Row, reconstruct
+from vqpipe.evaluation.pictures import code_patches, example_rows
+from vqpipe.evaluation.replacement import Replaced, replace_in_images
 from vqpipe.metrics import floors
 from vqpipe.metrics.bootstrap import summarise
 from vqpipe.metrics.codes import CodeUsage, bits_per_image
@@ -41,17 +52,6 @@ from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
-from vqpipe.tokenizers.evaluation_health import (
-    Health,
-    code_columns,
-    curve_rows,
-    decoded_rows,
-    measure_health,
-    similarity_rows,
-)
-from vqpipe.tokenizers.evaluation_pictures import code_patches, example_rows
-from vqpipe.tokenizers.judges import Coder, Images, Judges, Row, reconstruct
-from vqpipe.tokenizers.replacement import Replaced, replace_in_images
 
 if TYPE_CHECKING:
     from vqpipe.metrics.extractors import Features

@@ -16,22 +16,22 @@ from vqpipe.artifacts.publish import publish_json
 from vqpipe.codebooks.load import Prior
 from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.trainable import FitResult
+from vqpipe.evaluation.evaluate import SplitImages
+from vqpipe.evaluation.judges import Judges
+from vqpipe.evaluation.measure import evaluate
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.rows.reading import check_reading, read_row
 from vqpipe.runtime.code import code_digest
 from vqpipe.runtime.memory import PeakMemory
-from vqpipe.tokenizers.evaluate import SplitImages
-from vqpipe.tokenizers.judges import Judges
-from vqpipe.tokenizers.measure import evaluate
-from vqpipe.tokenizers.row_reading import check_reading, read_row
 from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
 
 CODE = (
     "alignment", "codebooks", "data/caption_draw.py", "data/images.py", "data/loader.py", "data/pixels.py",
-    "data/read.py", "engine", "losses", "metrics", "models", "quantizers", "runtime", "text/tokens.py", "tokenizers",
-    "vision/byte_pairs.py", "vision/clip.py", "vision/towers.py",
+    "data/read.py", "engine", "evaluation", "losses", "metrics", "models", "quantizers", "reading", "rows", "runtime",
+    "text/tokens.py", "tokenizers", "vision/byte_pairs.py", "vision/clip.py", "vision/towers.py",
 )  # fmt: skip
 """The source that a row's numbers come from. Params are not part of it: what is in force stands in the params file."""
 

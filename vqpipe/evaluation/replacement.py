@@ -19,11 +19,11 @@ from torch import Tensor
 
 from vqpipe.codebooks.search import Metric, nearest_topk
 from vqpipe.errors import MismatchError
+from vqpipe.evaluation.judges import Coder, Images, reconstruct
+from vqpipe.evaluation.pictures import png_of
 from vqpipe.metrics.images import ERRORS
 from vqpipe.params.evaluate import ReplacedParams
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.evaluation_pictures import png_of
-from vqpipe.tokenizers.judges import Coder, Images, reconstruct
 
 _ROWS = 4096
 """Codes whose neighbours are searched at once."""

@@ -10,8 +10,8 @@ import torch
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.params.reading import ReadingParams
+from vqpipe.reading.read import read_heads
 from vqpipe.tokenizers.caption_text import check_max_tokens
-from vqpipe.tokenizers.read import read_heads
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 

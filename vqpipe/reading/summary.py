@@ -15,9 +15,9 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.errors import DataError
 from vqpipe.metrics.bootstrap import mean_interval
 from vqpipe.params.reading import ReadingParams
-from vqpipe.tokenizers.frozen_codes import FrozenCodes
-from vqpipe.tokenizers.reading_retrieval import chances, recalls
-from vqpipe.tokenizers.reading_words import Word, WordRelations
+from vqpipe.reading.frozen_codes import FrozenCodes
+from vqpipe.reading.retrieval import chances, recalls
+from vqpipe.reading.words import Word, WordRelations
 
 RANKS = (1, 5, 10)
 QUERIES = 1024

@@ -1,0 +1,1 @@
+"""What frozen codes say of captions: heads trained on them, masked words, retrieval, relations."""
