@@ -28,7 +28,7 @@ from vqpipe.artifacts.specs.reading import (
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import SetupError
-from vqpipe.tokenizers import read
+from vqpipe.reading import read
 
 HEADS: dict[str, Any] = {
     "width": 8, "num_layers": 1, "num_heads": 1, "max_tokens": 8,

@@ -16,6 +16,7 @@ from tests.recipes import Recipe
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE, USAGE_CURVE
 from vqpipe.artifacts.tables import to_table
 from vqpipe.errors import MismatchError
+from vqpipe.evaluation import health as room
 from vqpipe.evaluation.health import (
     code_columns,
     curve_rows,
@@ -37,7 +38,6 @@ from vqpipe.metrics.health import (
     usage_curve,
 )
 from vqpipe.params.evaluate import HealthParams
-from vqpipe.tokenizers import evaluation_health
 
 RECIPES = every_recipe()
 
@@ -172,7 +172,7 @@ def test_the_map_of_codes_has_the_same_bytes_for_any_number_of_threads() -> None
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=name) for name, r in RECIPES.items()])
 def test_every_quantizer_has_its_health_measured(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_tokenizer(recipe)
-    monkeypatch.setattr(evaluation_health, "code_geometry", partial(code_geometry, max_pairs=1 << 22))
+    monkeypatch.setattr(room, "code_geometry", partial(code_geometry, max_pairs=1 << 22))
     side = tokenizer.resolution
     indices = tokenizer.encode(
         torch.rand(6, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1

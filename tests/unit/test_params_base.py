@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import Params, load_params, read_yaml, section_of, validate
@@ -30,6 +30,14 @@ class Outer(Params):
     rate: Annotated[float, Field(gt=0)]
     words: tuple[str, ...] = ()
     inner: dict[str, Vq] | None = None
+    one: int = 1
+
+    @field_validator("one")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("an even number")
+        return value
 
 
 GOOD = {"quantizer": {"kind": "vq", "num_codes": 8}, "rate": 1e-4}
@@ -97,6 +105,27 @@ def test_a_missing_section_lists_what_is_there(tmp_path: Path) -> None:
         load_params(path, "tokenizers", Vq)
     with pytest.raises(ParamsError, match=r"(?s)no section tokenizer\.variants\.vqct.*found: +vqct"):
         section_of(read_yaml(path), "tokenizer.variants.vqct", path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"quantizer": 3},
+            "quantizer is not a block of fields\n  found:    3\n  expected: {kind: vq | soft, …}",
+        ),
+        (
+            {"inner": {"a": True}},
+            "inner.a is not a block of fields\n  found:    True\n  expected: {kind: vq, …}",
+        ),
+        ({"inner": 1}, "inner is not a block of fields\n  found:    1"),
+        ({"one": 2}, "outer.one: an even number\n  found:    2"),
+    ],
+)
+def test_a_value_where_a_block_belongs(change: dict[str, object], told: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        validate(GOOD | change, "outer", Outer)
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ dataset:
     seed: 1  # any whole number
   num_train: 4000
 tokenizer:
+  # Two of them.
   variants:
     vq: {num_codes: 8, rate: 1e-4}
     lc: {num_codes: 16, rate: 1e-3}
@@ -74,7 +75,8 @@ def test_replace_and_a_chain_of_bases(folder: Path) -> None:
 def test_the_text_keeps_comments_and_number_forms(folder: Path) -> None:
     text = preset_text("coco", ["tokenizer.variants.vq.num_codes=9"], folder)
     assert text.startswith("# Preset coco: the captions of COCO.\n")
-    assert "# The base." in text
+    assert "# Two of them." in text
+    assert "# The base." not in text
     assert "1e-4" in text
     assert YAML(typ="safe", pure=True).load(text)["tokenizer"]["variants"]["vq"]["num_codes"] == 9
 
@@ -110,6 +112,25 @@ def test_overrides_are_typed(folder: Path) -> None:
 def test_wrong_overrides(folder: Path, override: str, told: str) -> None:
     with pytest.raises(ParamsError, match=told):
         preset_text("scenes", [override], folder)
+
+
+def test_an_override_changes_one_of_two_blocks_that_are_an_alias(folder: Path) -> None:
+    text = "a: &block {deep: {rate: 1}, list: [{rate: 2}]}\nb: *block\nc: [*block]\n"
+    (folder / "twice.yaml").write_text(text)
+    (folder / "on.yaml").write_text("base: twice\nb: {deep: {more: 5}}\n")
+    changed = load_preset("on", ["b.deep.rate=3"], folder)
+    block = {"deep": {"rate": 1}, "list": [{"rate": 2}]}
+    assert changed == {"a": block, "b": block | {"deep": {"rate": 3, "more": 5}}, "c": [block]}
+    assert "&" not in preset_text("on", folder=folder)
+
+
+def test_the_opening_comment_is_the_presets_own_and_not_the_bases(folder: Path) -> None:
+    (folder / "own.yaml").write_text(
+        "base: scenes\ndescription: mine\n# Weights of table 2.\ndataset: {num_train: 5}\n# no\n"
+    )
+    assert preset_text("own", folder=folder).startswith(
+        "# Preset own: mine.\n# Weights of table 2.\ndataset:\n"
+    )
 
 
 def test_unknown_preset(folder: Path) -> None:

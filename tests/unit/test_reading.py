@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tests.small_alignment import CAPTIONS, captions, make, params
+from tests.small_alignment import CAPTIONS, IDS, captions, make, params
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.text import TextBatch
@@ -30,7 +30,7 @@ from vqpipe.reading.reader import reader_heads, reader_training
 from vqpipe.reading.retrieval import chances, recalls
 from vqpipe.reading.summary import Measured
 from vqpipe.reading.text import other_images
-from vqpipe.reading.words import best_words, commonest_words, draw_masks, word_counts, word_recall
+from vqpipe.reading.words import best_words, commonest_words, draw_masks, relate, word_counts, word_recall
 from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
@@ -247,7 +247,7 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
         ]
         places = [int(cosine_similarity(word[None], tokens).argmax()) for word in at]
         vectors = [codes.vectors[0][codes.indices[row, 0].flatten()[place]] for place in places]
-        pairs = list(itertools.combinations(range(len(own)), 2))
+        pairs = [(i, j) for i, j in itertools.combinations(range(len(own)), 2) if own[i] != own[j]]
         if not pairs:
             continue
         wanted = [cosine_similarity(at[i], at[j], dim=0) for i, j in pairs]
@@ -266,6 +266,38 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
     assert part["constant"] == pytest.approx(
         np.mean([np.mean((np.array(own) - mean) ** 2) for own in words]), rel=1e-4
     )
+
+
+def test_a_word_and_its_repetition_are_no_pair() -> None:
+    """They stand for one position, so that their codes agree whatever the codes are."""
+    one, two, pieces = [300], [301], [302, 303]
+    text = captions([[one, two, one], [one, one], [pieces, [302], pieces, two], [two]])
+    model, codes = aligner().requires_grad_(False), frozen()
+    quantized = codes.quantized(codes.rows([0, 1, 2, 3]))
+    drawn = torch.arange(4 * 8).reshape(4, 8) % 16
+    found = relate(model, quantized, model.code_transformer(quantized.z_q), text, drawn)
+    assert [row.nonzero().tolist() for row in found.pairs] == [
+        [[0, 1], [1, 2]], [], [[0, 1], [0, 3], [1, 2], [1, 3], [2, 3]], [],
+    ]  # fmt: skip
+    assert found.words[0, 0, 2] == pytest.approx(1.0)
+    assert found.codes["raw"][0, 0, 2] == pytest.approx(1.0)
+    assert np.isnan(found.errors("raw")).tolist() == [False, True, False, True]
+
+
+def test_saying_every_word_twice_changes_no_relation() -> None:
+    draws = np.random.default_rng(0)
+    texts = [[[int(id)] for id in draws.choice(IDS[2:-2], 4, replace=False)] for _ in EIGHT]
+    once, twice = (
+        measure_reading(
+            aligner(), frozen(), captions([own * times for own in texts]), config(masked_counts=[1]), {}
+        ).metrics["similarity"]
+        for times in (1, 2)
+    )
+    for name in ("constant", "same_position"):
+        assert twice[name] == pytest.approx(once[name], rel=1e-5)
+    for name in ("raw", "projected"):
+        assert twice[name]["correlation"] == pytest.approx(once[name]["correlation"], rel=1e-5)
+        assert twice[name]["mse"]["mean"] == pytest.approx(once[name]["mse"]["mean"], rel=1e-5)
 
 
 def test_collapsed_codes_read_as_chance() -> None:

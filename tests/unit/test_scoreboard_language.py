@@ -148,8 +148,8 @@ def named(text: str) -> Claim:
     [
         ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.8}}, REPRODUCED),
         ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.99}}, NOT_REPRODUCED),
-        ("The same of VQ-GAN", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 20.9}}, REPRODUCED),
-        ("The same of VQ-GAN", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 18.0}}, NOT_REPRODUCED),
+        ("VQ-GAN loses at most 1 % of PSNR", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 20.9}}, REPRODUCED),
+        ("VQ-GAN loses at most 1 % of PSNR", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 18.0}}, NOT_REPRODUCED),
         ("PSNR changes little: CVQ's stays within 2 %", {"cvq": {"psnr": 21.0}, "cvq+lg": {"psnr": 20.0}},
          NOT_REPRODUCED),
         ("VQ-GAN: codes relate as words do, MSE by fresh heads falls",

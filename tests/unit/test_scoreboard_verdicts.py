@@ -47,7 +47,7 @@ def board() -> Scoreboard:
 def results(
     board: Scoreboard, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1
 ) -> Results:
-    """Rows with one value per seed; those of one seed have an interval over images of +-half."""
+    """Rows with one value per seed, all that are planned; those of one seed have an interval over images of +-half."""
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for row, values in rows.items():
         for seed, value in enumerate(values):
@@ -61,7 +61,8 @@ def results(
             if half:
                 entry |= {f"{metric}_low": value - half, f"{metric}_high": value + half}
             runs.setdefault(row, {})[seed] = entry
-    return Results(board, runs, {})
+    planned = {n: r for n, r in board.runs.items() if r.row not in rows or r.seed < len(rows[r.row])}
+    return Results(board.model_copy(update={"runs": planned}), runs, {})
 
 
 def outcome(board: Scoreboard, claim: Claim, rows: Mapping[str, Sequence[float]], **options: Any) -> str:
@@ -131,7 +132,7 @@ def test_a_shares_interval_ends_at_one_and_equal_seeds_have_none() -> None:
         ("below_all", 0.05, ([20.0], [21.0], [22.0]), REPRODUCED),
         ("below_all", 0.05, ([21.0], [20.0], [22.0]), NOT_REPRODUCED),
         ("no_rise", 0.05, ([21.0], [21.1], [20.0]), REPRODUCED),
-        ("no_rise", 0.05, ([21.0], [20.0], [21.5]), NOT_REPRODUCED),
+        ("no_rise", 0.05, ([21.0], [20.0], [22.5]), NOT_REPRODUCED),
         ("stays", 0.01, ([20.0], [20.15], [19.9]), REPRODUCED),
         ("stays", 0.01, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
         ("at_least", 19.5, ([20.0], [20.3], [19.6]), REPRODUCED),
@@ -141,6 +142,23 @@ def test_a_shares_interval_ends_at_one_and_equal_seeds_have_none() -> None:
 def test_every_relation(board: Scoreboard, relation: Any, margin: float, values: Any, expected: str) -> None:
     claim = Claim("c", ("vq", "ema", "fc"), "psnr", relation, margin)
     assert outcome(board, claim, dict(zip(claim.rows, values, strict=True))) == expected
+
+
+def test_there_is_no_verdict_before_all_seeds_are_there(board: Scoreboard) -> None:
+    claim, found = (
+        Claim("c", ("vqct", "vq")),
+        results(board, {"vq": [20.0, 20.0, 20.0], "vqct": [21.0, 21.0]}),
+    )
+    assert judge(claim, found).outcome == NOT_REPRODUCED
+    verdict = judge(claim, Results(board, found.metrics, {}))
+    assert (verdict.outcome, verdict.evidence) == (NOT_RUN, "missing: vqct-2")
+
+
+def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Scoreboard) -> None:
+    claim = Claim("no loss", ("vqct", "vq"), "psnr", "no_rise", 0.01)
+    verdict = judge(claim, results(board, {"vqct": [24.6, 24.7, 24.8], "vq": [25.0, 25.1, 25.2]}))
+    assert verdict.outcome == NOT_REPRODUCED
+    assert "vq lies above vqct by 1.6%" in verdict.evidence
 
 
 def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Scoreboard) -> None:

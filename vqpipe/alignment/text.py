@@ -22,7 +22,8 @@ class TextBatch:
     lengths: Int64[Tensor, " b"]
     """Real tokens of each caption, start and end included; 0 for a caption that is not there."""
     words: Int64[Tensor, "b t"]
-    """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end and padding."""
+    """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end, padding and
+    signs such as a full stop, which are no words: they are never masked and stand for no code."""
     features: Float32[Tensor, "b e"]
     """The frozen CLIP's global text feature (the end token's, projected), not normalised."""
 

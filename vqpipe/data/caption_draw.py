@@ -83,7 +83,7 @@ def check_captioned(
         raise DataError(
             f"{where} has no captions, and a variant with align reads them",
             found=f"{len(counts):,} images, none with a caption",
-            expected="a captioned data set (coco, scenes, or image_folder with templates), or align: null",
+            expected="a data set whose images have captions of their own (coco or scenes), or align: null",
         )
     first = ", ".join(ids[at] for at in bare[:3])
     raise DataError(

@@ -172,7 +172,15 @@ def has_gradient_codes(quantizer: QuantizerParams) -> bool:
 def check_alignment(align: AlignParams, quantizer: QuantizerParams) -> None:
     """Raise `ValueError` where the relationship loss has no code vectors to train; for the tokenizer's validator."""
     if "relationship" in align.losses() and not has_gradient_codes(quantizer):
+        base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
+        over = "residual over " if base is not quantizer else ""
         raise ValueError(
-            f"align.relationship trains code vectors, and quantizer {quantizer.kind} has none that take a gradient; "
-            "set align.relationship to null, or its weight to 0"
+            f"align.relationship trains code vectors, and quantizer {over}{base.kind} has none that take a gradient; "
+            f"set align.relationship to null, or its weight to 0{_OTHER_WAYS.get(base.kind, '')}"
         )
+
+
+_OTHER_WAYS = {
+    "lc": ", or the quantizer's projector or trainable to true",
+    "vqct": ", or give the quantizer a transfer network or trainable_words",
+}

@@ -123,7 +123,15 @@ def _explain(item: Any, section: str, model: Any) -> str:
     if item["type"] == "missing":
         return f"{where} is missing"
     found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {item.get('input')!r}"
-    return f"{where}: {item['msg']}{found}"
+    if item["type"] in _NO_BLOCK:
+        kinds, fields = _kinds_at(model, item["loc"]), _fields_at(model, item["loc"])
+        inside = f"kind: {' | '.join(kinds)}, …" if kinds else ", ".join(fields)
+        expected = f"\n  expected: {{{inside}}}" if inside else ""
+        return f"{where} is not a block of fields{found}{expected}"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{found}"
+
+
+_NO_BLOCK = {"model_type", "model_attributes_type", "dict_type"}
 
 
 def _without_tags(model: Any, loc: tuple[Any, ...]) -> list[str]:
@@ -142,15 +150,23 @@ def _without_tags(model: Any, loc: tuple[Any, ...]) -> list[str]:
 
 def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
     """The field names at an error's location, found in the model's JSON schema."""
+    return list(
+        dict.fromkeys(name for option in _options_at(model, loc) for name in option.get("properties", {}))
+    )
+
+
+def _kinds_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
+    """The values that `kind` may have at an error's location, where a union of blocks stands there."""
+    kinds = [option.get("properties", {}).get("kind", {}).get("const") for option in _options_at(model, loc)]
+    return [kind for kind in kinds if kind is not None]
+
+
+def _options_at(model: Any, loc: tuple[Any, ...]) -> list[dict[str, Any]]:
     schema = TypeAdapter(model).json_schema()
     nodes = [schema]
     for part in loc:
         nodes = [child for node in nodes for child in _children(schema, node, part)]
-    names: list[str] = []
-    for node in nodes:
-        for option in _options(schema, node):
-            names += [name for name in option.get("properties", {}) if name not in names]
-    return names
+    return [option for node in nodes for option in _options(schema, node)]
 
 
 def _options(root: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,14 +13,16 @@ to another.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from vqpipe.errors import ParamsError, did_you_mean
@@ -71,11 +73,21 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
     merged = _merged(name, where, ())
     for override in overrides:
         _assign(merged, override, name)
-    stream = StringIO()
+    has_base, stream = "base" in content, StringIO()
+    if has_base:
+        merged.ca.comment = None  # the base's opening comment speaks of the base
     _yaml().dump(merged, stream)
+    return (_opening(name, text, content) if has_base else "") + stream.getvalue()
+
+
+def _opening(name: str, text: str, content: CommentedMap) -> str:
+    """The opening comment of a merged preset: its name, its description, and the comment before its first section."""
     about = content.get("description")
     title = f"# Preset {name}" + (f": {about}" if about else "")
-    return f"{title.rstrip('.')}.\n{stream.getvalue()}" if "base" in content else stream.getvalue()
+    head = itertools.takewhile(
+        lambda line: line.startswith("#") or line.split(":")[0] in KEYWORDS, text.splitlines()
+    )
+    return "\n".join([f"{title.rstrip('.')}.", *(line for line in head if line.startswith("#"))]) + "\n"
 
 
 def load_preset(
@@ -89,7 +101,7 @@ def load_preset(
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 110
+    yaml.width = 120
     return yaml
 
 
@@ -106,7 +118,19 @@ def _read(name: str, folder: Traversable) -> tuple[str, CommentedMap]:
         raise ParamsError(
             f"preset {name} is not a mapping", found=type(content).__name__, expected="sections"
         )
-    return text, content
+    return text, _without_aliases(content, set())
+
+
+def _without_aliases(node: Any, seen: set[int]) -> Any:
+    """The same content with a copy wherever YAML's `*name` repeats a block, so that a change in one is not in both."""
+    if isinstance(node, (CommentedMap, CommentedSeq)):
+        if id(node) in seen:
+            node = deepcopy(node)
+        seen.add(id(node))
+        node.yaml_set_anchor(None)
+        for key in node if isinstance(node, CommentedMap) else range(len(node)):
+            node[key] = _without_aliases(node[key], seen)
+    return node
 
 
 def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:

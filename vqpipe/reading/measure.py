@@ -57,9 +57,10 @@ def measure_reading(
     (`recalls`). Chance is a random order.
 
     Relations (Table 4): the squared differences of the cosines of words and those of their codes, a mean over a
-    caption's pairs and then over captions with two words. `chance` has positions drawn evenly for the words. What
-    codes of one cosine all over would get at best is `constant`; `correlation` is that of the cosines over all pairs
-    (left out where either does not vary), and `same_position` the part of the pairs that one position stands for.
+    caption's pairs of different words and then over captions that have one. `chance` has positions drawn evenly for the
+    words. What codes of one cosine all over would get at best is `constant`; `correlation` is that of the cosines over
+    all pairs (left out where either does not vary), and `same_position` the part of the pairs that one position stands
+    for.
 
     Args:
         aligner: in eval mode, on the device of the codes' tokenizer.

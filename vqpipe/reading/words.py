@@ -145,6 +145,9 @@ def relate(
 ) -> WordRelations:
     """The relations of LG-VQ's equation 8, on the raw code vectors and through the head's projection.
 
+    A pair of one and the same word, as "a .. a", is none here, though the loss counts it: both stand for the same
+    position, so that their cosines are 1 whatever the codes are.
+
     Args:
         quantized: has code vectors.
         drawn: positions that stand for words by chance, at least as many as a caption has words.
@@ -160,7 +163,7 @@ def relate(
         codes[f"{prefix}raw"] = _cosines(vectors)
         if not isinstance(projection, nn.Identity):
             codes[f"{prefix}projected"] = _cosines(projection(vectors))
-    pairs = (present[:, :, None] & present[:, None, :]).triu(1)
+    pairs = (present[:, :, None] & present[:, None, :]).triu(1) & ~_repeated(text, found.shape[1])
     return WordRelations(_cosines(found), codes, pairs, positions)
 
 
@@ -170,10 +173,26 @@ def word_counts(
     """How often each word occurs in captions, row i of which occurs `uses[i]` times."""
     counts: Counter[Word] = Counter()
     for ids, numbers, times in zip(tokens.tolist(), words.tolist(), uses.tolist(), strict=True):
-        real = [(number, token) for number, token in zip(numbers, ids, strict=True) if number >= 0]
-        for _, own in itertools.groupby(real, key=lambda item: item[0]):
-            counts[tuple(token for _, token in own)] += times
+        for word in _spelled(ids, numbers):
+            counts[word] += times
     return counts
+
+
+def _spelled(ids: Sequence[int], numbers: Sequence[int]) -> list[Word]:
+    """The words of one caption, in its order: word i has the number i."""
+    real = [(number, token) for number, token in zip(numbers, ids, strict=True) if number >= 0]
+    return [tuple(token for _, token in own) for _, own in itertools.groupby(real, key=lambda item: item[0])]
+
+
+def _repeated(text: TextBatch, longest: int) -> Bool[Tensor, "b s s"]:
+    """Which of the `longest` words of each caption are the same, piece by piece."""
+    known: dict[Word, int] = {}
+    labels = torch.full((len(text.words), longest), -1)
+    for row, (ids, numbers) in enumerate(zip(text.tokens.tolist(), text.words.tolist(), strict=True)):
+        own = [known.setdefault(word, len(known)) for word in _spelled(ids, numbers)]
+        labels[row, : len(own)] = torch.tensor(own, dtype=labels.dtype)
+    labels = labels.to(text.words.device)
+    return labels[:, :, None] == labels[:, None, :]
 
 
 def _cosines(rows: Float[Tensor, "b s w"]) -> Float[Tensor, "b s s"]:

@@ -224,7 +224,7 @@ def _similarity(readings: Sequence[Reading]) -> list[Block]:
         note = (
             "Cosines of the words' frozen vectors and of the codes that the heads assign to them. Codes that learned "
             "the words' relations beat both chance and one cosine for all. Words of one position have a cosine of 1 "
-            f"whatever the codes are. {BOTH}"
+            f"whatever the codes are; a word and its repetition are no pair. {BOTH}"
         )  # fmt: skip
         if kind == "projected":
             note = "The same behind the heads' trained projection, which can make up for what the codes lack."

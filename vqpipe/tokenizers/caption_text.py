@@ -23,7 +23,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
 from vqpipe.runtime.progress import track
 from vqpipe.text.tokens import clean, token_spans
-from vqpipe.vision.byte_pairs import END, START, normalised, pieces
+from vqpipe.vision.byte_pairs import END, START, Piece, normalised, pieces
 from vqpipe.vision.clip import Clip
 
 SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
@@ -73,19 +73,26 @@ def token_rows(texts: Sequence[str], max_tokens: int) -> TokenRows:
 
 
 def _split(text: str) -> tuple[list[int], list[int]]:
-    """The byte-pair ids of a text, and the number of the word that each is part of."""
+    """The byte-pair ids of a text, and the number of the word that each is part of; -1 for signs."""
     text = normalised(clean(text)[0])
     words = iter(token_spans(text))
-    word_stop, number = 0, -1
-    ids: list[int] = []
-    numbers: list[int] = []
+    word_stop = 0
+    groups: list[list[Piece]] = []
     for piece in pieces(text):
         if piece.start >= word_stop:  # the piece begins a word
-            number += 1
+            groups.append([])
         while word_stop < piece.stop:  # and may take in several
             _, word_stop = next(words, (0, piece.stop))
-        ids += piece.ids
-        numbers += [number] * len(piece.ids)
+        groups[-1].append(piece)
+    ids: list[int] = []
+    numbers: list[int] = []
+    number = -1
+    for group in groups:
+        is_word = any(sign.isalnum() for sign in text[group[0].start : group[-1].stop])
+        number += is_word
+        for piece in group:
+            ids += piece.ids
+            numbers += [number if is_word else -1] * len(piece.ids)
     return ids, numbers
 
 
@@ -133,7 +140,7 @@ class CaptionText:
             "num_captions": len(rows),
             "num_texts": len(numbers),
             "num_cut": int(uses[self.rows.cut].sum()),
-            "num_without_words": int(uses[self.rows.lengths == 2].sum()),
+            "num_without_words": int(uses[(self.rows.words < 0).all(axis=1)].sum()),
             "num_of_left_or_right": int(uses[self._sided].sum()),
             "longest": int(self.rows.lengths.max(initial=0)),
             "num_tokens": len(self.vocabulary),

@@ -26,12 +26,12 @@ class Claim:
 
     - `rises`, `falls`: each row lies above (below) the one before it;
     - `above_all`, `below_all`: the first row lies above (below) every other;
-    - `no_rise`: no row lies above the first;
+    - `no_rise`: no mean lies above the first row's by more than `margin` of it;
     - `stays`: every mean differs from the first row's by at most `margin` of it;
     - `at_least`: every mean is at least `margin`.
 
     A row lies above another where their 95 % intervals do not overlap; where one of the two has no interval, where
-    the means differ by more than `margin` of the other's.
+    the means differ by more than `margin` of the other's. There is no verdict before all seeds of the rows are there.
     """
 
     text: str
@@ -71,6 +71,8 @@ def judge(claim: Claim, results: Results) -> Verdict:
     if len(values) < len(found):
         lacking = [name for name, value in zip(names, found, strict=True) if value is None]
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(lacking)}")
+    if unfinished := [name for name in results.missing() if results.board.runs[name].row in claim.rows]:
+        return Verdict(claim, NOT_RUN, f"missing: {', '.join(unfinished)}")
     against = [text for text in _objections(claim, values) if text]
     evidence = ", ".join(
         f"{name} {shown(metric, value)}"
@@ -112,7 +114,11 @@ def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
             if abs(value.mean - first.mean) > margin * abs(first.mean)
         ]
     if claim.relation == "no_rise":
-        return [f"{row} lies above {rows[0]}" for row, value in others if lies_above(value, first, margin)]
+        return [
+            f"{row} lies above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
+            for row, value in others
+            if value.mean - first.mean > margin * abs(first.mean)
+        ]
     if claim.relation in ("above_all", "below_all"):
         pairs = [(rows[0], first, row, value) for row, value in others]
     else:
