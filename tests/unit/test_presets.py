@@ -200,7 +200,7 @@ def test_lg_vq_s_variants_differ_from_their_backbones_in_align_alone() -> None:
 def test_small_aligned_variants_differ_from_their_backbones_in_align_alone(preset: str) -> None:
     found = variants(preset)
     aligned = {name for name in found if name.endswith("+lg")}
-    assert aligned == ({"vq+lg"} if preset == "pico" else {"vq+lg", "vqct+lg"})
+    assert aligned == {"vq+lg"}
     read = content(preset)["read"]["variants"]
     for name in aligned:
         align = found[name].align
