@@ -65,7 +65,9 @@ def _beside(text: str, measure: str, other: str, relation: Relation) -> tuple[Cl
 
 RECONSTRUCTION = BoardTable(
     "LG-VQ Table 1: reconstruction",
-    "The paper's three backbones, plain and aligned; FD-CLIP, in the features of the run's own CLIP, stands for FID.",
+    "The paper's three backbones, plain and aligned; FD-CLIP, in the features of the run's own CLIP, stands for FID. "
+    "The global loss aligns codes with text features of the same CLIP, so a lower FD-CLIP may in part come from being "
+    "judged by the network that taught.",
     (
         ("VQ-VAE", "vq-vae"), ("VQ-VAE + LG", "vq-vae+lg"), ("VQ-GAN", "vq"), ("VQ-GAN + LG", "vq+lg"),
         ("CVQ", "cvq"), ("CVQ + LG", "cvq+lg"),
