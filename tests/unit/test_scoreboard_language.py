@@ -147,7 +147,7 @@ def named(text: str) -> Claim:
     ("text", "numbers", "expected"),
     [
         ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.8}}, REPRODUCED),
-        ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 0.99}}, NOT_REPRODUCED),
+        ("Alignment lowers VQ-GAN's FID", {"vq": {"fd_clip": 1.0}, "vq+lg": {"fd_clip": 1.01}}, NOT_REPRODUCED),
         ("VQ-GAN loses at most 1 % of PSNR", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 20.9}}, REPRODUCED),
         ("VQ-GAN loses at most 1 % of PSNR", {"vq": {"psnr": 21.0}, "vq+lg": {"psnr": 18.0}}, NOT_REPRODUCED),
         ("PSNR changes little: CVQ's stays within 2 %", {"cvq": {"psnr": 21.0}, "cvq+lg": {"psnr": 20.0}},

@@ -154,6 +154,27 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Scoreboard) -> No
     assert (verdict.outcome, verdict.evidence) == (NOT_RUN, "missing: vqct-2")
 
 
+@pytest.mark.parametrize(
+    ("other", "expected", "told"),
+    [
+        ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
+        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
+        ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are the other way round"),
+        ([20.2], NOT_REPRODUCED, "cannot be told apart"),
+    ],
+)
+def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
+    board: Scoreboard, other: list[float], expected: str, told: str
+) -> None:
+    """The rows' own intervals overlap in every case."""
+    rows = {"vq": [20.0, 21.0, 22.0], "vqct": other}
+    verdict = judge(
+        Claim("c", ("vq", "vqct"), paired=True), results(board, rows, half=0.0 if len(other) > 1 else 3.0)
+    )
+    assert (verdict.outcome, told in verdict.evidence) == (expected, True), verdict.evidence
+    assert outcome(board, Claim("c", ("vq", "vqct")), rows, half=3.0) == NOT_REPRODUCED
+
+
 def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Scoreboard) -> None:
     claim = Claim("no loss", ("vqct", "vq"), "psnr", "no_rise", 0.01)
     verdict = judge(claim, results(board, {"vqct": [24.6, 24.7, 24.8], "vq": [25.0, 25.1, 25.2]}))

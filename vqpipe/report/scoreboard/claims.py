@@ -32,6 +32,10 @@ class Claim:
 
     A row lies above another where their 95 % intervals do not overlap; where one of the two has no interval, where
     the means differ by more than `margin` of the other's. There is no verdict before all seeds of the rows are there.
+
+    With `paired`, numbers that have two or more seeds in common are compared seed by seed: runs of one seed share first
+    weights, batches and test images, so the difference is known better than either number. A row then lies above
+    another where the 95 % interval of their differences (Student's t) lies above 0.
     """
 
     text: str
@@ -42,6 +46,7 @@ class Claim:
     untestable: str | None = None
     """Why the claim cannot be tested here, whatever the rows say: what it rests on that this run does not have."""
     metrics: tuple[str, ...] = ()
+    paired: bool = False
 
     def numbers(self) -> list[tuple[str, str]]:
         """Row and metric of each number."""
@@ -73,13 +78,15 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(lacking)}")
     if unfinished := [name for name in results.missing() if results.board.runs[name].row in claim.rows]:
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(unfinished)}")
-    against = [text for text in _objections(claim, values) if text]
+    found_against, differences = _objections(claim, values, results)
+    against = [text for text in found_against if text]
     evidence = ", ".join(
         f"{name} {shown(metric, value)}"
         for name, (_, metric), value in zip(names, numbers, found, strict=True)
     )
     if not claim.metrics:
         evidence = f"{column(claim.metric).label}: {evidence}"
+    evidence = "; ".join([evidence, *differences])
     if against:
         return Verdict(claim, NOT_REPRODUCED, f"{evidence}; {'; '.join(against)}")
     return Verdict(claim, REPRODUCED, evidence)
@@ -97,8 +104,8 @@ def _by_means(a: Estimate, b: Estimate) -> bool:
     return "none" in (a.source, b.source)
 
 
-def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
-    """Why the numbers do not show the claim, a text or nothing for each comparison."""
+def _objections(claim: Claim, values: Sequence[Estimate], results: Results) -> tuple[list[str], list[str]]:
+    """Why the numbers do not show the claim, a text or nothing for each comparison; and paired differences."""
     rows, margin = claim.names(), claim.margin
     first, others = values[0], list(zip(rows[1:], values[1:], strict=True))
     if claim.relation == "at_least":
@@ -106,27 +113,42 @@ def _objections(claim: Claim, values: Sequence[Estimate]) -> list[str]:
             f"{row} is below {margin:g}"
             for row, value in zip(rows, values, strict=True)
             if value.mean < margin
-        ]
+        ], []
     if claim.relation == "stays":
         return [
             f"{row} differs from {rows[0]} by {abs(value.mean - first.mean) / abs(first.mean):.1%}"
             for row, value in others
             if abs(value.mean - first.mean) > margin * abs(first.mean)
-        ]
+        ], []
     if claim.relation == "no_rise":
         return [
             f"{row} lies above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
             for row, value in others
             if value.mean - first.mean > margin * abs(first.mean)
-        ]
+        ], []
     if claim.relation in ("above_all", "below_all"):
-        pairs = [(rows[0], first, row, value) for row, value in others]
+        pairs = [(0, other) for other in range(1, len(rows))]
     else:
-        pairs = [
-            (rows[i + 1], values[i + 1], rows[i], values[i]) for i in range(len(rows) - 1)
-        ]  # the later row beside the one before it
+        pairs = [(row + 1, row) for row in range(len(rows) - 1)]  # the later row beside the one before it
     up = claim.relation in ("rises", "above_all")
-    return [_objection(*pair, up, margin) for pair in pairs]
+    objections, differences = [], []
+    for one, other in pairs:
+        numbers = claim.numbers()
+        difference = results.difference(numbers[one], numbers[other]) if claim.paired else None
+        if difference is None:
+            objections.append(_objection(rows[one], values[one], rows[other], values[other], up, margin))
+        else:
+            objections.append(_paired_objection(rows[one], rows[other], difference, up))
+            differences.append(f"seed by seed {shown(numbers[one][1], difference, difference=True)}")
+    return objections, differences
+
+
+def _paired_objection(name: str, other_name: str, difference: Estimate, up: bool) -> str:
+    if difference.low > 0 if up else difference.high < 0:
+        return ""
+    if difference.high < 0 if up else difference.low > 0:
+        return f"{name} and {other_name} are the other way round"
+    return f"{name} and {other_name} cannot be told apart"
 
 
 def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up: bool, margin: float) -> str:

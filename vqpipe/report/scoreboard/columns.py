@@ -42,19 +42,21 @@ def head(name: str) -> str:
     return f"{found.label}{unit}{f' {found.better}' if found.better else ''}"
 
 
-def shown(name: str, value: Estimate | None) -> str:
-    """A number with its interval, as the tables print it; `missing` where there is none."""
+def shown(name: str, value: Estimate | None, difference: bool = False) -> str:
+    """A number with its interval, as the tables print it; `missing` where there is none. A difference bears its sign,
+    and its interval may leave the range of a share."""
     if value is None:
         return "missing"
     found = column(name)
     scale, unit = (100.0, " %") if found.percent else (1.0, "")
 
     def one(number: float) -> str:
-        return f"{number * scale:.{found.digits}f}"
+        return f"{number * scale:{'+' if difference else ''}.{found.digits}f}"
 
     if value.source == "none" or value.low == value.high:
         return f"{one(value.mean)}{unit}"
-    low, high = (max(value.low, 0.0), min(value.high, 1.0)) if found.percent else (value.low, value.high)
+    is_share = found.percent and not difference
+    low, high = (max(value.low, 0.0), min(value.high, 1.0)) if is_share else (value.low, value.high)
     return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
 
 

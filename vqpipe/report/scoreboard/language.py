@@ -38,6 +38,8 @@ those stand beside as `own heads`.
   positions`: codes drawn evenly from the image in place of the assigned ones. `one cosine`: the least that codes of one
   and the same cosine could reach; an error above it is not yet knowledge of the words. `correlation` is of the two
   cosines, over pairs. `one position`: the part of the pairs both of whose words one position stands for.
+- Claims of a row beside the same row with alignment, and of two numbers of one row, are judged seed by seed (Student's
+  t of the differences), since runs of one seed share first weights, batches and test images.
 - The intervals over seeds hold the chance of the tokenizer's training, of the heads and of the captions drawn.
 - Plain and aligned rows differ in one more thing than the losses: an image whose caption says left or right, every
   eighth, is not mirrored in the training of an aligned one."""
@@ -50,14 +52,15 @@ def _read(reader: str, measure: str) -> str:
 def _each(text: str, metric: str, relation: Relation, margin: float = 0.05) -> tuple[Claim, ...]:
     """The claim of every backbone, its plain row before its aligned one."""
     return tuple(
-        Claim(text.format(name), (row, f"{row}+lg"), metric, relation, margin) for row, name in NAMES.items()
+        Claim(text.format(name), (row, f"{row}+lg"), metric, relation, margin, paired=True)
+        for row, name in NAMES.items()
     )
 
 
 def _beside(text: str, measure: str, other: str, relation: Relation) -> tuple[Claim, ...]:
     """The claim of every aligned row that what its own heads read lies beside another number of its own."""
     return tuple(
-        Claim(text.format(name), (f"{row}+lg",) * 2, relation=relation,
+        Claim(text.format(name), (f"{row}+lg",) * 2, relation=relation, paired=True,
               metrics=(_read("own", measure), _read("own", other)))
         for row, name in NAMES.items()
     )  # fmt: skip
@@ -74,15 +77,16 @@ RECONSTRUCTION = BoardTable(
     ),
     (
         Claim("Alignment lowers VQ-VAE's FID", ("vq-vae", "vq-vae+lg"), "fd_clip", "falls", 0.1),
-        Claim("Alignment lowers VQ-GAN's FID", ("vq", "vq+lg"), "fd_clip", "falls"),
-        Claim("Alignment lowers CVQ's FID", ("cvq", "cvq+lg"), "fd_clip", "falls"),
+        Claim("Alignment lowers VQ-GAN's FID", ("vq", "vq+lg"), "fd_clip", "falls", paired=True),
+        Claim("Alignment lowers CVQ's FID", ("cvq", "cvq+lg"), "fd_clip", "falls", paired=True),
         Claim("VQ-VAE loses at most 1 % of PSNR by alignment", ("vq-vae+lg", "vq-vae"),
               "psnr", "no_rise", 0.01),
         Claim("VQ-GAN loses at most 1 % of PSNR", ("vq+lg", "vq"), "psnr", "no_rise", 0.01),
         Claim("CVQ loses at most 1 % of PSNR", ("cvq+lg", "cvq"), "psnr", "no_rise", 0.01),
         Claim("PSNR changes little: VQ-GAN's stays within 2 %", ("vq", "vq+lg"), "psnr", "stays", 0.02),
         Claim("PSNR changes little: CVQ's stays within 2 %", ("cvq", "cvq+lg"), "psnr", "stays", 0.02),
-        Claim("Alignment improves the use of VQ-GAN's codes (Figure 7)", ("vq", "vq+lg"), "utilisation", "rises"),
+        Claim("Alignment improves the use of VQ-GAN's codes (Figure 7)", ("vq", "vq+lg"), "utilisation", "rises",
+              paired=True),
         Claim("It is the semantics of well pretrained text that help", untestable=PRETRAINED),
     ),
     COLUMNS,
@@ -97,9 +101,9 @@ OTHERS = BoardTable(
         ("VQGAN-LC", "lc"), ("VQGAN-LC + LG", "lc+lg"),
     ),
     (
-        Claim("Alignment lowers VQCT's FID (Table 13)", ("vqct", "vqct+lg"), "fd_clip", "falls"),
+        Claim("Alignment lowers VQCT's FID (Table 13)", ("vqct", "vqct+lg"), "fd_clip", "falls", paired=True),
         Claim("VQCT's FID is below that of VQ-GAN + LG (Table 12)", ("vqct", "vq+lg"), "fd_clip", "below_all"),
-        Claim("Alignment lowers VQGAN-LC's FID (not in the paper)", ("lc", "lc+lg"), "fd_clip", "falls"),
+        Claim("Alignment lowers VQGAN-LC's FID (not in the paper)", ("lc", "lc+lg"), "fd_clip", "falls", paired=True),
         Claim("VQCT loses at most 1 % of PSNR by alignment", ("vqct+lg", "vqct"),
               "psnr", "no_rise", 0.01),
         Claim("VQGAN-LC loses at most 1 % of PSNR", ("lc+lg", "lc"), "psnr", "no_rise", 0.01),
@@ -216,6 +220,7 @@ SIMILARITY = BoardTable(
         *_each("{}: codes relate as words do, MSE by fresh heads falls", _read("fresh", RAW), "falls"),
         *(
             Claim(f"{name}: MSE by its own heads lies below the plain row's", (f"{row}+lg", row), relation="below_all",
+                  paired=True,
                   metrics=(_read("own", RAW), _read("fresh", RAW)))
             for row, name in NAMES.items()
         ),

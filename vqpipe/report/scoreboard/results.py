@@ -60,6 +60,17 @@ class Results:
             return Estimate(values[0], values[0], values[0], "none", 1)
         return Estimate(values[0], float(low), float(high), "images", 1)
 
+    def difference(self, one: tuple[str, str], other: tuple[str, str]) -> Estimate | None:
+        """Row and metric less row and metric, seed by seed; None with fewer than two seeds in common."""
+        (a, name), (b, other_name) = one, other
+        ours, theirs = self.metrics.get(a, {}), self.metrics.get(b, {})
+        values = [
+            float(ours[seed][name]) - float(theirs[seed][other_name])
+            for seed in sorted(set(ours) & set(theirs))
+            if ours[seed].get(name) is not None and theirs[seed].get(other_name) is not None
+        ]
+        return over_seeds(values) if len(values) > 1 else None
+
     def mean_cost(self, row: str, name: str) -> float | None:
         """The mean of a cost over the row's seeds, or None where it was not measured."""
         values = [float(c[name]) for c in self.costs.get(row, {}).values() if c.get(name) is not None]
