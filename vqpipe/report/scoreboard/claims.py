@@ -78,15 +78,18 @@ def judge(claim: Claim, results: Results) -> Verdict:
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(lacking)}")
     if unfinished := [name for name in results.missing() if results.board.runs[name].row in claim.rows]:
         return Verdict(claim, NOT_RUN, f"missing: {', '.join(unfinished)}")
-    found_against, differences = _objections(claim, values, results)
-    against = [text for text in found_against if text]
+    pairs = _pairs(claim)
+    differences = [results.difference(numbers[a], numbers[b]) if claim.paired else None for a, b in pairs]
+    against = [text for text in _objections(claim, values, pairs, differences) if text]
     evidence = ", ".join(
         f"{name} {shown(metric, value)}"
         for name, (_, metric), value in zip(names, numbers, found, strict=True)
     )
     if not claim.metrics:
         evidence = f"{column(claim.metric).label}: {evidence}"
-    evidence = "; ".join([evidence, *differences])
+    for (one, _), difference in zip(pairs, differences, strict=True):
+        if difference is not None:
+            evidence += f"; seed by seed {shown(numbers[one][1], difference, difference=True)}"
     if against:
         return Verdict(claim, NOT_REPRODUCED, f"{evidence}; {'; '.join(against)}")
     return Verdict(claim, REPRODUCED, evidence)
@@ -104,8 +107,23 @@ def _by_means(a: Estimate, b: Estimate) -> bool:
     return "none" in (a.source, b.source)
 
 
-def _objections(claim: Claim, values: Sequence[Estimate], results: Results) -> tuple[list[str], list[str]]:
-    """Why the numbers do not show the claim, a text or nothing for each comparison; and paired differences."""
+def _pairs(claim: Claim) -> list[tuple[int, int]]:
+    """Which numbers are compared as above and below; none where they are judged by means alone."""
+    count = len(claim.rows)
+    if claim.relation in ("above_all", "below_all"):
+        return [(0, other) for other in range(1, count)]
+    if claim.relation in ("rises", "falls"):
+        return [(row + 1, row) for row in range(count - 1)]  # the later row beside the one before it
+    return []
+
+
+def _objections(
+    claim: Claim,
+    values: Sequence[Estimate],
+    pairs: Sequence[tuple[int, int]],
+    differences: Sequence[Estimate | None],
+) -> list[str]:
+    """Why the numbers do not show the claim, a text or nothing for each comparison."""
     rows, margin = claim.names(), claim.margin
     first, others = values[0], list(zip(rows[1:], values[1:], strict=True))
     if claim.relation == "at_least":
@@ -113,51 +131,45 @@ def _objections(claim: Claim, values: Sequence[Estimate], results: Results) -> t
             f"{row} is below {margin:g}"
             for row, value in zip(rows, values, strict=True)
             if value.mean < margin
-        ], []
+        ]
     if claim.relation == "stays":
         return [
             f"{row} differs from {rows[0]} by {abs(value.mean - first.mean) / abs(first.mean):.1%}"
             for row, value in others
             if abs(value.mean - first.mean) > margin * abs(first.mean)
-        ], []
+        ]
     if claim.relation == "no_rise":
         return [
             f"{row} lies above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
             for row, value in others
             if value.mean - first.mean > margin * abs(first.mean)
-        ], []
-    if claim.relation in ("above_all", "below_all"):
-        pairs = [(0, other) for other in range(1, len(rows))]
-    else:
-        pairs = [(row + 1, row) for row in range(len(rows) - 1)]  # the later row beside the one before it
+        ]
     up = claim.relation in ("rises", "above_all")
-    objections, differences = [], []
-    for one, other in pairs:
-        numbers = claim.numbers()
-        difference = results.difference(numbers[one], numbers[other]) if claim.paired else None
-        if difference is None:
-            objections.append(_objection(rows[one], values[one], rows[other], values[other], up, margin))
-        else:
-            objections.append(_paired_objection(rows[one], rows[other], difference, up))
-            differences.append(f"seed by seed {shown(numbers[one][1], difference, difference=True)}")
-    return objections, differences
+    return [
+        _objection(rows[one], values[one], rows[other], values[other], up, margin, difference)
+        for (one, other), difference in zip(pairs, differences, strict=True)
+    ]
 
 
-def _paired_objection(name: str, other_name: str, difference: Estimate, up: bool) -> str:
-    if difference.low > 0 if up else difference.high < 0:
+def _objection(
+    name: str,
+    value: Estimate,
+    other_name: str,
+    other: Estimate,
+    up: bool,
+    margin: float,
+    difference: Estimate | None,
+) -> str:
+    if difference is not None:
+        above, below = difference.low > 0, difference.high < 0
+    else:
+        above, below = lies_above(value, other, margin), lies_above(other, value, margin)
+    if above if up else below:
         return ""
-    if difference.high < 0 if up else difference.low > 0:
+    if below if up else above:
         return f"{name} and {other_name} are the other way round"
-    return f"{name} and {other_name} cannot be told apart"
-
-
-def _objection(name: str, value: Estimate, other_name: str, other: Estimate, up: bool, margin: float) -> str:
     high, low = (value, other) if up else (other, value)
-    if lies_above(high, low, margin):
-        return ""
-    if lies_above(low, high, margin):
-        return f"{name} and {other_name} are the other way round"
-    if _by_means(high, low) and high.mean > low.mean:
+    if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
     return f"{name} and {other_name} cannot be told apart"
