@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test lint format bench bench-text scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
+.PHONY: repro test lint format bench bench-text bench-gpu scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
@@ -30,6 +30,10 @@ bench: $(STAMP)
 
 bench-text: $(STAMP)
 	python -m tests.bench.text
+
+# One CUDA GPU, about 9 minutes; the figures go to gpu.json.
+bench-gpu: $(STAMP)
+	python -m tests.bench.gpu --out gpu.json
 
 # Priors first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
 scoreboard: $(STAMP)

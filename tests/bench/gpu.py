@@ -1,0 +1,399 @@
+"""Speed on one GPU beside peers: code search, k-means assignment, training steps, sampling.
+
+Run: python -m tests.bench.gpu [--out gpu.json] [--only search --only sampling] [--tiny]
+
+Prints a table for each part and writes all of it as JSON. Every form of a case runs in this process, one after the
+other, on the same random data; times are medians between device events after a warm-up. `--tiny` takes sizes that a
+CPU finishes in seconds: it shows that the script works and measures nothing. Peers that are not installed are named as
+missing. Needs torch, pydantic, ruamel.yaml, safetensors, pyarrow, jaxtyping and pillow; about 9 minutes on an H100, most of it compiling.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Row = dict[str, Any]
+
+
+def seconds(work: Callable[[], object], budget: float = 0.6, most: int = 30) -> float:
+    """Median time of a call after one warm-up, over at least 3 calls and about `budget` seconds."""
+    work()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < budget and len(times) < most):
+        times.append(_timed(work))
+    return statistics.median(times)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    if DEVICE.type != "cuda":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before.record()
+    work()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1e3
+
+
+def extra_bytes(work: Callable[[], object]) -> int | None:
+    """Peak device memory of a call beyond what is allocated before it; None on a CPU."""
+    if DEVICE.type != "cuda":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def launches(work: Callable[[], object]) -> Row:
+    """Kernels launched, scalars read by Python (the optimiser's counters, which lie on the CPU, are among them) and
+    synchronisations with the device in one call; nothing on a CPU."""
+    if DEVICE.type != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        work()
+    counts = {event.key: event.count for event in found.key_averages()}
+
+    def total(*parts: str) -> int:
+        return sum(count for name, count in counts.items() if any(part in name for part in parts))
+
+    return {
+        "kernels": total("cudaLaunchKernel", "cuLaunchKernel"),
+        "scalar_reads": total("aten::_local_scalar_dense"),
+        "synchronisations": total("cudaStreamSynchronize", "cudaDeviceSynchronize") - 1,
+    }
+
+
+def naive(z: Tensor, codes: Tensor) -> Tensor:
+    """One matrix product, all scores at once."""
+    return ((codes.square().sum(1) - 2 * (z @ codes.T)) + z.square().sum(1)[:, None]).argmin(1)
+
+
+def chunked(z: Tensor, codes: Tensor) -> Tensor:
+    """The naive form over blocks of rows of about 4 GB of scores."""
+    rows = max(1, (1 << 30) // len(codes))
+    return torch.cat([naive(part, codes) for part in z.split(rows)])
+
+
+def exact(z: Tensor, codes: Tensor) -> Tensor:
+    """The naive form in float64, over blocks."""
+    rows = max(1, (1 << 27) // len(codes))
+    wide = codes.double()
+    return torch.cat([naive(part.double(), wide) for part in z.split(rows)])
+
+
+class _Precision:
+    """TF32 products inside, or not."""
+
+    def __init__(self, tf32: bool) -> None:
+        self.name = "high" if tf32 else "highest"
+
+    def __enter__(self) -> None:
+        self.before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_float32_matmul_precision(self.before)
+
+
+def search(tiny: bool) -> Iterator[Row]:
+    """Nearest codes: ours beside the naive form and cdist, and the share of equal answers to float64."""
+    cases = [(4096, k, 8) for k in (1_024, 16_384, 100_000, 262_144)]
+    cases += [(65_536, 100_000, 8), (65_536, 16_384, 256), (65_536, 100_000, 256)]
+    for n, k, d in [(256, 512, 8)] if tiny else cases:
+        yield _search_row(n, k, d, chunks=False)
+
+
+def assignment(tiny: bool) -> Iterator[Row]:
+    """K-means' nearest centroids: ours beside the naive form over blocks."""
+    cases = [(64, 512, 16)] if tiny else [(2_000_000, 16_384, 64), (200_000, 100_000, 768)]
+    for n, k, d in cases:
+        yield _search_row(n, k, d, chunks=True)
+
+
+def _search_row(n: int, k: int, d: int, chunks: bool) -> Row:
+    from vqpipe.codebooks.search import nearest
+
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    z = torch.randn(n, d, device=DEVICE, generator=draw)
+    codes = torch.randn(k, d, device=DEVICE, generator=draw)
+    peers: dict[str, Callable[[], Tensor]] = {
+        "blocks fp32" if chunks else "naive fp32": lambda: (chunked if chunks else naive)(z, codes)
+    }
+    if not chunks:
+        peers["cdist"] = lambda: torch.cdist(z, codes).argmin(1)
+    row: Row = {"case": f"n {n:,} K {k:,} d {d}"}
+    with _Precision(tf32=False):
+        row["ours"] = seconds(lambda: nearest(z, codes))
+        row["ours_bytes"] = extra_bytes(lambda: nearest(z, codes))
+        for name, peer in peers.items():
+            row |= _guarded(name, lambda p=peer, o=name: {o: seconds(p), f"{o}_bytes": extra_bytes(p)})
+    first = next(iter(peers))
+    with _Precision(tf32=True):
+        row |= _guarded("tf32", lambda: {"tf32": seconds(peers[first])})
+    some = z[:2048]
+    row["ratio"] = row["ours"] / row[first] if isinstance(row.get(first), float) else None
+    row["equal"] = float((nearest(some, codes) == exact(some, codes)).float().mean())
+    return row
+
+
+def _guarded(name: str, work: Callable[[], Row]) -> Row:
+    """A peer's figures, or why there are none: it does not fit, or cannot run here."""
+    try:
+        return work()
+    except torch.cuda.OutOfMemoryError:
+        return {name: "out of memory"}
+    except Exception as error:
+        return {name: f"{type(error).__name__}: {error}"[:160]}
+    finally:
+        if DEVICE.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def training(tiny: bool) -> Iterator[Row]:
+    """Steps of the paper's f16 trunk with its discriminator, without a perceptual net; images on the device."""
+    cases: list[tuple[str, int, Row]] = [
+        ("bf16", 8, {}),
+        ("bf16", 8, {"channels_last": True}),
+        ("bf16", 8, {"compile": True}),
+        ("bf16", 32, {"compile": True}),
+        ("fp32", 32, {}),
+    ]
+    if tiny:
+        cases = [("fp32", 1, {})]
+    for precision, batch, options in cases:
+        name = ", ".join([f"batch {batch}", precision, *options])
+        row: Row = {"case": name}
+        with _Precision(tf32=True):
+            row |= _guarded("ours", lambda p=precision, b=batch, o=options: _step("vq", p, b, o, None, tiny))
+        yield row
+
+
+def large_codebooks(tiny: bool) -> Iterator[Row]:
+    """The step of `lc` at several K, bf16, batch 16, without a discriminator's loss: what K alone costs."""
+    first: float | None = None
+    for k in (64, 128) if tiny else (1_024, 16_384, 100_000):
+        row: Row = {"case": f"K {k:,}"}
+        batch = 1 if tiny else 16
+        row |= _guarded("ours", lambda k=k, b=batch: _step("lc", "fp32" if tiny else "bf16", b, {}, k, tiny))
+        first = first or row.get("step")
+        yield row | {"ratio": row["step"] / first if first and "step" in row else None}
+
+
+def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int | None, tiny: bool) -> Row:
+    """Seconds, images per second and memory of a training step through the engine's own stepper."""
+    from vqpipe.codebooks.centroids import Centroids
+    from vqpipe.engine.loop import _compiled, _prepare, _set_channels_last
+    from vqpipe.engine.step import Stepper
+    from vqpipe.params.base import merged, validate
+    from vqpipe.params.presets import load_preset
+    from vqpipe.params.tokenizer import TokenizerParams
+    from vqpipe.quantizers import build
+    from vqpipe.tokenizers.objective import TokenizerTraining
+    from vqpipe.tokenizers.tokenizer import Tokenizer
+
+    section = load_preset("pico" if tiny else "imagenet")["tokenizer"]
+    content = merged(section["common"], section["variants"][variant])
+    changes: Row = {
+        "losses": {"perceptual": {"kind": "none"}, "adversarial": {"start": 0.0}},
+        "training": {
+            "precision": precision,
+            "batch_size": batch,
+            "accumulate": 1,
+            "num_steps": 10_000,
+            **options,
+        },
+    }
+    if num_codes is not None:
+        changes["quantizer"] = {"num_codes": num_codes, "dim": 8}
+    config = validate(merged(content, changes), "tokenizer", TokenizerParams)
+    prior = None
+    if num_codes is not None:
+        prior = Centroids(torch.randn(num_codes, 768), torch.ones(num_codes, dtype=torch.int64), {})
+    torch.manual_seed(0)
+    run = TokenizerTraining(config, Tokenizer(config, build(config.quantizer, prior)), None)
+    run.module.to(DEVICE).train()
+    if config.training.channels_last:
+        _set_channels_last(run.module)
+    state = _prepare(run, config.training, DEVICE)
+    side = config.resolution
+    images = torch.rand(batch, 3, side, side, device=DEVICE) * 2 - 1
+    with ExitStack() as stack:
+        if config.training.compile:
+            stack.enter_context(_compiled(run))
+        stepper = Stepper(run, state, config.training, DEVICE)
+
+        def step() -> None:
+            if stepper.step(images) is None:
+                raise RuntimeError("the step was not finite")
+            state.step += 1
+
+        for _ in range(1 if tiny else 3):
+            step()
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        taken = seconds(step, 0 if tiny else 2)
+        peak = torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
+        return {"step": taken, "images_per_second": batch / taken, "peak_bytes": peak, **launches(step)}
+
+
+def sampling(tiny: bool) -> Iterator[Row]:
+    """Tokens per second of the class-conditional GPT of 337 million weights, 16 x 16 tokens, K 16,384."""
+    cases = [(16, "fp32", False), (16, "bf16", False), (16, "bf16", True), (64, "bf16", False)]
+    for batch, precision, guided in [(2, "fp32", True)] if tiny else cases:
+        row: Row = {"case": f"batch {batch}, {precision}" + (", guidance 2, top-k 2,000" if guided else "")}
+        row |= _guarded("ours", lambda b=batch, p=precision, g=guided: _sample(b, p, g, tiny))
+        if not guided:
+            row |= _guarded("gpt2 static", lambda b=batch, p=precision: _transformers(b, p, tiny))
+        yield row
+
+
+def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
+    from vqpipe.params.base import merged, validate
+    from vqpipe.params.presets import load_preset
+    from vqpipe.params.prior import GPTParams
+    from vqpipe.priors.condition import Condition
+    from vqpipe.priors.gpt import GPT
+
+    section = load_preset("imagenet")["prior"]
+    shape = (
+        {"num_layers": 2, "num_heads": 2, "width": 32}
+        if tiny
+        else {"num_layers": 24, "num_heads": 16, "width": 1024}
+    )
+    grid, codes = ((4, 4), 64) if tiny else ((16, 16), 16_384)
+    changes = {
+        "condition": "class", "label_drop": 0.1, "model": shape,
+        "sampling": {"guidance": 2.0 if guided else 1.0, "top_k": min(2000, codes) if guided else None, "top_p": 1.0},
+    }  # fmt: skip
+    config = validate(
+        merged(merged(section["common"], section["pairs"]["vq-gpt"]), changes), "prior", GPTParams
+    )
+    torch.manual_seed(0)
+    model = GPT(config, (codes,), grid, 1000).to(DEVICE).eval()
+    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+
+    def draw() -> Tensor:
+        inside = torch.autocast(DEVICE.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        with inside:
+            return model.sample(
+                Condition.of_class(labels), batch, torch.Generator().manual_seed(0), config.sampling
+            )
+
+    taken, peak = seconds(draw, 0), extra_bytes(draw)
+    return {"ours": batch * grid[0] * grid[1] / taken, "ours_bytes": peak}
+
+
+def _transformers(batch: int, precision: str, tiny: bool) -> Row:
+    """`transformers`' GPT-2 of the same shape with a static cache, sampling without top-k."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, heads, width, codes, tokens = (2, 2, 32, 64, 16) if tiny else (24, 16, 1024, 16_384, 256)
+    config = GPT2Config(
+        vocab_size=codes, n_positions=tokens + 1, n_embd=width, n_layer=layers, n_head=heads,
+        bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = GPT2LMHeadModel(config).to(DEVICE, dtype).eval()
+    start = torch.zeros(batch, 1, dtype=torch.int64, device=DEVICE)
+
+    @torch.no_grad()
+    def draw() -> Tensor:
+        return model.generate(
+            start, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=True, top_k=0,
+            cache_implementation="static",
+        )  # fmt: skip
+
+    return {"gpt2 static": batch * tokens / seconds(draw, 0)}
+
+
+PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
+    "search": (search, "nearest code; ms, ratio to naive fp32"),
+    "assignment": (assignment, "k-means assignment; ms, ratio to fp32 in blocks"),
+    "sampling": (sampling, "sampling; tokens per second"),
+    "large_codebooks": (large_codebooks, "step of lc by K; ms, ratio to the first"),
+    "training": (training, "training step, 256 px, f16 trunk and discriminator"),
+}
+UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
+         "blocks fp32": (1e3, "ms")}  # fmt: skip
+
+
+def shown(part: str, row: Row) -> str:
+    """A row as one line."""
+    cells = []
+    for name, value in row.items():
+        if name == "case" or value is None:
+            continue
+        if name.endswith("bytes"):
+            cells.append(f"{name.removesuffix('_bytes')} {value / 1e6:,.0f} MB")
+        elif isinstance(value, float):
+            timed = name in UNITS or (name == "ours" and part in ("search", "assignment"))
+            factor, unit = (1e3, " ms") if timed else (1.0, "")
+            cells.append(
+                f"{name} {value * factor:,.3f}{unit}"
+                if value * factor < 100
+                else f"{name} {value * factor:,.0f}{unit}"
+            )
+        else:
+            cells.append(f"{name} {value}")
+    return f"{row['case']:<34s} " + " | ".join(cells)
+
+
+def versions() -> Row:
+    """The card, and the packages that the figures depend on."""
+    found = {}
+    for name in ("torch", "triton", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    card = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU, for a trial of the script"
+    return {"card": card, "cuda": torch.version.cuda, "python": platform.python_version(), **found}
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Parts to run; all without it.")] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Sizes for a trial on a CPU.")] = False,
+) -> None:
+    """Time the parts and print their tables."""
+    if DEVICE.type != "cuda" and not tiny:
+        raise typer.BadParameter("there is no CUDA device; --tiny tries the script on a CPU")
+    content: Row = {"versions": versions(), "parts": {}}
+    print(" ".join(f"{name} {value}" for name, value in content["versions"].items()), flush=True)
+    for name in only or PARTS:
+        work, title = PARTS[name]
+        begun = time.perf_counter()
+        print(f"\n{name}: {title}", flush=True)
+        rows = content["parts"].setdefault(name, [])
+        for row in work(tiny):
+            rows.append(row)
+            print(shown(name, row), flush=True)
+            if out is not None:
+                out.write_text(json.dumps(content, indent=2) + "\n")
+        print(f"({time.perf_counter() - begun:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
