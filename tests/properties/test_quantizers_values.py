@@ -26,7 +26,7 @@ LATENTS: dict[str, Callable[[], Tensor]] = {
     "some-rows-zero": lambda: latent(2, DIM, 4, 4) * (torch.arange(4) > 1),
 }
 DTYPES = {torch.float16: 0.9, torch.bfloat16: 0.6, torch.float64: 0.99}
-"""The least share of equal indices, of a trunk whose products are rounded to 11 and 8 bits, or to more than float32's."""
+"""The least share of equal indices, of a trunk that computes with 11 or 8 bits, or with more than float32's."""
 
 
 @pytest.mark.parametrize("recipe", CASES)

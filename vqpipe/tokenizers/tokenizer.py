@@ -26,7 +26,7 @@ from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import from_state
 from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_latent
 from vqpipe.tokenizers.checks import check_eval, check_form, check_values
-from vqpipe.tokenizers.stored import MODEL, read_folder, small_facts
+from vqpipe.tokenizers.stored import MODEL, named_folder, read_folder, small_facts
 
 if TYPE_CHECKING:
     from typing import Self
@@ -194,9 +194,9 @@ class Tokenizer(nn.Module):
         """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as the Hub keeps them.
 
         Raises:
-            ArtifactError: no such folder, another library's model, or a tokenizer of another version.
+            ArtifactError: no path, no such folder, another library's model, or a tokenizer of another version.
         """
-        folder = Path(folder)
+        folder = Path(named_folder(folder))
         tensors, facts = read_folder(folder)
         config = validate(facts["params"], "params", TokenizerParams, str(folder))
         prefix = "quantizer."
