@@ -20,6 +20,7 @@ from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.evaluation.evaluate import evaluate_folder
 from vqpipe.library.foreign import read_checkpoint
 from vqpipe.library.vqgan import Imported, import_vqgan, read_config
+from vqpipe.params.vqgan import TARGETS
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 EVALUATE: dict[str, Any] = {
@@ -172,6 +173,117 @@ def test_configs_that_this_trunk_cannot_follow_are_refused(
     _, yaml = write(tmp_path, make_config(**changes), make_state(config))
     with pytest.raises(ParamsError, match=message):
         read_config(yaml)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "src.IBQ.models.ibqgan.IBQ", "models_vq.VQModel", "taming.models.vqct.VQModel", "taming.models.vqgan.VQModel2",
+        "VQModel", "", None, ["taming.models.vqgan.VQModel"], 3,
+    ],
+)  # fmt: skip
+def test_a_class_that_is_not_known_is_refused_by_name(
+    target: Any, config: dict[str, Any], tmp_path: Path
+) -> None:
+    config["model"]["target"] = target
+    checkpoint, yaml = write(tmp_path, config, make_state(config))
+    arguments = ["import-vqgan", str(checkpoint), str(yaml), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "does not know the class model.target" in result.output
+    assert (str(target) if target is not None else "no target") in result.output
+    assert "taming.models.vqgan.EMAVQ" in result.output, "it lists what it knows"
+    assert not (tmp_path / "out").exists()
+    del config["model"]["target"]
+    with pytest.raises(ParamsError, match="no target"):
+        read(tmp_path, config, make_state(config))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_classes_that_compute_the_same_are_read(target: str, config: dict[str, Any], tmp_path: Path) -> None:
+    config["model"]["target"] = target
+    state = make_state(config)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    reference = Reference(state, config)
+    indices = read(tmp_path, config, state).tokenizer.encode(images)
+    assert torch.equal(indices[:, 0], reference.indices(reference.latent(images)))
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "value"),
+    [
+        ("params", "use_cosine", True),
+        ("params", "anchor", "closest"),
+        ("params", "quantizer", {"l2": True}),
+        ("params", "topk", 2),
+        ("params", "use_l2_norm", True),
+        ("params", "l2_normalize", True),
+        ("params", "distance", "cos"),
+        ("params", "use_ema", True),
+        ("params", "remap", "used.npy"),
+        ("model", "init_args", {}),
+        ("model", "quantizer_target", "some.Class"),
+        ("file", "quantizer", {"distance": "cosine"}),
+        ("ddconfig", "num_heads", 4),
+    ],
+)
+def test_a_field_that_may_change_the_codes_is_refused_by_name(
+    place: str, field: str, value: Any, config: dict[str, Any], tmp_path: Path
+) -> None:
+    params = config["model"]["params"]
+    state = make_state(config)
+    sections = {"file": config, "model": config["model"], "params": params, "ddconfig": params["ddconfig"]}
+    sections[place][field] = value
+    with pytest.raises(ParamsError, match=field):
+        read(tmp_path, config, state)
+
+
+def test_fields_of_training_and_neutral_values_are_accepted(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    plain = read(tmp_path, config, state).tokenizer.state_dict()
+    config |= {"data": {"target": "main.DataModuleFromConfig"}, "lightning": {"trainer": {"benchmark": True}}}
+    config["model"]["params"] |= {
+        "monitor": "val/rec_loss", "ckpt_path": None, "ignore_keys": [], "image_key": "image", "colorize_nlabels": None,
+        "remap": None, "sane_index_shape": False, "learning_rate": 4.5e-6, "use_ema": False, "use_l2_norm": False,
+        "distance": "l2", "scheduler_config": {"target": "some.Schedule"},
+    }  # fmt: skip
+    again = read(tmp_path, config, state).tokenizer.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1, 2]", "model is not a mapping"),
+        ("- model", "is not a mapping"),
+        ("model:\n  target: taming.models.vqgan.VQModel\n  params: [ddconfig]", "model.params is not a mapping"),
+        ("model:\n  target: taming.models.vqgan.VQModel", "no section model.params"),
+        ("embed_dim: 8\nn_embed: 64", "no section model"),
+        ("model: {target: ldm.models.diffusion.ddpm.LatentDiffusion, params: {first_stage_config: {}}}",
+         "under model.params.first_stage_config"),
+        ("model: {target: taming.models.vqgan.VQModel, params: {embed_dim: '${model.dim}', n_embed: 4, ddconfig: {}}}",
+         "model.params.embed_dim is an interpolation"),
+    ],
+)  # fmt: skip
+def test_configs_of_another_form_say_what_is_expected(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        read_config(path)
+    with pytest.raises(ParamsError, match="is not a file"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_keys_beside_the_layout_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    for key in (
+        "cond_stage.weight",
+        "quantize.embed_prob",
+        "codebook_projection.weight",
+        "first_stage_model.x",
+    ):
+        with pytest.raises(MismatchError, match=key):
+            read(tmp_path, config, {**state, key: torch.ones(3)})
 
 
 def test_a_gumbel_variant_is_refused_by_name(config: dict[str, Any], tmp_path: Path) -> None:

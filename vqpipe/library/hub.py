@@ -25,7 +25,7 @@ from vqpipe.errors import ArtifactError, SetupError
 from vqpipe.library.card import card
 from vqpipe.library.images import preprocess, to_pil
 from vqpipe.tokenizers import tokenizer as training
-from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, read_config, write_config_folder
+from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, named_folder, read_config, write_config_folder
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
@@ -90,14 +90,15 @@ class Tokenizer(
             token: access token of the Hub, where not the one that is logged in.
 
         Raises:
-            ArtifactError: neither a folder nor a name on the Hub, another library's model, or another version.
+            ArtifactError: no path or name, neither a folder nor a name on the Hub, another library's model, or another
+                version.
             SetupError: the Hub cannot be reached, or does not give access.
         """
-        if os.path.exists(path_or_hub_id) or not isinstance(path_or_hub_id, str):
-            return super(ModelHubMixin, cls).from_pretrained(Path(path_or_hub_id), device)
-        if path_or_hub_id.startswith((".", "~", os.sep)):
-            return super(ModelHubMixin, cls).from_pretrained(Path(path_or_hub_id).expanduser(), device)
-        name = path_or_hub_id
+        name = named_folder(path_or_hub_id)
+        if os.path.exists(name) or not isinstance(name, str):
+            return super(ModelHubMixin, cls).from_pretrained(Path(name), device)
+        if name.startswith((".", "~", os.sep)):
+            return super(ModelHubMixin, cls).from_pretrained(Path(name).expanduser(), device)
         with _told(name):
             config = Path(
                 hf_hub_download(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,10 +22,19 @@ def preprocess(images: Image.Image | Sequence[Image.Image], resolution: int) -> 
     antialiased) and the centre is cut out, as `vqpipe evaluate` and `vqpipe tokenize` do.
 
     Raises:
-        MismatchError: no image.
+        MismatchError: no image, or something that is not a PIL image.
         BadImage: floating-point or 32-bit pixels, whose range is not known.
     """
-    listed = [images] if isinstance(images, Image.Image) else list(images)
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes)
+    listed = list(images) if several else [images]
+    wrong = [image for image in listed if not isinstance(image, Image.Image)]
+    if wrong:
+        kind = type(wrong[0])
+        raise MismatchError(
+            "these are not PIL images", found=f"{kind.__module__}.{kind.__name__}",
+            expected="a PIL image, or a list of them",
+            run="Image.open(path) for a file, Image.fromarray(array) for pixels (H, W, 3) in uint8",
+        )  # fmt: skip
     if not listed:
         raise MismatchError("there is no image to prepare", expected="a PIL image, or a list of them")
     squares = [centre_square(to_rgb(image), resolution) for image in listed]
@@ -36,10 +45,13 @@ def to_pil(images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
     """Images in [-1, 1] as PIL images; values beyond are clamped.
 
     Raises:
-        MismatchError: another shape.
+        MismatchError: another shape or dtype, or values that are not finite.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise MismatchError(
-            "these are not images", found=f"shape {tuple(images.shape)}", expected="shape (b, 3, H, W)"
-        )
+    expected = "floating-point values of shape (b, 3, H, W), as decode gives them"
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+        found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise MismatchError("these are not images", found=found, expected=expected)
+    if not images.is_floating_point() or not bool(images.isfinite().all()):
+        found = f"{images.dtype}" if not images.is_floating_point() else "values that are NaN or infinite"
+        raise MismatchError("these are not images in [-1, 1]", found=found, expected=expected)
     return [Image.fromarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]

@@ -7,8 +7,9 @@ Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,19 @@ import torch
 from torch import Tensor
 
 from vqpipe.artifacts.publish import file_digest
-from vqpipe.errors import MismatchError, ParamsError
+from vqpipe.errors import MismatchError, ParamsError, did_you_mean
 from vqpipe.library.foreign import read_checkpoint
 from vqpipe.params.base import read_yaml, section_of, validate
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.params.vqgan import DdConfig, VqganParams
+from vqpipe.params.vqgan import (
+    BESIDE_MODEL,
+    BESIDE_PARAMS,
+    NEUTRAL,
+    TARGETS,
+    TRAINING_ONLY,
+    DdConfig,
+    VqganParams,
+)
 from vqpipe.quantizers import build
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -30,8 +39,8 @@ BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2",
 """Parts of a residual block: their name, ours."""
 ATTENTION = {("norm",): "norm", ("q", "k", "v"): "qkv", ("proj_out",): "out"}
 """Parts of an attention block: their names, joined along the output channels into ours."""
-MODEL = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
-"""First parts of the keys that make up the tokenizer: none of these may be left over."""
+LEFT_OUT = ("loss", "model_ema", "discriminator", "perceptual_loss", "colorize")
+"""First parts of the keys that encoding and decoding do not need; any other key must be mapped."""
 STATISTICS = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg", "quantize.cluster_size",
               "quantize.embed_avg", "quantize.ema_w")  # fmt: skip
 """Running averages that only training reads."""
@@ -117,20 +126,82 @@ def _attention(ours: str, theirs: str) -> Names:
 
 
 def read_config(path: Path) -> VqganParams:
-    """What a VQGAN's YAML config says of the network; its losses, data and trainer are not looked at.
+    """What a VQGAN's YAML config says of the network. Every field must be known: one that is not may change the codes.
 
     Raises:
-        ParamsError: no such file, no `model.params`, a Gumbel or KL variant, or a value that this trunk cannot follow.
+        ParamsError: no such file, no `model.params`, a class or a field that is not known, a Gumbel or KL variant, an
+            interpolation, or a value that this trunk cannot follow.
     """
+    if not path.is_file():
+        raise ParamsError(f"{path} is not a file", expected="the YAML config of the checkpoint")
     data = read_yaml(path)
-    params = section_of(data, "model.params", path)
-    target = str(section_of(data, "model", path).get("target", ""))
-    if "gumbel" in target.lower():
-        raise _gumbel(path, target)
-    if not isinstance(params, dict):
-        raise ParamsError(f"{path.name}: model.params is not a mapping", found=type(params).__name__)
+    model = _mapping(section_of(data, "model", path), "model", path)
+    _check_target(model, path)
+    _check_fields(data, BESIDE_MODEL, "", path)
+    _check_fields(model, BESIDE_PARAMS, "model.", path)
+    params = _mapping(section_of(data, "model.params", path), "model.params", path)
+    _check_fields(params, (*VqganParams.model_fields, *NEUTRAL, *TRAINING_ONLY), "model.params.", path)
+    for name, neutral in NEUTRAL.items():
+        if name in params and params[name] not in neutral:
+            raise ParamsError(
+                f"{path.name}: model.params.{name} changes the codes, and import-vqgan does not read it",
+                found=f"{name}: {params[name]!r}", expected=f"{name}: {' or '.join(map(json.dumps, neutral))}",
+            )  # fmt: skip
     named = {name: params[name] for name in VqganParams.model_fields if name in params}
+    for where, text in _interpolations(named, "model.params"):
+        raise ParamsError(
+            f"{path.name}: {where} is an interpolation, which import-vqgan does not resolve", found=text,
+            expected="the value itself",
+        )  # fmt: skip
     return validate(named, "model.params", VqganParams, path.name)
+
+
+def _mapping(value: Any, name: str, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ParamsError(
+            f"{path.name}: {name} is not a mapping", found=type(value).__name__,
+            expected="model: {target: CLASS, params: {embed_dim: …, n_embed: …, ddconfig: {…}}}",
+        )  # fmt: skip
+    return value
+
+
+def _check_fields(section: dict[str, Any], known: tuple[str, ...], prefix: str, path: Path) -> None:
+    unknown = [str(name) for name in section if name not in known]
+    if unknown:
+        names = ", ".join(f"{prefix}{name}" for name in unknown)
+        hint = did_you_mean(unknown[0], known) if len(unknown) == 1 else ""
+        raise ParamsError(
+            f"{path.name}: import-vqgan does not know {names}, which may change what the network computes{hint}",
+            found=_some([f"{name}: {section[name]!r}"[:80] for name in section if str(name) in unknown]),
+            choices=sorted(known),
+        )
+
+
+def _check_target(model: dict[str, Any], path: Path) -> None:
+    target = model.get("target", model.get("class_path"))
+    if "gumbel" in str(target).lower():
+        raise _gumbel(path, str(target))
+    if target in TARGETS:
+        return
+    params = model.get("params")
+    nested = isinstance(params, dict) and "first_stage_config" in params
+    raise ParamsError(
+        f"{path.name}: import-vqgan does not know the class model.target, which may choose its codes in another way",
+        found="no target" if target is None else target, choices=TARGETS,
+        expected="the config of the first stage alone: what is under model.params.first_stage_config, as `model`"
+        if nested else None,
+    )  # fmt: skip
+
+
+def _interpolations(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _interpolations(part, f"{where}.{name}")
+    elif isinstance(value, list):
+        for at, part in enumerate(value):
+            yield from _interpolations(part, f"{where}.{at}")
+    elif isinstance(value, str) and "${" in value:
+        yield where, value
 
 
 def import_vqgan(checkpoint: Path, config: Path) -> Imported:
@@ -236,13 +307,13 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
             found=f"no {_some(missing)}", expected=f"the {LAYOUT} layout, with the config of this very checkpoint",
         )  # fmt: skip
     extra = sorted(
-        key for key in set(state) - sources if key.split(".")[0] in MODEL and key not in STATISTICS
+        key for key in set(state) - sources if key.split(".")[0] not in LEFT_OUT and key not in STATISTICS
     )
     if extra:
         raise MismatchError(
-            f"{where} has {len(extra)} keys of encoder, decoder or quantizer that its config does not ask for",
+            f"{where} has {len(extra)} keys that its config does not ask for",
             found=_some(extra), expected="the config of this very checkpoint: ch_mult, num_res_blocks and "
-            "attn_resolutions decide which keys there are",
+            f"attn_resolutions decide which keys there are; beside them only {', '.join(LEFT_OUT)}",
         )  # fmt: skip
 
 

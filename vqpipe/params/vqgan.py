@@ -14,6 +14,35 @@ from vqpipe.params.base import Params
 
 GROUPS = 32
 """Groups of every GroupNorm in that layout."""
+TARGETS = (
+    "taming.models.vqgan.VQModel", "taming.models.vqgan.VQNoDiscModel", "taming.models.vqgan.EMAVQ",
+    "ldm.models.autoencoder.VQModel", "ldm.models.autoencoder.VQModelInterface",
+)  # fmt: skip
+"""Classes (`model.target`) that encode and decode with one codebook, searched by Euclidean distance to its rows."""
+TRAINING_ONLY = (
+    "lossconfig", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "monitor", "sane_index_shape",
+    "learning_rate", "base_learning_rate", "scheduler_config", "lr_g_factor", "batch_resize_range", "beta", "legacy",
+)  # fmt: skip
+"""Fields of `model.params` that do not change which indices an image gets, nor which image indices give."""
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "use_ema": (False, None), "use_l2_norm": (False, None), "l2_norm": (False, None), "l2_normalize": (False, None),
+    "codebook_l2_norm": (False, None), "use_cosine_sim": (False, None), "distance": ("l2", "euclidean", None),
+}  # fmt: skip
+"""Fields of `model.params` that change the arithmetic, and the values with which they do not."""
+BESIDE_PARAMS = ("target", "params", "base_learning_rate", "learning_rate")
+"""Fields of `model`."""
+BESIDE_MODEL = (
+    "model",
+    "data",
+    "dataset",
+    "lightning",
+    "trainer",
+    "seed_everything",
+    "ckpt_path",
+    "logger",
+    "callbacks",
+)
+"""Sections of the file; all but `model` speak of the training."""
 
 
 class DdConfig(Params):

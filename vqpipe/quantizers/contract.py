@@ -7,7 +7,7 @@ implements and what `QUANTIZERS` holds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -20,6 +20,8 @@ from vqpipe.codebooks.search import Metric
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.quantizers.nearest import Estimator
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
+"""Dtypes that indices may have."""
 Names = Sequence[Sequence[str] | None]
 """Per group, the name (word) of each code, or None."""
 
@@ -77,6 +79,10 @@ class Quantizer(Protocol):
 class QuantizerModule(nn.Module, ABC):
     """A quantizer that can be built from a prior, and rebuilt from a checkpoint without it.
 
+    It computes in float32 and keeps its codes so: `half`, `bfloat16`, `double` and `to(dtype)` leave its dtypes alone,
+    and latents of any floating dtype are taken. In eval mode a latent that is not finite is an error; in training it
+    makes `z_q` or the loss NaN or infinite, which the engine looks for.
+
     Everything that a checkpoint needs is a parameter or a buffer, except the codes' names: a checkpoint keeps
     those beside the tensors and hands them to `from_state`.
     """
@@ -102,6 +108,14 @@ class QuantizerModule(nn.Module, ABC):
     def parts(self) -> int:
         """Equal parts that z is split into: `groups`, fewer where several codes make one part together."""
         return self.groups
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        def placed(tensor: Tensor) -> Tensor:
+            made: Tensor = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        super()._apply(placed, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @abstractmethod
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
@@ -167,16 +181,45 @@ class QuantizerModule(nn.Module, ABC):
         return quantizer.eval()
 
 
-def check_indices(indices: Tensor, num_codes: tuple[int, ...]) -> None:
+def check_latent(z: Any, dim: int, values: bool) -> None:
+    """Raise `MismatchError` unless `z` is a floating-point tensor (b, dim, h, w); with `values`, unless it is finite.
+
+    Looking at values waits for the device, so a training step leaves it to the engine's check of loss and gradients.
+    """
+    expected = f"a floating-point tensor (b, {dim}, h, w)"
+    if not isinstance(z, Tensor):
+        raise MismatchError("this is not a latent", found=type(z).__name__, expected=expected)
+    if z.ndim != 4 or z.shape[1] != dim or not z.is_floating_point():
+        found = f"{z.dtype} of shape {tuple(z.shape)}"
+        raise MismatchError("the latent is not one of this quantizer", found=found, expected=expected)
+    if values and not torch.compiler.is_exporting() and not bool(z.detach().isfinite().all()):
+        bad = int((~z.detach().isfinite()).sum())
+        raise MismatchError(
+            "the latent has values that are not finite, and no code is near them",
+            found=f"{bad:,} of {z.numel():,} values, {z.dtype}",
+            expected="finite values; an encoder in float16 may overflow where bfloat16 and float32 do not",
+        )
+
+
+def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
     """Raise `MismatchError` unless `indices` is (b, g, h, w), whole numbers, each in its group's range."""
-    expected = f"whole numbers of shape (b, {len(num_codes)}, h, w), each below {num_codes}"
-    if indices.is_floating_point() or indices.ndim != 4 or indices.shape[1] != len(num_codes):
-        found = f"{indices.dtype} of shape {tuple(indices.shape)}"
-        raise MismatchError("the indices are not of this tokenizer", found=found, expected=expected)
+    groups = len(num_codes)
+    expected = f"whole numbers of shape (b, {groups}, h, w), each below {num_codes}"
+    problem = "the indices are not of this tokenizer"
+    if not isinstance(indices, Tensor):
+        run = "torch.as_tensor(indices)"
+        raise MismatchError(problem, found=type(indices).__name__, expected=expected, run=run)
+    found = f"{indices.dtype} of shape {tuple(indices.shape)}"
+    if indices.dtype not in WHOLE:
+        run = "indices.long(), where they hold whole numbers" if indices.is_floating_point() else None
+        raise MismatchError(problem, found=found, expected=expected, run=run)
+    if indices.ndim != 4 or indices.shape[1] != groups or min(indices.shape[2:]) == 0:
+        run = "indices.unsqueeze(1) for (b, h, w)" if indices.ndim == 3 and groups == 1 else None
+        raise MismatchError(problem, found=found, expected=expected, run=run)
     if torch.compiler.is_exporting():
         return  # a graph cannot look at values; its runtime refuses a gather out of range
     for group, count in enumerate(num_codes):
-        part = indices[:, group]
+        part = indices[:, group].long()
         if part.numel() and (int(part.min()) < 0 or int(part.max()) >= count):
             found = f"{int(part.min())} to {int(part.max())} in group {group}"
-            raise MismatchError("the indices are not of this tokenizer", found=found, expected=expected)
+            raise MismatchError(problem, found=found, expected=expected)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from vqpipe.quantizers.contract import Codebook, Quantized, check_indices
+from vqpipe.quantizers.contract import Codebook, Quantized, check_indices, check_latent
 from vqpipe.quantizers.priors import WithoutPrior
 
 
@@ -58,8 +58,7 @@ class LatticeQuantizer(WithoutPrior):
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; `vectors` is empty, since no code has a gradient."""
-        if z.ndim != 4 or z.shape[1] != self.dim:
-            raise ValueError(f"{self.kind} takes z of shape (b, {self.dim}, h, w), not {tuple(z.shape)}")
+        check_latent(z, self.dim, not self.training)
         b, d, h, w = z.shape
         with torch.autocast(z.device.type, enabled=False):
             z_q, digits, loss, terms = self.quantise(z.float().permute(0, 2, 3, 1).reshape(-1, d))

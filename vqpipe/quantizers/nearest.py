@@ -19,7 +19,14 @@ from torch import Tensor
 from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.errors import MismatchError
 from vqpipe.params.quantizers.nearest import BetaOn, CommittedParams, NearestCodeParams
-from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
+from vqpipe.quantizers.contract import (
+    Codebook,
+    Names,
+    Quantized,
+    QuantizerModule,
+    check_indices,
+    check_latent,
+)
 from vqpipe.quantizers.estimators import ESTIMATORS
 from vqpipe.quantizers.memo import Memo
 from vqpipe.runtime.distributed import broadcast_module, gather
@@ -136,6 +143,7 @@ class NearestCodeQuantizer(QuantizerModule):
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; `progress` has no effect but where a method says so."""
+        check_latent(z, self.dim, not self.training)
         if self.training:
             self.initialise(z)
         with torch.autocast(z.device.type, enabled=False):
@@ -193,8 +201,6 @@ class NearestCodeQuantizer(QuantizerModule):
         return self._kept.get([*self.parameters(), *self.buffers()], self.live_codes)
 
     def _split(self, z: Tensor) -> tuple[Tensor, ...]:
-        if z.ndim != 4 or z.shape[1] != self.dim:
-            raise ValueError(f"{self.kind} takes z of shape (b, {self.dim}, h, w), not {tuple(z.shape)}")
         return z.chunk(self.parts, dim=1)
 
 

@@ -32,7 +32,14 @@ from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
 from vqpipe.params.quantizers.residual import ResidualParams
-from vqpipe.quantizers.contract import Codebook, Names, Quantized, QuantizerModule, check_indices
+from vqpipe.quantizers.contract import (
+    Codebook,
+    Names,
+    Quantized,
+    QuantizerModule,
+    check_indices,
+    check_latent,
+)
 from vqpipe.quantizers.estimators import ESTIMATORS
 
 
@@ -98,6 +105,7 @@ class ResidualQuantizer(QuantizerModule):
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; the stages' terms have the stage's number behind their names."""
+        check_latent(z, self.dim, not self.training)
         if self.training:
             self.initialise(z)
         z = z.float()

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vqpipe.params.quantizers.soft import SoftCodeParams
-from vqpipe.quantizers.contract import Codebook, Quantized, check_indices
+from vqpipe.quantizers.contract import Codebook, Quantized, check_indices, check_latent
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.priors import WithoutPrior
 from vqpipe.runtime.distributed import broadcast_module, gather
@@ -76,6 +76,7 @@ class SoftCodeQuantizer(WithoutPrior):
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`."""
+        check_latent(z, self.dim, not self.training)
         if self.training:
             self.initialise(z)
         with torch.autocast(z.device.type, enabled=False):
@@ -99,8 +100,6 @@ class SoftCodeQuantizer(WithoutPrior):
         return [Codebook("code", self.codes.detach().clone())]
 
     def _rows(self, z: Tensor) -> Tensor:
-        if z.ndim != 4 or z.shape[1] != self.dim:
-            raise ValueError(f"{self.kind} takes z of shape (b, {self.dim}, h, w), not {tuple(z.shape)}")
         return z.permute(0, 2, 3, 1).reshape(-1, self.dim)
 
 

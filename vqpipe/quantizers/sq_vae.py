@@ -14,7 +14,7 @@ which is its mode. The two latent terms of the evidence bound, in nats per posit
     loss           = weight * (regularisation - entropy), means over positions
 
 Variance: log s^2 is one scalar parameter (the paper's type I); `position` adds exp of a 1x1 convolution of z (type
-III, where the paper takes a further output of the encoder). s^2 is at least 1e-10.
+III, where the paper takes a further output of the encoder), at most exp(40). s^2 is at least 1e-10.
 
 Left out: the decoder's term (D/2) log of the squared error belongs to the reconstruction loss, and `weight` stands
 for the balance that it would find; the noise that the paper adds to z before it quantises (as its public code, z
@@ -37,6 +37,9 @@ from vqpipe.quantizers.soft import Assigned, SoftCodeQuantizer, gumbel_noise, ha
 from vqpipe.quantizers.tiles import in_row_tiles
 
 LEAST_VARIANCE = 1e-10
+LARGEST_LOG_VARIANCE = 40.0
+"""Of a position. There the code is already as good as uniform, and gradients are of the order of exp(-40); exp(89) is
+infinite in float32, and its gradient not a number."""
 
 
 class SqVaeQuantizer(SoftCodeQuantizer):
@@ -64,7 +67,8 @@ class SqVaeQuantizer(SoftCodeQuantizer):
         total = self.log_variance.exp().view(1, 1)
         if self.log_variance_of is not None:
             weight, bias = self.log_variance_of.weight.flatten(1), self.log_variance_of.bias
-            total = total + nn.functional.linear(rows, weight, bias).exp()
+            logs = nn.functional.linear(rows, weight, bias).clamp_max(LARGEST_LOG_VARIANCE)
+            total = total + logs.exp()
         return total.clamp_min(LEAST_VARIANCE)
 
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:

@@ -7,6 +7,7 @@ An artifact has `manifest.json` over its files; the other form has `config.json`
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,23 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
     write_tensors(folder / MODEL, WEIGHTS, tensors, facts)
     header = {"library_name": LIBRARY, "spec": TOKENIZER.name, "version": TOKENIZER.version}
     publish_json(folder / CONFIG, {**header, "facts": small_facts(facts)})
+
+
+def named_folder(given: Any) -> str | Path:
+    """A tokenizer's folder or name as a caller gave it: a `str` as it is, any other path as a `Path`.
+
+    Raises:
+        ArtifactError: something else than a path or a name, or an empty one.
+    """
+    if isinstance(given, str | os.PathLike) and not isinstance(os.fspath(given), bytes):
+        if os.fspath(given).strip() and "\0" not in os.fspath(given):
+            return given if isinstance(given, str) else Path(given)
+        found = repr(os.fspath(given))
+    else:
+        found = repr(given)[:80]
+    raise ArtifactError(
+        "this names no tokenizer", found=found, expected="a tokenizer's folder, or owner/name on the Hub"
+    )
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

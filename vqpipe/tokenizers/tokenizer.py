@@ -24,8 +24,9 @@ from vqpipe.models.trunk import Decoder, Encoder
 from vqpipe.params.base import validate
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import from_state
-from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer
-from vqpipe.tokenizers.stored import MODEL, read_folder, small_facts
+from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_latent
+from vqpipe.tokenizers.checks import check_eval, check_form, check_values
+from vqpipe.tokenizers.stored import MODEL, named_folder, read_folder, small_facts
 
 if TYPE_CHECKING:
     from typing import Self
@@ -82,33 +83,87 @@ class Tokenizer(nn.Module):
         """Bits that the indices of one image take at fixed length: h w sum_g log2 K_g."""
         return math.prod(self.grid) * sum(math.log2(k) for k in self.num_codes)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of encoder and decoder, and so of decoded images: float32, or what `half`, `bfloat16` or `double` made of it.
+
+        The quantizer stays float32 (`QuantizerModule`), so that its codes are not rounded.
+        """
+        return self.quant_conv.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokenizer is."""
+        return self.quant_conv.weight.device
+
     def forward(self, images: Float[Tensor, "b 3 H W"], progress: float = 1.0) -> tuple[Tensor, Quantized]:
-        """Reconstruction and the quantizer's result; `progress` in [0, 1] drives annealing."""
-        quantized = self.quantizer(self.encode_latent(images), progress)
+        """Reconstruction, in the tokenizer's dtype, and the quantizer's result; `progress` in [0, 1] drives annealing.
+
+        Raises:
+            MismatchError: as `encode`; in training mode the images' values are not looked at, which would wait for
+                the device.
+        """
+        check_form(images, self.config.trunk.downsampling, self.device)
+        if not self.training:
+            check_values(images)
+        quantized = self.quantizer(self._latent(images), progress)
         return self.decode_latent(quantized.z_q), quantized
 
     def encode_latent(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
-        """The latent before quantisation; its standard deviation over the training images is `latent_scale`."""
-        return torch.as_tensor(self.quant_conv(self.encoder(images)))
+        """The latent before quantisation, in the tokenizer's dtype; its standard deviation over the training images is
+        `latent_scale`.
+
+        Raises:
+            MismatchError: not a floating-point tensor (b, 3, H, W) with sides that are multiples of the downsampling.
+        """
+        check_form(images, self.config.trunk.downsampling, self.device)
+        return self._latent(images)
+
+    def _latent(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self.quant_conv(self.encoder(_as(images, self.dtype))))
 
     def decode_latent(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images of a quantised latent."""
-        return torch.as_tensor(self.decoder(self.post_quant_conv(z_q)))
+        """Images of a quantised latent, in the tokenizer's dtype.
+
+        Raises:
+            MismatchError: another rank or number of channels.
+        """
+        check_latent(z_q, self.config.quantizer.dim, False)
+        return torch.as_tensor(self.decoder(self.post_quant_conv(_as(z_q, self.dtype))))
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
-        """Indices of images in [-1, 1]."""
-        indices: Tensor = self.quantizer(self.encode_latent(images), 1.0).indices
+        """Indices of images in [-1, 1], int64; images of any floating dtype.
+
+        Raises:
+            MismatchError: training mode; not a floating-point tensor (b, 3, H, W) on the tokenizer's device with sides
+                that are multiples of the downsampling; NaN, infinity, or values further out than resizing leaves them;
+                a latent that is not finite.
+        """
+        check_eval(self, "encode")
+        check_form(images, self.config.trunk.downsampling, self.device)
+        check_values(images)
+        indices: Tensor = self.quantizer(self._latent(images), 1.0).indices
         return indices
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Images of indices, about [-1, 1] (not clamped)."""
+        """Images of indices, about [-1, 1] (not clamped), in the tokenizer's dtype; indices of any integer dtype.
+
+        Raises:
+            MismatchError: training mode; not whole numbers of shape (b, g, h, w), or out of range.
+        """
+        check_eval(self, "decode")
         return self.decode_latent(self.quantizer.decode(indices))
 
     @torch.no_grad()
     def quantize_latent(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-        """The nearest codes of a latent, as a diffusion model's sample needs them."""
+        """The nearest codes of a latent, float32, as a diffusion model's sample needs them.
+
+        Raises:
+            MismatchError: training mode, another shape, or values that are not finite.
+        """
+        check_eval(self, "quantize_latent")
         z_q: Tensor = self.quantizer(latent, 1.0).z_q
         return z_q
 
@@ -139,9 +194,9 @@ class Tokenizer(nn.Module):
         """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as the Hub keeps them.
 
         Raises:
-            ArtifactError: no such folder, another library's model, or a tokenizer of another version.
+            ArtifactError: no path, no such folder, another library's model, or a tokenizer of another version.
         """
-        folder = Path(folder)
+        folder = Path(named_folder(folder))
         tensors, facts = read_folder(folder)
         config = validate(facts["params"], "params", TokenizerParams, str(folder))
         prefix = "quantizer."
@@ -150,3 +205,7 @@ class Tokenizer(nn.Module):
         tokenizer.load_state_dict(tensors)
         tokenizer.facts = facts
         return tokenizer.to(device).eval().requires_grad_(False)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
