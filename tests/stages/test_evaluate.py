@@ -187,6 +187,55 @@ def test_a_drawn_sample_of_the_test_split_is_seeded(inputs: Path, tmp_path: Path
     assert metrics["protocol"]["num_images"] == metrics["protocol"]["distance_images"] == 12
 
 
+def records(
+    inputs: Path, out: Path, params: Path | None = None, **changes: Path
+) -> dict[str, dict[str, Any]]:
+    result = run(inputs, out, params, **changes)
+    assert result.exit_code == 0, result.output
+    measured: dict[str, dict[str, Any]] = json.loads(out.with_name(f"{out.name}.json").read_text())[
+        "measured"
+    ]
+    return measured
+
+
+def test_the_digests_follow_images_and_protocol_and_not_where_or_how_fast(
+    inputs: Path, tmp_path: Path
+) -> None:
+    first = records(inputs, tmp_path / "first")
+    assert first["images"] | {"digest": ""} == {
+        "split": "test", "num_images": NUM_IMAGES["test"], "pixels": "3 x 16 x 16", "digest": "",
+    }  # fmt: skip
+    assert first["protocol"]["features"].startswith("clip tiny:fresh:")
+    assert first["protocol"]["perceptual"].startswith("clip_distance of clip tiny:fresh:")
+    assert first["protocol"]["distances"] == EVALUATE["distances"]
+    shutil.copytree(inputs / "dataset", tmp_path / "elsewhere")
+    faster = write_params(tmp_path / "faster.yaml", EVALUATE | {"batch_size": 3, "health": None})
+    assert records(inputs, tmp_path / "second", faster, dataset=tmp_path / "elsewhere") == first
+    for changes, side in (
+        ({"num_images": 12}, "both"), ({"seed": 9}, "protocol"), ({"num_bootstrap": 101}, "protocol"),
+        ({"floors": EVALUATE["floors"] | {"num_iterations": 1}}, "protocol"),
+        ({"perceptual": {"kind": "none"}}, "protocol"),
+    ):  # fmt: skip
+        other = records(inputs, tmp_path / "other", write_params(tmp_path / "p.yaml", EVALUATE | changes))
+        assert other["protocol"]["digest"] != first["protocol"]["digest"]
+        assert (other["images"]["digest"] == first["images"]["digest"]) is (side == "protocol")
+
+
+def test_the_digest_of_a_folder_is_of_its_pixels_and_not_of_its_names(inputs: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(inputs / "raw" / "test", images)
+    first = evaluate_folder(images, inputs / "tokenizer")["measured"]
+    for number, path in enumerate(sorted(images.iterdir(), reverse=True)):
+        path.rename(tmp_path / f"{number}{path.suffix}")
+    images.rmdir()
+    assert evaluate_folder(tmp_path, inputs / "tokenizer")["measured"] == first
+    picture(99).save(tmp_path / "0.png")
+    assert (
+        evaluate_folder(tmp_path, inputs / "tokenizer")["measured"]["images"]["digest"]
+        != first["images"]["digest"]
+    )
+
+
 def test_ones_own_folder_is_measured_with_bad_files_counted(inputs: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(inputs / "raw" / "test", images / "deep")

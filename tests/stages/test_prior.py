@@ -98,7 +98,8 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
         expected = {"fd_clip", "kd_clip", "kd_clip_std", "precision_clip", "recall_clip"}
         assert set(metrics[name]) == expected
         assert all(math.isfinite(v) for v in metrics[name].values())
-    assert metrics["num_samples"] == 20
+    assert metrics["num_samples"] == metrics["measured"]["protocol"]["num_samples"] == 20
+    assert len(metrics["measured"]["images"]["digest"]) == 16
     assert metrics["weights"] == "ema"
     near = metrics["nearest_train"]
     assert near["num_compared"] == 20

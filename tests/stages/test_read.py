@@ -115,7 +115,7 @@ def test_an_aligned_tokenizer_is_read_by_fresh_heads_and_by_its_own(aligned: Pat
     assert metrics["fresh"]["heads"] == "global, masked, relationship"
     assert metrics["own"]["heads"] == "global, masked"
     assert metrics["training"]["num_steps"] == metrics["training"]["tokenizer_steps"] == 6
-    assert metrics["protocol"]["num_images"] == 7
+    assert metrics["protocol"]["num_images"] == metrics["measured"]["images"]["num_images"] == 7
     for reader in ("fresh", "own"):
         found = metrics[reader]
         for count in (1, 3):

@@ -120,6 +120,88 @@ def test_compare_exit_codes(metrics: tuple[Path, Path], gate: str, code: int) ->
     assert ("breach: tokenizer.lc.psnr<-0.2" in output) == (code == 1)
 
 
+MEASURED = {
+    "images": {"split": "test", "num_images": 2000, "pixels": "3 x 64 x 64", "digest": "aa11"},
+    "protocol": {"version": 1, "features": "clip one", "distances": {"num_subsets": 50}, "digest": "bb22"},
+}
+
+
+def run_files(tmp_path: Path, a: object, b: object, *options: str) -> tuple[int, str]:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, content in zip(paths, (a, b), strict=True):
+        path.write_text(json.dumps(content))
+    return run("compare", *paths, *options)
+
+
+def changed_record(side: str, **parts: object) -> dict[str, object]:
+    return {**MEASURED, side: {**MEASURED[side], **parts}}
+
+
+@pytest.mark.parametrize(
+    ("side", "parts", "shown"),
+    [
+        ("images", {"num_images": 500, "digest": "cc33"}, ["num_images        2000         500"]),
+        ("images", {"digest": "cc33"}, ["digest         aa11         cc33"]),
+        ("protocol", {"features": "clip two", "digest": "cc33"}, ["features     clip one     clip two"]),
+        (
+            "protocol",
+            {"distances": {"num_subsets": 9}, "digest": "cc33"},
+            ["distances.num_subsets", " 50 ", " 9 "],
+        ),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_runs_that_measured_otherwise_are_not_compared(
+    tmp_path: Path, side: str, parts: dict[str, object], shown: list[str], nested: bool
+) -> None:
+    sides = [{"psnr": 20.0, "measured": MEASURED}, {"psnr": 19.0, "measured": changed_record(side, **parts)}]
+    a, b = [{"tokenizer": {"lc": s, "vq": s}} for s in sides] if nested else sides
+    code, output = run_files(tmp_path, a, b)
+    assert code == 2
+    other = {"images": "protocol", "protocol": "images"}[side]
+    told = "tokenizer.lc, tokenizer.vq" if nested else "the run"
+    assert f"{told}: the {side} " in output
+    assert f"the {other} " not in output
+    assert "a.json" in output
+    assert "b.json" in output
+    assert "--allow-different" in output
+    words = " ".join(output.split())
+    assert all(" ".join(text.split()) in words for text in shown)
+    code, output = run_files(
+        tmp_path, a, b, "--allow-different", "--fail-on", "psnr<-5%" if not nested else "x!="
+    )
+    assert code == (2 if nested else 0)  # the gate is still read
+    assert "warning: A and B did not measure alike" in output
+    code, output = run_files(tmp_path, a, b, "--allow-different")
+    assert code == 0
+    assert "psnr" in output
+    assert run_files(tmp_path, a, a)[0] == 0
+
+
+def test_a_record_on_one_side_alone_is_refused_and_on_none_is_told(tmp_path: Path) -> None:
+    old = {"tokenizer": {"lc": {"psnr": 20.0}}}
+    new = {"tokenizer": {"lc": {"psnr": 20.5, "measured": MEASURED}}}
+    for sides in ((old, new), (new, old)):
+        code, output = run_files(tmp_path, *sides)
+        assert code == 2
+        assert "tokenizer.lc: one side does not record what it measured" in output
+        assert run_files(tmp_path, *sides, "--allow-different")[0] == 0
+    code, output = run_files(tmp_path, old, old)
+    assert code == 0
+    assert "warning: neither side records which images it measured" in output
+    assert "warning" not in run_files(tmp_path, new, new)[1]
+
+
+def test_a_run_of_one_side_and_one_that_was_only_trained_there_are_no_difference(tmp_path: Path) -> None:
+    trained = {"training": {"num_steps": 10}}
+    both = {"psnr": 20.5, "measured": MEASURED, **trained}
+    a = {"tokenizer": {"lc": both, "vq": trained}}
+    b = {"tokenizer": {"lc": both, "vq": both, "fsq": both}}
+    code, output = run_files(tmp_path, a, b)
+    assert code == 0, output
+    assert "only in B" in output
+
+
 def test_pairs() -> None:
     code, output = run("pairs", "a small bird with a long yellow beak", "--backend", "wordnet")
     assert code == 0

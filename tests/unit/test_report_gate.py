@@ -50,7 +50,21 @@ def test_a_breach_is_told_with_both_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "psnr", "psnr<", "<1", "psnr=1", "psnr==1", "psnr<x", "psnr<1%%", "a b<1", "psnr<nan"]
+    "text",
+    [
+        "",
+        "psnr",
+        "psnr<",
+        "<1",
+        "psnr=1",
+        "psnr==1",
+        "psnr<x",
+        "psnr<1%%",
+        "a b<1",
+        "psnr<nan",
+        "psnr!=1",
+        "!=",
+    ],
 )
 def test_other_forms_are_refused(text: str) -> None:
     with pytest.raises(ParamsError, match=r"(?s)dotted name.*for example"):
@@ -74,9 +88,39 @@ def test_a_metric_of_one_side_has_no_change() -> None:
         breaches([parse_gate("x<0")], deltas({}, {"x": 1.0}))
 
 
-def test_flatten_keeps_finite_numbers_alone() -> None:
+def test_flatten_keeps_finite_numbers_and_text() -> None:
     nested = {"b": {"c": 1, "d": "text", "e": None, "f": True}, "a": [1.5, {"x": 2}], "n": math.inf}
-    assert flatten(nested) == {"a.0": 1.5, "a.1.x": 2.0, "b.c": 1.0}
+    assert flatten(nested) == {"a.0": 1.5, "a.1.x": 2.0, "b.c": 1.0, "b.d": "text", "b.f": "true"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "breached"),
+    [("judge!=", True), (" judge != ", True), ("same!=", False), ("x!=", True), ("y!=", False)],
+)
+def test_any_change_of_text_or_number_can_be_gated(gate: str, breached: bool) -> None:
+    a = {"judge": "clip a", "same": "ema", "x": 1.0, "y": 2.0}
+    told = breaches([parse_gate(gate)], deltas(a, a | {"judge": "clip b", "x": 1.5}))
+    assert bool(told) is breached
+    if "judge" in gate:
+        assert told == [f"{gate.strip()}: judge went from clip a to clip b"]
+
+
+def test_a_bound_on_text_is_refused_with_the_gate_that_takes_it() -> None:
+    for b in ("clip b", 1.0):
+        with pytest.raises(MismatchError, match=r"(?s)judge is text.*clip a in A.*judge!="):
+            breaches([parse_gate("judge<0")], deltas({"judge": "clip a"}, {"judge": b}))
+
+
+def test_changed_text_is_shown_and_metrics_of_one_side_are_counted_and_named() -> None:
+    a = {"judge": "clip a", "same": "ema", "gone": 1.0, "lost": "x"}
+    text = table(deltas(a, {"judge": "clip b", "same": "ema", "new": 2.0}))
+    assert [line.split() for line in text.splitlines() if line.startswith("judge")] == [
+        ["judge", "clip", "a", "clip", "b", "-", "-"]
+    ]
+    assert text.splitlines()[-3:] == [
+        "1 metrics are equal in both", "only in A: 2 metrics, such as gone", "only in B: 1 metrics, such as new"
+    ]  # fmt: skip
+    assert {line.split()[0] for line in text.splitlines()} >= {"gone", "lost", "new"}
 
 
 def test_percent_of_negative_and_zero_bases() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -195,6 +196,38 @@ def test_costs_are_those_of_the_outputs_that_lie_here(tree: Path, report: Report
     assert "Cost: not measured in this checkout" in stale.html
 
 
+def made(tree: Path) -> Report:
+    return build_report(tree / "artifacts", tree / "params.yaml", PARAMS)
+
+
+def evaluation_of(tree: Path, variant: str) -> tuple[Path, dict[str, Any]]:
+    path = tree / f"artifacts/metrics/evaluate/{variant}.json"
+    return path, json.loads(path.read_text())
+
+
+def test_the_digests_are_beside_the_protocol_and_rows_that_were_not_measured_alike_are_named(
+    tree: Path, tmp_path: Path
+) -> None:
+    assert "Digest of the images" not in made(tree).html  # metrics of an earlier version have none
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    for variant in VARIANTS:
+        path, metrics = evaluation_of(copy, variant)
+        record = {"images": {"digest": "a1b2"}, "protocol": {"digest": "c3d4", "features": "a small CLIP"}}
+        publish_json(path, metrics | {"measured": record})
+    report = made(copy)
+    assert "Digest of the images a1b2, of the protocol c3d4." in report.html
+    assert "do not share one digest" not in report.html
+    assert report.metrics["tokenizer"]["lc"]["measured"] == record
+    path, metrics = evaluation_of(copy, "lc")
+    metrics["measured"]["images"]["digest"] = "ffff"
+    publish_json(path, metrics)
+    html = made(copy).html
+    assert "do not share one digest of the images" in html
+    assert "do not share one digest of the protocol" not in html
+    assert "lc: ffff" in html
+    assert "Digest of the images" not in html
+
+
 def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     metrics = report.metrics
     assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "read", "tokenizer", "vocabulary"}
@@ -203,7 +236,7 @@ def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     assert metrics["tokenizer"]["lc"]["codes"]["code"]["utilisation"] == 0.8
     assert metrics["tokenizer"]["lc"]["floors"]["block_mean"]["psnr"] == 18
     assert metrics["tokenizer"]["lc"]["training"]["num_steps"] == 300
-    assert "id" not in metrics["clip"]
+    assert metrics["clip"]["id"]  # text too, since another CLIP makes other numbers
 
 
 def test_an_empty_checkout_says_so_in_words(tmp_path: Path) -> None:

@@ -112,22 +112,34 @@ def compare(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="GATE", help="Exit 1 where the change B - A meets this, such as 'clip.r_at_1<-5%'."
+            metavar="GATE",
+            help="Exit 1 where the change B - A meets this, such as 'clip.accuracy<-5%', or 'clip.id!=' for any.",
         ),
     ] = None,
     path: Annotated[Path, typer.Option(help="The metrics file within a revision.")] = METRICS,
     everything: Annotated[
         bool, typer.Option("--all", help="Also print metrics that did not change.")
     ] = False,
+    allow_different: Annotated[
+        bool,
+        typer.Option("--allow-different", help="Only warn of runs that differ in their images or protocol."),
+    ] = False,
 ) -> None:
     """Print how metrics changed from A to B; exit 1 where a gate is breached.
 
+    Runs that measured other images, or under another protocol, are refused with exit code 2.
+
     Example: vqpipe compare main artifacts/report/metrics.json --fail-on 'tokenizer.lc.psnr<-0.2'
     """
+    from vqpipe.report.comparable import check_alike
     from vqpipe.report.gate import breaches, deltas, parse_gate, read_metrics, table
 
     gates = [parse_gate(text) for text in fail_on or []]
-    changes = deltas(read_metrics(a, path), read_metrics(b, path))
+    first, second = read_metrics(a, path), read_metrics(b, path)
+    warning = check_alike(first, second, (a, b), allow_different)
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
+    changes = deltas(first, second)
     broken = breaches(gates, changes)
     typer.echo(table(changes, everything))
     for sentence in broken:

@@ -49,12 +49,16 @@ from vqpipe.metrics.bootstrap import summarise
 from vqpipe.metrics.codes import CodeUsage, bits_per_image
 from vqpipe.metrics.distances import feature_distances, refusal
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
+from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
 
 if TYPE_CHECKING:
     from vqpipe.metrics.extractors import Features
+
+PROTOCOL = 1
+"""Number of the protocol in the code: raise it when a change alters what a number means."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ def evaluate(
         same of `floors.block_mean` and `floors.patch_kmeans` (`patch_kmeans_capped` where K had to be
         smaller); distances of one half of the training images from the other in `ceiling.train_halves`;
         `codes.code` (VQCT: `codes.adjective` and `codes.noun`); `replaced` where it is asked for, the PSNR of
-        `num_images` images by rank of the neighbours that replaced their tokens (`psnr_0`: none did); and
-        `protocol`. Every distance of one evaluation has the same number of images on both sides.
+        `num_images` images by rank of the neighbours that replaced their tokens (`psnr_0`: none did);
+        `protocol`; and `measured`, the digests of the images and of the protocol (`metrics.measured`). Every
+        distance of one evaluation has the same number of images on both sides.
 
     Raises:
         DataError: no images, or a decoder whose output is not finite.
@@ -132,6 +137,7 @@ def evaluate(
         "codes": {book.group: n for book, n in zip(coder.codebooks(), health.numbers, strict=True)},
         "floors": blocks,
         "protocol": _protocol(coder, test, config, judges, split, judged, left_out),
+        MEASURED: _measured(seen.digest, config, judges, split, judged, train is not None),
     }
     if judged and judges.features is not None and train is not None:
         metrics["ceiling"] = {"train_halves": _train_halves(train, judged, config, judges.features)}
@@ -155,6 +161,7 @@ class Seen:
     real: list[Tensor]
     usage: CodeUsage
     indices: Int[Tensor, "n g h w"]
+    digest: ImagesDigest
 
 
 def _pass_over(
@@ -169,11 +176,13 @@ def _pass_over(
     names = ["tokenizer", "block_mean", *([kmeans.name] if kmeans is not None else [])]
     rows = {name: Row(judges) for name in names}
     real: list[Tensor] = []
-    usage, kept = CodeUsage(coder.num_codes), []
+    usage, kept, digest = CodeUsage(coder.num_codes), [], ImagesDigest()
     with progress_bar("evaluate", len(test)) as bar:
         for start in range(0, len(test), config.batch_size):
             positions = np.arange(start, min(start + config.batch_size, len(test)))
-            images = test.take(positions).to(judges.device)
+            images = test.take(positions)
+            digest.add(images)
+            images = images.to(judges.device)
             indices = coder.encode(to_float(images))
             usage.add(indices)
             kept.append(indices.to("cpu", torch.int32))
@@ -189,7 +198,7 @@ def _pass_over(
             if view.features is not None:
                 real.append(view.features)
             bar.advance(len(images))
-    return Seen(rows, real, usage, torch.cat(kept))
+    return Seen(rows, real, usage, torch.cat(kept), digest)
 
 
 def _judged(
@@ -226,6 +235,22 @@ def _protocol(
     if left_out is not None:
         protocol["distances_left_out"] = left_out
     return protocol
+
+
+def _measured(
+    digest: ImagesDigest, config: EvaluateParams, judges: Judges, split: str, judged: int, with_train: bool
+) -> Measured:
+    """The record of what was measured; params of what was not measured, of pictures and of speed do not count."""
+    unused = {"num_images", "batch_size", "health", "examples", "perceptual"}
+    unused |= set() if judged else {"distances"}
+    unused |= set() if with_train else {"floors"}
+    protocol = config.model_dump(mode="json", exclude=unused, exclude_none=True)
+    protocol |= {
+        "version": PROTOCOL, "crop": "centre", "distance_images": judged,
+        "features": judges.features.source if judged and judges.features is not None else "none",
+        "perceptual": judges.perceptual.source if judges.perceptual is not None else "none",
+    }  # fmt: skip
+    return measured(digest.record(split), protocol)
 
 
 def _fit_kmeans(coder: Coder, train: Images, config: EvaluateParams) -> floors.PatchKmeans:

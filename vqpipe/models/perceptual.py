@@ -33,6 +33,11 @@ class Perceptual(nn.Module):
 
     name: str
 
+    @property
+    def source(self) -> str:
+        """Which network judges, and what of it."""
+        return self.name
+
     def train(self, mode: bool = True) -> Perceptual:
         """Stay in eval mode: a parent's `train()` must not re-enable dropout."""
         del mode
@@ -71,6 +76,10 @@ class ClipPerceptual(Perceptual):
         self.clip = clip
         self.layers = tuple(layers)
         self.requires_grad_(False).eval()
+
+    @property
+    def source(self) -> str:
+        return f"{self.name} of clip {self.clip.id}, blocks {', '.join(map(str, self.layers))}"
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Normalised patch activations of each layer, float32 `[b, tokens, channels]`."""

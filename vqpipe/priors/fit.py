@@ -14,12 +14,22 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.codes import bits_per_image
 from vqpipe.metrics.distances import load_features
+from vqpipe.metrics.extractors import Features
+from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured
 from vqpipe.params.prior import PriorParams
 from vqpipe.priors.condition import NO_LABEL
 from vqpipe.priors.generator import Pictures, save_generator
 from vqpipe.priors.gpt import GPT
 from vqpipe.priors.measure import image_bits, unigram, unigram_bits, unigram_samples
-from vqpipe.priors.samples import Drawn, compare, decode_images, draw_samples, memorisation, sample_labels
+from vqpipe.priors.samples import (
+    TRAIN_CHUNK,
+    Drawn,
+    compare,
+    decode_images,
+    draw_samples,
+    memorisation,
+    sample_labels,
+)
 from vqpipe.priors.train import train_prior
 from vqpipe.runtime.distributed import is_main
 from vqpipe.runtime.seeds import torch_rng
@@ -27,6 +37,8 @@ from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet, TokenSplit
 from vqpipe.vision.clip import Clip
 
+PROTOCOL = 1
+"""Number of the measuring protocol in the code: raise it when a change alters what a number means."""
 NUM_SHOWN, NUM_NEAREST = 64, 16
 """Samples in the grid, and those of them that are shown with their nearest training image."""
 
@@ -111,6 +123,7 @@ def fit_prior(
         "num_rollbacks": result.num_rollbacks,
         "weights": "ema" if result.averaged else "last",
         "condition": config.condition,
+        MEASURED: _measured(images["test"], n, features, config),
     }
     rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
     pictures = Pictures(
@@ -124,6 +137,18 @@ def fit_prior(
         same_codes=near.shared["samples"][:NUM_NEAREST],
     )
     return FittedPrior(prior, tokens.classes, result.averaged, metrics, cost, pictures)
+
+
+def _measured(test: ImageSplit, num_samples: int, features: Features, config: PriorParams) -> Measured:
+    """The record of what was measured: bits over all test images, distances of samples from the first of them."""
+    digest = ImagesDigest()
+    for start in range(0, len(test), TRAIN_CHUNK):
+        digest.add(test.images(start, start + TRAIN_CHUNK))
+    protocol = {
+        "version": PROTOCOL, "crop": "centre", "num_samples": num_samples, "features": features.source,
+        "distances": config.distances.model_dump(mode="json"),
+    }  # fmt: skip
+    return measured(digest.record("test"), protocol)
 
 
 def _check(

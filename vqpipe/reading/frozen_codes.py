@@ -11,6 +11,7 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from vqpipe.data.loader import ImageSplit, to_float
+from vqpipe.metrics.measured import ImagesDigest
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -35,6 +36,7 @@ class FrozenCodes:
         positions: Int64[np.ndarray, " n"],
         batch_size: int,
         device: torch.device,
+        digest: ImagesDigest | None = None,
     ) -> FrozenCodes:
         """The codes of centre crops of the named images, in that order.
 
@@ -42,11 +44,14 @@ class FrozenCodes:
             tokenizer: in eval mode, on `device`.
             positions: at least one, in the split.
             batch_size: images per pass.
+            digest: takes the images too.
         """
         parts: list[Tensor] = []
         vectors: tuple[Tensor, ...] = ()
         for at in range(0, len(positions), batch_size):
             images = split.gather(positions[at : at + batch_size], None, "centre", False)
+            if digest is not None:
+                digest.add(images)
             latent = tokenizer.encode_latent(to_float(images).to(device))
             quantized: Quantized = tokenizer.quantizer(latent, 1.0)
             parts.append(quantized.indices.int().cpu())

@@ -24,6 +24,7 @@ from vqpipe.artifacts.specs.reading import (
 )
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import ImageSplit
+from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured, text_digest
 from vqpipe.params.align import AlignParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.reading.examples import (
@@ -36,7 +37,7 @@ from vqpipe.reading.examples import (
 )
 from vqpipe.reading.frozen_codes import FrozenCodes
 from vqpipe.reading.measure import measure_reading
-from vqpipe.reading.reader import Reader, own_aligner, train_reader
+from vqpipe.reading.reader import Reader, own_aligner, reader_training, train_reader
 from vqpipe.reading.text import DrawnText
 from vqpipe.reading.words import Word, commonest_words, need_words, word_counts
 from vqpipe.runtime.preflight import need_memory
@@ -50,6 +51,11 @@ SPECS = {
     "per_image": READING_PER_IMAGE, "masked": READING_MASKED, "retrieval": READING_RETRIEVAL,
     "similarity": READING_SIMILARITY,
 }  # fmt: skip
+
+PROTOCOL = 1
+"""Number of the protocol in the code: raise it when a change alters what a number means."""
+SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
+"""Params of training that change no result but its rounding."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def read_tokenizer(
 
     Returns:
         Metrics `fresh` and, for an aligned tokenizer, `own`, each as `measure_reading`; `training`, how the fresh heads
-        were trained; `protocol`.
+        were trained; `protocol`; `measured`, the digests of images, captions and protocol (`metrics.measured`).
 
     Raises:
         MismatchError: an aligner of another tokenizer or CLIP, or captions longer than the CLIP takes.
@@ -123,7 +129,8 @@ def read_heads(
     reader = train_reader(
         tokenizer, dataset, clip, config, scratch=scratch, curves=curves, device=device, title=title
     )
-    codes = FrozenCodes.encode(tokenizer, test, drawn.positions, config.batch_size, device)
+    digest = ImagesDigest()
+    codes = FrozenCodes.encode(tokenizer, test, drawn.positions, config.batch_size, device, digest)
     album, examples = Album(drawn), draw_examples(len(drawn), config)
     commonest = _commonest(reader)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SPECS}
@@ -143,12 +150,25 @@ def read_heads(
         "num_tokens": len(reader.aligner.vocabulary), "num_positions": codes.indices[0, 0].numel(),
         "groups": tokenizer.groups,
     }  # fmt: skip
+    metrics[MEASURED] = _measured(digest, drawn, tokenizer, clip, config)
     facts = {
         "split": "test", "num_images": len(drawn), "grid": list(tokenizer.grid), "readers": list(heads),
         "groups": tokenizer.groups,
     }  # fmt: skip
     tables = {name: to_table(spec, rows[name], facts) for name, spec in SPECS.items()}
     return Reading(metrics, tables, facts)
+
+
+def _measured(
+    digest: ImagesDigest, drawn: DrawnText, tokenizer: Tokenizer, clip: Clip, config: ReadingParams
+) -> Measured:
+    """The record of what was measured; the heads that are trained to read belong to the protocol."""
+    protocol = config.model_dump(
+        mode="json", exclude={"tokenizer", "num_images", "batch_size", "examples"}, exclude_none=True
+    )
+    training = reader_training(config, tokenizer).model_dump(mode="json", exclude=SPEED, exclude_none=True)
+    protocol |= {"version": PROTOCOL, "crop": "centre", "clip": clip.id, "training": training}
+    return measured({**digest.record("test"), "captions": text_digest(drawn.captions)}, protocol)
 
 
 def _texts(

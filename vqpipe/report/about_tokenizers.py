@@ -8,6 +8,7 @@ from typing import Any
 
 from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
+from vqpipe.metrics.measured import MEASURED
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import WATCHED
@@ -52,6 +53,7 @@ def about_tokenizers(inputs: Inputs, params: ReportParams) -> Section:
     if inputs.evaluate:
         blocks += [
             _protocol(inputs.evaluate),
+            *_unlike(inputs.evaluate),
             *_quality(inputs.evaluate, "Quality of reconstructions, image by image", PER_IMAGE),
             *_quality(inputs.evaluate, "Distance of all reconstructions from all originals", DISTANCES),
             _usage_table(inputs.evaluate),
@@ -93,7 +95,35 @@ def _protocol(evaluate: Mapping[str, Any]) -> Text:
         f"({number(protocol.get('num_bootstrap', 0))} resamples of the images). "
         f"{distances} "
         "Floors need no learning; the ceiling is what a model that draws perfectly would get."
+        f"{_digests(evaluate)}"
     )
+
+
+def _recorded(evaluate: Mapping[str, Any], side: str) -> dict[str, list[str]]:
+    """Tokenizers by the digest of what they were measured on (`images`) or how (`protocol`)."""
+    found: dict[str, list[str]] = {}
+    for variant, metrics in evaluate.items():
+        digest = metrics.get(MEASURED, {}).get(side, {}).get("digest", "not recorded")
+        found.setdefault(digest, []).append(variant)
+    return found
+
+
+def _digests(evaluate: Mapping[str, Any]) -> str:
+    images, protocol = _recorded(evaluate, "images"), _recorded(evaluate, "protocol")
+    if len(images) > 1 or len(protocol) > 1 or "not recorded" in images:
+        return ""
+    return f" Digest of the images {next(iter(images))}, of the protocol {next(iter(protocol))}."
+
+
+def _unlike(evaluate: Mapping[str, Any]) -> Iterator[Absent]:
+    """A sentence for the images and for the protocol, where the tokenizers were not all measured alike."""
+    for side in ("images", "protocol"):
+        found = _recorded(evaluate, side)
+        if len(found) > 1:
+            listed = "; ".join(f"{', '.join(variants)}: {digest}" for digest, variants in found.items())
+            yield Absent(
+                f"The rows below do not share one digest of the {side}, so compare with care. {listed}."
+            )
 
 
 def _quality(evaluate: Mapping[str, Any], title: str, measures: Sequence[str]) -> Iterator[Table]:

@@ -95,6 +95,7 @@ def plain_table(title: str, metrics: Mapping[str, Any]) -> Table:
     rows = [
         [Cell(name.replace("_", " ").replace(".", ": ")), Cell(number(value))]
         for name, value in flatten(metrics).items()
+        if not isinstance(value, str)
     ]
     rows += [
         [Cell(name.replace("_", " ")), Cell(value)]

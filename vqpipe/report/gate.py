@@ -1,7 +1,8 @@
 """Deltas between two metrics files, and gates on them.
 
 A gate names a metric and a bound on its change, B minus A: `tokenizer.lc.psnr<-0.2` is breached where the
-PSNR fell by more than 0.2 dB, `prior.vq-gpt.bits_per_token>5%` where the bits rose by more than 5 % of A's.
+PSNR fell by more than 0.2 dB, `prior.vq-gpt.bits_per_token>5%` where the bits rose by more than 5 % of A's,
+`clip.id!=` where the text or the number is another.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_GATE = re.compile(r"\s*([^\s<>=%]+)\s*(<=|>=|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)\s*")
+_GATE = re.compile(
+    r"\s*([^\s<>=!%]+)\s*(?:(!=)|(<=|>=|<|>)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?))\s*"
+)
+CHANGED = "!="
+"""The relation of a gate that any change breaches."""
+
+Value = float | str
+"""A metric: a finite number, or text."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound on the change of one metric; `relative` bounds are in percent of A's absolute value."""
+    """A bound on the change of one metric; `relative` bounds are in percent of A's absolute value. With the
+    relation `!=` there is no bound: any change breaches it."""
 
     text: str
     name: str
@@ -43,18 +52,23 @@ class Delta:
     """One metric of A and B; None where it is not in one of them."""
 
     name: str
-    a: float | None
-    b: float | None
+    a: Value | None
+    b: Value | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether A and B differ, or only one of them has it."""
+        return self.a != self.b
 
     @property
     def absolute(self) -> float | None:
-        """B minus A."""
-        return None if self.a is None or self.b is None else self.b - self.a
+        """B minus A; None for text."""
+        return self.b - self.a if isinstance(self.a, float) and isinstance(self.b, float) else None
 
     @property
     def percent(self) -> float | None:
-        """B minus A in percent of the absolute value of A; infinite where A is zero and B is not."""
-        if self.a is None or self.b is None:
+        """B minus A in percent of the absolute value of A; infinite where A is zero and B is not; None for text."""
+        if not (isinstance(self.a, float) and isinstance(self.b, float)):
             return None
         if self.a == 0:
             return 0.0 if self.b == 0 else math.copysign(math.inf, self.b)
@@ -62,7 +76,7 @@ class Delta:
 
 
 def parse_gate(text: str) -> Gate:
-    """Read `NAME<NUMBER`, with `<`, `<=`, `>` or `>=`, and `%` after the number for a relative bound.
+    """Read `NAME<NUMBER`, with `<`, `<=`, `>` or `>=`, and `%` after the number for a relative bound; or `NAME!=`.
 
     Raises:
         ParamsError: the text is of another form.
@@ -72,27 +86,34 @@ def parse_gate(text: str) -> Gate:
         raise ParamsError(
             "a gate is a metric's dotted name, a relation and a number",
             found=text,
-            expected="for example tokenizer.lc.psnr<-0.2, or tokenizer.lc.psnr<-5%",
-            choices=_OPERATORS,
+            expected="for example tokenizer.lc.psnr<-0.2, tokenizer.lc.psnr<-5%, or clip.id!= for any change",
+            choices=[*_OPERATORS, CHANGED],
         )
-    name, relation, bound, percent = match.groups()
-    return Gate(text.strip(), name, relation, float(bound), percent == "%")
+    name, changed, relation, bound, percent = match.groups()
+    return Gate(text.strip(), name, changed or relation, float(bound or 0), percent == "%")
 
 
-def flatten(content: Any, prefix: str = "") -> dict[str, float]:
-    """The finite numbers of nested JSON by dotted name, without the rest; list items get their index."""
-    if isinstance(content, bool) or content is None or isinstance(content, str):
+def flatten(content: Any, prefix: str = "") -> dict[str, Value]:
+    """The finite numbers and the text of nested JSON by dotted name; list items get their index.
+
+    `true` and `false` are text; null and numbers that are not finite are left out.
+    """
+    if content is None:
         return {}
+    if isinstance(content, bool):
+        return {prefix: str(content).lower()}
+    if isinstance(content, str):
+        return {prefix: content}
     if isinstance(content, int | float):
         return {prefix: float(content)} if math.isfinite(content) else {}
     items = content.items() if isinstance(content, Mapping) else enumerate(content)
-    flat: dict[str, float] = {}
+    flat: dict[str, Value] = {}
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return dict(sorted(flat.items()))
 
 
-def read_metrics(source: str, path: Path) -> dict[str, float]:
+def read_metrics(source: str, path: Path) -> dict[str, Value]:
     """Flat metrics of a file, or of `path` as a git revision has it.
 
     Args:
@@ -137,7 +158,7 @@ def _git_text(revision: str, path: Path) -> str:
     return shown.stdout
 
 
-def deltas(a: Mapping[str, float], b: Mapping[str, float]) -> list[Delta]:
+def deltas(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[Delta]:
     """One delta for each metric of A or B, sorted by name."""
     return [Delta(name, a.get(name), b.get(name)) for name in sorted({*a, *b})]
 
@@ -147,7 +168,8 @@ def breaches(gates: Sequence[Gate], changes: Sequence[Delta]) -> list[str]:
 
     Raises:
         ParamsError: a gate names a metric that neither side has.
-        MismatchError: a gate names a metric that one side lacks, so that there is no change to judge.
+        MismatchError: a gate names a metric that one side lacks, or bounds one that is text, so that there is no
+            change to judge.
     """
     by_name = {change.name: change for change in changes}
     told = []
@@ -156,15 +178,27 @@ def breaches(gates: Sequence[Gate], changes: Sequence[Delta]) -> list[str]:
             raise unknown_metric(gate, list(by_name))
         change = by_name[gate.name]
         value = change.percent if gate.relative else change.absolute
-        if value is None:
+        if change.a is None or change.b is None:
             raise MismatchError(
                 f"gate {gate.text}: {gate.name} has no change to judge",
                 found=f"only in {'A' if change.b is None else 'B'}",
                 expected="a number in both",
             )
+        if gate.relation == CHANGED:
+            if change.changed:
+                told.append(f"{gate.text}: {gate.name} went from {_cell(change.a)} to {_cell(change.b)}")
+            continue
+        if value is None:
+            raise MismatchError(
+                f"gate {gate.text}: {gate.name} is text, which a bound cannot judge",
+                found=f"{_cell(change.a)} in A, {_cell(change.b)} in B",
+                expected=f"a number in both, or the gate {gate.name}{CHANGED} for any change",
+            )
         if _OPERATORS[gate.relation](value, gate.bound):
             unit = "%" if gate.relative else ""
-            told.append(f"{gate.text}: {gate.name} went from {change.a:g} to {change.b:g} ({value:+g}{unit})")
+            told.append(
+                f"{gate.text}: {gate.name} went from {_cell(change.a)} to {_cell(change.b)} ({value:+g}{unit})"
+            )
     return told
 
 
@@ -179,13 +213,11 @@ def unknown_metric(gate: Gate, known: Sequence[str]) -> VqpipeError:
     )
 
 
-def table(changes: Sequence[Delta], everything: bool = False) -> str:
-    """A text table of the metrics that changed, or of all."""
-    shown = [change for change in changes if everything or change.absolute != 0]
-    rows = [("metric", "A", "B", "B - A", "percent")]
-    rows += [
-        (c.name, _number(c.a), _number(c.b), _number(c.absolute, "+"), _percent(c.percent)) for c in shown
-    ]
+def table(changes: Sequence[Delta], everything: bool = False, name: str = "metric") -> str:
+    """A text table of the metrics that changed, or of all, and how many are equal or only on one side."""
+    shown = [change for change in changes if everything or change.changed]
+    rows = [(name, "A", "B", "B - A", "percent")]
+    rows += [(c.name, _cell(c.a), _cell(c.b), _cell(c.absolute, "+"), _percent(c.percent)) for c in shown]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = []
     for row in rows:
@@ -196,11 +228,19 @@ def table(changes: Sequence[Delta], everything: bool = False) -> str:
         lines.append("  ".join(cells).rstrip())
     hidden = len(changes) - len(shown)
     tail = [f"{hidden:,} metrics are equal in both"] if hidden else []
+    for side, lost in (
+        ("A", [c for c in changes if c.b is None]),
+        ("B", [c for c in changes if c.a is None]),
+    ):
+        if lost:
+            tail.append(f"only in {side}: {len(lost):,} metrics, such as {lost[0].name}")
     return "\n".join([*(lines if shown else []), *tail])
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.6g}"
+def _cell(value: Value | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    return " ".join(value.split()) if isinstance(value, str) else f"{value:{sign}.6g}"
 
 
 def _percent(value: float | None) -> str:

@@ -19,10 +19,12 @@ from vqpipe.engine.trainable import FitResult
 from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import Judges
 from vqpipe.evaluation.measure import evaluate
+from vqpipe.metrics.measured import MEASURED
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.rows.reading import check_reading, read_row
+from vqpipe.rows.reading import flat as flat_metrics
 from vqpipe.runtime.code import code_digest
 from vqpipe.runtime.memory import PeakMemory
 from vqpipe.tokenizers.train import train_tokenizer
@@ -145,10 +147,13 @@ def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation's metrics on one level, without floors and ceiling; intervals as `NAME_low` and `NAME_high`."""
+    """An evaluation's metrics on one level, without floors and ceiling; intervals as `NAME_low` and `NAME_high`.
+
+    The record of what was measured (`metrics.measured`) has dotted names.
+    """
     flat: dict[str, Any] = {}
     for name, value in measured.items():
-        if name in ("floors", "ceiling", "codes", "protocol", "replaced"):
+        if name in ("floors", "ceiling", "codes", "protocol", "replaced", MEASURED):
             continue
         if isinstance(value, Mapping):
             flat |= {name: value["mean"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
@@ -158,6 +163,7 @@ def flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
         flat[f"replaced.{name}"] = value["mean"] if isinstance(value, Mapping) else value
     kept = ("split", "num_images", "resolution", "grid", "perceptual", "features", "distance_images")
     flat |= {name: measured["protocol"][name] for name in kept if name in measured["protocol"]}
+    flat |= flat_metrics(measured[MEASURED], MEASURED)
     codes = measured["codes"]
     flat |= code_use(codes)
     for group, numbers in codes.items():

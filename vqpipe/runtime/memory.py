@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -17,7 +19,8 @@ class PeakMemory:
 
     The largest resident memory that the system tells is that of the whole process: libraries, weights that were read,
     whatever came before. Linux lets a process set its mark back to what it holds now, which is done here; elsewhere the
-    part alone is not known and is told as None, not guessed.
+    part alone is not known and is told as None, not guessed. Garbage of before is collected first, and free memory is
+    handed back to the system: freed or used again in the part, it would hide as much of the part's own.
 
     Args:
         device: where the part's tensors live.
@@ -25,6 +28,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        _let_go()
         self._before = _peak(device)
         """The process's peak up to now, which setting the mark back would lose."""
         self._held = _set_back(device)
@@ -37,6 +41,15 @@ class PeakMemory:
             now = torch.cuda.max_memory_allocated(self._device) if cuda else _status("VmHWM")
             own = max(0, now - self._held)
         return max(self._before, _peak(self._device)), own
+
+
+def _let_go() -> None:
+    """Free what nothing refers to; glibc keeps freed memory resident for later use until it is told to trim."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _peak(device: torch.device) -> int:
