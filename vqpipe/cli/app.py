@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
-from vqpipe.errors import ParamsError, VqpipeError
+from vqpipe.errors import ParamsError, VqpipeError, of_file_system
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -25,8 +25,11 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except VqpipeError as error:
-            typer.echo(f"error: {error}", err=True)
+        except (VqpipeError, OSError) as error:
+            told = of_file_system(error) if isinstance(error, OSError) else error
+            if told is None:
+                raise
+            typer.echo(f"error: {told}", err=True)
             raise typer.Exit(2) from error
 
 
