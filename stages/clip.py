@@ -37,7 +37,7 @@ def main(
     from vqpipe.runtime.scratch import scratch_folder
 
     config = load_params(params, "clip", ClipParams)
-    if config.fit is not None and config.fit.training.compile:
+    if config.pretrained is None and config.fit is not None and config.fit.training.compile:
         need_compiler(device().type)
     with (
         process_group(),

@@ -96,7 +96,9 @@ def need_apart(inputs: Sequence[Path], outputs: Sequence[Output]) -> None:
 
 
 def _need_file(path: Path, kind: FileKind | TableSpec) -> None:
-    about, starts = (kind.about, kind.starts) if isinstance(kind, FileKind) else ("Parquet", PARQUET)
+    about, starts = (
+        (kind.about, kind.starts) if isinstance(kind, FileKind) else (f"a {kind.name} artifact", PARQUET)
+    )
     ending = ".parquet" if isinstance(kind, TableSpec) else ".md" if kind is MARKDOWN else ".json"
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder", expected=f"a file, such as {path / ('out' + ending)}")
@@ -107,7 +109,7 @@ def _need_file(path: Path, kind: FileKind | TableSpec) -> None:
     if path.stat().st_size and os.access(path, os.R_OK):
         with path.open("rb") as stream:
             begins = stream.read(64)
-        if not begins.startswith(starts):
+        if not begins.startswith(starts) or (isinstance(kind, TableSpec) and not _is_table(path, kind)):
             raise ArtifactError(
                 f"{path} holds something else, which would be lost", found=_shown(begins),
                 expected=f"a new file, or one that is {about}",
@@ -134,6 +136,15 @@ def _need_folder(path: Path, specs: Sequence[FolderSpec]) -> None:
             found=f"an artifact of {found}" if found else ", ".join(held[:5]),
             expected=f"a new folder, an empty one, or one that `{maker(specs[0])}` wrote",
         )
+
+
+def _is_table(path: Path, spec: TableSpec) -> bool:
+    from vqpipe.artifacts.tables import read_header
+
+    try:
+        return read_header(path).spec == spec.name
+    except ArtifactError:
+        return False
 
 
 def _spec_name(manifest: Path) -> str | None:

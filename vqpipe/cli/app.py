@@ -92,7 +92,9 @@ def preset(
             run=f"vqpipe preset {name} --out {out} --force",
         )  # fmt: skip
     from vqpipe.artifacts.publish import publish_text
+    from vqpipe.runtime.preflight import need_place
 
+    need_place(out.parent, [out.name])
     publish_text(out, text)
     typer.echo(f"wrote {out}")
 
@@ -173,9 +175,11 @@ def scoreboard(
 
     Example: vqpipe scoreboard --out docs/scoreboard.md
     """
+    from vqpipe.artifacts.places import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.report.scoreboard.page import read_boards, scoreboard_page
 
+    need_output(out, MARKDOWN)
     publish_text(out, scoreboard_page(read_boards(folder)))
     typer.echo(f"wrote {out}")
 
@@ -214,14 +218,12 @@ def prior_card(
 
     Example: vqpipe prior-card artifacts/prior/words --out words.md
     """
+    from vqpipe.artifacts.places import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.codebooks.card import card
 
-    text = card(path)
-    target = out or path.with_name(f"{path.name}.card.md")
-    if target.is_dir():
-        raise ParamsError(f"{target} is a folder", expected="a file, such as card.md")
-    publish_text(target, text)
+    target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
+    publish_text(target, card(path))
     typer.echo(f"wrote {target}")
 
 

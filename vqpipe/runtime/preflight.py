@@ -98,6 +98,7 @@ def need_compiler(device_type: str) -> None:
     Args:
         device_type: `cpu` or `cuda`.
     """
+    usual: tuple[str, ...]
     if device_type == "cuda":
         if find_spec("triton") is None:
             raise SetupError(
