@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqpipe.errors import VqpipeError
+from vqpipe.errors import VqpipeError, of_file_system
+
+if TYPE_CHECKING:
+    from vqpipe.artifacts.places import Input
+    from vqpipe.params.corpus import CorpusParams
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
+Corpus = Annotated[Path | None, typer.Option(help="The captions; without it where corpus.path says.")]
 
 
 def stage_app(main: Callable[..., None]) -> typer.Typer:
@@ -22,10 +27,25 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             main(*args, **kwargs)
-        except VqpipeError as error:
-            typer.echo(f"error: {error}", err=True)
+        except (VqpipeError, OSError) as error:
+            told = of_file_system(error) if isinstance(error, OSError) else error
+            if told is None:
+                raise
+            typer.echo(f"error: {told}", err=True)
             raise typer.Exit(2) from error
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(guarded)
     return app
+
+
+def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
+    """The section `corpus` of a params file, read from `corpus` where that is named; and it as a stage's input."""
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.params.base import load_params
+    from vqpipe.params.corpus import CorpusParams
+
+    stated: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
+    source = stated if corpus is None else stated.model_copy(update={"path": str(corpus)})
+    path = Path(source.path)
+    return source, (path, DATASET) if source.kind == "dataset" else path

@@ -23,20 +23,31 @@ def main(
 
     Example: python -m stages.clip --dataset artifacts/dataset --out artifacts/clip
     """
+    from vqpipe.artifacts.places import CURVES, JSON
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.clip_fit.fit import make_clip, raw_inputs
     from vqpipe.params.base import load_params
     from vqpipe.params.clip import ClipParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.runtime.scratch import scratch_folder
 
     config = load_params(params, "clip", ClipParams)
+    if config.pretrained is None and config.fit is not None and config.fit.training.compile:
+        need_compiler(device().type)
     with (
         process_group(),
-        stage_run("clip", config, [dataset, *raw_inputs(config)]) as run,
-        scratch_folder("clip", run.key()) as scratch,
+        stage_run(
+            "clip",
+            config,
+            [(dataset, DATASET), *raw_inputs(config)],
+            [(out, CLIP), (metrics, JSON), (curves, CURVES)],
+        ) as run,
+        scratch_folder("clip", run.key(), run.identity()) as scratch,
     ):
         measured = make_clip(dataset, config, out, curves, scratch, device())
         if is_main_process():

@@ -29,7 +29,11 @@ def main(
 
     Example: python -m stages.cluster --patches artifacts/patches --out artifacts/prior/patches
     """
+    from vqpipe.artifacts.places import CURVES, JSON
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.centroids import CENTROIDS
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.patches import PATCHES
     from vqpipe.params.base import load_params
     from vqpipe.params.cluster import ClusterParams
     from vqpipe.runtime.device import device
@@ -42,8 +46,13 @@ def main(
     labels = dataset if config.per_class else None
     with (
         process_group(),
-        stage_run("cluster", config, [patches, *([labels] if labels else [])]) as run,
-        scratch_folder("cluster", run.key()) as scratch,
+        stage_run(
+            "cluster",
+            config,
+            [(patches, PATCHES), *([(labels, DATASET)] if labels else [])],
+            [(out, CENTROIDS), (metrics, JSON), (curves, CURVES)],
+        ) as run,
+        scratch_folder("cluster", run.key(), run.identity()) as scratch,
     ):
         measured = write_centroids(
             patches, config, out, dataset=labels, curves=curves, scratch=scratch, device=device()

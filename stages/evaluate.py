@@ -25,13 +25,19 @@ def main(
     Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
     --metrics artifacts/metrics/evaluate/lc.json
     """
+    from vqpipe.artifacts.places import JSON, Input
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.evaluation import EVALUATION
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.evaluation.evaluate import evaluate_dataset
     from vqpipe.params.base import load_params
     from vqpipe.params.evaluate import EvaluateParams
 
     config = load_params(params, "evaluate", EvaluateParams)
-    with stage_run("evaluate", config, inputs=[dataset, clip, tokenizer]) as run:
+    inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
+    with stage_run("evaluate", config, inputs, [(out, EVALUATION), (metrics, JSON)]) as run:
         result = evaluate_dataset(dataset, clip, tokenizer, config)
         run.published(result.write(out))
         run.metrics(metrics, result.metrics)

@@ -5,16 +5,18 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, stage_app
 
 OUT = Path("artifacts/prior/words")
 METRICS = Path("artifacts/metrics/graph.json")
 
 
 def main(
-    corpus: Annotated[Path, typer.Option(help="The captions.")] = Path("artifacts/dataset"),
+    corpus: Corpus = None,
     vocabulary: Annotated[Path, typer.Option(help="The vocabulary artifact.")] = Path("artifacts/vocabulary"),
-    clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    clip: Annotated[Path, typer.Option(help="The CLIP artifact, for vectors from one.")] = Path(
+        "artifacts/clip"
+    ),
     out: Annotated[Path, typer.Option(help="The words prior to publish.")] = OUT,
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
@@ -25,10 +27,13 @@ def main(
     """
     from functools import partial
 
+    from vqpipe.artifacts.places import JSON, Input, need_input
+    from vqpipe.artifacts.publish import MANIFEST
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.words import VOCABULARY, WORDS
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
-    from vqpipe.params.corpus import CorpusParams
     from vqpipe.params.graph import GraphParams
     from vqpipe.runtime.device import device
     from vqpipe.text.graph import build_graph, measure
@@ -38,18 +43,21 @@ def main(
     from vqpipe.vision.clip import Clip
 
     config = load_params(params, "graph", GraphParams)
-    kind: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
-    source = kind.model_copy(update={"path": str(corpus)})
+    source, captions = corpus_input(params, corpus)
+    needs_clip = config.vectors.kind in ("clip", "clip_tokens")
+    if clip.is_file() or (clip / MANIFEST).is_file():
+        need_input(clip, CLIP)
     shown = {
         "graph": config.model_dump(mode="json"),
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
-    with stage_run("graph", shown, [corpus, vocabulary, clip]) as run:
+    inputs: list[Input] = [captions, (vocabulary, VOCABULARY), *([(clip, CLIP)] if needs_clip else [])]
+    with stage_run("graph", shown, inputs, [(out, WORDS), (metrics, JSON)]) as run:
         words = read_vocabulary(vocabulary)
         vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
         graph = build_graph(read_captions(source), vectors.vocabulary, config)
         pack(run.published(out), graph, vectors, config)
-        measured = measure(graph, vectors.vocabulary, corpus / "truth.parquet", config.min_count)
+        measured = measure(graph, vectors.vocabulary, Path(source.path) / "truth.parquet", config.min_count)
         run.metrics(metrics, {**measured, **vectors.metrics})
 
 

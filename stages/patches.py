@@ -23,7 +23,11 @@ def main(
 
     Example: python -m stages.patches --clip artifacts/clip --out artifacts/patches
     """
+    from vqpipe.artifacts.places import JSON
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.patches import PATCHES
     from vqpipe.data.stream import ImageStream
     from vqpipe.params.base import load_params
     from vqpipe.params.patches import PatchesParams
@@ -36,8 +40,10 @@ def main(
     config = load_params(params, "patches", PatchesParams)
     with (
         process_group(),
-        stage_run("patches", config, [dataset, clip]) as run,
-        scratch_folder("patches", run.key()) as scratch,
+        stage_run(
+            "patches", config, [(dataset, DATASET), (clip, CLIP)], [(out, PATCHES), (metrics, JSON)]
+        ) as run,
+        scratch_folder("patches", run.key(), run.identity()) as scratch,
     ):
         tower = Clip.load(clip, device())
         fit = (tower.image_size, tower.interpolation, tower.resize_mode)

@@ -25,23 +25,33 @@ def main(
 
     Example: python -m stages.run prior@vq-gpt
     """
+    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.generator import GENERATOR
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+    from vqpipe.artifacts.specs.tokens import TOKENS
     from vqpipe.params.base import load_merged
     from vqpipe.params.prior import PriorParams
     from vqpipe.priors.fit import fit_prior
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.tokenizers.tokens import TokenSet
     from vqpipe.vision.clip import Clip
 
     config = load_merged(params, "prior.common", f"prior.pairs.{pair}", PriorParams)
-    inputs = [tokens, tokenizer, dataset, clip]
+    inputs: list[Input] = [(tokens, TOKENS), (tokenizer, TOKENIZER), (dataset, DATASET), (clip, CLIP)]
+    outputs: list[Output] = [(out, GENERATOR), (metrics, JSON), (curves, CURVES)]
+    if config.training.compile:
+        need_compiler(device().type)
     with (
         process_group(),
-        stage_run("prior", config, inputs) as run,
-        scratch_folder("prior", run.key()) as scratch,
+        stage_run("prior", config, inputs, outputs) as run,
+        scratch_folder("prior", run.key(), run.identity()) as scratch,
     ):
         fitted = fit_prior(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,

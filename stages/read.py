@@ -26,23 +26,34 @@ def main(
 
     Example: python -m stages.run read@vq
     """
+    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.aligner import ANY_ALIGNER
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.reading import READING
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.params.base import load_merged
     from vqpipe.params.reading import ReadingParams
     from vqpipe.reading.read import read_tokenizer
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.vision.clip import Clip
 
     config = load_merged(params, "read.common", f"read.variants.{variant}", ReadingParams)
-    inputs = [dataset, clip, tokenizer, *([aligner] if aligner is not None else [])]
+    inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
+    beside: list[Input] = [(aligner, ANY_ALIGNER)] if aligner is not None else []
+    outputs: list[Output] = [(out, READING), (metrics, JSON), (curves, CURVES)]
+    if config.training is not None and config.training.compile:
+        need_compiler(device().type)
     with (
         process_group(),
-        stage_run("read", config, inputs) as run,
-        scratch_folder("read", run.key()) as scratch,
+        stage_run("read", config, [*inputs, *beside], outputs) as run,
+        scratch_folder("read", run.key(), run.identity()) as scratch,
     ):
         reading = read_tokenizer(
             Tokenizer.from_pretrained(tokenizer, device()), aligner, dataset, Clip.load(clip, device()), config,

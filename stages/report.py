@@ -21,6 +21,7 @@ def main(
 
     Example: python -m stages.report --artifacts artifacts --out artifacts/report --params params.yaml
     """
+    from vqpipe.artifacts.places import HTML, JSON
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.artifacts.run import stage_run
     from vqpipe.params.base import load_params
@@ -28,7 +29,7 @@ def main(
     from vqpipe.report.build import METRICS, PAGE, build_report
 
     config = load_params(params, "report", ReportParams)
-    with stage_run("report", config) as run:
+    with stage_run("report", config, outputs=[(out / PAGE, HTML), (out / METRICS, JSON)]) as run:
         report = build_report(artifacts, params, config)
         publish_text(run.published(out / PAGE), report.html)
         run.metrics(out / METRICS, report.metrics)

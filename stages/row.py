@@ -29,21 +29,32 @@ def main(
     """
     import torch
 
+    from vqpipe.artifacts.places import JSON
     from vqpipe.artifacts.publish import publish_json
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.codebooks.load import load_prior
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.codebooks.load import PRIOR, load_prior
     from vqpipe.params.scoreboard import load_scoreboard
     from vqpipe.rows.row import row_code, train_row
     from vqpipe.runtime.device import device
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
     board, code, where = load_scoreboard(params), row_code(), device()
     config, reading = board.tokenizer(row, seed), board.reader(row, seed)
+    if config.training.compile:
+        need_compiler(where.type)
     with (
-        stage_run("row", board.identity(row, seed), [dataset, clip, prior]) as run,
-        scratch_folder("row", f"{run.key()}-{code}") as scratch,
+        stage_run(
+            "row",
+            board.identity(row, seed),
+            [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)],
+            [(metrics, JSON), (cost, JSON)],
+        ) as run,
+        scratch_folder("row", f"{run.key()}-{code}", run.identity()) as scratch,
     ):
         made = train_row(
             config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),

@@ -25,13 +25,19 @@ def main(
 
     Example: python -m stages.run tokenizer@lc
     """
+    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.codebooks.load import load_prior
+    from vqpipe.artifacts.specs.aligner import ANY_ALIGNER
+    from vqpipe.artifacts.specs.clip import CLIP
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+    from vqpipe.codebooks.load import PRIOR, load_prior
     from vqpipe.params.base import load_merged
     from vqpipe.params.tokenizer import TokenizerParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.aligner_folder import check_aligner_out, save_aligner
     from vqpipe.tokenizers.train import train_tokenizer
@@ -39,10 +45,15 @@ def main(
 
     config = load_merged(params, "tokenizer.common", f"tokenizer.variants.{variant}", TokenizerParams)
     check_aligner_out(config, aligner)
+    inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)]
+    outputs: list[Output] = [(out, TOKENIZER), (metrics, JSON), (curves, CURVES)]
+    beside: list[Output] = [(aligner, ANY_ALIGNER)] if aligner is not None else []
+    if config.training.compile:
+        need_compiler(device().type)
     with (
         process_group(),
-        stage_run("tokenizer", config, [dataset, clip, prior]) as run,
-        scratch_folder("tokenizer", run.key()) as scratch,
+        stage_run("tokenizer", config, inputs, [*outputs, *beside]) as run,
+        scratch_folder("tokenizer", run.key(), run.identity()) as scratch,
     ):
         given, clip_model = load_prior(prior), Clip.load(clip, device())
         done = train_tokenizer(

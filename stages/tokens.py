@@ -18,7 +18,11 @@ def main(
 
     Example: python -m stages.tokens --tokenizer artifacts/tokenizer/vq --out artifacts/tokens/vq
     """
+    from vqpipe.artifacts.places import Input
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+    from vqpipe.artifacts.specs.tokens import TOKENS
     from vqpipe.params.base import load_params
     from vqpipe.params.tokens import TokensParams
     from vqpipe.runtime.device import device
@@ -28,7 +32,8 @@ def main(
     from vqpipe.tokenizers.tokens import write_tokens
 
     config = load_params(params, "tokens", TokensParams)
-    with process_group(), stage_run("tokens", config, [dataset, tokenizer]) as run:
+    inputs: list[Input] = [(dataset, DATASET), (tokenizer, TOKENIZER)]
+    with process_group(), stage_run("tokens", config, inputs, [(out, TOKENS)]) as run:
         write_tokens(dataset, Tokenizer.from_pretrained(tokenizer, device()), out, config, device())
         if is_main_process():
             run.published(out)

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, stage_app
 
 OUT = Path("artifacts/vocabulary")
 METRICS = Path("artifacts/metrics/vocabulary.json")
 
 
 def main(
-    corpus: Annotated[Path, typer.Option(help="The captions.")] = Path("artifacts/dataset"),
+    corpus: Corpus = None,
     out: Annotated[Path, typer.Option(help="The vocabulary artifact to publish.")] = OUT,
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
@@ -23,22 +23,22 @@ def main(
     """
     from collections import Counter
 
+    from vqpipe.artifacts.places import JSON
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.artifacts.specs.words import VOCABULARY
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
-    from vqpipe.params.corpus import CorpusParams
     from vqpipe.params.vocabulary import VocabularyParams
     from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
     from vqpipe.vision.byte_pairs import is_single_token
 
     config = load_params(params, "vocabulary", VocabularyParams)
-    kind: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
-    source = kind.model_copy(update={"path": str(corpus)})
+    source, captions = corpus_input(params, corpus)
     shown = {
         "vocabulary": config.model_dump(mode="json"),
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
-    with stage_run("vocabulary", shown, [corpus]) as run:
+    with stage_run("vocabulary", shown, [captions], [(out, VOCABULARY), (metrics, JSON)]) as run:
         unusable = Counter[str]()
         keep = is_single_token if config.single_clip_tokens else None
         vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep)

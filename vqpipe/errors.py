@@ -6,6 +6,7 @@ tools print its text and exit with code 2; they never show a traceback for it. `
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -60,6 +61,24 @@ class MismatchError(VqpipeError):
 
 class SetupError(VqpipeError):
     """A device, package, file system or environment variable that is not as it must be."""
+
+
+_FILE_SYSTEM = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "not permitted",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def of_file_system(error: OSError) -> SetupError | None:
+    """What a full disk, missing permission or too long a name means to a user; None for any other `OSError`."""
+    if error.errno not in _FILE_SYSTEM:
+        return None
+    where = error.filename2 or error.filename
+    return SetupError(_FILE_SYSTEM[error.errno] + (f": {where}" if where else ""), found=error.strerror)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from stages.graph import app
 from vqpipe.artifacts.publish import publish_folder, tree_digest
+from vqpipe.artifacts.specs.clip import CLIP
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.codebooks.words import read_words
@@ -63,7 +64,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     words = VocabularyParams(pos=WordnetPos(kind="wordnet"), min_count=1, max_adjectives=None, max_nouns=None)
     captions = [(name, text) for name, texts in CAPTIONS.items() for text in texts]
     publish_vocabulary(tmp_path / "vocabulary", build_vocabulary(captions, words))
-    (tmp_path / "clip").mkdir()
+    with publish_folder(tmp_path / "clip", CLIP, {}) as clip:
+        for name in CLIP.required:
+            (clip / name).write_text("")
     monkeypatch.setattr(Clip, "load", lambda path, device: FakeClip())
     return tmp_path
 

@@ -149,10 +149,13 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
         if spec is not None:
             raise missing(folder, spec)
         raise ArtifactError(f"{folder} is not a published folder: it has no {MANIFEST}")
-    header = Header.from_json(path.read_text(encoding="utf-8"), path)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    header = Header.from_json(text, path)
     if spec is not None:
         check_header(header, spec, folder)
-    files = json.loads(path.read_text(encoding="utf-8")).get("files", {})
+    files = json.loads(text).get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(e, dict) and "bytes" in e for e in files.values()):
+        raise ArtifactError(f"{path}: its list of files cannot be read", run="dvc checkout")
     for name, entry in files.items():
         child = folder / name
         if not child.is_file() or child.stat().st_size != entry["bytes"]:

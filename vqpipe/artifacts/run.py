@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vqpipe.artifacts.places import SIDECARS, Input, Output, need_apart, need_input, need_output
 from vqpipe.artifacts.publish import publish_json, tree_digest
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import is_main_process
@@ -53,9 +54,10 @@ class StageRun:
 
     def key(self) -> str:
         """Hash of the params and inputs: names this run's scratch folder."""
-        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """The stage, its params, and the hashes of its inputs: what the key is a hash of."""
         if self._known is None:
             self._known = {
                 "stage": self.stage,
@@ -65,7 +67,7 @@ class StageRun:
         return self._known
 
     def _finish(self) -> None:
-        lineage = {**self._identity(), "packages": _versions(), "python": platform.python_version()}
+        lineage = {**self.identity(), "packages": _versions(), "python": platform.python_version()}
         usage = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         unit = 1 if sys.platform == "darwin" else 1024
         cost = {
@@ -101,20 +103,30 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def stage_run(
-    stage: str, params: BaseModel | Mapping[str, Any], inputs: Sequence[Path] = ()
+    stage: str,
+    params: BaseModel | Mapping[str, Any],
+    inputs: Sequence[Input] = (),
+    outputs: Sequence[Output] = (),
 ) -> Iterator[StageRun]:
-    """Check that the inputs are there, time the block, and write the sidecars of what it published.
+    """Check the inputs and the places of the outputs, time the block, and write the sidecars of what it published.
 
     Raises:
-        ArtifactError: an input path does not exist.
+        ArtifactError: an input that is not there or of another kind, or an output that would replace something else.
+        SetupError: an output that cannot be written.
     """
-    for path in inputs:
-        if not path.exists():
-            raise ArtifactError(f"{stage}: input {path} does not exist", run=f"dvc repro {stage}")
+    paths = [given if isinstance(given, Path) else given[0] for given in inputs]
+    for given in inputs:
+        if not isinstance(given, Path):
+            need_input(*given)
+        elif not given.exists():
+            raise ArtifactError(f"{stage}: input {given} does not exist", run=f"dvc repro {stage}")
+    for path, kind in outputs:
+        need_output(path, kind, SIDECARS)
+    need_apart(paths, outputs)
     plain = (
         params.model_dump(mode="json") if isinstance(params, BaseModel) else json.loads(json.dumps(params))
     )
-    run = StageRun(stage, plain, inputs)
+    run = StageRun(stage, plain, paths)
     yield run
     if is_main_process():
         run._finish()

@@ -57,6 +57,14 @@ class FolderSpec:
 Spec = TableSpec | TensorSpec | FolderSpec
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """Folders of several specs that may stand in one place, such as the codebooks a tokenizer can be built on."""
+
+    about: str
+    specs: tuple[FolderSpec, ...]
+
+
 def maker(spec: Spec) -> str:
     """The command that makes an artifact: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
     return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
@@ -99,10 +107,11 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
         )
 
 
-def missing(where: Path, spec: Spec) -> ArtifactError:
+def missing(where: Path, *specs: Spec) -> ArtifactError:
     """The error for an artifact that is not there, or for something else that stands in its place."""
-    wanted = f"a {spec.name} v{spec.version} artifact"
+    wanted = " or ".join(f"{spec.name} v{spec.version}" for spec in specs)
+    run = " or ".join(dict.fromkeys(map(maker, specs)))
     if not where.exists():
-        return ArtifactError(f"{where} does not exist ({wanted})", run=maker(spec))
+        return ArtifactError(f"{where} does not exist (a {wanted} artifact)", run=run)
     held = ", ".join(path.name for path in sorted(where.iterdir())[:8]) if where.is_dir() else "a file"
-    return ArtifactError(f"{where} is not {wanted}", found=held or "an empty folder", run=maker(spec))
+    return ArtifactError(f"{where} is not a {wanted} artifact", found=held or "an empty folder", run=run)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
-from vqpipe.errors import ParamsError, VqpipeError
+from vqpipe.errors import ParamsError, VqpipeError, of_file_system
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -25,8 +25,11 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except VqpipeError as error:
-            typer.echo(f"error: {error}", err=True)
+        except (VqpipeError, OSError) as error:
+            told = of_file_system(error) if isinstance(error, OSError) else error
+            if told is None:
+                raise
+            typer.echo(f"error: {told}", err=True)
             raise typer.Exit(2) from error
 
 
@@ -89,7 +92,9 @@ def preset(
             run=f"vqpipe preset {name} --out {out} --force",
         )  # fmt: skip
     from vqpipe.artifacts.publish import publish_text
+    from vqpipe.runtime.preflight import need_place
 
+    need_place(out.parent, [out.name])
     publish_text(out, text)
     typer.echo(f"wrote {out}")
 
@@ -182,9 +187,11 @@ def scoreboard(
 
     Example: vqpipe scoreboard --out docs/scoreboard.md
     """
+    from vqpipe.artifacts.places import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.report.scoreboard.page import read_boards, scoreboard_page
 
+    need_output(out, MARKDOWN)
     publish_text(out, scoreboard_page(read_boards(folder)))
     typer.echo(f"wrote {out}")
 
@@ -223,14 +230,12 @@ def prior_card(
 
     Example: vqpipe prior-card artifacts/prior/words --out words.md
     """
+    from vqpipe.artifacts.places import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.codebooks.card import card
 
-    text = card(path)
-    target = out or path.with_name(f"{path.name}.card.md")
-    if target.is_dir():
-        raise ParamsError(f"{target} is a folder", expected="a file, such as card.md")
-    publish_text(target, text)
+    target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
+    publish_text(target, card(path))
     typer.echo(f"wrote {target}")
 
 

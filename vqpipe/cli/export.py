@@ -20,9 +20,12 @@ def export(
 
     Example: vqpipe export artifacts/tokenizer/lc --out lc-onnx
     """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.exported import ONNX
     from vqpipe.library.export import export_tokenizer, need_packages
 
     need_packages()
+    need_output(out, ONNX)
     from vqpipe.library.hub import Tokenizer
 
     done = export_tokenizer(Tokenizer.from_pretrained(tokenizer), out)

@@ -18,9 +18,12 @@ def import_vqgan(
 
     Example: vqpipe import-vqgan last.ckpt model.yaml --out artifacts/tokenizer/vqgan
     """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.library.vqgan import import_vqgan as read
     from vqpipe.library.vqgan import publish_import
 
+    need_output(out, TOKENIZER)
     imported = read(checkpoint, config)
     publish_import(imported, checkpoint, config, out)
     tokenizer = imported.tokenizer

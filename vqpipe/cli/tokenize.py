@@ -26,10 +26,13 @@ def tokenize(
 
     Example: vqpipe tokenize photos --tokenizer artifacts/tokenizer/lc --out photos.parquet
     """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.tokens import CODES
     from vqpipe.library.hub import Tokenizer
     from vqpipe.library.tokens import tokenize as run
     from vqpipe.runtime.device import device
 
+    need_output(out, CODES)
     done = run(images, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size, resolution)
     groups, rows, columns = done.facts["shape"]
     codes = " x ".join(f"{count:,}" for count in done.facts["num_codes"])
@@ -50,9 +53,12 @@ def detokenize(
 
     Example: vqpipe detokenize photos.parquet --tokenizer artifacts/tokenizer/lc --out again
     """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.exported import DECODED
     from vqpipe.library.hub import Tokenizer
     from vqpipe.library.tokens import detokenize as run
     from vqpipe.runtime.device import device
 
+    need_output(out, DECODED)
     count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
     typer.echo(f"wrote {out}: {count:,} images")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.spec import OneOf
 from vqpipe.artifacts.specs.centroids import CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.specs.words import WORDS
@@ -14,6 +15,8 @@ from vqpipe.errors import ArtifactError
 
 Prior = Words | Centroids | None
 """Any codebook prior that a tokenizer can be built on."""
+PRIOR = OneOf("codebook prior", (WORDS, CENTROIDS, NO_PRIOR))
+"""Their artifacts."""
 
 
 def load_prior(folder: Path) -> Prior:

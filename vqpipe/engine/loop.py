@@ -24,6 +24,7 @@ from vqpipe.errors import MismatchError, VqpipeError
 from vqpipe.params.training import TrainingParams
 from vqpipe.runtime.determinism import deterministic_algorithms
 from vqpipe.runtime.distributed import broadcast_module, is_main
+from vqpipe.runtime.preflight import need_compiler
 from vqpipe.runtime.progress import progress_bar
 
 MAX_ROLLBACKS = 5
@@ -54,11 +55,13 @@ def fit(
 
     Raises:
         MismatchError: a batch that ranks and micro-batches cannot share, or `channels_last` without convolutions.
-        SetupError: `deterministic`, and an operation that has no deterministic form.
+        SetupError: `compile` without a compiler; `deterministic`, and an operation that has no deterministic form.
         TrainingError: the loss or a gradient was not finite more than five times; each time the run went back to
             its last checkpoint and passed over the batches in between.
     """
     check_shares(config.batch_size, config.accumulate)
+    if config.compile:
+        need_compiler(device.type)
     if config.channels_last:
         _set_channels_last(trainable.module)
     broadcast_module(trainable.module)

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vqpipe.artifacts.places import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
 from vqpipe.library.identity import identity
-from vqpipe.library.outputs import check_target
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def export_tokenizer(tokenizer: Tokenizer, out: Path) -> Exported:
         MismatchError: the graphs do not compute what the tokenizer does.
     """
     need_packages()
-    check_target(out, ONNX)
+    need_output(out, ONNX)
     (rows, columns), side = tokenizer.grid, tokenizer.resolution
     images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     indices = tokenizer.eval().encode(images)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from vqpipe.artifacts.places import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
@@ -31,7 +32,6 @@ from vqpipe.data.records import Bad
 from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
 from vqpipe.library.folder import Square, squares
 from vqpipe.library.identity import identity, named
-from vqpipe.library.outputs import check_target
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import codes_table
@@ -159,7 +159,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             f"{tokens} was made by another tokenizer", found=f"tokens of {named(facts['tokenizer'])}",
             expected=f"tokens of this one: {named(own)}",
         )  # fmt: skip
-    check_target(out, DECODED)
+    need_output(out, DECODED)
     shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
     content: dict[str, Any] = {"tokenizer": own, "resolution": facts["resolution"], "images": 0}
     with publish_folder(out, DECODED, content) as folder, progress_bar("images", None) as bar:

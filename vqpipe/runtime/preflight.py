@@ -2,10 +2,66 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from vqpipe.errors import SetupError
+
+LEAST_FREE = 1 << 20
+"""Bytes below which a file system counts as full."""
+
+
+def need_place(folder: Path, names: Iterable[str] = (), what: str | None = None) -> None:
+    """Raise `SetupError` unless files can be made in `folder`, which is itself made where it is not there.
+
+    Nothing is left behind: the file that is tried has no name, or is removed at once.
+
+    Args:
+        names: of the files to be made, for the limit of the file system.
+        what: how the message names the place; by default by its path.
+    """
+    shown = what or str(folder / next(iter(names), ""))
+    at, new = folder.absolute(), list(names)
+    while not os.path.exists(at):
+        if os.path.islink(at):
+            raise SetupError(f"{shown} cannot be written: {at} is a link to nothing", found=os.readlink(at))
+        new.append(at.name)
+        at = at.parent
+    if not at.is_dir():
+        raise SetupError(f"{shown} cannot be written: {at} is a file", expected="a folder")
+    _need_short(shown, at, new)
+    may = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    if not os.access(at, os.W_OK | os.X_OK, **may):
+        raise SetupError(
+            f"{shown} cannot be written: {at} is not writable",
+            expected="a folder that this user may write to",
+        )
+    free = shutil.disk_usage(at).free
+    if free < LEAST_FREE:
+        raise SetupError(f"{shown} cannot be written: no space is left", found=f"{free:,} bytes free at {at}")
+    try:
+        with tempfile.TemporaryFile(dir=at) as stream:
+            stream.write(bytes(4096))
+    except OSError as error:
+        raise SetupError(f"{shown} cannot be written", found=f"{at}: {error.strerror}") from error
+
+
+def _need_short(shown: str, at: Path, names: list[str]) -> None:
+    """Raise `SetupError` where a name is longer than the file system at `at` takes."""
+    limit = os.pathconf(at, "PC_NAME_MAX")
+    for name in names:
+        length = len(os.fsencode(name))
+        if length > limit:
+            raise SetupError(
+                f"{shown} cannot be written: a name is too long",
+                found=f"{length} bytes: {name[:40]}…", expected=f"at most {limit} bytes",
+            )  # fmt: skip
 
 
 def need_disk(folder: Path, num_bytes: int, what: str) -> None:
@@ -33,3 +89,32 @@ def need_memory(num_bytes: int, what: str) -> None:
             found=f"{free / 1e9:.2f} GB available",
             expected=f"{num_bytes / 1e9:.2f} GB",
         )
+
+
+def need_compiler(device_type: str) -> None:
+    """Raise `SetupError` unless `torch.compile` finds what it builds code with: a C++ compiler, on CUDA Triton and a
+    C compiler.
+
+    Args:
+        device_type: `cpu` or `cuda`.
+    """
+    usual: tuple[str, ...]
+    if device_type == "cuda":
+        if find_spec("triton") is None:
+            raise SetupError(
+                "training.compile needs Triton on CUDA, and it is not installed",
+                expected="the package triton, or training.compile: false", run="pip install triton",
+            )  # fmt: skip
+        variable, usual = "CC", ("gcc", "clang")
+    else:
+        variable, usual = "CXX", ("clang++",) if sys.platform == "darwin" else ("g++",)
+        if os.environ.get("TORCH_INDUCTOR_INSTALL_GXX"):
+            return
+    named = os.environ.get(variable)
+    names = shlex.split(named)[:1] if named else usual
+    if not any(map(shutil.which, names)):
+        raise SetupError(
+            f"training.compile needs a {'C' if variable == 'CC' else 'C++'} compiler, and there is none",
+            found=f"no {' or '.join(names) or 'name'} on the PATH" + (f" ({variable}={named})" if named else ""),
+            expected=f"a compiler, or its path in {variable}, or training.compile: false",
+        )  # fmt: skip

@@ -1,6 +1,6 @@
 """What was trained beside an aligned tokenizer and is no part of it."""
 
-from vqpipe.artifacts.spec import FolderSpec, TensorSpec
+from vqpipe.artifacts.spec import FolderSpec, OneOf, TensorSpec
 
 ALIGNER_WEIGHTS = TensorSpec(
     "aligner-weights", 1, {}, stage="tokenizer", open=True,
@@ -15,3 +15,4 @@ ALIGNER = FolderSpec(
 NO_ALIGNER = FolderSpec(
     "no-aligner", 1, stage="tokenizer", about="stands where a variant was trained without alignment"
 )
+ANY_ALIGNER = OneOf("aligner", (ALIGNER, NO_ALIGNER))
