@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 
@@ -55,3 +56,18 @@ def clean_caption(raw: object) -> str:
 def printable(name: str) -> str:
     """A file name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def identifier(value: object) -> str | None:
+    """The text of an identifier from a JSON value, the same for 1, 1.0 and "1"; None where it names nothing.
+
+    Strings lose white space at their ends, and lone surrogates become backslash escapes. True and false, null,
+    NaN, the infinities, an empty string, lists and objects name nothing.
+    """
+    if isinstance(value, str):
+        return printable(value.strip()) or None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(int(value)) if value == int(value) else str(value)
