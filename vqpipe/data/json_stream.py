@@ -45,7 +45,7 @@ class JsonArrays:
         """Yield (key, element, start, end) for each element of the arrays under `keys`, in file order.
 
         Until the next element is asked for, `self.text[start:end]` is this one's own JSON. Keys that are
-        missing yield nothing.
+        missing or null yield nothing.
 
         Raises:
             DataError: not a JSON object, damaged, or a key of `keys` does not hold an array.
@@ -65,7 +65,7 @@ class JsonArrays:
         while self._peek() != "}":
             key = self._value()
             self._expect(":")
-            if key in keys or self._peek() == "[":
+            if self._peek() == "[" or (key in keys and self._peek() != "n"):
                 self._expect("[")
                 while self._peek() != "]":
                     element = self._value()

@@ -28,6 +28,8 @@ SIDE_REASONS = {
     "caption_not_text": "a caption that is no string; the image keeps its others",
     "orphan_annotation": "annotations of an image that is not listed",
     "bad_annotation": "an annotation without the fields it needs",
+    "duplicate_annotation": "an annotation that is listed again, with the same id and content",
+    "clipped_box": "a box that reached out of its image by more than a pixel; the part inside is kept",
     "other_file": "a file whose name is not an image's",
 }
 """Reasons that cost no image; they are counted and listed, but not part of the bad fraction."""

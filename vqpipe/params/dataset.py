@@ -135,6 +135,8 @@ class DatasetParams(Params):
     """How images are scaled before they are stored."""
     max_bad_fraction: float = Field(ge=0, le=1)
     """Highest share of the source's images that may be quarantined before the stage fails, 0 to 1."""
+    max_bad_annotation_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Highest share of its captions and objects that may be left out, 0 to 1; null: as `max_bad_fraction`."""
     max_pixels: int = Field(ge=1024)
     """Images of more pixels than this are quarantined unopened (decompression bombs)."""
     shard_bytes: int = Field(ge=1 << 20)
