@@ -1,0 +1,302 @@
+"""Files that list images with captions: tables, JSON lines, Karpathy's json, and json of one's own.
+
+What a file is, its first bytes say: `listing_kind`. Every kind is read into the same rows; what a row lacks is noted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vqpipe.data.captions import identifier, printable
+from vqpipe.data.json_stream import JsonArrays
+from vqpipe.data.records import Bad
+from vqpipe.data.streams import open_bytes
+from vqpipe.data.walk import is_image
+from vqpipe.errors import DataError
+
+Kind = Literal["table", "lines", "karpathy", "json", "coco"]
+IMAGE_FIELDS = (
+    "file_name", "filename", "image", "image_path", "img_path", "filepath", "file_path", "path", "image_name",
+    "image_file", "img", "file",
+)  # fmt: skip
+"""Fields that name the image, the likeliest first; upper and lower case are the same."""
+CAPTION_FIELDS = (
+    "caption", "captions", "text", "sentence", "sentences", "title", "description", "comment", "raw", "alt_text",
+)  # fmt: skip
+"""Fields that hold a caption or a list of them, the likeliest first."""
+HEAD_BYTES = 1 << 16
+MAX_FIELD = 1 << 24
+"""Characters of a cell of a table; a row with a longer one is noted."""
+DELIMITERS = ("\t", ",", "|", ";")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image of a listing: its file name, and captions, split and class as they were written."""
+
+    image: str
+    captions: Sequence[object]
+    split: object = None
+    label: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the fields; None: the known names."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+
+
+def field_of(value: dict[str, Any], name: str | None, known: Sequence[str]) -> Any:
+    """A field by its name, which may be a path with dots, or the first of the known names; None without it."""
+    if name is None:
+        lower = {key.strip().lower(): key for key in value}
+        return next((value[lower[key]] for key in known if key in lower), None)
+    if name in value:
+        return value[name]
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None  # type: ignore[assignment]
+    return value
+
+
+def captions_of(value: Any, name: str | None) -> list[object]:
+    """The captions that a JSON value holds: itself, those of a list, or those of a field; null holds none."""
+    if isinstance(value, dict):
+        value = field_of(value, name, CAPTION_FIELDS)
+    if value is None:
+        return []
+    parts = value if isinstance(value, list) else [value]
+    return [
+        field_of(part, None, ("raw", *CAPTION_FIELDS)) if isinstance(part, dict) else part for part in parts
+    ]
+
+
+def head_of(path: Path) -> str:
+    """The first characters of a text file, unpacked; empty for what cannot be read as text."""
+    try:
+        with open_bytes(path) as stream:
+            return stream.read(HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
+    except DataError:
+        return ""
+
+
+def listing_kind(path: Path) -> Kind | None:
+    """What a file lists and how, by its first bytes; `coco` where it is COCO's; None where it lists no images."""
+    head = head_of(path)
+    start = head.lstrip()
+    if start.startswith("["):
+        named = re.search(r'"(%s)"\s*:' % "|".join(IMAGE_FIELDS), start, re.IGNORECASE)
+        return "json" if named else None
+    if start.startswith("{"):
+        return _object_kind(start, len(head) < HEAD_BYTES // 2)
+    columns = _columns(head)
+    return "table" if columns is not None else None
+
+
+def _object_kind(start: str, whole: bool) -> Kind | None:
+    first = _json(start.partition("\n")[0])
+    if isinstance(first, dict) and ("\n{" in start or not _holds_images(first)):
+        if isinstance(field_of(first, None, IMAGE_FIELDS), str):
+            return "lines"
+    if re.search(r'"images"\s*:\s*\[', start):
+        return "karpathy" if re.search(r'"(sentences|sentids)"\s*:', start) else "coco"
+    if '"annotations"' in start and '"image_id"' in start:
+        return "coco"
+    key = re.match(r'\{\s*"((?:[^"\\]|\\.)+)"\s*:', start)
+    if key and is_image(_file_part(key[1])[0]):
+        return "json"
+    return "json" if re.search(r'^\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start) else None
+
+
+def _holds_images(value: dict[str, Any]) -> bool:
+    return any(isinstance(part, list) for part in value.values()) and "images" in value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _file_part(cell: str) -> tuple[str, bool]:
+    """A cell without the number that Flickr's token files put behind the name (`1.jpg#0`)."""
+    name = re.sub(r"#\w*$", "", cell.strip())
+    return name, name != cell.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    delimiter: str
+    image: int
+    header: list[str] | None
+
+
+def _columns(head: str) -> _Columns | None:
+    """How a table is written: its delimiter, its header where it has one, and the column of the image."""
+    found = []
+    for delimiter in DELIMITERS:
+        cells = next(_cells(io.StringIO(head), delimiter), [])
+        if len(cells) < 2:
+            continue
+        lower = [cell.strip().lower() for cell in cells]
+        named = [lower.index(name) for name in IMAGE_FIELDS if name in lower]
+        files = [at for at, cell in enumerate(cells) if is_image(_file_part(cell)[0])]
+        if named:
+            found.append((0, _Columns(delimiter, named[0], [cell.strip() for cell in cells])))
+        elif files:
+            found.append((1, _Columns(delimiter, files[0], None)))
+    return min(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def _cells(lines: Any, delimiter: str) -> Iterator[list[str]]:
+    """Rows of a table with quotes; a row that cannot be read comes as an empty one."""
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != "\t")
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield []
+
+
+def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
+    """The rows of a listing in their order; what names no image comes as a `Bad` that stands for one annotation.
+
+    Raises:
+        DataError: the file lists no images, is damaged, or lacks a field that was named.
+    """
+    readers: dict[Kind, Callable[[Path, Fields], Iterator[Row | Bad]]] = {
+        "table": _table, "lines": _lines, "karpathy": _karpathy, "json": _whole,
+    }  # fmt: skip
+    kind = listing_kind(path)
+    if kind is None and fields.image is not None:
+        suffixes = [suffix.lower() for suffix in path.suffixes]
+        kind = "lines" if ".jsonl" in suffixes else "json" if ".json" in suffixes else "table"
+    if kind is None or kind == "coco":
+        raise DataError(
+            f"dataset.source.listing: {path} is no list of images and captions",
+            found="a COCO json: dataset.source.kind coco reads it" if kind else f"it begins: {head_of(path)[:60]!r}",
+            expected="a CSV or TSV with a header, JSON lines, Karpathy's json, [{image, caption}] or {file: [captions]}",
+            run="name the fields: dataset.source.image_field and caption_field" if not kind else None,
+        )
+    yield from readers[kind](path, fields)
+
+
+def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
+    head = head_of(path)
+    columns = _columns(head)
+    if columns is None:  # the image column was named, and holds no name that is known
+        delimiter = max(DELIMITERS, key=head.partition("\n")[0].count)
+        columns = _Columns(delimiter, 0, [cell.strip() for cell in next(_cells(io.StringIO(head), delimiter), [])])
+    names = columns.header or []
+    image = _column(path, "image_field", fields.image, names, columns.image)
+    lower = [name.lower() for name in names]
+    other = 1 - columns.image if columns.image < 2 else 0
+    known = next((lower.index(name) for name in CAPTION_FIELDS if name in lower), None if names else other)
+    caption = _column(path, "caption_field", fields.caption, names, known)
+    label = _column(path, "label_field", fields.label, names, None) if fields.label is not None else None
+    split = lower.index("split") if "split" in lower else None
+    if caption is None or image is None:
+        raise DataError(
+            f"{path} has no column of captions", found=", ".join(map(printable, names)),
+            expected=f"a column such as {', '.join(CAPTION_FIELDS[:3])}", run="set dataset.source.caption_field",
+        )  # fmt: skip
+    with open_bytes(path) as stream:
+        text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
+        for number, cells in enumerate(_cells(text, columns.delimiter), start=1):
+            if (number == 1 and columns.header is not None) or (not any(cell.strip() for cell in cells) and cells):
+                continue
+            if image >= len(cells) or not cells[image].strip("\ufeff \t"):
+                if cells or number > 1:
+                    yield Bad(f"{path.name}, row {number}", "bad_annotation", "no image", 1)
+                continue
+            name = _file_part(cells[image].removeprefix("\ufeff"))[0]
+            yield Row(
+                name if is_image(name) else cells[image].strip("\ufeff"),
+                [cells[caption]] if caption < len(cells) else [],
+                cells[split] if split is not None and split < len(cells) else None,
+                cells[label] if label is not None and label < len(cells) else None,
+            )
+
+
+def _column(path: Path, option: str, name: str | None, names: list[str], known: int | None) -> int | None:
+    """A column by the name or the number (from 0) that the params give; `known` without one."""
+    if name is None:
+        return known
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and not names:
+        return int(name)
+    raise DataError(
+        f"dataset.source.{option}: {path} has no column {name}",
+        found="no header; columns are numbers from 0" if not names else None,
+        choices=[printable(each) for each in names] or None,
+    )
+
+
+def _row(value: Any, fields: Fields, where: str) -> Row | Bad:
+    """The row of a JSON object with fields for the image, its captions, its split and its class."""
+    if not isinstance(value, dict):
+        return Bad(where, "bad_annotation", "not an object", 1)
+    image = field_of(value, fields.image, IMAGE_FIELDS)
+    if isinstance(image, dict):  # {"image": {"path": …}}
+        image = field_of(image, None, IMAGE_FIELDS)
+    if not isinstance(image, str) or not image.strip():
+        return Bad(where, "bad_annotation", "no image", 1)
+    label = field_of(value, fields.label, ()) if fields.label is not None else None
+    return Row(image, captions_of(value, fields.caption), value.get("split"), label)
+
+
+def _lines(path: Path, fields: Fields) -> Iterator[Row | Bad]:
+    with open_bytes(path) as stream:
+        for number, line in enumerate(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape"), start=1):
+            if line.strip("\ufeff \t\r\n"):
+                yield _row(_json(line.removeprefix("\ufeff")), fields, f"{path.name}, line {number}")
+
+
+def _karpathy(path: Path, fields: Fields) -> Iterator[Row | Bad]:
+    for number, (_, element, _, _) in enumerate(JsonArrays(path).elements("images"), start=1):
+        row = _row(element, fields, f"{path.name}, image {number}")
+        if isinstance(row, Row) and fields.image is None and isinstance(element.get("filename"), str):
+            folder = element.get("filepath")
+            name = f"{folder}/{element['filename']}" if isinstance(folder, str) and folder else element["filename"]
+            row = Row(name, captions_of(element.get("sentences"), fields.caption), row.split, row.label)
+        yield row
+
+
+def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
+    """A json list of objects, or an object of captions by file name."""
+    with open_bytes(path) as stream:
+        text = stream.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        told = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise DataError(f"{path} is not valid JSON: {told}") from error
+    if isinstance(value, dict):
+        lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+        if len(lists) == 1 and isinstance(_row(lists[0][0], fields, ""), Row) and not any(map(is_image, value)):
+            value = lists[0]
+        else:
+            for name, captions in value.items():
+                yield Row(_file_part(name)[0] if "#" in name else name, captions_of(captions, fields.caption))
+            return
+    for number, element in enumerate(value, start=1):
+        yield _row(element, fields, f"{path.name}, entry {number}")
+
+
+def label_text(label: object) -> str | None:
+    """A class as text: that of a string or a number; None for anything else."""
+    return identifier(label)
