@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections import Counter
 
 
 class BadCaption(ValueError):
@@ -12,6 +13,28 @@ class BadCaption(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Unusable(Counter[str]):
+    """How many captions were left out, by a word of `vqpipe.data.reasons`, and what else a reader noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, str] = {}
+        """The first caption left out for each reason: its id, and what there is of it."""
+        self.without_id = 0
+        """Captions whose source has ids but gives them none; they are read."""
+        self.other_splits = 0
+        """Captions of splits that are not for training; they are passed over."""
+        self.hint = ""
+        """What the source has instead, where it lacks captions."""
+
+    def leave_out(self, reason: str, caption_id: str, raw: object) -> None:
+        """Count a caption that cannot be used."""
+        self[reason] += 1
+        if reason not in self.examples:
+            shown = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else str(raw)
+            self.examples[reason] = f"{caption_id}: {printable(shown[:60].strip())!r}"
 
 
 def usable_caption(raw: object) -> str:

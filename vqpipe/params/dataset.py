@@ -139,6 +139,8 @@ class PairsSource(Params):
     """Column or key of the caption, `a.b` for a key within a key; null: `caption`, `text` and other usual names."""
     label_field: str | None = Field(default=None, min_length=1)
     """Column or key of the class in a listing; null: the listing states no class."""
+    encoding: str | None = Field(default=None, min_length=1)
+    """What text without a byte order mark is in, such as cp1252; null: UTF-8 or UTF-16, whichever it is."""
     classes: Literal["own", "folders", "none"] = "own"
     """`own`: of x.cls or `label_field`, where there are any. `folders`: the first folder below a split. `none`: no class."""
 

@@ -5,8 +5,6 @@ What a file is, its first bytes say: `listing_kind`. Every kind is read into the
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vqpipe.data.captions import identifier, printable
-from vqpipe.data.json_stream import JsonArrays
+from vqpipe.data.captions import printable
+from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.records import Bad
-from vqpipe.data.streams import open_bytes
+from vqpipe.data.streams import lines, open_bytes
+from vqpipe.data.text_rows import rows
 from vqpipe.data.walk import is_image
 from vqpipe.errors import DataError
 
@@ -32,8 +31,7 @@ CAPTION_FIELDS = (
 )  # fmt: skip
 """Fields that hold a caption or a list of them, the likeliest first."""
 HEAD_BYTES = 1 << 16
-MAX_FIELD = 1 << 24
-"""Characters of a cell of a table; a row with a longer one is noted."""
+ENCODING = "dataset.source.encoding"
 DELIMITERS = ("\t", ",", "|", ";")
 
 
@@ -49,11 +47,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Names of the fields; None: the known names."""
+    """Names of the fields, None: the known names; and the encoding of the files, None: a Unicode one."""
 
     image: str | None = None
     caption: str | None = None
     label: str | None = None
+    encoding: str | None = None
 
 
 def field_of(value: dict[str, Any], name: str | None, known: Sequence[str]) -> Any:
@@ -80,13 +79,18 @@ def captions_of(value: Any, name: str | None) -> list[object]:
     ]
 
 
-def head_of(path: Path) -> str:
+def head_of(path: Path, encoding: str | None = None) -> str:
     """The first characters of a text file, unpacked; empty for what cannot be read as text."""
     try:
-        with open_bytes(path) as stream:
-            return stream.read(HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
+        with open_bytes(path, encoding) as stream:
+            return stream.read(HEAD_BYTES).decode("utf-8", "replace")
     except DataError:
         return ""
+
+
+def _first_cells(head: str, delimiter: str) -> list[str]:
+    first = next(rows(enumerate(head.encode().splitlines(), start=1), delimiter, quotes=True), (0, []))
+    return [cell.strip() for cell in first[1]]
 
 
 def listing_kind(path: Path) -> Kind | None:
@@ -145,30 +149,17 @@ def _columns(head: str) -> _Columns | None:
     """How a table is written: its delimiter, its header where it has one, and the column of the image."""
     found = []
     for delimiter in DELIMITERS:
-        cells = next(_cells(io.StringIO(head), delimiter), [])
+        cells = _first_cells(head, delimiter)
         if len(cells) < 2:
             continue
-        lower = [cell.strip().lower() for cell in cells]
+        lower = [cell.lower() for cell in cells]
         named = [lower.index(name) for name in IMAGE_FIELDS if name in lower]
         files = [at for at, cell in enumerate(cells) if is_image(_file_part(cell)[0])]
         if named:
-            found.append((0, _Columns(delimiter, named[0], [cell.strip() for cell in cells])))
+            found.append((0, _Columns(delimiter, named[0], cells)))
         elif files:
             found.append((1, _Columns(delimiter, files[0], None)))
     return min(found, key=lambda entry: entry[0])[1] if found else None
-
-
-def _cells(lines: Any, delimiter: str) -> Iterator[list[str]]:
-    """Rows of a table with quotes; a row that cannot be read comes as an empty one."""
-    csv.field_size_limit(MAX_FIELD)
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter != "\t")
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield []
 
 
 def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
@@ -195,11 +186,11 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
 
 
 def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    head = head_of(path)
+    head = head_of(path, fields.encoding)
     columns = _columns(head)
     if columns is None:  # the image column was named, and holds no name that is known
         delimiter = max(DELIMITERS, key=head.partition("\n")[0].count)
-        columns = _Columns(delimiter, 0, [cell.strip() for cell in next(_cells(io.StringIO(head), delimiter), [])])
+        columns = _Columns(delimiter, 0, _first_cells(head, delimiter))
     names = columns.header or []
     image = _column(path, "image_field", fields.image, names, columns.image)
     lower = [name.lower() for name in names]
@@ -213,22 +204,21 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
             f"{path} has no column of captions", found=", ".join(map(printable, names)),
             expected=f"a column such as {', '.join(CAPTION_FIELDS[:3])}", run="set dataset.source.caption_field",
         )  # fmt: skip
-    with open_bytes(path) as stream:
-        text = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-        for number, cells in enumerate(_cells(text, columns.delimiter), start=1):
-            if (number == 1 and columns.header is not None) or (not any(cell.strip() for cell in cells) and cells):
-                continue
-            if image >= len(cells) or not cells[image].strip("\ufeff \t"):
-                if cells or number > 1:
-                    yield Bad(f"{path.name}, row {number}", "bad_annotation", "no image", 1)
-                continue
-            name = _file_part(cells[image].removeprefix("\ufeff"))[0]
-            yield Row(
-                name if is_image(name) else cells[image].strip("\ufeff"),
-                [cells[caption]] if caption < len(cells) else [],
-                cells[split] if split is not None and split < len(cells) else None,
-                cells[label] if label is not None and label < len(cells) else None,
-            )
+    read = lines(path, 0, fields.encoding, ENCODING)
+    for at, (number, raw) in enumerate(rows(read, columns.delimiter, quotes=True)):
+        cells = [cell.strip(" ") for cell in raw]
+        if (at == 0 and columns.header is not None) or not any(cells):
+            continue
+        if image >= len(cells) or not cells[image]:
+            yield Bad(f"{path.name}, line {number}", "bad_annotation", "no image", 1)
+            continue
+        name = _file_part(cells[image])[0]
+        yield Row(
+            name if is_image(name) else cells[image],
+            [cells[caption]] if caption < len(cells) else [],
+            cells[split] if split is not None and split < len(cells) else None,
+            cells[label] if label is not None and label < len(cells) else None,
+        )
 
 
 def _column(path: Path, option: str, name: str | None, names: list[str], known: int | None) -> int | None:
@@ -260,43 +250,31 @@ def _row(value: Any, fields: Fields, where: str) -> Row | Bad:
 
 
 def _lines(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    with open_bytes(path) as stream:
-        for number, line in enumerate(io.TextIOWrapper(stream, "utf-8", errors="surrogateescape"), start=1):
-            if line.strip("\ufeff \t\r\n"):
-                yield _row(_json(line.removeprefix("\ufeff")), fields, f"{path.name}, line {number}")
+    for number, line in lines(path, 0, fields.encoding, ENCODING, json=True):
+        if line.strip():
+            value = _json(line.decode("utf-8", "surrogateescape"))
+            yield _row(value, fields, f"{path.name}, line {number}")
 
 
 def _karpathy(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    for number, (_, element, _, _) in enumerate(JsonArrays(path).elements("images"), start=1):
+    source = JsonArrays(path, fields.encoding, ENCODING)
+    for number, (_, element, _, _) in enumerate(source.elements("images"), start=1):
         row = _row(element, fields, f"{path.name}, image {number}")
         if isinstance(row, Row) and fields.image is None and isinstance(element.get("filename"), str):
-            folder = element.get("filepath")
-            name = f"{folder}/{element['filename']}" if isinstance(folder, str) and folder else element["filename"]
-            row = Row(name, captions_of(element.get("sentences"), fields.caption), row.split, row.label)
+            folder, name = element.get("filepath"), element["filename"]
+            whole = f"{folder}/{name}" if isinstance(folder, str) and folder else name
+            row = Row(whole, captions_of(element.get("sentences"), fields.caption), row.split, row.label)
         yield row
 
 
 def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    """A json list of objects, or an object of captions by file name."""
-    with open_bytes(path) as stream:
-        text = stream.read().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        told = f"{error.msg} in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
-        raise DataError(f"{path} is not valid JSON: {told}") from error
-    if isinstance(value, dict):
-        lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
-        if len(lists) == 1 and isinstance(_row(lists[0][0], fields, ""), Row) and not any(map(is_image, value)):
-            value = lists[0]
-        else:
-            for name, captions in value.items():
-                yield Row(_file_part(name)[0] if "#" in name else name, captions_of(captions, fields.caption))
-            return
-    for number, element in enumerate(value, start=1):
-        yield _row(element, fields, f"{path.name}, entry {number}")
-
-
-def label_text(label: object) -> str | None:
-    """A class as text: that of a string or a number; None for anything else."""
-    return identifier(label)
+    """A json list of objects, at the top or under a key, or an object of captions by file name."""
+    source = JsonArrays(path, fields.encoding, ENCODING)
+    by_name: dict[str, list[object]] = {}
+    for number, (key, value, _, _) in enumerate(source.elements(TOP, EVERY), start=1):
+        if is_image(_file_part(key)[0]):
+            by_name.setdefault(_file_part(key)[0], []).extend(captions_of(value, fields.caption))
+        elif key == TOP or isinstance(value, dict):
+            yield _row(value, fields, f"{path.name}, entry {number}")
+    for name, captions in by_name.items():
+        yield Row(name, captions)
