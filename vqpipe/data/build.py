@@ -179,8 +179,10 @@ def _metrics(
     total = lost + sum(images.values())
     annotations = {}
     if plan.num_annotations is not None:
-        share = sum(entry.annotations for _, entry in bad) / max(plan.num_annotations, 1)
-        annotations = {"num_annotations": plan.num_annotations, "bad_annotation_fraction": round(share, 6)}
+        left_out = sum(entry.annotations for _, entry in bad)
+        listed = max(plan.num_annotations, captions.total() + left_out)
+        share = left_out / max(listed, 1)
+        annotations = {"num_annotations": listed, "bad_annotation_fraction": round(share, 6)}
     return {
         "images": images,
         "captions": {split: captions[split] for split in SPLITS},

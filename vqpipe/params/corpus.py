@@ -44,6 +44,17 @@ class FileCorpus(Corpus):
         return files
 
 
+def known_encoding(encoding: str | None) -> str | None:
+    """Refuse the name of an encoding that Python cannot decode, or null."""
+    try:
+        if encoding is not None:
+            "".encode(encoding)
+            codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise ValueError("is not an encoding that Python knows, such as utf-8, cp1252 or shift_jis") from None
+    return encoding
+
+
 class EncodedCorpus(FileCorpus):
     """What the corpora share that lie in files of text. These may be plain, gzip, bzip2, xz or zstd: the usual
     endings are the kind's own, alone or with .gz, .bz2, .xz or .zst behind it."""
@@ -52,18 +63,7 @@ class EncodedCorpus(FileCorpus):
     """Encoding of files without a byte order mark, such as `cp1252`, `latin-1`, `shift_jis`; null: UTF-8, or UTF-16
     or UTF-32 where the bytes say so, and anything else is an error. `utf-8` leaves out what is no UTF-8."""
 
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, encoding: str | None) -> str | None:
-        try:
-            if encoding is not None:
-                "".encode(encoding)
-                codecs.getincrementaldecoder(encoding)
-        except (LookupError, ValueError):
-            raise ValueError(
-                "is not an encoding that Python knows, such as utf-8, cp1252 or shift_jis"
-            ) from None
-        return encoding
+    _known = field_validator("encoding")(known_encoding)
 
 
 class CocoCorpus(EncodedCorpus):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vqpipe.params.base import Params
+from vqpipe.params.corpus import known_encoding
 from vqpipe.params.scenes import ScenesSource
 
 SplitName = Literal["train", "validation", "test"]
@@ -142,7 +143,9 @@ class PairsSource(Params):
     encoding: str | None = Field(default=None, min_length=1)
     """What text without a byte order mark is in, such as cp1252; null: UTF-8 or UTF-16, whichever it is."""
     classes: Literal["own", "folders", "none"] = "own"
-    """`own`: of x.cls or `label_field`, where there are any. `folders`: the first folder below a split. `none`: no class."""
+    """`own`: of x.cls or `label_field`, if any. `folders`: the first folder below a split. `none`: no class."""
+
+    _known = field_validator("encoding")(known_encoding)
 
     @field_validator("listing", "images")
     @classmethod

@@ -40,8 +40,8 @@ class Plan:
 
     `chunks` may be lazy. `classes` are the names of the labels, `categories` those of the segmentation's
     numbers from 1 on. `bad` are pairs of split and item that were refused while listing, `truth` rows of the
-    TRUTH table. `num_annotations` counts the captions and objects that the source lists, usable or not; None:
-    it has none of its own.
+    TRUTH table. `num_annotations` counts the captions and objects that the source lists, usable or not; 0: they
+    are counted while loading; None: it has none of its own.
     """
 
     chunks: Iterable[Chunk]

@@ -73,7 +73,11 @@ def folder_splits(folders: Iterable[tuple[str, ...]]) -> tuple[int, dict[str, Sp
             break
         depth += 1
     named = {parts[depth]: split_named(parts[depth]) for parts in known if len(parts) > depth}
-    whole = all(len(parts) > depth for parts in known) and "train" in named.values() and None not in named.values()
+    whole = (
+        all(len(parts) > depth for parts in known)
+        and "train" in named.values()
+        and None not in named.values()
+    )
     return depth, {name: split for name, split in named.items() if split} if whole else {}
 
 
@@ -104,7 +108,11 @@ def layouts_at(path: Path) -> list[Layout]:
                     found[layout] = None
     if any(_pairs_in_tar(shard) for shard in shards[:3]):
         found["webdataset"] = None
-    return [layout for layout in ("metadata", "webdataset", "karpathy", "table", "json", "folder") if layout in found]
+    return [
+        layout
+        for layout in ("metadata", "webdataset", "karpathy", "table", "json", "folder")
+        if layout in found
+    ]
 
 
 def _layout_of(kind: Kind | None, path: Path) -> Layout | None:
@@ -126,7 +134,8 @@ def listing_names(names: list[str]) -> list[str]:
         lower = name.lower()
         stem, own = PurePosixPath(name).stem, lower.split(".")[0]
         ends = any(lower.endswith(f"{ending}{packed}") for ending in LISTINGS for packed in PACKED)
-        return ends and not is_metadata(name) and stem not in stems and own not in NOTES and not lower.endswith("_stats.json")
+        known = stem in stems or own in NOTES or lower.endswith("_stats.json")
+        return ends and not known and not is_metadata(name)
 
     return [name for name in names if may(name)]
 
@@ -138,7 +147,8 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
         if not waiting:
             return
         depth, folder = waiting.pop(0)
-        files, folders = [], []
+        files: list[str] = []
+        folders: list[str] = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -156,7 +166,9 @@ def _twins(names: Iterable[str]) -> bool:
     known = list(names)
     images = {stem for name in known if is_image(name) for stem in (name, PurePosixPath(name).stem)}
     return any(
-        PurePosixPath(name).stem in images for name in known if name.lower().endswith((*TEXT_ENDINGS, ".json"))
+        PurePosixPath(name).stem in images
+        for name in known
+        if name.lower().endswith((*TEXT_ENDINGS, ".json"))
     )
 
 
@@ -191,4 +203,3 @@ def hint(path: Path) -> str | None:
         f"{path} holds images with captions ({ABOUT[layout]}); to read them: dataset.source: {{kind: pairs, "
         f"path: {shown}, layout: {layout}{listing}, holdout: {{validation: 0.1, test: 0.1, seed: 0}}}}"
     )
-

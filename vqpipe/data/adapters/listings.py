@@ -98,19 +98,17 @@ def listing_kind(path: Path) -> Kind | None:
     head = head_of(path)
     start = head.lstrip()
     if start.startswith("["):
-        named = re.search(r'"(%s)"\s*:' % "|".join(IMAGE_FIELDS), start, re.IGNORECASE)
-        return "json" if named else None
+        return "json" if _names_images(start) else None
     if start.startswith("{"):
-        return _object_kind(start, len(head) < HEAD_BYTES // 2)
+        return _object_kind(start)
     columns = _columns(head)
     return "table" if columns is not None else None
 
 
-def _object_kind(start: str, whole: bool) -> Kind | None:
+def _object_kind(start: str) -> Kind | None:
     first = _json(start.partition("\n")[0])
-    if isinstance(first, dict) and ("\n{" in start or not _holds_images(first)):
-        if isinstance(field_of(first, None, IMAGE_FIELDS), str):
-            return "lines"
+    if isinstance(first, dict) and isinstance(field_of(first, None, IMAGE_FIELDS), str):
+        return "lines"
     if re.search(r'"images"\s*:\s*\[', start):
         return "karpathy" if re.search(r'"(sentences|sentids)"\s*:', start) else "coco"
     if '"annotations"' in start and '"image_id"' in start:
@@ -118,11 +116,11 @@ def _object_kind(start: str, whole: bool) -> Kind | None:
     key = re.match(r'\{\s*"((?:[^"\\]|\\.)+)"\s*:', start)
     if key and is_image(_file_part(key[1])[0]):
         return "json"
-    return "json" if re.search(r'^\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start) else None
+    return "json" if re.match(r'\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start) and _names_images(start) else None
 
 
-def _holds_images(value: dict[str, Any]) -> bool:
-    return any(isinstance(part, list) for part in value.values()) and "images" in value
+def _names_images(start: str) -> bool:
+    return re.search(rf'"({"|".join(IMAGE_FIELDS)})"\s*:', start, re.IGNORECASE) is not None
 
 
 def _json(text: str) -> Any:
@@ -176,11 +174,12 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         suffixes = [suffix.lower() for suffix in path.suffixes]
         kind = "lines" if ".jsonl" in suffixes else "json" if ".json" in suffixes else "table"
     if kind is None or kind == "coco":
+        told = "a COCO json: dataset.source.kind coco reads it"
         raise DataError(
             f"dataset.source.listing: {path} is no list of images and captions",
-            found="a COCO json: dataset.source.kind coco reads it" if kind else f"it begins: {head_of(path)[:60]!r}",
-            expected="a CSV or TSV with a header, JSON lines, Karpathy's json, [{image, caption}] or {file: [captions]}",
-            run="name the fields: dataset.source.image_field and caption_field" if not kind else None,
+            found=told if kind else f"it begins: {head_of(path)[:60]!r}",
+            expected="a CSV or TSV, JSON lines, Karpathy's json, [{image, caption}, …] or {file: [captions], …}",
+            run=None if kind else "name the fields: dataset.source.image_field and caption_field",
         )
     yield from readers[kind](path, fields)
 
