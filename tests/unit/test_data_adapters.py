@@ -338,8 +338,9 @@ def test_coco_records(tmp_path: Path) -> None:
     assert (first.segmentation[5:] == 1).all()
     assert by_id["100"].segmentation is not None
     assert not by_id["100"].segmentation.any()
-    assert reasons(bad) == {("12", "bad_annotation")}
-    assert len(bad) == 3
+    assert reasons(bad) == {("12", "bad_annotation"), ("3", "clipped_box")}
+    assert (len(bad), plan.num_annotations) == (4, 9)
+    assert sum(entry.annotations for _, entry in bad) == 2
 
 
 def test_coco_boxes_follow_a_resized_image(tmp_path: Path) -> None:

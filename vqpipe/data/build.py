@@ -15,7 +15,7 @@ from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.data.adapters import ADAPTERS
-from vqpipe.data.adapters.base import Chunk, need_source
+from vqpipe.data.adapters.base import Chunk, Plan, need_source
 from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
@@ -117,8 +117,9 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
     pixels.
 
     Returns:
-        The metrics: images and captions per split, quarantined items by reason, and `bad_fraction`, the
-        share of the source's images that were quarantined.
+        The metrics: images and captions per split, quarantined items by reason, `bad_fraction`, the share of
+        the source's images that were quarantined, and for sources that list annotations their number and
+        `bad_annotation_fraction`, the share that was left out.
 
     Raises:
         DataError: the source does not have the layout expected, a split is empty, or too many images are
@@ -145,7 +146,7 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
                 writer.close()
         bad = [*plan.bad, *found]
         images = {split: writers[split].rows for split in SPLITS}
-        metrics = _metrics(images, captions, bad, len(plan.classes))
+        metrics = _metrics(images, captions, bad, plan)
         _judge(config, metrics, bad, adapter.layout)
         write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
         if plan.truth:
@@ -169,19 +170,26 @@ def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:
 
 
 def _metrics(
-    images: dict[SplitName, int], captions: Counter[str], bad: list[tuple[str, Bad]], num_classes: int
+    images: dict[SplitName, int], captions: Counter[str], bad: list[tuple[str, Bad]], plan: Plan
 ) -> dict[str, Any]:
     reasons = Counter(entry.reason for _, entry in bad)
     unknown = set(reasons) - set(REASONS)
     assert not unknown, f"reasons that vqpipe.data.reasons does not list: {unknown}"
     lost = sum(count for reason, count in reasons.items() if reason in IMAGE_REASONS)
     total = lost + sum(images.values())
+    annotations = {}
+    if plan.num_annotations is not None:
+        left_out = sum(entry.annotations for _, entry in bad)
+        listed = max(plan.num_annotations, captions.total() + left_out)
+        share = left_out / max(listed, 1)
+        annotations = {"num_annotations": listed, "bad_annotation_fraction": round(share, 6)}
     return {
         "images": images,
         "captions": {split: captions[split] for split in SPLITS},
-        "num_classes": num_classes,
+        "num_classes": len(plan.classes),
         "quarantined": dict(sorted(reasons.items())),
         "bad_fraction": round(lost / total, 6) if total else 0.0,
+        **annotations,
     }
 
 
@@ -189,7 +197,10 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
     """Raise `DataError` when too much is bad or a split is empty."""
     empty = [split for split, count in metrics["images"].items() if count == 0]
     too_bad = metrics["bad_fraction"] > config.max_bad_fraction
-    if not (empty or too_bad):
+    limit = config.max_bad_annotation_fraction
+    most = config.max_bad_fraction if limit is None else limit
+    lost = metrics.get("bad_annotation_fraction", 0.0)
+    if not (empty or too_bad or lost > most):
         return
     where = ""
     if bad:
@@ -205,6 +216,14 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
             found=shown,
             expected=f"at most dataset.max_bad_fraction = {config.max_bad_fraction:.1%}",
             run="mend the items, or raise dataset.max_bad_fraction in params.yaml",
+        )
+    if lost > most:
+        raise DataError(
+            f"{lost:.1%} of the {metrics['num_annotations']} annotations of {config.source.path} cannot be used; "
+            f"{where}",
+            found=shown,
+            expected=f"at most dataset.max_bad_{'' if limit is None else 'annotation_'}fraction = {most:.1%}",
+            run="mend the items, or set dataset.max_bad_annotation_fraction in params.yaml",
         )
     counts = ", ".join(f"{split} {count}" for split, count in metrics["images"].items())
     raise DataError(

@@ -18,8 +18,11 @@ from PIL import Image, ImageOps
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are opened; the others are rare and some start foreign programs."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""File name endings, in lower case, that are taken for images."""
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""File name endings, in lower case, that are taken for images; the bytes say which of `FORMATS` they are."""
 
 _FILTERS: dict[str, Image.Resampling] = {
     "box": Image.Resampling.BOX,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from PIL import Image, ImageDraw
 
 
 class BadMask(ValueError):
     """A segmentation that is neither polygons nor a run-length code of the image's shape."""
+
+
+def number(value: object) -> float | None:
+    """A finite number from a JSON value: a number, or a string that writes one; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 def unpack_counts(packed: str) -> list[int]:
@@ -54,7 +66,7 @@ def runs_to_mask(counts: Sequence[int], height: int, width: int) -> Bool[np.ndar
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """A mask from polygons, each [x0, y0, x1, y1, …] in pixels, whose union is the object.
+    """A mask from polygons, each [x0, y0, x1, y1, …] in pixels, whose union is the object; empty ones say nothing.
 
     Raises:
         BadMask: a polygon of fewer than three points, or of something else than finite numbers.
@@ -62,14 +74,49 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
     canvas = Image.new("1", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
-        try:
-            points = np.asarray(polygon, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise BadMask("a polygon that is not a list of numbers") from error
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise BadMask("a polygon without three points")
-        draw.polygon([(float(x), float(y)) for x, y in points.reshape(-1, 2)], fill=1)
+        draw.polygon([(float(x), float(y)) for x, y in _points(polygon)], fill=1)
     return np.array(canvas)
+
+
+def _points(polygon: Any) -> Float64[np.ndarray, "n 2"]:
+    """The corners of a polygon: a flat list of coordinates, or a list of pairs."""
+    try:
+        points = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadMask("a polygon that is not a list of numbers") from error
+    pairs = points.ndim == 2 and points.shape[1] == 2
+    if not (pairs or points.ndim == 1) or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
+        raise BadMask("a polygon without three points")
+    return points.reshape(-1, 2)
+
+
+def _polygons(segmentation: list[Any]) -> list[Any]:
+    """The polygons of a list: as COCO has them, or the single one that is written as numbers or pairs."""
+    if segmentation and not any(isinstance(part, list) for part in segmentation):
+        return [segmentation]
+    pairs = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
+    if pairs and not any(isinstance(one, list) for part in segmentation for one in part):
+        return [segmentation]
+    return [part for part in segmentation if part != []]
+
+
+def bounds(segmentation: Any, mask: Bool[np.ndarray, "h w"]) -> list[float] | None:
+    """The box [x, y, width, height] around a segmentation that `to_mask` read as `mask`; None around nothing.
+
+    Around polygons it is that of their corners, as in COCO; around a run-length code that of its pixels.
+    """
+    if isinstance(segmentation, list):
+        polygons = _polygons(segmentation)
+        if not polygons:
+            return None
+        corners = np.concatenate([_points(polygon) for polygon in polygons])
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        return [float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    top, left = float(rows[0]), float(columns[0])
+    return [left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top]
 
 
 def to_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w"]:
@@ -79,8 +126,11 @@ def to_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w
         BadMask: neither polygons nor a run-length code of this shape.
     """
     if isinstance(segmentation, list):
-        return polygons_to_mask(segmentation, height, width)
-    if not isinstance(segmentation, dict) or list(segmentation.get("size", ())) != [height, width]:
+        return polygons_to_mask(_polygons(segmentation), height, width)
+    if not isinstance(segmentation, dict):
+        raise BadMask("a segmentation that is neither polygons nor a run-length code")
+    shape = segmentation.get("size")
+    if not isinstance(shape, list) or [number(side) for side in shape] != [height, width]:
         raise BadMask("a segmentation that is not of the image's shape")
     counts = segmentation.get("counts")
     if isinstance(counts, str):

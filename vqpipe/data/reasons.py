@@ -13,7 +13,8 @@ IMAGE_REASONS = {
     "missing_file": "listed, but there is no such file",
     "unreadable": "the file system refused to give it",
     "unsafe_path": "absolute, or leads out of its folder",
-    "tar_link": "a link inside a tar; links are not followed",
+    "tar_link": "a link inside a tar that leads to none of its images",
+    "special_file": "a pipe, socket or device with an image's name; not opened",
     "tar_special": "a device or pipe inside a tar",
     "size_mismatch": "the image's shape is not the one its annotations were made for",
     "no_caption": "no usable caption, though the split has captions",
@@ -28,7 +29,11 @@ SIDE_REASONS = {
     "caption_not_text": "a caption that is no string; the image keeps its others",
     "orphan_annotation": "annotations of an image that is not listed",
     "bad_annotation": "an annotation without the fields it needs",
+    "duplicate_annotation": "an annotation that is listed again, with the same id and content",
+    "clipped_box": "a box that reached out of its image by more than a pixel; the part inside is kept",
     "other_file": "a file whose name is not an image's",
+    "hidden": "a file or folder whose name begins with a dot; what lies in the folder is not counted",
+    "duplicate_path": "another path to a folder or image that is listed: a link or a hard link",
 }
 """Reasons that cost no image; they are counted and listed, but not part of the bad fraction."""
 

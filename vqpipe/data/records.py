@@ -60,8 +60,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """An item of a source that was left out. `reason` is a short fixed word, `detail` what was seen."""
+    """An item of a source that was left out. `reason` is a short fixed word, `detail` what was seen.
+
+    `annotations` is the number of captions and objects that it stands for, other than those of a lost image.
+    """
 
     item: str
     reason: str
     detail: str
+    annotations: int = 0

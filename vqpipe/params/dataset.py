@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vqpipe.params.base import Params
+from vqpipe.params.corpus import known_encoding
 from vqpipe.params.scenes import ScenesSource
 
 SplitName = Literal["train", "validation", "test"]
@@ -112,7 +114,48 @@ class ImageFolderSource(Params):
         return self
 
 
-Source = Annotated[ScenesSource | CocoSource | ImageFolderSource, Field(discriminator="kind")]
+Layout = Literal["folder", "webdataset", "metadata", "table", "karpathy", "json"]
+
+
+class PairsSource(Params):
+    """Images with captions: x.jpg + x.txt, WebDataset shards, or images that a table or json lists (docs/data.md)."""
+
+    kind: Literal["pairs"]
+    """Names this source."""
+    path: str = Field(min_length=1)
+    """The folder of the images and what lists them; or of shards; or one shard."""
+    layout: Layout | None = None
+    """How the pairs lie there; null: recognised, and asked for where several layouts are seen."""
+    own_splits: bool = True
+    """Whether splits that the layout states are kept; false: all images are one pool, for the holdout."""
+    holdout: Holdout
+    """Shares of train that become the splits that the layout does not state."""
+    listing: str | None = Field(default=None, min_length=1)
+    """The table or json, relative to `path`, or a pattern of several (`*/metadata.csv`); null: those that are found."""
+    images: str | None = Field(default=None, min_length=1)
+    """Folder, relative to `path`, that a listing's file names are relative to; null: the one where they are found."""
+    image_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the image's file name; a number from 0 in a table without header; null: the usual names."""
+    caption_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the caption, `a.b` for a key within a key; null: `caption`, `text` and other usual names."""
+    label_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the class in a listing; null: the listing states no class."""
+    encoding: str | None = Field(default=None, min_length=1)
+    """What text without a byte order mark is in, such as cp1252; null: UTF-8 or UTF-16, whichever it is."""
+    classes: Literal["own", "folders", "none"] = "own"
+    """`own`: of x.cls or `label_field`, if any. `folders`: the first folder below a split. `none`: no class."""
+
+    _known = field_validator("encoding")(known_encoding)
+
+    @field_validator("listing", "images")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+            raise ValueError("must be relative to path, and lie in it")
+        return path
+
+
+Source = Annotated[ScenesSource | CocoSource | ImageFolderSource | PairsSource, Field(discriminator="kind")]
 
 
 class Resize(Params):
@@ -135,6 +178,8 @@ class DatasetParams(Params):
     """How images are scaled before they are stored."""
     max_bad_fraction: float = Field(ge=0, le=1)
     """Highest share of the source's images that may be quarantined before the stage fails, 0 to 1."""
+    max_bad_annotation_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Highest share of its captions and objects that may be left out, 0 to 1; null: as `max_bad_fraction`."""
     max_pixels: int = Field(ge=1024)
     """Images of more pixels than this are quarantined unopened (decompression bombs)."""
     shard_bytes: int = Field(ge=1 << 20)

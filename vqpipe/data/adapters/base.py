@@ -40,7 +40,8 @@ class Plan:
 
     `chunks` may be lazy. `classes` are the names of the labels, `categories` those of the segmentation's
     numbers from 1 on. `bad` are pairs of split and item that were refused while listing, `truth` rows of the
-    TRUTH table.
+    TRUTH table. `num_annotations` counts the captions and objects that the source lists, usable or not; 0: they
+    are counted while loading; None: it has none of its own.
     """
 
     chunks: Iterable[Chunk]
@@ -48,6 +49,7 @@ class Plan:
     categories: Sequence[str] = ()
     bad: list[tuple[str, Bad]] = field(default_factory=list)
     truth: Sequence[dict[str, Any]] = ()
+    num_annotations: int | None = None
 
 
 @dataclass(frozen=True)

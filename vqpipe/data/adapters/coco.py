@@ -3,7 +3,8 @@
 The json files list the images. An image that has no file, or no caption where its split has captions, is
 quarantined; image files that no json lists are not looked at; annotations of an image that no json lists are
 noted. Boxes and masks are those of `instances`; crowds are in the segmentation and not among the things.
-Where masks overlap, the smaller object is on top.
+Where masks overlap, the smaller object is on top. Ids are compared as `identifier` writes them, numbers may be
+strings, and a box that is missing is that of the mask. Boxes are [x, y, width, height], whatever they look like.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vqpipe.data.adapters.base import Adapter, Chunk, Plan, chunked, need_source, read_image, split_of, within
-from vqpipe.data.captions import BadCaption, clean_caption, printable
+from vqpipe.data.captions import BadCaption, clean_caption, identifier, printable
 from vqpipe.data.images import resize_labels
 from vqpipe.data.json_stream import JsonArrays
-from vqpipe.data.masks import BadMask, to_mask
+from vqpipe.data.masks import BadMask, bounds, number, to_mask
 from vqpipe.data.records import Bad, Record, Thing
 from vqpipe.errors import DataError
 from vqpipe.params.dataset import SPLITS, CocoSource, CocoSplit, SplitName
@@ -43,88 +44,125 @@ class Item:
     file_name: str
     shape: tuple[int, int] | None
     captions: list[str] = field(default_factory=list)
-    annotations: list[tuple[int, str]] = field(default_factory=list)
+    annotations: list[tuple[str, str]] = field(default_factory=list)
     path: str = ""
     needs_caption: bool = False
-    categories: dict[int, tuple[int, str]] | None = None
+    categories: dict[str, tuple[int, str]] | None = None
     """Number in the segmentation and name by category id; shared by all items; None without instances."""
 
 
 class _Listing:
-    """What the json files of one split list."""
+    """What the json files of one split list; `num_annotations` counts the usable and the others."""
 
     def __init__(self, split: SplitName) -> None:
         self.split = split
         self.items: dict[str, Item] = {}
-        self.categories: dict[int, str] = {}
+        self.categories: dict[str, str] = {}
         self.bad: list[tuple[str, Bad]] = []
+        self.num_annotations = 0
 
-    def note(self, item: object, reason: str, detail: str) -> None:
-        self.bad.append((self.split, Bad(printable(str(item)), reason, printable(detail))))
+    def note(self, item: str, reason: str, detail: str, annotations: int = 0) -> None:
+        self.bad.append((self.split, Bad(printable(item), reason, printable(detail), annotations)))
 
     def read(self, path: Path, kind: str) -> None:
         """Add a captions or instances json in one pass, whatever the order of its arrays."""
         source = JsonArrays(path)
         seen: set[str] = set()
-        annotations: list[tuple[str, Any]] = []
+        annotations: list[tuple[str, str | None, Any]] = []
         for key, element, start, end in source.elements("images", "annotations", "categories"):
+            own = int(key == "annotations")
+            self.num_annotations += own
             if not isinstance(element, dict):
-                self.note(f"{key} of {path.name}", "bad_annotation", "not an object")
+                self.note(f"{key} of {path.name}", "bad_annotation", "not an object", own)
             elif key == "images":
                 self._add_image(element, seen, path.name)
             elif key == "categories":
                 self._add_category(element, path)
-            elif "image_id" not in element:
-                self.note(f"annotations of {path.name}", "bad_annotation", "no image_id")
+            elif (image_id := identifier(element.get("image_id"))) is None:
+                self.note(f"annotations of {path.name}", "bad_annotation", "no image_id", own)
             elif kind == "captions":
-                annotations.append((str(element["image_id"]), element.get("caption")))
+                annotations.append((image_id, identifier(element.get("id")), element.get("caption")))
             else:
                 text = source.text[start:end].encode("utf-8", "replace").decode("utf-8")
-                annotations.append((str(element["image_id"]), (element.get("category_id"), text)))
+                content = (identifier(element.get("category_id")), text)
+                annotations.append((image_id, identifier(element.get("id")), content))
         if not seen:
             raise DataError(
                 f"{path} lists no images", found="no usable element under images", expected=LAYOUT
             )
         orphans: dict[str, int] = {}
-        for image_id, content in annotations:
+        given: dict[str, tuple[str, Any]] = {}
+        for image_id, own_id, content in annotations:
             item = self.items.get(image_id)
             if item is None:
                 orphans[image_id] = orphans.get(image_id, 0) + 1
-            elif kind == "captions":
-                self._add_caption(item, content)
-            elif content[0] not in self.categories:
-                self.note(image_id, "bad_annotation", f"category {content[0]} is not listed")
+            elif own_id is not None and given.setdefault(own_id, entry := (image_id, content)) is not entry:
+                if given[own_id] == entry:
+                    self.note(image_id, "duplicate_annotation", f"{own_id} is in {path.name} twice")
+                else:  # an id that names several annotations says nothing
+                    self._add_annotation(item, kind, content)
             else:
-                item.annotations.append(content)
+                self._add_annotation(item, kind, content)
         for image_id, count in orphans.items():
-            self.note(
-                image_id, "orphan_annotation", f"{count} annotations in {path.name}; no such image is listed"
-            )
+            detail = f"{count} annotations in {path.name}; no such image is listed"
+            self.note(image_id, "orphan_annotation", detail, count)
 
     def _add_image(self, image: dict[str, Any], seen: set[str], name: str) -> None:
-        if "id" not in image or not isinstance(image.get("file_name"), str):
+        image_id = identifier(image.get("id"))
+        if image_id is None or not isinstance(image.get("file_name"), str):
             self.note(f"images of {name}", "bad_annotation", "no id or no file_name")
             return
-        image_id = printable(str(image["id"]))
         if image_id in seen:
             self.note(image_id, "duplicate_id", f"listed twice in {name}")
             return
         seen.add(image_id)
-        height, width = image.get("height"), image.get("width")
-        known = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
-        item = Item(image_id, image["file_name"], (height, width) if known else None)  # type: ignore[arg-type]
-        self.items.setdefault(image_id, item)
+        item = self.items.setdefault(image_id, Item(image_id, image["file_name"], None))
+        item.shape = item.shape or _shape(image)
 
     def _add_category(self, category: dict[str, Any], path: Path) -> None:
-        if not isinstance(category.get("id"), int):
-            raise DataError(f"{path}: a category without a whole number as id", found=category)
-        self.categories[category["id"]] = printable(str(category.get("name", category["id"])))
+        category_id = identifier(category.get("id"))
+        if category_id is None:
+            self.note(f"categories of {path.name}", "bad_annotation", f"no id: {category!r}"[:80])
+            return
+        raw = category.get("name")
+        name = printable(raw) if isinstance(raw, str) and raw.strip() else identifier(raw) or category_id
+        if self.categories.setdefault(category_id, name) != name:
+            raise DataError(
+                f"{path}: category {category_id} has two names",
+                found=f"{self.categories[category_id]}, {name}",
+                expected="one name for an id",
+            )
 
-    def _add_caption(self, item: Item, raw: object) -> None:
-        try:
-            item.captions.append(clean_caption(raw))
-        except BadCaption as error:
-            self.note(item.image_id, error.reason, f"{raw!r}"[:80])
+    def _add_annotation(self, item: Item, kind: str, content: Any) -> None:
+        if kind == "captions":
+            try:
+                item.captions.append(clean_caption(content))
+            except BadCaption as error:
+                self.note(item.image_id, error.reason, f"{content!r}"[:80], 1)
+        elif content[0] is None:
+            self.note(item.image_id, "bad_annotation", "no category_id", 1)
+        else:
+            item.annotations.append(content)
+
+    def drop_unlisted(self, categories: dict[str, tuple[int, str]]) -> None:
+        """Note the instances of categories that no json lists."""
+        for item in self.items.values():
+            kept = [entry for entry in item.annotations if entry[0] in categories]
+            for category, _ in item.annotations if len(kept) < len(item.annotations) else ():
+                if category not in categories:
+                    detail = (
+                        f"category {category} is not listed" if categories else "no categories are listed"
+                    )
+                    self.note(item.image_id, "bad_annotation", detail, 1)
+            item.annotations = kept
+
+
+def _shape(image: dict[str, Any]) -> tuple[int, int] | None:
+    """(height, width) of an image's json in whole pixels, or None."""
+    sides = number(image.get("height")), number(image.get("width"))
+    if any(side is None or side < 1 or side != int(side) for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
 
 
 def _list_split(root: Path, split: SplitName, config: CocoSplit) -> _Listing:
@@ -140,13 +178,13 @@ def _list_split(root: Path, split: SplitName, config: CocoSplit) -> _Listing:
     return listing
 
 
-def _number(listings: Iterable[_Listing]) -> dict[int, tuple[int, str]]:
+def _number(listings: Iterable[_Listing]) -> dict[str, tuple[int, str]]:
     """Categories of all splits, numbered from 1 in the order of their ids.
 
     Raises:
         DataError: two splits disagree about a name, or there are more than a uint8 map holds.
     """
-    names: dict[int, str] = {}
+    names: dict[str, str] = {}
     for listing in listings:
         for category, name in listing.categories.items():
             if names.setdefault(category, name) != name:
@@ -158,13 +196,14 @@ def _number(listings: Iterable[_Listing]) -> dict[int, tuple[int, str]]:
         raise DataError(
             "too many categories for a uint8 map", found=len(names), expected=f"<= {MAX_CATEGORIES}"
         )
-    return {category: (number, names[category]) for number, category in enumerate(sorted(names), start=1)}
+    return {category: (at, names[category]) for at, category in enumerate(sorted(names, key=_order), start=1)}
 
 
-def _order(item: Item) -> tuple[int, int, str]:
-    """By id: numbers first, in their order, then all others."""
-    number = item.image_id.isascii() and item.image_id.isdecimal()
-    return (0, int(item.image_id), "") if number else (1, 0, item.image_id)
+def _order(name: str) -> tuple[int, int, str]:
+    """By id: whole numbers first, in their order, then all others."""
+    digits = name.removeprefix("-")
+    whole = digits.isascii() and digits.isdecimal() and len(digits) < 20
+    return (0, int(name), name) if whole else (1, 0, name)
 
 
 def plan(source: CocoSource, max_pixels: int) -> Plan:
@@ -176,11 +215,13 @@ def plan(source: CocoSource, max_pixels: int) -> Plan:
     root = need_source(Path(source.path), LAYOUT)
     listings = [_list_split(root, split, source.splits[split]) for split in SPLITS if split in source.splits]
     categories = _number(listings)
+    for listing in listings:
+        listing.drop_unlisted(categories)
     bad = [entry for listing in listings for entry in listing.bad]
     work: list[tuple[SplitName, int, Item]] = []
     seen: set[str] = set()
     for listing in listings:
-        for item in sorted(listing.items.values(), key=_order):
+        for item in sorted(listing.items.values(), key=lambda item: _order(item.image_id)):
             if item.image_id in seen:
                 bad.append((listing.split, Bad(item.image_id, "duplicate_id", "an earlier split has it")))
                 continue
@@ -189,7 +230,12 @@ def plan(source: CocoSource, max_pixels: int) -> Plan:
                 item.categories = categories
             split = split_of(item.image_id, source.holdout) if listing.split == "train" else listing.split
             work.append((split, 0, item))
-    return Plan(chunked(work), categories=[name for _, name in categories.values()], bad=bad)
+    return Plan(
+        chunked(work),
+        categories=[name for _, name in categories.values()],
+        bad=bad,
+        num_annotations=sum(listing.num_annotations for listing in listings),
+    )
 
 
 def load(source: CocoSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
@@ -220,7 +266,7 @@ def _load_item(item: Item, max_pixels: int) -> Iterator[Record | Bad]:
     segmentation = None
     if item.categories is not None:
         things, segmentation, faults = _instances(item, declared, (height, width))
-        yield from (Bad(item.image_id, "bad_annotation", fault) for fault in faults)
+        yield from faults
     yield Record(
         item.image_id, image, captions=tuple(item.captions), things=things, segmentation=segmentation
     )
@@ -228,45 +274,66 @@ def _load_item(item: Item, max_pixels: int) -> Iterator[Record | Bad]:
 
 def _instances(
     item: Item, declared: tuple[int, int], shape: tuple[int, int]
-) -> tuple[tuple[Thing, ...], UInt8[np.ndarray, "h w"], list[str]]:
+) -> tuple[tuple[Thing, ...], UInt8[np.ndarray, "h w"], list[Bad]]:
     """Things and segmentation at `shape` (height, width), from annotations made at `declared`."""
     assert item.categories is not None
     things: list[Thing] = []
     masks: list[tuple[int, int, np.ndarray]] = []
-    faults: list[str] = []
+    faults: list[Bad] = []
     for category, text in item.annotations:
-        number, name = item.categories[category]
+        label, name = item.categories[category]
         annotation = json.loads(text)
-        if not annotation.get("iscrowd"):
-            box = _box(annotation.get("bbox"), declared, shape)
-            if box is None:
-                faults.append(f"{name}: no usable bbox")
-            else:
-                things.append(Thing(name, box))
+        found: list[str] = []
+        outline = None
         if annotation.get("segmentation"):
             try:
                 mask = to_mask(annotation["segmentation"], *declared)
-                masks.append((int(mask.sum()), number, mask))
+                masks.append((int(mask.sum()), label, mask))
+                outline = bounds(annotation["segmentation"], mask)
             except BadMask as error:
-                faults.append(f"{name}: {error}")
+                found.append(str(error))
+        if not _is_set(annotation.get("iscrowd")):
+            given = annotation.get("bbox") or outline
+            box, outside = _box(given, declared, shape)
+            if box is None:
+                found.insert(0, f"no usable bbox: {given!r}"[:80])
+            else:
+                things.append(Thing(name, box))
+                if outside > 1:
+                    detail = f"{name}: {given!r} reaches {outside:g} pixels out of the image"
+                    faults.append(Bad(item.image_id, "clipped_box", detail))
+        faults += [
+            Bad(item.image_id, "bad_annotation", f"{name}: {fault}", int(at == 0))
+            for at, fault in enumerate(found)
+        ]
     canvas = np.zeros(declared, dtype=np.uint8)
-    for _, number, mask in sorted(masks, key=lambda entry: -entry[0]):
-        canvas[mask] = number
+    for _, label, mask in sorted(masks, key=lambda entry: -entry[0]):
+        canvas[mask] = label
     return tuple(things), resize_labels(canvas, shape), faults
+
+
+def _is_set(flag: object) -> bool:
+    """Whether a flag of the json is on, as a bool, a number or a word."""
+    return flag.strip().lower() in ("1", "1.0", "true", "yes") if isinstance(flag, str) else bool(flag)
 
 
 def _box(
     raw: Any, declared: tuple[int, int], shape: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
-    """(x, y, width, height) scaled from `declared` to `shape` and clipped; None when nothing is left."""
-    if not isinstance(raw, list) or len(raw) != 4:
-        return None
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in raw):
-        return None
+) -> tuple[tuple[float, float, float, float] | None, float]:
+    """(x, y, width, height) scaled from `declared` to `shape` and clipped, and how far it reached out of the image.
+
+    The box is None when it is not four finite numbers or nothing is left of it; the reach is in pixels of
+    `declared`.
+    """
+    numbers = [number(one) for one in raw] if isinstance(raw, list | tuple) else []
+    if len(numbers) != 4 or any(one is None for one in numbers):
+        return None, 0.0
+    x, y, width, height = (float(one) for one in numbers if one is not None)
     down, across = shape[0] / declared[0], shape[1] / declared[1]
-    left, right = (min(max(x * across, 0.0), float(shape[1])) for x in (raw[0], raw[0] + raw[2]))
-    top, bottom = (min(max(y * down, 0.0), float(shape[0])) for y in (raw[1], raw[1] + raw[3]))
-    return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+    left, right = (min(max(at * across, 0.0), float(shape[1])) for at in (x, x + width))
+    top, bottom = (min(max(at * down, 0.0), float(shape[0])) for at in (y, y + height))
+    outside = max(-x, -y, x + width - declared[1], y + height - declared[0], 0.0)
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None, outside
 
 
 COCO = Adapter(plan, load, LAYOUT)

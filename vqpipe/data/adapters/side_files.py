@@ -1,0 +1,187 @@
+"""The files that lie beside an image and speak of it: x.txt, x.caption, x.json and x.cls beside x.jpg."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vqpipe.data.adapters.layouts import NOTES, TEXT_ENDINGS, key_of
+from vqpipe.data.adapters.listings import captions_of
+from vqpipe.data.captions import BadCaption, clean_caption, printable
+from vqpipe.data.encodings import unicode_encoding
+from vqpipe.data.records import Bad
+from vqpipe.data.walk import is_image, other_file
+
+SIDE_BYTES = 1 << 20
+"""Bytes of a file beside an image that are read; a larger one is refused."""
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """An image's name and those of the files beside it; text comes before json."""
+
+    image: str
+    texts: tuple[str, ...]
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the files beside an image say; `bad` are (reason, detail, annotations)."""
+
+    captions: tuple[str, ...]
+    label: str | None
+    bad: tuple[tuple[str, str, int], ...]
+
+
+def match(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
+    """Find the files that belong to each image of a folder or a tar, in the order of the images.
+
+    They have the image's name without its ending, or with it (x.jpg.txt), in front of their own. In a tar (`dotted`)
+    WebDataset's key, the name up to its first dot, counts too, where nothing has the whole name. A second image of
+    the same files is refused, as are captions without an image.
+    """
+    beside: dict[str, list[str]] = {}
+    others: list[str] = []
+    for name in names:
+        if not is_image(name):
+            is_side = name.lower().endswith((*TEXT_ENDINGS, ".json", ".cls"))
+            (beside.setdefault(_stem(name), []) if is_side else others).append(name)
+    owners: dict[str, str] = {}
+    pairs: list[Sides] = []
+    bad: list[Bad] = []
+    for name in filter(is_image, names):
+        stem, key = _stem(name), key_of(name)
+        held = [*beside.get(stem, ()), *beside.get(name, ())]
+        mark = stem
+        if dotted and not held and key in beside:
+            held, mark = list(beside[key]), key
+        first = owners.setdefault(mark, name)
+        if first != name:
+            detail = f"a second image of the same captions; {printable(first)} counts"
+            bad.append(Bad(printable(name), "duplicate_id", detail))
+            continue
+        owners.update(dict.fromkeys(map(_stem, held), name))
+        texts = sorted((one for one in held if not one.lower().endswith(".cls")), key=_text_first)
+        label = next((one for one in held if one.lower().endswith(".cls")), None)
+        pairs.append(Sides(name, tuple(texts), label))
+    folders = {_folder(pair.image) for pair in pairs}
+    images = {word for pair in pairs for word in (_stem(pair.image), key_of(pair.image))}
+    for stem, held in beside.items():
+        for name in held if stem not in owners else ():
+            bad += _left_over(name, _folder(name) in folders)
+    bad += [other_file(name) for name in others if not {_stem(name), key_of(name)} & images]
+    return pairs, bad
+
+
+def _left_over(name: str, with_images: bool) -> list[Bad]:
+    """What is noted of a file beside no image: nothing of a shard's statistics, an annotation of captions."""
+    base = name.rpartition("/")[2].lower()
+    if base.endswith("_stats.json"):
+        return []
+    if not with_images or base.split(".")[0] in NOTES:
+        return [Bad(printable(name), "other_file", "belongs to no image")]
+    return [Bad(printable(name), "orphan_annotation", "no image of its name", int(not base.endswith(".cls")))]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix else name
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _text_first(name: str) -> tuple[int, str]:
+    endings = [*TEXT_ENDINGS, ".json"]
+    return next(at for at, ending in enumerate(endings) if name.lower().endswith(ending)), name
+
+
+def read_sides(
+    held: Mapping[str, bytes | None] | Path | None,
+    names: Sequence[str],
+    caption_field: str | None,
+    encoding: str | None,
+) -> Said:
+    """Read the files beside an image.
+
+    Args:
+        held: their bytes by name; or the folder that the names are relative to; None: the names are paths.
+        names: the files; `.cls` holds the class, json a caption or a list of them, others one caption a line.
+        caption_field: the json's field of the caption. Where it is given, json is read and text is not; else json
+            is read where there is no text.
+        encoding: what text without a byte order mark is in; None: UTF-8 or UTF-16.
+    """
+    label: str | None = None
+    bad: list[tuple[str, str, int]] = []
+    raws: list[object] = []
+    json_names = [name for name in names if name.lower().endswith(".json")]
+    text_names = [name for name in names if name.lower().endswith(TEXT_ENDINGS)]
+    use_json = bool(json_names) and (caption_field is not None or not text_names)
+    for name in names:
+        is_label = name.lower().endswith(".cls")
+        if not is_label and name not in (json_names if use_json else text_names):
+            continue
+        data = _data(held, name)
+        if isinstance(data, str):
+            bad.append(("bad_annotation", f"{_base(name)}: {data}", int(not is_label)))
+            continue
+        text = _text(data, encoding)
+        if is_label:
+            label = _label(text)
+        elif use_json:
+            try:
+                raws += captions_of(json.loads(text), caption_field)
+            except (ValueError, RecursionError):
+                bad.append(("bad_annotation", f"{_base(name)}: not JSON", 1))
+        else:
+            lines = [line for line in _LINE_END.split(text) if line.strip()]
+            raws += lines or [""]
+    captions, faults = cleaned(raws)
+    return Said(captions, label, (*bad, *faults))
+
+
+def cleaned(raws: Sequence[object]) -> tuple[tuple[str, ...], list[tuple[str, str, int]]]:
+    """The usable captions, cleaned, and (reason, detail, 1) for each of the others."""
+    captions, bad = [], []
+    for raw in raws:
+        try:
+            captions.append(clean_caption(raw))
+        except BadCaption as error:
+            bad.append((error.reason, printable(f"{raw!r}"[:80]), 1))
+    return tuple(captions), bad
+
+
+def _base(name: str) -> str:
+    return printable(name.rpartition("/")[2])
+
+
+def _data(held: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | str:
+    """The bytes of a file, or why there are none."""
+    if isinstance(held, Mapping):
+        data = held[name]
+        return "too large" if data is None else data
+    path = Path(name) if held is None else held / name
+    try:
+        if path.stat().st_size > SIDE_BYTES:
+            return "too large"
+        return path.read_bytes() if path.is_file() else "no plain file"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _text(data: bytes, encoding: str | None) -> str:
+    """Text without its byte order mark; bytes that are no text become lone surrogates."""
+    name, mark = unicode_encoding(data)
+    if encoding is not None and not mark:
+        name = encoding
+    return data[mark:].decode(name, "surrogateescape" if name == "utf-8" else "replace")
+
+
+def _label(text: str) -> str | None:
+    word = " ".join(text.split())
+    return printable(word) or None

@@ -1,0 +1,338 @@
+"""The files below a folder, as every command lists them: the same files, order and reasons everywhere.
+
+Order: a folder's files by name, then its folders by name, each with all that lies in it; names are compared by code
+point, so the order is the same on every file system. Hidden files and folders (`.name`) are left out and noted, as are
+links that lead nowhere, pipes, sockets and devices with an image's name, and what the file system refuses to list.
+
+Links are followed, out of the source too, but nothing is taken twice: a folder or image that two paths lead to is one.
+A path without a link wins over one with links; of several links, or of the names of a hard-linked image, the first in
+order wins. The other paths are noted as `duplicate_path`. Copies with contents of their own are different images.
+
+A first pass over the names learns which folders and images there are. It keeps 8 bytes an image; no file is asked for
+more than its name, unless it is a link or has another name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from vqpipe.data.captions import printable
+from vqpipe.data.images import SUFFIXES
+from vqpipe.data.records import Bad
+from vqpipe.errors import DataError
+
+Key = tuple[int, int]
+"""Device and inode: what a file is, whatever its name."""
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+"""Endings of tars, which the image folder reads without unpacking."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name ends as images do; upper and lower case are the same."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def other_file(name: str) -> Bad:
+    """What is noted for a file whose name is not an image's."""
+    return Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES))
+
+
+def ending(name: str) -> str:
+    """The ending of a file name in lower case, such as `.heic`; `no ending` where there is none."""
+    return PurePosixPath(printable(name)).suffix.lower() or "no ending"
+
+
+def counts(bad: Iterable[Bad]) -> dict[str, int]:
+    """How many items were left out by reason, in the order of the reasons: the form of every command's output."""
+    return dict(sorted(Counter(entry.reason for entry in bad).items()))
+
+
+def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataError:
+    """The error for a folder or split without a usable image: what was met, what is expected, what to do next.
+
+    Args:
+        where: one sentence's subject, such as `photos`.
+        bad: everything that was met and left out.
+        expected: the layout, in words.
+        run: the command or the change that helps.
+    """
+    return DataError(
+        f"{where} holds no usable image", found=describe(bad), expected=expected, run=other_source(bad) or run
+    )
+
+
+def describe(bad: Iterable[Bad]) -> str:
+    """What was left out, in one line: files of other endings by ending, then the other reasons, with an example each."""
+    groups: dict[str, list[Any]] = {}
+    for entry in bad:
+        what = ending(entry.item) + " files" if entry.reason == "other_file" else entry.reason
+        groups.setdefault(what, [0, one_line(entry.item)])[0] += 1
+    listed = sorted(groups.items(), key=lambda group: (-group[1][0], group[0]))
+    shown = [f"{count:,} {what} (such as {example})" for what, (count, example) in listed[:8]]
+    return "; ".join(shown) + ("; …" if len(listed) > 8 else "") or "nothing"
+
+
+def other_source(bad: Iterable[Bad]) -> str | None:
+    """What to do instead where the files that were left out are another kind of source; None where they are none."""
+    archives = sorted(entry.item for entry in bad if entry.item.lower().endswith(ARCHIVES))
+    if archives:
+        return f"a tar is a source of its own: dataset.source.path: …/{one_line(archives[0])}"
+    return None
+
+
+def one_line(name: str) -> str:
+    """A name for a message: control characters, line ends among them, become backslash escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(name))
+
+
+class Walk:
+    """The files below some folders of a root; may be iterated again, and then costs one pass, not two.
+
+    Yields each file's name, a path relative to the root with `/` between its parts (undecodable bytes as surrogates;
+    `printable` of it is the image's id), and a `Bad` for what is left out. Files of every ending come: the caller asks
+    `is_image`. Nothing is opened.
+
+    Args:
+        root: what names are relative to.
+        starts: the folders that are listed, relative to the root and without `..`. A folder that one of them leads to
+            belongs to it alone. Those that are missing hold nothing.
+    """
+
+    def __init__(self, root: Path, starts: Iterable[str] = (".",)) -> None:
+        self.root = root
+        self._starts = _outermost(starts)
+        self._trees = _Trees()
+        paths = [self._path(name) for name in self._starts]
+        real = os.path.realpath(root)
+        direct = {path: os.path.realpath(path) == os.path.normpath(os.path.join(real, name))
+                  for path, name in zip(paths, self._starts, strict=True)}  # fmt: skip
+        paths.sort(key=lambda path: not direct[path])
+        for path in paths:
+            self._trees.claim(path)
+        for path in paths:
+            self._trees.add(path)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.root, name) if name else os.fspath(self.root)
+
+    def __iter__(self) -> Iterator[str | Bad]:
+        visit = _Visit(self._trees.copy())
+        for name in self._starts:
+            if os.path.isdir(self._path(name)):
+                yield from visit.files(self._path(name), name)
+
+
+def _outermost(starts: Iterable[str]) -> list[str]:
+    """Folders as normal names (the root is empty) in order, without those that lie in another one."""
+    parts = sorted({PurePosixPath(start).parts for start in starts})
+    kept = [p for p in parts if not any(p[:n] in parts for n in range(len(p)))]
+    return ["/".join(p) for p in kept if not (p[:1] == ("/",) or ".." in p)]
+
+
+def images_below(root: Path) -> Iterator[str | Bad]:
+    """The names of the images below a folder; every other file comes as a `Bad`, in its place."""
+    for entry in Walk(root):
+        yield entry if isinstance(entry, Bad) or is_image(entry) else other_file(entry)
+
+
+@dataclass
+class _Trees:
+    """The real folders that are listed, by the path that they are listed under, and the images in them."""
+
+    folders: dict[Key, str] = field(default_factory=dict)
+    images: dict[int, np.ndarray] = field(default_factory=dict)
+    """Per device the inodes of plain image files, uint64, sorted."""
+    several: set[Key] = field(default_factory=set)
+    """Inodes that more than one plain name of a tree has."""
+    foreign: set[Key] = field(default_factory=set)
+    """Inodes of a later tree that an earlier tree has too."""
+
+    def copy(self) -> _Trees:
+        return _Trees(dict(self.folders), dict(self.images), set(self.several), set(self.foreign))
+
+    def claim(self, path: str) -> bool:
+        """Give a folder to this path, unless another path has it; whether the path has it now."""
+        try:
+            return self.folders.setdefault(_key(os.stat(path)), path) == path
+        except OSError:
+            return True  # the visit says why
+
+    def add(self, top: str) -> None:
+        """Learn a tree without following its links."""
+        found: dict[int, array[int]] = {}
+        waiting = [top]
+        while waiting:
+            path = waiting.pop()
+            if not self.claim(path):
+                continue
+            try:
+                inodes = found.setdefault(os.stat(path).st_dev, array("Q"))
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        kind = _kind(entry)
+                        if kind == "folder":
+                            waiting.append(entry.path)
+                        elif kind == "file" and is_image(entry.name):
+                            inodes.append(entry.inode())
+            except OSError:
+                continue  # the visit says why
+        for device, inodes in found.items():
+            new = np.sort(np.frombuffer(inodes, dtype=np.uint64))
+            old = self.images.get(device, np.empty(0, np.uint64))
+            self.several |= {(device, int(n)) for n in np.unique(new[1:][new[1:] == new[:-1]])}
+            self.foreign |= {(device, int(n)) for n in np.intersect1d(new, old)}
+            self.images[device] = np.union1d(new, old)
+
+    def has_image(self, key: Key) -> bool:
+        """Whether a tree lists this file under a plain name."""
+        inodes = self.images.get(key[0])
+        if inodes is None or not len(inodes):
+            return False
+        at = int(np.searchsorted(inodes, np.uint64(key[1])))
+        return at < len(inodes) and int(inodes[at]) == key[1]
+
+
+class _Visit:
+    """One pass over the trees, in order."""
+
+    def __init__(self, trees: _Trees) -> None:
+        self.trees = trees
+        self.taken: set[Key] = set()
+        """Images that were given out and may be met again."""
+        self.escaped: set[str] = set()
+        """Ids that hold a backslash, which may stand for bytes that are no text."""
+
+    def files(self, path: str, name: str) -> Iterator[str | Bad]:
+        """The files below one folder; `name` is what it is called below the root, empty for the root."""
+        waiting = [(path, name, False)]
+        while waiting:
+            path, name, linked = waiting.pop()
+            fault = self._enter(path, linked)
+            if fault:
+                yield Bad(printable(name) or ".", "duplicate_path", fault)
+                continue
+            try:
+                device = os.stat(path).st_dev
+                with os.scandir(path) as found:
+                    entries = sorted(found, key=attrgetter("name"))
+            except OSError as error:
+                yield Bad(printable(name) or ".", "unreadable", f"a folder: {error.strerror}")
+                continue
+            folders: list[tuple[str, str, bool]] = []
+            for entry in entries:
+                own = f"{name}/{entry.name}" if name else entry.name
+                kind = "hidden" if entry.name.startswith(".") else _kind(entry)
+                target: os.stat_result | OSError | None = _target(entry) if kind == "link" else None
+                if kind == "folder" or (isinstance(target, os.stat_result) and stat.S_ISDIR(target.st_mode)):
+                    folders.append((entry.path, own, kind == "link"))
+                elif kind == "hidden":
+                    yield Bad(printable(own), "hidden", "its name begins with a dot")
+                elif not is_image(entry.name):
+                    yield own
+                else:
+                    fault_found = self._image(entry, own, kind, target, device)
+                    yield own if fault_found is None else Bad(printable(own), *fault_found)
+            waiting.extend(reversed(folders))
+
+    def _enter(self, path: str, linked: bool) -> str | None:
+        """Why a folder is not listed under this path; None where it is."""
+        if linked and _is_above(path):
+            return "a link to a folder above it"
+        if not self.trees.claim(path):
+            return "this folder is listed under another path"
+        if linked:
+            self.trees.add(path)
+        return None
+
+    def _image(
+        self,
+        entry: os.DirEntry[str],
+        name: str,
+        kind: str,
+        target: os.stat_result | OSError | None,
+        device: int,
+    ) -> tuple[str, str] | None:
+        """Why a file with an image's name is left out, as (reason, detail); None where it is taken."""
+        if isinstance(target, OSError):
+            gone = target.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+            return ("missing_file" if gone else "unreadable"), f"a link: {target.strerror}"
+        if kind == "unknown":
+            return "unreadable", "the file system does not say what it is"
+        if kind == "other" or (target is not None and not stat.S_ISREG(target.st_mode)):
+            return "special_file", "a pipe, socket or device"
+        key = (device, entry.inode()) if target is None else _key(target)
+        if target is not None:
+            if self.trees.has_image(key) or key in self.taken:
+                return (
+                    "duplicate_path",
+                    f"a link to an image that is listed under another path: {_leads_to(entry)}",
+                )
+            self.taken.add(key)
+        elif key in self.taken or key in self.trees.foreign or key in self.trees.several:
+            names = _num_names(entry)
+            if (names and key in self.taken) or (names > 1 and key in self.trees.foreign):
+                return "duplicate_path", "another path to an image that is listed"
+            if names > 1:
+                self.taken.add(key)
+        if "\\" in (image_id := printable(name)):
+            if image_id in self.escaped:
+                return "duplicate_id", "another name is written the same as text"
+            self.escaped.add(image_id)
+        return None
+
+
+def _key(found: os.stat_result) -> Key:
+    return found.st_dev, found.st_ino
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry is, from the listing alone where the file system tells: link, folder, file, other or unknown."""
+    try:
+        if entry.is_symlink():
+            return "link"
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "file" if entry.is_file(follow_symlinks=False) else "other"
+    except OSError:
+        return "unknown"
+
+
+def _target(entry: os.DirEntry[str]) -> os.stat_result | OSError:
+    try:
+        return os.stat(entry.path)
+    except OSError as error:
+        return error
+
+
+def _leads_to(entry: os.DirEntry[str]) -> str:
+    try:
+        return printable(os.readlink(entry.path))
+    except OSError:
+        return "?"
+
+
+def _is_above(path: str) -> bool:
+    """Whether a link leads to the folder that it lies in or to one above."""
+    return Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(path))
+
+
+def _num_names(entry: os.DirEntry[str]) -> int:
+    """How many names a plain file has; 0 where the listing made its inode up, as some file systems do."""
+    try:
+        found = os.lstat(entry.path)
+    except OSError:
+        return 0
+    return found.st_nlink if found.st_ino == entry.inode() else 0
