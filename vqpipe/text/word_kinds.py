@@ -1,0 +1,58 @@
+"""Closed lists of kinds of words: colours and shapes that are nouns too, parts of a body, participles of compounds.
+
+WordNet has most of these words, but not that they behave alike. A word is here for its kind, in the singular.
+"""
+
+from __future__ import annotations
+
+MODIFIERS = frozenset(
+    # colours that WordNet has more often as nouns, or as nouns alone
+    "amber amethyst aqua azure beige bronze buff burgundy carmine charcoal chestnut coral cream crimson cyan "
+    "ebony emerald fuchsia gilt gold golden gray grey indigo ivory jade khaki lavender lilac lime magenta maroon "
+    "mauve mustard ocher ochre olive orange pastel peach plum purple ruby russet rust sable sapphire scarlet "
+    "sepia sienna silver tan tangerine taupe teal turquoise ultramarine umber vermilion violet "
+    # shapes, sizes and makes
+    "antique giant jumbo medium mini miniature oval rectangular retro square triangular twin vintage".split()
+)
+"""Words that are adjectives right before a noun, although WordNet has them rather as nouns."""
+
+EDIBLE = frozenset("chestnut cream lavender lime mustard olive orange peach plum tangerine violet".split())
+"""Colours named after what one eats or grows: before another such word they are nouns ("orange slices")."""
+
+EDIBLE_PARTS = frozenset(
+    "blossom bush cake cheese chunk crop dressing drink flavor garden grove half icing jam juice leaf marmalade "
+    "oil orchard peel pie piece pit pulp rind salad sauce seed segment slice smoothie soda soup tart tea tree "
+    "wedge wine zest".split()
+)
+"""What edible and grown things have or become."""
+
+BODY_PARTS = frozenset(
+    "abdomen ankle antenna antler arm auricular back beak beard belly bill body breast brow calf cap cheek "
+    "cheekpatch chest chin claw collar covert crest crown ear elbow eye eyebrow eyelash eyelid eyering face feather "
+    "finger fin flank foot forehead fur hair hand haunch head hind hoof horn knee leg limb lip lore mane mantle "
+    "mouth moustache mustache muzzle nail nape neck nose nostril paw pectoral plumage primary rectrix retrice rump "
+    "scapular secondary shoulder side snout sternum stomach superciliary tail talon tarsal tarsus thigh throat toe "
+    "tongue tooth torso trunk tusk tummy underbelly underpart underside undertail underwing upperpart vent whisker "
+    "wing wingbar wingtip wrist".split()
+)
+"""Parts of people and animals, those of birds among them."""
+
+MARKS = frozenset("band bar edge edging marking patch ring spot streak stripe tip".split())
+"""Marks on a part of a body: "eye ring", "wing bar"."""
+
+AFTER_NOUN = frozenset(
+    "backed based beaked billed bladed bodied breasted bricked capped carved chested coated colored coloured "
+    "cooked covered crested crowned crusted decorated dotted drawn driven dyed eared edged eaten encrusted eyed "
+    "faced fed filled flavored flavoured fried framed fringed frosted glazed grown haired headed infested inspired "
+    "laden legged lined lit loaded made necked operated packed painted paneled panelled patterned paved powered "
+    "printed ridden rimmed roasted scented shaped sized soaked spotted streaked striped strewn studded stuffed "
+    "swept tailed themed throated tiled tinted tipped toned topped trimmed wheeled winged worn wrapped".split()
+)
+"""Participles that make one adjective with the noun or adjective before them: "snow covered", "red breasted"."""
+
+PLURAL_ONLY = frozenset(
+    "binoculars boxers briefs clippers clothes doubles dungarees earnings eyeglasses goggles goods headquarters "
+    "jeans khakis knickers leggings outskirts overalls pajamas pants pliers pyjamas savings scissors shears shorts "
+    "slacks spectacles sunglasses suspenders sweatpants thanks tights tongs trousers trunks tweezers".split()
+)
+"""Nouns that name one thing by a plural."""
