@@ -152,8 +152,8 @@ class Lexicon:
     def _formed(self, word: str) -> dict[str, float]:
         """The tags of an adjective in -y that is formed from a known noun or verb: pointy, stripey."""
         if len(word) > 4 and word.endswith("y"):
-            bases = _bases(word, (("ey", "e"), ("y", ""), ("y", "e"))) + [word[:-2]]
-            if any(len(base) > 2 and self.weight(base, tag) for base in bases for tag in "NV"):
+            bases = (word[:-1], f"{word[:-1]}e", f"{word[:-2]}e", word[:-2])
+            if any(len(base) > 3 and self.weight(base, tag) >= 1 for base in bases for tag in "NV"):
                 return {"J": 0.7, "N": 0.3}
         return {}
 

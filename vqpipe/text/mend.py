@@ -70,7 +70,7 @@ def _modifies(words: Sequence[str], names: Sequence[str], at: int) -> bool:
     before = names[at - 1] if at else "sign"
     after = names[at + 1] if at + 1 < len(names) else "sign"
     if after in ("noun", "adjective") or (after == "verb" and words[at + 1] in AFTER_NOUN):
-        return not _edible(words, names, at)
+        return not _edible(words, names, at) and not _parted(words, at)
     if before != "adjective" or after == "verb":
         return False
     for start in range(at - 2, -1, -1):  # "is pale yellow"
@@ -88,6 +88,12 @@ def _edible(words: Sequence[str], names: Sequence[str], at: int) -> bool:
     known = lexicon()
     thing = known.noun_lemma(words[at + 1])
     return thing in EDIBLE_PARTS or f"{words[at]} {thing}" in known.compounds
+
+
+def _parted(words: Sequence[str], at: int) -> bool:
+    """Whether two words are one that WordNet writes together: "gold fish"."""
+    known = lexicon()
+    return known.weight(words[at] + known.noun_lemma(words[at + 1]), "N") > 0
 
 
 def _is_verb(words: Sequence[str], names: Sequence[str], at: int) -> bool:
@@ -149,7 +155,7 @@ def _is_adjective_for_adverb(words: Sequence[str], names: Sequence[str], at: int
     elif not (at >= 3 and words[at - 1] in ("and", "or") and names[at - 2] == "adjective"):
         return False
     shares = dict(lexicon().candidates(words[at]))
-    return shares.get(_ADJECTIVE, -inf) >= shares.get(_ADVERB, -inf)
+    return shares.get(_ADJECTIVE, -inf) > shares.get(_ADVERB, -inf)
 
 
 def _noun_follows(names: Sequence[str], at: int) -> bool:

@@ -12,7 +12,13 @@ MODIFIERS = frozenset(
     "mauve mustard ocher ochre olive orange pastel peach plum purple ruby russet rust sable sapphire scarlet "
     "sepia sienna silver tan tangerine taupe teal turquoise ultramarine umber vermilion violet "
     # shapes, sizes and makes
-    "antique giant jumbo medium mini miniature oval rectangular retro square triangular twin vintage".split()
+    "antique giant female jumbo male medium mini miniature oval rectangular retro square triangular twin vintage "
+    # peoples and faiths
+    "african american arab arabian argentine argentinian asian australian austrian belgian brazilian british canadian "
+    "catholic chilean christian colombian cuban dutch egyptian european french german greek hindu hungarian indian "
+    "indonesian iranian iraqi irish israeli italian japanese jordanian korean kurdish kuwaiti lebanese mexican moroccan "
+    "muslim norwegian pakistani palestinian persian peruvian polish portuguese roman russian saudi scottish shia shiite "
+    "sikh somali soviet spanish sunni swedish swiss syrian thai tibetan turkish ukrainian vietnamese welsh".split()
 )
 """Words that are adjectives right before a noun, although WordNet has them rather as nouns."""
 
@@ -44,7 +50,7 @@ AFTER_NOUN = frozenset(
     "backed based beaked billed bladed bodied breasted bricked capped carved chested coated colored coloured "
     "cooked covered crested crowned crusted decorated dotted drawn driven dyed eared edged eaten encrusted eyed "
     "faced fed filled flavored flavoured fried framed fringed frosted glazed grown haired headed infested inspired "
-    "laden legged lined lit loaded made necked operated packed painted paneled panelled patterned paved powered "
+    "laden legged lined lit loaded made necked operated painted paneled panelled patterned paved powered "
     "printed ridden rimmed roasted scented shaped sized soaked spotted streaked striped strewn studded stuffed "
     "swept tailed themed throated tiled tinted tipped toned topped trimmed wheeled winged worn wrapped".split()
 )
