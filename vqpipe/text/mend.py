@@ -34,6 +34,8 @@ _WITHIN_PHRASE = frozenset({"determiner", "adjective", "possessive", "number"})
 _AFTER_NOUN_PHRASE = frozenset({"sign", "preposition"})
 _AFTER_VERB = frozenset({"preposition", "determiner", "adverb", "particle", "possessive"})
 _BEFORE_LONG = frozenset({"verb", "auxiliary", "preposition", "conjunction", "sign"})
+_HAVE = frozenset({"has", "have", "had", "having"})
+_CLAUSE_STARTS = frozenset({"and", "but", "as", "while", "when"})
 _GROUPS = frozenset({"people", "men", "women", "children", "sheep", "deer", "police", "cattle", "geese"})
 
 
@@ -48,14 +50,17 @@ def mend(words: Sequence[str], names: list[str]) -> None:
         elif name == "verb":
             if at:
                 _mend_verb(words, names, at)
-        elif name == "adverb" and _is_adjective_for_adverb(words, names, at):
-            names[at] = "adjective"
+        elif name == "adverb":
+            if words[at] == "back" and at and names[at - 1] in ("adjective", "determiner"):
+                names[at] = "noun"
+            elif _is_adjective_for_adverb(words, names, at):
+                names[at] = "adjective"
 
 
 def _mend_noun(words: Sequence[str], names: list[str], at: int) -> None:
     word = words[at]
     before = names[at - 1] if at else "sign"
-    if word in MODIFIERS and _modifies(words, names, at):
+    if (word in MODIFIERS and _modifies(words, names, at)) or _says_color(words, names, at):
         names[at] = "adjective"
     elif word == "s" and before == "noun":
         names[at] = "possessive"
@@ -67,18 +72,24 @@ def _mend_noun(words: Sequence[str], names: list[str], at: int) -> None:
 
 def _modifies(words: Sequence[str], names: Sequence[str], at: int) -> bool:
     """Whether a word of colour or shape is an adjective here."""
-    before = names[at - 1] if at else "sign"
     after = names[at + 1] if at + 1 < len(names) else "sign"
     if after in ("noun", "adjective") or (after == "verb" and words[at + 1] in AFTER_NOUN):
+        if at and names[at - 1] == "noun" and _joined(words[at - 1], words[at]):
+            return False  # "ice cream truck"
         return not _edible(words, names, at) and not _parted(words, at)
-    if before != "adjective" or after == "verb":
-        return False
-    for start in range(at - 2, -1, -1):  # "is pale yellow"
-        if names[start] == "auxiliary":
-            return True
-        if names[start] not in ("adjective", "adverb"):
-            break
     return False
+
+
+def _says_color(words: Sequence[str], names: Sequence[str], at: int) -> bool:
+    """Whether a colour after an adjective is said of a subject: "is pale yellow"."""
+    if at < 2 or names[at - 1] != "adjective" or words[at] not in lexicon().colors:
+        return False
+    if at + 1 < len(names) and names[at + 1] in ("noun", "verb"):
+        return False
+    start = at - 2
+    while start and names[start] in ("adjective", "adverb"):
+        start -= 1
+    return names[start] == "auxiliary"
 
 
 def _edible(words: Sequence[str], names: Sequence[str], at: int) -> bool:
@@ -87,7 +98,7 @@ def _edible(words: Sequence[str], names: Sequence[str], at: int) -> bool:
         return False
     known = lexicon()
     thing = known.noun_lemma(words[at + 1])
-    return thing in EDIBLE_PARTS or f"{words[at]} {thing}" in known.compounds
+    return thing in EDIBLE_PARTS or (f"{words[at]} {thing}" in known.compounds and thing not in known.colors)
 
 
 def _parted(words: Sequence[str], at: int) -> bool:
@@ -126,7 +137,7 @@ def _joined(first: str, second: str) -> bool:
 def _has_verb(words: Sequence[str], names: Sequence[str], end: int) -> bool:
     """Whether the clause has a finite verb before a position."""
     for at in range(end - 1, -1, -1):
-        if names[at] in ("subordinator", "sign", "pronoun") or words[at] in ("and", "but"):
+        if names[at] in ("subordinator", "sign", "pronoun") or words[at] in _CLAUSE_STARTS:
             return False
         if names[at] == "auxiliary" or (names[at] == "verb" and not words[at].endswith(("ing", "ed", "en"))):
             return True
@@ -136,14 +147,24 @@ def _has_verb(words: Sequence[str], names: Sequence[str], end: int) -> bool:
 def _mend_verb(words: Sequence[str], names: list[str], at: int) -> None:
     before, word = names[at - 1], words[at]
     after = names[at + 1] if at + 1 < len(names) else "sign"
+    known = lexicon()
     if before in _WITHIN_PHRASE and _compound(words, names, at):
         names[at] = "noun"
-    elif before == "noun" and after in ("noun", "adjective") and word in AFTER_NOUN:
-        names[at] = "adjective"
-    elif before == "noun" and after == "verb" and lexicon().weight(word, "N") and _joined(words[at - 1], word):
-        names[at] = "noun"
-    elif before == "adjective" and after == "noun" and word.endswith("ed"):
-        names[at] = "adjective"
+    elif before == "noun":
+        if after in ("noun", "adjective") and word in AFTER_NOUN:
+            names[at] = "adjective"
+        elif after in ("noun", "verb") and known.weight(known.noun_lemma(word), "N"):
+            subject = words[at - 1]
+            single = subject not in _GROUPS and known.noun_lemma(subject) == subject
+            base = after == "verb" and single and known.weight(word, "V") > 0
+            if base or _joined(subject, word):
+                names[at] = "noun"
+    elif before == "auxiliary" or words[at - 1] in _HAVE:
+        if word.endswith("s") and known.weight(known.noun_lemma(word), "N"):
+            names[at] = "noun"
+    elif word.endswith("ed") and before in ("adjective", "verb", "preposition"):
+        if after == "noun" or words[at + 1 : at + 2] == ["back"]:
+            names[at] = "adjective"
 
 
 def _is_adjective_for_adverb(words: Sequence[str], names: Sequence[str], at: int) -> bool:

@@ -15,7 +15,8 @@ _HTML = re.compile(r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 _PLAIN = re.compile(r"[ -;=?-~]*")  # printable ASCII without < and >: nothing to clean
 _TOKEN = re.compile(
-    r"[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*(?:-[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*)*"  # words; a hyphen joins
+    r"(?<![^\W_])(?:[^\W\d_]\.){2,}(?![^\W_])|(?<![^\W_])[A-Z]\.[A-Z](?![^\W_])"  # U.S., T.V
+    r"|[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*(?:-[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*)*"  # words; a hyphen joins
     r"|['\u2019]s\b"
     r"|[^\w\s]|_"
 )
