@@ -90,7 +90,8 @@ class Lexicon:
             + [word.replace("-", " ") for word in self._rows if word.count("-") == 1 and self.weight(word, "N")]
         )
         self._closed = closed_words()
-        self._candidates: dict[str, Candidates] = {}
+        self.seen: dict[str, Candidates] = {}
+        """What `candidates` has found so far."""
         self._lemmas: dict[str, str] = {}
         self._known: dict[str, bool] = {}
 
@@ -101,13 +102,13 @@ class Lexicon:
 
     def candidates(self, word: str) -> Candidates:
         """The tags of a lower-case word. Never empty: an unknown word is guessed from its form."""
-        found = self._candidates.get(word)
+        found = self.seen.get(word)
         if found is None:
             weights = self._closed.get(word) or self._open(word) or self._formed(word) or _guess(word)
             total = sum(weights.values())
             found = tuple((TAGS.index(tag), log(weight / total)) for tag, weight in weights.items())
-            if len(self._candidates) < 1_000_000:  # a bound on memory for texts without end
-                self._candidates[word] = found
+            if len(self.seen) < 1_000_000:  # a bound on memory for texts without end
+                self.seen[word] = found
         return found
 
     def is_closed(self, word: str) -> bool:

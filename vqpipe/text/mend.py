@@ -20,7 +20,7 @@ from math import inf, log
 
 from vqpipe.text.closed_class import TAGS
 from vqpipe.text.lexicon import lexicon
-from vqpipe.text.word_kinds import AFTER_NOUN, EDIBLE, EDIBLE_PARTS, MODIFIERS
+from vqpipe.text.word_kinds import AFTER_NOUN, BODY_PARTS, EDIBLE, EDIBLE_PARTS, MODIFIERS
 
 _ADJECTIVE, _NOUN, _ADVERB, _VERB = (TAGS.index(tag) for tag in "JNRV")
 _JOINTS = frozenset({"and", "or", "/", "&", ","})
@@ -34,6 +34,10 @@ _WITHIN_PHRASE = frozenset({"determiner", "adjective", "possessive", "number"})
 _AFTER_NOUN_PHRASE = frozenset({"sign", "preposition"})
 _AFTER_VERB = frozenset({"preposition", "determiner", "adverb", "particle", "possessive"})
 _BEFORE_LONG = frozenset({"verb", "auxiliary", "preposition", "conjunction", "sign"})
+_LOST_APOSTROPHE = frozenset({"s", "t"})
+_BEFORE_SAID = frozenset({"adjective", "adverb", "auxiliary", "determiner"})
+_JOINING = frozenset({"verb", "conjunction", "sign"})
+_COLORED = frozenset({"colored", "coloured", "hued", "tinted", "toned"})
 _HAVE = frozenset({"has", "have", "had", "having"})
 _CLAUSE_STARTS = frozenset({"and", "but", "as", "while", "when"})
 _GROUPS = frozenset({"people", "men", "women", "children", "sheep", "deer", "police", "cattle", "geese"})
@@ -41,33 +45,41 @@ _GROUPS = frozenset({"people", "men", "women", "children", "sheep", "deer", "pol
 
 def mend(words: Sequence[str], names: list[str]) -> None:
     """Correct the parts of speech `names` of lower-case `words` in place."""
+    before, last = "sign", len(names) - 1
     for at, name in enumerate(names):
         if name == "noun":
-            _mend_noun(words, names, at)
+            after = names[at + 1] if at < last else "sign"
+            if words[at] in MODIFIERS and _modifies(words, names, at):
+                names[at] = "adjective"
+            elif words[at] in _LOST_APOSTROPHE and at:
+                names[at] = _ending(words, names, at)
+            elif before in _BEFORE_SAID and after not in ("noun", "verb") and _says_color(words, names, at):
+                names[at] = "adjective"
+            elif (after in _JOINING or before == "conjunction") and _is_adjective(words, names, at):
+                names[at] = "adjective"
+            elif before == "noun" and after in _AFTER_VERB and _is_verb(words, names, at, after):
+                names[at] = "verb"
         elif name == "adjective":
             if _compound(words, names, at) or _stands_alone(words, names, at) or _edible(words, names, at):
                 names[at] = "noun"
+            elif before == "noun" and words[at] in _COLORED and words[at - 1] in lexicon().colors:
+                names[at - 1] = "adjective"
         elif name == "verb":
             if at:
                 _mend_verb(words, names, at)
         elif name == "adverb":
-            if words[at] == "back" and at and names[at - 1] in ("adjective", "determiner"):
+            if words[at] == "back" and before in ("adjective", "determiner"):
                 names[at] = "noun"
             elif _is_adjective_for_adverb(words, names, at):
                 names[at] = "adjective"
+        before = names[at]
 
 
-def _mend_noun(words: Sequence[str], names: list[str], at: int) -> None:
-    word = words[at]
-    before = names[at - 1] if at else "sign"
-    if (word in MODIFIERS and _modifies(words, names, at)) or _says_color(words, names, at):
-        names[at] = "adjective"
-    elif word == "s" and before == "noun":
-        names[at] = "possessive"
-    elif _is_adjective(words, names, at):
-        names[at] = "adjective"
-    elif before == "noun" and _is_verb(words, names, at):
-        names[at] = "verb"
+def _ending(words: Sequence[str], names: Sequence[str], at: int) -> str:
+    """What an s or t is that lost its apostrophe: "the man s hat", "it s", "doesn t"."""
+    if words[at] == "s":
+        return {"noun": "possessive", "pronoun": "auxiliary"}.get(names[at - 1], "noun")
+    return "adverb" if words[at - 1].endswith("n") or names[at - 1] == "auxiliary" else "noun"
 
 
 def _modifies(words: Sequence[str], names: Sequence[str], at: int) -> bool:
@@ -81,13 +93,12 @@ def _modifies(words: Sequence[str], names: Sequence[str], at: int) -> bool:
 
 
 def _says_color(words: Sequence[str], names: Sequence[str], at: int) -> bool:
-    """Whether a colour after an adjective is said of a subject: "is pale yellow"."""
-    if at < 2 or names[at - 1] != "adjective" or words[at] not in lexicon().colors:
+    """Whether a colour before no noun is said of a subject: "is tan", "is pale yellow", "is all black"."""
+    known = lexicon()
+    if words[at] not in known.colors or not known.weight(words[at], "J"):
         return False
-    if at + 1 < len(names) and names[at + 1] in ("noun", "verb"):
-        return False
-    start = at - 2
-    while start and names[start] in ("adjective", "adverb"):
+    start = at - (2 if words[at - 1] == "all" else 1)
+    while start > 0 and names[start] in ("adjective", "adverb"):
         start -= 1
     return names[start] == "auxiliary"
 
@@ -104,14 +115,12 @@ def _edible(words: Sequence[str], names: Sequence[str], at: int) -> bool:
 def _parted(words: Sequence[str], at: int) -> bool:
     """Whether two words are one that WordNet writes together: "gold fish"."""
     known = lexicon()
-    return known.weight(words[at] + known.noun_lemma(words[at + 1]), "N") > 0
+    thing = known.noun_lemma(words[at + 1])
+    return thing not in BODY_PARTS and known.weight(words[at] + thing, "N") > 0
 
 
-def _is_verb(words: Sequence[str], names: Sequence[str], at: int) -> bool:
-    """Whether a word that is tagged as a noun, after another noun, is the verb of that noun."""
-    after = names[at + 1] if at + 1 < len(names) else "sign"
-    if after not in _AFTER_VERB:
-        return False
+def _is_verb(words: Sequence[str], names: Sequence[str], at: int, after: str) -> bool:
+    """Whether a word that is tagged as a noun, after another noun and before `after`, is the verb of that noun."""
     word, subject, known = words[at], words[at - 1], lexicon()
     if word.endswith("ing"):
         return known.weight(word, "N") < _GERUND_WEIGHT and not _joined(subject, word)
@@ -201,6 +210,8 @@ def _stands_alone(words: Sequence[str], names: Sequence[str], at: int) -> bool:
         return False
     if at + 1 < len(words) and (names[at + 1] not in _AFTER_NOUN_PHRASE or words[at + 1] in _JOINTS):
         return False
+    if words[at - 1] == "all" and at > 1 and names[at - 2] == "auxiliary":
+        return False  # "is all black"
     word, known = words[at], lexicon()
     if not known.weight(word, "N") or known.is_closed(word):
         return False
