@@ -87,7 +87,11 @@ class Lexicon:
             self._irregular.setdefault((row["form"], tag), []).append(row["lemma"])
         self.compounds = frozenset(
             pq.read_table(table_path("compounds", folder)).column("compound").to_pylist()
-            + [word.replace("-", " ") for word in self._rows if word.count("-") == 1 and self.weight(word, "N")]
+            + [
+                word.replace("-", " ")
+                for word in self._rows
+                if word.count("-") == 1 and self.weight(word, "N")
+            ]
         )
         self._closed = closed_words()
         self.seen: dict[str, Candidates] = {}

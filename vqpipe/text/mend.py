@@ -20,6 +20,7 @@ from math import inf, log
 
 from vqpipe.text.closed_class import TAGS
 from vqpipe.text.lexicon import lexicon
+from vqpipe.text.phrases import SHADES
 from vqpipe.text.word_kinds import AFTER_NOUN, BODY_PARTS, EDIBLE, EDIBLE_PARTS, MODIFIERS
 
 _ADJECTIVE, _NOUN, _ADVERB, _VERB = (TAGS.index(tag) for tag in "JNRV")
@@ -162,11 +163,13 @@ def _mend_verb(words: Sequence[str], names: list[str], at: int) -> None:
     elif before == "noun":
         if after in ("noun", "adjective") and word in AFTER_NOUN:
             names[at] = "adjective"
-        elif after in ("noun", "verb") and known.weight(known.noun_lemma(word), "N"):
+            if _mostly_adjective(words[at - 1]):
+                names[at - 1] = "adjective"  # "dark spotted bird"
+        elif known.weight(known.noun_lemma(word), "N"):
             subject = words[at - 1]
             single = subject not in _GROUPS and known.noun_lemma(subject) == subject
-            base = after == "verb" and single and known.weight(word, "V") > 0
-            if base or _joined(subject, word):
+            base = single and known.weight(word, "V") > 0
+            if (base and after == "verb") or ((base or after in ("noun", "verb")) and _joined(subject, word)):
                 names[at] = "noun"
     elif before == "auxiliary" or words[at - 1] in _HAVE:
         if word.endswith("s") and known.weight(known.noun_lemma(word), "N"):
@@ -232,7 +235,9 @@ def _is_adjective(words: Sequence[str], names: list[str], at: int) -> bool:
         in_phrase = names[at + 3] in ("adjective", "noun", "conjunction")
         if before == "conjunction" and names[at - 2] == "noun":
             return False  # "raw mango and orange and ripe bananas"
-        return in_phrase and before != "noun" and (words[at] in MODIFIERS or _mostly_adjective(words[at]))
+        if words[at] in MODIFIERS and (before != "adjective" or words[at - 1] in SHADES):
+            return in_phrase and before != "noun"
+        return in_phrase and before != "noun" and _mostly_adjective(words[at])
     elif at >= 3 and words[at - 1] in ("and", "or") and names[at - 2] == "adjective":
         said = names[at - 3] in ("auxiliary", "adverb")
         return said and after in _AFTER_NOUN_PHRASE and _mostly_adjective(words[at])

@@ -89,7 +89,9 @@ def _head(words: Sequence[Word], adjective: int, last: int) -> int:
         own = f"{words[adjective].text} {words[first].lemma}"
         rest = f"{words[first].text} {words[first + 1].lemma}"
         if own in lexicon().compounds and rest not in lexicon().compounds:
-            return last if words[first].lemma in BODY_PARTS else first  # the ring of "black eye ring" is black
+            return (
+                last if words[first].lemma in BODY_PARTS else first
+            )  # the ring of "black eye ring" is black
     return last
 
 
@@ -173,7 +175,7 @@ def _complement(words: Sequence[Word], position: int) -> tuple[int, list[int]]:
             found.append(at)
         elif word.pos == "noun" or word.text in NEGATIONS:
             return last, []
-        elif word.pos != "adverb" and word.text not in _JOINTS:
+        elif word.pos != "adverb" and word.text not in _JOINTS and word.text != "all":
             break
     return last, found
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 MODIFIERS = frozenset(
     # colours that WordNet has more often as nouns, or as nouns alone
-    "amber amethyst aqua azure beige bronze buff burgundy carmine charcoal chestnut coral cream crimson cyan "
+    "amber amethyst aqua azure beige bronze buff burgundy carmine charcoal chestnut cream crimson cyan "
     "ebony emerald fuchsia gilt gold golden gray grey indigo ivory jade khaki lavender lilac lime magenta maroon "
     "mauve mustard ocher ochre olive orange pastel peach plum purple ruby russet rust sable sapphire scarlet "
     "sepia sienna silver tan tangerine taupe teal turquoise ultramarine umber vermilion violet "
