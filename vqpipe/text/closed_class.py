@@ -106,11 +106,10 @@ BE = frozenset(word for word in _WORDS["X"].split())
 FIXED = {
     "next": {"to": "R"}, "close": {"to": "R", "up": "N"}, "such": {"as": "I"}, "other": {"than": "R"},
     "more": {"than": "R"}, "less": {"than": "R"}, "due": {"to": "R"}, "each": {"other": "O"},
-    **{word: {"t": "W"} for word in (
-        "don doesn didn hasn haven hadn won wouldn can couldn shouldn isn aren wasn weren".split()
-    )},
 }  # fmt: skip
 """The tag of a word by the word that follows it, where the two are as good as one word."""
+_BEFORE_T = "don doesn didn hasn haven hadn won wouldn can couldn shouldn isn aren wasn weren"
+FIXED |= {word: {"t": "W"} for word in _BEFORE_T.split()}
 
 
 def closed_words() -> dict[str, dict[str, float]]:

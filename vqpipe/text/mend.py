@@ -54,9 +54,9 @@ def mend(words: Sequence[str], names: list[str]) -> None:
                 names[at] = "adjective"
             elif words[at] in _LOST_APOSTROPHE and at:
                 names[at] = _ending(words, names, at)
-            elif before in _BEFORE_SAID and after not in ("noun", "verb") and _says_color(words, names, at):
-                names[at] = "adjective"
-            elif (after in _JOINING or before == "conjunction") and _is_adjective(words, names, at):
+            elif (
+                before in _BEFORE_SAID and after not in ("noun", "verb") and _says_color(words, names, at)
+            ) or ((after in _JOINING or before == "conjunction") and _is_adjective(words, names, at)):
                 names[at] = "adjective"
             elif before == "noun" and after in _AFTER_VERB and _is_verb(words, names, at, after):
                 names[at] = "verb"
@@ -132,10 +132,10 @@ def _is_verb(words: Sequence[str], names: Sequence[str], at: int, after: str) ->
     if word.endswith("s"):
         if plural or shares[_VERB] < shares.get(_NOUN, -inf):
             return False
-    elif not plural or not known.weight(word, "V"):
-        return False
-    elif after != "determiner" and known.weight(word, "V") < _VERB_SHARE * known.weight(word, "N"):
-        return False
+    else:
+        least = 0.0 if after == "determiner" else _VERB_SHARE * known.weight(word, "N")
+        if not plural or not known.weight(word, "V") or known.weight(word, "V") < least:
+            return False
     return not _joined(subject, word) and not _has_verb(words, names, at)
 
 
@@ -174,9 +174,12 @@ def _mend_verb(words: Sequence[str], names: list[str], at: int) -> None:
     elif before == "auxiliary" or words[at - 1] in _HAVE:
         if word.endswith("s") and known.weight(known.noun_lemma(word), "N"):
             names[at] = "noun"
-    elif word.endswith("ed") and before in ("adjective", "verb", "preposition"):
-        if after == "noun" or words[at + 1 : at + 2] == ["back"]:
-            names[at] = "adjective"
+    elif (
+        word.endswith("ed")
+        and before in ("adjective", "verb", "preposition")
+        and (after == "noun" or words[at + 1 : at + 2] == ["back"])
+    ):
+        names[at] = "adjective"
 
 
 def _is_adjective_for_adverb(words: Sequence[str], names: Sequence[str], at: int) -> bool:
