@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vqpipe.data.captions import BadCaption, clean_caption, usable_caption
+from vqpipe.data.captions import BadCaption, clean_caption, identifier, usable_caption
 from vqpipe.data.corpus import read_captions
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.errors import DataError
@@ -48,6 +48,17 @@ def test_unusable_captions(raw: object, reason: str) -> None:
         with pytest.raises(BadCaption) as caught:
             read(raw)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1"), (1.0, "1"), ("1", "1"), (" 1 ", "1"), (0, "0"), (-0.0, "0"), (1e20, "100000000000000000000"),
+     (1.5, "1.5"), ("1.0", "1.0"), ("007", "007"), (None, None), (True, None), (False, None), ("", None),
+     (" ", None), (float("nan"), None), (float("-inf"), None), ([1], None), ({"id": 1}, None),
+     ("a\udce9", "a\\udce9")],
+)  # fmt: skip
+def test_an_identifier_is_the_same_in_any_json_form(value: object, text: str | None) -> None:
+    assert identifier(value) == text
 
 
 def test_text_counts_what_it_leaves_out(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections import Counter
 
 
 class BadCaption(ValueError):
@@ -11,6 +13,28 @@ class BadCaption(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Unusable(Counter[str]):
+    """How many captions were left out, by a word of `vqpipe.data.reasons`, and what else a reader noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, str] = {}
+        """The first caption left out for each reason: its id, and what there is of it."""
+        self.without_id = 0
+        """Captions whose source has ids but gives them none; they are read."""
+        self.other_splits = 0
+        """Captions of splits that are not for training; they are passed over."""
+        self.hint = ""
+        """What the source has instead, where it lacks captions."""
+
+    def leave_out(self, reason: str, caption_id: str, raw: object) -> None:
+        """Count a caption that cannot be used."""
+        self[reason] += 1
+        if reason not in self.examples:
+            shown = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else str(raw)
+            self.examples[reason] = f"{caption_id}: {printable(shown[:60].strip())!r}"
 
 
 def usable_caption(raw: object) -> str:
@@ -55,3 +79,18 @@ def clean_caption(raw: object) -> str:
 def printable(name: str) -> str:
     """A file name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def identifier(value: object) -> str | None:
+    """The text of an identifier from a JSON value, the same for 1, 1.0 and "1"; None where it names nothing.
+
+    Strings lose white space at their ends, and lone surrogates become backslash escapes. True and false, null,
+    NaN, the infinities, an empty string, lists and objects name nothing.
+    """
+    if isinstance(value, str):
+        return printable(value.strip()) or None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(int(value)) if value == int(value) else str(value)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from vqpipe.data.captions import BadCaption, printable, usable_caption
-from vqpipe.data.json_stream import JsonArrays
+from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
+from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.read import open_split
-from vqpipe.data.streams import lines
+from vqpipe.data.streams import PACKED, lines
 from vqpipe.data.text_columns import text_rows
+from vqpipe.data.text_rows import rows
 from vqpipe.errors import DataError
 from vqpipe.params.corpus import (
     CocoCorpus,
@@ -26,6 +28,8 @@ from vqpipe.params.corpus import (
     TsvCorpus,
 )
 
+OPTION = "corpus.encoding"
+"""The field that names a text's encoding, for messages."""
 Raw = Iterator[tuple[str, object]]
 """(id, caption as it lies in the source)."""
 
@@ -35,19 +39,20 @@ def read_captions(
 ) -> Iterator[tuple[str, str]]:
     """Yield (id, caption) in the source's order; captions of one image share its id.
 
-    Captions are as they were written, but for white space at their ends. Those that are empty, no text or no
-    UTF-8 are left out, and counted by reason in `unusable` where it is given. A line too short for its columns
+    Captions are as they were written, but for white space at their ends. Those that are empty, no text or
+    damaged are left out, and counted by reason in `unusable` where it is given. A line too short for its columns
     counts as empty. What has no ids of its own gets the number of its line or row, with the file in front
-    where the source is a folder of text.
+    where the source is a folder of text; elements of a JSON file get `#` and their number.
 
     Args:
         source: where the captions lie.
         split: split of a `dataset`; the other kinds are one text, which is `train`.
-        unusable: receives the number of captions left out, by a word of `vqpipe.data.reasons`.
+        unusable: receives the number of captions left out, by a word of `vqpipe.data.reasons`; an `Unusable`
+            also what else is worth a note.
 
     Raises:
-        DataError: nothing at the path, not of its kind, no such split, or no usable caption in it. Of `many`
-            sources each must have one.
+        DataError: nothing at the path, not of its kind, in an encoding that must be named, no such split, or no
+            usable caption in it. Of `many` sources each must have one.
         ArtifactError: `dataset` names no published dataset.
     """
     if split != "train" and not isinstance(source, DatasetCorpus):
@@ -63,63 +68,71 @@ def read_captions(
 
 
 def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple[str, str]]:
-    usable, own = 0, Counter[str]()
-    for caption_id, raw in _raw(source, split):
-        try:
-            caption = usable_caption(raw)
-        except BadCaption as error:
-            own[error.reason] += 1
-            lost[error.reason] += 1
-            continue
-        usable += 1
-        yield caption_id, caption
+    usable, own = 0, Unusable()
+    try:
+        for caption_id, raw in _raw(source, split, own):
+            try:
+                caption = usable_caption(raw)
+            except BadCaption as error:
+                own.leave_out(error.reason, caption_id, raw)
+                continue
+            usable += 1
+            yield caption_id, caption
+    finally:
+        lost.update(own)
+        if isinstance(lost, Unusable):
+            lost.examples = {**own.examples, **lost.examples}
+            lost.without_id += own.without_id
+            lost.other_splits += own.other_splits
     if usable == 0:
+        counts = ", ".join(f"{count} {reason}" for reason, count in own.most_common())
         raise DataError(
             f"corpus: no usable caption in {source.path}",
-            found=", ".join(f"{count} {reason}" for reason, count in own.most_common())
-            or "no captions at all",
+            found=(counts or "no captions at all") + (f"; {own.hint}" if own.hint else ""),
             expected=EXPECTED[source.kind],
         )
 
 
 EXPECTED = {
     "dataset": "a dataset whose split has captions; for a source without any, name a corpus of another kind",
-    "coco": 'json such as {"annotations": [{"image_id": 1, "caption": "a red bus"}]}',
+    "coco": 'json such as {"annotations": [{"image_id": 1, "caption": "a red bus"}]}, '
+    '[{"image": "1.jpg", "caption": "a red bus"}] or {"1.jpg": ["a red bus"]}',
     "jsonl": 'lines such as {"caption": "a red bus"}; the key is corpus.caption_field',
-    "text": "UTF-8 text, one caption a line",
-    "tsv": "UTF-8 lines with tabs between columns; corpus.caption_column counts from 0",
+    "text": "text, one caption a line",
+    "tsv": "lines with tabs between columns, or corpus.delimiter; corpus.caption_column is a name or counts from 0",
     "parquet": "Parquet with the column corpus.caption_column",
 }
 """The layout of each kind of corpus, for error messages."""
 
 ENDINGS = {
-    "coco": (".json", ".json.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz"),
-    "text": (".txt", ".txt.gz"),
-    "tsv": (".tsv", ".tsv.gz"),
-    "parquet": (".parquet",),
-}
+    kind: tuple(ending + packed for packed in PACKED)
+    for kind, ending in {"coco": ".json", "jsonl": ".jsonl", "text": ".txt", "tsv": ".tsv"}.items()
+} | {"parquet": (".parquet",)}
 """The usual endings of each kind's files: what is read of a folder without `corpus.files`."""
+CSV = tuple(".csv" + packed for packed in PACKED)
+"""The endings of files with commas between columns; `tsv` reads them in a folder that has none of its own."""
 
 
-def _raw(source: OneCorpus, split: str) -> Raw:
+def _raw(source: OneCorpus, split: str, noted: Unusable) -> Raw:
     match source:
         case DatasetCorpus():
             return _from_dataset(Path(source.path), split)
         case CocoCorpus():
-            return (pair for _, file in corpus_files(source) for pair in _from_coco(file))
+            return (pair for _, file in corpus_files(source) for pair in _from_coco(source, file, noted))
         case JsonLinesCorpus():
-            return (pair for label, file in corpus_files(source) for pair in _from_jsonl(source, label, file))
+            files = corpus_files(source)
+            return (pair for label, file in files for pair in _from_jsonl(source, label, file, noted))
         case TextCorpus():
             return (
                 (f"{label}{number}", line)
                 for label, file in corpus_files(source)
-                for number, line in lines(file)
+                for number, line in lines(file, 0, source.encoding, OPTION)
             )
         case TsvCorpus():
-            return (pair for label, file in corpus_files(source) for pair in _from_tsv(source, label, file))
+            files = corpus_files(source)
+            return (pair for label, file in files for pair in _from_tsv(source, label, file, noted))
         case ParquetCorpus():
-            return _from_parquet(source)
+            return _from_parquet(source, noted)
 
 
 def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
@@ -141,12 +154,9 @@ def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
             run="put it there, or set corpus.path in params.yaml",
         )
     patterns = [source.files] if source.files else [f"*{ending}" for ending in ENDINGS[kind]]
-    found = {
-        file.relative_to(path).as_posix(): file
-        for pattern in patterns
-        for file in path.glob(pattern)
-        if file.is_file() and not file.name.startswith(".")
-    }
+    found = _matching(path, patterns)
+    if not found and kind == "tsv" and not source.files:
+        found = _matching(path, [f"*{ending}" for ending in CSV])
     if not found:
         others = sorted(child.name for child in path.iterdir())
         raise DataError(
@@ -159,28 +169,94 @@ def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
     return [(f"{printable(name)}:", found[name]) for name in sorted(found)]
 
 
+def _matching(folder: Path, patterns: list[str]) -> dict[str, Path]:
+    return {
+        file.relative_to(folder).as_posix(): file
+        for pattern in patterns
+        for file in folder.glob(pattern)
+        if file.is_file() and not file.name.startswith(".")
+    }
+
+
 def _from_dataset(path: Path, split: str) -> Raw:
     for batch in open_split(path, split).batches(["image_id", "captions"]):
         for image_id, captions in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             yield from ((image_id, caption) for caption in captions or [])
 
 
-def _from_coco(path: Path) -> Raw:
-    for _, annotation, _, _ in JsonArrays(path).elements("annotations"):
-        if isinstance(annotation, dict):
-            yield printable(str(annotation.get("image_id", ""))), annotation.get("caption")
-        else:
-            yield "", annotation if not isinstance(annotation, str) else None
+def _from_coco(source: CocoCorpus, path: Path, noted: Unusable) -> Raw:
+    """Captions of COCO's annotations, of Karpathy's images, of a list of objects, or of lists by image."""
+    arrays = JsonArrays(path, source.encoding, OPTION)
+    number = found = 0
+    for key, element, _, _ in arrays.elements("annotations", "images", TOP):
+        if key != "images":
+            number += 1
+            yield from _of_object(element, f"#{number}", noted)
+        elif isinstance(element, dict) and isinstance(element.get("sentences"), list):
+            found += 1
+            yield from _of_karpathy(element, f"#{found}", noted)
+    if number or found:
+        return
+    noted.hint = f"the keys of {path.name} are {', '.join(arrays.keys) or 'none'}"
+    if not {"annotations", "images"}.isdisjoint(arrays.keys):
+        return
+    for key, element, _, _ in arrays.elements(EVERY):
+        if isinstance(element, str):
+            yield printable(key), element
 
 
-def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path) -> Raw:
-    for number, line in lines(path):
-        caption_id, value = f"{label}{number}", _json(line)
-        if isinstance(value, dict):
-            if source.id_field is not None and source.id_field in value:
-                caption_id = printable(str(value[source.id_field]))
-            value = value.get(source.caption_field)
-        yield from ((caption_id, one) for one in (value if isinstance(value, list) else [value]))
+_IDS = ("image_id", "image", "file_name", "filename", "id")
+
+
+def _of_object(element: object, place: str, noted: Unusable) -> Raw:
+    """The captions of an annotation, or of an object of a list, which may name its image in another way."""
+    if not isinstance(element, dict):
+        yield place, None
+        return
+    key = next((key for key in _IDS if key in element), "")
+    captions = element.get("caption", element.get("captions"))
+    if captions is None:
+        noted.hint = f"the keys of an element are {', '.join(map(str, list(element)[:8]))}"
+    for caption in captions if isinstance(captions, list) else [captions]:
+        yield _identified(element.get(key), place, noted), caption
+
+
+def _of_karpathy(image: dict[str, object], place: str, noted: Unusable) -> Raw:
+    sentences = image["sentences"]
+    assert isinstance(sentences, list)
+    if image.get("split", "train") not in ("train", "restval"):
+        noted.other_splits += len(sentences)
+        noted.hint = "a split file of Karpathy's without an image whose split is train or restval"
+        return
+    named = next((image[key] for key in ("cocoid", "filename", "imgid") if key in image), None)
+    for sentence in sentences:
+        caption = sentence.get("raw") if isinstance(sentence, dict) else None
+        yield _identified(named, place, noted), caption
+
+
+def _identified(value: object, place: str, noted: Unusable) -> str:
+    """The text of an id; where there is none, the place in the file, which is counted."""
+    text = identifier(value)
+    noted.without_id += text is None
+    return place if text is None else text
+
+
+def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path, noted: Unusable) -> Raw:
+    for number, line in lines(path, 0, source.encoding, OPTION, json=True):
+        value = _json(line)
+        for one in value if isinstance(value, list) else [value]:
+            caption_id = f"{label}{number}"
+            if isinstance(one, dict):
+                if source.id_field is not None:
+                    caption_id = _identified(one.get(source.id_field), caption_id, noted)
+                if source.caption_field not in one:
+                    noted.hint = (
+                        f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
+                    )
+                one = one.get(source.caption_field)
+            elif one is None and line.lstrip()[:1] in (b"[", b"{"):
+                noted.hint = f"line {number} is no whole JSON value; kind: coco reads JSON over several lines"
+            yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
 
 
 def _json(line: bytes) -> object:
@@ -188,23 +264,57 @@ def _json(line: bytes) -> object:
     text = line.decode("utf-8", "surrogateescape")
     try:
         return json.loads(text) if text.strip() else ""
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
 
 
-def _from_tsv(source: TsvCorpus, label: str, path: Path) -> Raw:
-    for number, line in lines(path, source.num_header_lines):
-        cells = line.rstrip(b"\r\n").split(b"\t")
+def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw:
+    by_comma = path.name.lower().endswith(CSV)
+    delimiter = source.delimiter or ("," if by_comma else "\t")
+    texts = rows(lines(path, 0, source.encoding, OPTION, lone_cr=False), delimiter, source.quotes)
+    header = [cells for _, cells in islice(texts, source.header_rows())]
+    if len(header) < source.header_rows():
+        return
+    names = header[-1] if header else []
+    caption_at = _column(source.caption_column, names, path, delimiter)
+    id_at = None if source.id_column is None else _column(source.id_column, names, path, delimiter)
+    for number, cells in texts:
         caption_id = f"{label}{number}"
-        if source.id_column is not None and source.id_column < len(cells):
-            caption_id = cells[source.id_column].decode("utf-8", "backslashreplace")
-        yield caption_id, cells[source.caption_column] if source.caption_column < len(cells) else b""
+        if id_at is not None:
+            caption_id = _identified(cells[id_at] if id_at < len(cells) else None, caption_id, noted)
+        if caption_at >= len(cells):
+            shown = printable(delimiter.join(cells)[:60])
+            noted.hint = f"line {number} has {len(cells)} columns by {_delimiter(delimiter)}: {shown}"
+        yield caption_id, cells[caption_at] if caption_at < len(cells) else ""
 
 
-def _from_parquet(source: ParquetCorpus) -> Raw:
+def _column(column: int | str, names: list[str], path: Path, delimiter: str) -> int:
+    """The number of a column.
+
+    Raises:
+        DataError: the header does not have its name.
+    """
+    if isinstance(column, int):
+        return column
+    stripped = [name.strip() for name in names]
+    if column not in stripped:
+        raise DataError(
+            f"{path} has no column {column} in its header",
+            found=f"{len(names)} columns by {_delimiter(delimiter)}; corpus.delimiter names another",
+            choices=map(printable, stripped),
+        )
+    return stripped.index(column)
+
+
+def _delimiter(delimiter: str) -> str:
+    return {"\t": "tab", ",": "comma"}.get(delimiter, repr(delimiter))
+
+
+def _from_parquet(source: ParquetCorpus, noted: Unusable) -> Raw:
     row = 0
     for _, file in corpus_files(source):
         for name, texts in text_rows(file, source.caption_column, source.id_column):
+            noted.without_id += len(texts) * (name is None and source.id_column is not None)
             caption_id = str(row) if name is None else name
             yield from ((caption_id, text) for text in texts)
             row += 1

@@ -16,22 +16,33 @@ BLOCK = 1 << 20
 """Bytes that are read at once, at least."""
 MAX_ELEMENT = 1 << 28
 """Characters of one element; what does not end within these is damaged."""
+NUM_KEYS = 8
+"""Keys of a file that are remembered, for messages."""
+TOP, EVERY = "", "*"
+"""In place of a key: the array that is the whole file; the values of all keys, arrays or not."""
 
 
 class JsonArrays:
-    """A JSON file, plain or gzip, that holds an object; its arrays are decoded element by element.
+    """A JSON file that holds an object; its arrays are decoded element by element.
 
     Only a window of the file is in memory: a block, or an element where that is longer. Bytes that are no UTF-8
     become lone surrogates, so that one bad caption does not cost the file.
+
+    Args:
+        path: the file, in any form that `vqpipe.data.streams.open_bytes` reads.
+        encoding: as there, and so is `option`.
 
     Raises:
         DataError: the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str | None = None, option: str | None = None) -> None:
         self.path = path
+        self._coding = encoding, option
         with open_bytes(path):
             pass
+        self.keys: list[str] = []
+        """Keys of the object, the first of them, in the order of the file."""
         self.text = ""
         """The window."""
         self._from = self._at = 0
@@ -45,17 +56,25 @@ class JsonArrays:
         """Yield (key, element, start, end) for each element of the arrays under `keys`, in file order.
 
         Until the next element is asked for, `self.text[start:end]` is this one's own JSON. Keys that are
-        missing yield nothing.
+        missing yield nothing. With `TOP` among the keys the file may be an array too; with `EVERY` values that are
+        no arrays come as their key's one element.
 
         Raises:
-            DataError: not a JSON object, damaged, or a key of `keys` does not hold an array.
+            DataError: not a JSON object, damaged, followed by more, or a key of `keys` does not hold an array.
         """
         try:
-            with open_bytes(self.path) as stream:
+            with open_bytes(self.path, *self._coding) as stream:
                 self._start(stream)
-                yield from self._walk(keys)
-        except (json.JSONDecodeError, RecursionError) as error:
+                if TOP in keys and self._peek() == "[":
+                    yield from self._array(TOP, True)
+                else:
+                    yield from self._walk(keys)
+                if self._peek():
+                    raise json.JSONDecodeError("more behind its end (JSON Lines?)", self.text, self._at)
+        except (ValueError, RecursionError) as error:
             told = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            if type(error) is ValueError:
+                told = "a number that is too long"
             raise DataError(
                 f"{self.path} is not a JSON object of arrays: {told} near character {self._passed + self._at}"
             ) from error
@@ -65,23 +84,30 @@ class JsonArrays:
         while self._peek() != "}":
             key = self._value()
             self._expect(":")
+            if len(self.keys) < NUM_KEYS:
+                self.keys.append(str(key))
             if key in keys or self._peek() == "[":
-                self._expect("[")
-                while self._peek() != "]":
-                    element = self._value()
-                    if key in keys:
-                        yield key, element, self._from, self._at
-                    self._after("]")
-                self._expect("]")
+                yield from self._array(key, key in keys or EVERY in keys)
             else:
-                self._value()
+                value = self._value()
+                if EVERY in keys:
+                    yield key, value, self._from, self._at
             self._after("}")
+        self._expect("}")
+
+    def _array(self, key: str, wanted: bool) -> Iterator[tuple[str, Any, int, int]]:
+        self._expect("[")
+        while self._peek() != "]":
+            element = self._value()
+            if wanted:
+                yield key, element, self._from, self._at
+            self._after("]")
+        self._expect("]")
 
     def _start(self, stream: BinaryIO) -> None:
+        self.keys.clear()
         self._stream, self.text, self._at, self._passed, self._ended = stream, "", 0, 0, False
         self._utf8.reset()
-        if self._peek() == "\ufeff":
-            self._at += 1
 
     def _more(self) -> None:
         """Move the window on: drop what has been decoded, and read as much again as is left, or a block."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vqpipe.data.captions import identifier
+from vqpipe.data.encodings import binary_kind
 from vqpipe.errors import DataError
 
 ROWS = 4096
@@ -20,8 +22,8 @@ def text_rows(file: Path, text: str, name: str | None) -> Iterator[tuple[str | N
     Args:
         file: the Parquet file.
         text: the column of the texts. Values that are none come as they are.
-        name: the column of the rows' names; where it is None, or a row has none, None is yielded. Bytes that
-            are no UTF-8 become backslash escapes.
+        name: the column of the rows' names; where it is None, or a row has none, None is yielded. Numbers are
+            written as `vqpipe.data.captions.identifier` does; bytes that are no UTF-8 become backslash escapes.
 
     Raises:
         DataError: the file cannot be read, or has no such column.
@@ -38,13 +40,25 @@ def text_rows(file: Path, text: str, name: str | None) -> Iterator[tuple[str | N
                 for own, value in zip(names, _values(batch.column(text)), strict=True):
                     yield _name(own), value if isinstance(value, list) else [value]
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}", expected="a Parquet file") from error
+        raise DataError(
+            f"{file} cannot be read as Parquet: {error}",
+            found=_what(file),
+            expected="a Parquet file, not packed: its columns are",
+        ) from error
+
+
+def _what(file: Path) -> str | None:
+    try:
+        with file.open("rb") as stream:
+            return binary_kind(stream.read(512))
+    except OSError:
+        return None
 
 
 def _name(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return None if value is None else str(value)
+    return identifier(value) if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
 def _values(column: pa.Array) -> list[object]:

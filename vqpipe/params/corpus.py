@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from vqpipe.params.base import Params
 
 
-class DatasetCorpus(Params):
+class Corpus(Params):
+    """What all corpora share."""
+
+    max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Highest share of the captions that may be unusable (damaged, empty, no text, without a letter, in another
+    script or language) before `vocabulary` and `graph` fail, 0 to 1. A corpus that is known needs 0.01 or less."""
+
+
+class DatasetCorpus(Corpus):
     """The captions of a published dataset, split by split."""
 
     kind: Literal["dataset"]
@@ -19,7 +28,7 @@ class DatasetCorpus(Params):
     """Folder of the dataset artifact."""
 
 
-class FileCorpus(Params):
+class FileCorpus(Corpus):
     """What the corpora that lie in files share."""
 
     path: str = Field(min_length=1)
@@ -35,15 +44,38 @@ class FileCorpus(Params):
         return files
 
 
-class CocoCorpus(FileCorpus):
-    """The captions of COCO captions json; no image is needed. Plain or gzip; usual endings: .json, .json.gz."""
+class EncodedCorpus(FileCorpus):
+    """What the corpora share that lie in files of text. These may be plain, gzip, bzip2, xz or zstd: the usual
+    endings are the kind's own, alone or with .gz, .bz2, .xz or .zst behind it."""
+
+    encoding: str | None = None
+    """Encoding of files without a byte order mark, such as `cp1252`, `latin-1`, `shift_jis`; null: UTF-8, or UTF-16
+    or UTF-32 where the bytes say so, and anything else is an error. `utf-8` leaves out what is no UTF-8."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        try:
+            if encoding is not None:
+                "".encode(encoding)
+                codecs.getincrementaldecoder(encoding)
+        except (LookupError, ValueError):
+            raise ValueError(
+                "is not an encoding that Python knows, such as utf-8, cp1252 or shift_jis"
+            ) from None
+        return encoding
+
+
+class CocoCorpus(EncodedCorpus):
+    """The captions of COCO captions json, of Karpathy's split file (its training images), of a list of objects with
+    `caption`, or of an object of lists of captions by image. No image is needed. Usual ending: .json."""
 
     kind: Literal["coco"]
     """Names this kind."""
 
 
-class JsonLinesCorpus(FileCorpus):
-    """One JSON value a line: an object, or just the caption. Plain or gzip; usual endings: .jsonl, .jsonl.gz."""
+class JsonLinesCorpus(EncodedCorpus):
+    """One JSON value a line: an object, just the caption, or a list of these. Usual ending: .jsonl."""
 
     kind: Literal["jsonl"]
     """Names this kind."""
@@ -53,24 +85,54 @@ class JsonLinesCorpus(FileCorpus):
     """Key of an object's id; null: the line number."""
 
 
-class TextCorpus(FileCorpus):
-    """Text with one caption a line, UTF-8. Plain or gzip; usual endings: .txt, .txt.gz."""
+class TextCorpus(EncodedCorpus):
+    """Text with one caption a line. Usual ending: .txt."""
 
     kind: Literal["text"]
     """Names this kind."""
 
 
-class TsvCorpus(FileCorpus):
-    """Tab-separated lines, one caption each; UTF-8, no quoting. Plain or gzip; usual endings: .tsv, .tsv.gz."""
+class TsvCorpus(EncodedCorpus):
+    """Rows of columns, one caption each: TSV or CSV. Usual endings: .tsv; .csv where there is no .tsv."""
 
     kind: Literal["tsv"]
     """Names this kind."""
-    caption_column: int = Field(ge=0)
-    """Column of the caption, from 0."""
-    id_column: int | None = Field(default=None, ge=0)
-    """Column of the id, from 0; null: the line number."""
-    num_header_lines: int = Field(ge=0)
-    """Lines to skip at the start of each file."""
+    caption_column: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)]
+    """Column of the caption: its number from 0, or its name in the header."""
+    id_column: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)] | None = None
+    """Column of the id, as `caption_column`; null: the line number."""
+    num_header_lines: int | None = Field(default=None, ge=0)
+    """Rows to skip at the start of each file, the last of which has the columns' names; null: 1 where a column is
+    named, else 0."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """What is between columns; null: a comma in files that end in .csv, a tab in others."""
+    quotes: bool = True
+    """Whether "…" around a whole cell are its quotes, as CSV has them (within them, line ends and delimiters belong
+    to the cell, and "" is one quote). Quotes that are not closed before a delimiter or a line end are text in any
+    case. false: all quotes are text."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimits(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and delimiter in '"\r\n':
+            raise ValueError("is no quote and no line end")
+        return delimiter
+
+    @model_validator(mode="after")
+    def _header(self) -> Self:
+        if self.num_header_lines == 0 and (
+            isinstance(self.caption_column, str) or isinstance(self.id_column, str)
+        ):
+            raise ValueError(
+                "num_header_lines: a column's name needs a header; name the column by its number"
+            )
+        return self
+
+    def header_rows(self) -> int:
+        """Rows before the first caption's."""
+        if self.num_header_lines is not None:
+            return self.num_header_lines
+        return int(isinstance(self.caption_column, str) or isinstance(self.id_column, str))
 
 
 class ParquetCorpus(FileCorpus):
@@ -91,7 +153,7 @@ OneCorpus = Annotated[DatasetCorpus | CorpusOfFiles, Field(discriminator="kind")
 """A corpus of one kind."""
 
 
-class ManyCorpora(Params):
+class ManyCorpora(Corpus):
     """Several corpora, read one after the other. An id gets its source's path in front: `coco/val.json:179765`."""
 
     kind: Literal["many"]
@@ -99,7 +161,8 @@ class ManyCorpora(Params):
     path: str = Field(min_length=1)
     """The folder that holds them all."""
     sources: list[OneCorpus] = Field(min_length=1)
-    """The corpora; their paths are relative to the folder `path`."""
+    """The corpora; their paths are relative to the folder `path`. Each keeps to its own `max_bad_fraction`, as far as
+    captions are unreadable, and all together to that of the whole."""
 
     @field_validator("sources")
     @classmethod
