@@ -158,14 +158,21 @@ def pairs(
     caption: Annotated[str, typer.Argument(help="A caption in quotes.")],
     backend: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="wordnet, nltk or spacy; repeat it for several, all without it."),
+        typer.Option(
+            metavar="NAME", help="wordnet, nltk or spacy; repeat it for several. Without it, wordnet and nltk."
+        ),
     ] = None,
     spacy_model: Annotated[
-        str, typer.Option(metavar="NAME", help="The backend spacy's pipeline: a package's name or a folder.")
-    ] = "en_core_web_sm",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The pipeline of the backend spacy: an installed package or a folder, such as en_core_web_sm, "
+            "the default.",
+        ),
+    ] = None,
     predicative: Annotated[bool, typer.Option("--predicative", help='Also "the boat is red".')] = False,
 ) -> None:
-    """Print the (adjective, noun) pairs that each part-of-speech backend finds in a caption.
+    """Print a caption's words with their parts of speech, and its (adjective, noun) pairs, by each backend.
 
     Example: vqpipe pairs "a small red boat under a grey sky"
     """

@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from vqpipe.errors import ParamsError, SetupError, did_you_mean
 from vqpipe.params.graph import PhraseParams
 from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos
-from vqpipe.text.phrases import pairs
-from vqpipe.text.pos import BACKENDS, tagger
+from vqpipe.text.pos import tagger
+from vqpipe.text.words import Analysis
 
 Pair = tuple[str, str]
+
+BY_DEFAULT = ("wordnet", "nltk")
+"""Backends that answer where none is named; spaCy takes seconds and hundreds of megabytes to load."""
+DEFAULT_SPACY_MODEL = "en_core_web_sm"
 
 
 def params_of(name: str, spacy_model: str) -> PosParams:
@@ -32,30 +36,50 @@ def params_of(name: str, spacy_model: str) -> PosParams:
     return known[name]
 
 
-def side_by_side(caption: str, backends: Sequence[str], spacy_model: str, phrases: PhraseParams) -> str:
-    """A table of the pairs that each backend finds in a caption, and why a backend is not in it.
+def side_by_side(
+    caption: str, backends: Sequence[str], spacy_model: str | None, phrases: PhraseParams
+) -> str:
+    """A table of the words of a caption, one of its pairs, and why a backend is not in them.
 
     Args:
         caption: any string.
-        backends: names of `BACKENDS`; empty for all of them.
-        spacy_model: the pipeline of the backend spacy.
+        backends: names of `BACKENDS`; empty for those of `BY_DEFAULT`, and spaCy where its pipeline is named.
+        spacy_model: the pipeline of the backend spacy; None for `DEFAULT_SPACY_MODEL`.
         phrases: what counts as a pair.
 
     Raises:
         ParamsError: there is no backend of that name.
         SetupError: a backend that is named cannot be used here. Of those not named, the text says so instead.
     """
-    found: dict[str, Counter[Pair]] = {}
+    found: dict[str, Analysis] = {}
     absent: dict[str, SetupError] = {}
-    for name in dict.fromkeys(backends or BACKENDS):
-        config = params_of(name, spacy_model)
+    names = backends or (*BY_DEFAULT, *(["spacy"] if spacy_model else []))
+    configs = {name: params_of(name, spacy_model or DEFAULT_SPACY_MODEL) for name in names}
+    for name, config in configs.items():
         try:
-            found[name] = Counter(pairs(caption, tagger(config), phrases))
+            found[name] = next(tagger(config).analyse((caption,), phrases))
         except SetupError as error:
             if backends:
                 raise
             absent[name] = error
-    return "\n".join([*_table(found), *(_why(name, error) for name, error in absent.items())])
+    lines = [*_words(found), *_table({name: Counter(own.pair_words()) for name, own in found.items()})]
+    return "\n".join([*lines, *(_why(name, error) for name, error in absent.items())])
+
+
+def _words(found: Mapping[str, Analysis]) -> list[str]:
+    """One line for each word with its part of speech by each backend, and its lemma where that differs."""
+    rows = [
+        [own[0].text, *(word.pos if word.lemma == word.text else f"{word.pos} ({word.lemma})" for word in own)]
+        for own in zip(*(analysis.words for analysis in found.values()), strict=True)
+    ]
+    return [*_aligned([["word", *found], *rows]), ""] if rows else []
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _table(found: Mapping[str, Counter[Pair]]) -> list[str]:
@@ -63,13 +87,8 @@ def _table(found: Mapping[str, Counter[Pair]]) -> list[str]:
     rows = list(dict.fromkeys(pair for counts in found.values() for pair in counts))
     if not rows:
         return [f"no pairs ({', '.join(found)})"] if found else []
-    heads = ("adjective", "noun")
-    widths = [max(len(head), *(len(pair[at]) for pair in rows)) for at, head in enumerate(heads)]
-    lines = [[head.ljust(width) for head, width in zip(heads, widths, strict=True)] + list(found)]
-    for pair in rows:
-        cells = [str(counts[pair] or "-").ljust(len(name)) for name, counts in found.items()]
-        lines.append([text.ljust(width) for text, width in zip(pair, widths, strict=True)] + cells)
-    return ["  ".join(line).rstrip() for line in lines]
+    lines = [[*pair, *(str(counts[pair] or "-") for counts in found.values())] for pair in rows]
+    return _aligned([["adjective", "noun", *found], *lines])
 
 
 def _why(name: str, error: SetupError) -> str:

@@ -71,7 +71,7 @@ _WEIGHTS = {
     "what": "O3 D1", "all": "D4 R.6", "both": "D3 R1", "half": "N1 D.6", "no": "D4 R.3", "her": "D3 O1.5",
     "his": "D4 O.1", "one": "M3 O1.5", "other": "J5 O.3", "there": "O2 R2", "like": "I4 V2",
     "as": "I4 R1.5", "so": "R3 S2", "about": "I4 R1", "over": "I4 R.7", "around": "I3 R1", "up": "I1.5 R2",
-    "down": "I1.5 R2", "out": "R2 I1", "off": "R1.5 I1", "past": "I1 J1 N.7", "near": "I6 J.2",
+    "down": "I1.5 R2", "out": "R2 I1", "off": "R1.5 I1", "past": "I3 J1 N.5", "near": "I6 J.2",
     "outside": "I2 R1 J.3 N.3", "inside": "I2 R1 J.3", "plus": "C2 N.5 J.3", "yet": "R3 C1",
     "since": "I1.5 S2", "until": "I1 S1.5", "till": "I1 S1", "before": "I2 S1.5", "after": "I2.5 S1.5",
     "than": "I3 S1", "while": "S4 N.1", "if": "S1", "once": "R1 S1", "though": "S1 R.6", "more": "J2 R3",
@@ -108,6 +108,8 @@ FIXED = {
     "more": {"than": "R"}, "less": {"than": "R"}, "due": {"to": "R"}, "each": {"other": "O"},
 }  # fmt: skip
 """The tag of a word by the word that follows it, where the two are as good as one word."""
+_BEFORE_T = "don doesn didn hasn haven hadn won wouldn can couldn shouldn isn aren wasn weren"
+FIXED |= {word: {"t": "W"} for word in _BEFORE_T.split()}
 
 
 def closed_words() -> dict[str, dict[str, float]]:

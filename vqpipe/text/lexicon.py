@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from vqpipe.errors import DataError
 from vqpipe.text.closed_class import TAGS, closed_words
 from vqpipe.text.compile_table import table_path
+from vqpipe.text.word_kinds import PLURAL_ONLY
 from vqpipe.text.wordnet import RESOURCES
 
 Candidates = tuple[tuple[int, float], ...]
@@ -32,7 +33,7 @@ _VERB_SHARES = {"V": 0.2, "P": 0.35, "G": 0.2}
 """Share of a verb's uses that have this inflected form; the base form has 0.35."""
 _GUESSES = (
     (("ly",), {"R": 0.8, "J": 0.2}),
-    (("ing",), {"G": 0.6, "N": 0.25, "J": 0.15}),
+    (("ing",), {"G": 0.6, "N": 0.4}),
     (("ed",), {"P": 0.5, "J": 0.4, "N": 0.1}),
     (
         ("able", "ible", "ous", "ful", "ish", "less", "ic", "ical", "ive", "esque", "most"),
@@ -86,9 +87,15 @@ class Lexicon:
             self._irregular.setdefault((row["form"], tag), []).append(row["lemma"])
         self.compounds = frozenset(
             pq.read_table(table_path("compounds", folder)).column("compound").to_pylist()
+            + [
+                word.replace("-", " ")
+                for word in self._rows
+                if word.count("-") == 1 and self.weight(word, "N")
+            ]
         )
         self._closed = closed_words()
-        self._candidates: dict[str, Candidates] = {}
+        self.seen: dict[str, Candidates] = {}
+        """What `candidates` has found so far."""
         self._lemmas: dict[str, str] = {}
         self._known: dict[str, bool] = {}
 
@@ -99,13 +106,13 @@ class Lexicon:
 
     def candidates(self, word: str) -> Candidates:
         """The tags of a lower-case word. Never empty: an unknown word is guessed from its form."""
-        found = self._candidates.get(word)
+        found = self.seen.get(word)
         if found is None:
-            weights = self._closed.get(word) or self._open(word) or _guess(word)
+            weights = self._closed.get(word) or self._open(word) or self._formed(word) or _guess(word)
             total = sum(weights.values())
             found = tuple((TAGS.index(tag), log(weight / total)) for tag, weight in weights.items())
-            if len(self._candidates) < 1_000_000:  # a bound on memory for texts without end
-                self._candidates[word] = found
+            if len(self.seen) < 1_000_000:  # a bound on memory for texts without end
+                self.seen[word] = found
         return found
 
     def is_closed(self, word: str) -> bool:
@@ -147,6 +154,14 @@ class Lexicon:
             weights["J"] = 0.1 * max((self.weight(base, "J") for base in self._graded(word)), default=0.0)
         return {tag: weight for tag, weight in weights.items() if weight > 0}
 
+    def _formed(self, word: str) -> dict[str, float]:
+        """The tags of an adjective in -y that is formed from a known noun or verb: pointy, stripey."""
+        if len(word) > 4 and word.endswith("y"):
+            bases = (word[:-1], f"{word[:-1]}e", f"{word[:-2]}e", word[:-2])
+            if any(len(base) > 3 and self.weight(base, tag) >= 1 for base in bases for tag in "NV"):
+                return {"J": 0.7, "N": 0.3}
+        return {}
+
     def _graded(self, word: str) -> list[str]:
         """What a comparative or superlative may be formed from."""
         bases = [*self._irregular.get((word, "J"), ())]
@@ -157,6 +172,8 @@ class Lexicon:
     def _plural_of(self, word: str) -> str | None:
         irregular = [lemma for lemma in self._irregular.get((word, "N"), ()) if self.weight(lemma, "N")]
         if irregular:
+            if word.endswith(("ses", "xes")) and self.weight(word[:-1], "N"):
+                return word[:-1]  # bases of base, not of basis
             return max(irregular, key=lambda lemma: self.weight(lemma, "N"))
         if word.endswith("ss"):
             return None
@@ -176,15 +193,23 @@ class Lexicon:
         return lemma
 
     def _lemma(self, word: str) -> str:
-        plural_of = self._plural_of(word)
-        if plural_of:
-            return word if self.weight(word, "N") >= self.weight(plural_of, "N") else plural_of
-        if word in self._rows and self.weight(word, "N"):
+        if word in PLURAL_ONLY:
             return word
+        plural_of, own = self._plural_of(word), self.weight(word, "N")
+        if plural_of:
+            if own and word.endswith("a"):  # cola is no plural of colon, nor opera of opus
+                return word
+            other = self.weight(plural_of, "N")
+            tie = own == other and not (word[:-1] == plural_of and _loses_s(word))  # buns are several
+            return word if own > other or tie else plural_of
+        if own:
+            return word
+        if irregular := self._irregular.get((word, "N")):
+            return irregular[0]  # WordNet lists rectrices, and not the rectrix
         if "-" in word:
             start, _, last = word.rpartition("-")
             return f"{start}-{self.noun_lemma(last)}" if last else word
-        if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as", "os")):
+        if _loses_s(word) and not word.endswith("os"):
             return word[:-1]
         return word
 
@@ -198,6 +223,11 @@ def _bases(word: str, endings: tuple[tuple[str, str], ...]) -> list[str]:
             if not instead and ending in ("ed", "ing", "er", "est") and stem[-1] == stem[-2]:
                 bases.append(stem[:-1])  # running, bigger
     return bases
+
+
+def _loses_s(word: str) -> bool:
+    """Whether a word in -s looks like a plural."""
+    return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as"))
 
 
 def _guess(word: str) -> dict[str, float]:

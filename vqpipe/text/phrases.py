@@ -1,9 +1,10 @@
 """Which adjective modifies which noun: a pass over noun phrases.
 
 All adjectives of a noun phrase modify its head, the last noun of its last run of nouns: "a small red bird",
-"black and white cat", "red and blue birds", "yellow fire hydrant" (hydrant, not fire). Three things differ:
+"black and white cat", "red and blue birds", "yellow fire hydrant" (hydrant, not fire). Four things differ:
 
 - a compound that WordNet knows keeps its adjective: "high school student" gives (high, school);
+- joined parts of one body share their adjectives: "a red head and neck", "a yellow belly, breast and crown";
 - on request, a shade before a colour belongs to the colour: "dark red bird" gives (red, bird) alone;
 - on request, "the bird is red" counts too.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from vqpipe.params.graph import PhraseParams
 from vqpipe.text.closed_class import BE
 from vqpipe.text.lexicon import lexicon
+from vqpipe.text.word_kinds import BODY_PARTS, MARKS
 from vqpipe.text.words import Tagger, Word
 
 SHADES = frozenset({"dark", "light", "pale", "deep"})
@@ -23,6 +25,7 @@ _WITHIN = frozenset({"adjective", "adverb", "number", "verb"})
 _HAVE = frozenset({"has", "have", "had"})
 NEGATIONS = frozenset({"not", "n't", "never"})
 _QUOTES = frozenset({'"', "'", "\u201c", "\u201d", "\u2018", "\u2019"})
+_BODILY = BODY_PARTS | MARKS
 _JOINTS = frozenset({",", "/", "-", "&", "and", "or", "but", "\u2013"})
 
 
@@ -46,8 +49,12 @@ def pair_positions(words: Sequence[Word], config: PhraseParams = PLAIN) -> list[
             last = position
             while last + 1 < end and words[last + 1].pos == "noun":
                 last += 1
-            for adjective in waiting:
-                found.append((adjective, _head(words, adjective, last)))
+            if waiting:
+                if words[last].lemma in _BODILY:
+                    parts = _joined_parts(words, position, last)
+                    found += [(adjective, part) for part in parts[:-1] for adjective in waiting]
+                    last = parts[-1]
+                found += [(adjective, _head(words, adjective, last)) for adjective in waiting]
             waiting, subject, position = [], last, last
         elif config.predicative and subject >= 0 and _is_auxiliary(words, position):
             position, adjectives = _complement(words, position)
@@ -82,8 +89,45 @@ def _head(words: Sequence[Word], adjective: int, last: int) -> int:
         own = f"{words[adjective].text} {words[first].lemma}"
         rest = f"{words[first].text} {words[first + 1].lemma}"
         if own in lexicon().compounds and rest not in lexicon().compounds:
-            return first
+            return (
+                last if words[first].lemma in BODY_PARTS else first
+            )  # the ring of "black eye ring" is black
     return last
+
+
+def _joined_parts(words: Sequence[Word], first: int, last: int) -> list[int]:
+    """The heads of a run of nouns from `first` to `last` and of those joined to it, where all are parts of a body.
+
+    Nouns with a determiner or an adjective of their own are not joined. A list may lack commas, but not its
+    "and": "belly breast and crown".
+    """
+    if not _is_part(words, first, last):
+        return [last]
+    heads, end = [last], len(words)
+    while True:
+        start = heads[-1] + 1
+        if start < end and words[start].text == ",":
+            start += 1
+        if start < end and words[start].text in ("and", "&", "or"):
+            start += 1
+        if start == heads[-1] + 1 or start == end or words[start].pos != "noun":
+            break
+        stop = start
+        while stop + 1 < end and words[stop + 1].pos == "noun":
+            stop += 1
+        if not _is_part(words, start, stop):
+            break
+        heads.append(stop)
+    if len(heads) > 1 and all(words[at].lemma in BODY_PARTS for at in range(first, last)):
+        heads[:1] = range(first, last + 1) if words[last].lemma in BODY_PARTS else [last]
+    return heads
+
+
+def _is_part(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether a run of nouns names a part of a body: "belly", "wing bars"."""
+    if words[last].lemma in BODY_PARTS:
+        return True
+    return words[last].lemma in MARKS and any(words[at].lemma in BODY_PARTS for at in range(first, last))
 
 
 def _continues(words: Sequence[Word], position: int, waiting: list[int]) -> bool:
@@ -131,7 +175,7 @@ def _complement(words: Sequence[Word], position: int) -> tuple[int, list[int]]:
             found.append(at)
         elif word.pos == "noun" or word.text in NEGATIONS:
             return last, []
-        elif word.pos != "adverb" and word.text not in _JOINTS:
+        elif word.pos != "adverb" and word.text not in _JOINTS and word.text != "all":
             break
     return last, found
 

@@ -14,10 +14,14 @@ STARTS_SENTENCE = frozenset({".", "!", "?", ":", '"', "\u201c"})
 _HTML = re.compile(r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};")
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 _PLAIN = re.compile(r"[ -;=?-~]*")  # printable ASCII without < and >: nothing to clean
-_TOKEN = re.compile(
+_WORD = (
     r"[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*(?:-[^\W_]+(?:['\u2019](?!s\b)[^\W_]+)*)*"  # words; a hyphen joins
     r"|['\u2019]s\b"
     r"|[^\w\s]|_"
+)
+_TOKEN = re.compile(_WORD)
+_INITIALS = re.compile(
+    rf"(?<![^\W_])(?:(?:[^\W\d_]\.){{2,}}|[A-Z]\.[A-Z])(?![^\W_])|{_WORD}"  # U.S., T.V
 )
 
 
@@ -53,10 +57,18 @@ def _is_control(char: str) -> bool:
 
 
 def tokenize(text: str) -> list[str]:
-    """Split cleaned text into words (hyphens and inner apostrophes join), possessive endings and signs."""
-    return _TOKEN.findall(text)
+    """Split cleaned text into words (hyphens and inner apostrophes join), possessive endings and signs.
+
+    Initials are one word with their points: "U.S.", "T.V".
+    """
+    return _pattern(text).findall(text)
 
 
 def token_spans(text: str) -> list[tuple[int, int]]:
     """Where each token of `tokenize` begins and ends in the text, in characters."""
-    return [found.span() for found in _TOKEN.finditer(text)]
+    return [found.span() for found in _pattern(text).finditer(text)]
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """The slower pattern only where a point that does not end the text may belong to initials."""
+    return _INITIALS if 0 < text.find(".") < len(text) - 1 else _TOKEN

@@ -47,8 +47,8 @@ class WordnetTagger(Tagger):
         texts = [token.lower() for token in tokens]
         names = [_NAMES[tag] for tag in self._resolve(tokens, texts)]
         mend(texts, names)
-        lemmas = [lemma(text) if name == "noun" else text for text, name in zip(texts, names, strict=True)]
-        return list(map(Word._make, zip(texts, lemmas, names, strict=True)))
+        lemmas = [lemma(text) if name == "noun" else text for text, name in zip(texts, names)]  # noqa: B905
+        return list(map(Word, texts, lemmas, names))
 
     def _resolve(self, tokens: Sequence[str], texts: Sequence[str]) -> list[int]:
         """The best sequence of tags: the sum of each word's share and each pair's `follows` (Viterbi).
@@ -58,17 +58,18 @@ class WordnetTagger(Tagger):
             texts: the same in lower case.
         """
         into, candidates, last = self._after, self._lexicon.candidates, len(tokens) - 1
+        seen, joint = self._lexicon.seen, _FIXED
         columns: list[Candidates] = []
         links: list[list[int]] = []
         before: Candidates = ((_EDGE, 0.0),)
         scores = [0.0]
         for position, text in enumerate(texts):
             if tokens[position] == text or not self._is_name(tokens, position):
-                options = candidates(text)
+                options = seen.get(text) or candidates(text)
             else:
                 options = self._as_name(tokens[position], text)
-            if text in _FIXED and position < last:
-                options = _FIXED[text].get(tokens[position + 1], options)
+            if text in joint and position < last:
+                options = joint[text].get(tokens[position + 1], options)
             if len(scores) == 1:  # most words have one tag, and there is nothing to choose after them
                 [(tag_before, _)], [score] = before, scores
                 scores = [score + into[tag][tag_before] + share for tag, share in options]
