@@ -181,7 +181,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content = dict(load_file(path))
         elif _is_torchscript(path):
-            content = torch.jit.load(path, map_location="cpu").state_dict()  # none of its methods is called
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # deprecated, and what OpenAI publishes
+                content = torch.jit.load(
+                    path, map_location="cpu"
+                ).state_dict()  # none of its methods is called
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file: what is raised depends on what it is
