@@ -291,4 +291,4 @@ def test_the_page_says_it_at_the_rows_and_in_the_verdicts() -> None:
         parts = [part for part in text.split("\n### ") if f"| `{row}` |" in part and "| 1024 |" in part]
         assert parts
         assert all("Not in the form of VQGAN-LC's own code: " in part for part in parts)
-    assert "as the papers start them" not in text
+    assert "baselines as the papers start them" not in text

@@ -177,15 +177,15 @@ def _load(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    content: Any
     try:
         if path.suffix == ".safetensors":
             content = dict(load_file(path))
         elif _is_torchscript(path):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # deprecated, and what OpenAI publishes
-                content = torch.jit.load(
-                    path, map_location="cpu"
-                ).state_dict()  # none of its methods is called
+                archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+                content = archive.state_dict()  # none of its methods is called
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file: what is raised depends on what it is

@@ -12,7 +12,8 @@ LARGEST = ("vq-uniform-k16384", "fc-uniform-k16384", "ema-uniform-k16384")
 SIZES = BoardTable(
     "VQGAN-LC Table 1: methods and codebook sizes",
     "The baselines with codes uniform in +-1/K at the start, and from data; EMA and FC are not in the form of the "
-    "paper's own code (below the table). K grows from 1,024 to 16,384 where the paper's grows from 16,384 to 100,000; the test split has 128,000 tokens, so that even use would touch every code.",
+    "paper's own code (below the table). K grows from 1,024 to 16,384 where the paper's grows from 16,384 to "
+    "100,000; the test split has 128,000 tokens, so that even use would touch every code.",
     (
         ("VQGAN, K 1,024", "vq-uniform"), ("VQGAN, K 16,384", "vq-uniform-k16384"),
         ("VQGAN from data, K 1,024", "vq"), ("VQGAN from data, K 4,096", "vq-k4096"),
