@@ -21,6 +21,7 @@ LAYERS = [
     {"rows", "tasks", "priors", "library"},
     {"report"},
     {"cli"},
+    {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "vqpipe").rglob("*.py"))

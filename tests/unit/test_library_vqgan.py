@@ -274,6 +274,13 @@ def test_configs_of_another_form_say_what_is_expected(text: str, message: str, t
         read_config(tmp_path / "none.yaml")
 
 
+def test_a_second_set_of_weights_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    state = make_state(config)
+    averaged = {f"model_ema.{key.replace('.', '')}": tensor * 2 for key, tensor in state.items()}
+    with pytest.raises(MismatchError, match=r"averaged weights beside the raw ones.*\n.*model_ema\.decoder"):
+        read(tmp_path, config, {**state, **averaged})
+
+
 def test_keys_beside_the_layout_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
     state = make_state(config)
     for key in (

@@ -265,3 +265,30 @@ def test_both_boards_share_the_protocol_of_training() -> None:
     assert ours["evaluate"] == theirs["evaluate"]
     own = {name: row for name, row in theirs["rows"].items() if name != "lc-from-scenes"}
     assert own == {name: ours["rows"][name] for name in own}
+
+
+def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Scoreboard) -> None:
+    departing = {row for row in board.rows if Results(board, {}, {}).departure(row)}
+    for kind in ("ema", "fc"):
+        own = {row for row, change in board.rows.items() if change.get("quantizer", {}).get("kind") == kind}
+        assert {kind, f"{kind}-uniform", f"{kind}-uniform-k16384"} <= own <= departing
+    assert {row for row in departing if row[:3] not in ("ema", "fc-") and row != "fc"} == {
+        "lc-random", "lc-random-standard",
+    }  # fmt: skip
+    found = results(board, {"lc-random": [20], "lc": [25, 25, 25], "vq": [20, 20, 20]})
+    claim = Claim("k-means is better", ("lc-random", "lc"))
+    assert judge(claim, found).evidence.endswith("; not in the form of VQGAN-LC's own code: lc-random")
+    assert judge(claim, found).outcome == REPRODUCED, "the note changes no verdict"
+    assert "own code" not in judge(Claim("lc is better", ("vq", "lc")), found).evidence
+    other = board.model_copy(update={"rows": {"fc": {"quantizer": {"kind": "fc", "normalise": False}}}})
+    assert Results(other, {}, {}).departure("fc") is None
+
+
+def test_the_page_says_it_at_the_rows_and_in_the_verdicts() -> None:
+    text = scoreboard_page(read_boards(FOLDER))
+    assert text == (ROOT / "docs/scoreboard.md").read_text(encoding="utf-8"), "run: vqpipe scoreboard"
+    for row in ("ema-uniform", "fc-uniform", "lc-random"):
+        parts = [part for part in text.split("\n### ") if f"| `{row}` |" in part and "| 1024 |" in part]
+        assert parts
+        assert all("Not in the form of VQGAN-LC's own code: " in part for part in parts)
+    assert "baselines as the papers start them" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,10 @@ def preprocess(images: Image.Image | Sequence[Image.Image], resolution: int) -> 
         MismatchError: no image, or something that is not a PIL image.
         BadImage: floating-point or 32-bit pixels, whose range is not known.
     """
-    several = isinstance(images, Iterable) and not isinstance(images, str | bytes)
-    listed = list(images) if several else [images]
-    wrong = [image for image in listed if not isinstance(image, Image.Image)]
-    if wrong:
-        kind = type(wrong[0])
+    given: Any = images
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
+    if not all(isinstance(image, Image.Image) for image in listed):
+        kind = next(type(image) for image in listed if not isinstance(image, Image.Image))
         raise MismatchError(
             "these are not PIL images", found=f"{kind.__module__}.{kind.__name__}",
             expected="a PIL image, or a list of them",

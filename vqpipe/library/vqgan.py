@@ -46,6 +46,8 @@ STATISTICS = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg",
 """Running averages that only training reads."""
 GUMBEL = ("quantize.proj.weight", "quantize.proj.bias", "quantize.embed.weight")
 """Keys of the Gumbel variant's quantizer."""
+AVERAGING = ("model_ema.decay", "model_ema.num_updates")
+"""Numbers of an averaging that hold no weight."""
 SHOWN = 6
 
 Names = dict[str, tuple[str, ...]]
@@ -305,6 +307,13 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
         raise MismatchError(
             f"{where} lacks {len(missing)} of the {len(sources)} keys that its config asks for",
             found=f"no {_some(missing)}", expected=f"the {LAYOUT} layout, with the config of this very checkpoint",
+        )  # fmt: skip
+    averaged = sorted(key for key in state if key.startswith("model_ema.") and key not in AVERAGING)
+    if averaged:
+        raise MismatchError(
+            f"{where} has averaged weights beside the raw ones, and its config's class has none: it is another class's "
+            "file, or which of the two its numbers are of is not known", found=_some(averaged),
+            expected="one set of weights: a state dict with the keys of model_ema. left out, or in place of the others",
         )  # fmt: skip
     extra = sorted(
         key for key in set(state) - sources if key.split(".")[0] not in LEFT_OUT and key not in STATISTICS

@@ -29,7 +29,11 @@ class FileSource(Params):
     model: Annotated[str, Field(min_length=1)]
     """Name of an architecture in open_clip; with `config`, any name, used in the CLIP id."""
     path: Annotated[str, Field(min_length=1)]
-    """A safetensors file, or a torch checkpoint that loads with `weights_only`."""
+    """A safetensors file, a torch checkpoint that loads with `weights_only`, or OpenAI's TorchScript archive."""
+    quick_gelu: bool | None = None
+    """Whether the weights were trained with QuickGELU, as OpenAI's were, instead of GELU. Null takes it from the file
+    (OpenAI's archives are recognised), then from `config` or from the model's name; where those leave it open, as for
+    `ViT-B-32`, it must be said."""
     config: str | None = None
     """An open_clip config JSON (`model_cfg`, `preprocess_cfg`), where open_clip has no name for the model."""
 

@@ -207,8 +207,8 @@ def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
     expected = f"whole numbers of shape (b, {groups}, h, w), each below {num_codes}"
     problem = "the indices are not of this tokenizer"
     if not isinstance(indices, Tensor):
-        run = "torch.as_tensor(indices)"
-        raise MismatchError(problem, found=type(indices).__name__, expected=expected, run=run)
+        found = type(indices).__name__
+        raise MismatchError(problem, found=found, expected=expected, run="torch.as_tensor(indices)")
     found = f"{indices.dtype} of shape {tuple(indices.shape)}"
     if indices.dtype not in WHOLE:
         run = "indices.long(), where they hold whole numbers" if indices.is_floating_point() else None

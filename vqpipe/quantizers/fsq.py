@@ -57,12 +57,12 @@ class FiniteScalarQuantizer(LatticeQuantizer):
     def quantise(
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
-        """See `LatticeQuantizer.quantise`. In training z_q is NaN where a value is not finite, infinity too, which tanh
-        would hide."""
+        """See `LatticeQuantizer.quantise`. A value that is not a number takes the lowest level; in training z_q is NaN
+        there, and where a value is infinite, which tanh would hide."""
         bounded = self.bound(rows)
-        if self.training:
-            bounded = bounded + (rows.detach() - rows.detach())
         middle = self.levels // 2
         digits = bounded.detach().nan_to_num(-torch.inf).round().clamp(-middle, self.levels - 1 - middle)
         digits = digits.long() + middle
+        if self.training:
+            bounded = bounded + (rows.detach() - rows.detach())
         return straight_through(bounded / middle, self.values(digits)), digits, rows.new_zeros(()), {}

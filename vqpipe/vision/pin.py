@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
+import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from vqpipe.params.clip import FileSource, TagSource
 from vqpipe.vision import towers
 from vqpipe.vision.clip import load_weights
 
+OPENAI = ("input_resolution", "context_length", "vocab_size")
+"""Three integers that OpenAI's checkpoints, and no others, carry beside the weights."""
 Pinned = tuple[nn.Module, dict[str, Any]]
 
 
@@ -54,7 +58,7 @@ def _from_tag(source: TagSource) -> Pinned:
             expected="a connection once, or a copy of the weights on this machine",
             run=f"set clip.pretrained to {{kind: file, model: {source.model}, path: WEIGHTS}}",
         ) from error
-    _load(model, path)
+    _load(model, _read_weights(path), path)
     return model, {"model_cfg": model_cfg, "preprocess_cfg": _preprocess(tag_cfg)}
 
 
@@ -68,12 +72,54 @@ def _from_file(source: FileSource) -> Pinned:
         config: dict[str, Any] = {"model_cfg": _known_config(source.model)}
     else:
         config = _read_config(Path(source.config))
-    model = towers.build_model(config["model_cfg"], source.model)
-    _load(model, path)
-    return model, {
-        "model_cfg": config["model_cfg"],
-        "preprocess_cfg": _preprocess(config.get("preprocess_cfg", {})),
+    weights = _read_weights(path)
+    model_cfg = {**config["model_cfg"]}
+    quick = _quick_gelu(source, model_cfg, any(name in weights for name in OPENAI))
+    if quick != bool(model_cfg.get("quick_gelu", False)):
+        model_cfg["quick_gelu"] = quick
+    model = towers.build_model(model_cfg, source.model)
+    _load(model, weights, path)
+    return model, {"model_cfg": model_cfg, "preprocess_cfg": _preprocess(config.get("preprocess_cfg", {}))}
+
+
+def _quick_gelu(source: FileSource, model_cfg: Mapping[str, Any], is_openai: bool) -> bool:
+    """The activation that the weights of a file were trained with: another one runs without an error, and is wrong.
+
+    Raises:
+        SetupError: params, config and file say different things, or none of them says it.
+    """
+    signs = {
+        "clip.pretrained.quick_gelu": source.quick_gelu,
+        "the config's quick_gelu": model_cfg.get("quick_gelu"),
     }
+    if is_openai:
+        signs["the file, whose weights are OpenAI's"] = True
+    given = {name: bool(sign) for name, sign in signs.items() if sign is not None}
+    if len(set(given.values())) > 1:
+        raise SetupError(
+            f"clip.pretrained: it is not clear whether {source.path} was trained with QuickGELU",
+            found=", ".join(f"{name}: {str(sign).lower()}" for name, sign in given.items()),
+            expected="one answer; OpenAI's weights need QuickGELU",
+        )
+    if given:
+        return next(iter(given.values()))
+    kinds = set() if source.config is not None else _activations(source.model)
+    if len(kinds) > 1:
+        raise SetupError(
+            f"clip.pretrained: weights for {source.model} were published with GELU and with QuickGELU, and "
+            f"{source.path} does not say which it needs; the other one gives wrong features without an error",
+            found="quick_gelu: null", choices=["true (OpenAI, MetaCLIP, DFN)", "false (LAION-2B)"],
+            run="set clip.pretrained.quick_gelu",
+        )  # fmt: skip
+    return True in kinds
+
+
+def _activations(name: str) -> set[bool]:
+    """Whether the weights that open_clip knows for a model use QuickGELU: one answer, both, or none known."""
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tags = list_pretrained_tags_by_model(name)
+    return {bool(get_pretrained_cfg(name, tag).get("quick_gelu", False)) for tag in tags}
 
 
 def _known_config(name: str) -> dict[str, Any]:
@@ -114,9 +160,7 @@ def _preprocess(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in merged.items()}
 
 
-def _load(model: nn.Module, path: Path) -> None:
-    weights = _read_weights(path)
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+def _load(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     own = model.state_dict()
     if "positional_embedding" in weights and "text.positional_embedding" in own:
         from open_clip.model import convert_to_custom_text_state_dict
@@ -125,22 +169,29 @@ def _load(model: nn.Module, path: Path) -> None:
     for name in ("logit_scale", "logit_bias"):
         if name in weights and name in own:
             weights[name] = weights[name].reshape(own[name].shape)
-    for name in ("input_resolution", "context_length", "vocab_size"):
-        weights.pop(name, None)  # three integers that OpenAI's checkpoints carry beside the weights
+    for name in OPENAI:
+        weights.pop(name, None)
     load_weights(model, weights, str(path))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    content: Any
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = dict(load_file(path))
+        elif _is_torchscript(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # deprecated, and what OpenAI publishes
+                archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+                content = archive.state_dict()  # none of its methods is called
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file: what is raised depends on what it is
         raise SetupError(
             f"the CLIP weights {path} cannot be read ({_first_line(error)})",
-            expected="safetensors, or a torch checkpoint of plain tensors (no TorchScript, no pickled code)",
+            expected="safetensors, a torch checkpoint of plain tensors (no pickled code), or a TorchScript archive",
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -148,7 +199,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise SetupError(
             f"the CLIP weights {path} hold no state dict", expected="a mapping of names to tensors"
         )
-    return dict(content)
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(PurePosixPath(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def _first_line(error: Exception) -> str:

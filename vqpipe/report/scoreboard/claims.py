@@ -90,9 +90,9 @@ def judge(claim: Claim, results: Results) -> Verdict:
     for (one, _), difference in zip(pairs, differences, strict=True):
         if difference is not None:
             evidence += f"; seed by seed {shown(numbers[one][1], difference, difference=True)}"
-    if against:
-        return Verdict(claim, NOT_REPRODUCED, f"{evidence}; {'; '.join(against)}")
-    return Verdict(claim, REPRODUCED, evidence)
+    departing = [row for row in dict.fromkeys(claim.rows) if results.departure(row)]
+    note = [f"not in the form of VQGAN-LC's own code: {', '.join(departing)}"] if departing else []
+    return Verdict(claim, NOT_REPRODUCED if against else REPRODUCED, "; ".join([evidence, *against, *note]))
 
 
 def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:

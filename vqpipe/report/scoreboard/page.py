@@ -104,6 +104,8 @@ def _board(board: Board, results: Results) -> Iterator[str]:
         yield table.about
         if table.rows:
             yield _rows(table, results)
+            if notes := _departures(table, results):
+                yield notes
         if table.claims:
             yield _sentence(verdicts[table.title])
             yield _verdicts(verdicts[table.title])
@@ -155,6 +157,21 @@ def _sentence(found: Sequence[Verdict]) -> str:
 def _verdicts(found: Sequence[Verdict]) -> str:
     rows = [[verdict.claim.text, f"**{verdict.outcome}**", verdict.evidence] for verdict in found]
     return markdown(["claim", "verdict", "evidence"], rows)
+
+
+def _departures(table: BoardTable, results: Results) -> str:
+    """Which baselines of a table are not what VQGAN-LC's own code runs, and in what."""
+    rows: dict[str, list[str]] = {}
+    for row in dict.fromkeys(row for _, row in table.rows):
+        if text := results.departure(row):
+            rows.setdefault(text, []).append(f"`{row}`")
+    if not rows:
+        return ""
+    return (
+        "Not in the form of VQGAN-LC's own code: "
+        + "; ".join(f"{', '.join(own)} ({text})" for text, own in rows.items())
+        + "."
+    )
 
 
 def _rows(table: BoardTable, results: Results) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqpipe.errors import ArtifactError
+from vqpipe.params.base import merged
 from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
 from vqpipe.report.inputs import read_json
 
@@ -20,6 +21,16 @@ STUDENT = (
 """The 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom."""
 NORMAL = 1.960
 """The same for more."""
+
+DEPARTURES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"kind": "ema"}, "cluster sizes start at 1, where VQGAN-LC's code starts them at 0 and so throws unused codes far "
+     "out in the first steps"),
+    ({"kind": "fc", "normalise": True}, "latents and codes are l2-normalised as in ViT-VQGAN, where VQGAN-LC's FC "
+     "does not normalise and weighs the codebook term by 0.33"),
+    ({"kind": "lc", "source": "random"}, "random vectors of the centroids' dimension go through the projector, where "
+     "VQGAN-LC's code draws its random codes in the code's dimension (uniform in +-1/K, frozen)"),
+)  # fmt: skip
+"""Params by which a row is known that is not what VQGAN-LC's public code runs under that name, and the difference."""
 
 Source = Literal["seeds", "images", "none"]
 
@@ -70,6 +81,13 @@ class Results:
             if ours[seed].get(name) is not None and theirs[seed].get(other_name) is not None
         ]
         return over_seeds(values) if len(values) > 1 else None
+
+    def departure(self, row: str) -> str | None:
+        """How a baseline's row differs from VQGAN-LC's own code, by its params; None where it does not."""
+        quantizer = merged(self.board.common, self.board.rows.get(row, {})).get("quantizer", {})
+        return next(
+            (text for signs, text in DEPARTURES if all(quantizer.get(k) == v for k, v in signs.items())), None
+        )
 
     def mean_cost(self, row: str, name: str) -> float | None:
         """The mean of a cost over the row's seeds, or None where it was not measured."""

@@ -46,7 +46,7 @@ MAIN = BoardTable(
 
 STARTS = BoardTable(
     "Starts, estimator and anchors",
-    "The same methods as the papers start them: codes uniform in +-1/K, a projector or network as its layers start "
+    "The same methods with codes uniform in +-1/K at the start, a projector or network as its layers start "
     "(`vqct-paper`: three layers, ReLU after each; `vqct-reference`: two layers, dropout 0.5, edges by count, "
     "the mean of two adjectives; `vqct-topk2`: the mean of two adjectives alone; "
     "`vq-uniform-d64`: codes of the latent's own 64 dimensions, not factorised). Then the rotation trick in place of "

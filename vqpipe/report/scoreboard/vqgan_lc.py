@@ -11,8 +11,9 @@ BACKBONE = "it rests on pretrained CLIP towers (ViT-L, ViT-B, ResNet-50), which 
 LARGEST = ("vq-uniform-k16384", "fc-uniform-k16384", "ema-uniform-k16384")
 SIZES = BoardTable(
     "VQGAN-LC Table 1: methods and codebook sizes",
-    "The baselines as the papers start them, and from data. K grows from 1,024 to 16,384 where the paper's grows from "
-    "16,384 to 100,000; the test split has 128,000 tokens, so that even use would touch every code.",
+    "The baselines with codes uniform in +-1/K at the start, and from data; EMA and FC are not in the form of the "
+    "paper's own code (below the table). K grows from 1,024 to 16,384 where the paper's grows from 16,384 to "
+    "100,000; the test split has 128,000 tokens, so that even use would touch every code.",
     (
         ("VQGAN, K 1,024", "vq-uniform"), ("VQGAN, K 16,384", "vq-uniform-k16384"),
         ("VQGAN from data, K 1,024", "vq"), ("VQGAN from data, K 4,096", "vq-k4096"),
@@ -66,7 +67,8 @@ SECOND_SET = BoardTable(
 
 INITIALISATION = BoardTable(
     "VQGAN-LC Table 6: where the frozen codebook comes from",
-    "Random initialisation: normal vectors with the centroids' mean and variance. With `init: data` the projector "
+    "Random initialisation: normal vectors with the centroids' mean and variance, our reading of the paper; its code "
+    "draws them otherwise (below the table). With `init: data` the projector "
     "lays even these on the latents, so both are shown with a projector as a linear layer starts, "
     "too. Random selection: patch vectors drawn at random. K = 1,024.",
     (
