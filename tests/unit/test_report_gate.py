@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 from pathlib import Path
 
@@ -155,8 +154,6 @@ def test_files_and_mistakes(tmp_path: Path) -> None:
 
 
 def test_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
     def git(*arguments: str) -> None:
