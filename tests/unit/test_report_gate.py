@@ -147,7 +147,9 @@ def test_files_and_mistakes(tmp_path: Path) -> None:
     good = tmp_path / "m.json"
     good.write_text(json.dumps({"x": {"y": 1}}))
     assert read_metrics(str(good), Path("unused")) == {"x.y": 1.0}
-    for content, told in [("{", "not JSON"), ("[1]", "not a JSON object")]:
+    good.write_bytes(b'\xef\xbb\xbf{"x": 1' + b"0" * 400 + b', "y": NaN, "z": 2}')
+    assert read_metrics(str(good), Path("unused")) == {"z": 2.0}
+    for content, told in [("{", "not JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "not JSON")]:
         good.write_text(content)
         with pytest.raises(ArtifactError, match=told):
             read_metrics(str(good), Path("unused"))
