@@ -23,7 +23,7 @@ TAGGED = ROOT / "tests/data/captions_penn.txt"
 NAMES = ("wordnet", "nltk")
 
 
-def backend(name: str) -> Tagger:
+def usable_backend(name: str) -> Tagger:
     """The backend of that name; NLTK's with its own data, or else trained on our tagged captions.
 
     The small tagger knows the captions of the tests, so that what is made of the tags is tested without the data.
@@ -36,10 +36,10 @@ def backend(name: str) -> Tagger:
         return small_nltk()
 
 
-def measured_backend(name: str) -> Tagger:
+def backend(name: str) -> Tagger:
     """The same for tests of its quality, which only NLTK's own data has; a skip where that is not on this machine."""
     try:
-        return backend(name) if name == "wordnet" else _nltk(str(SHARED / "nltk_data"))
+        return usable_backend(name) if name == "wordnet" else _nltk(str(SHARED / "nltk_data"))
     except SetupError as error:
         pytest.skip(str(error).splitlines()[0])
 
@@ -56,16 +56,8 @@ def _nltk(folder: str) -> Tagger:
 
 @lru_cache(maxsize=1)
 def small_nltk() -> Tagger:
-    """The small tagger, whatever data this machine has."""
+    """A tagger that is trained on `TAGGED`, the same in every process, whatever data this machine has."""
     import nltk.data
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [_small_nltk_data()])
-        return NltkTagger()
-
-
-def _small_nltk_data() -> str:
-    """A folder of NLTK data with a tagger that is trained on `TAGGED`, the same in every process."""
     from nltk.tag.perceptron import PerceptronTagger
 
     lines = TAGGED.read_text(encoding="utf-8").splitlines()
@@ -74,8 +66,10 @@ def _small_nltk_data() -> str:
     random.seed(0)
     own.train(sentences, nr_iter=10)
     random.setstate(state)
-    folder = Path(tempfile.mkdtemp(prefix="vqpipe-nltk-")) / "taggers" / DATA
-    folder.mkdir(parents=True)
-    for part, content in zip(("weights", "tagdict", "classes"), own.encode_json_obj(), strict=True):
-        (folder / f"{DATA}.{part}.json").write_text(json.dumps(content))
-    return str(folder.parents[1])
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        folder = Path(root, "taggers", DATA)
+        folder.mkdir(parents=True)
+        for part, content in zip(("weights", "tagdict", "classes"), own.encode_json_obj(), strict=True):
+            (folder / f"{DATA}.{part}.json").write_text(json.dumps(content), encoding="utf-8")
+        patch.setattr(nltk.data, "path", [root])
+        return NltkTagger()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends import NAMES, TREEBANK, measured_backend
+from tests.backends import NAMES, TREEBANK, backend
 from vqpipe.params.graph import PhraseParams
 from vqpipe.text.phrases import PLAIN
 from vqpipe.text.quality import read_conllu, read_labelled, score, score_captions
@@ -26,9 +26,7 @@ KEPT = {"adjective": 0.85, "noun": 0.92, "pair": 0.79}
 @pytest.mark.parametrize("name", NAMES)
 def test_quality_on_a_treebank(name: str) -> None:
     sentences = list(read_conllu(TREEBANK))
-    scores = score(
-        measured_backend(name).analyse_tokens([gold.tokens for gold in sentences], PLAIN), sentences
-    )
+    scores = score(backend(name).analyse_tokens([gold.tokens for gold in sentences], PLAIN), sentences)
     assert scores["pair"].f1 >= GOALS[name]
     for kind, least in KEPT.items():
         assert scores[kind].f1 >= least, kind
@@ -39,7 +37,7 @@ def test_quality_on_a_treebank(name: str) -> None:
 @pytest.mark.parametrize("phrases", [PLAIN, PREDICATIVE], ids=["attributive", "predicative"])
 def test_quality_on_labelled_captions(name: str, phrases: PhraseParams) -> None:
     captions = read_labelled(LABELLED)
-    found = measured_backend(name).analyse([caption.caption for caption in captions], phrases)
+    found = backend(name).analyse([caption.caption for caption in captions], phrases)
     scores = score_captions(found, captions, phrases.predicative)
     for kind, least in KEPT_ON_CAPTIONS[name].items():
         assert scores[kind].f1 >= least, kind

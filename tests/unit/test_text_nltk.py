@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backends import TAGGED, backend, small_nltk
+from tests.backends import TAGGED, small_nltk, usable_backend
 from vqpipe.errors import SetupError
 from vqpipe.text.closed_class import POS
 from vqpipe.text.nltk_tagger import NltkTagger
@@ -21,7 +21,7 @@ LABELLED = TAGGED.parent / "captions_coco_150.jsonl"
 
 @pytest.fixture(scope="module")
 def nltk_backend() -> Tagger:
-    return backend("nltk")
+    return usable_backend("nltk")
 
 
 @pytest.mark.parametrize(
