@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stages.dvcfile import read_stages
 from stages.imports import as_deps, needed_files, with_code_deps
@@ -136,6 +137,26 @@ def test_a_stage_is_short(file: Path) -> None:
             assert sum((s.end_lineno or 0) - s.lineno + 1 for s in body[1:]) <= 25
 
 
+def imports_of(file: Path) -> set[str]:
+    """The packages that a module imports anywhere, by the first part of their names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_no_test_looks_at_a_clock() -> None:
+    """On a busy machine anything may take any time; benchmarks are for measuring it."""
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    for file in found("*.py", "tests"):
+        if "bench" not in file.relative_to(ROOT).parts:
+            assert "time" not in imports_of(file), file
+
+
 def test_every_imported_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [d for group in project["optional-dependencies"].values() for d in group]
@@ -143,16 +164,10 @@ def test_every_imported_package_is_declared() -> None:
         re.split(r"[<>=!~\[ ]", d)[0].lower().replace("_", "-") for d in [*project["dependencies"], *extras]
     }
     owners = packages_distributions()
-    for file in SOURCES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            for top in (
-                {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vqpipe", "stages"}
-            ):
-                dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
-                assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
+    for file in PROGRAMS:
+        for top in imports_of(file) - set(sys.stdlib_module_names) - {"vqpipe", "stages"}:
+            dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
+            assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
 
 
 def test_the_lock_holds_every_declared_package_and_no_address() -> None:
@@ -166,7 +181,7 @@ def test_the_lock_holds_every_declared_package_and_no_address() -> None:
 
 
 def test_no_pickle_and_no_unsafe_load() -> None:
-    for file in SOURCES:
+    for file in PROGRAMS:
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
