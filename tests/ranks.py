@@ -45,11 +45,11 @@ def run_two(program: str, tmp_path: Path) -> None:
         AssertionError: one of them failed; the message holds what they wrote to standard error.
     """
     text = f"{START}{program}\ndist.destroy_process_group()\n"
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", text, str(rank), str(tmp_path / "meet")],
-            stderr=subprocess.PIPE, text=True, env=env,
+            stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path,
         )
         for rank in range(2)
     ]  # fmt: skip

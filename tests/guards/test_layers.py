@@ -25,6 +25,7 @@ LAYERS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted((ROOT / "vqpipe").rglob("*.py"))
+assert FILES
 
 
 def room(path: Path) -> str:

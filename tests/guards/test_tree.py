@@ -9,25 +9,43 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stages.dvcfile import read_stages
 from stages.imports import as_deps, needed_files, with_code_deps
 from vqpipe.params.base import read_yaml, section_of
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*(ROOT / "vqpipe").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
+
+
+def found(pattern: str, *folders: str) -> list[Path]:
+    """The files under the folders at any depth; a guard of no files would guard nothing."""
+    files = []
+    for folder in folders:
+        own = sorted((ROOT / folder).rglob(pattern))
+        assert own, f"no {pattern} under {folder}"
+        files += own
+    return files
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+SOURCES = found("*.py", "vqpipe", "stages")
+PROGRAMS = [*SOURCES, *found("*.py", "examples")]
+PARAMS_FILES = [ROOT / "params.yaml", *found("*.yaml", "vqpipe/presets"), *found("params.yaml", "scoreboard")]
 STAGES = read_stages(ROOT)
+assert STAGES
 BANNED_KEYS = {"size", "nfiles"}
 
 
-@pytest.mark.parametrize(
-    "file", [*SOURCES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: p.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("file", [*PROGRAMS, *found("*.py", "tests")], ids=name_of)
 def test_no_file_is_over_400_lines(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("file", PROGRAMS, ids=name_of)
 def test_every_module_says_what_it_is_for(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
@@ -40,18 +58,33 @@ def keys_of(node: object) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize(
-    "file", [ROOT / "params.yaml", *(ROOT / "vqpipe/presets").glob("*.yaml")], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("file", PARAMS_FILES, ids=name_of)
 def test_no_param_has_a_name_that_dvc_ignores(file: Path) -> None:
-    assert not keys_of(read_yaml(file)) & BANNED_KEYS
+    keys = keys_of(read_yaml(file))
+    assert keys
+    assert not keys & BANNED_KEYS
 
 
-def test_no_params_model_has_a_name_that_dvc_ignores() -> None:
-    for file in (ROOT / "vqpipe/params").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                assert node.target.id not in BANNED_KEYS, f"{file.name}: {node.target.id}"
+def fields_of(file: Path) -> set[str]:
+    """Annotated names at any depth of a module: the fields of its params models, and more."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return {n.target.id for n in nodes if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+
+
+@pytest.mark.parametrize("file", found("*.py", "vqpipe/params"), ids=name_of)
+def test_no_params_model_has_a_name_that_dvc_ignores(file: Path) -> None:
+    assert not fields_of(file) & BANNED_KEYS
+
+
+def test_the_guards_of_names_look_into_every_folder(tmp_path: Path) -> None:
+    names = {name_of(path) for path in found("*.py", "vqpipe/params")}
+    assert "vqpipe/params/quantizers/vqct.py" in names
+    boards = {name_of(path) for path in PARAMS_FILES}
+    assert {"scoreboard/params.yaml", "scoreboard/language/params.yaml", "vqpipe/presets/pico.yaml"} <= boards
+    bad = tmp_path / "bad.py"
+    bad.write_text("class A:\n    class B:\n        size: int = 1\n")
+    assert fields_of(bad) & BANNED_KEYS == {"size"}
+    assert keys_of({"a": [{"b": {"nfiles": 1}}]}) & BANNED_KEYS == {"nfiles"}
 
 
 def test_code_deps_in_dvc_yaml_are_the_modules_each_stage_imports() -> None:
@@ -75,9 +108,12 @@ def test_stage_names_a_module_with_its_code_deps_and_existing_params(name: str) 
 
 
 def test_every_path_of_a_stage_command_is_declared() -> None:
+    words_of = {
+        name: [w for w in stage.cmd.split() if w.startswith("artifacts/")] for name, stage in STAGES.items()
+    }
+    assert any(words_of.values())
     for stage in STAGES.values():
-        words = [w for w in stage.cmd.split() if w.startswith("artifacts/")]
-        for word in words:
+        for word in words_of[stage.name]:
             declared = {*stage.deps, *stage.outs}
             assert word in declared or any(d.startswith(word + "/") for d in declared), (
                 f"{stage.name}: {word}"
@@ -93,12 +129,32 @@ def test_a_stage_module_imports_nothing_heavy(name: str) -> None:
     assert not {"torch", "numpy", "pyarrow", "pydantic", "open_clip", "faiss", "PIL"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "stages").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("file", found("*.py", "stages"), ids=name_of)
 def test_a_stage_is_short(file: Path) -> None:
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == "main":
             body = [s for s in node.body if not isinstance(s, ast.Import | ast.ImportFrom)]
             assert sum((s.end_lineno or 0) - s.lineno + 1 for s in body[1:]) <= 25
+
+
+def imports_of(file: Path) -> set[str]:
+    """The packages that a module imports anywhere, by the first part of their names."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_no_test_looks_at_a_clock() -> None:
+    """On a busy machine anything may take any time; benchmarks are for measuring it."""
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    for file in found("*.py", "tests"):
+        if "bench" not in file.relative_to(ROOT).parts:
+            assert "time" not in imports_of(file), file
 
 
 def test_every_imported_package_is_declared() -> None:
@@ -108,16 +164,10 @@ def test_every_imported_package_is_declared() -> None:
         re.split(r"[<>=!~\[ ]", d)[0].lower().replace("_", "-") for d in [*project["dependencies"], *extras]
     }
     owners = packages_distributions()
-    for file in SOURCES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                names = [node.module]
-            for top in (
-                {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vqpipe", "stages"}
-            ):
-                dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
-                assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
+    for file in PROGRAMS:
+        for top in imports_of(file) - set(sys.stdlib_module_names) - {"vqpipe", "stages"}:
+            dists = {d.lower().replace("_", "-") for d in owners.get(top, [top])}
+            assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
 
 
 def test_the_lock_holds_every_declared_package_and_no_address() -> None:
@@ -131,7 +181,7 @@ def test_the_lock_holds_every_declared_package_and_no_address() -> None:
 
 
 def test_no_pickle_and_no_unsafe_load() -> None:
-    for file in SOURCES:
+    for file in PROGRAMS:
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -1,5 +1,7 @@
 """The wheel holds what the library needs: built, installed alone into an empty venv, and imported there."""
 
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -10,6 +12,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_wheel_imports_in_an_empty_venv(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a build leaves folders behind, and takes up what an older one left
+    for folder in ("vqpipe", "stages", "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source / file)
     built = [
         sys.executable,
         "-m",
@@ -18,7 +25,7 @@ def test_the_wheel_imports_in_an_empty_venv(tmp_path: Path) -> None:
         "--no-isolation",
         "--outdir",
         str(tmp_path / "dist"),
-        str(ROOT),
+        str(source),
     ]
     subprocess.run(built, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -28,12 +35,15 @@ def test_the_wheel_imports_in_an_empty_venv(tmp_path: Path) -> None:
     assert any(n.startswith("vqpipe/text/resources/") for n in names)
     assert any(n.startswith("vqpipe/report/templates/") for n in names)
     assert not any(n.startswith(("stages/", "tests/")) for n in names)
+    # Nothing that a PYTHONPATH names may stand in for the wheel.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True, cwd=tmp_path, env=own)
     code = "import vqpipe, vqpipe.errors; print(vqpipe.__version__, vqpipe.__file__)"
     shown = subprocess.run(
-        [python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+        [python, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=own
     ).stdout
     assert shown.startswith("0.1.0")
     assert str(tmp_path) in shown

@@ -12,6 +12,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+KILLER = """
+import os, signal
+
+replace, left = os.replace, int(os.environ["TEST_KILL_AT"])
+
+def counted(source, target, **options):
+    global left
+    checkpoint = str(target).endswith("checkpoint.safetensors")
+    left -= checkpoint
+    if checkpoint and left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target, **options)
+
+os.replace = counted
+"""
+"""A `sitecustomize` that kills its process where one checkpoint more than TEST_KILL_AT is about to get its name."""
 PARTS = ("vqpipe", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "artifacts/prior/none", "pyproject.toml")
 
 
@@ -30,6 +46,17 @@ class Checkout:
                 f"{' '.join(words)} -> {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
             )
         return done
+
+    def run_killed(self, own: Path, checkpoints: int, *words: str) -> None:
+        """Run a command whose training is killed when it has written so many checkpoints and is writing another.
+
+        Which checkpoint it is depends on no clock, so that the run can neither end first nor be killed too early.
+        """
+        (own / "sitecustomize.py").write_text(KILLER)
+        places = {"PYTHONPATH": f"{own}:{self.folder}", "TEST_KILL_AT": str(checkpoints)}
+        done = self.run(*words, check=False, **places)
+        assert done.returncode != 0, "the run ended before it was killed"
+        assert "Traceback" not in done.stderr, done.stderr[-4000:]
 
     def git(self, *words: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]

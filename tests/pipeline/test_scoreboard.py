@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -88,23 +83,14 @@ def test_only_the_row_whose_params_changed_is_run_again_and_all_after_the_protoc
         path.write_text(text)
 
 
-def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout) -> None:
+def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path) -> None:
     metrics = board.folder / "scoreboard/metrics/vq-0.json"
     whole = metrics.read_bytes()
     words = [
         "stages.row", "--params", "scoreboard/params.yaml", "--row", "vq", "--seed", "0",
         "--prior", "artifacts/prior/none", "--metrics", "again.json", "--cost", "cost.json",
     ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": str(board.folder), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([sys.executable, "-m", *words], cwd=board.folder, env=env)
-    seen: set[int] = set()
-    while run.poll() is None and len(seen) < 3:
-        for path in (board.folder / ".scratch/row").glob("*/checkpoint.safetensors"):
-            seen.add(path.stat().st_mtime_ns)
-        time.sleep(0.002)
-    assert run.poll() is None, "the run ended before it could be killed"
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    board.run_killed(tmp_path, 3, *words)
     assert not (board.folder / "again.json").exists()
     board.run(*words)
     assert (board.folder / "again.json").read_bytes() == whole

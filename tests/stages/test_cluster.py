@@ -24,6 +24,7 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.codebooks.centroids import read_centroids
 from vqpipe.vision.features import read_vectors
 
+ROOT = Path(__file__).parents[2]
 PARAMS = {
     "num_clusters": 6,
     "method": "kmeans",
@@ -179,7 +180,7 @@ def test_three_ranks_publish_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "random/one.json").read_text())["num_refilled"] > 0
     (tmp_path / "ranks.py").write_text(RANKS)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", str(tmp_path / "ranks.py")]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "PYTHONPATH": str(Path.cwd())}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *launch, *(" ".join(arguments(patches, tmp_path / name / "three")) for name in runs)],
         env=env, capture_output=True, text=True, check=False,

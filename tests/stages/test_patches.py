@@ -29,6 +29,7 @@ from vqpipe.vision.clip import write_clip
 from vqpipe.vision.features import read_vectors
 from vqpipe.vision.towers import build_model
 
+ROOT = Path(__file__).parents[2]
 PARAMS = {
     "split": "train", "projected": True, "grid": 2, "batch_size": 4, "shard_bytes": 1 << 20, "max_bad_fraction": 0.0,
 }  # fmt: skip
@@ -84,7 +85,7 @@ def run(inputs: Path, out: Path, **changes: Any) -> Result:
 def start(command: list[str], scratch: Path) -> subprocess.Popen[str]:
     env = os.environ | {
         "OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "VQPIPE_WORKERS": "1", "VQPIPE_SCRATCH": str(scratch),
-        "PYTHONPATH": str(Path.cwd()),
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, *command], env=env, start_new_session=True, text=True,

@@ -65,7 +65,7 @@ def test_it_publishes_a_page_and_metrics(folder: Path) -> None:
     assert "<title>A &lt;small&gt; run</title>" in html
     metrics = json.loads((folder / "report/metrics.json").read_text())
     assert metrics == {
-        "clip": {"chance_image_to_text_r1": 0.1, "image_to_text_r1": 0.5},
+        "clip": {"chance_image_to_text_r1": 0.1, "id": "x", "image_to_text_r1": 0.5},
         "prior": {},
         "read": {},
         "tokenizer": {},

@@ -20,6 +20,8 @@ from vqpipe.artifacts.publish import write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.errors import ParamsError
+from vqpipe.report.comparable import records
+from vqpipe.report.gate import flatten
 from vqpipe.tokenizers.aligned import Captions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
@@ -120,6 +122,10 @@ def test_an_aligned_row_is_read_by_fresh_heads_and_by_its_own(whole: Path) -> No
         assert own["similarity.constant"] >= 0
     assert metrics["read.training.num_steps"] == metrics["num_steps"] == 4
     assert metrics["read.num_images"] == metrics["num_images"] == 20
+    assert metrics["measured.images.digest"] == metrics["read.measured.images.digest"]  # the same test images
+    assert {run: sorted(record) for run, record in records(flatten(metrics)).items()} == {
+        "": ["images", "protocol"], "read": ["images", "protocol"],
+    }  # fmt: skip
     assert cost["read_cpu_seconds"] > 0
     assert cost["parameters.aligner"] > 0
     assert (

@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.small_sources import sources, write_coco
 from vqpipe.data.captions import BadCaption, clean_caption, identifier, usable_caption
 from vqpipe.data.corpus import read_captions
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
 from vqpipe.params.corpus import CorpusParams
-
-COCO = Path("../shared/data/coco/annotations/captions_val2017.json")
 
 
 def corpus(**fields: Any) -> Any:
@@ -152,9 +151,13 @@ def test_damaged_json_is_told(tmp_path: Path, text: str) -> None:
         list(JsonArrays(tmp_path / "x.json").elements("a"))
 
 
-@pytest.mark.skipif(not COCO.is_file(), reason=f"{COCO} is not here")
-def test_the_real_captions() -> None:
+@pytest.mark.parametrize("sample", sources("coco/annotations/captions_val2017.json"))
+def test_captions_of_coco(sample: Path | None, tmp_path: Path) -> None:
+    total, first = 150, ("0", "A red kite over photo 0.")
+    if sample is not None:
+        total, first = 25014, ("179765", "A black Honda motorcycle parked in front of a garage.")
+    path = sample or write_coco(tmp_path / "coco") / "annotations/captions_train2017.json"
     lost: Counter[str] = Counter()
-    found = list(read_captions(corpus(kind="coco", path=str(COCO)), unusable=lost))
-    assert len(found) + sum(lost.values()) == 25014
-    assert found[0] == ("179765", "A black Honda motorcycle parked in front of a garage.")
+    found = list(read_captions(corpus(kind="coco", path=str(path)), unusable=lost))
+    assert len(found) + sum(lost.values()) == total
+    assert found[0] == first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backends import NAMES, backend
+from tests.backends import NAMES, usable_backend
 from vqpipe.params.graph import PhraseParams
 from vqpipe.text.phrases import PLAIN, pairs
 from vqpipe.text.words import Tagger
@@ -15,7 +15,7 @@ SHADES = PhraseParams(predicative=False, shades="color")
 
 @pytest.fixture(params=NAMES)
 def any_backend(request: pytest.FixtureRequest) -> Tagger:
-    return backend(request.param)
+    return usable_backend(request.param)
 
 
 def found(caption: str, own: Tagger, phrases: PhraseParams = PLAIN) -> str:
@@ -65,7 +65,7 @@ def test_attributive_pairs(caption: str, expected: str, any_backend: Tagger) -> 
     ],
 )
 def test_attributive_pairs_that_nltk_mistags(caption: str, expected: str) -> None:
-    assert found(caption, backend("wordnet")) == expected
+    assert found(caption, usable_backend("wordnet")) == expected
 
 
 @pytest.mark.parametrize(

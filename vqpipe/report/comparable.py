@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def check_alike(
     raise MismatchError(
         problem,
         expected="the same images and the same protocol on both sides; measure one side again, or compare all the same",
-        run=f"vqpipe compare {' '.join(sides)} --allow-different",
+        run=f"{shlex.join(['vqpipe', 'compare', *sides])} --allow-different",
     )
 
 

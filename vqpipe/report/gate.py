@@ -105,7 +105,11 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Value]:
     if isinstance(content, str):
         return {prefix: content}
     if isinstance(content, int | float):
-        return {prefix: float(content)} if math.isfinite(content) else {}
+        try:
+            number = float(content)
+        except OverflowError:
+            return {}
+        return {prefix: number} if math.isfinite(number) else {}
     items = content.items() if isinstance(content, Mapping) else enumerate(content)
     flat: dict[str, Value] = {}
     for key, value in items:
@@ -124,10 +128,13 @@ def read_metrics(source: str, path: Path) -> dict[str, Value]:
         ArtifactError: neither a file nor a revision, no such file in the revision, or not a JSON object.
     """
     file = Path(source)
-    text = file.read_bytes() if file.is_file() else _git_text(source, path)
+    try:
+        text = file.read_bytes() if file.is_file() else _git_text(source, path)
+    except OSError as error:
+        raise ArtifactError(f"{source} cannot be read ({error.strerror})") from error
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{source}: the metrics are not JSON ({error})") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{source}: the metrics are not a JSON object", found=type(content).__name__)
