@@ -28,7 +28,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scored[0].count("1.000 / 1.000 / 1.000") == 3
     assert scored[1].count("1.000") == 8
     assert "captions/s" in scored[2]
-    assert any("python -m spacy download en_core_none" in line for line in lines)
+    assert any("pip install en-core-none" in line for line in lines)
 
 
 def test_what_is_not_here_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
