@@ -38,6 +38,8 @@ _BEFORE_LONG = frozenset({"verb", "auxiliary", "preposition", "conjunction", "si
 _LOST_APOSTROPHE = frozenset({"s", "t"})
 _BEFORE_SAID = frozenset({"adjective", "adverb", "auxiliary", "determiner"})
 _JOINING = frozenset({"verb", "conjunction", "sign"})
+_BEFORE_ALONE = frozenset({"determiner", "preposition"})
+_BEFORE_WRONG_VERB = _WITHIN_PHRASE | {"noun", "auxiliary", "verb", "preposition"}
 _COLORED = frozenset({"colored", "coloured", "hued", "tinted", "toned"})
 _HAVE = frozenset({"has", "have", "had", "having"})
 _CLAUSE_STARTS = frozenset({"and", "but", "as", "while", "when"})
@@ -61,12 +63,17 @@ def mend(words: Sequence[str], names: list[str]) -> None:
             elif before == "noun" and after in _AFTER_VERB and _is_verb(words, names, at, after):
                 names[at] = "verb"
         elif name == "adjective":
-            if _compound(words, names, at) or _stands_alone(words, names, at) or _edible(words, names, at):
+            word = words[at]
+            if (
+                (before in _BEFORE_ALONE and _stands_alone(words, names, at))
+                or (word.endswith("ing") and _compound(words, names, at))
+                or (word in EDIBLE and _edible(words, names, at))
+            ):
                 names[at] = "noun"
-            elif before == "noun" and words[at] in _COLORED and words[at - 1] in lexicon().colors:
+            elif before == "noun" and word in _COLORED and words[at - 1] in lexicon().colors:
                 names[at - 1] = "adjective"
         elif name == "verb":
-            if at:
+            if before in _BEFORE_WRONG_VERB:
                 _mend_verb(words, names, at)
         elif name == "adverb":
             if words[at] == "back" and before in ("adjective", "determiner"):
@@ -165,6 +172,8 @@ def _mend_verb(words: Sequence[str], names: list[str], at: int) -> None:
             names[at] = "adjective"
             if _mostly_adjective(words[at - 1]):
                 names[at - 1] = "adjective"  # "dark spotted bird"
+        elif after not in ("noun", "verb") and word.endswith(("ing", "ed")):
+            return
         elif known.weight(known.noun_lemma(word), "N"):
             subject = words[at - 1]
             single = subject not in _GROUPS and known.noun_lemma(subject) == subject
