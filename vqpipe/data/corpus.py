@@ -52,7 +52,8 @@ def read_captions(
 
     Raises:
         DataError: nothing at the path, not of its kind, in an encoding that must be named, no such split, or no
-            usable caption in it. Of `many` sources each must have one.
+            usable caption in it. Of `many` sources each must have one, and no more of its captions may be left
+            out than its `max_bad_fraction` says; of others the caller checks that.
         ArtifactError: `dataset` names no published dataset.
     """
     if split != "train" and not isinstance(source, DatasetCorpus):
@@ -63,8 +64,17 @@ def read_captions(
         return
     for label, own in zip(source.labels(), source.sources, strict=True):
         placed = own.model_copy(update={"path": str(Path(source.path) / own.path)})
+        before, read = lost.total(), 0
         for caption_id, caption in _usable(placed, split, lost):
             yield f"{label}:{caption_id}", caption
+            read += 1
+        bad = lost.total() - before
+        if bad > own.max_bad_fraction * (bad + read):
+            raise DataError(
+                f"corpus: of {placed.path}, {bad / (bad + read):.1%} of the captions cannot be used",
+                found=f"{bad:,} of {bad + read:,}",
+                expected=f"at most its max_bad_fraction = {own.max_bad_fraction:g} of them",
+            )
 
 
 def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -81,7 +91,8 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
     finally:
         lost.update(own)
         if isinstance(lost, Unusable):
-            lost.examples = {**own.examples, **lost.examples}
+            for reason, example in own.examples.items():
+                lost.examples.setdefault(reason, example)
             lost.without_id += own.without_id
             lost.other_splits += own.other_splits
     if usable == 0:
