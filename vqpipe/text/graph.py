@@ -69,8 +69,8 @@ def build_graph(
     known = pa.array(adjectives, pa.string()), pa.array(nouns, pa.string())
     work = partial(count_pairs, pos=vocabulary.pos, phrases=config.phrases)
     merged, said, text, examples = Merged(PAIRS, merge_pairs), 0, Counter[str](), dict[str, str]()
-    for pairs, counts, marked in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
-        text.update(counts)
+    for pairs, said_of, marked in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
+        text.update(said_of)
         examples = {**marked, **examples}
         said += pc.sum(pairs["count"]).as_py() or 0
         is_known = pc.and_(pc.is_in(pairs["adjective"], known[0]), pc.is_in(pairs["noun"], known[1]))
