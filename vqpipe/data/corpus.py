@@ -211,7 +211,7 @@ def _from_coco(source: CocoCorpus, path: Path, noted: Unusable) -> Raw:
     noted.hint = f"the keys of {path.name} are {', '.join(arrays.keys) or 'none'}"
     if not {"annotations", "images"}.isdisjoint(arrays.keys):
         return
-    for key, element, _, _ in arrays.elements(EVERY):
+    for key, element, _, _ in arrays.elements(TOP, EVERY):
         if isinstance(element, str):
             yield printable(key), element
 

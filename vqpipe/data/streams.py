@@ -163,7 +163,7 @@ class _Watch:
         block = self._left + block
         end = len(block.rstrip(_BEYOND_ASCII))
         if len(block) - end > MAX_LINE:
-            end = len(block)
+            end = len(_whole_characters(block))
         self._left = block[end:]
         self._count(block[:end])
 
@@ -261,7 +261,7 @@ def _split(stream: BinaryIO, json: bool, lone_cr: bool) -> Iterator[bytes]:
         block = waiting + block
         waiting = b""
         if b"\r" in block:
-            end = len(block.rstrip(b"\r")) or len(block) - 1
+            end = len(block.rstrip(b"\r")) or max(0, len(block) - MAX_LINE)
             block, waiting = block[:end], block[end:]
             block = _LINE_END.sub(b"\n", block) if lone_cr else block.replace(b"\r\n", b"\n")
         *whole, rest = block.split(b"\n")
