@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
@@ -265,18 +266,27 @@ def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
                         f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
                     )
                 one = one.get(source.caption_field)
-            elif one is None and line.lstrip()[:1] in (b"[", b"{"):
+            elif isinstance(one, _Damaged):
                 noted.hint = f"line {number} is no whole JSON value; kind: coco reads JSON over several lines"
             yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
 
 
+class _Damaged(NamedTuple):
+    """A line that is no JSON."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"no JSON: {self.text[:60]}"
+
+
 def _json(line: bytes) -> object:
-    """The value of a line; an empty line is an empty caption, and a damaged one none at all."""
+    """The value of a line; an empty line is an empty caption."""
     text = line.decode("utf-8", "surrogateescape")
     try:
         return json.loads(text) if text.strip() else ""
     except (ValueError, RecursionError):
-        return None
+        return _Damaged(text)
 
 
 def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw:
