@@ -231,6 +231,16 @@ def test_wrong_and_damaged_encodings(tmp_path: Path) -> None:
     lost: Counter[str] = Counter()
     assert read(lost, kind="text", path=str(path)) == [("1", "a red boat")]
     assert lost == {"caption_not_utf8": 2}
+    for data in ("a red boat".encode("utf-16-be"), "a red boat".encode("utf-16-le")):
+        path.write_bytes(data)
+        assert read(kind="text", path=str(path), encoding="utf-16") == [("1", "a red boat")]
+    path.write_text("ein Café\nzwei Bäume\nnaïve\n")
+    with pytest.raises(DataError, match=r"is in UTF-8, not in latin-1\n +found: +3 places"):
+        read(kind="text", path=str(path), encoding="latin-1")
+    path.write_bytes(b"a red boat\n" * 9 + "a blue boat\na green boat\n".encode("utf-16-le"))
+    lost = Counter()
+    assert {text for _, text in read(lost, kind="text", path=str(path))} == {"a red boat"}
+    assert lost["caption_not_utf8"] == 2
     path.write_bytes("a red boat\nein Café".encode("utf-16"))
     assert read(kind="text", path=str(path), encoding="cp1252")[1] == ("2", "ein Café")  # the mark says more
 

@@ -102,6 +102,7 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
             f"corpus: no usable caption in {source.path}",
             found=(counts or "no captions at all") + (f"; {own.hint}" if own.hint else ""),
             expected=EXPECTED[source.kind],
+            run=f"set {OPTION} to the encoding of the text" if own["caption_not_utf8"] else None,
         )
 
 
@@ -266,7 +267,7 @@ def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
                         f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
                     )
                 one = one.get(source.caption_field)
-            elif isinstance(one, _Damaged):
+            elif isinstance(one, _Damaged) and one.text.lstrip(" ")[:1] in ("[", "{"):
                 noted.hint = f"line {number} is no whole JSON value; kind: coco reads JSON over several lines"
             yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
 

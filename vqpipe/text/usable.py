@@ -54,5 +54,5 @@ class Limit:
             + ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
             + example,
             expected=f"at most corpus.max_bad_fraction = {self.most:g} of them; English text",
-            run="mend the file or the columns that corpus names; or raise corpus.max_bad_fraction in params.yaml",
+            run="mend the file, the columns or the encoding that corpus names; or raise corpus.max_bad_fraction",
         )
