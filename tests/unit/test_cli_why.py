@@ -104,6 +104,7 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
     lines = why("bird", "green")[1]
     assert lines[1] == "  bird is not among the 3 adjectives (it is one of the nouns)"
     assert lines[2] == "  green is not among the 3 nouns (it is one of the adjectives)"
+    assert lines[3] == "  did you mean green bird?"
 
 
 @pytest.mark.parametrize(
