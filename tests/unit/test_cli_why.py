@@ -101,6 +101,7 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
     assert code == 0
     assert lines[1] == "  greenish is not among the 3 adjectives; nearest: green"
     assert len(lines) == 3
+    assert why("orange", "orange")[1][1] == "  never said together in these captions"
     lines = why("bird", "green")[1]
     assert lines[1] == "  bird is not among the 3 adjectives (it is one of the nouns)"
     assert lines[2] == "  green is not among the 3 nouns (it is one of the adjectives)"

@@ -159,7 +159,7 @@ def _unknown_words(known: _Prior, adjective: str, noun: str) -> list[str]:
         elif close := get_close_matches(word, list(own), n=NUM_SHOWN, cutoff=0.6):
             near = f"; nearest: {', '.join(close)}"
         lines.append(f"  {word} is not among the {len(own):,} {name}s{near}")
-    if adjective in known.nouns and noun in known.adjectives:
+    if lines and adjective in known.nouns and noun in known.adjectives:
         return [*lines, f"  did you mean {noun} {adjective}?"]
     if lines:
         lines.append("  (a word is left out that is said too rarely, or tagged otherwise: see vqpipe pairs)")
