@@ -32,12 +32,14 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.words import VOCABULARY, WORDS
+    from vqpipe.data.captions import Unusable
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
     from vqpipe.params.graph import GraphParams
     from vqpipe.runtime.device import device
     from vqpipe.text.graph import build_graph, measure
     from vqpipe.text.prior import pack
+    from vqpipe.text.usable import Limit
     from vqpipe.text.vectors import word_vectors
     from vqpipe.text.vocabulary import read_vocabulary
     from vqpipe.vision.clip import Clip
@@ -55,7 +57,9 @@ def main(
     with stage_run("graph", shown, inputs, [(out, WORDS), (metrics, JSON)]) as run:
         words = read_vocabulary(vocabulary)
         vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
-        graph = build_graph(read_captions(source), vectors.vocabulary, config)
+        unusable = Unusable()
+        limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
+        graph = build_graph(read_captions(source, unusable=unusable), vectors.vocabulary, config, limit)
         pack(run.published(out), graph, vectors, config)
         measured = measure(graph, vectors.vocabulary, Path(source.path) / "truth.parquet", config.min_count)
         run.metrics(metrics, {**measured, **vectors.metrics})

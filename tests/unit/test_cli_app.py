@@ -14,6 +14,9 @@ from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.cli.app import app
 from vqpipe.params import presets
+from vqpipe.params.pos import PosParams, WordnetPos
+from vqpipe.text.pos import tagger
+from vqpipe.text.words import Tagger
 
 TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "prior-card", "evaluate")
 
@@ -203,27 +206,47 @@ def test_a_run_of_one_side_and_one_that_was_only_trained_there_are_no_difference
 
 
 def test_pairs() -> None:
-    code, output = run("pairs", "a small bird with a long yellow beak", "--backend", "wordnet")
+    code, output = run("pairs", "two small birds with a yellow beak", "--backend", "wordnet")
     assert code == 0
     rows = [line.split() for line in output.splitlines()]
     assert rows == [
-        ["adjective", "noun", "wordnet"], ["small", "bird", "1"], ["long", "beak", "1"], ["yellow", "beak", "1"]
+        ["word", "wordnet"], ["two", "number"], ["small", "adjective"], ["birds", "noun", "(bird)"],
+        ["with", "preposition"], ["a", "determiner"], ["yellow", "adjective"], ["beak", "noun"], [],
+        ["adjective", "noun", "wordnet"], ["small", "bird", "1"], ["yellow", "beak", "1"],
     ]  # fmt: skip
+
+
+def test_pairs_load_spacy_only_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(config: PosParams) -> Tagger:
+        asked.append(config.kind)
+        return tagger(WordnetPos(kind="wordnet"))
+
+    monkeypatch.setattr("vqpipe.cli.pairs.tagger", load)
+    assert run("pairs", "a red bird")[0] == 0
+    assert asked == ["wordnet", "nltk"]
+    assert run("pairs", "a red bird", "--spacy-model", "own")[1].splitlines()[0].split() == [
+        "word", "wordnet", "nltk", "spacy"
+    ]  # fmt: skip
+    asked.clear()
+    assert run("pairs", "a red bird", "--backend", "spacy")[0] == 0
+    assert asked == ["spacy"]
 
 
 def test_pairs_say_which_backend_is_not_available() -> None:
     code, output = run("pairs", "the bird is red", "--predicative", "--spacy-model", "en_core_web_none")
     assert code == 0
     assert "red        bird  1" in output
-    assert "python -m spacy download en_core_web_none" in output
-    assert run("pairs", "nothing", "--backend", "wordnet") == (0, "no pairs (wordnet)\n")
+    assert "pip install en-core-web-none" in output
+    assert run("pairs", "", "--backend", "wordnet") == (0, "no pairs (wordnet)\n")
 
 
 def test_pairs_of_a_named_backend_that_is_not_available() -> None:
     named = ("--backend", "wordnet", "--backend", "spacy", "--spacy-model", "en_core_web_none")
     code, output = run("pairs", "a red bird", *named)
     assert code == 2
-    assert "python -m spacy download en_core_web_none" in output
+    assert "pip install en-core-web-none" in output
     code, output = run("pairs", "a red bird", "--backend", "wordnett")
     assert code == 2
     assert "did you mean wordnet?" in output

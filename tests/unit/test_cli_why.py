@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -98,16 +101,18 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
     assert code == 0
     assert lines[1] == "  greenish is not among the 3 adjectives; nearest: green"
     assert len(lines) == 3
+    assert why("orange", "orange")[1][1] == "  never said together in these captions"
     lines = why("bird", "green")[1]
     assert lines[1] == "  bird is not among the 3 adjectives (it is one of the nouns)"
     assert lines[2] == "  green is not among the 3 nouns (it is one of the adjectives)"
+    assert lines[3] == "  did you mean green bird?"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("red", " "), "a word is empty"),
-        (("red", "bird", "--corpus=gone"), "no dataset artifact and no params file"),
+        (("red", "bird", "--corpus=gone"), "--corpus: gone does not exist"),
         (("red", "bird", "--corpus=words"), "wrong artifact"),
         (("red", "bird", "--prior=gone"), "does not exist"),
         (("red",), "Missing argument"),
@@ -124,6 +129,103 @@ def test_a_corpus_that_is_named_must_be_readable(folder: Path) -> None:
     code, lines = why("red", "bird", "--corpus=params.yaml")
     assert code == 2
     assert "captions.txt" in "\n".join(lines)
+
+
+@pytest.fixture
+def forms(folder: Path) -> Path:
+    """The captions in every form, each with the line 5, "a red tree", alone saying (red, tree)."""
+    out = folder / "forms"
+    rows = list(enumerate(CAPTIONS, 1))
+    for name, value in (
+        ("coco", {"annotations": [{"image_id": at, "caption": text} for at, text in rows]}),
+        ("karpathy", {"images": [
+            {"cocoid": at, "split": "train", "sentences": [{"raw": text}]} for at, text in rows
+        ]}),
+    ):  # fmt: skip
+        (out / name).mkdir(parents=True)
+        (out / name / "captions.json").write_text(json.dumps(value))
+    objects = "\n".join(json.dumps({"n": at, "Text": text}) for at, text in rows)
+    quoted = "".join(f'{at},"{text}, and so on"\n' for at, text in rows)
+    for name, text in (
+        ("lines/captions.jsonl", objects), ("lines_in_json/captions.json", objects),
+        ("texts/captions.TXT", "\n".join(CAPTIONS)), ("csv/captions.csv", f"id,Caption\n{quoted}"),
+        ("csv_bare/captions.csv", quoted), ("tsv/captions.tsv", "\n".join(f"{at}\t{t}" for at, t in rows)),
+    ):  # fmt: skip
+        (out / name).parent.mkdir()
+        (out / name).write_text(text)
+    (out / "parquet").mkdir()
+    table = pa.table({"n": [at for at, _ in rows], "caption": list(CAPTIONS)})
+    pq.write_table(table, out / "parquet" / "captions.parquet")
+    return out
+
+
+FORMS = (
+    "coco", "karpathy", "lines", "lines_in_json", "texts", "csv", "csv_bare", "tsv", "parquet",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_corpus_is_known_by_its_form(forms: Path, name: str) -> None:
+    [file] = (forms / name).iterdir()
+    code, lines = why("red", "tree", f"--corpus={file}")
+    assert code == 0
+    assert lines[1] == "  said once in these captions; an edge needs 2 (graph.min_count)"
+    assert "a red tree" in lines[2]
+
+
+@pytest.mark.parametrize("name", ["coco", "lines", "csv", "tsv", "parquet"])
+def test_a_folder_of_captions_is_known_by_its_files(forms: Path, name: str) -> None:
+    assert (
+        "  said once in these captions; an edge needs 2 (graph.min_count)"
+        in why("red", "tree", f"--corpus={forms / name}")[1]
+    )
+
+
+def test_captions_with_other_ids_are_shown_by_what_they_say(forms: Path) -> None:
+    (forms / "coco/captions.json").write_text(
+        json.dumps(
+            {"annotations": [{"image_id": 70, "caption": "Red  BIRDS sing"}, {"image_id": 8, "caption": "a"}]}
+        )
+    )
+    code, lines = why("red", "bird", f"--corpus={forms / 'coco/captions.json'}")
+    assert code == 0
+    assert "    70  Red  BIRDS sing" in lines
+    assert "    (the prior's own captions have other ids)" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metrics.json", '{"psnr": 1.0}', "psnr"),
+        ("broken.json", '{"annotations": [', "broken.json"),
+        ("lines.jsonl", '{"url": "x"}', "no key of captions"),
+        ("page.html", "<p>a red bird</p>", "has the form of no captions"),
+        ("empty.csv", "", "empty.csv is empty"),
+        ("bad.parquet", "PAR1", "cannot be read as Parquet"),
+        ("params.yaml", "corpus: 3", "corpus"),
+        ("large.yaml", "#" * (1 << 20) + "#", "too large for a params file"),
+    ],
+)
+def test_a_corpus_of_no_known_form_is_told(folder: Path, name: str, content: str, told: str) -> None:
+    (folder / name).write_text(content)
+    code, lines = why("red", "bird", f"--corpus={name}")
+    assert code == 2
+    assert told in "\n".join(lines)
+
+
+def test_a_folder_of_several_kinds_or_none_is_told(forms: Path) -> None:
+    (forms / "csv/more.txt").write_text("a red bird\n")
+    assert why("red", "bird", f"--corpus={forms / 'csv'}")[0] == 2
+    code, lines = why("red", "bird", f"--corpus={forms}")
+    assert code == 2
+    assert "no folder of captions of one kind" in lines[0]
+
+
+def test_a_search_without_end_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqpipe.cli.why.MAX_CAPTIONS", 4)
+    lines = why("red", "tree")[1]
+    assert lines[1] == "  never said together in these captions"
+    assert "  (only the first 4 captions were looked at)" in lines
 
 
 def test_prior_card(folder: Path) -> None:

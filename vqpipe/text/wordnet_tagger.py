@@ -16,6 +16,7 @@ from vqpipe.text.words import Analysis, Tagger, Word
 _NAMES = tuple(POS.get(tag, "sign") for tag in TAGS)
 _NOUN = TAGS.index("N")
 _EDGE = TAGS.index("B")
+_NO_CHOICE = [0] * len(TAGS)
 _NAME_WEIGHT = 3.0
 """How many times as likely as its lower-case form a capitalised word within a sentence is a noun."""
 
@@ -73,7 +74,7 @@ class WordnetTagger(Tagger):
             if len(scores) == 1:  # most words have one tag, and there is nothing to choose after them
                 [(tag_before, _)], [score] = before, scores
                 scores = [score + into[tag][tag_before] + share for tag, share in options]
-                links.append([0] * len(options))
+                links.append(_NO_CHOICE)
             else:
                 fresh, link = [], []
                 for tag, share in options:
