@@ -73,8 +73,13 @@ def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) 
                 validate(params[name], name, SECTIONS[name], source)
             elif name in GROUPS:
                 entries, model = GROUPS[name]
-                for key, own in params[name].get(entries, {}).items():
-                    whole = merged(params[name].get("common", {}), own)
+                section = params[name]
+                if not isinstance(section, Mapping) or not isinstance(section.get(entries, {}), Mapping):
+                    return ParamsError(
+                        f"{source}: {name} is not a block of fields", expected=f"common, {entries}"
+                    )
+                for key, own in section.get(entries, {}).items():
+                    whole = merged(section.get("common", {}), own)
                     validate(whole, f"{name}.{entries}.{key}", model, source)
     except ParamsError as mistake:
         return mistake
