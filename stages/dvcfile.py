@@ -13,6 +13,11 @@ from typing import Any
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import read_yaml, section_of
 
+REMOTE = {
+    *("remote", "ds", "s3", "gs", "gcs", "azure", "adl", "abfs", "oss", "ssh", "sftp", "hdfs", "webhdfs"),
+    *("http", "https", "gdrive", "webdav", "webdavs", "memory"),
+}
+"""Beginnings, up to a colon, of paths that DVC looks for elsewhere."""
 PLACE = re.compile(r"\$\{([^}]+)\}")
 
 
@@ -31,7 +36,8 @@ def read_stages(folder: Path) -> dict[str, Stage]:
     """All stages of `folder/dvc.yaml` by name (`graph`, `tokenizer@vq`), in the file's order.
 
     Raises:
-        ParamsError: a file is missing, or a `${…}` names nothing in params.yaml.
+        ParamsError: a file is missing, a `${…}` names nothing in params.yaml, a name there cannot be part of a command,
+            or DVC would not take a path there for a file.
     """
     context = read_yaml(folder / "params.yaml")
     stages: dict[str, Stage] = {}
@@ -69,13 +75,36 @@ def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
             found += [next(iter(e)) if isinstance(e, dict) else e for e in entry.get(key, [])]
         return tuple(fill(path) for path in found)
 
+    cmd = " ".join(entry["cmd"].split())
+    filled = fill(cmd)
+    if "'" in cmd and any("'" in fill(match.group()) for match in PLACE.finditer(cmd)):
+        raise ParamsError(
+            f"params.yaml: a name cannot be part of the command of {name}", found=filled,
+            expected="names without a single quote",
+        )  # fmt: skip
+    for path in paths("deps"):
+        _check_local(path, name)
     return Stage(
         name,
-        " ".join(fill(entry["cmd"]).split()),
+        filled,
         paths("deps"),
         paths("params"),
         paths("outs", "metrics", "plots"),
     )
+
+
+def _check_local(path: str, stage: str) -> None:
+    """Raise `ParamsError` for a dep that DVC takes for something else than a file or folder of this machine."""
+    scheme, colon, _ = path.partition(":")
+    if colon and scheme.lower() in REMOTE:
+        raise ParamsError(
+            f"{stage}: DVC takes the path {path} for a place elsewhere ({scheme})", found=path,
+            expected=f"a file or folder of this machine; in params.yaml, a name like this one as ./{path}",
+        )  # fmt: skip
+    if path.endswith(".dvc"):
+        raise ParamsError(
+            f"{stage}: DVC takes the path {path} for a file of its own", expected="another ending"
+        )
 
 
 def stale(stage: Stage, root: Path) -> list[str]:
@@ -85,7 +114,7 @@ def stale(stage: Stage, root: Path) -> list[str]:
     if locked is None:
         return ["it has never run"]
     reasons = []
-    if " ".join(locked["cmd"].split()) != stage.cmd:
+    if locked["cmd"].split() != stage.cmd.split():
         reasons.append("its command changed")
     context = read_yaml(root / "params.yaml")
     known = locked.get("params", {}).get("params.yaml", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,6 +113,30 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
     except ValidationError as error:
         lines = [_explain(item, section, model) for item in error.errors()]
         raise ParamsError(f"{source}: " + f"\n{source}: ".join(lines)) from None
+
+
+def field_types(model: Any, keys: Sequence[str], value: Any) -> set[str]:
+    """The JSON types that a field may have, such as {"string", "null"}; empty where there is no such field.
+
+    Args:
+        model: as for `load_params`.
+        keys: the field's dotted name within the section, split.
+        value: the section's content; its `kind`s say which of several blocks a field is in.
+    """
+    schema = TypeAdapter(model).json_schema()
+    nodes = [schema]
+    for key in keys:
+        options = [option for node in nodes for option in _options(schema, node)]
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        own = [option for option in options if _has_kind(option, kind)]
+        nodes = [child for option in own or options for child in _children(schema, option, key)]
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return {str(option.get("type")) for node in nodes for option in _options(schema, node)}
+
+
+def _has_kind(option: dict[str, Any], kind: Any) -> bool:
+    stated = option.get("properties", {}).get("kind", {})
+    return kind is not None and kind in (stated.get("const"), *stated.get("enum", []))
 
 
 def _explain(item: Any, section: str, model: Any) -> str:

@@ -14,6 +14,7 @@ to another.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -24,11 +25,15 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
 from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.params.sections import first_mistake, types_at
 
 KEYWORDS = ("base", "description", "replace")
 """Top-level keys of a preset file that are not params sections."""
+PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)[A-Za-z/][A-Za-z0-9_./+-]*")
+"""Text that every YAML parser reads as text without quotes."""
 
 
 def preset_folder() -> Traversable:
@@ -59,20 +64,23 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
 
     Args:
         name: a name from `preset_names`.
-        overrides: `dotted.key=value` for a key that is there, `+dotted.key=value` for a new one; values
-        are YAML.
+        overrides: `dotted.key=value` for a key that is there, `+dotted.key=value` for a new one. The value of a text
+            field is taken as it is (`null` where the field may be null); any other is YAML.
         folder: where the preset files are, by default inside the package.
 
     Raises:
-        ParamsError: an unknown preset or key, a value that is not YAML, or bases that run in a circle.
+        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that run in a circle.
     """
     where = folder or preset_folder()
     text, content = _read(name, where)
     if not overrides and not any(key in content for key in KEYWORDS):
         return text
     merged = _merged(name, where, ())
-    for override in overrides:
-        _assign(merged, override, name)
+    before = deepcopy(merged) if overrides else merged
+    touched = dict.fromkeys(_assign(merged, override, name) for override in overrides)
+    mistake = first_mistake(merged, touched, f"preset {name} with --set")
+    if mistake is not None and first_mistake(before, touched, name) is None:
+        raise mistake
     has_base, stream = "base" in content, StringIO()
     if has_base:
         merged.ca.comment = None  # the base's opening comment speaks of the base
@@ -160,7 +168,8 @@ def _merge(into: CommentedMap, changes: Mapping[str, Any], replaced: set[str], p
             into[key] = value
 
 
-def _assign(params: CommentedMap, override: str, preset: str) -> None:
+def _assign(params: CommentedMap, override: str, preset: str) -> str:
+    """Set one key; returns the section it is in."""
     path, separator, text = override.partition("=")
     if not separator or not path.strip("+"):
         raise ParamsError("an override sets one key", found=override, expected="dotted.key=value")
@@ -178,7 +187,20 @@ def _assign(params: CommentedMap, override: str, preset: str) -> None:
             )  # fmt: skip
         if not is_last:
             node = node[key]
+    node[keys[-1]] = _value(text, types_at(params, keys), path)
+    return keys[0]
+
+
+def _value(text: str, types: set[str], path: str) -> Any:
+    """What the text of an override says, for a field of these JSON types."""
+    if "string" in types and types <= {"string", "null"}:
+        if "null" in types and text in ("null", "~"):
+            return None
+        # In quotes where any YAML parser may read something else; DVC's does so with a colon within braces.
+        if not text.isprintable():
+            return DoubleQuotedScalarString(text)
+        return text if PLAIN.fullmatch(text) else SingleQuotedScalarString(text)
     try:
-        node[keys[-1]] = _yaml().load(text)
+        return _yaml().load(text)
     except YAMLError as error:
         raise ParamsError(f"the value of {path} is not YAML", found=text) from error
