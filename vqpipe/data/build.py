@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
+from vqpipe.data.adapters.layouts import hint, hinted
 from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
@@ -126,7 +128,10 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             bad. Nothing is published then; the quarantine table goes to the scratch folder.
     """
     adapter = ADAPTERS[config.source.kind]
-    plan = adapter.plan(config.source, config.max_pixels)
+    try:
+        plan = adapter.plan(config.source, config.max_pixels)
+    except DataError as error:
+        raise _with_hint(error, config) from error
     facts: dict[str, Any] = {}
     with publish_folder(out, DATASET, facts) as folder:
         writers = {
@@ -147,7 +152,10 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
         bad = [*plan.bad, *found]
         images = {split: writers[split].rows for split in SPLITS}
         metrics = _metrics(images, captions, bad, plan)
-        _judge(config, metrics, bad, adapter.layout)
+        try:
+            _judge(config, metrics, bad, adapter.layout)
+        except DataError as error:
+            raise _with_hint(error, config) from error
         write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
         if plan.truth:
             write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
@@ -158,7 +166,18 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             categories=list(plan.categories),
             resolution=min(sides),
         )
+    if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
+        told = hint(Path(config.source.path))
+        if told is not None:
+            print(f"note: captions that lie beside the images were not read. {told}", file=sys.stderr)
     return metrics
+
+
+def _with_hint(error: DataError, config: DatasetParams) -> DataError:
+    """An error of a source that may have met what another source reads, with the params of that one."""
+    return (
+        hinted(error, Path(config.source.path)) if config.source.kind in ("coco", "image_folder") else error
+    )
 
 
 def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:

@@ -173,14 +173,14 @@ def _twins(names: Iterable[str]) -> bool:
 
 
 def _pairs_in_tar(path: Path) -> bool:
-    """Whether the first members of a tar are images with captions or class numbers beside them."""
+    """Whether the first members of a tar are images with captions beside them."""
     try:
         names = [entry.name for entry in islice(members(path), MAX_MEMBERS) if isinstance(entry, Member)]
     except DataError:
         return False
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     images = {key_of(name) for name in names if is_image(name)}
-    others = {key_of(name) for name in names if name.lower().endswith((*TEXT_ENDINGS, ".json", ".cls"))}
+    others = {key_of(name) for name in names if name.lower().endswith((*TEXT_ENDINGS, ".json"))}
     return bool(images & others)
 
 
@@ -188,6 +188,17 @@ def key_of(name: str) -> str:
     """WebDataset's key of a member: its name up to the first dot of its last part."""
     folder, slash, base = name.rpartition("/")
     return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def coco_files(path: Path) -> list[str]:
+    """The COCO json files in a folder and the folders in it, by their names in it."""
+    return [
+        (folder / name).relative_to(path).as_posix()
+        for depth, folder, names in (_some_folders(path) if path.is_dir() else ())
+        if depth < 2
+        for name in listing_names(names)[:MAX_LISTINGS]
+        if listing_kind(folder / name) == "coco"
+    ]
 
 
 def hint(path: Path) -> str | None:
@@ -200,6 +211,17 @@ def hint(path: Path) -> str | None:
         root, listing = path.parent, f", listing: {json.dumps(path.name, ensure_ascii=False)}"
     shown = json.dumps(str(root), ensure_ascii=False)
     return (
-        f"{path} holds images with captions ({ABOUT[layout]}); to read them: dataset.source: {{kind: pairs, "
-        f"path: {shown}, layout: {layout}{listing}, holdout: {{validation: 0.1, test: 0.1, seed: 0}}}}"
+        f"{path} holds images with captions ({ABOUT[layout]}), which the source pairs reads: dataset.source: "
+        f"{{kind: pairs, path: {shown}, layout: {layout}{listing}, "
+        "holdout: {validation: 0.1, test: 0.1, seed: 0}}"
     )
+
+
+def hinted(error: DataError, path: Path, behind: str = "") -> DataError:
+    """The error of another reader, with what to write in params where the path holds images with captions."""
+    told = hint(path) if path.exists() else None
+    if told is None:
+        return error
+    if str(error).splitlines()[-1].startswith("  run: "):
+        return DataError(f"{error}; or: {told}{behind}")
+    return DataError(str(error), run=told + behind)

@@ -20,9 +20,8 @@ from vqpipe.errors import DataError
 from vqpipe.params.dataset import Layout, PairsSource, SplitName
 
 KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}
-NUM_PROBED = 20
+NUM_PROBED = 100
 """Names that are looked for to find the folder of the images."""
-USUAL_FOLDERS = ("images", "image", "imgs", "img")
 
 
 @dataclass(slots=True)
@@ -170,13 +169,34 @@ def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields:
         return own
     rows = islice((row for row in read_listing(root / listing, fields) if isinstance(row, Row)), NUM_PROBED)
     images = [row.image for row in rows]
-    candidates = [own, ".", *(f"{top}/{usual}" for top in (own, ".") for usual in USUAL_FOLDERS)]
 
     def num_found(base: str) -> int:
         paths = [image_path(image, base) for image in images]
         return sum(path is not None and os.path.isfile(root / path) for path in paths)
 
-    return max(dict.fromkeys(candidates), key=num_found)
+    near = {base: num_found(base) for base in (own, ".")}
+    below = (
+        {base: num_found(base) for top in near for base in _folders_in(root, top)}
+        if not any(near.values())
+        else {}
+    )
+    found = {base: count for base, count in {**near, **below}.items() if count}
+    most = [base for base, count in found.items() if count == max(found.values())]
+    if len(images) and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
+        shown = ", ".join(printable(image) for image in images[:3])
+        raise DataError(
+            f"dataset.source.images: where are the images that {printable(listing)} lists?",
+            found=f"{shown}, … in each of {', '.join(map(printable, most))}" if most
+            else f"{shown}, …; none of the first {len(images)} is in {root} or a folder in it",
+            expected="the folder, relative to dataset.source.path, that these names are relative to",
+        )  # fmt: skip
+    return most[0] if most else own
+
+
+def _folders_in(root: Path, base: str) -> list[str]:
+    """The folders right in a folder, relative to the root, in order."""
+    names = sorted(child.name for child in (root / base).iterdir() if child.is_dir())
+    return [str(PurePosixPath(base) / name) for name in names if not name.startswith(".")]
 
 
 def _unlisted(root: Path, entries: dict[str, Entry]) -> Iterator[tuple[str, Bad]]:

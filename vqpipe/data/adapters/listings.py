@@ -272,7 +272,8 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     by_name: dict[str, list[object]] = {}
     for number, (key, value, _, _) in enumerate(source.elements(TOP, EVERY), start=1):
         if is_image(_file_part(key)[0]):
-            by_name.setdefault(_file_part(key)[0], []).extend(captions_of(value, fields.caption))
+            said = [None] if value is None else captions_of(value, fields.caption)
+            by_name.setdefault(_file_part(key)[0], []).extend(said)
         elif key == TOP or isinstance(value, dict):
             yield _row(value, fields, f"{path.name}, entry {number}")
     for name, captions in by_name.items():

@@ -24,7 +24,7 @@ from vqpipe.data.adapters.base import (
     read_image,
     split_of,
 )
-from vqpipe.data.adapters.layouts import ABOUT, folder_splits, layouts_at, splits_of
+from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, layouts_at, splits_of
 from vqpipe.data.adapters.listed import Listed, read_lists
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
 from vqpipe.data.adapters.tar_stream import members
@@ -101,6 +101,13 @@ def _layout(source: PairsSource) -> Layout:
             found="; ".join(f"{name} ({ABOUT[name]})" for name in found),
             expected="dataset.source.layout names the one to read",
             choices=found,
+        )
+    coco = coco_files(path)
+    if coco:
+        raise DataError(
+            f"dataset.source.path: {path} is in COCO's layout",
+            found=", ".join(map(printable, coco[:4])),
+            run="vqpipe preset coco --out params.yaml, and name these files in dataset.source.splits",
         )
     names = sorted(printable(child.name) for child in path.iterdir()) if path.is_dir() else ["a file"]
     raise DataError(
