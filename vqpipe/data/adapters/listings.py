@@ -80,12 +80,17 @@ def captions_of(value: Any, name: str | None) -> list[object]:
 
 
 def head_of(path: Path, encoding: str | None = None) -> str:
-    """The first characters of a text file, unpacked; empty for what cannot be read as text."""
-    try:
-        with open_bytes(path, encoding) as stream:
-            return stream.read(HEAD_BYTES).decode("utf-8", "replace")
-    except DataError:
-        return ""
+    """The first characters of a text file, unpacked; empty for what cannot be read as text.
+
+    Of a file in an unknown older encoding those in ASCII are right: which one it is, the reader says.
+    """
+    for tried in (encoding, "latin-1"):
+        try:
+            with open_bytes(path, tried) as stream:
+                return stream.read(HEAD_BYTES).decode("utf-8", "replace")
+        except DataError:
+            continue
+    return ""
 
 
 def _first_cells(head: str, delimiter: str) -> list[str]:
