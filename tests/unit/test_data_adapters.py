@@ -165,6 +165,7 @@ def test_bad_files_of_a_folder(tmp_path: Path) -> None:
         ("train/ant/text.png", "undecodable"), ("train/ant/notes.txt", "other_file"),
         ("train/beside.png", "no_class"), ("train/ant/huge.png", "too_many_pixels"),
         ("train/ant/fat.bmp", "too_many_bytes"), ("train/ant/gone.png", "missing_file"),
+        ("train/ant/.hidden.png", "hidden"), ("train/.git", "hidden"), ("train/ant/loop", "duplicate_path"),
     }  # fmt: skip
 
 

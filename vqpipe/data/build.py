@@ -22,6 +22,7 @@ from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
 from vqpipe.data.records import Bad, Record, Thing
+from vqpipe.data.walk import counts, one_line
 from vqpipe.errors import DataError
 from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
 from vqpipe.runtime.env import scratch_root
@@ -206,7 +207,7 @@ def _metrics(
         "images": images,
         "captions": {split: captions[split] for split in SPLITS},
         "num_classes": len(plan.classes),
-        "quarantined": dict(sorted(reasons.items())),
+        "quarantined": counts(entry for _, entry in bad),
         "bad_fraction": round(lost / total, 6) if total else 0.0,
         **annotations,
     }
@@ -227,7 +228,7 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
         write_table(kept, QUARANTINE, _quarantine(bad))
         where = f"every item and its reason: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
-    examples = {entry.reason: entry.item for _, entry in reversed(bad)}
+    examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}
     shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
     if too_bad:
         raise DataError(
