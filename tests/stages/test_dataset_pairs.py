@@ -106,3 +106,38 @@ def test_a_vocabulary_comes_of_the_captions() -> None:
     assert json.loads(Path("words.json").read_text())["num_captions"] == len(
         rows("artifacts/dataset")["train"]
     )
+
+
+SHARDS = {"kind": "image_folder", "path": "data", "splits": {"train": "."}, "classes": "none", "templates": ["a x"],
+          "holdout": {"validation": 0.3, "test": 0.3, "seed": 3}}  # fmt: skip
+CAPTIONS = {"kind": "coco", "path": "data", "holdout": SHARDS["holdout"],
+            "splits": {"train": {"images": "val2014", "captions": "dataset_coco.json"}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "source"), [("webdataset", SHARDS), ("karpathy", CAPTIONS)], ids=["image_folder", "coco"]
+)
+def test_another_source_names_the_layout_and_the_params(layout: str, source: dict[str, Any]) -> None:
+    LAYOUTS[layout](Path("data"))
+    params(source)
+    words = ["--out", "out", "--metrics", "out.json", "--params", "params.yaml"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    block = re.search(r"dataset\.source: (\{kind: pairs.*\}\})", result.output)
+    assert block is not None, result.output
+    given = YAML(typ="safe").load(block[1])
+    assert given["layout"] == layout
+    params({**given, "holdout": SHARDS["holdout"]})
+    run("out")
+    assert sum(map(len, rows("out").values())) == NUM
+
+
+def test_captions_that_an_image_folder_passes_over_are_noted(capfd: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS["folder"](Path("data"))
+    params(SHARDS)
+    result = CliRunner().invoke(app, ["--out", "out", "--metrics", "out.json", "--params", "params.yaml"])
+    assert result.exit_code == 0, result.output
+    told = result.output + result.stderr + capfd.readouterr().err
+    assert "captions that lie beside the images were not read" in told
+    assert "kind: pairs" in told
+    assert "layout: folder" in told
