@@ -179,6 +179,16 @@ def test_odd_members(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_members_with_endings_of_several_parts(tmp_path: Path) -> None:
+    files: list[File] = [
+        ("1.image.jpg", picture(0)), ("1.caption.txt", "one"), ("1.label.cls", "4"), ("2.meta.json", '{"text": "two"}'),
+        ("2.jpg", picture(1)), ("3.a.jpg", picture(2)), ("3.b.jpg", picture(3)), ("3.caption.txt", "three"),
+    ]  # fmt: skip
+    records, bad, _ = read(put_tar(tmp_path / "a.tar", files), classes="none")
+    assert said(records) == {"1.image.jpg": ("one",), "2.jpg": ("two",), "3.a.jpg": ("three",)}
+    assert bad == {("3.b.jpg", "duplicate_id")}
+
+
 def test_classes_of_shards(tmp_path: Path) -> None:
     files: list[File] = []
     for number, label in enumerate(("10", "2", "x y\n", None)):
@@ -275,6 +285,14 @@ def test_splits_of_lists(tmp_path: Path) -> None:
     assert read(tmp_path / "b")[2] == {"0.jpg": "train", "1.jpg": "validation", "2.jpg": "test"}
 
 
+def test_splits_as_keys_of_a_json(tmp_path: Path) -> None:
+    content = {
+        split: [{"image": f"{n}.jpg", "caption": "x"}] for n, split in enumerate(("train", "val", "test"))
+    }
+    put(tmp_path, *images(), ("a.json", json.dumps(content)))
+    assert read(tmp_path)[2] == {"0.jpg": "train", "1.jpg": "validation", "2.jpg": "test"}
+
+
 def test_a_metadata_file_in_each_split(tmp_path: Path) -> None:
     for split, name in (("train", "metadata.jsonl"), ("test", "metadata.csv"), ("valid", "METADATA.JSONL")):
         row = (
@@ -364,3 +382,15 @@ def test_a_corpus_names_the_source_that_reads_its_path(tmp_path: Path) -> None:
         list(read_captions(corpus))
     assert recognise(tmp_path) == "webdataset"
     assert recognise(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "files",
+    [[("1.jpg", picture(0)), ("1.txt", "0 0.5 0.5 0.25 0.25\n")], [("1.jpg", picture(0)), ("1.json", '{"shapes": []}')],
+     [("1.jpg", picture(0)), ("1.cls", "3")], [("1.jpg", picture(0)), ("a.csv", "filename,label\n1.jpg,3\n")],
+     [("1.jpg", picture(0)), ("a.json", '[{"image": "1.jpg", "label": 3}]')],
+     [("1.jpg", picture(0)), ("README.txt", "x")],
+     [("1.jpg", picture(0)), ("2.txt", "of no image")], []],
+)  # fmt: skip
+def test_files_without_captions_are_no_pairs(tmp_path: Path, files: list[File]) -> None:
+    assert recognise(put(tmp_path, *files)) is None

@@ -114,6 +114,17 @@ def decode_image(item: str, data: bytes, max_pixels: int) -> UInt8[np.ndarray, "
         return Bad(item, error.reason, printable(error.detail))
 
 
+def image_of(
+    item: str, path: str, data: bytes | None, num_bytes: int, max_pixels: int
+) -> UInt8[np.ndarray, "h w 3"] | Bad:
+    """Decode an image of a file, or where `path` is empty of a tar, whose bytes are None where they are too many."""
+    if path:
+        return read_image(item, Path(path), max_pixels)
+    if data is None:
+        return Bad(item, "too_many_bytes", f"{num_bytes} bytes in the tar; not read")
+    return decode_image(item, data, max_pixels)
+
+
 def within(root: Path, relative: str, name: str, layout: str) -> Path:
     """A path of the source's params below its root.
 

@@ -19,9 +19,8 @@ from vqpipe.data.adapters.base import (
     Chunk,
     Plan,
     chunked,
-    decode_image,
+    image_of,
     need_source,
-    read_image,
     split_of,
 )
 from vqpipe.data.adapters.tar_stream import BadLink, Member, members
@@ -305,12 +304,7 @@ def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
 def load(source: ImageFolderSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
     """Decode a chunk's images, from their files or from the bytes that came out of the tar."""
     for item in chunk.items:
-        if item.path:
-            image = read_image(item.image_id, Path(item.path), max_pixels)
-        elif item.data is None:
-            image = Bad(item.image_id, "too_many_bytes", f"{item.num_bytes} bytes in the tar; not read")
-        else:
-            image = decode_image(item.image_id, item.data, max_pixels)
+        image = image_of(item.image_id, item.path, item.data, item.num_bytes, max_pixels)
         if isinstance(image, Bad):
             yield image
         else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vqpipe.data.adapters.listings import Kind, listing_kind
+from vqpipe.data.adapters.listings import WORDS, Kind, captions_of, head_of, listing_kind
 from vqpipe.data.adapters.tar_stream import Member, members
 from vqpipe.data.walk import ARCHIVES, is_image
 from vqpipe.errors import DataError
@@ -31,14 +31,9 @@ LISTINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
 NOTES = ("readme", "license", "licence", "classes", "labels", "index", "notes", "shards", "sizes")
 """Names of files that speak of a data set and are no caption or list of it."""
-WORDS: dict[str, SplitName] = {
-    "train": "train", "training": "train", "val": "validation", "valid": "validation",
-    "validation": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
-    "evaluation": "test",
-}  # fmt: skip
-"""What a split is called."""
 MAX_FOLDERS = 60
 MAX_LISTINGS = 20
+MAX_TWINS = 20
 MAX_MEMBERS = 40
 
 
@@ -99,7 +94,7 @@ def layouts_at(path: Path) -> list[Layout]:
         if any(is_metadata(name) for name in names):
             found["metadata"] = None
         shards += [folder / name for name in names if name.lower().endswith(ARCHIVES)]
-        if _twins(names):
+        if any(_has_caption(folder / name) for name in _twins(names)[:MAX_TWINS]):
             found["folder"] = None
         if depth < 2:
             for name in listing_names(names)[:MAX_LISTINGS]:
@@ -152,8 +147,12 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not entry.name.startswith("."):
-                        (folders if entry.is_dir() else files).append(entry.name)
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():
+                        files.append(entry.name)
         except OSError:
             continue
         yield depth, folder, sorted(files)
@@ -161,15 +160,26 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
             waiting += [(depth + 1, folder / name) for name in sorted(folders)]
 
 
-def _twins(names: Iterable[str]) -> bool:
-    """Whether an image has a file of captions of its name."""
+def _twins(names: Iterable[str]) -> list[str]:
+    """The files of a folder that have an image's name and may hold its captions."""
     known = list(names)
     images = {stem for name in known if is_image(name) for stem in (name, PurePosixPath(name).stem)}
-    return any(
-        PurePosixPath(name).stem in images
+    return [
+        name
         for name in known
-        if name.lower().endswith((*TEXT_ENDINGS, ".json"))
-    )
+        if name.lower().endswith((*TEXT_ENDINGS, ".json")) and PurePosixPath(name).stem in images
+    ]
+
+
+def _has_caption(path: Path) -> bool:
+    """Whether a file beside an image holds words: not the numbers of boxes, nor json without a caption."""
+    head = head_of(path)
+    if not path.name.lower().endswith(".json"):
+        return any(char.isalpha() for char in head)
+    try:
+        return bool(captions_of(json.loads(head), None))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _pairs_in_tar(path: Path) -> bool:

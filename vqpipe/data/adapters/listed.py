@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from vqpipe.data.adapters.base import within
-from vqpipe.data.adapters.layouts import ABOUT, WORDS, is_metadata, listing_names, splits_of
-from vqpipe.data.adapters.listings import Fields, Row, listing_kind, read_listing
+from vqpipe.data.adapters.layouts import ABOUT, is_metadata, listing_names, splits_of
+from vqpipe.data.adapters.listings import WORDS, Fields, Row, listing_kind, read_listing
 from vqpipe.data.adapters.side_files import cleaned
 from vqpipe.data.captions import identifier, printable
 from vqpipe.data.records import Bad
@@ -72,7 +72,7 @@ def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits:
         split = _split(word)
         listed.states_splits = True
         if split is None:
-            detail = f"split {word!r} is none of {', '.join([*WORDS, 'restval'])}"
+            detail = f"split {word!r} is none of {', '.join(WORDS)}"
             listed.bad.append(
                 ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
             )
@@ -94,8 +94,7 @@ def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits:
 
 
 def _split(word: str) -> SplitName | None:
-    lower = word.strip().lower()
-    return "train" if lower == "restval" else WORDS.get(lower)
+    return WORDS.get(word.lower())
 
 
 def image_path(raw: str, base: str) -> str | None:
@@ -182,7 +181,8 @@ def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields:
     )
     found = {base: count for base, count in {**near, **below}.items() if count}
     most = [base for base, count in found.items() if count == max(found.values())]
-    if len(images) and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
+    safe = any(image_path(image, own) is not None for image in images)
+    if safe and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
         shown = ", ".join(printable(image) for image in images[:3])
         raise DataError(
             f"dataset.source.images: where are the images that {printable(listing)} lists?",

@@ -19,12 +19,11 @@ from vqpipe.data.adapters.base import (
     Chunk,
     Plan,
     chunked,
-    decode_image,
+    image_of,
     need_source,
-    read_image,
     split_of,
 )
-from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, layouts_at, splits_of
+from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, is_metadata, layouts_at, splits_of
 from vqpipe.data.adapters.listed import Listed, read_lists
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
 from vqpipe.data.adapters.tar_stream import members
@@ -90,9 +89,9 @@ def _layout(source: PairsSource) -> Layout:
     if source.layout is not None:
         return source.layout
     path = Path(source.path)
+    if source.listing is not None:
+        return "metadata" if is_metadata(PurePosixPath(source.listing).name) else "table"
     found = layouts_at(path)
-    if path.is_dir() and source.listing is not None:
-        return next((name for name in found if name in ("karpathy", "json", "metadata")), "table")
     if len(found) == 1:
         return found[0]
     if found:
@@ -346,12 +345,7 @@ def load(source: PairsSource, chunk: Chunk, max_pixels: int) -> Iterator[Record 
 
 
 def _load_item(source: PairsSource, item: Item, max_pixels: int) -> Iterator[Record | Bad]:
-    if item.path:
-        image = read_image(item.image_id, Path(item.path), max_pixels)
-    elif item.data is None:
-        image = Bad(item.image_id, "too_many_bytes", f"{item.num_bytes} bytes in the tar; not read")
-    else:
-        image = decode_image(item.image_id, item.data, max_pixels)
+    image = image_of(item.image_id, item.path, item.data, item.num_bytes, max_pixels)
     if isinstance(image, Bad):
         yield image
         return
