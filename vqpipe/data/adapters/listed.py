@@ -119,6 +119,9 @@ def _listings(source: PairsSource, root: Path, layout: Layout) -> list[str]:
             path.relative_to(root).as_posix() for path in root.glob(source.listing) if path.is_file()
         )
         if not found:
+            if (root / source.listing).exists():
+                told = f"dataset.source.listing: {root / source.listing} is no file"
+                raise DataError(told, expected=ABOUT[layout])
             within(root, source.listing, "dataset.source.listing", ABOUT[layout])
         return found
     if layout == "metadata":

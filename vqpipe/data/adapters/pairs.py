@@ -223,11 +223,23 @@ def _shards(source: PairsSource, path: Path, bad: list[tuple[str, Bad]]) -> list
     if path.is_file():
         return [""]
     names = []
+    given: set[tuple[int, int]] = set()
     for entry in Walk(path):
         if isinstance(entry, Bad):
             bad.append(("", entry))
         elif entry.lower().endswith(ARCHIVES):
-            names.append(entry)
+            found = (path / entry).stat() if (path / entry).is_file() else None
+            if found is None:
+                bad.append(
+                    ("", Bad(printable(entry), "missing_file", "a link that leads nowhere, or no plain file"))
+                )
+            elif (found.st_dev, found.st_ino) in given:
+                bad.append(
+                    ("", Bad(printable(entry), "duplicate_path", "another path to a shard that is listed"))
+                )
+            else:
+                given.add((found.st_dev, found.st_ino))
+                names.append(entry)
     if not names:
         raise DataError(
             f"dataset.source.path: no shard in {path}",
