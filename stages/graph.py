@@ -26,6 +26,7 @@ def main(
     from functools import partial
 
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.data.captions import Unusable
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
     from vqpipe.params.corpus import CorpusParams
@@ -33,6 +34,7 @@ def main(
     from vqpipe.runtime.device import device
     from vqpipe.text.graph import build_graph, measure
     from vqpipe.text.prior import pack
+    from vqpipe.text.usable import Limit
     from vqpipe.text.vectors import word_vectors
     from vqpipe.text.vocabulary import read_vocabulary
     from vqpipe.vision.clip import Clip
@@ -47,7 +49,10 @@ def main(
     with stage_run("graph", shown, [corpus, vocabulary, clip]) as run:
         words = read_vocabulary(vocabulary)
         vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
-        graph = build_graph(read_captions(source), vectors.vocabulary, config)
+        unusable = Unusable()
+        limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
+        captions = read_captions(source, unusable=unusable)
+        graph = build_graph(captions, vectors.vocabulary, config, limit)
         pack(run.published(out), graph, vectors, config)
         measured = measure(graph, vectors.vocabulary, corpus / "truth.parquet", config.min_count)
         run.metrics(metrics, {**measured, **vectors.metrics})

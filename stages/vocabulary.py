@@ -21,13 +21,13 @@ def main(
 
     Example: python -m stages.vocabulary --corpus artifacts/dataset --out artifacts/vocabulary
     """
-    from collections import Counter
-
     from vqpipe.artifacts.run import stage_run
+    from vqpipe.data.captions import Unusable
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
     from vqpipe.params.corpus import CorpusParams
     from vqpipe.params.vocabulary import VocabularyParams
+    from vqpipe.text.usable import Limit
     from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
     from vqpipe.vision.byte_pairs import is_single_token
 
@@ -39,11 +39,18 @@ def main(
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
     with stage_run("vocabulary", shown, [corpus]) as run:
-        unusable = Counter[str]()
+        unusable = Unusable()
+        limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
         keep = is_single_token if config.single_clip_tokens else None
-        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep)
+        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep, limit)
         publish_vocabulary(run.published(out), vocabulary)
-        run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable)})
+        noted = {"captions_without_id": unusable.without_id, "captions_other_splits": unusable.other_splits}
+        run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable), **noted})
+    if vocabulary.facts["unusable_share"] >= 0.01:
+        share = f"{vocabulary.facts['unusable_share']:.1%}"
+        typer.echo(
+            f"warning: {share} of the captions are unusable; {metrics} counts them by reason", err=True
+        )
 
 
 app = stage_app(main)

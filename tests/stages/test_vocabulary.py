@@ -112,6 +112,45 @@ def test_odd_captions_of_several_sources_are_each_counted(folder: Path) -> None:
     assert vocabulary.nouns["bird"] == 8
 
 
+def test_a_corpus_that_is_mostly_unusable_publishes_nothing(folder: Path) -> None:
+    (folder / "captions.txt").write_bytes("красная птица\n\na red bird\na red bird\n🌳\n".encode())
+    result = run(folder)
+    assert result.exit_code == 2
+    assert "60.0% of the captions are unusable" in result.output
+    assert "of 5: 1 empty_caption, 1 other_script, 1 empty" in result.output.replace(
+        "1 empty, 1 other_script", "1 other_script, 1 empty"
+    )
+    assert not (folder / "vocabulary").exists()
+    limit = {"kind": "text", "path": "captions.txt", "max_bad_fraction": 0.6}
+    sources = {"kind": "many", "path": ".", "sources": [limit], "max_bad_fraction": 0.6}
+    result = run(folder, corpus=sources)
+    assert result.exit_code == 0, result.output
+    assert "warning: 60.0% of the captions are unusable" in result.output
+    assert json.loads((folder / "vocabulary.json").read_text())["unusable_share"] == 0.6
+
+
+def test_one_source_of_many_that_is_mostly_unusable_is_told(folder: Path) -> None:
+    (folder / "good.txt").write_text("a red bird\n" * 50)
+    (folder / "captions.txt").write_bytes(b"\n\na red bird\n")
+    sources = [{"kind": "text", "path": "good.txt"}, {"kind": "text", "path": "captions.txt"}]
+    result = run(folder, corpus={"kind": "many", "path": ".", "sources": sources})
+    assert result.exit_code == 2
+    assert "captions.txt, 66.7% of the captions cannot be used" in result.output
+    assert not (folder / "vocabulary").exists()
+
+
+def test_utf16_gives_the_words_that_utf8_gives(folder: Path) -> None:
+    text = "a red fox beside a wooden box\r\ntwo black dogs near a white fence\r\n" * 20
+    digests = []
+    for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-16-be"):
+        (folder / "captions.txt").write_bytes(text.encode(encoding))
+        result = run(folder, out=encoding)
+        assert result.exit_code == 0, result.output
+        digests.append(tree_digest(folder / encoding))
+    assert len(set(digests)) == 1
+    assert read_vocabulary(folder / "utf-16").nouns == {"box": 20, "dog": 20, "fence": 20, "fox": 20}
+
+
 def test_single_clip_tokens(folder: Path) -> None:
     text = "a red hummingbird\na red hummingbird\na red bird\na red bird\na teal-coloured bird\na teal-coloured bird\n"
     (folder / "captions.txt").write_text(text)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vqpipe.data import json_stream, streams
+from vqpipe.data.captions import Unusable
 from vqpipe.data.corpus import read_captions
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.errors import DataError, ParamsError
@@ -99,6 +100,107 @@ def test_sources_lie_in_their_folder(path: str) -> None:
         read(kind="many", path="data", sources=[{"kind": "text", "path": path}])
     with pytest.raises(ParamsError, match="within the folder"):
         read(kind="text", path="data", files=path)
+
+
+def test_captions_of_other_json_layouts(tmp_path: Path) -> None:
+    karpathy = {
+        "images": [
+            {
+                "filename": "a.jpg",
+                "cocoid": 7.0,
+                "split": "train",
+                "sentences": [{"raw": "a bus"}, {"raw": "a cat"}],
+            },
+            {"filename": "b.jpg", "split": "restval", "sentences": [{"raw": "a dog"}, {"tokens": []}]},
+            {"filename": "c.jpg", "split": "test", "sentences": [{"raw": "a kite"}]},
+        ],
+        "dataset": "coco",
+    }
+    listed = [
+        {"image": "a.jpg", "caption": "a bus"},
+        {"image_id": 7.0, "caption": ["a cat", "a dog"]},
+        {"id": None},
+        3,
+    ]
+    by_image = {"a.jpg": ["a bus", "a cat"], "b.jpg": "a dog", "c.jpg": [], "d.jpg": 3}
+    expected = {
+        "karpathy": (karpathy, [("7", "a bus"), ("7", "a cat"), ("b.jpg", "a dog")], {"caption_not_text": 1}),
+        "listed": (listed, [("a.jpg", "a bus"), ("7", "a cat"), ("7", "a dog")], {"caption_not_text": 2}),
+        "by_image": (by_image, [("a.jpg", "a bus"), ("a.jpg", "a cat"), ("b.jpg", "a dog")], {}),
+    }
+    for name, (content, captions, reasons) in expected.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        lost = Unusable()
+        assert read(lost, kind="coco", path=str(path)) == captions
+        assert lost == reasons
+        assert lost.other_splits == (name == "karpathy")
+    line = tmp_path / "c.jsonl"
+    line.write_text(json.dumps(listed))
+    assert read(kind="jsonl", path=str(line), caption_field="caption") == [
+        ("1", "a bus"),
+        ("1", "a cat"),
+        ("1", "a dog"),
+    ]
+
+
+def test_ids_are_the_same_in_any_form_and_missing_ones_are_counted(tmp_path: Path) -> None:
+    ids = [1, 1.0, "1", None, "", True]
+    rows = [{"image_id": one, "caption": "a bus"} for one in ids] + [{"caption": "a bus"}]
+    (tmp_path / "c.json").write_text(json.dumps({"annotations": rows}))
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lost = Unusable()
+    found = read(lost, kind="coco", path=str(tmp_path / "c.json"))
+    assert [name for name, _ in found] == ["1", "1", "1", "#4", "#5", "#6", "#7"]
+    assert (lost, lost.without_id) == ({}, 4)
+    lost = Unusable()
+    lines = {"kind": "jsonl", "caption_field": "caption", "path": str(tmp_path / "c.jsonl")}
+    found = read(lost, **lines, id_field="image_id")
+    assert [name for name, _ in found] == ["1", "1", "1", "4", "5", "6", "7"]
+    assert (lost, lost.without_id) == ({}, 4)
+    read(lost, **lines)
+    assert lost.without_id == 4
+    for column, names in (
+        ([1.0, None], ["1", "1"]),
+        ([1, 2], ["1", "2"]),
+        ([float("nan"), 1.5], ["0", "1.5"]),
+    ):
+        pq.write_table(pa.table({"c": ["a", "b"], "id": column}), tmp_path / "c.parquet")
+        lost = Unusable()
+        fields = {"kind": "parquet", "path": str(tmp_path / "c.parquet"), "caption_column": "c"}
+        assert [name for name, _ in read(lost, **fields, id_column="id")] == names
+        assert lost.without_id == sum(one is None or one != one for one in column)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("coco", '{"caption": "a bus"}\n{"caption": "a cat"}\n', r"more behind its end \(JSON Lines\?\)"),
+        ("coco", '{"images": [{"id": 1}], "annotations": []}', "the keys of .* are images, annotations"),
+        (
+            "coco",
+            '{"annotations": [{"image_id": 1, "text": "x"}]}',
+            "the keys of an element are image_id, text",
+        ),
+        ("coco", '[{"image_id": 1' + "9" * 5000 + "}]", "a number that is too long"),
+        ("coco", '[{"image_id": 1, "caption": "x"}', "expecting ','"),
+        ("coco", "[" * 100_000, "nested too deep"),
+        (
+            "coco",
+            '{"images": [{"split": "val", "sentences": [{"raw": "x"}]}]}',
+            "without an image whose split is",
+        ),
+        ("jsonl", '{"text": "a bus"}\n', "the keys of line 1 are text"),
+        ("jsonl", '[\n{"c": "a bus"},\n{"c": "a cat"},\n]\n', "kind: coco reads JSON over several lines"),
+        ("jsonl", "9" * 5000 + "\n", "1 caption_not_text"),
+        ("jsonl", "[" * 100_000, "1 caption_not_text"),
+    ],
+)
+def test_json_without_captions_says_what_it_has(tmp_path: Path, kind: str, text: str, told: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=told):
+        read(kind=kind, path=str(path), **({"caption_field": "c"} if kind == "jsonl" else {}))
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:

@@ -76,12 +76,12 @@ def test_a_chunk_gives_the_counts_of_its_words_and_pairs() -> None:
     rows = {(row["is_noun"], row["word"]): row["count"] for row in counts.words.to_pylist()}
     assert rows == {(False, "red"): 4, (False, "green"): 1, (True, "bird"): 4, (True, "tree"): 1}
     assert counts.text["tokens"] == 7 + 3 + 6
-    assert count_pairs(chunk, WORDNET, GRAPH.phrases).to_pylist() == [
+    assert count_pairs(chunk, WORDNET, GRAPH.phrases).pairs.to_pylist() == [
         {"adjective": "red", "noun": "bird", "count": 4, "id": "a"},
         {"adjective": "red", "noun": "bird", "count": 0, "id": "b"},
         {"adjective": "green", "noun": "tree", "count": 1, "id": "b"},
     ]
-    assert count_pairs([("a", "birds")], WORDNET, GRAPH.phrases).num_rows == 0
+    assert count_pairs([("a", "birds")], WORDNET, GRAPH.phrases).pairs.num_rows == 0
 
 
 def pair_rows(rows: list[tuple[str, str, int, str]]) -> pa.Table:

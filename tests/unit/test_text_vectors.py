@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -132,7 +134,8 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
         ("the 0 0 0\nbird 1 2 nan\n", "line 2 is no word"),
         ("the 0 0 0\n\nbird 1 2 3\n", "line 2 is no word"),
         ("the 0 0 0 0 0\n", "set graph.vectors.dim to 5"),
-        ("400000 3\nthe 0 0 0\n", "no header line"),
+        ("400000 300\nthe 0 0 0\n", "set graph.vectors.dim to 300"),
+        ("400000 3\nthe 0 0 0\n", "has none of the vocabulary's words"),
         ("the 0 0 0\n", "has none of the vocabulary's words"),
         ("", "0 lines without them"),
         ("bird 1 2 3\n", "has no adjective of the vocabulary"),
@@ -152,6 +155,57 @@ def test_glove_files_are_checked(file: Path) -> None:
         made(glove(file, sha256="0" * 64))
     with pytest.raises(ParamsError, match="unknown"):
         made(glove(file, unknown="skip"))
+
+
+def test_glove_files_may_be_packed_and_have_a_header(file: Path, tmp_path: Path) -> None:
+    plain = made(glove(file))
+    (tmp_path / "g.gz").write_bytes(gzip.compress(GLOVE.encode()))
+    (tmp_path / "header.vec").write_text("6 3\n" + GLOVE.replace("\n", " \r\n"), newline="")
+    with zipfile.ZipFile(tmp_path / "g.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("glove.6B.13d.txt", "red 1\n")
+        archive.writestr("glove.6B.3d.txt", GLOVE)
+    for name in ("g.gz", "header.vec", "g.zip"):
+        found = made(glove(tmp_path / name, sha256=sha256((tmp_path / name).read_bytes()).hexdigest()))
+        assert torch.equal(found.adjectives, plain.adjectives)
+        assert torch.equal(found.nouns, plain.nouns)
+        assert found.metrics == plain.metrics
+    assert made(glove(tmp_path / "g.zip")).facts["vectors"]["member"] == "glove.6B.3d.txt"
+    with pytest.raises(
+        DataError, match=r"(?s)has 2 files, and none.*choices: +glove.6B.13d.txt, glove.6B.3d"
+    ):
+        made(glove(tmp_path / "g.zip", dim=7))
+    (tmp_path / "cut.gz").write_bytes((tmp_path / "g.gz").read_bytes()[:-12])
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "g.zip").read_bytes()[:-30])
+    for name in ("cut.gz", "cut.zip"):
+        with pytest.raises(DataError, match="cannot be read"):
+            made(glove(tmp_path / name))
+
+
+def test_a_few_damaged_lines_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "g.txt").write_text(GLOVE + "other 1 1 1\n" * 1500 + "teal 1 2\n")
+    found = made(glove(tmp_path / "g.txt"))
+    assert found.metrics["vectors"]["num_damaged_lines"] == 1
+    assert list(found.vocabulary.adjectives) == ["red", "light"]
+    (tmp_path / "g.txt").write_text(GLOVE + "other 1 1 1\n" * 500 + "teal 1 2\n")
+    with pytest.raises(DataError, match="line 507 is no word"):
+        made(glove(tmp_path / "g.txt"))
+
+
+def test_words_with_hyphens_are_the_mean_of_their_parts_where_asked(file: Path) -> None:
+    words = Vocabulary(
+        WordnetPos(kind="wordnet"), {"red": 6, "light-red": 2, "teal-red": 1, "red-": 1}, {"bird": 5}
+    )
+    whole, parts = made(glove(file), words), made(glove(file, hyphens="parts"), words)
+    assert list(whole.vocabulary.adjectives) == ["red"]
+    assert "hyphens" not in whole.facts["vectors"]
+    assert list(parts.vocabulary.adjectives) == ["red", "light-red"]
+    torch.testing.assert_close(parts.adjectives[1], torch.tensor([1.95, 2.75, 3.125]))
+    assert parts.facts["vectors"]["hyphens"] == "parts"
+    assert parts.metrics["vectors"]["adjectives"] == {
+        "coverage": 0.5, "coverage_said": 0.8, "num_dropped": 2, "num_random": 0, "num_from_parts": 1,
+    }  # fmt: skip
+    drawn = [made(glove(file, unknown="random", hyphens=how), WORDS).adjectives for how in ("whole", "parts")]
+    assert torch.equal(*drawn)
 
 
 def test_random_vectors_depend_on_class_and_word_alone() -> None:

@@ -41,7 +41,7 @@ def usable_caption(raw: object) -> str:
     """Return a caption as it was written, but for white space at its ends.
 
     `raw` is `str` or `bytes`. Bytes that are no UTF-8 make a caption unusable, and so do lone surrogates,
-    which are what JSON escapes and `surrogateescape` leave of such bytes.
+    which are what JSON escapes and `surrogateescape` leave of such bytes, and zeros between the letters.
 
     Raises:
         BadCaption: `empty_caption` (no letter, number, sign or symbol), `caption_not_utf8` or
@@ -60,6 +60,8 @@ def usable_caption(raw: object) -> str:
     plain = text.isascii() and text.isprintable()
     if not (text if plain else any(unicodedata.category(char)[0] in "LNPS" for char in text)):
         raise BadCaption("empty_caption")
+    if not plain and 3 * text.count("\0") > len(text):  # lines of UTF-16 that were put behind UTF-8
+        raise BadCaption("caption_not_utf8")
     return text
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
@@ -53,7 +54,8 @@ def read_captions(
 
     Raises:
         DataError: nothing at the path, not of its kind, in an encoding that must be named, no such split, or no
-            usable caption in it. Of `many` sources each must have one.
+            usable caption in it. Of `many` sources each must have one, and no more of its captions may be left
+            out than its `max_bad_fraction` says; of others the caller checks that.
         ArtifactError: `dataset` names no published dataset.
     """
     if split != "train" and not isinstance(source, DatasetCorpus):
@@ -64,8 +66,17 @@ def read_captions(
         return
     for label, own in zip(source.labels(), source.sources, strict=True):
         placed = own.model_copy(update={"path": str(Path(source.path) / own.path)})
+        before, read = lost.total(), 0
         for caption_id, caption in _usable(placed, split, lost):
             yield f"{label}:{caption_id}", caption
+            read += 1
+        bad = lost.total() - before
+        if bad > own.max_bad_fraction * (bad + read):
+            raise DataError(
+                f"corpus: of {placed.path}, {bad / (bad + read):.1%} of the captions cannot be used",
+                found=f"{bad:,} of {bad + read:,}",
+                expected=f"at most its max_bad_fraction = {own.max_bad_fraction:g} of them",
+            )
 
 
 def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -84,7 +95,8 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
     finally:
         lost.update(own)
         if isinstance(lost, Unusable):
-            lost.examples = {**own.examples, **lost.examples}
+            for reason, example in own.examples.items():
+                lost.examples.setdefault(reason, example)
             lost.without_id += own.without_id
             lost.other_splits += own.other_splits
     if usable == 0:
@@ -93,6 +105,7 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
             f"corpus: no usable caption in {source.path}",
             found=(counts or "no captions at all") + (f"; {own.hint}" if own.hint else ""),
             expected=EXPECTED[source.kind],
+            run=f"set {OPTION} to the encoding of the text" if own["caption_not_utf8"] else None,
         )
         raise _with_hint(nothing, source)
 
@@ -211,7 +224,7 @@ def _from_coco(source: CocoCorpus, path: Path, noted: Unusable) -> Raw:
     noted.hint = f"the keys of {path.name} are {', '.join(arrays.keys) or 'none'}"
     if not {"annotations", "images"}.isdisjoint(arrays.keys):
         return
-    for key, element, _, _ in arrays.elements(EVERY):
+    for key, element, _, _ in arrays.elements(TOP, EVERY):
         if isinstance(element, str):
             yield printable(key), element
 
@@ -265,18 +278,27 @@ def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
                         f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
                     )
                 one = one.get(source.caption_field)
-            elif one is None and line.lstrip()[:1] in (b"[", b"{"):
+            elif isinstance(one, _Damaged) and one.text.lstrip(" ")[:1] in ("[", "{"):
                 noted.hint = f"line {number} is no whole JSON value; kind: coco reads JSON over several lines"
             yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
 
 
+class _Damaged(NamedTuple):
+    """A line that is no JSON."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"no JSON: {self.text[:60]}"
+
+
 def _json(line: bytes) -> object:
-    """The value of a line; an empty line is an empty caption, and a damaged one none at all."""
+    """The value of a line; an empty line is an empty caption."""
     text = line.decode("utf-8", "surrogateescape")
     try:
         return json.loads(text) if text.strip() else ""
     except (ValueError, RecursionError):
-        return None
+        return _Damaged(text)
 
 
 def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw:

@@ -60,7 +60,7 @@ def unicode_encoding(head: bytes) -> tuple[str, int]:
     if _is_utf8(sample) and _CONTROLS.isdisjoint(sample):
         return "utf-8", 0
     for name in ("utf-32-le", "utf-32-be"):
-        if len(sample) >= 4 and _share(_decoded(sample, name, 4)) > 0.97:
+        if len(sample) >= 4 and _share(_decoded(sample, name, 4)) > 0.9:
             return name, 0
     found = [(score, name) for name in ("utf-16-le", "utf-16-be") if (score := _utf16_score(sample, name))]
     return (max(found)[1] if found else "utf-8"), 0
@@ -115,7 +115,7 @@ def _utf16_score(data: bytes, encoding: str) -> float:
         )
     text = data.decode(encoding, "replace")
     share = _share(text)
-    if share < 0.95 or not (narrow or wide):
+    if share < 0.9 or not (narrow or wide):
         return 0.0
     return share + sum(" " <= char <= "~" or char in "\t\r\n\u3000\u3001\u3002\uff0c" for char in text) / len(
         text

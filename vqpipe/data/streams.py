@@ -22,7 +22,7 @@ from vqpipe.errors import DataError
 
 MAX_LINE = 1 << 20
 """Bytes of a line, or of a string within a line of JSON, that are kept; what follows is passed over."""
-MAX_JSON_LINE = 1 << 26
+MAX_JSON_LINE = 1 << 24
 """Bytes of a line of JSON that are kept after its strings were cut."""
 BLOCK = 1 << 20
 """Bytes that are read at once."""
@@ -46,6 +46,8 @@ _BEYOND_ASCII = bytes(range(128, 256))
 _LINE_END = re.compile(rb"\r+\n|\r")
 NUM_SAMPLES = 200
 """Places that are looked at to name an encoding."""
+MIN_RUNS = 3
+"""Places that are UTF-8, from which on a file is that and in no other encoding."""
 _DAMAGED = "vqpipe.damaged"
 
 
@@ -78,6 +80,8 @@ def open_bytes(path: Path, encoding: str | None = None, option: str | None = Non
     try:
         with path.open("rb") as raw, _unpacked(raw) as stream:
             yield cast(BinaryIO, io.BufferedReader(_Utf8(_utf8(path, stream, encoding, option)), BLOCK))
+    except UnicodeError as error:
+        raise DataError(f"{path} cannot be read as {encoding}: {error}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise DataError(
@@ -128,30 +132,39 @@ def _utf8(path: Path, stream: BinaryIO, encoding: str | None, option: str | None
         )
     name, mark = unicode_encoding(head)
     if encoding is not None and not mark:
-        name = encoding
+        name = _exact(encoding, name)
     head = head[mark:]
-    if codecs.lookup(name).name != "utf-8":
-        decoder = codecs.getincrementaldecoder(name)(_DAMAGED)
-        while head:
-            yield decoder.decode(head).encode("utf-8", "surrogatepass")
-            head = stream.read(BLOCK)
-        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
-        return
-    watch = _Watch(path, option) if encoding is None and not mark else None
+    plain = codecs.lookup(name).name == "utf-8"
+    decoder = None if plain else codecs.getincrementaldecoder(name)(_DAMAGED)
+    unsure = not mark and (plain if encoding is None else not name.startswith("utf"))
+    watch = _Watch(path, encoding, option) if unsure else None
     while head:
         if watch is not None:
             watch.add(head)
-        yield head
+        yield head if decoder is None else decoder.decode(head).encode("utf-8", "surrogatepass")
         head = stream.read(BLOCK)
+    if decoder is not None:
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
     if watch is not None:
         watch.end()
 
 
-class _Watch:
-    """Tells a file in an older encoding from UTF-8 with damaged places, by its runs of bytes beyond ASCII."""
+def _exact(encoding: str, guess: str) -> str:
+    """A named encoding with its byte order, where it has one: that of the bytes, or little-endian."""
+    name = codecs.lookup(encoding).name
+    if name not in ("utf-16", "utf-32"):
+        return name
+    return guess if guess.startswith(name) else f"{name}-le"
 
-    def __init__(self, path: Path, option: str | None) -> None:
-        self._path, self._option = path, option
+
+class _Watch:
+    """Tells a file in an older encoding from UTF-8 with damaged places, by its runs of bytes beyond ASCII.
+
+    Where the older encoding was named, it tells a file that is UTF-8 for all that.
+    """
+
+    def __init__(self, path: Path, encoding: str | None, option: str | None) -> None:
+        self._path, self._encoding, self._option = path, encoding, option
         self._bytes = self._good = self._bad = 0
         self._samples: list[bytes] = []
         self._left = b""
@@ -163,7 +176,7 @@ class _Watch:
         block = self._left + block
         end = len(block.rstrip(_BEYOND_ASCII))
         if len(block) - end > MAX_LINE:
-            end = len(block)
+            end = len(_whole_characters(block))
         self._left = block[end:]
         self._count(block[:end])
 
@@ -184,17 +197,26 @@ class _Watch:
                     self._samples.append(_around(block, run.start(), run.end()))
 
     def end(self) -> None:
-        """Raises DataError where most of what is no ASCII is no UTF-8, and it is no rare damage."""
+        """Raises DataError where most of what is no ASCII is no UTF-8, and it is no rare damage; or all is."""
         self._count(self._left)
+        if self._encoding is not None:
+            if self._good >= MIN_RUNS and not self._bad:
+                raise DataError(
+                    f"{self._path} is in UTF-8, not in {self._encoding}",
+                    found=f"{self._good:,} places beyond ASCII, all of them UTF-8",
+                    expected=f"text in the {self._option}; files in several encodings are sources of kind: many",
+                    run=f"set {self._option}: null",
+                )
+            return
         if self._bad < 2 or self._bad <= self._good or self._bad * LEGACY_BYTES < self._bytes:
             return
         names = legacy_encodings(b"\n".join(self._samples))
         first = max(self._samples, key=len)
-        readings = {
-            first.decode(name, "replace").strip(): name for name in reversed(names)
-        }  # the likeliest stays
-        names = [name for name in names if name in readings.values()]
-        read = " or ".join(f"{name} «{text}»" for text, name in reversed(readings.items()))
+        readings: dict[str, str] = {}
+        for name in names:
+            readings.setdefault(first.decode(name, "replace").strip(), name)
+        names = list(readings.values())
+        read = " or ".join(f"{name} «{text}»" for text, name in readings.items())
         shown = first.decode("ascii", "backslashreplace").strip()
         raise DataError(
             f"{self._path} is not in UTF-8" + (f"; it looks like {names[0]}" if names else ""),
@@ -261,7 +283,7 @@ def _split(stream: BinaryIO, json: bool, lone_cr: bool) -> Iterator[bytes]:
         block = waiting + block
         waiting = b""
         if b"\r" in block:
-            end = len(block.rstrip(b"\r")) or len(block) - 1
+            end = len(block.rstrip(b"\r")) or max(0, len(block) - MAX_LINE)
             block, waiting = block[:end], block[end:]
             block = _LINE_END.sub(b"\n", block) if lone_cr else block.replace(b"\r\n", b"\n")
         *whole, rest = block.split(b"\n")
@@ -297,6 +319,8 @@ class _Kept:
 
     def add(self, piece: bytes) -> None:
         """Take in a piece of the line."""
+        if len(self._data) >= (MAX_JSON_LINE if self._json else MAX_LINE):
+            return
         if self._json and self._strings is None and len(self._data) + len(piece) >= MAX_LINE:
             piece, self._data, self._strings = bytes(self._data) + piece, bytearray(), _Strings()
         if self._strings is not None:

@@ -47,18 +47,24 @@ class ClipTokenVectors(Params):
 class GloveVectors(Params):
     """Word vectors from a file in GloVe's text format: a word and its numbers on each line (VQCT, Table 5).
 
+    The header line of word2vec's text format is passed over.
+
     The file is no dependency in dvc.yaml: `sha256` makes another content under the same name an error.
     """
 
     kind: Literal["glove"]
     """Names this kind."""
     path: str = Field(min_length=1)
-    """The file, such as `glove.6B.300d.txt`; plain text."""
+    """The file, such as `glove.6B.300d.txt`: plain text, gzip, or a zip, of which the file named for `dim` is read
+    where it has several."""
     dim: int = Field(ge=1)
     """Numbers on each line."""
     unknown: Literal["error", "drop", "random"]
     """Words that the file lacks: `error`; `drop` leaves them out of the prior, its graph included; `random` draws
     a normal vector with the mean 0 and the standard deviation of the numbers found."""
+    hyphens: Literal["whole", "parts"] = "whole"
+    """A word with hyphens that the file lacks: `whole`, it is unknown as any other; `parts`, its vector is the mean
+    of its parts' where the file has all of them, as of "long-tailed"."""
     seed: int = Field(ge=0)
     """Of the vectors of `unknown: random`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,38 +12,51 @@ import pyarrow as pa
 from vqpipe.params.graph import PhraseParams
 from vqpipe.params.pos import PosParams
 from vqpipe.text.chunks import Chunk
+from vqpipe.text.language import is_other_language, is_other_script
 from vqpipe.text.merging import NUM_EXAMPLES, PAIRS, WORDS
 from vqpipe.text.pos import tagger
 from vqpipe.text.tokens import clean, tokenize
+from vqpipe.text.usable import UNUSABLE_MARKS
 from vqpipe.text.words import Analysis
 
-MARKS = ("empty", "control", "markup", "cut", "other_script")
-"""What can be odd about a caption. Each is counted, none stops the run.
+MARKS = ("empty", "control", "markup", "cut", "other_script", "other_language")
+"""What can be odd about a caption. Each is counted, none stops the run by itself.
 
-The first four are those of `vqpipe.text.tokens.clean`; `other_script`: it has letters, but none is Latin.
+The first four are those of `vqpipe.text.tokens.clean`, the others of `vqpipe.text.language`.
 """
-
-_ASCII_LETTER = re.compile("[A-Za-z]")
 
 
 class WordCounts(NamedTuple):
     """The words of a chunk.
 
     `words` has the columns of `vqpipe.text.merging.WORDS`; `text` counts captions, tokens and marks; `hashes`
-    are of ids with captions, one for each caption, as uint64.
+    are of ids with captions, one for each caption, as uint64; `examples` has the first caption of each mark that
+    makes it unusable.
     """
 
     words: pa.Table
     text: Counter[str]
     hashes: pa.Array
+    examples: dict[str, str]
+
+
+class PairCounts(NamedTuple):
+    """The modifier pairs of a chunk: columns as `vqpipe.text.merging.PAIRS`, by first appearance.
+
+    `text` counts captions and marks; `examples` as in `WordCounts`.
+    """
+
+    pairs: pa.Table
+    text: Counter[str]
+    examples: dict[str, str]
 
 
 def count_words(chunk: Chunk, pos: PosParams) -> WordCounts:
     """Count the adjectives and the nouns, in the singular, of a chunk."""
-    text = Counter[str](captions=len(chunk))
+    text, marked = Counter[str](captions=len(chunk)), dict[str, str]()
     adjectives: list[str] = []
     nouns: list[str] = []
-    for analysis in _analysed(chunk, pos, None, text):
+    for analysis in _analysed(chunk, pos, None, text, marked):
         text["tokens"] += len(analysis.words)
         for word, lemma, kind in analysis.words:
             if kind == "noun":
@@ -58,14 +69,16 @@ def count_words(chunk: Chunk, pos: PosParams) -> WordCounts:
         pa.array([word for _, count in counts for word in count], pa.string()),
         pa.array([times for _, count in counts for times in count.values()], pa.int64()),
     ]
-    return WordCounts(pa.table(columns, schema=WORDS), text, _hashes(chunk))
+    return WordCounts(pa.table(columns, schema=WORDS), text, _hashes(chunk), marked)
 
 
-def count_pairs(chunk: Chunk, pos: PosParams, phrases: PhraseParams) -> pa.Table:
-    """Count the modifier pairs of a chunk: columns as `vqpipe.text.merging.PAIRS`, by first appearance."""
+def count_pairs(chunk: Chunk, pos: PosParams, phrases: PhraseParams) -> PairCounts:
+    """Count the modifier pairs of a chunk."""
+    text, marked = Counter[str](captions=len(chunk)), dict[str, str]()
     counts: dict[tuple[str, str], int] = {}
     examples: dict[tuple[str, str], list[str]] = {}
-    for (caption_id, _), analysis in zip(chunk, _analysed(chunk, pos, phrases, Counter()), strict=True):
+    analyses = _analysed(chunk, pos, phrases, text, marked)
+    for (caption_id, _), analysis in zip(chunk, analyses, strict=True):
         for pair in analysis.pair_words():
             counts[pair] = counts.get(pair, 0) + 1
             ids = examples.setdefault(pair, [])
@@ -77,33 +90,33 @@ def count_pairs(chunk: Chunk, pos: PosParams, phrases: PhraseParams) -> pa.Table
         for at, caption_id in enumerate(ids)
     ]
     columns = list(zip(*rows, strict=True)) or [()] * len(PAIRS)
-    return pa.table(
+    table = pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, PAIRS, strict=True)], PAIRS
     )
+    return PairCounts(table, text, marked)
 
 
 def _analysed(
-    chunk: Chunk, pos: PosParams, phrases: PhraseParams | None, text: Counter[str]
+    chunk: Chunk, pos: PosParams, phrases: PhraseParams | None, text: Counter[str], examples: dict[str, str]
 ) -> Iterator[Analysis]:
-    """Clean, split, tag and pair the captions, one analysis for each; marks are counted in `text`."""
+    """Clean, split, tag and pair the captions, one analysis for each; marks go to `text` and `examples`."""
 
     def tokens() -> Iterator[list[str]]:
-        for _, caption in chunk:
+        for caption_id, caption in chunk:
             line, marks = clean(caption)
+            split = tokenize(line)
+            if is_other_script(line):
+                marks = (*marks, "other_script")
+            elif is_other_language(split):
+                marks = (*marks, "other_language")
             if marks:
                 text.update(marks)
-            if _is_other_script(line):
-                text["other_script"] += 1
-            yield tokenize(line)
+                for mark in UNUSABLE_MARKS:
+                    if mark in marks and mark not in examples:
+                        examples[mark] = f"{caption_id}: {caption[:60]!r}"
+            yield split
 
     return tagger(pos).analyse_tokens(tokens(), phrases)
-
-
-def _is_other_script(line: str) -> bool:
-    if _ASCII_LETTER.search(line):
-        return False
-    letters = [char for char in line if char.isalpha()]
-    return bool(letters) and not any("LATIN" in unicodedata.name(char, "") for char in letters)
 
 
 def _hashes(chunk: Chunk) -> pa.Array:

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import gzip
+import re
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from math import isfinite
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from vqpipe.errors import DataError
 from vqpipe.params.graph import GloveVectors
 from vqpipe.runtime.progress import progress_bar
 
 FORMAT = "lines such as `bird 0.418 -0.0412 …`, numbers between single spaces"
+MAX_DAMAGED = 0.001
+"""Share of the lines that may be damaged; they are counted."""
 
 
 @dataclass(frozen=True)
 class Glove:
-    """What a file says: the vectors of the words that it has, its SHA-256 and its number of lines."""
+    """What a file says: the vectors of the words that it has, its SHA-256, its lines and the damaged ones of them."""
 
     vectors: dict[str, list[float]]
     sha256: str
     num_lines: int
+    num_damaged: int = 0
+    member: str | None = None
+    """The file of a zip that was read."""
 
 
 def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
     """Stream the file line by line and keep the vectors of `words`; of a word's several lines the first counts.
 
-    The first line must have exactly `config.dim` numbers. Later ones may have more fields, since some files have
-    tokens with spaces in them; the last `config.dim` are the vector.
+    The first line must have exactly `config.dim` numbers, or be the header of word2vec's text format. Later ones may
+    have more fields, since some files have tokens with spaces in them; the last `config.dim` are the vector. The
+    SHA-256 is that of the file as it is, packed or not.
 
     Raises:
-        DataError: no such file, a line that is no word with `config.dim` finite numbers (the message has its
-            number), another SHA-256 than `config.sha256`, or none of the words.
+        DataError: no such file, damaged packing, a zip without the one file, a first line of another number of
+            fields, more than `MAX_DAMAGED` of the lines no word with `config.dim` finite numbers (the message has
+            the number of the first), another SHA-256 than `config.sha256`, or none of the words.
     """
     path = Path(config.path)
     if not path.is_file():
@@ -41,24 +54,37 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
         )
     needed = {word.encode(): word for word in words}
     found: dict[str, list[float]] = {}
-    digest, number, at = sha256(), 0, 0
-    with path.open("rb") as stream, progress_bar("reading word vectors", path.stat().st_size) as bar:
-        for number, line in enumerate(stream, 1):
-            digest.update(line)
+    number = at = damaged = 0
+    first: DataError | None = None
+    with (
+        _opened(path, config.dim) as source,
+        progress_bar("reading word vectors", path.stat().st_size) as bar,
+    ):
+        for number, line in enumerate(source.lines, 1):
+            source.read(line)
             if number % 8192 == 0:
-                bar.advance(stream.tell() - at)
-                at = stream.tell()
+                bar.advance(source.raw.tell() - at)
+                at = source.raw.tell()
             fields = line.rstrip(b" \r\n").count(b" ")
-            if fields < config.dim or (number == 1 and fields != config.dim):
-                raise _malformed(path, number, line, config.dim)
-            word = needed.get(line[: line.index(b" ")])
-            if word is not None and word not in found and fields == config.dim:
-                found[word] = _numbers(path, number, line, config.dim)
-    if config.sha256 not in (None, digest.hexdigest()):
+            if number == 1 and fields != config.dim:
+                if not _is_header(line, config.dim):
+                    raise _malformed(path, number, line, config.dim)
+                continue
+            try:
+                if fields < config.dim:
+                    raise _malformed(path, number, line, config.dim)
+                word = needed.get(line[: line.index(b" ")])
+                if word is not None and word not in found and fields == config.dim:
+                    found[word] = _numbers(path, number, line, config.dim)
+            except DataError as error:
+                damaged += 1
+                first = first or error
+    if first is not None and damaged > MAX_DAMAGED * number:
+        raise first
+    digest = source.sha256()
+    if config.sha256 not in (None, digest):
         raise DataError(
-            f"{path} is not the file that graph.vectors.sha256 names",
-            found=digest.hexdigest(),
-            expected=config.sha256,
+            f"{path} is not the file that graph.vectors.sha256 names", found=digest, expected=config.sha256
         )
     if not found:
         raise DataError(
@@ -66,12 +92,75 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
             found=f"{number:,} lines without them",
             expected=f"some of {len(needed):,} words such as {', '.join(sorted(words)[:5])}",
         )
-    return Glove(found, digest.hexdigest(), number)
+    return Glove(found, digest, number, damaged, source.member)
+
+
+class _Source:
+    """The lines of a file, unpacked, and the SHA-256 of the file."""
+
+    def __init__(self, path: Path, raw: BinaryIO, lines: BinaryIO, member: str | None = None) -> None:
+        self.raw, self.lines, self.member = raw, lines, member
+        self._path = path
+        self._digest = sha256() if lines is raw else None
+
+    def read(self, line: bytes) -> None:
+        """Take note of a line that was read."""
+        if self._digest is not None:
+            self._digest.update(line)
+
+    def sha256(self) -> str:
+        if self._digest is not None:
+            return self._digest.hexdigest()
+        with self._path.open("rb") as stream:
+            return file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path, dim: int) -> Iterator[_Source]:
+    """The lines of a plain, gzip or zip file, known by its first bytes."""
+    try:
+        with path.open("rb") as raw:
+            magic = raw.peek(4)[:4]
+            if magic == b"PK\x03\x04":
+                with zipfile.ZipFile(raw) as archive:
+                    member = _member(path, archive, dim)
+                    with archive.open(member) as lines:
+                        yield _Source(path, raw, cast(BinaryIO, lines), member)
+            elif magic[:2] == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=raw) as lines:
+                    yield _Source(path, raw, cast(BinaryIO, lines))
+            else:
+                yield _Source(path, raw, raw)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} cannot be read: {told}", expected="a whole file: text, gzip or zip"
+        ) from error
+
+
+def _member(path: Path, archive: zipfile.ZipFile, dim: int) -> str:
+    """The one file of a zip, or of several the one whose name has the dimension, such as `glove.6B.300d.txt`."""
+    names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+    named = [name for name in names if re.search(rf"(?<!\d){dim}d", name)]
+    if len(names) == 1 or len(named) == 1:
+        return (names if len(names) == 1 else named)[0]
+    raise DataError(
+        f"{path} has {len(names)} files, and {len(named) or 'none'} of them named for {dim} dimensions",
+        expected="one file, or one such as glove.6B.300d.txt for graph.vectors.dim: 300",
+        choices=names,
+        run=f"unzip the one you want, and name it in graph.vectors.path; graph.vectors.dim is {dim}",
+    )
+
+
+def _is_header(line: bytes, dim: int) -> bool:
+    """Whether a first line is word2vec's: the number of words and `dim`."""
+    fields = line.split()
+    return len(fields) == 2 and fields[0].isdigit() and fields[1] == str(dim).encode()
 
 
 def _numbers(path: Path, number: int, line: bytes, dim: int) -> list[float]:
     try:
-        values = [float(field) for field in line.split(b" ")[1:]]
+        values = [float(field) for field in line.rstrip(b" \r\n").split(b" ")[1:]]
     except ValueError:
         raise _malformed(path, number, line, dim) from None
     if not all(map(isfinite, values)):
@@ -82,12 +171,11 @@ def _numbers(path: Path, number: int, line: bytes, dim: int) -> list[float]:
 def _malformed(path: Path, number: int, line: bytes, dim: int) -> DataError:
     fields = line.rstrip(b" \r\n").split(b" ")
     shown = b" ".join(fields[:4])[:60].decode("utf-8", "backslashreplace")
-    header = number == 1 and len(fields) == 2
+    header = len(fields) == 2 and all(field.isdigit() for field in fields)
+    width = int(fields[1]) if header else len(fields) - 1
     return DataError(
         f"{path}: line {number} is no word with {dim} finite numbers",
         found=f"{shown}{' …' if len(fields) > 4 else ''} ({len(fields) - 1} fields after the first)",
-        expected=f"{FORMAT}; GloVe's format has no header line" if header else FORMAT,
-        run=f"set graph.vectors.dim to {len(fields) - 1}"
-        if number == 1 and not header and len(fields) > 1
-        else None,
+        expected=FORMAT,
+        run=f"set graph.vectors.dim to {width}" if number == 1 and width else None,
     )

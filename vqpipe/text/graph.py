@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from vqpipe.runtime.progress import track
 from vqpipe.text.chunks import map_captions
 from vqpipe.text.counting import count_pairs
 from vqpipe.text.merging import PAIRS, Merged, list_pairs, merge_pairs
+from vqpipe.text.usable import Limit
 from vqpipe.text.vocabulary import Vocabulary
 
 Pair = tuple[str, str]
@@ -47,22 +49,33 @@ class Graph:
     num_pairs_known: int
 
 
-def build_graph(captions: Iterable[tuple[str, str]], vocabulary: Vocabulary, config: GraphParams) -> Graph:
+def build_graph(
+    captions: Iterable[tuple[str, str]],
+    vocabulary: Vocabulary,
+    config: GraphParams,
+    limit: Limit | None = None,
+) -> Graph:
     """Count the modifier pairs of (id, caption) pairs and make edges of those between vocabulary words.
 
     Parts of speech come from the backend that made the vocabulary. A pair is an edge when it is said
     `config.min_count` times; its examples are the first distinct ids in the order of the captions. Memory grows
     with the number of distinct pairs between words of the vocabulary.
+
+    Raises:
+        DataError: more captions are unusable than `limit` allows; None allows all.
     """
     adjectives = {word: index for index, word in enumerate(vocabulary.adjectives)}
     nouns = {word: index for index, word in enumerate(vocabulary.nouns)}
     known = pa.array(adjectives, pa.string()), pa.array(nouns, pa.string())
     work = partial(count_pairs, pos=vocabulary.pos, phrases=config.phrases)
-    merged, said = Merged(PAIRS, merge_pairs), 0
-    for pairs in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
+    merged, said, text, examples = Merged(PAIRS, merge_pairs), 0, Counter[str](), dict[str, str]()
+    for pairs, said_of, marked in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
+        text.update(said_of)
+        examples = {**marked, **examples}
         said += pc.sum(pairs["count"]).as_py() or 0
         is_known = pc.and_(pc.is_in(pairs["adjective"], known[0]), pc.is_in(pairs["noun"], known[1]))
         merged.add(pairs.filter(is_known))
+    (limit or Limit()).check(text, examples)
     listed = list_pairs(merged.table())
     keys = zip(listed["adjective"].to_pylist(), listed["noun"].to_pylist(), strict=True)
     counts: dict[Pair, int] = dict(zip(keys, listed["count"].to_pylist(), strict=True))

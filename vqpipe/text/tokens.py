@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -11,7 +12,16 @@ MAX_CHARACTERS = 2000
 STARTS_SENTENCE = frozenset({".", "!", "?", ":", '"', "\u201c"})
 """After these tokens a capital says nothing."""
 
-_HTML = re.compile(r"<[^<>]{0,200}>|&[a-zA-Z]{2,8};|&#\d{1,6};")
+MAX_ESCAPES = 4
+"""How often an entity may be escaped again: `&amp;amp;#39;` is an apostrophe escaped twice more."""
+
+_ENTITY = re.compile(
+    r"&(?:#[0-9]{1,7};?|#[xX][0-9a-fA-F]{1,6};?|(?:amp|lt|gt|quot|apos|nbsp)\b;?|[a-zA-Z][a-zA-Z0-9]{1,31};)"
+)
+_ATTRIBUTE = r"""\s+[\w:.-]+(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'<>]{1,500}))"""
+_TAG = re.compile(
+    rf"<(?:/?[a-zA-Z][^\s<>]{{0,200}}(?:{_ATTRIBUTE})*\s*/?|!--[^<>]{{0,500}}--|![a-zA-Z][^<>]{{0,200}})>"
+)
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 _PLAIN = re.compile(r"[ -;=?-~]*")  # printable ASCII without < and >: nothing to clean
 _TOKEN = re.compile(
@@ -24,10 +34,12 @@ _TOKEN = re.compile(
 def clean(caption: str) -> tuple[str, tuple[str, ...]]:
     """Make one line of plain text of a caption, and say what had to be done.
 
-    Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling.
+    Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling. Soft hyphens
+    are dropped, so that they part no word. Entities are decoded first, however often they were escaped, and tags
+    become spaces after that: `&lt;b&gt;` is a tag. What is between `<` and `>` but is no tag is text.
 
-    Marks are some of `control` (control or undecodable characters became spaces), `markup` (tags and entities
-    became spaces), `cut` (longer than `MAX_CHARACTERS`) and `empty` (no letter is left).
+    Marks are some of `control` (control, invisible or undecodable characters were dropped or became spaces), `markup`
+    (there were tags or entities), `cut` (longer than `MAX_CHARACTERS`) and `empty` (no letter is left).
     """
     marks = []
     text = caption
@@ -35,17 +47,36 @@ def clean(caption: str) -> tuple[str, tuple[str, ...]]:
         text = text[:MAX_CHARACTERS].rpartition(" ")[0] or text[:MAX_CHARACTERS]
         marks.append("cut")
     if not (_PLAIN.fullmatch(text) and "&" not in text):
-        spaced = _SPACE.sub(" ", text)
-        if any(_is_control(char) for char in text):
+        decoded = _decoded(text) if "&" in text else text
+        spaced = _SPACE.sub(" ", decoded.replace("\u00ad", ""))
+        if any(_is_control(char) for char in decoded):
             marks.append("control")
         spaced = "".join(" " if "\ud800" <= char <= "\udfff" else char for char in spaced)
-        bare = _HTML.sub(" ", spaced)
-        if bare != spaced:
+        bare = _TAG.sub(" ", spaced)
+        if decoded != text or bare != spaced:
             marks.append("markup")
         text = unicodedata.normalize("NFC", bare).replace("\u2019", "'")
     if not any(char.isalpha() for char in text):
         marks.append("empty")
     return text, tuple(marks)
+
+
+def _decoded(text: str) -> str:
+    """The text with its entities decoded; one that HTML does not know becomes a space."""
+    for _ in range(MAX_ESCAPES):
+        decoded = _ENTITY.sub(_character, text)
+        if decoded == text:
+            break
+        text = decoded
+    return text
+
+
+def _character(found: re.Match[str]) -> str:
+    entity = found.group().removesuffix(";") + ";"
+    for spelt in (entity, entity.lower()):
+        if (decoded := html.unescape(spelt)) != spelt:
+            return decoded
+    return " "
 
 
 def _is_control(char: str) -> bool:

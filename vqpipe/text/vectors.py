@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -151,9 +151,20 @@ def _drawn(words: Sequence[str], name: str, dim: int, std: float, seed: int) -> 
 
 def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
     sides = {"adjective": dict(vocabulary.adjectives), "noun": dict(vocabulary.nouns)}
-    glove = read_glove(config, {word for words in sides.values() for word in words})
-    metrics = {f"{name}s": _coverage(words, glove.vectors, config.unknown) for name, words in sides.items()}
-    unknown = {name: [word for word in words if word not in glove.vectors] for name, words in sides.items()}
+    every = {word for words in sides.values() for word in words}
+    parts = _parts(every) if config.hyphens == "parts" else {}
+    glove = read_glove(config, every.union(*parts.values()))
+    known = {word: vector for word, vector in glove.vectors.items() if word in every}
+    whole = set(known)
+    known |= _means(glove.vectors, {word: own for word, own in parts.items() if word not in known})
+    metrics: dict[str, Any] = {}
+    for name, words in sides.items():
+        metrics[f"{name}s"] = _coverage(words, known, config.unknown)
+        if config.hyphens == "parts":
+            metrics[f"{name}s"]["num_from_parts"] = sum(word in known and word not in whole for word in words)
+    if glove.num_damaged:
+        metrics["num_damaged_lines"] = glove.num_damaged
+    unknown = {name: [word for word in words if word not in known] for name, words in sides.items()}
     if config.unknown == "error" and any(unknown.values()):
         raise DataError(
             f"{config.path} lacks words of the vocabulary",
@@ -164,26 +175,44 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
             ),
             expected="a vector for each word; or graph.vectors.unknown: drop, or random",
         )
-    std = float(torch.tensor(list(glove.vectors.values()), dtype=torch.float64).std(correction=0))
+    std = float(torch.tensor(list(known.values()), dtype=torch.float64).std(correction=0)) if known else 0.0
     made = {}
     for name, words in sides.items():
         if config.unknown == "drop":
-            sides[name] = {word: count for word, count in words.items() if word in glove.vectors}
+            sides[name] = {word: count for word, count in words.items() if word in known}
             if not sides[name]:
                 raise DataError(f"{config.path} has no {name} of the vocabulary")
         drawn = dict(
             zip(unknown[name], _drawn(unknown[name], name, config.dim, std, config.seed), strict=True)
         )
-        rows = [drawn[word] if word in drawn else torch.tensor(glove.vectors[word]) for word in sides[name]]
+        rows = [drawn[word] if word in drawn else torch.tensor(known[word]) for word in sides[name]]
         made[name] = torch.stack(rows).float()
     kept = replace(vocabulary, adjectives=sides["adjective"], nouns=sides["noun"])
     source = {"file": Path(config.path).name, "sha256": glove.sha256}
+    if glove.member is not None:
+        source["member"] = glove.member
+    left_out = {"path", "sha256"} | ({"hyphens"} if config.hyphens == "whole" else set())
     facts = {
         "clip": None,
-        "vectors": {**config.model_dump(mode="json", exclude={"path", "sha256"}), **source},
+        "vectors": {**config.model_dump(mode="json", exclude=left_out), **source},
         "dim": config.dim,
     }
     return WordVectors(kept, made["adjective"], made["noun"], facts, {"vectors": metrics})
+
+
+def _parts(words: Iterable[str]) -> dict[str, list[str]]:
+    """The parts of each word with hyphens; "t-shirt" has "t" and "shirt"."""
+    split = {word: [part for part in word.split("-") if part] for word in words if "-" in word}
+    return {word: own for word, own in split.items() if len(own) > 1}
+
+
+def _means(vectors: Mapping[str, list[float]], parts: Mapping[str, list[str]]) -> dict[str, list[float]]:
+    """The mean of each word's parts, where all have a vector."""
+    return {
+        word: np.mean([vectors[part] for part in own], axis=0).tolist()
+        for word, own in parts.items()
+        if all(part in vectors for part in own)
+    }
 
 
 def _coverage(words: Mapping[str, int], known: Mapping[str, Any], policy: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from vqpipe.runtime.progress import track
 from vqpipe.text.chunks import map_captions
 from vqpipe.text.counting import MARKS, count_words
 from vqpipe.text.merging import WORDS, Merged, Repeats, merge_words
+from vqpipe.text.usable import Limit
 
 Keep = Callable[[str], bool]
 """Whether a word may stay, whatever its count."""
@@ -41,7 +42,10 @@ class Vocabulary:
 
 
 def build_vocabulary(
-    captions: Iterable[tuple[str, str]], config: VocabularyParams, keep: Keep | None = None
+    captions: Iterable[tuple[str, str]],
+    config: VocabularyParams,
+    keep: Keep | None = None,
+    limit: Limit | None = None,
 ) -> Vocabulary:
     """Count the adjectives and nouns of (id, caption) pairs and keep the frequent ones.
 
@@ -50,26 +54,32 @@ def build_vocabulary(
 
     Facts: `num_captions` and `num_tokens`; `captions_MARK` for each of `MARKS`; `captions_repeated`, how many
     came before under the same id (an estimate above a million distinct ones, then `repeats_are_estimated`);
-    `num_words_other_script`, how often a word without a Latin letter was said; for each class the words kept
-    (`num_*`), said at all (`num_*_said`), their share of all that is said (`*_coverage`), and with `keep` the
-    frequent words that it refused (`num_*_not_single_tokens`); `num_in_both`.
+    `unusable_share`, the share of captions left out, empty or in another script or language;
+    `num_words_other_script`, how often a word without a Latin letter, or with a full-width one, was said; for each
+    class the words kept (`num_*`), said at all (`num_*_said`), their share of all that is said (`*_coverage`), and
+    with `keep` the frequent words that it refused (`num_*_not_single_tokens`); `num_in_both`.
 
     Args:
         captions: (id, caption) pairs; any strings will do.
         config: the backend and the limits.
         keep: which of the frequent words may stay; the caps apply to what is left.
+        limit: how many captions may be unusable; None: all of them.
 
     Raises:
-        DataError: there is no caption, or no adjective or no noun is left.
+        DataError: there is no caption, too many are unusable, or no adjective or no noun is left.
     """
+    limit = limit or Limit()
     text, words, repeats = Counter[str](), Merged(WORDS, merge_words), Repeats()
+    examples: dict[str, str] = {}
     work = partial(count_words, pos=config.pos)
     for counts in track(map_captions(work, captions, config.pos), "counting words"):
         words.add(counts.words)
         text.update(counts.text)
         repeats.add(counts.hashes)
+        examples = {**counts.examples, **examples}
     if not text["captions"]:
         raise DataError("the corpus has no captions", expected="at least one caption")
+    limit.check(text, examples)
     latin, foreign = _by_script(words.table())
     adjectives = _Ranked(latin, is_noun=False).kept(config.min_count, config.max_adjectives, keep)
     nouns = _Ranked(latin, is_noun=True).kept(config.min_count, config.max_nouns, keep)
@@ -77,6 +87,7 @@ def build_vocabulary(
         "num_captions": text["captions"],
         "num_tokens": text["tokens"],
         **{f"captions_{mark}": text[mark] for mark in MARKS},
+        "unusable_share": round(limit.share(text), 6),
         "captions_repeated": repeats.count(),
         **({} if repeats.is_exact() else {"repeats_are_estimated": True}),
         "num_words_other_script": pc.sum(foreign["count"]).as_py() or 0,
@@ -88,8 +99,9 @@ def build_vocabulary(
 
 
 def _by_script(words: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The words with a Latin letter, and the others."""
+    """The words with a Latin letter and no full-width one, and the others."""
     latin = pc.match_substring_regex(words["word"], r"\p{Latin}")
+    latin = pc.and_not(latin, pc.match_substring_regex(words["word"], r"[\x{FF21}-\x{FF5A}]"))
     return words.filter(latin), words.filter(pc.invert(latin))
 
 
