@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqpipe.data.adapters.base import (
     Adapter,
     Chunk,
+    Item,
     Plan,
     chunked,
-    image_of,
     need_source,
     split_of,
 )
@@ -39,19 +38,6 @@ MAX_TABLE_BYTES = 16 << 20
 MAX_TOPS = 8
 """Names that an error shows of what is there."""
 FIRST_AID = "put images there, or set dataset.source.splits in params.yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image; `data` holds its bytes when it comes from a tar."""
-
-    image_id: str
-    path: str
-    num_bytes: int
-    data: bytes | None
-    label: int | None
-    label_name: str | None
-    captions: tuple[str, ...]
 
 
 Found = Member | Bad
@@ -304,7 +290,7 @@ def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
 def load(source: ImageFolderSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
     """Decode a chunk's images, from their files or from the bytes that came out of the tar."""
     for item in chunk.items:
-        image = image_of(item.image_id, item.path, item.data, item.num_bytes, max_pixels)
+        image = item.image(max_pixels)
         if isinstance(image, Bad):
             yield image
         else:
