@@ -167,11 +167,27 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             categories=list(plan.categories),
             resolution=min(sides),
         )
+    _note(config, metrics, bad)
+    return metrics
+
+
+def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, Bad]]) -> None:
+    """Print what a published dataset lacks of its source: annotations, or captions that another source reads."""
+    lost = Counter[str]()
+    for _, entry in bad:
+        lost[entry.reason] += entry.annotations
+    lost = +lost
+    if lost:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+        print(
+            f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
+            f"out ({reasons}); each is in {QUARANTINE_FILE}",
+            file=sys.stderr,
+        )
     if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
         told = hint(Path(config.source.path))
         if told is not None:
             print(f"note: captions that lie beside the images were not read. {told}", file=sys.stderr)
-    return metrics
 
 
 def _with_hint(error: DataError, config: DatasetParams) -> DataError:
