@@ -242,9 +242,11 @@ def test_ones_own_folder_is_measured_with_bad_files_counted(inputs: Path, tmp_pa
     Image.new("RGB", (40, 24), (10, 200, 30)).save(images / "wide.jpg")
     (images / "broken.png").write_bytes(b"not an image")
     (images / "notes.txt").write_text("not looked at")
+    (images / ".hidden.png").write_bytes(b"")
+    (images / "deep/again").symlink_to(images)
     metrics = evaluate_folder(images, inputs / "tokenizer", inputs / "clip")
     assert metrics["protocol"]["num_images"] == NUM_IMAGES["test"] + 1
-    assert sum(metrics["left_out"].values()) == 1
+    assert metrics["left_out"] == {"duplicate_path": 1, "hidden": 1, "other_file": 1, "undecodable": 1}
     assert {"psnr", "clip_distance", "fd_clip"} <= set(metrics)
     without = evaluate_folder(images, inputs / "tokenizer")
     assert without["psnr"] == metrics["psnr"]

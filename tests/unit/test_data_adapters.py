@@ -165,6 +165,7 @@ def test_bad_files_of_a_folder(tmp_path: Path) -> None:
         ("train/ant/text.png", "undecodable"), ("train/ant/notes.txt", "other_file"),
         ("train/beside.png", "no_class"), ("train/ant/huge.png", "too_many_pixels"),
         ("train/ant/fat.bmp", "too_many_bytes"), ("train/ant/gone.png", "missing_file"),
+        ("train/ant/.hidden.png", "hidden"), ("train/.git", "hidden"), ("train/ant/loop", "duplicate_path"),
     }  # fmt: skip
 
 
@@ -322,9 +323,7 @@ def test_coco_records(tmp_path: Path) -> None:
     ]
     plan, records, bad = read(coco(lay_out(tmp_path, EACH, instances)))
     by_id = {record.image_id: record for _, record in records}
-    order = [
-        record.image_id for split in ("train", "validation", "test") for s, record in records if s == split
-    ]
+    order = [r.image_id for split in ("train", "validation", "test") for s, r in records if s == split]
     assert sorted(order, key=int) == ["3", "12", "100"]
     assert (list(plan.categories), list(plan.classes)) == (["cat", "dog"], [])
     first = by_id["3"]
@@ -339,8 +338,7 @@ def test_coco_records(tmp_path: Path) -> None:
     assert by_id["100"].segmentation is not None
     assert not by_id["100"].segmentation.any()
     assert reasons(bad) == {("12", "bad_annotation"), ("3", "clipped_box")}
-    assert (len(bad), plan.num_annotations) == (4, 9)
-    assert sum(entry.annotations for _, entry in bad) == 2
+    assert (len(bad), plan.num_annotations, sum(entry.annotations for _, entry in bad)) == (4, 9, 2)
 
 
 def test_coco_boxes_follow_a_resized_image(tmp_path: Path) -> None:

@@ -238,7 +238,9 @@ def build(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[s
     return build_dataset(validate(params, "dataset", DatasetParams), root / "out")
 
 
-def test_many_lost_annotations_stop_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_lost_annotations_stop_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     lost = [{"image_id": "000001.png", "category_id": 7, "bbox": [0, 0, 5, 5]} for _ in range(5)]
     kept = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5]}]
     write(tmp_path, lost + kept)
@@ -250,5 +252,6 @@ def test_many_lost_annotations_stop_the_stage(tmp_path: Path, monkeypatch: pytes
     metrics = build(tmp_path, monkeypatch, max_bad_annotation_fraction=0.5)
     assert (metrics["num_annotations"], metrics["bad_annotation_fraction"]) == (15, 0.333333)
     assert metrics["bad_fraction"] == 0.0
+    assert "33.3% of 15 annotations were left out (5 orphan_annotation)" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"at most dataset\.max_bad_annotation_fraction = 20\.0%"):
         build(tmp_path, monkeypatch, max_bad_annotation_fraction=0.2)

@@ -61,7 +61,7 @@ def test_the_commands_there_and_back(photos: Path, tokenizer: Tokenizer, tmp_pat
     assert done.exit_code == 0, done.output
     assert "7 images, 1 x 4 x 4 indices each, of 16 codes" in done.output
     assert (
-        "left out: 5 files (empty_file 1, missing_file 1, other_file 1, truncated 1, undecodable 1)"
+        "left out: 6 files (empty_file 1, hidden 1, missing_file 1, other_file 1, truncated 1, undecodable 1)"
         in done.output
     )
     table = read_table(out, CODES)
@@ -90,7 +90,7 @@ def test_what_was_left_out_is_listed_with_its_reason(
     rows = {row["item"]: row["reason"] for row in read_table(done.quarantine, QUARANTINE).to_pylist()}
     assert rows == {
         "broken.png": "truncated", "text.jpg": "undecodable", "empty.webp": "empty_file", "notes.txt": "other_file",
-        "gone.png": "missing_file",
+        "gone.png": "missing_file", ".hidden.png": "hidden",
     }  # fmt: skip
     assert read_header(done.quarantine).facts == {"images": 7, "left_out": done.left_out}
 
@@ -137,7 +137,7 @@ def test_names_that_are_no_text_stay_apart(tokenizer: Tokenizer, tmp_path: Path)
 def test_a_folder_without_images_publishes_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none/a.txt").write_text("")
-    with pytest.raises(DataError, match=r"no usable image\n.*other_file"):
+    with pytest.raises(DataError, match=r"no usable image\n  found:    1 \.txt files \(such as a\.txt\)"):
         tokenize(tmp_path / "none", tokenizer, tmp_path / "t.parquet", 4)
     with pytest.raises(DataError, match="not a folder"):
         tokenize(tmp_path / "nowhere", tokenizer, tmp_path / "t.parquet", 4)

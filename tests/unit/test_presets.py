@@ -74,7 +74,7 @@ def pairs(preset: str) -> dict[str, PriorParams]:
 
 
 def test_the_presets_that_are_there() -> None:
-    small = {"coco", "image-folder", "pico", "scenes", "tiny-imagenet"}
+    small = {"coco", "image-folder", "pairs", "pico", "scenes", "tiny-imagenet"}
     assert set(preset_names()) == small | set(F16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
+from vqpipe.data.adapters.layouts import hint, hinted
 from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
 from vqpipe.data.records import Bad, Record, Thing
+from vqpipe.data.walk import counts, one_line
 from vqpipe.errors import DataError
 from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
 from vqpipe.runtime.env import scratch_root
@@ -126,7 +129,10 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             bad. Nothing is published then; the quarantine table goes to the scratch folder.
     """
     adapter = ADAPTERS[config.source.kind]
-    plan = adapter.plan(config.source, config.max_pixels)
+    try:
+        plan = adapter.plan(config.source, config.max_pixels)
+    except DataError as error:
+        raise _with_hint(error, config) from error
     facts: dict[str, Any] = {}
     with publish_folder(out, DATASET, facts) as folder:
         writers = {
@@ -147,7 +153,10 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
         bad = [*plan.bad, *found]
         images = {split: writers[split].rows for split in SPLITS}
         metrics = _metrics(images, captions, bad, plan)
-        _judge(config, metrics, bad, adapter.layout)
+        try:
+            _judge(config, metrics, bad, adapter.layout)
+        except DataError as error:
+            raise _with_hint(error, config) from error
         write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
         if plan.truth:
             write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
@@ -158,7 +167,34 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             categories=list(plan.categories),
             resolution=min(sides),
         )
+    _note(config, metrics, bad)
     return metrics
+
+
+def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, Bad]]) -> None:
+    """Print what a published dataset lacks of its source: annotations, or captions that another source reads."""
+    lost = Counter[str]()
+    for _, entry in bad:
+        lost[entry.reason] += entry.annotations
+    lost = +lost
+    if lost:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+        print(
+            f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
+            f"out ({reasons}); each is in {QUARANTINE_FILE}",
+            file=sys.stderr,
+        )
+    if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
+        told = hint(Path(config.source.path))
+        if told is not None:
+            print(f"note: captions that lie beside the images were not read. {told}", file=sys.stderr)
+
+
+def _with_hint(error: DataError, config: DatasetParams) -> DataError:
+    """An error of a source that may have met what another source reads, with the params of that one."""
+    return (
+        hinted(error, Path(config.source.path)) if config.source.kind in ("coco", "image_folder") else error
+    )
 
 
 def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:
@@ -187,7 +223,7 @@ def _metrics(
         "images": images,
         "captions": {split: captions[split] for split in SPLITS},
         "num_classes": len(plan.classes),
-        "quarantined": dict(sorted(reasons.items())),
+        "quarantined": counts(entry for _, entry in bad),
         "bad_fraction": round(lost / total, 6) if total else 0.0,
         **annotations,
     }
@@ -208,7 +244,7 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
         write_table(kept, QUARANTINE, _quarantine(bad))
         where = f"every item and its reason: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
-    examples = {entry.reason: entry.item for _, entry in reversed(bad)}
+    examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}
     shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
     if too_bad:
         raise DataError(

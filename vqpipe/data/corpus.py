@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.read import open_split
@@ -89,6 +90,8 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
                 continue
             usable += 1
             yield caption_id, caption
+    except DataError as error:
+        raise _with_hint(error, source) from error
     finally:
         lost.update(own)
         if isinstance(lost, Unusable):
@@ -98,12 +101,20 @@ def _usable(source: OneCorpus, split: str, lost: Counter[str]) -> Iterator[tuple
             lost.other_splits += own.other_splits
     if usable == 0:
         counts = ", ".join(f"{count} {reason}" for reason, count in own.most_common())
-        raise DataError(
+        nothing = DataError(
             f"corpus: no usable caption in {source.path}",
             found=(counts or "no captions at all") + (f"; {own.hint}" if own.hint else ""),
             expected=EXPECTED[source.kind],
             run=f"set {OPTION} to the encoding of the text" if own["caption_not_utf8"] else None,
         )
+        raise _with_hint(nothing, source)
+
+
+def _with_hint(error: DataError, source: OneCorpus) -> DataError:
+    """The error, with what reads the path where images lie beside the captions."""
+    if isinstance(source, DatasetCorpus):
+        return error
+    return hinted(error, Path(source.path), "; and corpus: {kind: dataset, path: artifacts/dataset}")
 
 
 EXPECTED = {

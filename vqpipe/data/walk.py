@@ -73,7 +73,7 @@ def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataEr
 
 
 def describe(bad: Iterable[Bad]) -> str:
-    """What was left out, in one line: files of other endings by ending, then the other reasons, with an example each."""
+    """What was left out, in one line: files of other endings by ending, other items by reason, an example each."""
     groups: dict[str, list[Any]] = {}
     for entry in bad:
         what = ending(entry.item) + " files" if entry.reason == "other_file" else entry.reason

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vqpipe.data.images import BadImage, byte_limit, centre_square, decode
+from vqpipe.data.folder import LAYOUT, squares
 from vqpipe.data.loader import ImageSplit
-from vqpipe.errors import DataError
+from vqpipe.data.records import Bad
+from vqpipe.data.walk import counts, images_below, no_images
 from vqpipe.evaluation.judges import Coder, Images, Judges
 from vqpipe.evaluation.measure import Evaluation, evaluate
 from vqpipe.params.distances import DistanceParams
@@ -28,9 +29,6 @@ from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -122,33 +120,27 @@ def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> 
 
 
 def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, int]]:
-    """All usable images under a folder, sorted by name, scaled and centre-cropped; and counts of the others
-    by reason.
+    """All usable images under a folder, scaled and centre-cropped; and counts of what is left out by reason.
+
+    The files, their order and the reasons are those of `vqpipe tokenize`: see `vqpipe.data.walk`.
 
     Raises:
         DataError: no such folder, or no usable image in it.
         SetupError: the images do not fit into memory.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder of images")
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
-    need_memory(len(paths) * 3 * resolution**2, f"{len(paths)} images of {resolution} x {resolution}")
-    ids, pixels, left_out = [], [], dict[str, int]()
-    for path in track(paths, "read images"):
-        try:
-            if path.stat().st_size > byte_limit(MAX_PIXELS):
-                raise BadImage("too_many_bytes", path.name)
-            image = centre_square(decode(path.read_bytes(), MAX_PIXELS), resolution)
-        except BadImage as bad:
-            left_out[bad.reason] = left_out.get(bad.reason, 0) + 1
+    if folder.is_dir():
+        count = sum(isinstance(entry, str) for entry in images_below(folder))
+        need_memory(count * 3 * resolution**2, f"{count} images of {resolution} x {resolution}")
+    ids, pixels, bad = [], [], list[Bad]()
+    for entry in track(squares(folder, resolution), "read images"):
+        if isinstance(entry, Bad):
+            bad.append(entry)
             continue
-        ids.append(path.relative_to(folder).as_posix())
-        pixels.append(torch.from_numpy(image).permute(2, 0, 1))
+        ids.append(entry[0])
+        pixels.append(torch.from_numpy(entry[1]).permute(2, 0, 1))
     if not ids:
-        raise DataError(
-            f"{folder} holds no usable image", found=left_out or f"{len(paths)} images", choices=SUFFIXES
-        )
-    return MemoryImages(ids, torch.stack(pixels)), left_out
+        raise no_images(str(folder), bad, LAYOUT, "vqpipe evaluate with the folder that holds the images")
+    return MemoryImages(ids, torch.stack(pixels)), counts(bad)
 
 
 def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:

@@ -8,7 +8,6 @@ what was left out, and why; it is written even where it is empty.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,11 +25,12 @@ from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table, write_table
-from vqpipe.data.images import SUFFIXES, encode_png
+from vqpipe.data.folder import LAYOUT, Square, squares
+from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.data.records import Bad
-from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
-from vqpipe.library.folder import Square, squares
+from vqpipe.data.walk import counts, no_images
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.library.identity import identity, named
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def tokenize(
     the same bytes on the same kind of device.
 
     Args:
-        folder: the images, at any depth; see `vqpipe.library.folder.squares`.
+        folder: the images, at any depth; see `vqpipe.data.folder.squares`.
         tokenizer: in eval mode, on its device.
         out: the Parquet file.
         batch_size: images encoded at once.
@@ -103,11 +103,9 @@ def tokenize(
                 ids, parts = [], []
         if ids:
             append(codes_table(ids, SPLIT, np.full(len(ids), NO_LABEL), torch.cat(parts)))
-        left_out = dict(sorted(Counter(item.reason for item in bad).items()))
+        left_out = counts(bad)
         if not images:
-            raise DataError(
-                f"{folder} holds no usable image", found=left_out or "no file", expected=" ".join(SUFFIXES)
-            )
+            raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
         quarantine = out.with_name(f"{out.stem}.quarantine.parquet")
         rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
         write_table(

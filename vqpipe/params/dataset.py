@@ -133,7 +133,7 @@ class PairsSource(Params):
     listing: str | None = Field(default=None, min_length=1)
     """The table or json, relative to `path`, or a pattern of several (`*/metadata.csv`); null: those that are found."""
     images: str | None = Field(default=None, min_length=1)
-    """Folder, relative to `path`, that a listing's file names are relative to; null: the one where they are found."""
+    """Folder, relative to `path`, that a listing's file names are relative to; null: where they are found."""
     image_field: str | None = Field(default=None, min_length=1)
     """Column or key of the image's file name; a number from 0 in a table without header; null: the usual names."""
     caption_field: str | None = Field(default=None, min_length=1)

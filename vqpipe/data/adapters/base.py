@@ -114,6 +114,27 @@ def decode_image(item: str, data: bytes, max_pixels: int) -> UInt8[np.ndarray, "
         return Bad(item, error.reason, printable(error.detail))
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a folder or, where `path` is empty, of a tar; `data` is None where its bytes are too many."""
+
+    image_id: str
+    path: str
+    num_bytes: int
+    data: bytes | None
+    label: int | None
+    label_name: str | None
+    captions: tuple[str, ...]
+
+    def image(self, max_pixels: int) -> UInt8[np.ndarray, "h w 3"] | Bad:
+        """Decode it; what cannot be used comes back as a `Bad` with a fixed reason."""
+        if self.path:
+            return read_image(self.image_id, Path(self.path), max_pixels)
+        if self.data is None:
+            return Bad(self.image_id, "too_many_bytes", f"{self.num_bytes} bytes in the tar; not read")
+        return decode_image(self.image_id, self.data, max_pixels)
+
+
 def within(root: Path, relative: str, name: str, layout: str) -> Path:
     """A path of the source's params below its root.
 

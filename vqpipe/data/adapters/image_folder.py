@@ -1,31 +1,32 @@
 """Class folders of images, in a folder or a tar of one; captions are made from class names by template.
 
 With `classes: folders` the first folder below a split's folder is the class, whatever lies deeper. Classes
-are numbered in the order of their folder names over all splits. Hidden files and folders are passed over.
+are numbered in the order of their folder names over all splits. Which files there are, `vqpipe.data.walk` says: each
+split's folder is a start of its own, so no image is in two splits. In a tar the same names are taken; a link in it is
+another name of an image, or leads to nothing that is read.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqpipe.data.adapters.base import (
     Adapter,
     Chunk,
+    Item,
     Plan,
     chunked,
-    decode_image,
     need_source,
-    read_image,
     split_of,
 )
-from vqpipe.data.adapters.tar_stream import Member, members
+from vqpipe.data.adapters.tar_stream import BadLink, Member, members
 from vqpipe.data.captions import BadCaption, clean_caption, printable
-from vqpipe.data.images import SUFFIXES, byte_limit
+from vqpipe.data.images import byte_limit
 from vqpipe.data.records import Bad, Record
+from vqpipe.data.walk import Walk, describe, is_image, one_line, other_file, other_source
 from vqpipe.errors import DataError
 from vqpipe.params.dataset import SPLITS, ImageFolderSource, SplitName
 
@@ -34,49 +35,28 @@ LAYOUT = """class folders in the folders of dataset.source.splits, below dataset
             classes.tsv (optional: folder, tab, name)
             with classes: none, images at any depth: 00000/00001.png …"""
 MAX_TABLE_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image; `data` holds its bytes when it comes from a tar."""
-
-    image_id: str
-    path: str
-    num_bytes: int
-    data: bytes | None
-    label: int | None
-    label_name: str | None
-    captions: tuple[str, ...]
+MAX_TOPS = 8
+"""Names that an error shows of what is there."""
+FIRST_AID = "put images there, or set dataset.source.splits in params.yaml"
 
 
 Found = Member | Bad
 
 
-def walk(root: Path) -> Iterator[Found]:
-    """The files below a folder as members without bytes, in the order of their names.
-
-    Links are followed, but not to a folder above; a folder that cannot be listed comes as `Bad`.
-    """
-    faults: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=faults.append, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _loops(folder, name))
-        relative = Path(folder).relative_to(root)
-        for name in sorted(files):
-            yield Member((relative / name).as_posix(), 0, None)
-    for fault in faults:
-        yield Bad(
-            printable(Path(fault.filename).relative_to(root).as_posix()), "unreadable", fault.strerror or ""
-        )
-
-
-def _loops(folder: str, name: str) -> bool:
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
-
-
-def _list(source: ImageFolderSource, wanted: str = "", max_bytes: int = 0) -> Iterator[Found]:
+def _tree(source: ImageFolderSource) -> Walk | None:
+    """The split folders of a source that is a folder; None for a tar."""
     root = Path(source.path)
-    return walk(root) if root.is_dir() else members(root, wanted, max_bytes)
+    return Walk(root, source.splits.values()) if root.is_dir() else None
+
+
+def _list(
+    source: ImageFolderSource, tree: Walk | None, wanted: str = "", max_bytes: int = 0
+) -> Iterator[Found]:
+    if tree is None:
+        yield from members(Path(source.path), wanted, max_bytes)
+    else:
+        for entry in tree:
+            yield Member(entry, 0, None) if isinstance(entry, str) else entry
 
 
 class _Places:
@@ -90,17 +70,10 @@ class _Places:
     def split(self, name: str) -> tuple[SplitName, tuple[str, ...]] | None:
         """The split, and the parts of the name below its folder; the deepest folder wins."""
         parts = tuple(name.split("/"))
-        if any(part.startswith(".") for part in parts):
-            return None
         for folder, split in self.folders:
             if parts[: len(folder)] == folder and len(parts) > len(folder):
                 return split, parts[len(folder) :]
         return None
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name ends as images do."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def _read_names(source: ImageFolderSource) -> dict[str, str] | None:
@@ -158,96 +131,166 @@ def _classes(source: ImageFolderSource, found: set[str]) -> dict[str, tuple[int,
     return {folder: (number, table[folder]) for number, folder in enumerate(sorted(found))}
 
 
-def _survey(source: ImageFolderSource, places: _Places) -> tuple[set[str], list[tuple[str, Bad]]]:
-    """One pass over the names: the class folders that hold images, and what is no image.
+class _Survey:
+    """One pass over the names: the class folders that hold images, and what is left out."""
 
-    Raises:
-        DataError: a split's folder holds no image; the message says what was found instead.
-    """
-    classes: set[str] = set()
-    bad: list[tuple[str, Bad]] = []
-    images: dict[SplitName, int] = dict.fromkeys(source.splits, 0)
-    tops: dict[str, None] = {}
-    ids: set[str] = set()
-    for entry in _list(source):
+    def __init__(self, source: ImageFolderSource, places: _Places) -> None:
+        self.source, self.places = source, places
+        self.classes: set[str] = set()
+        self.bad: list[tuple[str, Bad]] = []
+        self.images: dict[SplitName, int] = dict.fromkeys(source.splits, 0)
+        self.tops: dict[str, None] = {}
+        """The first names of a tar, two parts of each, for the error."""
+        self._ids: set[str] = set()
+        self._folders: set[str] = set()
+        self._hidden: set[str] = set()
+
+    def folder(self, tree: Walk) -> None:
+        """Survey a folder, whose names are all different."""
+        for entry in _list(self.source, tree):
+            self._add(entry)
+
+    def tar(self) -> None:
+        """Survey a tar, where a name may come twice and a link is another name of a member."""
+        links: list[int] = []
+        for entry in _list(self.source, None):
+            name = entry.item if isinstance(entry, Bad) else entry.name
+            if len(self.tops) <= MAX_TOPS:
+                self.tops.setdefault("/".join(name.split("/")[:2]))
+            place = self.places.split(name)
+            top = hidden_part(name, place[1]) if place else None
+            if place and top is not None:
+                if top not in self._hidden:
+                    self._hidden.add(top)
+                    self.bad.append((place[0], Bad(printable(top), "hidden", "its name begins with a dot")))
+                continue
+            if isinstance(entry, BadLink):
+                links.append(len(self.bad))
+            image_id = printable(name)
+            if place and not isinstance(entry, Bad) and is_image(name) and image_id in self._ids:
+                detail = "twice in the tar; the first one counts"
+                self.bad.append((place[0], Bad(image_id, "duplicate_id", detail)))
+            elif self._add(entry):
+                self._ids.add(image_id)
+                self._folders.update(map(str, PurePosixPath(image_id).parents))
+        for at in links:
+            split, link = self.bad[at]
+            if isinstance(link, BadLink) and (link.target in self._ids or link.target in self._folders):
+                detail = "a link to what is listed under another name"
+                self.bad[at] = (split, Bad(link.item, "duplicate_path", detail))
+
+    def _add(self, entry: Found) -> bool:
+        """Count one entry; whether it is an image that is used."""
         name = entry.item if isinstance(entry, Bad) else entry.name
-        tops.setdefault("/".join(name.split("/")[:2]))
-        place = places.split(name)
+        place = self.places.split(name)
         if isinstance(entry, Bad):
-            bad.append((place[0] if place else "", entry))
-        elif place is None or name == source.class_names:
-            continue
+            self.bad.append((place[0] if place else "", entry))
+        elif place is None or name == self.source.class_names:
+            return False
         elif not is_image(name):
-            bad.append(
-                (place[0], Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES)))
-            )
-        elif name in ids:
-            bad.append(
-                (place[0], Bad(printable(name), "duplicate_id", "twice in the tar; the first one counts"))
-            )
-        elif source.classes == "folders" and len(place[1]) == 1:
-            bad.append((place[0], Bad(printable(name), "no_class", "lies beside the class folders")))
+            self.bad.append((place[0], other_file(name)))
+        elif self.source.classes == "folders" and len(place[1]) == 1:
+            self.bad.append((place[0], Bad(printable(name), "no_class", "lies beside the class folders")))
         else:
-            ids.add(name)
-            images[place[0]] += 1
-            if source.classes == "folders":
-                classes.add(place[1][0])
-    empty = [split for split in SPLITS if images.get(split) == 0]
-    if empty:
-        shown = ", ".join(printable(top) for top in list(tops)[:8]) or "nothing"
+            self.images[place[0]] += 1
+            if self.source.classes == "folders":
+                self.classes.add(place[1][0])
+            return True
+        return False
+
+    def check(self) -> None:
+        """Raise `DataError` where a split's folder holds no image; the message says what was found instead."""
+        empty = [split for split in SPLITS if self.images.get(split) == 0]
+        if not empty:
+            return
+        root, own = Path(self.source.path), [bad for split, bad in self.bad if split == empty[0]]
+        tops = _tops(root) if root.is_dir() else list(self.tops)
+        shown = ", ".join(one_line(top) for top in tops[:MAX_TOPS]) or "nothing"
+        flat = any(bad.reason == "no_class" for bad in own)
         raise DataError(
-            f"dataset.source.splits.{empty[0]}: no image in {source.splits[empty[0]]!r} of {source.path}",
-            found=f"at the top: {shown}{', …' if len(tops) > 8 else ''}; "
-            f"images in the other splits: {sum(images.values())}",
+            f"dataset.source.splits.{empty[0]}: no image in {self.source.splits[empty[0]]!r} of {root}",
+            found=f"at the top: {shown}{', …' if len(tops) > MAX_TOPS else ''}; left out of this split: "
+            f"{describe(own)}; images in the other splits: {sum(self.images.values())}",
             expected=LAYOUT,
-        )
-    return classes, bad
+            run=other_source(own) or ("dataset.source.classes: none takes images at any depth" if flat else FIRST_AID),
+        )  # fmt: skip
+
+
+def hidden_part(name: str, below: tuple[str, ...]) -> str | None:
+    """The file or folder of a name that is hidden, where one of the parts below the split's folder is."""
+    for at, part in enumerate(below):
+        if part.startswith(".") and part != "..":
+            rest = len(below) - at - 1
+            return name.rsplit("/", rest)[0] if rest else name
+    return None
+
+
+def _tops(root: Path) -> list[str]:
+    """The first entries of a folder, two levels deep, for the error."""
+    tops: list[str] = []
+    for child in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        try:
+            inside = sorted(os.listdir(child)) if child.is_dir() else []
+        except OSError:
+            inside = []
+        tops += [f"{child.name}/{name}" for name in inside] or [child.name]
+        if len(tops) > MAX_TOPS:
+            break
+    return tops
 
 
 def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
-    """List the images: by name in a folder, in its own order in a tar, which is read twice (names, bytes).
+    """List the images: in a folder as `vqpipe.data.walk` does, in a tar in its own order.
+
+    Both are read twice: for the names, and for the images.
 
     Raises:
         DataError: nothing at the path, a split without images, a damaged tar, or a class without a name.
     """
     root = need_source(Path(source.path), LAYOUT)
-    places = _Places(source)
-    found, bad = _survey(source, places)
-    classes = _classes(source, found)
+    places, tree = _Places(source), _tree(source)
+    survey = _Survey(source, places)
+    survey.tar() if tree is None else survey.folder(tree)
+    survey.check()
+    classes = _classes(source, survey.classes)
     names = [name for _, name in classes.values()]
     captions = {name: captions_of(name, source.templates) for name in [*names, None]}
 
     def items() -> Iterator[tuple[SplitName, int, Any]]:
         given: set[str] = set()
-        for entry in _list(source, max_bytes=byte_limit(max_pixels)):
-            place = places.split(entry.name) if isinstance(entry, Member) else None
-            if isinstance(entry, Bad) or place is None or not is_image(entry.name) or entry.name in given:
+        for entry in _list(source, tree, "", byte_limit(max_pixels)):
+            if isinstance(entry, Bad) or not is_image(entry.name):
+                continue
+            place = places.split(entry.name)
+            if (
+                place is None
+                or entry.name == source.class_names
+                or hidden_part(entry.name, place[1]) is not None
+            ):
                 continue
             split, below = place
             if source.classes == "folders" and len(below) == 1:
                 continue
-            given.add(entry.name)
-            label, label_name = classes[below[0]] if source.classes == "folders" else (None, None)
             image_id = printable(entry.name)
+            if tree is None:
+                if image_id in given:
+                    continue
+                given.add(image_id)
+            label, label_name = classes[below[0]] if source.classes == "folders" else (None, None)
             if split == "train":
                 split = split_of(image_id, source.holdout)
-            path = str(root / entry.name) if root.is_dir() else ""
+            path = "" if tree is None else str(root / entry.name)
             weight = len(entry.data or b"")
             item = Item(image_id, path, entry.num_bytes, entry.data, label, label_name, captions[label_name])
             yield split, weight, item
 
-    return Plan(chunked(items()), classes=names, bad=bad)
+    return Plan(chunked(items()), classes=names, bad=survey.bad)
 
 
 def load(source: ImageFolderSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
     """Decode a chunk's images, from their files or from the bytes that came out of the tar."""
     for item in chunk.items:
-        if item.path:
-            image = read_image(item.image_id, Path(item.path), max_pixels)
-        elif item.data is None:
-            image = Bad(item.image_id, "too_many_bytes", f"{item.num_bytes} bytes in the tar; not read")
-        else:
-            image = decode_image(item.image_id, item.data, max_pixels)
+        image = item.image(max_pixels)
         if isinstance(image, Bad):
             yield image
         else:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vqpipe.data.adapters.listings import Kind, listing_kind
+from vqpipe.data.adapters.listings import WORDS, Kind, captions_of, head_of, listing_kind
 from vqpipe.data.adapters.tar_stream import Member, members
 from vqpipe.data.walk import ARCHIVES, is_image
 from vqpipe.errors import DataError
@@ -31,14 +31,9 @@ LISTINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
 NOTES = ("readme", "license", "licence", "classes", "labels", "index", "notes", "shards", "sizes")
 """Names of files that speak of a data set and are no caption or list of it."""
-WORDS: dict[str, SplitName] = {
-    "train": "train", "training": "train", "val": "validation", "valid": "validation",
-    "validation": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
-    "evaluation": "test",
-}  # fmt: skip
-"""What a split is called."""
 MAX_FOLDERS = 60
 MAX_LISTINGS = 20
+MAX_TWINS = 20
 MAX_MEMBERS = 40
 
 
@@ -99,7 +94,7 @@ def layouts_at(path: Path) -> list[Layout]:
         if any(is_metadata(name) for name in names):
             found["metadata"] = None
         shards += [folder / name for name in names if name.lower().endswith(ARCHIVES)]
-        if _twins(names):
+        if any(_has_caption(folder / name) for name in _twins(names)[:MAX_TWINS]):
             found["folder"] = None
         if depth < 2:
             for name in listing_names(names)[:MAX_LISTINGS]:
@@ -152,8 +147,12 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not entry.name.startswith("."):
-                        (folders if entry.is_dir() else files).append(entry.name)
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif entry.is_file():
+                        files.append(entry.name)
         except OSError:
             continue
         yield depth, folder, sorted(files)
@@ -161,26 +160,37 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
             waiting += [(depth + 1, folder / name) for name in sorted(folders)]
 
 
-def _twins(names: Iterable[str]) -> bool:
-    """Whether an image has a file of captions of its name."""
+def _twins(names: Iterable[str]) -> list[str]:
+    """The files of a folder that have an image's name and may hold its captions."""
     known = list(names)
     images = {stem for name in known if is_image(name) for stem in (name, PurePosixPath(name).stem)}
-    return any(
-        PurePosixPath(name).stem in images
+    return [
+        name
         for name in known
-        if name.lower().endswith((*TEXT_ENDINGS, ".json"))
-    )
+        if name.lower().endswith((*TEXT_ENDINGS, ".json")) and PurePosixPath(name).stem in images
+    ]
+
+
+def _has_caption(path: Path) -> bool:
+    """Whether a file beside an image holds words: not the numbers of boxes, nor json without a caption."""
+    head = head_of(path)
+    if not path.name.lower().endswith(".json"):
+        return any(char.isalpha() for char in head)
+    try:
+        return bool(captions_of(json.loads(head), None))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _pairs_in_tar(path: Path) -> bool:
-    """Whether the first members of a tar are images with captions or class numbers beside them."""
+    """Whether the first members of a tar are images with captions beside them."""
     try:
         names = [entry.name for entry in islice(members(path), MAX_MEMBERS) if isinstance(entry, Member)]
     except DataError:
         return False
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     images = {key_of(name) for name in names if is_image(name)}
-    others = {key_of(name) for name in names if name.lower().endswith((*TEXT_ENDINGS, ".json", ".cls"))}
+    others = {key_of(name) for name in names if name.lower().endswith((*TEXT_ENDINGS, ".json"))}
     return bool(images & others)
 
 
@@ -188,6 +198,17 @@ def key_of(name: str) -> str:
     """WebDataset's key of a member: its name up to the first dot of its last part."""
     folder, slash, base = name.rpartition("/")
     return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def coco_files(path: Path) -> list[str]:
+    """The COCO json files in a folder and the folders in it, by their names in it."""
+    return [
+        (folder / name).relative_to(path).as_posix()
+        for depth, folder, names in (_some_folders(path) if path.is_dir() else ())
+        if depth < 2
+        for name in listing_names(names)[:MAX_LISTINGS]
+        if listing_kind(folder / name) == "coco"
+    ]
 
 
 def hint(path: Path) -> str | None:
@@ -200,6 +221,17 @@ def hint(path: Path) -> str | None:
         root, listing = path.parent, f", listing: {json.dumps(path.name, ensure_ascii=False)}"
     shown = json.dumps(str(root), ensure_ascii=False)
     return (
-        f"{path} holds images with captions ({ABOUT[layout]}); to read them: dataset.source: {{kind: pairs, "
-        f"path: {shown}, layout: {layout}{listing}, holdout: {{validation: 0.1, test: 0.1, seed: 0}}}}"
+        f"{path} holds images with captions ({ABOUT[layout]}), which the source pairs reads: dataset.source: "
+        f"{{kind: pairs, path: {shown}, layout: {layout}{listing}, "
+        "holdout: {validation: 0.1, test: 0.1, seed: 0}}"
     )
+
+
+def hinted(error: DataError, path: Path, behind: str = "") -> DataError:
+    """The error of another reader, with what to write in params where the path holds images with captions."""
+    told = hint(path) if path.exists() else None
+    if told is None:
+        return error
+    if str(error).splitlines()[-1].startswith("  run: "):
+        return DataError(f"{error}; or: {told}{behind}")
+    return DataError(str(error), run=told + behind)

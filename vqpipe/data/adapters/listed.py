@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from vqpipe.data.adapters.base import within
-from vqpipe.data.adapters.layouts import ABOUT, WORDS, is_metadata, listing_names, splits_of
-from vqpipe.data.adapters.listings import Fields, Row, listing_kind, read_listing
+from vqpipe.data.adapters.layouts import ABOUT, is_metadata, listing_names, splits_of
+from vqpipe.data.adapters.listings import WORDS, Fields, Row, listing_kind, read_listing
 from vqpipe.data.adapters.side_files import cleaned
 from vqpipe.data.captions import identifier, printable
 from vqpipe.data.records import Bad
@@ -20,9 +20,8 @@ from vqpipe.errors import DataError
 from vqpipe.params.dataset import Layout, PairsSource, SplitName
 
 KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}
-NUM_PROBED = 20
+NUM_PROBED = 100
 """Names that are looked for to find the folder of the images."""
-USUAL_FOLDERS = ("images", "image", "imgs", "img")
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits:
         split = _split(word)
         listed.states_splits = True
         if split is None:
-            detail = f"split {word!r} is none of {', '.join([*WORDS, 'restval'])}"
+            detail = f"split {word!r} is none of {', '.join(WORDS)}"
             listed.bad.append(
                 ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
             )
@@ -95,8 +94,7 @@ def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits:
 
 
 def _split(word: str) -> SplitName | None:
-    lower = word.strip().lower()
-    return "train" if lower == "restval" else WORDS.get(lower)
+    return WORDS.get(word.lower())
 
 
 def image_path(raw: str, base: str) -> str | None:
@@ -121,6 +119,9 @@ def _listings(source: PairsSource, root: Path, layout: Layout) -> list[str]:
             path.relative_to(root).as_posix() for path in root.glob(source.listing) if path.is_file()
         )
         if not found:
+            if (root / source.listing).exists():
+                told = f"dataset.source.listing: {root / source.listing} is no file"
+                raise DataError(told, expected=ABOUT[layout])
             within(root, source.listing, "dataset.source.listing", ABOUT[layout])
         return found
     if layout == "metadata":
@@ -170,13 +171,35 @@ def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields:
         return own
     rows = islice((row for row in read_listing(root / listing, fields) if isinstance(row, Row)), NUM_PROBED)
     images = [row.image for row in rows]
-    candidates = [own, ".", *(f"{top}/{usual}" for top in (own, ".") for usual in USUAL_FOLDERS)]
 
     def num_found(base: str) -> int:
         paths = [image_path(image, base) for image in images]
         return sum(path is not None and os.path.isfile(root / path) for path in paths)
 
-    return max(dict.fromkeys(candidates), key=num_found)
+    near = {base: num_found(base) for base in (own, ".")}
+    below = (
+        {base: num_found(base) for top in near for base in _folders_in(root, top)}
+        if not any(near.values())
+        else {}
+    )
+    found = {base: count for base, count in {**near, **below}.items() if count}
+    most = [base for base, count in found.items() if count == max(found.values())]
+    safe = any(image_path(image, own) is not None for image in images)
+    if safe and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
+        shown = ", ".join(printable(image) for image in images[:3])
+        raise DataError(
+            f"dataset.source.images: where are the images that {printable(listing)} lists?",
+            found=f"{shown}, … in each of {', '.join(map(printable, most))}" if most
+            else f"{shown}, …; none of the first {len(images)} is in {root} or a folder in it",
+            expected="the folder, relative to dataset.source.path, that these names are relative to",
+        )  # fmt: skip
+    return most[0] if most else own
+
+
+def _folders_in(root: Path, base: str) -> list[str]:
+    """The folders right in a folder, relative to the root, in order."""
+    names = sorted(child.name for child in (root / base).iterdir() if child.is_dir())
+    return [str(PurePosixPath(base) / name) for name in names if not name.startswith(".")]
 
 
 def _unlisted(root: Path, entries: dict[str, Entry]) -> Iterator[tuple[str, Bad]]:

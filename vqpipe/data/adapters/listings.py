@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from vqpipe.data.streams import lines, open_bytes
 from vqpipe.data.text_rows import rows
 from vqpipe.data.walk import is_image
 from vqpipe.errors import DataError
+from vqpipe.params.dataset import SplitName
 
 Kind = Literal["table", "lines", "karpathy", "json", "coco"]
 IMAGE_FIELDS = (
@@ -30,6 +31,12 @@ CAPTION_FIELDS = (
     "caption", "captions", "text", "sentence", "sentences", "title", "description", "comment", "raw", "alt_text",
 )  # fmt: skip
 """Fields that hold a caption or a list of them, the likeliest first."""
+WORDS: dict[str, SplitName] = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation",
+    "validation": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
+    "evaluation": "test", "restval": "train",
+}  # fmt: skip
+"""What a split is called."""
 HEAD_BYTES = 1 << 16
 ENCODING = "dataset.source.encoding"
 DELIMITERS = ("\t", ",", "|", ";")
@@ -80,12 +87,17 @@ def captions_of(value: Any, name: str | None) -> list[object]:
 
 
 def head_of(path: Path, encoding: str | None = None) -> str:
-    """The first characters of a text file, unpacked; empty for what cannot be read as text."""
-    try:
-        with open_bytes(path, encoding) as stream:
-            return stream.read(HEAD_BYTES).decode("utf-8", "replace")
-    except DataError:
-        return ""
+    """The first characters of a text file, unpacked; empty for what cannot be read as text.
+
+    Of a file in an unknown older encoding those in ASCII are right: which one it is, the reader says.
+    """
+    for tried in (encoding, "latin-1"):
+        try:
+            with open_bytes(path, tried) as stream:
+                return stream.read(HEAD_BYTES).decode("utf-8", "replace")
+        except DataError:
+            continue
+    return ""
 
 
 def _first_cells(head: str, delimiter: str) -> list[str]:
@@ -98,17 +110,19 @@ def listing_kind(path: Path) -> Kind | None:
     head = head_of(path)
     start = head.lstrip()
     if start.startswith("["):
-        return "json" if _names_images(start) else None
+        return "json" if _names(start, IMAGE_FIELDS) and _names(start, CAPTION_FIELDS) else None
     if start.startswith("{"):
         return _object_kind(start)
     columns = _columns(head)
-    return "table" if columns is not None else None
+    if columns is None or (columns.header is not None and _caption_column(columns.header) is None):
+        return None
+    return "table"
 
 
 def _object_kind(start: str) -> Kind | None:
     first = _json(start.partition("\n")[0])
     if isinstance(first, dict) and isinstance(field_of(first, None, IMAGE_FIELDS), str):
-        return "lines"
+        return "lines" if captions_of(first, None) else None
     if re.search(r'"images"\s*:\s*\[', start):
         return "karpathy" if re.search(r'"(sentences|sentids)"\s*:', start) else "coco"
     if '"annotations"' in start and '"image_id"' in start:
@@ -116,17 +130,18 @@ def _object_kind(start: str) -> Kind | None:
     key = re.match(r'\{\s*"((?:[^"\\]|\\.)+)"\s*:', start)
     if key and is_image(_file_part(key[1])[0]):
         return "json"
-    return "json" if re.match(r'\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start) and _names_images(start) else None
+    listed = re.match(r'\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start)
+    return "json" if listed and _names(start, IMAGE_FIELDS) and _names(start, CAPTION_FIELDS) else None
 
 
-def _names_images(start: str) -> bool:
-    return re.search(rf'"({"|".join(IMAGE_FIELDS)})"\s*:', start, re.IGNORECASE) is not None
+def _names(start: str, fields: Sequence[str]) -> bool:
+    return re.search(rf'"({"|".join(fields)})"\s*:', start, re.IGNORECASE) is not None
 
 
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # damaged, nested too deep, or a number that is too long
         return None
 
 
@@ -170,7 +185,7 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         "table": _table, "lines": _lines, "karpathy": _karpathy, "json": _whole,
     }  # fmt: skip
     kind = listing_kind(path)
-    if kind is None and fields.image is not None:
+    if kind is None and (fields.image is not None or fields.caption is not None):
         suffixes = [suffix.lower() for suffix in path.suffixes]
         kind = "lines" if ".jsonl" in suffixes else "json" if ".json" in suffixes else "table"
     if kind is None or kind == "coco":
@@ -194,7 +209,7 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     image = _column(path, "image_field", fields.image, names, columns.image)
     lower = [name.lower() for name in names]
     other = 1 - columns.image if columns.image < 2 else 0
-    known = next((lower.index(name) for name in CAPTION_FIELDS if name in lower), None if names else other)
+    known = _caption_column(names) if names else other
     caption = _column(path, "caption_field", fields.caption, names, known)
     label = _column(path, "label_field", fields.label, names, None) if fields.label is not None else None
     split = lower.index("split") if "split" in lower else None
@@ -218,6 +233,11 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
             cells[split] if split is not None and split < len(cells) else None,
             cells[label] if label is not None and label < len(cells) else None,
         )
+
+
+def _caption_column(names: list[str]) -> int | None:
+    lower = [name.lower() for name in names]
+    return next((lower.index(name) for name in CAPTION_FIELDS if name in lower), None)
 
 
 def _column(path: Path, option: str, name: str | None, names: list[str], known: int | None) -> int | None:
@@ -272,8 +292,12 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     by_name: dict[str, list[object]] = {}
     for number, (key, value, _, _) in enumerate(source.elements(TOP, EVERY), start=1):
         if is_image(_file_part(key)[0]):
-            by_name.setdefault(_file_part(key)[0], []).extend(captions_of(value, fields.caption))
+            said = [None] if value is None else captions_of(value, fields.caption)
+            by_name.setdefault(_file_part(key)[0], []).extend(said)
         elif key == TOP or isinstance(value, dict):
-            yield _row(value, fields, f"{path.name}, entry {number}")
+            row = _row(value, fields, f"{path.name}, entry {number}")
+            if isinstance(row, Row) and row.split is None and key.lower() in WORDS:
+                row = replace(row, split=key)
+            yield row
     for name, captions in by_name.items():
         yield Row(name, captions)

@@ -17,14 +17,13 @@ from typing import Any
 from vqpipe.data.adapters.base import (
     Adapter,
     Chunk,
+    Item,
     Plan,
     chunked,
-    decode_image,
     need_source,
-    read_image,
     split_of,
 )
-from vqpipe.data.adapters.layouts import ABOUT, folder_splits, layouts_at, splits_of
+from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, is_metadata, layouts_at, splits_of
 from vqpipe.data.adapters.listed import Listed, read_lists
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
 from vqpipe.data.adapters.tar_stream import members
@@ -41,18 +40,11 @@ LAYOUT = "images with captions at dataset.source.path, in one of these layouts:"
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One image: its file, or its bytes in a shard; and its captions, or the files beside it that hold them."""
+class Pair(Item):
+    """An image whose captions are known, or lie in the files `sides` beside it."""
 
-    image_id: str
-    path: str
-    num_bytes: int
-    data: bytes | None
-    captions: tuple[str, ...]
-    sides: tuple[str, ...]
-    label: int | None
-    label_name: str | None
-    lacks_class: bool
+    sides: tuple[str, ...] = ()
+    lacks_class: bool = False
 
 
 class _Splits:
@@ -76,9 +68,12 @@ class _Classes:
         self.names = sorted({name for name in found if name is not None}, key=order)
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
-    def of(self, name: str | None) -> tuple[int | None, str | None, bool]:
-        """Number and name of an image's class, and whether it lacks one that it should have."""
-        return (None, None, bool(self.names)) if name is None else (self._numbers[name], name, False)
+    def pair(self, name: str | None, image_id: str, path: str = "", **fields: Any) -> Pair:
+        """An image with the number and name of its class, and whether it lacks one that it should have."""
+        known: dict[str, Any] = {"num_bytes": 0, "data": None, "captions": (), **fields}
+        number = None if name is None else self._numbers[name]
+        lacks = name is None and bool(self.names)
+        return Pair(image_id, path, label=number, label_name=name, lacks_class=lacks, **known)
 
 
 def _layout(source: PairsSource) -> Layout:
@@ -90,9 +85,9 @@ def _layout(source: PairsSource) -> Layout:
     if source.layout is not None:
         return source.layout
     path = Path(source.path)
+    if source.listing is not None:
+        return "metadata" if is_metadata(PurePosixPath(source.listing).name) else "table"
     found = layouts_at(path)
-    if path.is_dir() and source.listing is not None:
-        return next((name for name in found if name in ("karpathy", "json", "metadata")), "table")
     if len(found) == 1:
         return found[0]
     if found:
@@ -101,6 +96,13 @@ def _layout(source: PairsSource) -> Layout:
             found="; ".join(f"{name} ({ABOUT[name]})" for name in found),
             expected="dataset.source.layout names the one to read",
             choices=found,
+        )
+    coco = coco_files(path)
+    if coco:
+        raise DataError(
+            f"dataset.source.path: {path} is in COCO's layout",
+            found=", ".join(map(printable, coco[:4])),
+            run="vqpipe preset coco --out params.yaml, and name these files in dataset.source.splits",
         )
     names = sorted(printable(child.name) for child in path.iterdir()) if path.is_dir() else ["a file"]
     raise DataError(
@@ -205,7 +207,7 @@ def _plan_folder(source: PairsSource, root: Path) -> Plan:
                 own = places.label(pair.image) if source.classes == "folders" else own
                 split = splits.of(image_id, places.split(pair.image))
                 sides = tuple(str(root / name) for name in pair.texts)
-                yield split, 0, Item(image_id, str(root / pair.image), 0, None, (), sides, *classes.of(own))
+                yield split, 0, classes.pair(own, image_id, str(root / pair.image), sides=sides)
 
     return Plan(
         chunked(items()), classes=classes.names, bad=[("", entry) for entry in refused], num_annotations=0
@@ -217,11 +219,23 @@ def _shards(source: PairsSource, path: Path, bad: list[tuple[str, Bad]]) -> list
     if path.is_file():
         return [""]
     names = []
+    given: set[tuple[int, int]] = set()
     for entry in Walk(path):
         if isinstance(entry, Bad):
             bad.append(("", entry))
         elif entry.lower().endswith(ARCHIVES):
-            names.append(entry)
+            found = (path / entry).stat() if (path / entry).is_file() else None
+            if found is None:
+                bad.append(
+                    ("", Bad(printable(entry), "missing_file", "a link that leads nowhere, or no plain file"))
+                )
+            elif (found.st_dev, found.st_ino) in given:
+                bad.append(
+                    ("", Bad(printable(entry), "duplicate_path", "another path to a shard that is listed"))
+                )
+            else:
+                given.add((found.st_dev, found.st_ino))
+                names.append(entry)
     if not names:
         raise DataError(
             f"dataset.source.path: no shard in {path}",
@@ -258,10 +272,12 @@ def _plan_shards(source: PairsSource, path: Path, max_pixels: int) -> Plan:
                 captions, label = listed[shard][entry.name]
                 image_id = _member_id(shard, entry.name)
                 split = splits.of(image_id, stated.get(shard))
-                weight = len(entry.data or b"")
-                yield split, weight, Item(
-                    image_id, "", entry.num_bytes, entry.data, captions, (), *classes.of(label)
-                )  # fmt: skip
+                held: dict[str, Any] = {
+                    "num_bytes": entry.num_bytes,
+                    "data": entry.data,
+                    "captions": captions,
+                }
+                yield split, len(entry.data or b""), classes.pair(label, image_id, **held)
 
     return Plan(chunked(items()), classes=classes.names, bad=bad, num_annotations=0)
 
@@ -325,9 +341,7 @@ def _plan_lists(source: PairsSource, root: Path, layout: Layout) -> Plan:
         for name, entry in listed.entries.items():
             split = splits.of(printable(name), own[name] if source.own_splits else None)
             file = str(root / PurePosixPath(name))
-            yield split, 0, Item(
-                printable(name), file, 0, None, tuple(entry.captions), (), *classes.of(labels[name])
-            )  # fmt: skip
+            yield split, 0, classes.pair(labels[name], printable(name), file, captions=tuple(entry.captions))
 
     return Plan(chunked(items()), classes=classes.names, bad=bad, num_annotations=0)
 
@@ -338,13 +352,8 @@ def load(source: PairsSource, chunk: Chunk, max_pixels: int) -> Iterator[Record 
         yield from _load_item(source, item, max_pixels)
 
 
-def _load_item(source: PairsSource, item: Item, max_pixels: int) -> Iterator[Record | Bad]:
-    if item.path:
-        image = read_image(item.image_id, Path(item.path), max_pixels)
-    elif item.data is None:
-        image = Bad(item.image_id, "too_many_bytes", f"{item.num_bytes} bytes in the tar; not read")
-    else:
-        image = decode_image(item.image_id, item.data, max_pixels)
+def _load_item(source: PairsSource, item: Pair, max_pixels: int) -> Iterator[Record | Bad]:
+    image = item.image(max_pixels)
     if isinstance(image, Bad):
         yield image
         return

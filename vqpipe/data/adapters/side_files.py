@@ -42,8 +42,8 @@ def match(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
     """Find the files that belong to each image of a folder or a tar, in the order of the images.
 
     They have the image's name without its ending, or with it (x.jpg.txt), in front of their own. In a tar (`dotted`)
-    WebDataset's key, the name up to its first dot, counts too, where nothing has the whole name. A second image of
-    the same files is refused, as are captions without an image.
+    WebDataset's key, the name up to its first dot, counts too, where nothing has the whole name: 1.image.jpg and
+    1.caption.txt. A second image of the same files is refused, as are captions without an image.
     """
     beside: dict[str, list[str]] = {}
     others: list[str] = []
@@ -51,29 +51,32 @@ def match(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
         if not is_image(name):
             is_side = name.lower().endswith((*TEXT_ENDINGS, ".json", ".cls"))
             (beside.setdefault(_stem(name), []) if is_side else others).append(name)
+    by_name = {
+        name: [*beside.get(_stem(name), ()), *beside.get(name, ())] for name in filter(is_image, names)
+    }
+    owned = {side for held in by_name.values() for side in held}
+    by_key: dict[str, list[str]] = {}
+    for side in (side for held in beside.values() for side in held if dotted and side not in owned):
+        by_key.setdefault(key_of(side), []).append(side)
     owners: dict[str, str] = {}
     pairs: list[Sides] = []
     bad: list[Bad] = []
-    for name in filter(is_image, names):
-        stem, key = _stem(name), key_of(name)
-        held = [*beside.get(stem, ()), *beside.get(name, ())]
-        mark = stem
-        if dotted and not held and key in beside:
-            held, mark = list(beside[key]), key
-        first = owners.setdefault(mark, name)
+    for name, own in by_name.items():
+        shared = [] if own else by_key.get(key_of(name), [])
+        held = own or shared
+        first = owners.setdefault(key_of(name) if shared else _stem(name), name)
         if first != name:
             detail = f"a second image of the same captions; {printable(first)} counts"
             bad.append(Bad(printable(name), "duplicate_id", detail))
             continue
-        owners.update(dict.fromkeys(map(_stem, held), name))
+        owned.update(shared)
         texts = sorted((one for one in held if not one.lower().endswith(".cls")), key=_text_first)
         label = next((one for one in held if one.lower().endswith(".cls")), None)
         pairs.append(Sides(name, tuple(texts), label))
     folders = {_folder(pair.image) for pair in pairs}
     images = {word for pair in pairs for word in (_stem(pair.image), key_of(pair.image))}
-    for stem, held in beside.items():
-        for name in held if stem not in owners else ():
-            bad += _left_over(name, _folder(name) in folders)
+    for side in (side for held in beside.values() for side in held if side not in owned):
+        bad += _left_over(side, _folder(side) in folders)
     bad += [other_file(name) for name in others if not {_stem(name), key_of(name)} & images]
     return pairs, bad
 

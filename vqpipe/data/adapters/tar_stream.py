@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import posixpath
 import re
 import tarfile
 import zlib
@@ -22,6 +23,22 @@ class Member:
     name: str
     num_bytes: int
     data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadLink(Bad):
+    """A link of the tar; `target` is the name of what it leads to, empty where that lies outside of the tar."""
+
+    target: str = ""
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """Where a link leads: a hard link names a member, a symbolic one goes from its own folder."""
+    if member.linkname.startswith("/"):
+        return ""
+    start = posixpath.dirname(member.name) if member.issym() else ""
+    path = posixpath.normpath(posixpath.join(start, member.linkname))
+    return "" if path.split("/")[0] == ".." else printable(path)
 
 
 def _fault(member: tarfile.TarInfo) -> tuple[str, str] | None:
@@ -53,7 +70,14 @@ def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member
                     continue
                 fault = _fault(member)
                 if fault is not None:
-                    yield Bad(printable(member.name), *fault)
+                    name = printable(
+                        str(PurePosixPath(member.name)) if fault[0] == "tar_link" else member.name
+                    )
+                    yield (
+                        BadLink(name, *fault, target=_target(member))
+                        if fault[0] == "tar_link"
+                        else Bad(name, *fault)
+                    )
                     continue
                 name = str(PurePosixPath(member.name))
                 data = None

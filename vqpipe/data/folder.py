@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vqpipe.data.adapters.base import read_image
-from vqpipe.data.adapters.image_folder import is_image, walk
 from vqpipe.data.captions import printable
 from vqpipe.data.images import SUFFIXES, centre_square
 from vqpipe.data.records import Bad
+from vqpipe.data.walk import images_below
 from vqpipe.errors import DataError
 from vqpipe.runtime.shards import map_shards
 
+LAYOUT = "images at any depth, whose names end in " + " ".join(SUFFIXES)
 MAX_PIXELS = 100_000_000
 """Larger images are not decoded."""
 CHUNK_ITEMS = 16
@@ -30,8 +31,8 @@ Square = tuple[str, UInt8[np.ndarray, "r r 3"]]
 def squares(root: Path, side: int) -> Iterator[Square | Bad]:
     """Every file below `root`, at any depth: an image, or why it is left out.
 
-    The order is that of the names: a folder's files, then its folders. Hidden files and folders are passed over. Links
-    are followed. Images are decoded by `VQPIPE_WORKERS` processes, a bounded number at a time.
+    Which files there are, and in which order, `vqpipe.data.walk` says. Images are decoded by `VQPIPE_WORKERS`
+    processes, a bounded number at a time.
 
     Args:
         root: the folder.
@@ -42,27 +43,10 @@ def squares(root: Path, side: int) -> Iterator[Square | Bad]:
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", expected="a folder of images")
-    names = _names(root)
+    names = images_below(root)
     chunks = iter(lambda: tuple(islice(names, CHUNK_ITEMS)), ())
     for found in map_shards(partial(_load, root, side), chunks):
         yield from found
-
-
-def _names(root: Path) -> Iterator[str | Bad]:
-    escaped: set[str] = set()
-    for entry in walk(root):
-        if isinstance(entry, Bad):
-            yield entry
-        elif any(part.startswith(".") for part in entry.name.split("/")):
-            continue
-        elif not is_image(entry.name):
-            yield Bad(printable(entry.name), "other_file", "ends in none of " + " ".join(SUFFIXES))
-        elif "\\" in (image_id := printable(entry.name)) and image_id in escaped:
-            yield Bad(image_id, "duplicate_id", "another name is written the same as text")
-        else:
-            if "\\" in image_id:
-                escaped.add(image_id)
-            yield entry.name
 
 
 def _load(root: Path, side: int, chunk: tuple[str | Bad, ...]) -> list[Square | Bad]:
