@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,42 @@ def test_a_missing_vocabulary_names_the_stage(folder: Path) -> None:
     result = run(folder)
     assert result.exit_code == 2
     assert "dvc repro vocabulary" in result.output
+
+
+@pytest.mark.parametrize("kind", ["random", "glove"])
+def test_vectors_without_a_clip_need_and_record_none(folder: Path, kind: str) -> None:
+    (folder / "glove.txt").write_text("red 1 2\ngreen 1 2\nbird 3 4\ntree 5 6\n")
+    vectors = {
+        "random": {"kind": "random", "dim": 3, "std": 1.0, "seed": 0},
+        "glove": {"kind": "glove", "path": str(folder / "glove.txt"), "dim": 2, "unknown": "drop", "seed": 0},
+    }[kind]
+    assert run(folder, {"vectors": vectors}, "beside").exit_code == 0
+    shutil.rmtree(folder / "clip")
+    result = run(folder, {"vectors": vectors}, "without")
+    assert result.exit_code == 0, result.output
+    for out in ("beside", "without"):
+        lineage = json.loads((folder / f"{out}.lineage.json").read_text())
+        assert set(lineage["inputs"]) == {"dataset", "vocabulary"}
+    assert tree_digest(folder / "beside") == tree_digest(folder / "without")
+    (folder / "clip").write_text("{}")
+    refused = run(folder, {"vectors": vectors}, "wrong")
+    assert (refused.exit_code, "clip is not a clip" in refused.output) == (2, True)
+    assert run(folder, {}, "needed").exit_code == 2
+
+
+def test_the_captions_are_where_the_params_say_unless_they_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    odd = folder / "a  'b\" &#$~%[1] é"
+    (folder / "dataset").rename(odd)
+    text = YAML(typ="safe", pure=True)
+    with (folder / "params.yaml").open("w") as stream:
+        text.dump({**PARAMS, "corpus": {"kind": "dataset", "path": str(odd)}}, stream)
+    words = ["--vocabulary=vocabulary", "--clip=clip", "--params=params.yaml", "--metrics=m.json"]
+    for out, named in (("by-params", []), ("by-name", [f"--corpus={odd}"])):
+        done = CliRunner().invoke(app, [*words, f"--out={out}", *named])
+        assert done.exit_code == 0, done.output
+    assert tree_digest(folder / "by-params") == tree_digest(folder / "by-name")
+    gone = CliRunner().invoke(app, [*words, "--out=x", "--corpus=gone"])
+    assert (gone.exit_code, "gone does not exist" in gone.output) == (2, True)

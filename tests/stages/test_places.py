@@ -75,9 +75,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         publish(folder / name, name)
     (folder / "metrics.json").write_text('{"loss": 1.0}\n')
     (folder / "empty").mkdir()
-    (folder / "params.yaml").write_text(
-        preset_text("pico", ["cluster.per_class=true", "cluster.prefixes=[]"])
-    )
+    (folder / "params.yaml").write_text(preset_text("pico", ["+cluster.per_class=true"]))
     return folder
 
 
@@ -93,7 +91,7 @@ def invoke(
         paths = {option: artifacts / name for option, name in INPUTS[stage].items()}
         paths |= {option: tmp_path / "new" / option for option in OUTPUTS[stage]}
         words = [f"--{option}={path}" for option, path in (paths | given).items()]
-        if not any(word.startswith("--params") for word in PLAIN.get(stage, [])):
+        if not any(word.startswith("--params") for word in [*PLAIN.get(stage, []), *words]):
             words.append(f"--params={artifacts / 'params.yaml'}")
         return CliRunner().invoke(
             importlib.import_module(f"stages.{stage}").app, [*PLAIN.get(stage, []), *words]
@@ -148,7 +146,11 @@ def test_an_output_that_would_replace_something_else_is_refused(
     else:
         refused(invoke(stage, {option: folder}), tmp_path, "which would be lost", "a.png")
         refused(invoke(stage, {option: file}), tmp_path, "notes.txt is a file")
-        refused(invoke(stage, {option: publish(tmp_path / "other", "decoded")}), tmp_path, "of decoded")
+        refused(
+            invoke(stage, {option: publish(tmp_path / "other", "decoded-images")}),
+            tmp_path,
+            "of decoded-images",
+        )
     refused(invoke(stage, {option: file / "below"}), tmp_path, "notes.txt is a file")
     assert (file.read_text(), (folder / "a.png").read_text()) == ("notes", "a")
 

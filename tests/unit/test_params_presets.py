@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import parse_yaml
 from ruamel.yaml import YAML
 
 from vqpipe.errors import ParamsError
@@ -151,3 +152,51 @@ def test_damaged_presets(folder: Path, text: str, told: str) -> None:
     (folder / "bad.yaml").write_text(text)
     with pytest.raises(ParamsError, match=told):
         preset_text("bad", folder=folder)
+
+
+HOSTILE = [
+    "/data/set #2", "yes", "1e3", "[a]", "{a: b}", "null", "~", "~/x", "it's", 'a "b"', "a: b", "- x", "&a", "*b",
+    "%x", "C:\\x", "12:30:45", " a  b ", "é", "${y}", "a\tb", "$HOME", "-x", "0x1F", "2020-01-01", "true", "@x", "`x`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_field_takes_the_text_as_it_is(text: str) -> None:
+    fields = ["dataset.source.path", "corpus.path", "dataset.source.splits.train"]
+    written = preset_text("image-folder", [f"{name}={text}" for name in fields])
+    for loaded in (
+        YAML(typ="safe", pure=True).load(written),
+        parse_yaml(written, "params.yaml"),
+    ):  # DVC's parser too
+        assert loaded["dataset"]["source"]["path"] == text
+        assert loaded["dataset"]["source"]["splits"]["train"] == text
+        assert loaded["corpus"]["path"] == text
+
+
+def test_other_fields_take_yaml() -> None:
+    sets = [
+        "dataset.resize.short_side=null", "dataset.source.class_names=null", "graph.min_count=3",
+        "tokenizer.variants.lc.quantizer.beta=1e-1", "cluster.prefixes=[16, 32]", "cluster.spherical=true",
+        "dataset.source.templates=['a {}', 'the {}']",
+    ]  # fmt: skip
+    params = load_preset("image-folder", sets)
+    source, cluster = params["dataset"]["source"], params["cluster"]
+    assert (params["dataset"]["resize"]["short_side"], source["class_names"]) == (None, None)
+    assert (params["graph"]["min_count"], cluster["prefixes"], cluster["spherical"]) == (3, [16, 32], True)
+    assert params["tokenizer"]["variants"]["lc"]["quantizer"]["beta"] == 0.1
+    assert source["templates"] == ["a {}", "the {}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("graph.min_count=many", r"(?s)preset pico with --set: graph\.min_count.*'many'"),
+        ("corpus.path=", "at least 1 character"),
+        ("+graph.min_cuont=3", r"graph\.min_cuont is not a field; did you mean min_count"),
+        ("tokenizer.variants.lc.quantizer.kind=lcc", r"tokenizer\.variants\.lc\.quantizer"),
+        ("tokenizer=5", "not a block"),
+    ],
+)
+def test_a_value_that_no_stage_accepts_is_refused(override: str, told: str) -> None:
+    with pytest.raises(ParamsError, match=told):
+        preset_text("pico", [override])

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vqpipe.params.base import merged, validate
-from vqpipe.params.clip import ClipParams
-from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.corpus import CorpusParams, ManyCorpora
-from vqpipe.params.dataset import DatasetParams
-from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.graph import GraphParams
-from vqpipe.params.patches import PatchesParams
 from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
 from vqpipe.params.prior import PriorParams
 from vqpipe.params.reading import ReadingParams
-from vqpipe.params.report import ReportParams
+from vqpipe.params.sections import SECTIONS
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.params.tokens import TokensParams
 from vqpipe.params.vocabulary import VocabularyParams
 
 ROOT = Path(__file__).parents[2]
-SECTIONS: dict[str, Any] = {
-    "dataset": DatasetParams,
-    "corpus": CorpusParams,
-    "clip": ClipParams,
-    "vocabulary": VocabularyParams,
-    "graph": GraphParams,
-    "patches": PatchesParams,
-    "cluster": ClusterParams,
-    "tokens": TokensParams,
-    "evaluate": EvaluateParams,
-    "report": ReportParams,
-}
 F16 = (
     "ade20k",
     "celeba-hq",

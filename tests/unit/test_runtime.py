@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import random
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from stages.cli import stage_app
 from vqpipe.errors import SetupError
 from vqpipe.runtime import distributed, preflight, seeds
 from vqpipe.runtime.device import autocast, device
@@ -144,3 +149,96 @@ def test_one_rank_without_torchrun() -> None:
     with distributed.process_group():
         distributed.barrier()
     assert not torch.distributed.is_initialized()
+
+
+def left_unfinished(key: str, about: dict[str, object]) -> None:
+    def fail() -> None:
+        with scratch_folder("stage", key, about) as folder:
+            (folder / "checkpoint").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+
+
+def test_an_unfinished_run_of_other_params_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    left_unfinished("old", {"params": {"training": {"num_steps": 300}, "seed": 0}, "inputs": {"a": "0" * 64}})
+    os.utime(tmp_path / "stage/old", (0, time.time() - 3 * 3600))
+    os.utime(tmp_path / "stage/old/checkpoint", (0, time.time() - 3 * 3600))
+    assert capsys.readouterr().err == ""
+    now = {"params": {"training": {"num_steps": 500}, "seed": 0}, "inputs": {"a": "1" * 64}}
+    with scratch_folder("stage", "new", now):
+        told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "unfinished run of other params or inputs, 3 hours old" in told
+    assert str(tmp_path / "stage/old") in told
+    assert "params.training.num_steps = 300 (now 500); inputs.a are as before" in told
+    assert "params.seed" not in told
+    assert (tmp_path / "stage/old/checkpoint").read_text() == "half"
+    with scratch_folder("stage", "old"):
+        assert capsys.readouterr().err == "", "the run that goes on is not told of itself"
+
+
+def test_a_run_that_is_going_on_is_not_called_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    with scratch_folder("stage", "one") as one:
+        (one / "checkpoint").write_text("half")
+        with scratch_folder("stage", "two"):
+            assert capsys.readouterr().err == ""
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight.need_place(tmp_path / "not/yet", ["a" * 255])
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SetupError, match=r"(?s)name is too long.*256 bytes"):
+        preflight.need_place(tmp_path, ["é" * 128])
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(SetupError, match="link to nothing"):
+        preflight.need_place(tmp_path / "link/x")
+    monkeypatch.setattr(preflight, "LEAST_FREE", 1 << 60)
+    with pytest.raises(SetupError, match="no space is left"):
+        preflight.need_place(tmp_path / "x")
+
+
+def test_what_compiling_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_INDUCTOR_INSTALL_GXX", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("CXX", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match=r"(?s)C\+\+ compiler.*no g\+\+ on the PATH"):
+        preflight.need_compiler("cpu")
+    for name in ("g++", "gcc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    preflight.need_compiler("cpu")
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match="needs Triton"):
+        preflight.need_compiler("cuda")
+    monkeypatch.setattr(preflight, "find_spec", lambda name: object())
+    preflight.need_compiler("cuda")
+    (tmp_path / "gcc").unlink()
+    with pytest.raises(SetupError, match=r"(?s)needs a C compiler.*no gcc or clang"):
+        preflight.need_compiler("cuda")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.ENOSPC, "no space is left: /x"), (errno.EROFS, "read-only")]
+)
+def test_a_full_disk_in_the_middle_of_work_is_told_without_a_traceback(number: int, told: str) -> None:
+    def work() -> None:
+        raise OSError(number, os.strerror(number), "/x")
+
+    done = CliRunner().invoke(stage_app(work), [])
+    assert done.exit_code == 2
+    assert told in done.output
+
+    def bug() -> None:
+        raise OSError(errno.EBADF, "ours")
+
+    assert CliRunner().invoke(stage_app(bug), []).exit_code == 1

@@ -1,5 +1,6 @@
 """Reading dvc.yaml without DVC, running by it, and finding code deps."""
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from stages import imports, lock, run
 from stages.dvcfile import find_stage, md5, read_stages, stale
 from vqpipe.errors import ParamsError
+from vqpipe.params.base import read_yaml
 
 DVC = """
 stages:
@@ -113,3 +115,58 @@ def test_code_deps_follow_imports_inside_functions_but_not_type_checking(tmp_pat
     assert imports.as_deps(needed, tmp_path) == needed
     text = "deps:\n  # code: stages.a\n  - old.py\n  # end of code\n"
     assert imports.with_code_deps(text, tmp_path).splitlines()[2:-1] == [f"  - {p}" for p in needed]
+
+
+def test_paths_and_names_reach_the_command_as_they_are(tree: Path) -> None:
+    (tree / "params.yaml").write_text(
+        'path: "a  b\'\\"&#$~%[1]é"\ntop: {variants: {"x  &$#y": {prior: none}}}\n'
+    )
+    text = DVC.replace("${path}/a\n    deps", "a\n    deps").replace("--name ${key}", "--name '${key}'")
+    (tree / "dvc.yaml").write_text(text)
+    stages = read_stages(tree)
+    assert stages["one"].outs == ("a  b'\"&#$~%[1]é/a",)
+    assert shlex.split(stages["many@x  &$#y"].cmd)[3:5] == ["--name", "x  &$#y"]
+    (tree / "params.yaml").write_text('path: out\ntop: {variants: {"it\'s": {prior: none}}}\n')
+    with pytest.raises(ParamsError, match=r"(?s)cannot be part of the command.*it's"):
+        read_stages(tree)
+
+
+@pytest.mark.parametrize("path", ["s3:x", "remote://r/x", "https://host/x", "mine.dvc"])
+def test_a_path_that_dvc_does_not_take_for_a_file_is_named(tree: Path, path: str) -> None:
+    (tree / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo\n    deps: ['${path}']\n")
+    (tree / "params.yaml").write_text(f"path: {path}\n")
+    with pytest.raises(ParamsError, match=f"DVC takes the path {path}"):
+        read_stages(tree)
+    (tree / "params.yaml").write_text(f"path: ./{path}.x\n")
+    assert read_stages(tree)["s"].deps == (f"./{path}.x",)
+
+
+def test_no_command_holds_a_path_of_data_and_no_board_is_pulled() -> None:
+    root = Path(__file__).parents[2]
+    for file in root.glob("**/dvc.yaml"):
+        for name, entry in read_yaml(file)["stages"].items():
+            body = entry.get("do", entry)
+            assert "path}" not in body["cmd"], f"{file}: {name}"
+            if file.parent != root:
+                cached = [out for out in body.get("outs", []) if not isinstance(out, dict)]
+                assert not cached, f"{file}: {name}: a clone without the board could not pull {cached}"
+
+
+def test_a_clone_pulls_where_a_board_was_never_run(tmp_path: Path) -> None:
+    def dvc(*words: str, at: Path) -> None:
+        subprocess.run(["dvc", *words, "-q"], cwd=at, check=True)
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        (folder / "board").mkdir(parents=True)
+        dvc("init", "--no-scm", at=folder)
+        dvc("remote", "add", "-d", "store", str(tmp_path / "store"), at=folder)
+        (folder / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo x > out\n    outs: [out]\n")
+        (folder / "board/dvc.yaml").write_text(
+            "stages:\n  b:\n    cmd: echo x > big\n    outs: [{big: {cache: false}}]\n"
+        )
+    dvc("repro", "dvc.yaml:s", at=one)
+    dvc("push", at=one)
+    (two / "dvc.lock").write_bytes((one / "dvc.lock").read_bytes())
+    dvc("pull", at=two)
+    assert (two / "out").read_text() == "x\n"
