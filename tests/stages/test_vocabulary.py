@@ -15,7 +15,7 @@ from vqpipe.artifacts.publish import tree_digest
 from vqpipe.text.vocabulary import read_vocabulary
 
 PARAMS: dict[str, Any] = {
-    "corpus": {"kind": "text", "path": "captions.txt"},
+    "corpus": {"kind": "text", "path": "captions.txt", "max_bad_fraction": 0.5},
     "vocabulary": {"pos": {"kind": "wordnet"}, "min_count": 2, "max_adjectives": None, "max_nouns": None},
 }
 CAPTIONS = "a red bird\ntwo small red birds\n\na small bird in a tree\n\xff\xfe\n"
@@ -97,8 +97,11 @@ def test_odd_captions_of_several_sources_are_each_counted(folder: Path) -> None:
     (folder / "captions.txt").write_bytes(b"\n".join(ODD) + b"\n")
     rows = [{"image_id": 1, "caption": text} for text in ("a red bird", "a red bird", "a green bird", None)]
     (folder / "captions.json").write_text(json.dumps({"annotations": rows}))
-    sources = [{"kind": "text", "path": "captions.txt"}, {"kind": "coco", "path": "captions.json"}]
-    result = run(folder, corpus={"kind": "many", "path": "elsewhere", "sources": sources})
+    half = {"max_bad_fraction": 0.5}
+    sources = [
+        {"kind": "text", "path": "captions.txt", **half}, {"kind": "coco", "path": "captions.json", **half}
+    ]  # fmt: skip
+    result = run(folder, corpus={"kind": "many", "path": "elsewhere", "sources": sources, **half})
     assert result.exit_code == 0, result.output
     metrics = json.loads((folder / "vocabulary.json").read_text())
     unusable = metrics["captions_unusable"]

@@ -14,7 +14,7 @@ from vqpipe.params.base import Params
 class Corpus(Params):
     """What all corpora share."""
 
-    max_bad_fraction: float = Field(default=0.5, ge=0, le=1)
+    max_bad_fraction: float = Field(default=0.1, ge=0, le=1)
     """Highest share of the captions that may be unusable (damaged, empty, no text, without a letter, in another
     script or language) before `vocabulary` and `graph` fail, 0 to 1. A corpus that is known needs 0.01 or less."""
 
