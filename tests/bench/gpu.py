@@ -5,7 +5,8 @@ Run: python -m tests.bench.gpu [--out gpu.json] [--only search --only sampling] 
 Prints a table for each part and writes all of it as JSON. Every form of a case runs in this process, one after the
 other, on the same random data; times are medians between device events after a warm-up. `--tiny` takes sizes that a
 CPU finishes in seconds: it shows that the script works and measures nothing. Peers that are not installed are named as
-missing. Needs torch, pydantic, ruamel.yaml, safetensors, pyarrow, jaxtyping and pillow; about 9 minutes on an H100, most of it compiling.
+missing. Needs torch, pydantic, ruamel.yaml, safetensors, pyarrow, jaxtyping and pillow; about 9 minutes on an H100,
+most of it compiling.
 """
 
 from __future__ import annotations
