@@ -7,7 +7,6 @@ import io
 import os
 import random
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -166,8 +165,9 @@ def test_an_unfinished_run_of_other_params_is_told_in_one_line(
 ) -> None:
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
     left_unfinished("old", {"params": {"training": {"num_steps": 300}, "seed": 0}, "inputs": {"a": "0" * 64}})
-    os.utime(tmp_path / "stage/old", (0, time.time() - 3 * 3600))
-    os.utime(tmp_path / "stage/old/checkpoint", (0, time.time() - 3 * 3600))
+    before = (tmp_path / "stage").stat().st_mtime - 3 * 3600
+    os.utime(tmp_path / "stage/old/checkpoint", (0, before))
+    os.utime(tmp_path / "stage/old", (0, before))
     assert capsys.readouterr().err == ""
     now = {"params": {"training": {"num_steps": 500}, "seed": 0}, "inputs": {"a": "1" * 64}}
     with scratch_folder("stage", "new", now):
