@@ -11,7 +11,7 @@ from pathlib import Path
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.spec import FolderSpec, OneOf, TableSpec, check_header, maker, missing
 from vqpipe.errors import ArtifactError
-from vqpipe.runtime.preflight import need_place
+from vqpipe.runtime.preflight import need_place, need_short
 
 SIDECARS = (".lineage.json", ".cost.json")
 """What the sidecars beside an output add to its name."""
@@ -71,6 +71,7 @@ def need_output(path: Path, kind: Kind, beside: Iterable[str] = ()) -> Path:
         ArtifactError: a folder in place of a file, the reverse, or a file or folder of another kind.
         SetupError: nothing can be written there; see `need_place`.
     """
+    need_short(path)
     if isinstance(kind, FileKind | TableSpec):
         _need_file(path, kind)
     else:

@@ -52,6 +52,15 @@ def need_place(folder: Path, names: Iterable[str] = (), what: str | None = None)
         raise SetupError(f"{shown} cannot be written", found=f"{at}: {error.strerror}") from error
 
 
+def need_short(path: Path) -> None:
+    """Raise `SetupError` where a part of a path that is not there yet is longer than the file system takes."""
+    at, new = path.absolute(), list[str]()
+    while not os.path.exists(at):
+        new.append(at.name)
+        at = at.parent
+    _need_short(str(path), at, new)
+
+
 def _need_short(shown: str, at: Path, names: list[str]) -> None:
     """Raise `SetupError` where a name is longer than the file system at `at` takes."""
     limit = os.pathconf(at, "PC_NAME_MAX")
