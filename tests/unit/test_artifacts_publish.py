@@ -18,7 +18,6 @@ from vqpipe.artifacts.publish import (
     publish_json,
     publish_text,
     read_manifest,
-    short_name,
     tree_digest,
 )
 from vqpipe.artifacts.spec import FolderSpec
@@ -196,29 +195,3 @@ def test_tree_digest_sees_names_and_content(tmp_path: Path) -> None:
         (tmp_path / name / file).write_text(text)
     digests = {tree_digest(tmp_path / name) for name in ("one", "two", "three")}
     assert len(digests) == 3
-
-
-@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "小" * 85])
-def test_an_output_may_have_the_longest_name_that_there_is(tmp_path: Path, name: str) -> None:
-    for text in ("first", "second"):  # the second replaces the first
-        with publish_file(tmp_path / name) as partial:
-            assert partial.name.startswith(f".{name[:1]}")
-            assert f"partial-{os.getpid()}" in partial.name
-            partial.write_text(text)
-        assert (tmp_path / name).read_text() == text
-    (tmp_path / name).unlink()
-    for text in ("first", "second"):
-        with publish_folder(tmp_path / name, BOX, {"n": 1}) as partial:
-            (partial / "a.txt").write_text(text)
-            (partial / "deep").mkdir()
-            (partial / "deep" / "b.txt").write_text("b")
-        assert (tmp_path / name / "a.txt").read_text() == text
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_names_that_share_their_beginning_stay_apart() -> None:
-    long = "x" * 300
-    names = {short_name(long), short_name(long + "y"), short_name(long, ".png"), short_name("x" * 255)}
-    assert len(names) == 4
-    assert all(len(name.encode()) <= 255 for name in names)
-    assert short_name("bird.jpg", ".png") == "bird.jpg.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import read_header, read_table, to_table, write_table
 from vqpipe.cli.app import app
-from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError, SetupError
+from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
 from vqpipe.library.identity import digest
 from vqpipe.library.tokens import detokenize, tokenize
 
@@ -120,32 +119,6 @@ def test_another_resolution_gives_another_grid(photos: Path, tokenizer: Tokenize
         tokenize(photos, tokenizer, tmp_path / "u.parquet", 4, resolution=18)
     with pytest.raises(ParamsError, match=r"ends in \.parquet"):
         tokenize(photos, tokenizer, tmp_path / "tokens", 4)
-
-
-@pytest.mark.parametrize("letter", ["x", "é", "小"])
-def test_long_names_are_shortened_in_a_folder_and_kept_in_full(
-    letter: str, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    stem = letter * (251 // len(letter.encode()))
-    ids = [f"{stem}.png", f"{stem}.jpg", f"{stem}/{stem}.png", "b.png"]
-    for index, name in enumerate(ids):
-        (tmp_path / "long" / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(index, True).save(tmp_path / "long" / name, "PNG")
-    assert tokenize(tmp_path / "long", tokenizer, tmp_path / "t.parquet", 4).images == 4
-    assert detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4) == 4
-    made = [path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*.png")]
-    full = json.loads((tmp_path / "again/shortened.json").read_text())
-    assert sorted(full.get(name, name.removesuffix(".png")) for name in made) == sorted(ids)
-    assert len(full) == 3
-    assert max(len(part.encode()) for name in made for part in name.split("/")) <= 255
-
-
-def test_a_list_of_what_is_left_out_that_cannot_be_written_is_refused_before_work(
-    photos: Path, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    with pytest.raises(SetupError, match="a name is too long"):
-        tokenize(photos, tokenizer, tmp_path / ("t" * 240 + ".parquet"), 4)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "t"))] == []
 
 
 def test_names_that_are_no_text_stay_apart(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, 
 from vqpipe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
-NAME_BYTES = 255
-"""Bytes that a file name may have on the usual file systems."""
 
 
 def file_digest(path: Path) -> str:
@@ -60,26 +58,11 @@ def _make_readable(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def short_name(name: str, tail: str = "", limit: int = NAME_BYTES) -> str:
-    """`name` with `tail` behind it, in at most `limit` bytes: where it is longer, `name` is cut and gets digits of its
-    SHA-256."""
-    raw, end = os.fsencode(name), os.fsencode(tail)
-    if len(raw) + len(end) <= limit:
-        return name + tail
-    mark = b"~" + hashlib.sha256(raw).hexdigest()[:8].encode() + end
-    return (raw[: limit - len(mark)] + mark).decode(errors="ignore")
-
-
-def _beside(path: Path, what: str) -> Path:
-    """A hidden name in the folder of `path`, of this process: `.NAME.partial-PID`."""
-    return path.with_name(short_name(f".{path.name}", f".{what}-{os.getpid()}"))
-
-
 @contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes `path`, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path, "partial")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial
         _make_readable(partial)
@@ -123,7 +106,8 @@ def publish_folder(path: Path, spec: FolderSpec, facts: dict[str, Any]) -> Itera
         ArtifactError: a file that the spec requires was not written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, replaced = _beside(path, "partial"), _beside(path, "replaced")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vqpipe.artifacts.places import need_output
-from vqpipe.artifacts.publish import publish_folder, publish_json, short_name
+from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
@@ -36,8 +36,6 @@ from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import codes_table
 
-SHORTENED = "shortened.json"
-"""The ids of images whose names in a folder had to be shortened, by name."""
 SPLIT = "images"
 """What stands in the column `split`."""
 NO_LABEL = -1
@@ -85,7 +83,6 @@ def tokenize(
         raise ParamsError(
             "tokens go to a Parquet file", found=str(out), expected="a path that ends in .parquet"
         )
-    quarantine = need_output(out.with_name(f"{out.stem}.quarantine.parquet"), QUARANTINE)
     grid = [side // step, side // step]
     facts = {
         "shape": [tokenizer.groups, *grid], "groups": tokenizer.groups, "grid": grid,
@@ -109,6 +106,7 @@ def tokenize(
         left_out = counts(bad)
         if not images:
             raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
+        quarantine = out.with_name(f"{out.stem}.quarantine.parquet")
         rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
         write_table(
             quarantine, QUARANTINE, to_table(QUARANTINE, rows), {"images": images, "left_out": left_out}
@@ -142,8 +140,7 @@ def _encoded(
 def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -> int:
     """Write the image of every row of a tokens file as `OUT/ID.png`, and publish the folder.
 
-    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file. Where a
-    name would be longer than 255 bytes, it is cut and gets digits of its hash; `shortened.json` then has the ids.
+    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file.
 
     Returns:
         The number of images.
@@ -163,7 +160,6 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
     need_output(out, DECODED)
     shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
     content: dict[str, Any] = {"tokenizer": own, "resolution": facts["resolution"], "images": 0}
-    shortened: dict[str, str] = {}
     with publish_folder(out, DECODED, content) as folder, progress_bar("images", None) as bar:
         for batch in iter_batches(tokens, CODES, ["image_id", "indices"], batch_size):
             values = batch["indices"].flatten().to_numpy(zero_copy_only=False)
@@ -176,15 +172,10 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             pixels = to_uint8(tokenizer.decode(indices)).permute(0, 2, 3, 1).cpu().numpy()
             for image_id, image in zip(batch["image_id"].to_pylist(), pixels, strict=True):
                 path = _target(folder, image_id, tokens)
-                name = path.relative_to(folder).as_posix()
-                if name != PurePosixPath(f"{image_id}.png").as_posix():
-                    shortened[name] = image_id
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode_png(image))
             content["images"] += batch.num_rows
             bar.advance(batch.num_rows)
-        if shortened:
-            publish_json(folder / SHORTENED, shortened)
     return int(content["images"])
 
 
@@ -210,9 +201,7 @@ def _target(folder: Path, image_id: str, tokens: Path) -> Path:
     relative = PurePosixPath(f"{image_id}.png")
     if relative.is_absolute() or ".." in relative.parts or "\0" in image_id:
         raise ArtifactError(f"{tokens}: an id leads out of the folder", found=repr(image_id))
-    *folders, name = relative.parts
-    stem = name.removesuffix(".png")
-    path = folder.joinpath(*map(short_name, folders), short_name(stem, ".png"))
+    path = folder / relative
     if path.exists():
         raise ArtifactError(f"{tokens}: an id comes twice", found=repr(image_id))
     return path

@@ -9,6 +9,5 @@ ONNX = FolderSpec(
 
 DECODED = FolderSpec(
     "decoded-images", 1, stage="vqpipe detokenize",
-    about="one PNG per row of a tokens file, ID.png; shortened.json: ids by name, where a name had to be shortened; "
-    "facts: images, tokenizer",
+    about="one PNG per row of a tokens file, ID.png; facts: images, tokenizer",
 )  # fmt: skip
