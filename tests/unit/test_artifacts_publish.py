@@ -13,6 +13,7 @@ import pytest
 
 from vqpipe.artifacts.publish import (
     MANIFEST,
+    fit_name,
     publish_file,
     publish_folder,
     publish_json,
@@ -195,3 +196,38 @@ def test_tree_digest_sees_names_and_content(tmp_path: Path) -> None:
         (tmp_path / name / file).write_text(text)
     digests = {tree_digest(tmp_path / name) for name in ("one", "two", "three")}
     assert len(digests) == 3
+
+
+def test_names_of_255_bytes_are_published(tmp_path: Path) -> None:
+    for name in ("n" * 255, "é" * 127):
+        publish_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+        fill(tmp_path / "folders" / name)
+        fill(tmp_path / "folders" / name, "again")
+        assert (tmp_path / "folders" / name / "a.txt").read_text() == "again"
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_name_is_cut_only_where_it_must_be_and_stays_different() -> None:
+    assert fit_name("a" * 251, ".png") == "a" * 251 + ".png"
+    cut = [fit_name("é" * 125 + end, ".png") for end in "ab"]
+    assert len(set(cut)) == 2
+    assert all(len(os.fsencode(name)) <= 255 and name.endswith(".png") for name in cut)
+    assert all(name.startswith("é" * 110) for name in cut)
+
+
+def test_a_tree_with_odd_names_and_a_file_that_cannot_be_read_has_a_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "caf\udce9.png"):
+        (tmp_path / name).write_bytes(b"x")
+    before = tree_digest(tmp_path)
+    given = Path.open
+
+    def refused(path: Path, *args: str) -> object:
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied")
+        return given(path, *args)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert tree_digest(tmp_path) == tree_digest(tmp_path) != before

@@ -128,12 +128,9 @@ def test_class_folders(tmp_path: Path) -> None:
         ("validation", "val/ant/2.png", 0, "ant"),
     ]
     assert records[1][1].captions == ("a photo of an ant", "the ant")
+    assert captions_of(None, ["a face"]) == ("a face",)
     assert records[0][1].captions == ("a photo of a red owl", "the red owl")
     assert records[0][1].image.shape == (10, 20, 3)
-
-
-def test_captions_without_classes() -> None:
-    assert captions_of(None, ["a face"]) == ("a face",)
 
 
 def test_images_without_classes_at_any_depth(tmp_path: Path) -> None:

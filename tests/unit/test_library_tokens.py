@@ -192,3 +192,49 @@ def test_other_files_and_folders_are_refused(photos: Path, tokenizer: Tokenizer,
     with pytest.raises(ArtifactError, match="would be lost"):
         detokenize(tmp_path / "t.parquet", tokenizer, photos, 4)
     assert (photos / "a.png").exists()
+
+
+def test_every_name_that_a_picture_may_have_is_safe_in_the_outputs(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    long, folder = "a_small_red_boat_" * 14 + "_by_the_dawn.png", "é" * 127
+    names = [long.encode(), b"a.png", b"A.PNG", b"a.jpg", b"new\nline.png", b"\xff" * 251 + b".png",
+             "é.png".encode(), "e\u0301.png".encode(), f"{folder}/x.png".encode()]  # fmt: skip
+    assert max(map(len, names[:8])) == 255
+    (tmp_path / "odd" / folder).mkdir(parents=True)
+    for name in names:
+        with open(bytes(tmp_path / "odd") + b"/" + name, "wb") as stream:
+            picture(0, True).save(stream, "PNG")
+    out = tmp_path / ("t" * 247 + ".parquet")
+    done = tokenize(tmp_path / "odd", tokenizer, out, 4)
+    assert (done.images, done.left_out) == (len(names), {})
+    assert read_header(done.quarantine).facts["images"] == len(names)
+    assert done.quarantine.name.endswith(".quarantine.parquet")
+    again = tmp_path / ("o" * 255)
+    assert detokenize(out, tokenizer, again, 4) == len(names)
+    manifest = read_manifest(again, DECODED)
+    ids = set(read_table(out, CODES)["image_id"].to_pylist())
+    renamed = manifest.facts["renamed"]
+    assert set(renamed.values()) == {long, "\\udcff" * 251 + ".png"}
+    assert set(manifest.files) == set(renamed) | {
+        f"{image_id}.png" for image_id in ids - set(renamed.values())
+    }
+    assert all(name.startswith(long[:200]) or name.startswith("\\udcff") for name in renamed)
+
+
+def test_a_file_and_a_folder_of_one_name_are_refused(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (photos / "a.png.png").mkdir()
+    picture(0, True).save(photos / "a.png.png/b.png")
+    tokenize(photos, tokenizer, tmp_path / "t.parquet", 4)
+    with pytest.raises(ArtifactError, match=r"two ids meet in one file(.|\n)*a\.png\.png/b\.png"):
+        detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_output_that_is_no_text_is_refused_before_work(
+    photos: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(ParamsError, match="valid UTF-8"):
+        tokenize(photos, tokenizer, tmp_path / "caf\udce9.parquet", 4)

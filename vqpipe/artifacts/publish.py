@@ -6,6 +6,7 @@ manifest last, and is renamed; a folder without a valid manifest does not exist 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,16 @@ from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, 
 from vqpipe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+MAX_NAME = 255
+"""Bytes that a file name may have on the usual file systems."""
+
+
+def fit_name(stem: str, ending: str) -> str:
+    """`stem + ending` as a file name; where that is too long, the stem's beginning and 12 digits of its hash."""
+    raw, room = os.fsencode(stem), MAX_NAME - len(os.fsencode(ending))
+    if len(raw) <= room:
+        return stem + ending
+    return f"{raw[: room - 13].decode('utf-8', 'ignore')}~{hashlib.sha256(raw).hexdigest()[:12]}{ending}"
 
 
 def file_digest(path: Path) -> str:
@@ -31,6 +42,7 @@ def file_digest(path: Path) -> str:
 def tree_digest(path: Path) -> str:
     """SHA-256 over a file, or over the names and contents of a folder's files.
 
+    A file that cannot be read counts by its name and the error.
     A published folder is identified by its manifest, which holds its files' hashes, without reading them again.
     """
     if path.is_file():
@@ -39,7 +51,11 @@ def tree_digest(path: Path) -> str:
         return file_digest(path / MANIFEST)
     digest = hashlib.sha256()
     for child in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        digest.update(f"{child.relative_to(path).as_posix()}\0{file_digest(child)}\n".encode())
+        try:
+            content = file_digest(child)
+        except OSError as error:
+            content = f"unreadable: {errno.errorcode.get(error.errno or 0)}"
+        digest.update(os.fsencode(f"{child.relative_to(path).as_posix()}\0{content}\n"))
     return digest.hexdigest()
 
 
@@ -62,7 +78,7 @@ def _make_readable(path: Path) -> None:
 def publish_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes `path`, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(fit_name(f".{path.name}", f".partial-{os.getpid()}"))
     try:
         yield partial
         _make_readable(partial)
@@ -106,8 +122,8 @@ def publish_folder(path: Path, spec: FolderSpec, facts: dict[str, Any]) -> Itera
         ArtifactError: a file that the spec requires was not written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    partial = path.with_name(fit_name(f".{path.name}", f".partial-{os.getpid()}"))
+    replaced = path.with_name(fit_name(f".{path.name}", f".replaced-{os.getpid()}"))
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:

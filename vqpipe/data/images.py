@@ -1,8 +1,8 @@
 """Image bytes to uint8 RGB and back: what is converted, what is refused, how images are resized.
 
 Converted: grey, palette, CMYK, 1-bit and 16-bit images become 8-bit RGB; transparency is laid over white;
-EXIF orientation is applied; of an animation the first frame counts. Colour profiles are ignored. Anything
-else is refused with a word of `vqpipe.data.reasons`.
+the orientation is applied; of an animation the first frame counts. Other metadata and colour profiles are
+ignored, odd or not. Anything else is refused with a word of `vqpipe.data.reasons`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
+
+from vqpipe.data.metadata import bare, turn_of, upright
 
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -48,7 +50,8 @@ def byte_limit(max_pixels: int) -> int:
 def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image file to uint8 RGB.
 
-    The pixel count is checked on the header, before anything is decompressed.
+    The pixel count is checked on the header, before anything is decompressed. Where metadata stops the decoder, the
+    file is decoded without it; a valid orientation in it is applied all the same.
 
     Raises:
         BadImage: with reason `empty_file`, `undecodable`, `truncated`, `too_many_pixels` or
@@ -56,6 +59,20 @@ def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     """
     if not data:
         raise BadImage("empty_file", "0 bytes")
+    try:
+        return _decode(data, max_pixels)
+    except BadImage as error:
+        plain = bare(data) if error.reason in ("undecodable", "truncated") else None
+        if plain is None:
+            raise
+        try:
+            image = _decode(plain.data, max_pixels)
+        except BadImage:
+            raise error from None
+        return np.array(upright(Image.fromarray(image), plain.turn))
+
+
+def _decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,7 +87,7 @@ def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", str(error)) from error
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged bytes
-        detail = f"{type(error).__name__}: {error}".splitlines()[0].split(" <_io.")[0]
+        detail = (f"{type(error).__name__}: {error}".splitlines() or [""])[0].split(" <_io.")[0]
         text = detail.lower()
         cut = any(word in text for word in ("truncated", "unexpected end", "not enough image data"))
         raise BadImage("truncated" if cut else "undecodable", detail) from error
@@ -82,7 +99,8 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         BadImage: with reason `unsupported_pixels`.
     """
-    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    image.load()
+    return np.array(_to_rgb(upright(image, turn_of(image))))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -121,7 +121,7 @@ class Walk:
         for path in paths:
             self._trees.claim(path)
         for path in paths:
-            self._trees.add(path)
+            self._trees.several |= self._trees.add(path)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.root, name) if name else os.fspath(self.root)
@@ -154,12 +154,10 @@ class _Trees:
     images: dict[int, np.ndarray] = field(default_factory=dict)
     """Per device the inodes of plain image files, uint64, sorted."""
     several: set[Key] = field(default_factory=set)
-    """Inodes that more than one plain name of a tree has."""
-    foreign: set[Key] = field(default_factory=set)
-    """Inodes of a later tree that an earlier tree has too."""
+    """Inodes that more than one plain name of the trees has."""
 
     def copy(self) -> _Trees:
-        return _Trees(dict(self.folders), dict(self.images), set(self.several), set(self.foreign))
+        return _Trees(dict(self.folders), dict(self.images), set(self.several))
 
     def claim(self, path: str) -> bool:
         """Give a folder to this path, unless another path has it; whether the path has it now."""
@@ -168,8 +166,8 @@ class _Trees:
         except OSError:
             return True  # the visit says why
 
-    def add(self, top: str) -> None:
-        """Learn a tree without following its links."""
+    def add(self, top: str) -> set[Key]:
+        """Learn a tree without following its links; returns the inodes of images that an earlier tree has too."""
         found: dict[int, array[int]] = {}
         waiting = [top]
         while waiting:
@@ -189,12 +187,14 @@ class _Trees:
                             inodes.append(entry.inode())
             except OSError:
                 continue  # the visit says why
+        known: set[Key] = set()
         for device, inodes in found.items():
             new = np.sort(np.frombuffer(inodes, dtype=np.uint64))
             old = self.images.get(device, np.empty(0, np.uint64))
             self.several |= {(device, int(n)) for n in np.unique(new[1:][new[1:] == new[:-1]])}
-            self.foreign |= {(device, int(n)) for n in np.intersect1d(new, old)}
+            known |= {(device, int(n)) for n in np.intersect1d(new, old)}
             self.images[device] = np.union1d(new, old)
+        return known
 
     def has_image(self, key: Key) -> bool:
         """Whether a tree lists this file under a plain name."""
@@ -217,13 +217,15 @@ class _Visit:
 
     def files(self, path: str, name: str) -> Iterator[str | Bad]:
         """The files below one folder; `name` is what it is called below the root, empty for the root."""
-        waiting = [(path, name, False)]
+        waiting = [(path, name, False, set[Key]())]
         while waiting:
-            path, name, linked = waiting.pop()
+            path, name, linked, foreign = waiting.pop()
             fault = self._enter(path, linked)
             if fault:
                 yield Bad(printable(name) or ".", "duplicate_path", fault)
                 continue
+            if linked:
+                foreign = self.trees.add(path)
             try:
                 device = os.stat(path).st_dev
                 with os.scandir(path) as found:
@@ -231,19 +233,19 @@ class _Visit:
             except OSError as error:
                 yield Bad(printable(name) or ".", "unreadable", f"a folder: {error.strerror}")
                 continue
-            folders: list[tuple[str, str, bool]] = []
+            folders: list[tuple[str, str, bool, set[Key]]] = []
             for entry in entries:
                 own = f"{name}/{entry.name}" if name else entry.name
                 kind = "hidden" if entry.name.startswith(".") else _kind(entry)
                 target: os.stat_result | OSError | None = _target(entry) if kind == "link" else None
                 if kind == "folder" or (isinstance(target, os.stat_result) and stat.S_ISDIR(target.st_mode)):
-                    folders.append((entry.path, own, kind == "link"))
+                    folders.append((entry.path, own, kind == "link", foreign))
                 elif kind == "hidden":
                     yield Bad(printable(own), "hidden", "its name begins with a dot")
                 elif not is_image(entry.name):
                     yield own
                 else:
-                    fault_found = self._image(entry, own, kind, target, device)
+                    fault_found = self._image(entry, own, kind, target, device, foreign)
                     yield own if fault_found is None else Bad(printable(own), *fault_found)
             waiting.extend(reversed(folders))
 
@@ -253,8 +255,6 @@ class _Visit:
             return "a link to a folder above it"
         if not self.trees.claim(path):
             return "this folder is listed under another path"
-        if linked:
-            self.trees.add(path)
         return None
 
     def _image(
@@ -264,6 +264,7 @@ class _Visit:
         kind: str,
         target: os.stat_result | OSError | None,
         device: int,
+        foreign: set[Key],
     ) -> tuple[str, str] | None:
         """Why a file with an image's name is left out, as (reason, detail); None where it is taken."""
         if isinstance(target, OSError):
@@ -281,9 +282,9 @@ class _Visit:
                     f"a link to an image that is listed under another path: {_leads_to(entry)}",
                 )
             self.taken.add(key)
-        elif key in self.taken or key in self.trees.foreign or key in self.trees.several:
+        elif key in self.taken or key in foreign or key in self.trees.several:
             names = _num_names(entry)
-            if (names and key in self.taken) or (names > 1 and key in self.trees.foreign):
+            if (names and key in self.taken) or (names > 1 and key in foreign):
                 return "duplicate_path", "another path to an image that is listed"
             if names > 1:
                 self.taken.add(key)

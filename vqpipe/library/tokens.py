@@ -19,12 +19,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from vqpipe.artifacts.places import need_output
-from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.publish import fit_name, publish_folder
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table, write_table
+from vqpipe.data.captions import printable
 from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
@@ -79,10 +80,11 @@ def tokenize(
             f"this tokenizer takes {step} x {step} pixels to one index", found=f"resolution {side}",
             expected=f"a multiple of {step}",
         )  # fmt: skip
-    if out.suffix != ".parquet" or out.is_dir():
+    if out.suffix != ".parquet" or out.is_dir() or printable(str(out)) != str(out):
         raise ParamsError(
-            "tokens go to a Parquet file", found=str(out), expected="a path that ends in .parquet"
-        )
+            "tokens go to a Parquet file", found=printable(str(out)),
+            expected="a path that is valid UTF-8 and ends in .parquet",
+        )  # fmt: skip
     grid = [side // step, side // step]
     facts = {
         "shape": [tokenizer.groups, *grid], "groups": tokenizer.groups, "grid": grid,
@@ -106,7 +108,7 @@ def tokenize(
         left_out = counts(bad)
         if not images:
             raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
-        quarantine = out.with_name(f"{out.stem}.quarantine.parquet")
+        quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
         rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
         write_table(
             quarantine, QUARANTINE, to_table(QUARANTINE, rows), {"images": images, "left_out": left_out}
@@ -140,7 +142,8 @@ def _encoded(
 def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -> int:
     """Write the image of every row of a tokens file as `OUT/ID.png`, and publish the folder.
 
-    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file.
+    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file. A name
+    that gets too long is cut and ends in a hash; the fact `renamed` gives the id of each such file.
 
     Returns:
         The number of images.
@@ -159,7 +162,11 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
         )  # fmt: skip
     need_output(out, DECODED)
     shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
-    content: dict[str, Any] = {"tokenizer": own, "resolution": facts["resolution"], "images": 0}
+    content: dict[str, Any] = {
+        "tokenizer": own,
+        "resolution": facts["resolution"],
+        "images": 0,
+    }
     with publish_folder(out, DECODED, content) as folder, progress_bar("images", None) as bar:
         for batch in iter_batches(tokens, CODES, ["image_id", "indices"], batch_size):
             values = batch["indices"].flatten().to_numpy(zero_copy_only=False)
@@ -171,9 +178,9 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             indices = torch.from_numpy(np.array(values.reshape(-1, *shape), dtype=np.int64)).to(where)
             pixels = to_uint8(tokenizer.decode(indices)).permute(0, 2, 3, 1).cpu().numpy()
             for image_id, image in zip(batch["image_id"].to_pylist(), pixels, strict=True):
-                path = _target(folder, image_id, tokens)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encode_png(image))
+                name = _write(folder, image_id, encode_png(image), tokens)
+                if name != f"{image_id}.png":
+                    content.setdefault("renamed", {})[name] = image_id
             content["images"] += batch.num_rows
             bar.advance(batch.num_rows)
     return int(content["images"])
@@ -197,11 +204,20 @@ def read_facts(tokens: Path) -> dict[str, Any]:
     return header.facts
 
 
-def _target(folder: Path, image_id: str, tokens: Path) -> Path:
-    relative = PurePosixPath(f"{image_id}.png")
-    if relative.is_absolute() or ".." in relative.parts or "\0" in image_id:
+def _write(folder: Path, image_id: str, png: bytes, tokens: Path) -> str:
+    """Write one image; its name below the folder."""
+    given = PurePosixPath(image_id)
+    if given.is_absolute() or ".." in given.parts or "\0" in image_id:
         raise ArtifactError(f"{tokens}: an id leads out of the folder", found=repr(image_id))
-    path = folder / relative
-    if path.exists():
-        raise ArtifactError(f"{tokens}: an id comes twice", found=repr(image_id))
-    return path
+    above = [fit_name(part, "") for part in given.parent.parts]
+    path = folder.joinpath(*above, fit_name(given.name, ".png"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as stream:
+            stream.write(png)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ArtifactError(
+            f"{tokens}: an id comes twice, or two ids meet in one file on this file system",
+            found=repr(image_id),
+        ) from error
+    return path.relative_to(folder).as_posix()

@@ -182,8 +182,8 @@ class _Survey:
     def _add(self, entry: Found) -> bool:
         """Count one entry; whether it is an image that is used."""
         name = entry.item if isinstance(entry, Bad) else entry.name
-        place = self.places.split(name)
-        if isinstance(entry, Bad):
+        place = self.places.split(f"{name}/" if isinstance(entry, Bad) else name)
+        if isinstance(entry, Bad):  # which may be a split's folder itself
             self.bad.append((place[0] if place else "", entry))
         elif place is None or name == self.source.class_names:
             return False

@@ -1,0 +1,247 @@
+"""One list of a folder's files for every command: order, links, hidden and special files, names."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vqpipe.data.walk as module
+from tests.tiny import picture
+from vqpipe.data.folder import squares
+from vqpipe.data.records import Bad
+from vqpipe.data.walk import Walk, counts, describe, images_below, is_image, no_images
+from vqpipe.evaluation.evaluate import read_folder
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQPIPE_WORKERS", "1")
+
+
+def put(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def listed(walk: Walk) -> tuple[list[str], dict[str, str]]:
+    """Names, and reasons of what is left out."""
+    entries = list(walk)
+    assert entries == list(walk)
+    return [e for e in entries if isinstance(e, str)], {
+        e.item: e.reason for e in entries if isinstance(e, Bad)
+    }
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.Jpeg", "a.jfif", "a.JPE", "x.y.Png", "a.TIFF", "\udcff.pnm"])
+def test_endings_in_any_case(name: str) -> None:
+    assert is_image(name)
+    assert not is_image(name + ".txt")
+    assert not is_image(name.rpartition(".")[2])
+
+
+def test_files_come_by_code_point_then_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "z.png", "B.png", "a.png", "é.png", "b/1.png", "a.d/2.png", "a/3.png", "a/deep/4.png")
+    order = ["B.png", "a.png", "z.png", "é.png", "a/3.png", "a/deep/4.png", "a.d/2.png", "b/1.png"]
+    assert listed(Walk(tmp_path))[0] == order
+    given = os.scandir
+
+    class Backwards(list):  # type: ignore[type-arg]
+        def __enter__(self) -> Backwards:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def backwards(path: str) -> Backwards:
+        return Backwards(sorted(given(path), key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(module.os, "scandir", backwards)
+    assert listed(Walk(tmp_path))[0] == order
+
+
+def test_links_that_point_at_each_other_multiply_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "birds/0.png", "boats/1.png")
+    (tmp_path / "birds/also").symlink_to("../boats")
+    (tmp_path / "boats/also").symlink_to("../birds")
+    (tmp_path / "birds/up").symlink_to("..")
+    (tmp_path / "birds/far").symlink_to(tmp_path.parent)
+    (tmp_path / "self.png").symlink_to("self.png")
+    names, bad = listed(Walk(tmp_path))
+    assert names == ["birds/0.png", "boats/1.png"]
+    again = ("birds/also", "boats/also", "birds/up", "birds/far")
+    assert bad == {**dict.fromkeys(again, "duplicate_path"), "self.png": "missing_file"}
+
+
+def test_a_path_without_a_link_wins_over_an_earlier_link(tmp_path: Path) -> None:
+    put(tmp_path, "m/1.png", "m/notes.txt")
+    (tmp_path / "a").symlink_to("m")
+    (tmp_path / "b.png").symlink_to("m/1.png")
+    (tmp_path / "c.txt").symlink_to("m/notes.txt")
+    names, bad = listed(Walk(tmp_path))
+    assert names == ["c.txt", "m/1.png", "m/notes.txt"]  # only images are taken once
+    assert bad == {"a": "duplicate_path", "b.png": "duplicate_path"}
+
+
+def test_of_several_links_out_of_the_source_the_first_counts(tmp_path: Path) -> None:
+    outside, root = put(tmp_path / "out", "s/1.png", "s/2.png", "one.png"), tmp_path / "in"
+    put(root, "p.png")
+    (root / "a.png").symlink_to(outside / "s/1.png")
+    (root / "b.png").symlink_to(outside / "one.png")
+    (root / "c.png").symlink_to(outside / "one.png")
+    (root / "link").symlink_to(outside / "s")
+    (root / "other").symlink_to(outside / "s")
+    (root / "wide").symlink_to(outside)
+    (outside / "back").symlink_to(root)
+    names, bad = listed(Walk(root))
+    assert names == ["a.png", "b.png", "p.png", "link/2.png"]
+    expected = ("c.png", "link/1.png", "other", "wide/one.png", "wide/back", "wide/s")
+    assert bad == dict.fromkeys(expected, "duplicate_path")
+
+
+def test_a_hard_link_is_the_same_image(tmp_path: Path) -> None:
+    put(tmp_path, "train/1.png", "train/2.png", "train/2.txt")
+    (tmp_path / "test").mkdir()
+    os.link(tmp_path / "train/1.png", tmp_path / "test/copy.png")
+    os.link(tmp_path / "train/2.txt", tmp_path / "test/2.txt")
+    names, bad = listed(Walk(tmp_path))
+    assert names == ["test/2.txt", "test/copy.png", "train/2.png", "train/2.txt"]
+    assert bad == {"train/1.png": "duplicate_path"}
+
+
+def test_hard_links_over_starts_and_linked_folders(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", "a/1.png", "z/2.png", "z/3.png")
+    outside = put(tmp_path / "out", "4.png")
+    os.link(root / "a/1.png", root / "z/one.png")
+    os.link(root / "z/2.png", outside / "two.png")
+    os.link(root / "z/3.png", outside / "three.png")
+    os.link(outside / "4.png", outside / "four.png")
+    (root / "m").symlink_to(outside)
+    expected = ["a/1.png", "m/4.png", "z/2.png", "z/3.png"]
+    again = ("z/one.png", "m/two.png", "m/three.png", "m/four.png")
+    assert listed(Walk(root)) == (expected, dict.fromkeys(again, "duplicate_path"))
+    assert listed(Walk(root, ["z", "m", "a"])) == (
+        ["a/1.png", "m/4.png", "m/three.png", "m/two.png"],
+        dict.fromkeys(("z/one.png", "m/four.png", "z/2.png", "z/3.png"), "duplicate_path"),
+    )
+
+
+def test_inodes_that_a_file_system_made_up_prove_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "1.png", "2.png", "d/3.png")
+    given = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path = entry.name, entry.path
+            self.is_dir, self.is_file, self.is_symlink = entry.is_dir, entry.is_file, entry.is_symlink
+
+        def inode(self) -> int:
+            return 0xFFFFFFFF
+
+    class Listing(list):  # type: ignore[type-arg]
+        def __enter__(self) -> Listing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(module.os, "scandir", lambda path: Listing(map(Entry, given(path))))
+    assert listed(Walk(tmp_path)) == (["1.png", "2.png", "d/3.png"], {})
+
+
+def test_starts_own_their_folders(tmp_path: Path) -> None:
+    put(tmp_path, "all/1.png", "train/2.png", "train/held/3.png", "skipped/4.png")
+    (tmp_path / "linked").symlink_to("all")
+    (tmp_path / "val").symlink_to("train/held")
+    names, bad = listed(Walk(tmp_path, ["val", "train", "linked", "../x", "/etc", "absent"]))
+    assert names == ["linked/1.png", "train/2.png", "val/3.png"]
+    assert bad == {"train/held": "duplicate_path"}
+    assert listed(Walk(tmp_path, ["train/held", "train"]))[0] == ["train/2.png", "train/held/3.png"]
+
+
+def test_hidden_and_special_files_are_noted_and_never_opened(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", ".git/x.png", ".git/y.png", ".DS_Store", "d/._1.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "linked.jpg").symlink_to("pipe")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as unix:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # a socket's path may have about 100 bytes
+        try:
+            unix.bind("s.png")
+        finally:
+            os.chdir(here)
+    names, bad = listed(Walk(tmp_path))
+    assert names == ["1.png", "pipe"]
+    assert bad == {
+        ".git": "hidden", ".DS_Store": "hidden", "d/._1.png": "hidden", "pipe.png": "special_file",
+        "linked.jpg": "special_file", "s.png": "special_file", "gone.png": "missing_file",
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_listed_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a/1.png", "b/2.png")
+    given = os.scandir
+
+    def refused(path: str) -> object:
+        if os.path.basename(path) == "a":
+            raise PermissionError(13, "Permission denied", path)
+        return given(path)
+
+    monkeypatch.setattr(module.os, "scandir", refused)
+    assert listed(Walk(tmp_path)) == (["b/2.png"], {"a": "unreadable"})
+
+
+def test_two_names_that_are_the_same_as_text(tmp_path: Path) -> None:
+    for name in (b"\xff.png", b"\\udcff.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    names, bad = listed(Walk(tmp_path))
+    assert (len(names), bad) == (1, {"\\udcff.png": "duplicate_id"})
+
+
+def test_evaluate_and_tokenize_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index, name in enumerate(("z.png", "a/1.PNG", "a/2.jfif", "b/locked.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(index, True).save(tmp_path / name, "JPEG" if name.endswith("jfif") else "PNG")
+    put(tmp_path, "notes.txt", ".hidden.png", "bad.gif")
+    (tmp_path / "a/loop").symlink_to("..")
+    given = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "locked.png":
+            raise PermissionError(13, "Permission denied")
+        return given(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    found = list(squares(tmp_path, 8))
+    images, left_out = read_folder(tmp_path, 8)
+    kept = [entry for entry in found if not isinstance(entry, Bad)]
+    assert images.ids == [image_id for image_id, _ in kept] == ["z.png", "a/1.PNG", "a/2.jfif"]
+    pixels = torch.from_numpy(np.stack([image for _, image in kept])).permute(0, 3, 1, 2)
+    assert torch.equal(images.pixels, pixels)
+    assert left_out == counts(entry for entry in found if isinstance(entry, Bad))
+    assert left_out == {"duplicate_path": 1, "hidden": 1, "other_file": 1, "undecodable": 1, "unreadable": 1}
+
+
+def test_the_error_says_what_was_found(tmp_path: Path) -> None:
+    put(tmp_path, "1.HEIC", "2.heic", "LICENSE", "bad\nname.txt", ".git/x")
+    bad = [entry for entry in images_below(tmp_path) if isinstance(entry, Bad)]
+    told = describe(bad)
+    assert told == (
+        "2 .heic files (such as 1.HEIC); 1 .txt files (such as bad\\nname.txt); "
+        "1 hidden (such as .git); 1 no ending files (such as LICENSE)"
+    )
+    error = str(no_images("photos", bad, "images", "look elsewhere"))
+    assert error.startswith("photos holds no usable image\n")
+    assert "run:      look elsewhere" in error
+    assert "dataset.source.path: …/x.tgz" in str(no_images("p", [module.other_file("x.tgz")], "images", "no"))
+    assert "found:    nothing" in str(no_images("p", [], "images", "no"))
