@@ -156,7 +156,7 @@ def test_ids_are_the_same_in_any_form_and_missing_ones_are_counted(tmp_path: Pat
     lost = Unusable()
     lines = {"kind": "jsonl", "caption_field": "caption", "path": str(tmp_path / "c.jsonl")}
     found = read(lost, **lines, id_field="image_id")
-    assert [name for name, _ in found] == ["1", "1", "1", "4", "5", "6", "7"]
+    assert [name for name, _ in found] == ["1", "1", "1", "#4", "#5", "#6", "#7"]
     assert (lost, lost.without_id) == ({}, 4)
     read(lost, **lines)
     assert lost.without_id == 4

@@ -269,6 +269,24 @@ def test_the_strings_of_a_long_line_are_cut_and_it_stays_json(
                 assert 50 <= len(json.dumps(long, ensure_ascii=ascii_only).encode()) <= 66
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_list_longer_than_a_line_may_be_is_read_as_far_as_that(
+    wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqpipe.data.corpus.MAX_JSON_LINE", 1 << 14)
+    monkeypatch.setattr(streams, "MAX_JSON_LINE", 1 << 14)
+    monkeypatch.setattr(streams, "MAX_LINE", 1 << 10)
+    captions = [f"a red, wet dog, number {number}" for number in range(2_000)]
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"k": 1, "c": captions} if wrapped else captions) + '\n{"c": "a bus"}\n')
+    lost = Unusable()
+    found = [caption for _, caption in read(lost, kind="jsonl", path=str(path), caption_field="c")]
+    assert found.pop() == "a bus"
+    assert len(found) > 400
+    assert found == captions[: len(found)]
+    assert not lost
+
+
 def test_a_caption_of_five_megabytes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text(

@@ -73,3 +73,11 @@ def test_tokenize(text: str, tokens: list[str]) -> None:
 def test_tokens_hold_every_visible_character_in_order(caption: str) -> None:
     cleaned, _ = clean(caption)
     assert "".join(tokenize(cleaned)) == "".join(cleaned.split())
+
+
+@pytest.mark.parametrize(
+    "joiner", ["\u00ad", "\u200c", "\u200d", "\u2060", "\ufeff", "&shy;", "&#65279;", "&zwnj;"]
+)
+def test_what_has_no_width_parts_no_word(joiner: str) -> None:
+    assert clean(f"a wet d{joiner}og")[0] == "a wet dog"
+    assert clean("a wet\u200bdog")[0] == "a wet dog"

@@ -126,6 +126,12 @@ def test_indices_of_any_integer_dtype_are_decoded(dtype: torch.dtype, tokenizer:
     assert tokenizer.decode(indices[:0]).shape == (0, 3, 16, 16)
 
 
+def test_no_images_have_no_indices(tokenizer: Tokenizer) -> None:
+    none = tokenizer.encode(torch.zeros(0, 3, 16, 24))
+    assert (none.shape, none.dtype) == ((0, 1, 4, 6), torch.int64)
+    assert tokenizer.decode(none).shape == (0, 3, 16, 24)
+
+
 @pytest.mark.parametrize(
     "name", [name for name in every_recipe() if name.split("-")[0] in ("ema", "cvq", "vqct")]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.read import open_split
-from vqpipe.data.streams import PACKED, lines
+from vqpipe.data.streams import MAX_JSON_LINE, PACKED, lines
 from vqpipe.data.text_columns import text_rows
 from vqpipe.data.text_rows import rows
 from vqpipe.errors import DataError
@@ -272,7 +273,7 @@ def _from_jsonl(source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
             caption_id = f"{label}{number}"
             if isinstance(one, dict):
                 if source.id_field is not None:
-                    caption_id = _identified(one.get(source.id_field), caption_id, noted)
+                    caption_id = _identified(one.get(source.id_field), f"{label}#{number}", noted)
                 if source.caption_field not in one:
                     noted.hint = (
                         f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
@@ -298,7 +299,18 @@ def _json(line: bytes) -> object:
     try:
         return json.loads(text) if text.strip() else ""
     except (ValueError, RecursionError):
-        return _Damaged(text)
+        return _begun(text) if len(line) >= MAX_JSON_LINE else _Damaged(text)
+
+
+def _begun(text: str) -> object:
+    """The value of a line that was cut within a list: its whole elements."""
+    end = len(text)
+    for _ in range(8):  # the last commas may stand in the string that was cut
+        end = text.rfind(",", 0, max(end, 0))
+        for closing in ("]", "]}"):
+            with suppress(ValueError, RecursionError):
+                return json.loads(text[: max(end, 0)] + closing)
+    return _Damaged(text)
 
 
 def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw:

@@ -22,6 +22,9 @@ _ATTRIBUTE = r"""\s+[\w:.-]+(?:\s*=\s*(?:"[^"<>]{0,500}"|'[^'<>]{0,500}'|[^\s"'<
 _TAG = re.compile(
     rf"<(?:/?[a-zA-Z][^\s<>]{{0,200}}(?:{_ATTRIBUTE})*\s*/?|!--[^<>]{{0,500}}--|![a-zA-Z][^<>]{{0,200}})>"
 )
+_WITHIN_WORDS = re.compile(
+    r"[\u00ad\u200c-\u200f\u2060\ufeff]"
+)  # soft hyphen, joiners, marks of direction: no spaces
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufffd\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
 _PLAIN = re.compile(r"[ -;=?-~]*")  # printable ASCII without < and >: nothing to clean
 _WORD = (
@@ -38,9 +41,10 @@ _INITIALS = re.compile(
 def clean(caption: str) -> tuple[str, tuple[str, ...]]:
     """Make one line of plain text of a caption, and say what had to be done.
 
-    Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling. Soft hyphens
-    are dropped, so that they part no word. Entities are decoded first, however often they were escaped, and tags
-    become spaces after that: `&lt;b&gt;` is a tag. What is between `<` and `>` but is no tag is text.
+    Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling. Soft hyphens,
+    joiners and other characters without width are dropped, so that they part no word. Entities are decoded first,
+    however often they were escaped, and tags become spaces after that: `&lt;b&gt;` is a tag. What is between `<` and
+    `>` but is no tag is text.
 
     Marks are some of `control` (control, invisible or undecodable characters were dropped or became spaces), `markup`
     (there were tags or entities), `cut` (longer than `MAX_CHARACTERS`) and `empty` (no letter is left).
@@ -52,7 +56,7 @@ def clean(caption: str) -> tuple[str, tuple[str, ...]]:
         marks.append("cut")
     if not (_PLAIN.fullmatch(text) and "&" not in text):
         decoded = _decoded(text) if "&" in text else text
-        spaced = _SPACE.sub(" ", decoded.replace("\u00ad", ""))
+        spaced = _SPACE.sub(" ", _WITHIN_WORDS.sub("", decoded))
         if any(_is_control(char) for char in decoded):
             marks.append("control")
         spaced = "".join(" " if "\ud800" <= char <= "\udfff" else char for char in spaced)

@@ -133,7 +133,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
-        """Indices of images in [-1, 1], int64; images of any floating dtype.
+        """Indices of images in [-1, 1], int64; images of any floating dtype. No image gives no indices.
 
         Raises:
             MismatchError: training mode; not a floating-point tensor (b, 3, H, W) on the tokenizer's device with sides
@@ -143,6 +143,9 @@ class Tokenizer(nn.Module):
         check_eval(self, "encode")
         check_form(images, self.config.trunk.downsampling, self.device)
         check_values(images)
+        if len(images) == 0 and not torch.compiler.is_exporting():
+            sides = [side // self.config.trunk.downsampling for side in images.shape[2:]]
+            return torch.empty(0, self.groups, *sides, dtype=torch.int64, device=images.device)
         indices: Tensor = self.quantizer(self._latent(images), 1.0).indices
         return indices
 
