@@ -52,7 +52,8 @@ def test_unusable_captions(raw: object, reason: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1, "1"), (1.0, "1"), ("1", "1"), (" 1 ", "1"), (0, "0"), (-0.0, "0"), (1e20, "100000000000000000000"),
-     (1.5, "1.5"), ("1.0", "1.0"), ("007", "007"), (None, None), (True, None), (False, None), ("", None),
+     (1.5, "1.5"), ("1.0", "1"), ("1.50", "1.50"),
+     ("01.0", "01.0"), ("007", "007"), (None, None), (True, None), (False, None), ("", None),
      (" ", None), (float("nan"), None), (float("-inf"), None), ([1], None), ({"id": 1}, None),
      ("a\udce9", "a\\udce9")],
 )  # fmt: skip

@@ -261,6 +261,26 @@ def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_text_of_lists_as_tools_write_it(tmp_path: Path) -> None:
+    comma = "image,caption\n0.jpg,A child , in pink .\n1.jpg,a dog,,\n"
+    put(tmp_path / "comma", *images(), ("a.csv", comma))
+    assert said(read(tmp_path / "comma")[0]) == {"0.jpg": ("A child , in pink .",), "1.jpg": ("a dog",)}
+    put(tmp_path / "first", *images(), ("a.csv", "caption,image\na dog, a cat,0.jpg\na bus,1.jpg\n"))
+    records, bad, _ = read(tmp_path / "first")
+    assert said(records) == {"1.jpg": ("a bus",)}
+    assert ("a.csv, line 2", "bad_annotation") in bad
+    sentences = [{"tokens": ["a", "red", "boat"], "sentid": 0}]
+    karpathy = {"images": [{"filename": "0.jpg", "split": "train", "sentences": sentences}]}
+    put(tmp_path / "tokens", *images(), ("dataset_x.json", json.dumps(karpathy)))
+    assert said(read(tmp_path / "tokens")[0]) == {"0.jpg": ("a red boat",)}
+    put(
+        tmp_path / "null",
+        *images(),
+        *((f"{at}.json", '{"caption": null, "text": "a bus"}') for at in range(3)),
+    )
+    assert set(said(read(tmp_path / "null")[0]).values()) == {("a bus",)}
+
+
 def test_splits_of_lists(tmp_path: Path) -> None:
     rows = [
         ("0", "train"),

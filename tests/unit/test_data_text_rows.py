@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vqpipe.data import text_rows
 from vqpipe.data.captions import Unusable
 from vqpipe.data.corpus import read_captions
-from vqpipe.data.text_rows import rows
+from vqpipe.data.text_rows import fitted, rows
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.corpus import CorpusParams
@@ -128,3 +128,21 @@ def test_mistakes_about_columns_are_told(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(DataError, match="no captions at all"):
         read(path, caption_column="caption")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("0.jpg,A child , in pink .", ["0.jpg", "A child , in pink ."]),
+        ("0.jpg,a dog,,", ["0.jpg", "a dog"]),
+        ("0.jpg,a dog", ["0.jpg", "a dog"]),
+        ("0.jpg", ["0.jpg"]),
+    ],
+)
+def test_text_behind_the_last_column_belongs_to_it(line: str, expected: list[str]) -> None:
+    assert fitted(line.split(","), ["image", "caption"], 1, ",") == expected
+
+
+def test_more_cells_than_columns_are_refused_where_the_text_is_not_last() -> None:
+    assert fitted(["a dog", " a cat", "0.jpg"], ["caption", "image"], 0, ",") is None
+    assert fitted(["a", "b", "c"], [], 1, ",") == ["a", "b", "c"]

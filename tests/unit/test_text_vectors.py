@@ -191,6 +191,14 @@ def test_a_few_damaged_lines_are_counted(tmp_path: Path) -> None:
         made(glove(tmp_path / "g.txt"))
 
 
+def test_a_byte_order_mark_and_doubled_spaces_cost_no_word(tmp_path: Path) -> None:
+    (tmp_path / "g.txt").write_bytes(b"\xef\xbb\xbf" + GLOVE.replace(" ", "  ").encode())
+    (tmp_path / "plain.txt").write_text(GLOVE)
+    odd, plain = made(glove(tmp_path / "g.txt")), made(glove(tmp_path / "plain.txt"))
+    assert odd.vocabulary == plain.vocabulary
+    assert odd.metrics["vectors"].get("num_damaged_lines", 0) == 0
+
+
 def test_words_with_hyphens_are_the_mean_of_their_parts_where_asked(file: Path) -> None:
     words = Vocabulary(
         WordnetPos(kind="wordnet"), {"red": 6, "light-red": 2, "teal-red": 1, "red-": 1}, {"bird": 5}

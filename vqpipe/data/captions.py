@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter
+
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0")
+"""A whole number as tools write a column that has gaps."""
 
 
 class BadCaption(ValueError):
@@ -86,11 +90,12 @@ def printable(name: str) -> str:
 def identifier(value: object) -> str | None:
     """The text of an identifier from a JSON value, the same for 1, 1.0 and "1"; None where it names nothing.
 
-    Strings lose white space at their ends, and lone surrogates become backslash escapes. True and false, null,
-    NaN, the infinities, an empty string, lists and objects name nothing.
+    Strings lose white space at their ends, and lone surrogates become backslash escapes; "1.0" is 1. True and false,
+    null, NaN, the infinities, an empty string, lists and objects name nothing.
     """
     if isinstance(value, str):
-        return printable(value.strip()) or None
+        text = printable(value.strip())
+        return (text.partition(".")[0] if _WHOLE.fullmatch(text) else text) or None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not math.isfinite(value):

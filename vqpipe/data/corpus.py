@@ -16,7 +16,7 @@ from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.read import open_split
 from vqpipe.data.streams import MAX_JSON_LINE, PACKED, lines
 from vqpipe.data.text_columns import text_rows
-from vqpipe.data.text_rows import rows
+from vqpipe.data.text_rows import fitted, rows
 from vqpipe.errors import DataError
 from vqpipe.params.corpus import (
     CocoCorpus,
@@ -323,8 +323,13 @@ def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw
     names = header[-1] if header else []
     caption_at = _column(source.caption_column, names, path, delimiter)
     id_at = None if source.id_column is None else _column(source.id_column, names, path, delimiter)
-    for number, cells in texts:
+    for number, found in texts:
         caption_id = f"{label}{number}"
+        cells = fitted(found, names, caption_at, delimiter)
+        if cells is None:
+            noted.hint = f"line {number} has {len(found)} columns, and the header {len(names)}"
+            yield caption_id, None
+            continue
         if id_at is not None:
             caption_id = _identified(cells[id_at] if id_at < len(cells) else None, caption_id, noted)
         if caption_at >= len(cells):

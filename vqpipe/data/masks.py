@@ -97,7 +97,7 @@ def _polygons(segmentation: list[Any]) -> list[Any]:
     pairs = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
     if pairs and not any(isinstance(one, list) for part in segmentation for one in part):
         return [segmentation]
-    return [part for part in segmentation if part != []]
+    return [part for part in segmentation if part not in ([], None)]
 
 
 def bounds(segmentation: Any, mask: Bool[np.ndarray, "h w"]) -> list[float] | None:

@@ -36,6 +36,20 @@ def rows(lines: Iterator[tuple[int, bytes]], delimiter: str, quotes: bool) -> It
         yield number, text.split(delimiter) if cells is None else cells
 
 
+def fitted(cells: list[str], header: list[str], last: int, delimiter: str) -> list[str] | None:
+    """The cells of a row under its header; None where there are more and it cannot be told which belong together.
+
+    A row has more cells where text holds the delimiter and is not quoted: what is behind the header's last column
+    belongs to it where it is the text's, column `last`. Empty cells behind the header are none.
+    """
+    width = len(header)
+    while len(cells) > width > 0 and not cells[-1].strip():
+        cells = cells[:-1]
+    if len(cells) <= width or width == 0:
+        return cells
+    return [*cells[:last], delimiter.join(cells[last:])] if last == width - 1 else None
+
+
 def _next(ahead: deque[Line], texts: Iterator[Line]) -> Line | None:
     return ahead.popleft() if ahead else next(texts, None)
 

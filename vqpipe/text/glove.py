@@ -6,6 +6,7 @@ import gzip
 import re
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vqpipe.runtime.progress import progress_bar
 FORMAT = "lines such as `bird 0.418 -0.0412 …`, numbers between single spaces"
 MAX_DAMAGED = 0.001
 """Share of the lines that may be damaged; they are counted."""
+_SPACES = re.compile(rb" {2,}")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
     ):
         for number, line in enumerate(source.lines, 1):
             source.read(line)
+            line = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if b"  " in line:
+                line = _SPACES.sub(b" ", line)
             if number % 8192 == 0:
                 bar.advance(source.raw.tell() - at)
                 at = source.raw.tell()
@@ -141,6 +146,7 @@ def _opened(path: Path, dim: int) -> Iterator[_Source]:
 def _member(path: Path, archive: zipfile.ZipFile, dim: int) -> str:
     """The one file of a zip, or of several the one whose name has the dimension, such as `glove.6B.300d.txt`."""
     names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+    names = [name for name in names if not name.rpartition("/")[2].startswith(".")]
     named = [name for name in names if re.search(rf"(?<!\d){dim}d", name)]
     if len(names) == 1 or len(named) == 1:
         return (names if len(names) == 1 else named)[0]

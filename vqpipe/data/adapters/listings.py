@@ -16,7 +16,7 @@ from vqpipe.data.captions import printable
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.records import Bad
 from vqpipe.data.streams import lines, open_bytes
-from vqpipe.data.text_rows import rows
+from vqpipe.data.text_rows import fitted, rows
 from vqpipe.data.walk import is_image
 from vqpipe.errors import DataError
 from vqpipe.params.dataset import SplitName
@@ -63,10 +63,12 @@ class Fields:
 
 
 def field_of(value: dict[str, Any], name: str | None, known: Sequence[str]) -> Any:
-    """A field by its name, which may be a path with dots, or the first of the known names; None without it."""
+    """A field by its name, which may be a path with dots, or the first of the known names that says something; None
+    without it."""
     if name is None:
         lower = {key.strip().lower(): key for key in value}
-        return next((value[lower[key]] for key in known if key in lower), None)
+        found = [value[lower[key]] for key in known if key in lower]
+        return next((one for one in found if one not in (None, "", [])), found[0] if found else None)
     if name in value:
         return value[name]
     for part in name.split("."):
@@ -81,9 +83,16 @@ def captions_of(value: Any, name: str | None) -> list[object]:
     if value is None:
         return []
     parts = value if isinstance(value, list) else [value]
-    return [
-        field_of(part, None, ("raw", *CAPTION_FIELDS)) if isinstance(part, dict) else part for part in parts
-    ]
+    return [_sentence(part) if isinstance(part, dict) else part for part in parts]
+
+
+def _sentence(part: dict[str, Any]) -> object:
+    """The caption of an object in a list; Karpathy's `tokens` where nothing else holds it."""
+    found = field_of(part, None, ("raw", *CAPTION_FIELDS))
+    tokens = part.get("tokens")
+    if found is None and isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
+        return " ".join(tokens)
+    return found
 
 
 def head_of(path: Path, encoding: str | None = None) -> str:
@@ -220,7 +229,12 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         )  # fmt: skip
     read = lines(path, 0, fields.encoding, ENCODING)
     for at, (number, raw) in enumerate(rows(read, columns.delimiter, quotes=True)):
-        cells = [cell.strip(" ") for cell in raw]
+        whole = fitted(raw, names, caption, columns.delimiter)
+        if whole is None:
+            detail = f"{len(raw)} columns, and the header has {len(names)}"
+            yield Bad(f"{path.name}, line {number}", "bad_annotation", detail, 1)
+            continue
+        cells = [cell.strip(" ") for cell in whole]
         if (at == 0 and columns.header is not None) or not any(cells):
             continue
         if image >= len(cells) or not cells[image]:
