@@ -285,3 +285,16 @@ def test_json_arrays_keep_a_window_in_memory(tmp_path: Path, monkeypatch: pytest
     path.write_text('{"a": ["' + "x" * 5000)
     with pytest.raises(DataError, match="does not end within 1000 characters"):
         list(source.elements("a"))
+
+
+@pytest.mark.parametrize("note", ["# captions", "# made by a tool, on a day"])
+def test_lines_that_are_skipped_need_be_no_header(note: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(f"{note}\n1.jpg,a red dog,web\n2.jpg,a bus,web\n")
+    lost = Unusable()
+    found = read(lost, kind="tsv", path=str(path), caption_column=1, num_header_lines=1)
+    assert [caption for _, caption in found] == ["a red dog", "a bus"]
+    path.write_text("image,caption\n1.jpg,A child , in pink .\n")
+    found = read(lost, kind="tsv", path=str(path), caption_column="caption", num_header_lines=1)
+    assert [caption for _, caption in found] == ["A child , in pink ."]
+    assert not lost

@@ -317,15 +317,18 @@ def _from_tsv(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Raw
     by_comma = path.name.lower().endswith(CSV)
     delimiter = source.delimiter or ("," if by_comma else "\t")
     texts = rows(lines(path, 0, source.encoding, OPTION, lone_cr=False), delimiter, source.quotes)
-    header = [cells for _, cells in islice(texts, source.header_rows())]
-    if len(header) < source.header_rows():
+    skipped = [cells for _, cells in islice(texts, source.header_rows())]
+    if len(skipped) < source.header_rows():
         return
-    names = header[-1] if header else []
+    names = skipped[-1] if skipped else []
     caption_at = _column(source.caption_column, names, path, delimiter)
     id_at = None if source.id_column is None else _column(source.id_column, names, path, delimiter)
+    header = (
+        names if isinstance(source.caption_column, str) else []
+    )  # by number, lines are skipped whatever they are
     for number, found in texts:
         caption_id = f"{label}{number}"
-        cells = fitted(found, names, caption_at, delimiter)
+        cells = fitted(found, header, caption_at, delimiter)
         if cells is None:
             noted.hint = f"line {number} has {len(found)} columns, and the header {len(names)}"
             yield caption_id, None
