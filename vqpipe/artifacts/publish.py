@@ -1,26 +1,45 @@
-"""Atomic publishing: a reader sees a whole output or none.
+"""Atomic publishing: a reader gets one whole version of an output, the old one or the new one.
 
-A file is written beside its final name, synced and renamed. A folder is written under a hidden name, gets its
-manifest last, and is renamed; a folder without a valid manifest does not exist for readers.
+A file is written under a hidden name in the same folder, synced and renamed. A folder is written under a hidden name,
+gets its manifest last, and changes places with the one before in one step; a folder without a valid manifest does not
+exist for readers. A process that is killed leaves its hidden names; the next one that publishes there removes them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vqpipe.artifacts.seal import (
+    SEAL,
+    UNSEALED,
+    check_seal,
+    need_equal,
+    read_sealed_json,
+    sealed_text,
+)
 from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, maker, missing
 from vqpipe.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+SIDECARS = (".lineage.json", ".cost.json")
+"""What the sidecars of an output add to its name."""
+SMALL = 16 << 20
+"""Bytes up to which a file is compared with its checksum at every read; a larger one once per process."""
+TRIES = 100
+"""How often a folder is read again that was replaced during each of the readings before."""
 MAX_NAME = 255
 """Bytes that a file name may have on the usual file systems."""
 
@@ -48,7 +67,7 @@ def tree_digest(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     if (path / MANIFEST).is_file():
-        return file_digest(path / MANIFEST)
+        return hashlib.sha256(_plain(read_sealed_json(path / MANIFEST)).encode()).hexdigest()
     digest = hashlib.sha256()
     for child in sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
         try:
@@ -57,6 +76,10 @@ def tree_digest(path: Path) -> str:
             content = f"unreadable: {errno.errorcode.get(error.errno or 0)}"
         digest.update(os.fsencode(f"{child.relative_to(path).as_posix()}\0{content}\n"))
     return digest.hexdigest()
+
+
+def _plain(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, indent=2, allow_nan=False) + "\n"
 
 
 def _sync(path: Path) -> None:
@@ -74,19 +97,77 @@ def _make_readable(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+_HIDDEN = re.compile(r"\.(.+)\.(?:partial|staged|replaced)-(\d+)")
+_ours: set[Path] = set()
+"""Hidden names that this process is using."""
+
+
+@contextmanager
+def hidden(path: Path, word: str) -> Iterator[Path]:
+    """Yield a free name `.NAME.WORD-PID` in the folder of `path`; what is left there at the end is removed.
+
+    Args:
+        word: `partial`, `staged` or `replaced`.
+    """
+    name = path.with_name(fit_name(f".{path.name}", f".{word}-{os.getpid()}"))
+    remove(name)
+    _ours.add(name)
+    try:
+        yield name
+    finally:
+        remove(name)
+        _ours.discard(name)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder where that is possible: a clean-up must not hide the error that led to it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that are no longer there left under hidden names in a folder, which may be absent.
+
+    Args:
+        name: of the output whose leftovers are meant; without it those of all.
+    """
+    with suppress(OSError):
+        for child in list(folder.iterdir()):
+            found = _HIDDEN.fullmatch(child.name)
+            if found is None or child in _ours or _is_alive(int(found[2])):
+                continue
+            stem, cut, _ = found[1].rpartition("~")
+            if name is None or found[1] == name or (cut and name.startswith(stem)):
+                remove(child)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process other than this one has the number; ours are known without asking."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def publish_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes `path`, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(fit_name(f".{path.name}", f".partial-{os.getpid()}"))
-    try:
+    remove_leftovers(path.parent, path.name)
+    with hidden(path, "partial") as partial:
         yield partial
         _make_readable(partial)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def publish_text(path: Path, text: str) -> None:
@@ -97,7 +178,12 @@ def publish_text(path: Path, text: str) -> None:
 
 def publish_json(path: Path, content: Any) -> None:
     """Publish JSON with sorted keys; NaN and infinity are refused (ValueError)."""
-    publish_text(path, json.dumps(content, sort_keys=True, indent=2, allow_nan=False) + "\n")
+    publish_text(path, _plain(content))
+
+
+def publish_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Publish a JSON object with a checksum of itself under the key `seal`; `read_sealed_json` reads it."""
+    publish_text(path, sealed_text(_plain({**content, SEAL: UNSEALED})))
 
 
 @dataclass(frozen=True)
@@ -114,31 +200,59 @@ class Manifest:
 
 @contextmanager
 def publish_folder(path: Path, spec: FolderSpec, facts: dict[str, Any]) -> Iterator[Path]:
-    """Yield a hidden folder to fill; on success write its manifest and rename it to `path`.
+    """Yield a hidden folder to fill; on success write its manifest and put it in the place of `path`.
 
+    A link at `path` is followed. The sidecars of the version before are removed.
     `facts` may be filled while the folder is: it is read when the block ends.
 
     Raises:
         ArtifactError: a file that the spec requires was not written.
     """
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(fit_name(f".{path.name}", f".partial-{os.getpid()}"))
-    replaced = path.with_name(fit_name(f".{path.name}", f".replaced-{os.getpid()}"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    remove_leftovers(path.parent, path.name)
+    with hidden(path, "partial") as partial:
+        partial.mkdir()
         yield partial
         lacking = [name for name in spec.required if not (partial / name).is_file()]
         if lacking:
             raise ArtifactError(f"{path}: {spec.name} lacks {', '.join(lacking)}")
         write_manifest(partial, header_for(spec, facts))
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(partial, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_in_place(partial, path)
+        for ending in SIDECARS:
+            remove(path.with_name(path.name + ending))
+
+
+def put_in_place(source: Path, path: Path) -> None:
+    """Rename a complete file or folder to `path`; what was there is replaced in one step, and removed after it.
+
+    Where the system cannot exchange two folders in one step, a reader finds none for a moment and tries again.
+    """
+    if not source.is_dir():
+        os.replace(source, path)
+    elif not _exchange(source, path):
+        with hidden(path, "replaced") as replaced:
+            if path.exists():
+                os.replace(path, replaced)
+            os.replace(source, path)
+    _sync(path.parent)
+
+
+@cache
+def _exchanger() -> Callable[[bytes, bytes], int] | None:
+    """The system's call that lets two names change places, or None."""
+    system = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "linux" and hasattr(system, "renameat2"):
+        return lambda one, two: int(system.renameat2(-100, one, -100, two, 2))  # AT_FDCWD, RENAME_EXCHANGE
+    if sys.platform == "darwin" and hasattr(system, "renamex_np"):
+        return lambda one, two: int(system.renamex_np(one, two, 2))  # RENAME_SWAP
+    return None
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Let two names change places in one step; False where the system or the file system cannot."""
+    call = _exchanger()
+    return call is not None and call(os.fsencode(one), os.fsencode(two)) == 0
 
 
 def write_manifest(folder: Path, header: Header) -> None:
@@ -150,34 +264,105 @@ def write_manifest(folder: Path, header: Header) -> None:
             "bytes": child.stat().st_size,
             "sha256": file_digest(child),
         }
-    content = {**json.loads(header.to_json()), "files": files}
-    publish_json(folder / MANIFEST, content)
+    publish_sealed(folder / MANIFEST, {**json.loads(header.to_json()), "files": files})
 
 
 def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
-    """Read and check a published folder's manifest (names and sizes; not the hashes, which cost a full read).
+    """Read and check a published folder's manifest: its own checksum, and its files' names and sizes.
+
+    What is in the files is checked when they are read (`need_intact`).
 
     Raises:
-        ArtifactError: no folder, no manifest, another spec or version, or a file that is missing or cut short.
+        ArtifactError: no folder, no manifest, a damaged one, another spec or version, or a file that is missing or cut
+            short.
     """
     path = folder / MANIFEST
     if not path.is_file():
         if spec is not None:
             raise missing(folder, spec)
         raise ArtifactError(f"{folder} is not a published folder: it has no {MANIFEST}")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    header = Header.from_json(text, path)
+    run = f"dvc checkout, or {maker(spec)}" if spec else "dvc checkout"
+    content = read_sealed_json(path, run)
+    header = Header.of(content, path)
     if spec is not None:
         check_header(header, spec, folder)
-    files = json.loads(text).get("files", {})
-    if not isinstance(files, dict) or not all(isinstance(e, dict) and "bytes" in e for e in files.values()):
-        raise ArtifactError(f"{path}: its list of files cannot be read", run="dvc checkout")
+    files = content.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in files.values()
+    ):
+        raise ArtifactError(f"{path}: its list of files cannot be read", run=run)
     for name, entry in files.items():
         child = folder / name
         if not child.is_file() or child.stat().st_size != entry["bytes"]:
             found = f"{child.stat().st_size} bytes" if child.is_file() else "no file"
             raise ArtifactError(
-                f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes",
-                run=f"dvc checkout, or {maker(spec)}" if spec else "dvc checkout",
-            )  # fmt: skip
+                f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes", run=run
+            )
     return Manifest(header, files)
+
+
+_intact: dict[Path, tuple[Any, ...]] = {}
+"""The state in which this process has compared each large file with its checksum."""
+
+
+def need_intact(path: Path, run: str | None = None) -> None:
+    """Compare a file with its checksum: in the manifest of its folder, and without one its own seal.
+
+    A file of more than 16 MB that has not changed is compared once per process.
+
+    Args:
+        run: the command that mends the file, for the message.
+
+    Raises:
+        ArtifactError: other content than was written, or no checksum.
+    """
+    run = run or "dvc checkout"
+    manifest = path.parent / MANIFEST
+    status = path.stat()
+    stated = None
+    if manifest.is_file():
+        entry = read_sealed_json(manifest, run).get("files", {}).get(path.name)
+        if entry is None:
+            raise ArtifactError(f"{path} is not in its folder's manifest", run=run)
+        stated = entry["sha256"]
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, stated)
+    if status.st_size > SMALL and _intact.get(path) == state:
+        return
+    if stated is None:
+        check_seal(path, run)
+    else:
+        need_equal(path, file_digest(path), stated, run)
+    _intact[path] = state
+
+
+def generation(folder: Path) -> tuple[int, ...] | None:
+    """What tells one version of a published folder from the next, whatever is in it; None where there is none."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+T = TypeVar("T")
+
+
+def read_whole(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` gives of one version of a published folder; it runs again where the folder was replaced meanwhile.
+
+    Raises:
+        ArtifactError: of `read`; or the folder was replaced during every reading.
+    """
+    for _ in range(TRIES):
+        before = generation(folder)
+        try:
+            result = read()
+        except (ArtifactError, OSError):
+            if generation(folder) == before and before is not None:
+                raise
+            if before is None and not folder.exists() and _exchanger() is not None:
+                raise
+            continue
+        if generation(folder) == before:
+            return result
+    raise ArtifactError(f"{folder} is being replaced again and again", expected="one writer at a time")

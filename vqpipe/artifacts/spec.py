@@ -78,14 +78,29 @@ class Header:
     version: int
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        content = {"spec": self.spec, "version": self.version, "facts": self.facts}
+    def to_json(self, seal: str | None = None) -> str:
+        """One line of JSON with sorted keys; `seal` is what a file that carries its own checksum has in it."""
+        content: dict[str, Any] = {"spec": self.spec, "version": self.version, "facts": self.facts}
+        if seal is not None:
+            content["seal"] = seal
         return json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, where: object) -> Header:
         try:
             content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{where}: its vqpipe header cannot be read ({error})") from error
+        return cls.of(content, where)
+
+    @classmethod
+    def of(cls, content: Any, where: object) -> Header:
+        """The header in a JSON object.
+
+        Raises:
+            ArtifactError: a part of it is missing or of another type.
+        """
+        try:
             return cls(str(content["spec"]), int(content["version"]), dict(content["facts"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{where}: its vqpipe header cannot be read ({error})") from error

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vqpipe.artifacts.publish import publish_file
+from vqpipe.artifacts.publish import need_intact, publish_file
+from vqpipe.artifacts.seal import PARQUET, UNSEALED, seal_file
 from vqpipe.artifacts.spec import (
     HEADER_KEY,
     Facts,
@@ -18,6 +19,7 @@ from vqpipe.artifacts.spec import (
     TableSpec,
     check_header,
     header_for,
+    maker,
     missing,
 )
 from vqpipe.errors import ArtifactError
@@ -27,6 +29,9 @@ _SCALARS = {
     "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "uint8": pa.uint8(),
     "float16": pa.float16(), "float": pa.float32(), "double": pa.float64(),
 }  # fmt: skip
+
+
+SEAL_KEY = f"{HEADER_KEY}.seal"
 
 
 def arrow_type(text: str) -> pa.DataType:
@@ -92,26 +97,36 @@ def read_header(path: Path) -> Header:
     return Header.from_json(metadata[HEADER_KEY.encode()].decode(), path)
 
 
+@contextmanager
+def open_table(path: Path, spec: TableSpec) -> Iterator[pq.ParquetFile]:
+    """A Parquet artifact that is open, after its content was compared with its checksum.
+
+    Raises:
+        ArtifactError: missing, damaged, unreadable, or of another spec or version.
+    """
+    if not path.is_file():
+        raise missing(path, spec)
+    need_intact(path, f"dvc checkout, or {maker(spec)}")
+    check_header(read_header(path), spec, path)
+    with pq.ParquetFile(path) as file:
+        yield file
+
+
 def read_table(path: Path, spec: TableSpec, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet artifact whole, or only some columns.
 
     Raises:
-        ArtifactError: missing, unreadable, or of another spec or version.
+        ArtifactError: as `open_table`.
     """
-    if not path.is_file():
-        raise missing(path, spec)
-    check_header(read_header(path), spec, path)
-    return pq.read_table(path, columns=list(columns) if columns else None)
+    with open_table(path, spec) as file:
+        return file.read(columns=list(columns) if columns else None)
 
 
 def iter_batches(
     path: Path, spec: TableSpec, columns: Sequence[str] | None = None, rows: int = 1024
 ) -> Iterator[pa.RecordBatch]:
     """Stream a Parquet artifact in record batches of at most `rows` rows; errors as `read_table`."""
-    if not path.is_file():
-        raise missing(path, spec)
-    check_header(read_header(path), spec, path)
-    with pq.ParquetFile(path) as file:
+    with open_table(path, spec) as file:
         yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
 
 
@@ -121,12 +136,17 @@ def stream_table(
 ) -> Iterator[Callable[[pa.Table], None]]:
     """Publish one Parquet file piece by piece: yields the function that appends a table of the spec's columns.
 
+    The file carries a checksum of itself, since it is in no folder with a manifest.
+
     Each call makes row groups of its own, of at most 1,024 rows; so calls of the same rows give the same bytes.
     Nothing is published where the block raises.
     """
     schema = schema_of(spec, facts)
-    with publish_file(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        yield lambda table: writer.write_table(table.cast(schema), row_group_size=1024)
+    with publish_file(path) as partial:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            yield lambda table: writer.write_table(table.cast(schema), row_group_size=1024)
+            writer.add_key_value_metadata({SEAL_KEY: UNSEALED})
+        seal_file(partial, PARQUET)
 
 
 class ShardWriter:

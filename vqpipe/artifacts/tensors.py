@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqpipe.artifacts.publish import publish_file
+from vqpipe.artifacts.publish import need_intact, publish_file
+from vqpipe.artifacts.seal import SAFETENSORS, UNSEALED, seal_file
 from vqpipe.artifacts.spec import (
     HEADER_KEY,
     Facts,
@@ -15,6 +16,7 @@ from vqpipe.artifacts.spec import (
     TensorSpec,
     check_header,
     header_for,
+    maker,
     missing,
 )
 from vqpipe.errors import ArtifactError
@@ -24,9 +26,17 @@ if TYPE_CHECKING:
 
 
 def write_tensors(
-    path: Path, spec: TensorSpec, tensors: Mapping[str, Tensor], facts: Facts | None = None
+    path: Path,
+    spec: TensorSpec,
+    tensors: Mapping[str, Tensor],
+    facts: Facts | None = None,
+    *,
+    sealed: bool = False,
 ) -> None:
     """Publish one safetensors file; equal content gives equal bytes.
+
+    Args:
+        sealed: let the file carry a checksum of itself, as one does that is in no folder with a manifest.
 
     Raises:
         ArtifactError: a tensor that the spec names is absent or of another dtype, or one it does not name is there.
@@ -36,9 +46,12 @@ def write_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Two names for one storage are refused by safetensors; a copy of each keeps the file self-contained.
     plain = {name: tensor.clone() for name, tensor in plain.items()}
+    metadata = {HEADER_KEY: header_for(spec, facts).to_json(UNSEALED if sealed else None)}
     with publish_file(path) as partial:
-        save_file(plain, partial, metadata={HEADER_KEY: header_for(spec, facts).to_json()})
+        save_file(plain, partial, metadata=metadata)
         _check_entries(_raw_header(partial), spec, path)
+        if sealed:
+            seal_file(partial, SAFETENSORS)
 
 
 def read_tensors(
@@ -47,12 +60,14 @@ def read_tensors(
     """Read all tensors of an artifact and its facts.
 
     Raises:
-        ArtifactError: missing, unreadable, of another spec or version, or with other tensors than the spec names.
+        ArtifactError: missing, damaged, unreadable, of another spec or version, or with other tensors than the spec
+            names.
     """
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise missing(path, spec)
+    need_intact(path, f"dvc checkout, or {maker(spec)}")
     raw = _raw_header(path)
     header = _header(raw, path)
     check_header(header, spec, path)
