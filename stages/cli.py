@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
+Mixed = Annotated[
+    bool,
+    typer.Option(
+        "--mixed",
+        help="Take inputs that were not made from each other, such as a tokenizer of another data set.",
+    ),
+]
 Corpus = Annotated[Path | None, typer.Option(help="The captions; without it where corpus.path says.")]
 
 

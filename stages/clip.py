@@ -34,7 +34,6 @@ def main(
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
-    from vqpipe.runtime.scratch import scratch_folder
 
     config = load_params(params, "clip", ClipParams)
     if config.pretrained is None and config.fit is not None and config.fit.training.compile:
@@ -47,11 +46,9 @@ def main(
             [(dataset, DATASET), *raw_inputs(config)],
             [(out, CLIP), (metrics, JSON), (curves, CURVES)],
         ) as run,
-        scratch_folder("clip", run.key(), run.identity()) as scratch,
     ):
-        measured = make_clip(dataset, config, out, curves, scratch, device())
+        measured = make_clip(dataset, config, run.staged(out), run.staged(curves), run.scratch(), device())
         if is_main_process():
-            run.published(out)
             run.metrics(metrics, measured)
 
 

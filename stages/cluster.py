@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -23,6 +23,7 @@ def main(
         "artifacts/curves/cluster.csv"
     ),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
     section: Annotated[str, typer.Option(help="Its section, by dotted name.")] = "cluster",
 ) -> None:
     """Cluster patch features into K centroids, ordered so that chosen prefixes of them are codebooks too.
@@ -39,7 +40,6 @@ def main(
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.centroids import write_centroids
 
     config = load_params(params, section, ClusterParams)
@@ -51,14 +51,14 @@ def main(
             config,
             [(patches, PATCHES), *([(labels, DATASET)] if labels else [])],
             [(out, CENTROIDS), (metrics, JSON), (curves, CURVES)],
+            mixed=mixed,
         ) as run,
-        scratch_folder("cluster", run.key(), run.identity()) as scratch,
     ):
         measured = write_centroids(
-            patches, config, out, dataset=labels, curves=curves, scratch=scratch, device=device()
-        )
+            patches, config, run.staged(out),
+            dataset=labels, curves=run.staged(curves), scratch=run.scratch(), device=device(),
+        )  # fmt: skip
         if is_main_process():
-            run.published(out)
             run.metrics(metrics, measured)
 
 

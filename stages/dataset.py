@@ -33,7 +33,7 @@ def main(
 
     config = load_params(params, "dataset", DatasetParams)
     with stage_run("dataset", config, raw_inputs(config), [(out, DATASET), (metrics, JSON)]) as run:
-        run.metrics(metrics, build_dataset(config, run.published(out)))
+        run.metrics(metrics, build_dataset(config, run.staged(out)))
 
 
 app = stage_app(main)

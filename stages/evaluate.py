@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 METRICS = Path("artifacts/metrics/evaluate/vq.json")
 
@@ -19,6 +19,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The evaluation to publish.")] = Path("artifacts/evaluation/vq"),
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Measure one tokenizer on the test split, beside floors and a ceiling.
 
@@ -37,9 +38,9 @@ def main(
 
     config = load_params(params, "evaluate", EvaluateParams)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
-    with stage_run("evaluate", config, inputs, [(out, EVALUATION), (metrics, JSON)]) as run:
+    with stage_run("evaluate", config, inputs, [(out, EVALUATION), (metrics, JSON)], mixed=mixed) as run:
         result = evaluate_dataset(dataset, clip, tokenizer, config)
-        run.published(result.write(out))
+        result.write(run.staged(out))
         run.metrics(metrics, result.metrics)
 
 

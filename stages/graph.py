@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, stage_app
+from stages.cli import DEFAULT_PARAMS, Corpus, Mixed, Params, corpus_input, stage_app
 
 OUT = Path("artifacts/prior/words")
 METRICS = Path("artifacts/metrics/graph.json")
@@ -20,6 +20,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The words prior to publish.")] = OUT,
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Count which adjective modifies which noun, give each word a vector, and pack both as one prior.
 
@@ -54,13 +55,13 @@ def main(
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
     inputs: list[Input] = [captions, (vocabulary, VOCABULARY), *([(clip, CLIP)] if needs_clip else [])]
-    with stage_run("graph", shown, inputs, [(out, WORDS), (metrics, JSON)]) as run:
+    with stage_run("graph", shown, inputs, [(out, WORDS), (metrics, JSON)], mixed=mixed) as run:
         words = read_vocabulary(vocabulary)
         vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
         unusable = Unusable()
         limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
         graph = build_graph(read_captions(source, unusable=unusable), vectors.vocabulary, config, limit)
-        pack(run.published(out), graph, vectors, config)
+        pack(run.staged(out), graph, vectors, config)
         measured = measure(graph, vectors.vocabulary, Path(source.path) / "truth.parquet", config.min_count)
         run.metrics(metrics, {**measured, **vectors.metrics})
 

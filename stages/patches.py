@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -16,6 +16,7 @@ def main(
         "artifacts/metrics/patches.json"
     ),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Run the images of a split through CLIP and write their patch features, average-pooled to a grid.
 
@@ -33,7 +34,6 @@ def main(
     from vqpipe.params.patches import PatchesParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import is_main, process_group
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.clip import Clip
     from vqpipe.vision.patches import write_patches
 
@@ -41,16 +41,18 @@ def main(
     with (
         process_group(),
         stage_run(
-            "patches", config, [(dataset, DATASET), (clip, CLIP)], [(out, PATCHES), (metrics, JSON)]
+            "patches",
+            config,
+            [(dataset, DATASET), (clip, CLIP)],
+            [(out, PATCHES), (metrics, JSON)],
+            mixed=mixed,
         ) as run,
-        scratch_folder("patches", run.key(), run.identity()) as scratch,
     ):
         tower = Clip.load(clip, device())
         fit = (tower.image_size, tower.interpolation, tower.resize_mode)
         images = ImageStream.open(dataset, config.split, *fit)
-        measured = write_patches(tower, images, config, out, scratch, device())
+        measured = write_patches(tower, images, config, run.staged(out), run.scratch(), device())
         if is_main():
-            run.published(out)
             run.metrics(metrics, measured)
 
 

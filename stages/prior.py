@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -20,6 +20,7 @@ def main(
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Train one generator and draw from it; a run that was killed goes on from its last checkpoint.
 
@@ -38,7 +39,6 @@ def main(
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.preflight import need_compiler
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.tokenizers.tokens import TokenSet
     from vqpipe.vision.clip import Clip
@@ -48,19 +48,15 @@ def main(
     outputs: list[Output] = [(out, GENERATOR), (metrics, JSON), (curves, CURVES)]
     if config.training.compile:
         need_compiler(device().type)
-    with (
-        process_group(),
-        stage_run("prior", config, inputs, outputs) as run,
-        scratch_folder("prior", run.key(), run.identity()) as scratch,
-    ):
+    with process_group(), stage_run("prior", config, inputs, outputs, mixed=mixed) as run:
         fitted = fit_prior(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,
-            Clip.load(clip, device()), scratch=scratch, curves=curves, device=device(), title=pair,
+            Clip.load(clip, device()), scratch=run.scratch(), curves=run.staged(curves), device=device(), title=pair,
         )  # fmt: skip
         if fitted is not None:
             run.metrics(metrics, fitted.metrics)
             run.cost.update(fitted.cost)
-            fitted.save(run.published(out))
+            fitted.save(run.staged(out))
 
 
 app = stage_app(main)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -21,6 +21,7 @@ def main(
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Train fresh alignment heads on one tokenizer's frozen codes, and measure what they read on the test split.
 
@@ -40,7 +41,6 @@ def main(
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.vision.clip import Clip
 
@@ -50,18 +50,14 @@ def main(
     outputs: list[Output] = [(out, READING), (metrics, JSON), (curves, CURVES)]
     if config.training is not None and config.training.compile:
         need_compiler(device().type)
-    with (
-        process_group(),
-        stage_run("read", config, [*inputs, *beside], outputs) as run,
-        scratch_folder("read", run.key(), run.identity()) as scratch,
-    ):
+    with process_group(), stage_run("read", config, [*inputs, *beside], outputs, mixed=mixed) as run:
         reading = read_tokenizer(
             Tokenizer.from_pretrained(tokenizer, device()), aligner, dataset, Clip.load(clip, device()), config,
-            scratch=scratch, curves=curves, device=device(), title=f"read {variant}",
+            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=f"read {variant}",
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, reading.metrics)
-            run.published(reading.write(out))
+            reading.write(run.staged(out))
 
 
 app = stage_app(main)

@@ -31,7 +31,7 @@ def main(
     config = load_params(params, "report", ReportParams)
     with stage_run("report", config, outputs=[(out / PAGE, HTML), (out / METRICS, JSON)]) as run:
         report = build_report(artifacts, params, config)
-        publish_text(run.published(out / PAGE), report.html)
+        publish_text(run.staged(out / PAGE), report.html)
         run.metrics(out / METRICS, report.metrics)
 
 

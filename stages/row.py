@@ -39,7 +39,6 @@ def main(
     from vqpipe.rows.row import row_code, train_row
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
@@ -54,15 +53,14 @@ def main(
             [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)],
             [(metrics, JSON), (cost, JSON)],
         ) as run,
-        scratch_folder("row", f"{run.key()}-{code}", run.identity()) as scratch,
     ):
         made = train_row(
             config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),
-            scratch=scratch, device=where, title=f"{row}-{seed}", reading=reading,
+            scratch=run.scratch(f"-{code}"), device=where, title=f"{row}-{seed}", reading=reading,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
         run.metrics(metrics, {**made.metrics, **about})
-        publish_json(cost, {**made.cost, "row": row, "seed": seed})
+        publish_json(run.staged(cost), {**made.cost, "row": row, "seed": seed})
 
 
 app = stage_app(main)

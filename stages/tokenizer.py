@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -20,6 +20,7 @@ def main(
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Train one tokenizer variant; a run that was killed goes on from its last checkpoint.
 
@@ -38,7 +39,6 @@ def main(
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
-    from vqpipe.runtime.scratch import scratch_folder
     from vqpipe.tokenizers.aligner_folder import check_aligner_out, save_aligner
     from vqpipe.tokenizers.train import train_tokenizer
     from vqpipe.vision.clip import Clip
@@ -50,21 +50,18 @@ def main(
     beside: list[Output] = [(aligner, ANY_ALIGNER)] if aligner is not None else []
     if config.training.compile:
         need_compiler(device().type)
-    with (
-        process_group(),
-        stage_run("tokenizer", config, inputs, [*outputs, *beside]) as run,
-        scratch_folder("tokenizer", run.key(), run.identity()) as scratch,
-    ):
+    with process_group(), stage_run("tokenizer", config, inputs, [*outputs, *beside], mixed=mixed) as run:
         given, clip_model = load_prior(prior), Clip.load(clip, device())
         done = train_tokenizer(
-            config, given, dataset, clip_model, scratch=scratch, curves=curves, device=device(), title=variant
-        )
+            config, given, dataset, clip_model,
+            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=variant,
+        )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, done.metrics)
             source, weights = dict(given.facts) if given is not None else None, done.metrics["weights"]
-            done.tokenizer.save(run.published(out), {"weights": weights, "prior": source})
+            done.tokenizer.save(run.staged(out), {"weights": weights, "prior": source})
             if aligner is not None:
-                save_aligner(run.published(aligner), done.aligner, done.tokenizer, clip_model.id, weights)
+                save_aligner(run.staged(aligner), done.aligner, done.tokenizer, clip_model.id, weights)
 
 
 app = stage_app(main)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
 
 def main(
@@ -13,6 +13,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The tokens artifact to publish.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     params: Params = DEFAULT_PARAMS,
+    mixed: Mixed = False,
 ) -> None:
     """Encode every image as indices.
 
@@ -27,16 +28,15 @@ def main(
     from vqpipe.params.tokens import TokensParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
-    from vqpipe.runtime.env import is_main_process
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.tokenizers.tokens import write_tokens
 
     config = load_params(params, "tokens", TokensParams)
     inputs: list[Input] = [(dataset, DATASET), (tokenizer, TOKENIZER)]
-    with process_group(), stage_run("tokens", config, inputs, [(out, TOKENS)]) as run:
-        write_tokens(dataset, Tokenizer.from_pretrained(tokenizer, device()), out, config, device())
-        if is_main_process():
-            run.published(out)
+    with process_group(), stage_run("tokens", config, inputs, [(out, TOKENS)], mixed=mixed) as run:
+        write_tokens(
+            dataset, Tokenizer.from_pretrained(tokenizer, device()), run.staged(out), config, device()
+        )
 
 
 app = stage_app(main)

@@ -43,7 +43,7 @@ def main(
         limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
         keep = is_single_token if config.single_clip_tokens else None
         vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep, limit)
-        publish_vocabulary(run.published(out), vocabulary)
+        publish_vocabulary(run.staged(out), vocabulary)
         noted = {"captions_without_id": unusable.without_id, "captions_other_splits": unusable.other_splits}
         run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable), **noted})
     if vocabulary.facts["unusable_share"] >= 0.01:

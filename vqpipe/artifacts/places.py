@@ -13,22 +13,20 @@ from vqpipe.artifacts.spec import FolderSpec, OneOf, TableSpec, check_header, ma
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.preflight import need_place, need_short
 
-SIDECARS = (".lineage.json", ".cost.json")
-"""What the sidecars beside an output add to its name."""
-
 
 @dataclass(frozen=True)
 class FileKind:
     """A file that is no artifact. `starts` are the first bytes of every such file; others are never overwritten."""
 
+    name: str
     about: str
     starts: tuple[bytes, ...]
 
 
-JSON = FileKind("a JSON file", (b"{",))
-CURVES = FileKind("a CSV file of curves", (b"step",))
-HTML = FileKind("an HTML page", (b"<!doctype html", b"<!DOCTYPE html"))
-MARKDOWN = FileKind("a Markdown page", (b"#", b"---"))
+JSON = FileKind("json", "a JSON file", (b"{",))
+CURVES = FileKind("curves", "a CSV file of curves", (b"step",))
+HTML = FileKind("page", "an HTML page", (b"<!doctype html", b"<!DOCTYPE html"))
+MARKDOWN = FileKind("card", "a Markdown page", (b"#", b"---"))
 PARQUET = (b"PAR1",)
 
 Kind = FolderSpec | OneOf | TableSpec | FileKind
@@ -38,8 +36,8 @@ Output = tuple[Path, Kind]
 """A path, and what is published there."""
 
 
-def need_input(path: Path, kind: FolderSpec | OneOf) -> Path:
-    """The path of a folder artifact, once it is sure to be of one of these kinds.
+def need_input(path: Path, kind: FolderSpec | OneOf) -> str:
+    """The spec of a folder artifact, once it is sure to be of one of these kinds.
 
     Raises:
         ArtifactError: nothing there, something else, another version, or a file of it that is missing or cut short.
@@ -47,7 +45,7 @@ def need_input(path: Path, kind: FolderSpec | OneOf) -> Path:
     wanted = [kind] if isinstance(kind, FolderSpec) else list(kind.specs)
     if not (path / MANIFEST).is_file():
         if path.exists() and any(spec.name == "tokenizer" for spec in wanted) and _is_saved_model(path):
-            return path  # what `save_pretrained` writes has no manifest; its reader checks it
+            return "tokenizer"  # what `save_pretrained` writes has no manifest; its reader checks it
         raise missing(path, *wanted)
     header = read_manifest(path).header
     spec = next((spec for spec in wanted if spec.name == header.spec), wanted[0])
@@ -58,7 +56,7 @@ def need_input(path: Path, kind: FolderSpec | OneOf) -> Path:
             run=" or ".join(dict.fromkeys(map(maker, wanted))),
         )  # fmt: skip
     check_header(header, spec, path)
-    return path
+    return header.spec
 
 
 def need_output(path: Path, kind: Kind, beside: Iterable[str] = ()) -> Path:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -121,11 +121,11 @@ def hidden(path: Path, word: str) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Remove a file or folder where that is possible: a clean-up must not hide the error that led to it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
@@ -139,8 +139,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
             found = _HIDDEN.fullmatch(child.name)
             if found is None or child in _ours or _is_alive(int(found[2])):
                 continue
-            stem, cut, _ = found[1].rpartition("~")
-            if name is None or found[1] == name or (cut and name.startswith(stem)):
+            own = found[1].removeprefix(".").split(".staged-")[0]
+            stem, cut, _ = own.rpartition("~")
+            if name is None or own == name or (cut and name.startswith(stem)):
                 remove(child)
 
 
@@ -181,9 +182,14 @@ def publish_json(path: Path, content: Any) -> None:
     publish_text(path, _plain(content))
 
 
-def publish_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Publish a JSON object with a checksum of itself under the key `seal`; `read_sealed_json` reads it."""
-    publish_text(path, sealed_text(_plain({**content, SEAL: UNSEALED})))
+def publish_sealed(path: Path, content: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> None:
+    """Publish a JSON object with a checksum of itself under the key `seal`; `read_sealed_json` reads it.
+
+    Args:
+        beside: SHA-256 of files that belong to it, by a name for each; the seal holds 16 digits of each.
+    """
+    named = "".join(f" {name}:{digest[:16]}" for name, digest in sorted((beside or {}).items()))
+    publish_text(path, sealed_text(_plain({**content, SEAL: UNSEALED + named})))
 
 
 @dataclass(frozen=True)

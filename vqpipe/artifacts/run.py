@@ -1,10 +1,12 @@
-"""One run of a stage: preflight, timing, and the lineage and cost sidecars beside what it publishes.
+"""One run of a stage: checks before the work, then all of its outputs at once, with lineage and cost beside them.
 
-    with stage_run("vocabulary", config, inputs=[captions]) as run:
-        run.publish_table(path, ADJECTIVES, table)
+    with stage_run("vocabulary", config, inputs, [(out, VOCABULARY), (metrics, JSON)]) as run:
+        publish_vocabulary(run.staged(out), vocabulary)
+        run.metrics(metrics, measured)
 
-The sidecars are `<output>.lineage.json` (hashes of the params and inputs, package versions) and
-`<output>.cost.json` (seconds, peak memory). Nothing downstream depends on either.
+An output is written under a hidden name. When the block has ended well, all of them take their names, one rename after
+the other, and only then the scratch folder is removed. The metrics come last and hold the digests of the others, so that
+a reader notices where a run was killed between two of these renames.
 """
 
 from __future__ import annotations
@@ -17,40 +19,89 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from vqpipe.artifacts.places import SIDECARS, Input, Output, need_apart, need_input, need_output
-from vqpipe.artifacts.publish import publish_json, tree_digest
+from vqpipe.artifacts.lineage import LINEAGE, Lineage, need_fit
+from vqpipe.artifacts.places import (
+    CURVES,
+    JSON,
+    FileKind,
+    Input,
+    Kind,
+    Output,
+    need_apart,
+    need_input,
+    need_output,
+)
+from vqpipe.artifacts.publish import (
+    MANIFEST,
+    SIDECARS,
+    generation,
+    hidden,
+    publish_json,
+    publish_sealed,
+    put_in_place,
+    read_manifest,
+    remove_leftovers,
+    tree_digest,
+)
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import is_main_process
+from vqpipe.runtime.scratch import scratch_folder
 
 PACKAGES = ("vqpipe", "torch", "open_clip_torch", "numpy", "pyarrow", "faiss-cpu", "nltk", "torch-fidelity")
 
 
 class StageRun:
-    """Collects what a stage published; use it through `stage_run`."""
+    """What a stage reads and publishes; use it through `stage_run`."""
 
-    def __init__(self, stage: str, params: dict[str, Any], inputs: Sequence[Path]) -> None:
-        self.stage, self.params, self.inputs = stage, params, list(inputs)
-        self.outputs: list[Path] = []
+    def __init__(
+        self,
+        stage: str,
+        params: dict[str, Any],
+        inputs: Mapping[Path, str | None],
+        outputs: Sequence[Output] = (),
+        *,
+        mixed: bool = False,
+    ) -> None:
+        self.stage, self.params, self.inputs, self.mixed = stage, params, inputs, mixed
         self.cost: dict[str, float] = {}
         """Further measured costs for the cost sidecar, such as tokens per second."""
         self.started = time.perf_counter()
+        self._kinds: dict[Path, Kind] = dict(outputs)
+        self._staged: dict[Path, Path] = {}
+        self._metrics: dict[Path, Mapping[str, Any]] = {}
         self._known: dict[str, Any] | None = None
+        self._before = {path: generation(path) for path, spec in inputs.items() if spec is not None}
+        self._names, self._scratch = ExitStack(), ExitStack()
 
-    def published(self, path: Path) -> Path:
-        """Note an output; its sidecars are written when the run ends well."""
-        self.outputs.append(path)
-        return path
+    def staged(self, path: Path) -> Path:
+        """Where to write an output; it gets its name when the run ends well."""
+        if path not in self._staged:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._staged[path] = self._names.enter_context(hidden(path, "staged"))
+        return self._staged[path]
 
     def metrics(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Publish a small metrics file: nested JSON of finite numbers and short strings."""
-        publish_json(path, content)
+        """Publish a small metrics file with the other outputs: nested JSON of finite numbers and short strings."""
+        json.dumps(content, allow_nan=False)
+        self._metrics[path] = content
+
+    def scratch(self, further: str = "") -> Path:
+        """The folder for checkpoints of a run with these params and inputs; removed after all outputs are there.
+
+        Args:
+            further: what the checkpoints depend on besides; part of the folder's name.
+
+        Raises:
+            SetupError: as `vqpipe.runtime.scratch.scratch_folder`.
+        """
+        return self._scratch.enter_context(scratch_folder(self.stage, self.key() + further, self.identity()))
 
     def key(self) -> str:
         """Hash of the params and inputs: names this run's scratch folder."""
@@ -66,11 +117,52 @@ class StageRun:
             }
         return self._known
 
+    def _need_same_inputs(self) -> None:
+        """Raise `ArtifactError` where an input was replaced while the stage read it: it may have read of both."""
+        for path, before in self._before.items():
+            if generation(path) != before:
+                raise ArtifactError(
+                    f"{path} was replaced while {self.stage} read it; nothing is published",
+                    expected="inputs that stay as they are", run=f"dvc repro {self.stage}",
+                )  # fmt: skip
+
     def _finish(self) -> None:
-        lineage = {**self.identity(), "packages": _versions(), "python": platform.python_version()}
+        """Give all outputs their names: artifacts and curves, then metrics, then sidecars."""
+        self._need_same_inputs()
+        specs = {_shown(path): spec for path, spec in self.inputs.items() if spec is not None}
+        cost = self._cost()
+        digests = {path: tree_digest(staged) for path, staged in self._staged.items() if staged.exists()}
+        beside = {name: digest for path, digest in digests.items() if (name := self._name(path)) is not None}
+        moves = [(self._staged[path], path) for path in digests]
+        for path, content in self._metrics.items():
+            publish_sealed(self.staged(path), content, beside)
+            moves.append((self.staged(path), path))
+        for path, digest in digests.items():
+            if self._kinds.get(path) in (JSON, CURVES):
+                continue
+            lineage = Lineage(
+                self.stage, self.params, self.identity()["inputs"], specs, digest, self.mixed, _versions()
+            )
+            for ending, write in ((LINEAGE, publish_sealed), (".cost.json", publish_json)):
+                sidecar = path.with_name(path.name + ending)
+                content = vars(lineage) if ending == LINEAGE else {**cost, "output": digest}
+                write(self.staged(sidecar), content)
+                moves.append((self.staged(sidecar), sidecar))
+        for staged, path in moves:
+            put_in_place(staged, path)
+
+    def _name(self, path: Path) -> str | None:
+        """What the seal of the metrics calls an artifact or its curves; None for what depends on the time it took."""
+        kind = self._kinds.get(path)
+        if isinstance(kind, FileKind):
+            return kind.name if kind is CURVES else None
+        staged = self._staged[path]
+        return read_manifest(staged).header.spec if (staged / MANIFEST).is_file() else path.name
+
+    def _cost(self) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         unit = 1 if sys.platform == "darwin" else 1024
-        cost = {
+        return {
             "stage": self.stage,
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": max(u.ru_maxrss for u in usage) * unit,
@@ -78,10 +170,6 @@ class StageRun:
             "cores": os.cpu_count(),
             **self.cost,
         }
-        for output in self.outputs:
-            own = {"output": tree_digest(output)}
-            publish_json(output.with_name(output.name + ".lineage.json"), {**lineage, **own})
-            publish_json(output.with_name(output.name + ".cost.json"), {**cost, **own})
 
 
 def _shown(path: Path) -> str:
@@ -92,7 +180,7 @@ def _shown(path: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -107,26 +195,44 @@ def stage_run(
     params: BaseModel | Mapping[str, Any],
     inputs: Sequence[Input] = (),
     outputs: Sequence[Output] = (),
+    *,
+    mixed: bool | None = None,
 ) -> Iterator[StageRun]:
-    """Check the inputs and the places of the outputs, time the block, and write the sidecars of what it published.
+    """Check the inputs and the places of the outputs, run the block, and publish what it staged.
+
+    Args:
+        mixed: take inputs that were not made from each other, such as a tokenizer of another data set; None where the
+            stage has no option for it.
 
     Raises:
-        ArtifactError: an input that is not there or of another kind, or an output that would replace something else.
+        ArtifactError: an input that is not there, damaged or of another kind, an output that would replace something
+            else, or an input that was replaced while the block ran.
+        MismatchError: an input that was made from another version of another input.
         SetupError: an output that cannot be written.
     """
-    paths = [given if isinstance(given, Path) else given[0] for given in inputs]
+    known: dict[Path, str | None] = {}
     for given in inputs:
         if not isinstance(given, Path):
-            need_input(*given)
+            known[given[0]] = need_input(*given)
         elif not given.exists():
             raise ArtifactError(f"{stage}: input {given} does not exist", run=f"dvc repro {stage}")
+        else:
+            known[given] = None
+    if not mixed:
+        remedy = None if mixed is None else "or the same command with --mixed, where this is meant"
+        need_fit([(path, spec) for path, spec in known.items() if spec], remedy)
     for path, kind in outputs:
         need_output(path, kind, SIDECARS)
-    need_apart(paths, outputs)
+    need_apart(list(known), outputs)
     plain = (
         params.model_dump(mode="json") if isinstance(params, BaseModel) else json.loads(json.dumps(params))
     )
-    run = StageRun(stage, plain, paths)
-    yield run
-    if is_main_process():
-        run._finish()
+    run = StageRun(stage, plain, known, outputs, mixed=bool(mixed))
+    with run._scratch, run._names:
+        if is_main_process():
+            for path, _ in outputs:
+                for name in (path.name, *(path.name + ending for ending in SIDECARS)):
+                    remove_leftovers(path.parent, name)
+        yield run
+        if is_main_process():
+            run._finish()

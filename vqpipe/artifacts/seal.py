@@ -55,20 +55,18 @@ def check_seal(path: Path, run: str | None = None) -> None:
     """
     at = _place(path, path.suffix) if path.suffix in (SAFETENSORS, PARQUET) else None
     if at is None:
-        raise ArtifactError(
-            f"{path} carries no checksum: it is damaged, or an older version of vqpipe wrote it", run=run
-        )
+        raise _unsealed(path, run)
     with path.open("rb") as stream:
         stream.seek(at)
         stated = stream.read(DIGITS).decode("ascii", "replace")
     need_equal(path, _digest(path, at), stated, run)
 
 
-def need_equal(path: Path, found: str, expected: str, run: str | None = None) -> None:
+def need_equal(where: object, found: str, expected: str, run: str | None = None) -> None:
     """Raise `ArtifactError` where a file's digest is not the one that was written down for it."""
     if found != expected:
         raise ArtifactError(
-            f"{path} is damaged: its content is not what was written",
+            f"{where} is damaged: its content is not what was written",
             found=f"SHA-256 {found[:16]}…", expected=f"SHA-256 {expected[:16]}…", run=run,
         )  # fmt: skip
 
@@ -82,21 +80,42 @@ def read_sealed_json(path: Path, run: str | None = None) -> dict[str, Any]:
     Raises:
         ArtifactError: not a JSON object, no seal, or other content than was sealed.
     """
-    raw = path.read_bytes()
-    content = parse_object(raw, path, run)
-    at = _find(raw)
-    if at is None:
-        raise ArtifactError(
-            f"{path} carries no checksum: it is damaged, or an older version of vqpipe wrote it", run=run
-        )
+    return parse_sealed(path.read_bytes(), path, run)[0]
+
+
+def parse_sealed(
+    raw: bytes, where: object, run: str | None = None, *, required: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a JSON object without its seal, and the digests of other files that the seal names.
+
+    Args:
+        raw: the bytes of the file.
+        where: names the file in messages.
+        run: the command that mends the file, for the message.
+        required: False takes an object without any trace of a seal, as other programs write it.
+
+    Raises:
+        ArtifactError: not a JSON object, no seal where one is required, or other content than was sealed.
+    """
+    content = parse_object(raw, where, run)
+    seal, at = content.pop(SEAL, None), _find(raw)
+    if at is None or not isinstance(seal, str):
+        if not required and seal is None and MARK.encode() not in raw:
+            return content, {}
+        raise _unsealed(where, run)
     stated = raw[at : at + DIGITS].decode("ascii", "replace")
     zeroed = raw[:at] + b"0" * DIGITS + raw[at + DIGITS :]
-    need_equal(path, hashlib.sha256(zeroed).hexdigest(), stated, run)
-    content.pop(SEAL, None)
-    return content
+    need_equal(where, hashlib.sha256(zeroed).hexdigest(), stated, run)
+    return content, dict(word.split(":", 1) for word in seal.split()[1:])
 
 
-def parse_object(raw: bytes, path: Path, run: str | None = None) -> dict[str, Any]:
+def _unsealed(where: object, run: str | None) -> ArtifactError:
+    return ArtifactError(
+        f"{where} carries no checksum: it is damaged, or an older version of vqpipe wrote it", run=run
+    )
+
+
+def parse_object(raw: bytes, where: object, run: str | None = None) -> dict[str, Any]:
     """A JSON object from the bytes of a file.
 
     Raises:
@@ -105,9 +124,9 @@ def parse_object(raw: bytes, path: Path, run: str | None = None) -> dict[str, An
     try:
         content = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error})", run=run) from error
+        raise ArtifactError(f"{where}: cannot be read as JSON ({error})", run=run) from error
     if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: not a JSON object", found=type(content).__name__, run=run)
+        raise ArtifactError(f"{where}: not a JSON object", found=type(content).__name__, run=run)
     return content
 
 

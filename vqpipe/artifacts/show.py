@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.catalogue import spec_of
+from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
@@ -51,22 +53,16 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def read_sidecar(path: Path, kind: str) -> dict[str, Any] | None:
-    """The `lineage` or `cost` sidecar beside an artifact, or None where there is none.
+def read_cost(path: Path) -> dict[str, Any] | None:
+    """What an output cost, from the sidecar of its stage; None where it has none.
 
     Raises:
         ArtifactError: it is there but is not a JSON object.
     """
-    sidecar = path.with_name(f"{path.name}.{kind}.json")
+    sidecar = path.with_name(f"{path.name}.cost.json")
     if not sidecar.is_file():
         return None
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{sidecar}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{sidecar}: not a JSON object", found=type(content).__name__)
-    return content
+    return parse_object(sidecar.read_bytes(), sidecar, f"rm {sidecar}")
 
 
 def _title(path: Path, header: Header) -> list[str]:
@@ -164,17 +160,18 @@ _FILES = {".parquet": _parquet, ".safetensors": _safetensors}
 
 def _sidecars(path: Path) -> list[str]:
     lines: list[str] = []
-    lineage = read_sidecar(path, "lineage")
+    lineage = read_lineage(path)
     if lineage is not None:
-        inputs = lineage.get("inputs", {})
-        packages = lineage.get("packages", {})
         rows = [
-            ("params", _short(lineage.get("params", {}))),
-            *((f"input {name}", str(digest)[:16]) for name, digest in sorted(inputs.items())),
-            ("packages", ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))),
+            ("params", _short(lineage.params)),
+            *((f"input {name}", digest[:16]) for name, digest in sorted(lineage.inputs.items())),
+            (
+                "packages",
+                ", ".join(f"{name} {version}" for name, version in sorted(lineage.packages.items())),
+            ),
         ]
-        lines += ["", f"lineage: the stage {lineage.get('stage', '?')}", *_aligned(rows)]
-    cost = read_sidecar(path, "cost")
+        lines += ["", f"lineage: the stage {lineage.stage}", *_aligned(rows)]
+    cost = read_cost(path)
     if cost is not None:
         lines += [
             "",

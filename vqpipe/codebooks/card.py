@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.show import human_bytes, read_sidecar
+from vqpipe.artifacts.show import human_bytes
 from vqpipe.codebooks.card_centroids import centroids_sections
 from vqpipe.codebooks.card_words import words_sections
 from vqpipe.codebooks.load import load_codebook
@@ -49,20 +50,20 @@ def _files(count: int) -> str:
 
 
 def _source(path: Path) -> list[str]:
-    lineage = read_sidecar(path, "lineage")
-    if lineage is None or lineage.get("output") != tree_digest(path):
+    lineage = read_lineage(path)
+    if lineage is None or lineage.output != tree_digest(path):
         why = (
             "there is no lineage beside the prior"
             if lineage is None
             else "the lineage beside it is of other content"
         )
         return section("Source and params", [f"Not known: {why}. The facts above are in the prior itself."])
-    inputs = [(name, f"{str(digest)[:16]}…") for name, digest in sorted(lineage.get("inputs", {}).items())]
-    params = [(name, own) for name, own in _flat(lineage.get("params", {}))]
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(lineage.get("packages", {}).items()))
+    inputs = [(name, f"{str(digest)[:16]}…") for name, digest in sorted(lineage.inputs.items())]
+    params = [(name, own) for name, own in _flat(lineage.params)]
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(lineage.packages.items()))
     return section(
         "Source and params",
-        [f"Made by the stage `{lineage.get('stage', '?')}` from these inputs:"],
+        [f"Made by the stage `{lineage.stage}` from these inputs:"],
         table(["input", "SHA-256"], inputs),
         table(["param", "value"], params),
         [f"Packages: {escape(packages)}."] if packages else [],

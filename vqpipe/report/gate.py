@@ -7,7 +7,6 @@ PSNR fell by more than 0.2 dB, `prior.vq-gpt.bits_per_token>5%` where the bits r
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -125,20 +125,15 @@ def read_metrics(source: str, path: Path) -> dict[str, Value]:
         path: the metrics file within the revision, relative to the working directory.
 
     Raises:
-        ArtifactError: neither a file nor a revision, no such file in the revision, or not a JSON object.
+        ArtifactError: neither a file nor a revision, no such file in the revision, not a JSON object, or a damaged
+            file.
     """
     file = Path(source)
     try:
         text = file.read_bytes() if file.is_file() else _git_text(source, path)
     except OSError as error:
         raise ArtifactError(f"{source} cannot be read ({error.strerror})") from error
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{source}: the metrics are not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{source}: the metrics are not a JSON object", found=type(content).__name__)
-    return flatten(content)
+    return flatten(parse_sealed(text, source, required=False)[0])
 
 
 def _git_text(revision: str, path: Path) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import tree_digest
-from vqpipe.artifacts.show import read_sidecar
-from vqpipe.errors import ArtifactError
+from vqpipe.artifacts.lineage import Lineage, misfit, need_own_lineage
+from vqpipe.artifacts.publish import MANIFEST, tree_digest
+from vqpipe.artifacts.seal import parse_sealed
+from vqpipe.artifacts.show import read_cost
+from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import read_yaml
 
 Curve = dict[str, list[float]]
@@ -78,7 +79,9 @@ def read_inputs(root: Path, params: Path) -> Inputs:
 
     Raises:
         ParamsError: no params file.
-        ArtifactError: no such root, or a metrics, curves or sidecar file that is there but cannot be read.
+        ArtifactError: no such root, or a metrics, curves or sidecar file that is there but is damaged.
+        MismatchError: an artifact that was made from another version of one that is there, or metrics or curves that
+            are not of the artifact that is there.
     """
     tree = read_yaml(params)
     if not root.is_dir():
@@ -103,6 +106,13 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         "read": _curves(root / "curves" / "read", readings),
     }
     outputs = [root / output for output in _outputs(variants, pairs, readings)]
+    lineages = _lineages(outputs)
+    _need_fit(root, lineages)
+    for group, names in named.items():
+        for name in names:
+            _need_tied(metrics / group / f"{name}.json", root)
+    for name in own:
+        _need_tied(metrics / f"{name}.json", root)
     costs = tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs)
     return Inputs(
         root,
@@ -114,24 +124,18 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         read["read"],
         curves,
         costs,
-        _packages(outputs),
+        _packages(lineages.values()),
         tuple(strays),
     )
 
 
 def read_json(path: Path) -> Metrics:
-    """A metrics file.
+    """A metrics file, which may be one that no stage wrote and that has no checksum.
 
     Raises:
-        ArtifactError: not a JSON object.
+        ArtifactError: not a JSON object, or damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: not a JSON object", found=type(content).__name__)
-    return content
+    return parse_sealed(path.read_bytes(), path, "git checkout, or dvc repro", required=False)[0]
 
 
 def read_curve(path: Path) -> Curve:
@@ -177,19 +181,70 @@ def _outputs(variants: list[str], pairs: list[str], readings: list[str]) -> list
 
 def _cost(path: Path, output: str) -> Cost:
     """The cost of an output; a sidecar that was written for other content does not count."""
-    cost = read_sidecar(path, "cost")
+    cost = read_cost(path)
     if cost is None or not path.exists() or cost.get("output") != tree_digest(path):
         return Cost(output, None, None, None)
     further = {k: float(v) for k, v in cost.items() if k not in _COST_KEYS and isinstance(v, int | float)}
     return Cost(output, float(cost["seconds"]), float(cost["peak_memory_bytes"]), cost.get("cores"), further)
 
 
-def _packages(outputs: list[Path]) -> dict[str, str]:
-    """Package versions of the outputs' lineage sidecars; where they differ, all are given."""
+def _packages(lineages: Iterable[Lineage]) -> dict[str, str]:
+    """Package versions of the outputs' lineages; where they differ, all are given."""
     found: dict[str, set[str]] = {}
-    for path in outputs:
-        lineage = read_sidecar(path, "lineage") or {}
-        for name, version in {**lineage.get("packages", {}), "python": lineage.get("python")}.items():
-            if version:
-                found.setdefault(name, set()).add(str(version))
+    for lineage in lineages:
+        for name, version in lineage.packages.items():
+            found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}
+
+
+def _lineages(outputs: Iterable[Path]) -> dict[Path, Lineage]:
+    """The lineages of the outputs that are there and have one.
+
+    Raises:
+        ArtifactError: one that is damaged, or of other content than its artifact.
+    """
+    return {
+        path: known for path in outputs if path.exists() and (known := need_own_lineage(path)) is not None
+    }
+
+
+def _need_fit(root: Path, lineages: Mapping[Path, Lineage]) -> None:
+    """Raise `MismatchError` where an artifact was made from another version of an artifact under the same root."""
+    for path, lineage in lineages.items():
+        for name, spec in lineage.specs.items():
+            other = root.joinpath(*Path(name).parts[1:])
+            ours = Path(name).parts[0] == root.name and not lineage.mixed
+            if ours and (other / MANIFEST).is_file():
+                digest = tree_digest(other)
+                if lineage.inputs.get(name) != digest:
+                    raise misfit(path, lineage, spec, str(lineage.inputs.get(name)), other, digest)
+
+
+_PLACES = {
+    "graph": "prior/words", "cluster": "prior/patches", "evaluate": "evaluation", "prior": "generator",
+    "read": "reading",
+}  # fmt: skip
+"""Where the artifact of a metrics file lies, where that is not as the file is called."""
+
+
+def _need_tied(path: Path, root: Path) -> None:
+    """Raise `MismatchError` where the artifact or the curves of a metrics file are not those that it was made with."""
+    if not path.is_file():
+        return
+    _, named = parse_sealed(path.read_bytes(), path, required=False)
+    stem = path.relative_to(root / "metrics").with_suffix("")
+    group = _PLACES.get(stem.parts[0], stem.parts[0])
+    places = {"curves": (root / "curves" / stem).with_name(stem.name + ".csv")}
+    for name, digest in named.items():
+        other = places.get(name, root.joinpath(group, *stem.parts[1:]))
+        if name == "aligner" or name == "no-aligner":
+            other = root.joinpath("aligner", *stem.parts[1:])
+        if other.exists() and not tree_digest(other).startswith(digest):
+            raise MismatchError(
+                f"{path} is not of {other}", found=f"{other} is {tree_digest(other)[:16]}…",
+                expected=f"{digest}…, as the seal of the metrics says", run=f"dvc repro -f {_stage(stem)}",
+            )  # fmt: skip
+
+
+def _stage(stem: Path) -> str:
+    return "@".join(stem.parts)
