@@ -65,7 +65,7 @@ def write_params(root: Path) -> Path:
     return root / "params.yaml"
 
 
-def write_dataset(root: Path, caption: str) -> None:
+def write_dataset(folder: Path, caption: str) -> None:
     captions = [caption, "a small red boat under a grey sky", "two striped birds on a wooden fence"]
     rows = [
         {
@@ -85,11 +85,11 @@ def write_dataset(root: Path, caption: str) -> None:
     ]
     bad = [{"split": "train", "item": caption, "reason": "truncated", "detail": "image file is truncated"}]
     facts: dict[str, Any] = {}
-    with publish_folder(root / "artifacts/dataset", DATASET, facts) as folder:
-        writer = ShardWriter(folder, "train", IMAGES)
+    with publish_folder(folder, DATASET, facts) as partial:
+        writer = ShardWriter(partial, "train", IMAGES)
         writer.write(to_table(IMAGES, rows))
         writer.close()
-        write_table(folder / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, bad))
+        write_table(partial / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, bad))
         facts.update(
             kind="scenes", classes=["boat"], splits={"train": {"images": 20, "shards": writer.shards}}
         )
@@ -324,8 +324,7 @@ def write_tree(root: Path, caption: str = HOSTILE) -> Path:
     """A synthetic artifacts folder beside its params file."""
     params = write_params(root)
     with stage_run("dataset", {}) as run:
-        write_dataset(root, caption)
-        run.published(root / "artifacts/dataset")
+        write_dataset(run.staged(root / "artifacts/dataset"), caption)
     metrics = root / "artifacts/metrics"
     publish_json(
         metrics / "dataset.json",

@@ -9,6 +9,7 @@ import pytest
 
 from vqpipe.artifacts.publish import publish_text, tree_digest
 from vqpipe.artifacts.run import stage_run
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError
 
 
@@ -17,8 +18,7 @@ def run_once(folder: Path, params: dict[str, int], text: str = "out") -> tuple[s
     if not source.exists():
         source.write_text("in")
     with stage_run("copying", params, inputs=[source]) as run:
-        publish_text(folder / "out.txt", text)
-        run.published(folder / "out.txt")
+        publish_text(run.staged(folder / "out.txt"), text)
         run.metrics(folder / "metrics.json", {"x": 1.5})
         key = run.key()
     return key, folder / "out.txt"
@@ -35,7 +35,7 @@ def test_sidecars_say_where_it_came_from_and_what_it_cost(tmp_path: Path) -> Non
     cost = json.loads((tmp_path / "out.txt.cost.json").read_text())
     assert cost["seconds"] >= 0
     assert cost["peak_memory_bytes"] > 1_000_000
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"x": 1.5}
+    assert read_sealed_json(tmp_path / "metrics.json") == {"x": 1.5}
 
 
 def test_lineage_holds_no_path_of_the_machine(tmp_path: Path) -> None:
@@ -56,12 +56,12 @@ def test_the_key_follows_params_and_inputs_alone(tmp_path: Path) -> None:
 def test_a_failed_stage_writes_no_sidecars(tmp_path: Path) -> None:
     def fail() -> None:
         with stage_run("copying", {}) as run:
-            publish_text(run.published(tmp_path / "out.txt"), "x")
+            publish_text(run.staged(tmp_path / "out.txt"), "x")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_input_is_told_before_any_work(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def write_words(path: Path, **changes: Any) -> Path:
     config = validate({**GRAPH, **changes}, "graph", GraphParams)
     with stage_run("graph", {"graph": config.model_dump(mode="json")}) as run:
         vectors = word_vectors(vocabulary, config.vectors, lambda: pytest.fail("no CLIP is needed"))
-        pack(run.published(path), build_graph(CAPTIONS, vocabulary, config), vectors, config)
+        pack(run.staged(path), build_graph(CAPTIONS, vocabulary, config), vectors, config)
     return path
 
 

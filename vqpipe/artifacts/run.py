@@ -4,9 +4,9 @@
         publish_vocabulary(run.staged(out), vocabulary)
         run.metrics(metrics, measured)
 
-An output is written under a hidden name. When the block has ended well, all of them take their names, one rename after
-the other, and only then the scratch folder is removed. The metrics come last and hold the digests of the others, so that
-a reader notices where a run was killed between two of these renames.
+An output is written under a hidden name. When the block has ended well, all of them take their names, one rename
+after another, and only then the scratch folder is removed. The metrics come last and hold the digests of the
+others, so that a reader notices where a run was killed between two of these renames.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def read_metrics(source: str, path: Path) -> dict[str, Value]:
     """
     file = Path(source)
     try:
-        text = file.read_bytes() if file.is_file() else _git_text(source, path)
+        text = file.read_bytes() if file.is_file() else _git_text(source, path).encode()
     except OSError as error:
         raise ArtifactError(f"{source} cannot be read ({error.strerror})") from error
     return flatten(parse_sealed(text, source, required=False)[0])
