@@ -341,6 +341,12 @@ def need_intact(path: Path, run: str | None = None) -> None:
     _intact[path] = state
 
 
+def read_intact(path: Path, run: str | None = None) -> bytes:
+    """The bytes of a small file; arguments and errors as `need_intact`."""
+    need_intact(path, run)
+    return path.read_bytes()
+
+
 def generation(folder: Path) -> tuple[int, ...] | None:
     """What tells one version of a published folder from the next, whatever is in it; None where there is none."""
     try:

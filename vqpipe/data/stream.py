@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import IMAGES
-from vqpipe.artifacts.tables import read_header
+from vqpipe.artifacts.tables import open_table, read_header
 from vqpipe.data.captions import printable
 from vqpipe.data.fit import Encoded, Fit, Fitted, fit_images
 from vqpipe.data.read import open_split
@@ -64,7 +64,7 @@ class ImageStream:
 
     @classmethod
     def open(cls, dataset: Path, split: str, side: int, interpolation: str, resize_mode: str) -> ImageStream:
-        """Open a split of a published dataset; only the shards' footers are read.
+        """Open a split of a published dataset; a shard is compared with its checksum before its first row is read.
 
         Args:
             dataset: folder of the dataset artifact.
@@ -142,7 +142,7 @@ def _closable(
 
 def _read_group(group: _Group) -> pa.Table:
     try:
-        with pq.ParquetFile(group.file) as file:
+        with open_table(group.file, IMAGES) as file:
             return file.read_row_group(group.number, columns=COLUMNS)
     except (pa.ArrowException, OSError) as error:
         told = str(error).splitlines()[0]

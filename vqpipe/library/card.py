@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.codebooks.card_centroids import centroids_sections
 from vqpipe.codebooks.card_parts import clip_licence
 from vqpipe.codebooks.card_words import words_sections
@@ -128,7 +129,7 @@ def _metrics(path: Path | None) -> list[list[str]]:
     if path is None:
         return [["Not measured here: no metrics were given when this card was written."]]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content, _ = parse_sealed(path.read_bytes(), path, required=False)
         protocol, codes = content["protocol"], content["codes"]
         rows = [(name, *_interval(content[key])) for key, name in METRICS.items() if key in content]
         usage = [

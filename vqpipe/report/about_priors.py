@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import MANIFEST
+from vqpipe.artifacts.publish import MANIFEST, read_intact
 from vqpipe.artifacts.specs.generator import NEAREST, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.report import ReportParams
@@ -215,7 +215,7 @@ def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
                     row["label_name"] or "",
                 )
             )
-        unigram = decode_png((folder / "unigram.png").read_bytes(), 4 * params.max_picture_pixels)
+        unigram = decode_png(read_intact(folder / "unigram.png"), 4 * params.max_picture_pixels)
         floor = picture(unigram, f"samples of the unigram floor of {pair}")
         blocks.append(Gallery(f"{pair}: the first {len(pictures)} samples, not picked", [("", pictures)]))
         blocks.append(

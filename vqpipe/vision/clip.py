@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from vqpipe.artifacts.publish import publish_folder, publish_json, read_manifest
+from vqpipe.artifacts.publish import publish_folder, publish_json, read_intact, read_manifest
+from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.specs.clip import CLIP, CLIP_WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, MismatchError
@@ -59,11 +59,16 @@ class Clip(nn.Module):
         """Read a CLIP artifact; nothing outside the folder is needed.
 
         Raises:
-            ArtifactError: missing, damaged, of another version, or weights that do not fit the config.
+            ArtifactError: missing, damaged, of another version, or weights that do not fit the config or the id.
         """
         facts = read_manifest(folder, CLIP).facts
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_object(read_intact(folder / "config.json", "dvc repro clip"), folder / "config.json")
         weights, _ = read_tensors(folder / "model.safetensors", CLIP_WEIGHTS)
+        if not str(facts["id"]).endswith(f":{weights_digest(weights)[:12]}"):
+            raise ArtifactError(
+                f"{folder}: the weights are not those of the CLIP that its id names", found=weights_digest(weights)[:12],
+                expected=facts["id"], run="dvc repro clip",
+            )  # fmt: skip
         model = towers.build_model(config["model_cfg"], facts["id"])
         load_weights(model, weights, str(folder))
         return cls(model, config["preprocess_cfg"], facts["id"]).to(device)
