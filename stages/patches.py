@@ -48,10 +48,11 @@ def main(
             mixed=mixed,
         ) as run,
     ):
+        scratch = run.scratch()
         tower = Clip.load(clip, device())
         fit = (tower.image_size, tower.interpolation, tower.resize_mode)
         images = ImageStream.open(dataset, config.split, *fit)
-        measured = write_patches(tower, images, config, run.staged(out), run.scratch(), device())
+        measured = write_patches(tower, images, config, run.staged(out), scratch, device())
         if is_main():
             run.metrics(metrics, measured)
 

@@ -49,9 +49,10 @@ def main(
     if config.training.compile:
         need_compiler(device().type)
     with process_group(), stage_run("prior", config, inputs, outputs, mixed=mixed) as run:
+        scratch = run.scratch()
         fitted = fit_prior(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,
-            Clip.load(clip, device()), scratch=run.scratch(), curves=run.staged(curves), device=device(), title=pair,
+            Clip.load(clip, device()), scratch=scratch, curves=run.staged(curves), device=device(), title=pair,
         )  # fmt: skip
         if fitted is not None:
             run.metrics(metrics, fitted.metrics)

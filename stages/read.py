@@ -51,9 +51,10 @@ def main(
     if config.training is not None and config.training.compile:
         need_compiler(device().type)
     with process_group(), stage_run("read", config, [*inputs, *beside], outputs, mixed=mixed) as run:
+        scratch = run.scratch()
         reading = read_tokenizer(
             Tokenizer.from_pretrained(tokenizer, device()), aligner, dataset, Clip.load(clip, device()), config,
-            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=f"read {variant}",
+            scratch=scratch, curves=run.staged(curves), device=device(), title=f"read {variant}",
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, reading.metrics)

@@ -54,9 +54,10 @@ def main(
             [(metrics, JSON), (cost, JSON)],
         ) as run,
     ):
+        scratch = run.scratch(f"-{code}")
         made = train_row(
             config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),
-            scratch=run.scratch(f"-{code}"), device=where, title=f"{row}-{seed}", reading=reading,
+            scratch=scratch, device=where, title=f"{row}-{seed}", reading=reading,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
         run.metrics(metrics, {**made.metrics, **about})

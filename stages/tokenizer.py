@@ -51,10 +51,11 @@ def main(
     if config.training.compile:
         need_compiler(device().type)
     with process_group(), stage_run("tokenizer", config, inputs, [*outputs, *beside], mixed=mixed) as run:
+        scratch = run.scratch()
         given, clip_model = load_prior(prior), Clip.load(clip, device())
         done = train_tokenizer(
             config, given, dataset, clip_model,
-            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=variant,
+            scratch=scratch, curves=run.staged(curves), device=device(), title=variant,
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, done.metrics)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from stages.report import app
 from vqpipe.artifacts.publish import publish_json, publish_text
+from vqpipe.artifacts.seal import read_sealed_json
 
 REPORT = {
     "title": "A <small> run",
@@ -63,7 +64,7 @@ def test_it_publishes_a_page_and_metrics(folder: Path) -> None:
     html = (folder / "report/index.html").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(html)
     assert "<title>A &lt;small&gt; run</title>" in html
-    metrics = json.loads((folder / "report/metrics.json").read_text())
+    metrics = read_sealed_json(folder / "report/metrics.json")
     assert metrics == {
         "clip": {"chance_image_to_text_r1": 0.1, "id": "x", "image_to_text_r1": 0.5},
         "prior": {},

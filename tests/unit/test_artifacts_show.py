@@ -51,10 +51,12 @@ def test_safetensors(tmp_path: Path) -> None:
 
 def test_folder_with_sidecars(tmp_path: Path) -> None:
     spec = FolderSpec("box-test", 1, stage="boxes")
-    with stage_run("boxes", {"seed": 5}) as run:
-        with publish_folder(run.staged(tmp_path / "box"), spec, {"n": 2}) as partial:
-            write_table(partial / "q.parquet", QUARANTINE, to_table(QUARANTINE, [ROW]))
-            (partial / "notes.txt").write_text("hello")
+    with (
+        stage_run("boxes", {"seed": 5}) as run,
+        publish_folder(run.staged(tmp_path / "box"), spec, {"n": 2}) as partial,
+    ):
+        write_table(partial / "q.parquet", QUARANTINE, to_table(QUARANTINE, [ROW]))
+        (partial / "notes.txt").write_text("hello")
     text = show(tmp_path / "box")
     assert "files: 2" in text
     assert "quarantine v1, 1 rows" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from math import log
@@ -13,8 +12,9 @@ import pytest
 import torch
 
 import vqpipe
-from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.publish import publish_folder, publish_sealed
 from vqpipe.artifacts.run import stage_run
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tensors import write_tensors
@@ -175,7 +175,7 @@ def test_card_of_words(tmp_path: Path) -> None:
 def test_card_without_its_own_lineage(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     sidecar = tmp_path / "words.lineage.json"
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "output": "another"}))
+    publish_sealed(sidecar, {**read_sealed_json(sidecar), "output": "another"})
     assert "the lineage beside it is of other content" in card(path)
     sidecar.unlink()
     assert "there is no lineage beside the prior" in card(path)

@@ -149,7 +149,7 @@ def test_files_and_mistakes(tmp_path: Path) -> None:
     assert read_metrics(str(good), Path("unused")) == {"x.y": 1.0}
     good.write_bytes(b'\xef\xbb\xbf{"x": 1' + b"0" * 400 + b', "y": NaN, "z": 2}')
     assert read_metrics(str(good), Path("unused")) == {"z": 2.0}
-    for content, told in [("{", "not JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "not JSON")]:
+    for content, told in [("{", "as JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "as JSON")]:
         good.write_text(content)
         with pytest.raises(ArtifactError, match=told):
             read_metrics(str(good), Path("unused"))

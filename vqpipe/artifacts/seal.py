@@ -122,7 +122,7 @@ def parse_object(raw: bytes, where: object, run: str | None = None) -> dict[str,
         ArtifactError: not UTF-8, not JSON, or not an object.
     """
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: cannot be read as JSON ({error})", run=run) from error
     if not isinstance(content, dict):

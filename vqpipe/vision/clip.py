@@ -66,8 +66,8 @@ class Clip(nn.Module):
         weights, _ = read_tensors(folder / "model.safetensors", CLIP_WEIGHTS)
         if not str(facts["id"]).endswith(f":{weights_digest(weights)[:12]}"):
             raise ArtifactError(
-                f"{folder}: the weights are not those of the CLIP that its id names", found=weights_digest(weights)[:12],
-                expected=facts["id"], run="dvc repro clip",
+                f"{folder}: the weights are not those of the CLIP that its id names",
+                found=weights_digest(weights)[:12], expected=facts["id"], run="dvc repro clip",
             )  # fmt: skip
         model = towers.build_model(config["model_cfg"], facts["id"])
         load_weights(model, weights, str(folder))
