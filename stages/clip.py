@@ -47,7 +47,8 @@ def main(
             [(out, CLIP), (metrics, JSON), (curves, CURVES)],
         ) as run,
     ):
-        measured = make_clip(dataset, config, run.staged(out), run.staged(curves), run.scratch(), device())
+        scratch = run.scratch()
+        measured = make_clip(dataset, config, run.staged(out), run.staged(curves), scratch, device())
         if is_main_process():
             run.metrics(metrics, measured)
 

@@ -54,9 +54,10 @@ def main(
             mixed=mixed,
         ) as run,
     ):
+        scratch = run.scratch()
         measured = write_centroids(
             patches, config, run.staged(out),
-            dataset=labels, curves=run.staged(curves), scratch=run.scratch(), device=device(),
+            dataset=labels, curves=run.staged(curves), scratch=scratch, device=device(),
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, measured)

@@ -1,4 +1,4 @@
-"""What belongs together: outputs appear together, inputs are named by content, and a set that does not fit is refused."""
+"""What belongs together: outputs appear together, inputs are named by content, a set that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ TREE = FolderSpec("tree", 1, stage="tree", required=("a.txt",))
 FRUIT = FolderSpec("fruit", 1, stage="fruit", required=("a.txt",))
 
 
-def make(path: Path, spec: FolderSpec, text: str, *inputs: tuple[Path, FolderSpec], mixed: bool = False) -> Path:
+def make(
+    path: Path, spec: FolderSpec, text: str, *inputs: tuple[Path, FolderSpec], mixed: bool = False
+) -> Path:
     """Run a stage that makes one folder of the inputs, its metrics and its curves."""
     metrics, curves = path.with_suffix(".json"), path.with_suffix(".csv")
     outputs: list[Output] = [(path, spec), (metrics, JSON), (curves, CURVES)]
@@ -173,7 +175,11 @@ def test_scratch_goes_only_after_all_outputs_are_there(
 
 def test_leftovers_of_a_dead_run_of_the_stage_are_removed(store: Path) -> None:
     dead = 2**22 + 1  # above the largest number that a process has on Linux
-    for name in (f".pie.staged-{dead}", f"..pie.staged-{dead}.partial-{dead}", f".pie.lineage.json.staged-{dead}"):
+    for name in (
+        f".pie.staged-{dead}",
+        f"..pie.staged-{dead}.partial-{dead}",
+        f".pie.lineage.json.staged-{dead}",
+    ):
         Path("own", name).mkdir()
     for name in (f".other.staged-{dead}", f".pie.staged-{os.getppid()}"):
         Path("own", name).mkdir()
