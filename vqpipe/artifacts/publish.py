@@ -121,11 +121,11 @@ def hidden(path: Path, word: str) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Remove a file or folder where that is possible: a clean-up must not hide the error that led to it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -42,7 +42,7 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
             f"{folder} is a pipeline artifact; saving into it would break its manifest",
             expected="another folder",
         )
-    write_tensors(folder / MODEL, WEIGHTS, tensors, facts)
+    write_tensors(folder / MODEL, WEIGHTS, tensors, facts, sealed=True)
     header = {"library_name": LIBRARY, "spec": TOKENIZER.name, "version": TOKENIZER.version}
     publish_json(folder / CONFIG, {**header, "facts": small_facts(facts)})
 
