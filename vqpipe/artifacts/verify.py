@@ -6,7 +6,6 @@ and tensors that carry a checksum of themselves. Cost sidecars and files of othe
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -99,9 +98,8 @@ class Verified:
 
     def text(self) -> str:
         """One line for each of the first problems, and a summary."""
-        lines = [
-            " | ".join(map(_one_line, str(problem).splitlines())) for problem in self.problems[:MAX_LINES]
-        ]
+        shown = [str(problem).splitlines() for problem in self.problems[:MAX_LINES]]
+        lines = [" | ".join(" ".join(part.split()) for part in parts) for parts in shown]
         if len(self.problems) > MAX_LINES:
             lines.append(f"… and {len(self.problems) - MAX_LINES:,} more")
         speed = f" ({human_bytes(self.bytes / self.seconds)}/s)" if self.seconds > 0 else ""
@@ -120,9 +118,8 @@ def verify(paths: Iterable[Path]) -> Verified:
     Raises:
         ArtifactError: a path where nothing is, or nothing that carries a checksum.
     """
-    start, found = time.perf_counter(), Verified()
+    start, found, given = time.perf_counter(), Verified(), list(paths)
     _digests.cache_clear()
-    given = list(dict.fromkeys(paths))
     for path in given:
         if not path.exists():
             raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
@@ -145,10 +142,6 @@ def verify(paths: Iterable[Path]) -> Verified:
             expected="a published folder, a folder of some, or a file that vqpipe wrote",
         )
     return found
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text.strip())
 
 
 def _items(path: Path, found: Verified) -> Iterator[Path]:
@@ -217,6 +210,9 @@ def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
             _curves(item, metrics, result)
         elif item.suffix in TOOLS:
             _sealed(item, result)
+        elif (sidecar := item.with_name(item.name + LINEAGE)).is_file():
+            _count(item, result)
+            _lineage(sidecar, Verified())
         else:
             result.unsealed += 1
     return result
