@@ -1,4 +1,4 @@
-"""Publishing: a reader sees a whole output or none, and equal content gives equal bytes."""
+"""Publishing: a reader gets one whole version, and equal content gives equal bytes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from vqpipe.artifacts.publish import (
     publish_file,
     publish_folder,
     publish_json,
+    publish_sealed,
     publish_text,
     read_manifest,
     tree_digest,
 )
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.errors import ArtifactError
 
@@ -154,12 +156,37 @@ def test_another_version_or_spec_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"spec": "box"}', '{"spec": 1, "version": "x", "facts": {}}']
+    ("content", "problem"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "not a JSON object"),
+        ('{"spec": "box"}', "carries no checksum"),
+    ],
 )
-def test_a_damaged_manifest_is_told(tmp_path: Path, content: str) -> None:
+def test_a_damaged_manifest_is_told(tmp_path: Path, content: str, problem: str) -> None:
     fill(tmp_path / "box")
     (tmp_path / "box" / MANIFEST).write_text(content)
-    with pytest.raises(ArtifactError, match="header cannot be read"):
+    with pytest.raises(ArtifactError, match=f"(?s){problem}.*run: +dvc checkout, or dvc repro boxes"):
+        read_manifest(tmp_path / "box", BOX)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"version": "x"}, "header cannot be read"),
+        ({"facts": 1}, "header cannot be read"),
+        ({"files": ["a.txt"]}, "list of files cannot be read"),
+        ({"files": {"a.txt": 1}}, "list of files cannot be read"),
+    ],
+)
+def test_a_sealed_manifest_of_another_form_is_told(
+    tmp_path: Path, change: dict[str, object], problem: str
+) -> None:
+    fill(tmp_path / "box")
+    path = tmp_path / "box" / MANIFEST
+    publish_sealed(path, {**read_sealed_json(path), **change})
+    with pytest.raises(ArtifactError, match=problem):
         read_manifest(tmp_path / "box", BOX)
 
 

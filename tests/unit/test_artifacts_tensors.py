@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from vqpipe.artifacts.spec import TensorSpec
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.spec import FolderSpec, TensorSpec
 from vqpipe.artifacts.tensors import read_tensor_header, read_tensors, write_tensors
 from vqpipe.errors import ArtifactError
 
 PAIR = TensorSpec("pair-test", 1, {"a": "F32", "b": "I64"}, stage="pairing")
+BOX = FolderSpec("box-test", 1, stage="pairing")
 OPEN = TensorSpec("open-test", 1, {"a": "F32"}, stage="pairing", open=True)
 
 
@@ -21,13 +24,20 @@ def tensors() -> dict[str, torch.Tensor]:
     return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 
 
-def write(path: Path) -> Path:
-    write_tensors(path, PAIR, tensors(), {"z": 1, "a": [2, 3], "m": "x"})
+def write(path: Path, sealed: bool = True) -> Path:
+    write_tensors(path, PAIR, tensors(), {"z": 1, "a": [2, 3], "m": "x"}, sealed=sealed)
     return path
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    found, facts = read_tensors(write(tmp_path / "p.safetensors"), PAIR)
+def write_folder(folder: Path) -> Path:
+    with publish_folder(folder, BOX, {}) as partial:
+        write(partial / "p.safetensors", sealed=False)
+    return folder / "p.safetensors"
+
+
+@pytest.mark.parametrize("written", [write, lambda path: write_folder(path.with_suffix(""))])
+def test_round_trip(tmp_path: Path, written: Callable[[Path], Path]) -> None:
+    found, facts = read_tensors(written(tmp_path / "p.safetensors"), PAIR)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors().items())
     assert facts == {"a": [2, 3], "m": "x", "z": 1}
 
@@ -70,14 +80,15 @@ def test_tensors_other_than_the_spec_are_refused(
 
 
 def test_an_open_spec_takes_more(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "o.safetensors", OPEN, {"a": torch.zeros(1), "layer.weight": torch.zeros(2, 2)})
+    more = {"a": torch.zeros(1), "layer.weight": torch.zeros(2, 2)}
+    write_tensors(tmp_path / "o.safetensors", OPEN, more, sealed=True)
     found, _ = read_tensors(tmp_path / "o.safetensors", OPEN)
     assert set(found) == {"a", "layer.weight"}
 
 
 def test_shared_and_strided_storage_is_written_plain(tmp_path: Path) -> None:
     base = torch.arange(6.0).reshape(2, 3)
-    write_tensors(tmp_path / "o.safetensors", OPEN, {"a": base, "b": base, "c": base.T})
+    write_tensors(tmp_path / "o.safetensors", OPEN, {"a": base, "b": base, "c": base.T}, sealed=True)
     found, _ = read_tensors(tmp_path / "o.safetensors", OPEN)
     assert torch.equal(found["b"], base)
     assert torch.equal(found["c"], base.T)
@@ -97,11 +108,29 @@ def test_missing_and_other_version(tmp_path: Path) -> None:
 def test_a_truncated_file_is_told(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path / "p.safetensors")
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ArtifactError, match="cannot be read as safetensors"):
+    problem = (
+        "carries no checksum: it is damaged"
+        if cut >= 0
+        else "is damaged: its content is not what was written"
+    )
+    with pytest.raises(ArtifactError, match=f"(?s){problem}.*dvc checkout, or dvc repro pairing"):
         read_tensors(path, PAIR)
+    with pytest.raises(ArtifactError, match="cannot be read as safetensors"):
+        read_tensor_header(path)
 
 
 def test_a_foreign_file_is_told(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "f.safetensors")
     with pytest.raises(ArtifactError, match="did not write"):
+        read_tensor_header(tmp_path / "f.safetensors")
+    with pytest.raises(ArtifactError, match="carries no checksum"):
         read_tensors(tmp_path / "f.safetensors", PAIR)
+
+
+def test_tensors_without_a_checksum_are_read_only_in_their_folder(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="carries no checksum"):
+        read_tensors(write(tmp_path / "p.safetensors", sealed=False), PAIR)
+    inside = write_folder(tmp_path / "box")
+    write(inside.with_name("more.safetensors"))
+    with pytest.raises(ArtifactError, match=r"more\.safetensors is not in its folder's manifest"):
+        read_tensors(inside.with_name("more.safetensors"), PAIR)

@@ -145,6 +145,12 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 remove(child)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a name is a hidden one that a process left which is no longer there."""
+    found = _HIDDEN.fullmatch(path.name)
+    return found is not None and path not in _ours and not _is_alive(int(found[2]))
+
+
 def _is_alive(process: int) -> bool:
     """Whether a process other than this one has the number; ours are known without asking."""
     if process == os.getpid():

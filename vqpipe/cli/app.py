@@ -110,6 +110,29 @@ def artifacts_show(path: Annotated[Path, typer.Argument(help="A folder, .parquet
     typer.echo(show(path))
 
 
+@artifacts_app.command("verify")
+def artifacts_verify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...", help="A folder of artifacts, an artifact or a file; without it, artifacts."
+        ),
+    ] = None,
+) -> None:
+    """Compare artifacts, metrics, curves and lineage with their checksums.
+
+    Each problem is one line with the command that mends it. Exit code 2 where there is one.
+
+    Example: vqpipe artifacts verify artifacts/tokenizer
+    """
+    from vqpipe.artifacts.verify import verify
+
+    found = verify(paths or [Path("artifacts")])
+    typer.echo(found.text())
+    if found.problems:
+        raise typer.Exit(2)
+
+
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A metrics file or a git revision: the base.")],

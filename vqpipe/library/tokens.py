@@ -24,7 +24,7 @@ from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table, write_table
+from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table
 from vqpipe.data.captions import printable
 from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
@@ -110,9 +110,8 @@ def tokenize(
             raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
         quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
         rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
-        write_table(
-            quarantine, QUARANTINE, to_table(QUARANTINE, rows), {"images": images, "left_out": left_out}
-        )
+        with stream_table(quarantine, QUARANTINE, {"images": images, "left_out": left_out}) as add:
+            add(to_table(QUARANTINE, rows))
     return Tokenized(images, left_out, quarantine, facts)
 
 

@@ -1,0 +1,395 @@
+"""Comparing everything under a path with its checksums: what is wrong, and the command that mends it.
+
+Checked are published folders, metrics and the curves and artifacts that their seal names, lineage sidecars, and tables
+and tensors that carry a checksum of themselves. Cost sidecars and files of other kinds carry none; they are counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vqpipe.artifacts.catalogue import spec_of
+from vqpipe.artifacts.mend import (
+    CURVES,
+    METRICS,
+    TOOLS,
+    for_folder,
+    for_metrics,
+    for_output,
+    place,
+    quoted,
+    twin,
+)
+from vqpipe.artifacts.publish import (
+    MANIFEST,
+    SIDECARS,
+    SMALL,
+    file_digest,
+    is_leftover,
+    read_whole,
+    tree_digest,
+)
+from vqpipe.artifacts.seal import (
+    DIGITS,
+    MARK,
+    PARQUET,
+    check_seal,
+    need_equal,
+    parse_object,
+    read_sealed_json,
+)
+from vqpipe.artifacts.show import human_bytes
+from vqpipe.artifacts.spec import Header, check_header
+from vqpipe.artifacts.tables import read_header
+from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.errors import ArtifactError
+from vqpipe.runtime.progress import progress_bar
+
+MAX_LINES = 40
+"""Most problems that are printed."""
+LINEAGE, COST = SIDECARS
+
+
+@dataclass
+class Verified:
+    """What was compared, and what is wrong.
+
+    Attributes:
+        artifacts: published folders.
+        files: files that were compared, in folders and out of them.
+        bytes: of these files.
+        unsealed: files that carry no checksum.
+        problems: one for each thing that is wrong.
+    """
+
+    artifacts: int = 0
+    files: int = 0
+    bytes: int = 0
+    unsealed: int = 0
+    seconds: float = 0.0
+    problems: list[ArtifactError] = field(default_factory=list)
+
+    def add(self, other: Verified) -> None:
+        """Count what another part of the work found; a problem that is known is not counted twice."""
+        for name in ("artifacts", "files", "bytes", "unsealed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        known = {str(problem) for problem in self.problems}
+        self.problems += [problem for problem in other.problems if str(problem) not in known]
+
+    @contextmanager
+    def noting(self, path: Path, run: str | None) -> Iterator[None]:
+        """Keep an error of the block as a problem.
+
+        Args:
+            run: the command that mends `path`, where the system cannot read it.
+        """
+        try:
+            yield
+        except ArtifactError as error:
+            self.problems.append(error)
+        except OSError as error:
+            self.problems.append(ArtifactError(f"{path}: cannot be read", found=error.strerror, run=run))
+
+    def text(self) -> str:
+        """One line for each of the first problems, and a summary."""
+        shown = [str(problem).splitlines() for problem in self.problems[:MAX_LINES]]
+        lines = [" | ".join(" ".join(part.split()) for part in parts) for parts in shown]
+        if len(self.problems) > MAX_LINES:
+            lines.append(f"… and {len(self.problems) - MAX_LINES:,} more")
+        speed = f" ({human_bytes(self.bytes / self.seconds)}/s)" if self.seconds > 0 else ""
+        wrong = f"{len(self.problems):,} wrong" if self.problems else "all as written"
+        bare = f"; {self.unsealed:,} more carry no checksum" if self.unsealed else ""
+        lines.append(
+            f"{self.artifacts:,} artifacts, {self.files:,} files, {human_bytes(self.bytes)} in "
+            f"{self.seconds:.1f} s{speed}: {wrong}{bare}"
+        )
+        return "\n".join(lines)
+
+
+def verify(paths: Iterable[Path]) -> Verified:
+    """Compare everything under the paths with its checksums; reads all of it.
+
+    Raises:
+        ArtifactError: a path where nothing is, or nothing that carries a checksum.
+    """
+    start, found, given = time.perf_counter(), Verified(), list(paths)
+    _digests.cache_clear()
+    for path in given:
+        if not path.exists():
+            raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
+    items = list(dict.fromkeys(item for path in given for item in _items(path, found)))
+    total = sum(_bytes(item) for item in items)
+    with progress_bar("verify (MB)", total // 10**6) as bar:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            bar.advance((done + count) // 10**6 - done // 10**6)
+            done += count
+
+        for item in items:
+            found.add(_checked(item, advance))
+    found.seconds = time.perf_counter() - start
+    if not found.files and not found.problems and not found.artifacts:
+        raise ArtifactError(
+            f"nothing in {', '.join(map(str, given))} carries a checksum",
+            expected="a published folder, a folder of some, or a file that vqpipe wrote",
+        )
+    return found
+
+
+def _items(path: Path, found: Verified) -> Iterator[Path]:
+    """The published folders and the other files at and under a path; what dead processes left is noted."""
+    if path.is_file():
+        yield path.parent if path.name == MANIFEST else path
+        return
+    if (path / MANIFEST).is_file():
+        for ending in SIDECARS:
+            if (sidecar := path.with_name(path.name + ending)).is_file():
+                yield sidecar
+        for child in sorted(path.parent.iterdir()):
+            if child.name.startswith(f".{path.name}.") and is_leftover(child):
+                found.problems.append(_left(child))
+    yield from _walk(path, found, set())
+
+
+def _left(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{path} was left by a process that was killed", run=f"rm -r {quoted(path)}, or its stage again"
+    )
+
+
+def _walk(folder: Path, found: Verified, seen: set[Path]) -> Iterator[Path]:
+    if (folder / MANIFEST).is_file():
+        yield folder
+        return
+    if (real := folder.resolve()) in seen:
+        return  # a link to a folder that was visited
+    seen.add(real)
+    children: list[Path] = []
+    with found.noting(folder, None):
+        children = sorted(folder.iterdir())
+    for child in children:
+        if is_leftover(child):
+            found.problems.append(_left(child))
+        elif child.name.startswith("."):
+            continue  # of a process that is at work, or no output
+        elif child.is_dir():
+            yield from _walk(child, found, seen)
+        else:
+            yield child
+
+
+def _bytes(item: Path) -> int:
+    try:
+        files = item.rglob("*") if item.is_dir() else [item]
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:
+        return 0
+
+
+def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
+    result = Verified()
+    with result.noting(item, f"dvc checkout -f {quoted(item)}"):
+        if item.is_dir():
+            return read_whole(item, lambda: _folder(item, advance))
+        folder = next((parent for parent in item.parents if (parent / MANIFEST).is_file()), None)
+        if folder is not None:
+            _file_of_a_folder(folder, item, result, advance)
+        elif item.name.endswith(LINEAGE):
+            _lineage(item, result)
+        elif item.suffix == ".json" and not item.name.endswith(COST):
+            _json(item, result)
+        elif item.suffix == ".csv" and (metrics := twin(item, CURVES, METRICS, ".json")) is not None:
+            _curves(item, metrics, result)
+        elif item.suffix in TOOLS:
+            _sealed(item, result)
+        elif (sidecar := item.with_name(item.name + LINEAGE)).is_file():
+            _count(item, result)
+            _lineage(sidecar, Verified())
+        else:
+            result.unsealed += 1
+    return result
+
+
+def _count(path: Path, result: Verified) -> None:
+    result.files += 1
+    result.bytes += path.stat().st_size
+
+
+def _folder(folder: Path, advance: Callable[[int], None]) -> Verified:
+    """A published folder: its manifest, its spec, and its files, those among them that the manifest does not list."""
+    result, run = Verified(artifacts=1), for_folder(folder)
+    with result.noting(folder / MANIFEST, run):
+        _count(folder / MANIFEST, result)
+        content = read_sealed_json(folder / MANIFEST, run)
+        files = _files(content, folder, run)
+        header = Header.of(content, folder / MANIFEST)
+        with result.noting(folder, run):
+            spec = spec_of(header)
+            if spec is None:
+                raise ArtifactError(
+                    f"{folder}: this version of vqpipe does not know its spec",
+                    found=f"{header.spec} v{header.version}",
+                )
+            check_header(header, spec, folder)
+        for name, entry in files.items():
+            with result.noting(folder / name, run):
+                _entry(folder / name, entry, run, result, advance)
+        for child in sorted(folder.rglob("*")):
+            name = child.relative_to(folder).as_posix()
+            if child.is_file() and name != MANIFEST and name not in files:
+                result.problems.append(ArtifactError(f"{child} is not in its folder's manifest", run=run))
+    return result
+
+
+def _files(content: dict[str, Any], folder: Path, run: str) -> dict[str, dict[str, Any]]:
+    files = content.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
+    ):
+        raise ArtifactError(f"{folder / MANIFEST}: its list of files cannot be read", run=run)
+    return files
+
+
+def _file_of_a_folder(folder: Path, path: Path, result: Verified, advance: Callable[[int], None]) -> None:
+    run = for_folder(folder)
+    files = _files(read_sealed_json(folder / MANIFEST, run), folder, run)
+    entry = files.get(path.relative_to(folder).as_posix())
+    if entry is None:
+        raise ArtifactError(f"{path} is not in its folder's manifest", run=run)
+    _entry(path, entry, run, result, advance)
+
+
+def _entry(
+    path: Path, entry: dict[str, Any], run: str, result: Verified, advance: Callable[[int], None]
+) -> None:
+    """A file of a folder against its line in the manifest."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not as its manifest says", found="no file", expected="a file", run=run)
+    _count(path, result)
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise ArtifactError(
+            f"{path}: not as its manifest says",
+            found=f"{size} bytes",
+            expected=f"{entry['bytes']} bytes",
+            run=run,
+        )
+    need_equal(path, file_digest(path), entry["sha256"], run)
+    advance(size)
+
+
+def _lineage(path: Path, result: Verified) -> None:
+    """A lineage sidecar, and whether its output is the one that lies there."""
+    output = path.with_name(path.name.removesuffix(LINEAGE))
+    run = f"dvc checkout -f {quoted(path)}"
+    _count(path, result)
+    content = read_sealed_json(path, run)
+    stage = content.get("stage")
+    if isinstance(stage, str):
+        run = for_output(output, stage)
+    if not output.exists():
+        raise ArtifactError(
+            f"{path}: its output is not there", found=f"no {output}", expected=output, run=run
+        )
+    found, stated = tree_digest(output), str(content.get("output"))
+    if found != stated:
+        raise ArtifactError(
+            f"{output} is not what its lineage is of", found=f"SHA-256 {found[:16]}…",
+            expected=f"SHA-256 {stated[:16]}…", run=run,
+        )  # fmt: skip
+
+
+def _json(path: Path, result: Verified) -> None:
+    """Metrics, and any other JSON that carries a checksum."""
+    is_metrics = path.name == f"{METRICS}.json" or place(path, METRICS) is not None
+    if not is_metrics and (path.stat().st_size > SMALL or MARK.encode() not in path.read_bytes()):
+        result.unsealed += 1
+        return
+    run = for_metrics(path)
+    _count(path, result)
+    beside = _beside(path, run)
+    for name, stated in beside.items():
+        with result.noting(path, run):
+            if name == CURVES:
+                curves = twin(path, METRICS, CURVES, ".csv")
+                if curves is not None and not curves.is_file():
+                    raise ArtifactError(f"{path}: its curves are not there", found=f"no {curves}", run=run)
+            else:
+                _measured(path, name, stated, run)
+
+
+def _beside(path: Path, run: str) -> dict[str, str]:
+    """What else the seal of a metrics file names: 16 digits of the digest of each, by name."""
+    read_sealed_json(path, run)
+    seal = str(parse_object(path.read_bytes(), path, run).get("seal", ""))
+    words = [word.rpartition(":") for word in seal[len(MARK) + DIGITS :].split()]
+    return {name: digits for name, _, digits in words}
+
+
+def _measured(path: Path, spec: str, stated: str, run: str) -> None:
+    """Raise where the artifacts that metrics may be of are there, and none of them is what was measured."""
+    below = place(path, METRICS)
+    if below is None:
+        return
+    root, part = below
+    known = [
+        (folder, digest)
+        for folder, digest in _digests(root).get(spec, ())
+        if len(part.parts) == 1 or folder.name == part.stem
+    ]
+    if known and not any(digest.startswith(stated) for _, digest in known):
+        folder, digest = known[0]
+        raise ArtifactError(
+            f"{path} was not measured on {folder}",
+            found=f"{spec} {digest[:16]}…",
+            expected=f"{stated}…",
+            run=run,
+        )
+
+
+@cache
+def _digests(root: Path) -> dict[str, list[tuple[Path, str]]]:
+    """The published folders under a path by the name of their spec, with their digests; damaged ones are left out."""
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for folder in _walk(root, Verified(), set()):
+        ignored = Verified()
+        with ignored.noting(folder, None):
+            if folder.is_dir():
+                spec = str(read_sealed_json(folder / MANIFEST).get("spec"))
+                found.setdefault(spec, []).append((folder, tree_digest(folder)))
+    return found
+
+
+def _curves(path: Path, metrics: Path, result: Verified) -> None:
+    """Curves against the seal of the metrics that were published with them."""
+    run = for_metrics(metrics)
+    _count(path, result)
+    if not metrics.is_file():
+        raise ArtifactError(f"{path}: the metrics of its stage are not there", found=f"no {metrics}", run=run)
+    stated = _beside(metrics, run).get(CURVES)
+    if stated is None:
+        raise ArtifactError(f"{path}: {metrics} does not name it, so nothing is known of it", run=run)
+    need_equal(path, file_digest(path)[: len(stated)], stated, run)
+
+
+def _sealed(path: Path, result: Verified) -> None:
+    """A table or tensors in no published folder; those that vqpipe did not write carry no checksum."""
+    try:
+        _count(path, result)
+        check_seal(path, TOOLS[path.suffix])
+    except ArtifactError:
+        with result.noting(path, None):
+            read_header(path) if path.suffix == PARQUET else read_tensor_header(path)
+        foreign = "did not write" in "".join(map(str, result.problems))
+        result.problems.clear()
+        if not foreign:
+            raise
+        result.files, result.bytes, result.unsealed = 0, 0, 1
