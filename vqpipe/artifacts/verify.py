@@ -36,12 +36,11 @@ from vqpipe.artifacts.publish import (
     tree_digest,
 )
 from vqpipe.artifacts.seal import (
-    DIGITS,
     MARK,
     PARQUET,
     check_seal,
     need_equal,
-    parse_object,
+    parse_sealed,
     read_sealed_json,
 )
 from vqpipe.artifacts.show import human_bytes
@@ -328,10 +327,7 @@ def _json(path: Path, result: Verified) -> None:
 
 def _beside(path: Path, run: str) -> dict[str, str]:
     """What else the seal of a metrics file names: 16 digits of the digest of each, by name."""
-    read_sealed_json(path, run)
-    seal = str(parse_object(path.read_bytes(), path, run).get("seal", ""))
-    words = [word.rpartition(":") for word in seal[len(MARK) + DIGITS :].split()]
-    return {name: digits for name, _, digits in words}
+    return parse_sealed(path.read_bytes(), path, run)[1]
 
 
 def _measured(path: Path, spec: str, stated: str, run: str) -> None:

@@ -108,11 +108,9 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     outputs = [root / output for output in _outputs(variants, pairs, readings)]
     lineages = _lineages(outputs)
     _need_fit(root, lineages)
-    for group, names in named.items():
-        for name in names:
-            _need_tied(metrics / group / f"{name}.json", root)
-    for name in own:
-        _need_tied(metrics / f"{name}.json", root)
+    grouped = [Path(group, name) for group, names in named.items() for name in names]
+    for stem in [*map(Path, {**own, **dict.fromkeys(_OWN)}), *grouped]:
+        _need_tied(root, stem, lineages)
     costs = tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs)
     return Inputs(
         root,
@@ -220,6 +218,8 @@ def _need_fit(root: Path, lineages: Mapping[Path, Lineage]) -> None:
                     raise misfit(path, lineage, spec, str(lineage.inputs.get(name)), other, digest)
 
 
+_OWN = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster")
+"""The stages of one output each, which have metrics."""
 _PLACES = {
     "graph": "prior/words", "cluster": "prior/patches", "evaluate": "evaluation", "prior": "generator",
     "read": "reading",
@@ -227,24 +227,35 @@ _PLACES = {
 """Where the artifact of a metrics file lies, where that is not as the file is called."""
 
 
-def _need_tied(path: Path, root: Path) -> None:
-    """Raise `MismatchError` where the artifact or the curves of a metrics file are not those that it was made with."""
+def _need_tied(root: Path, stem: Path, lineages: Mapping[Path, Lineage]) -> None:
+    """Check that metrics are there where their artifact is, and are of the artifact and the curves that lie there.
+
+    Args:
+        stem: of the metrics file under `metrics`, such as `evaluate/vq`.
+        lineages: of the artifacts that stages made.
+
+    Raises:
+        ArtifactError: metrics or curves that are not there.
+        MismatchError: an artifact or curves of another run.
+    """
+    path, run = (
+        root.joinpath("metrics", f"{stem}.json"),
+        f"dvc checkout, or dvc repro -f {'@'.join(stem.parts)}",
+    )
+    artifact = root.joinpath(_PLACES.get(stem.parts[0], stem.parts[0]), *stem.parts[1:])
     if not path.is_file():
+        if artifact in lineages:
+            raise ArtifactError(f"{path} is not there, and {artifact} is", run=run)
         return
-    _, named = parse_sealed(path.read_bytes(), path, required=False)
-    stem = path.relative_to(root / "metrics").with_suffix("")
-    group = _PLACES.get(stem.parts[0], stem.parts[0])
-    places = {"curves": (root / "curves" / stem).with_name(stem.name + ".csv")}
-    for name, digest in named.items():
-        other = places.get(name, root.joinpath(group, *stem.parts[1:]))
-        if name == "aligner" or name == "no-aligner":
-            other = root.joinpath("aligner", *stem.parts[1:])
-        if other.exists() and not tree_digest(other).startswith(digest):
+    curves = root.joinpath("curves", f"{stem}.csv")
+    aligner = root.joinpath("aligner", *stem.parts[1:])
+    places = {"curves": curves, "aligner": aligner, "no-aligner": aligner}
+    for name, digest in parse_sealed(path.read_bytes(), path, run, required=False)[1].items():
+        other = places.get(name, artifact)
+        if other == curves and not curves.is_file():
+            raise ArtifactError(f"{curves} is not there, and {path} is", run=run)
+        if other.exists() and not (found := tree_digest(other)).startswith(digest):
             raise MismatchError(
-                f"{path} is not of {other}", found=f"{other} is {tree_digest(other)[:16]}…",
-                expected=f"{digest}…, as the seal of the metrics says", run=f"dvc repro -f {_stage(stem)}",
+                f"{path} is not of {other}", found=f"{other} is {found[:16]}…",
+                expected=f"{digest}…, as the seal of the metrics says", run=run,
             )  # fmt: skip
-
-
-def _stage(stem: Path) -> str:
-    return "@".join(stem.parts)
