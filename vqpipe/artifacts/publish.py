@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vqpipe.artifacts.seal import (
     SEAL,
@@ -362,6 +362,7 @@ def generation(folder: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -371,16 +372,28 @@ def read_whole(folder: Path, read: Callable[[], T]) -> T:
     Raises:
         ArtifactError: of `read`; or the folder was replaced during every reading.
     """
+    last: Exception | None = None
     for _ in range(TRIES):
         before = generation(folder)
         try:
             result = read()
-        except (ArtifactError, OSError):
-            if generation(folder) == before and before is not None:
+        except (ArtifactError, OSError) as error:
+            if generation(folder) == before and (before is not None or _exchanger() is not None):
                 raise
-            if before is None and not folder.exists() and _exchanger() is not None:
-                raise
+            last = error
             continue
         if generation(folder) == before:
             return result
-    raise ArtifactError(f"{folder} is being replaced again and again", expected="one writer at a time")
+    raise ArtifactError(
+        f"{folder} is being replaced again and again", expected="one writer at a time"
+    ) from last
+
+
+def reads_whole(read: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
+    """Let a function that reads several files of a folder, its first argument, see one version of it."""
+
+    @wraps(read)
+    def again(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return read_whole(folder, lambda: read(folder, *args, **kwargs))
+
+    return again

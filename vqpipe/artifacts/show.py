@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import MANIFEST, read_manifest, reads_whole
 from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
@@ -22,6 +22,7 @@ MAX_LINES = 40
 """Most files or tensors that are listed."""
 
 
+@reads_whole
 def show(path: Path) -> str:
     """Describe a published folder, a Parquet file or a safetensors file.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.publish import read_manifest, reads_whole
 from vqpipe.artifacts.spec import OneOf
 from vqpipe.artifacts.specs.centroids import CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
@@ -19,6 +19,7 @@ PRIOR = OneOf("codebook prior", (WORDS, CENTROIDS, NO_PRIOR))
 """Their artifacts."""
 
 
+@reads_whole
 def load_prior(folder: Path) -> Prior:
     """The words or centroids at `folder`, or None for the artifact that stands for no prior.
 

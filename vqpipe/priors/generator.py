@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
 from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
@@ -98,6 +98,7 @@ def save_generator(
         write_table(partial / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
 
 
+@reads_whole
 def load_generator(folder: Path, device: torch.device | str = "cpu") -> GPT:
     """Read a published prior, in eval mode.
 

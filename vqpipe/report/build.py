@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqpipe.artifacts.publish import generation
+from vqpipe.errors import ArtifactError
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_clusters import about_clusters
 from vqpipe.report.about_data import about_clip, about_dataset
@@ -36,9 +38,11 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
 
     Raises:
         ParamsError: no params file.
-        ArtifactError: an input that is there but is damaged or of another version.
+        ArtifactError: an input that is there but is damaged, of another version, or replaced meanwhile.
+        MismatchError: artifacts, metrics or curves that are not of one run.
     """
     inputs = read_inputs(artifacts, params_file)
+    before = {path: generation(path) for path in inputs.outputs}
     sections = [
         about_run(inputs),
         about_dataset(inputs, params),
@@ -50,6 +54,9 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
         about_reading(inputs, params),
         about_priors(inputs, params),
     ]
+    for path, seen in before.items():
+        if generation(path) != seen:
+            raise ArtifactError(f"{path} was replaced while the report read it", run="dvc repro report")
     return Report(render(params.title, _lead(inputs), sections), summary(inputs))
 
 

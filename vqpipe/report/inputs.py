@@ -50,6 +50,8 @@ class Inputs:
     prior: dict[str, Metrics] = field(default_factory=dict)
     read: dict[str, Metrics] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    outputs: tuple[Path, ...] = ()
+    """Where the stages' artifacts lie, whether or not they are there."""
     costs: tuple[Cost, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
@@ -121,6 +123,7 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         read["prior"],
         read["read"],
         curves,
+        tuple(outputs),
         costs,
         _packages(lineages.values()),
         tuple(strays),

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
 from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, VOCABULARY
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.errors import DataError
@@ -170,6 +170,7 @@ def publish_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
         write_words(folder, vocabulary)
 
 
+@reads_whole
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read a VOCABULARY folder; its `facts` are those of the manifest.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.alignment.aligner import Aligner
-from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
 from vqpipe.artifacts.specs.aligner import ALIGNER, ALIGNER_WEIGHTS, NO_ALIGNER
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, ParamsError
@@ -67,6 +67,7 @@ class StoredAligner:
         return bool(self.facts["tokenizer"] == weights_digest(tokenizer.state_dict()))
 
 
+@reads_whole
 def load_aligner(folder: Path) -> StoredAligner | None:
     """Read a published aligner; None where the variant was trained without alignment.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest
+from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest, reads_whole
 from vqpipe.artifacts.spec import Header, check_header, missing
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
@@ -64,6 +64,7 @@ def named_folder(given: Any) -> str | Path:
     )
 
 
+@reads_whole
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and facts of a tokenizer's folder of either form.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from vqpipe.artifacts.publish import publish_folder, publish_json, read_intact, read_manifest
+from vqpipe.artifacts.publish import publish_folder, publish_json, read_intact, read_manifest, reads_whole
 from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.specs.clip import CLIP, CLIP_WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
@@ -61,14 +61,7 @@ class Clip(nn.Module):
         Raises:
             ArtifactError: missing, damaged, of another version, or weights that do not fit the config or the id.
         """
-        facts = read_manifest(folder, CLIP).facts
-        config = parse_object(read_intact(folder / "config.json", "dvc repro clip"), folder / "config.json")
-        weights, _ = read_tensors(folder / "model.safetensors", CLIP_WEIGHTS)
-        if not str(facts["id"]).endswith(f":{weights_digest(weights)[:12]}"):
-            raise ArtifactError(
-                f"{folder}: the weights are not those of the CLIP that its id names",
-                found=weights_digest(weights)[:12], expected=facts["id"], run="dvc repro clip",
-            )  # fmt: skip
+        facts, config, weights = _read(folder)
         model = towers.build_model(config["model_cfg"], facts["id"])
         load_weights(model, weights, str(folder))
         return cls(model, config["preprocess_cfg"], facts["id"]).to(device)
@@ -221,6 +214,20 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@reads_whole
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """The facts, the open_clip config and the weights of a CLIP artifact; errors as `Clip.load`."""
+    facts = read_manifest(folder, CLIP).facts
+    config = parse_object(read_intact(folder / "config.json", "dvc repro clip"), folder / "config.json")
+    weights, _ = read_tensors(folder / "model.safetensors", CLIP_WEIGHTS)
+    if not str(facts["id"]).endswith(f":{weights_digest(weights)[:12]}"):
+        raise ArtifactError(
+            f"{folder}: the weights are not those of the CLIP that its id names",
+            found=weights_digest(weights)[:12], expected=facts["id"], run="dvc repro clip",
+        )  # fmt: skip
+    return facts, config, weights
 
 
 def write_clip(
