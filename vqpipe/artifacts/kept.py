@@ -43,11 +43,10 @@ def keep_before(path: Path) -> Iterator[None]:
     At any moment two checkpoints are there, once there were two. A file system without hard links has one for a moment.
     """
     with hidden(path, "replaced") as old:
-        linked = True
+        linked = path.is_file()
         try:
-            os.link(path, old)
-        except FileNotFoundError:
-            linked = False
+            if linked:
+                os.link(path, old)
         except OSError:
             linked = False
             os.replace(path, before(path))
