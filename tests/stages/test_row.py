@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,18 @@ from typer.testing import CliRunner
 
 from stages import row as stage
 from stages.scoreboard import missing_rows
+from tests.damage import DAMAGES
 from tests.small_alignment import params as heads
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.text import TextBatch
-from vqpipe.artifacts.publish import write_manifest
+from vqpipe.artifacts.publish import publish_sealed, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.errors import ParamsError
 from vqpipe.report.comparable import records
 from vqpipe.report.gate import flatten
+from vqpipe.rows.row import TrainingSpent, _kept_spent
 from vqpipe.tokenizers.aligned import Captions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
@@ -224,3 +228,19 @@ def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: P
     assert done.exit_code == 2, done.output
     assert "9 tokens, and CLIP tiny:fresh" in " ".join(done.output.split())
     assert not list((tmp_path / "scratch").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_record_of_what_the_training_took_is_not_read(
+    tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, spent = tmp_path / "spent.json", TrainingSpent(4, 1.5, 2.5, 1 << 30, None)
+    assert _kept_spent(path) is None
+    publish_sealed(path, asdict(spent))
+    assert _kept_spent(path) == spent
+    assert capsys.readouterr().err == ""
+    damage(path)
+    assert _kept_spent(path) is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith("; what the training of this row cost is not known\n")

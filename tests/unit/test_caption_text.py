@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.damage import DAMAGES
 from tests.tiny import CLIP, write_tiny_clip
+from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.seeds import seed_everything
 from vqpipe.text.tokens import clean
@@ -179,6 +182,28 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
     CaptionText([["another"]], clip, 8, tmp_path)
     assert encoded == [2, 1]
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_features_are_computed_again(
+    clip: Clip,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(caption_text, "CHUNK", 2)
+    first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    digest = tree_digest(tmp_path)
+    file = sorted(tmp_path.iterdir())[1]
+    damage(file)
+    again = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    assert torch.equal(first.features, again.features)
+    assert tree_digest(tmp_path) == digest
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(file) in said
+    assert said.endswith("; its captions are encoded again\n")
 
 
 def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.data import pixels
 from vqpipe.data.build import to_row
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
 from vqpipe.data.records import Record
@@ -122,6 +125,42 @@ def test_a_pack_follows_its_dataset(dataset: Path, tmp_path: Path) -> None:
     ImageSplit.open(dataset, "train", 8, 0)
     assert {path.name: path.stat().st_mtime_ns for path in packs.iterdir()} == first
     assert len(first) == 2
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), *DELETED.values()], ids=[*DAMAGES, *DELETED])
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_a_damaged_pack_is_built_again(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    ending: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pixels, "BLOCK", 1 << 10)
+    monkeypatch.setattr(pixels, "PIECE", 1 << 8)
+    good = ImageSplit.open(dataset, "train", 8, 0).images(0, 5)
+    packs = tmp_path / "scratch" / "packs"
+    before = {path.name: path.read_bytes() for path in packs.iterdir()}
+    (file,) = packs.glob(f"*.{ending}")
+    damage(file)
+    monkeypatch.setattr(pixels, "_sound", {})  # as in another process
+    assert torch.equal(ImageSplit.open(dataset, "train", 8, 0).images(0, 5), good)
+    assert {path.name: path.read_bytes() for path in packs.iterdir()} == before
+    said = capsys.readouterr().err
+    assert said.count("\n") == (0 if damage is Path.unlink and ending == "safetensors" else 1)
+    assert not said or said.endswith("; the pack is built again\n")
+
+
+def test_a_pack_is_compared_with_its_checksums_once_per_process(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digests = pixels._digests
+    monkeypatch.setattr(pixels, "_digests", lambda path, pool: (read.append(path), digests(path, pool))[1])
+    for _ in range(3):
+        ImageSplit.open(dataset, "train", 8, 0)
+    assert len(read) == 2, "when it was built, and when it was opened again"
 
 
 def test_gathering_does_not_change_what_is_stored(dataset: Path) -> None:

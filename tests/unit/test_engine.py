@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.engine import loop
 from vqpipe.engine.loop import MAX_ROLLBACKS, TrainingError, fit
 from vqpipe.engine.state import Average
 from vqpipe.engine.trainable import FitResult, NoHooks, schedule
@@ -130,6 +133,103 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_weights_and_curves(tmp_pa
     _, resumed = run(tmp_path / "broken")
     assert equal(whole, resumed)
     assert (tmp_path / "whole/curves.csv").read_bytes() == (tmp_path / "broken/curves.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, bytes]:
+    """The end and the curves of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run(folder)[1], (folder / "curves.csv").read_bytes()
+
+
+def stopped(folder: Path) -> Path:
+    """The newest checkpoint, of step 12, of a run that was stopped at step 13; the one before is of step 8."""
+
+    def dying(step: int) -> Tensor:
+        if step == 13:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, dying)
+    return folder / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), *DELETED.values()], ids=[*DAMAGES, *DELETED])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(
+    tmp_path: Path,
+    whole: tuple[FitResult, bytes],
+    damage: Callable[[Path], None],
+    both: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    newest = stopped(tmp_path)
+    damage(newest)
+    if both:
+        damage(tmp_path / "checkpoint.before.safetensors")
+    assert capsys.readouterr().err == ""
+    taken: list[int] = []
+    torch.manual_seed(99)
+    _, resumed = run(tmp_path, lambda step: (taken.append(step), batch_at(step))[1])
+    assert min(taken) == (0 if both else 8)
+    assert equal(whole[0], resumed)
+    assert (tmp_path / "curves.csv").read_bytes() == whole[1]
+    said = capsys.readouterr().err.splitlines()
+    if damage is Path.unlink:
+        assert len(said) == (0 if both else 1)
+    else:
+        assert len(said) == (2 if both else 1)
+        assert str(newest) in said[0]
+        assert (tmp_path / "checkpoint.damaged.safetensors").is_file()
+
+
+@pytest.mark.parametrize("poison", [(9,), (6, 9), (9, 14)])
+def test_a_roll_back_over_a_damaged_checkpoint_comes_to_the_same_end(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    poison: tuple[int, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def poisoned(step: int) -> Tensor:
+        return batch_at(step) * (float("nan") if step in poison else 1.0)
+
+    _, undisturbed = run(tmp_path / "whole", poisoned)
+    assert undisturbed.num_rollbacks == len(poison)
+    roll_back, damages = loop._roll_back, list(DAMAGES.values())
+
+    def damaged(state: Any, checkpoint: Path, title: str) -> None:
+        if damages:
+            damages.pop()(checkpoint)
+        roll_back(state, checkpoint, title)
+
+    monkeypatch.setattr(loop, "_roll_back", damaged)
+    _, result = run(tmp_path / "damaged", poisoned)
+    assert not damages
+    assert equal(undisturbed, result)
+    assert (result.num_rollbacks, result.num_steps) == (len(poison), 20)
+    assert "goes on from the checkpoint before it" in capsys.readouterr().err
+
+
+def test_a_roll_back_without_a_whole_checkpoint_ends_and_the_next_run_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(step: int) -> Tensor:
+        return batch_at(step) * (float("nan") if step == 9 else 1.0)
+
+    _, undisturbed = run(tmp_path / "whole", poisoned)
+    roll_back = loop._roll_back
+
+    def damaged(state: Any, checkpoint: Path, title: str) -> None:
+        for path in tmp_path.glob("damaged/*.safetensors"):
+            path.write_bytes(b"")
+        roll_back(state, checkpoint, title)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_roll_back", damaged)
+        with pytest.raises(TrainingError, match=r"(?s)no whole checkpoint.*same command again"):
+            run(tmp_path / "damaged", poisoned)
+    assert equal(undisturbed, run(tmp_path / "damaged", poisoned)[1])
 
 
 def test_a_batch_that_is_not_finite_is_passed_over_after_a_roll_back(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,36 @@ def test_an_unfinished_run_of_other_params_is_told_in_one_line(
     assert (tmp_path / "stage/old/checkpoint").read_text() == "half"
     with scratch_folder("stage", "old"):
         assert capsys.readouterr().err == "", "the run that goes on is not told of itself"
+
+
+@pytest.mark.parametrize("about", [b"\xff\xfe", b"", b"[" * 100_000, b'{"params": ', b"[1]"])
+def test_a_damaged_record_of_an_unfinished_run_stops_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, about: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    left_unfinished("old", {"seed": 0})
+    (tmp_path / "stage/old.lock").write_bytes(about)
+    with scratch_folder("stage", "new", {"seed": 1}):
+        pass
+    assert "it goes on when its params and inputs are as before" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_run_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    left_unfinished("old", {})
+    stat = Path.stat
+
+    def gone(path: Path, **given: Any) -> os.stat_result:
+        if path.name == "checkpoint":
+            raise FileNotFoundError(path)
+        return stat(path, **given)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    with scratch_folder("stage", "new"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_that_is_going_on_is_not_called_unfinished(

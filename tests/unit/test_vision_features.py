@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqpipe.artifacts.publish import read_manifest, tree_digest
+from tests.damage import DAMAGES, DELETED
+from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
+from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
@@ -185,6 +187,41 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), *DELETED.values()], ids=[*DAMAGES, *DELETED])
+@pytest.mark.parametrize("ending", ["safetensors", "json"])
+def test_a_damaged_shard_or_record_is_made_again_and_not_published(
+    clip: Clip,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    ending: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10)
+    whole = write_patches(clip, Pictures(60), params, tmp_path / "whole")
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patches, "publish_folder", killed)
+        with pytest.raises(Killed):
+            write_patches(clip, Pictures(60), params, tmp_path / "out")
+    damage(tmp_path / f"out-scratch/patches-00001.{ending}")
+    assert capsys.readouterr().err == ""
+    pictures = Pictures(60)
+    made: list[range] = []
+    read = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda spans: read([made.append(span) or span for span in spans]))
+    assert write_patches(clip, pictures, params, tmp_path / "out") == whole
+    assert (made[0].start, made[-1].stop) == (21, 42), "one shard of three"
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"patches-00001.{ending}" in said
+    assert said.endswith("; patches-00001.safetensors is made again\n")
+
+
 def test_ranks_share_what_is_left_and_the_bytes_are_the_same(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,11 +313,10 @@ def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
 def test_shards_that_are_not_the_manifests_are_told(clip: Clip, tmp_path: Path) -> None:
     for name, dim in (("p", True), ("q", False)):
         write_patches(clip, Pictures(3), patches_params(projected=dim), tmp_path / name)
-    (tmp_path / "q/manifest.json").write_bytes(
-        (tmp_path / "p/manifest.json").read_bytes().replace(b'"num_vectors": 12', b'"num_vectors": 11')
-    )
     for name in ("patches-00000.safetensors", "images.parquet", "skipped.parquet"):
         (tmp_path / "q" / name).write_bytes((tmp_path / "p" / name).read_bytes())
+    facts = read_manifest(tmp_path / "p", PATCHES).facts
+    write_manifest(tmp_path / "q", header_for(PATCHES, {**facts, "num_vectors": 11}))
     with pytest.raises(ArtifactError, match="12 vectors"):
         open_vectors(tmp_path / "q")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.damage import DAMAGES, DELETED
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.cluster import Algorithm, Start
 from vqpipe.vision import assignment, starts, vectors
@@ -260,6 +262,41 @@ def test_a_killed_run_ends_with_the_same_bytes(
     assert saves == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert again.centroids.tobytes() == whole.centroids.tobytes()
     assert (again.rows, again.objective, again.prefixes) == (whole.rows, whole.objective, whole.prefixes)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES.values(), *DELETED.values()], ids=[*DAMAGES, *DELETED])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_is_set_aside_and_the_bytes_are_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    both: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, path = blobs(500), tmp_path / "kmeans.safetensors"
+    whole = kmeans(data, 10, 6, 0)
+    save, saves = State.save, list[int]()
+
+    def save_and_die(state: State, at: Path) -> None:
+        save(state, at)
+        saves.append(len(state.rows))
+        if len(saves) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(State, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        kmeans(data, 10, 6, 0, checkpoint=path)
+    damage(path)
+    if both:
+        damage(tmp_path / "kmeans.before.safetensors")
+    again = kmeans(data, 10, 6, 0, checkpoint=path)
+    assert saves == [0, 1, 2, 3, *range(0 if both else 3, 7)]
+    assert again.centroids.tobytes() == whole.centroids.tobytes()
+    assert (again.rows, again.objective) == (whole.rows, whole.objective)
+    said = capsys.readouterr().err
+    if damage is not Path.unlink:
+        assert said.count("\n") == (2 if both else 1)
+        assert (tmp_path / "kmeans.damaged.safetensors").is_file()
 
 
 def test_chosen_vectors_are_read_like_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,12 @@ def read_tensors(
     """
     from safetensors.torch import load_file
 
+    header = check_tensors(path, spec)
+    return load_file(path, device=device), header.facts
+
+
+def check_tensors(path: Path, spec: TensorSpec) -> Header:
+    """Compare an artifact with its checksum and its spec without loading its tensors; errors as `read_tensors`."""
     if not path.is_file():
         raise missing(path, spec)
     need_intact(path, f"dvc checkout, or {maker(spec)}")
@@ -72,7 +78,7 @@ def read_tensors(
     header = _header(raw, path)
     check_header(header, spec, path)
     _check_entries(raw, spec, path)
-    return load_file(path, device=device), header.facts
+    return header
 
 
 def read_tensor_header(path: Path) -> tuple[Header, dict[str, dict[str, Any]]]:

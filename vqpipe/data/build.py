@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
-from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.artifacts.tables import ShardWriter, stream_table, to_table, write_table
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
 from vqpipe.data.adapters.layouts import hint, hinted
@@ -241,7 +241,8 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
     where = ""
     if bad:
         kept = scratch_root() / "dataset" / QUARANTINE_FILE
-        write_table(kept, QUARANTINE, _quarantine(bad))
+        with stream_table(kept, QUARANTINE) as add:
+            add(_quarantine(bad))
         where = f"every item and its reason: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
     examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}

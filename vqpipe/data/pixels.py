@@ -9,20 +9,31 @@ import hashlib
 import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt8
 
+from vqpipe.artifacts.kept import is_sound
 from vqpipe.artifacts.publish import publish_file
+from vqpipe.artifacts.seal import need_equal
+from vqpipe.artifacts.spec import TensorSpec
+from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
 from vqpipe.data.images import decode_png
 from vqpipe.data.read import Split
+from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import scratch_root, workers
 from vqpipe.runtime.preflight import need_disk, need_memory
 
 Image = UInt8[np.ndarray, "3 h w"]
 BATCH = 256
+BLOCK, PIECE = 64 << 20, 1 << 20
+"""Bytes of a pack that have one checksum, and that are read at once."""
+PACK = TensorSpec("pack", 1, {"ends": "I64"}, stage="dataset", about="the index of encoded images in scratch")
 
 
 class Pixels(Protocol):
@@ -66,19 +77,20 @@ class Packed:
     """Encoded images in one memory-mapped file of the scratch folder; threads decode them on demand.
 
     The file is named by the hashes of the split's shards: it is built once and serves every process of the
-    machine.
+    machine. Each process compares it with its checksums when it first opens it; a damaged one is built again.
     """
 
     def __init__(self, split: Split) -> None:
         key = hashlib.sha256("\n".join(split.digests).encode()).hexdigest()[:16]
         path = scratch_root() / "packs" / f"{split.name}-{key}.bin"
-        index = path.with_suffix(".npy")
-        if not index.is_file():
-            _build(split, path, index)
-        self._ends = np.load(index, allow_pickle=False)
+        self._pool = ThreadPoolExecutor(workers())
+        if not _index(path).is_file() or not is_sound(
+            lambda: _check(path, self._pool), "the pack is built again"
+        ):
+            _build(split, path, self._pool)
+        self._ends = read_tensors(_index(path), PACK)[0]["ends"].numpy()
         with path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._pool = ThreadPoolExecutor(workers())
 
     def _read(self, index: int) -> Image:
         start = int(self._ends[index - 1]) if index else 0
@@ -89,17 +101,60 @@ class Packed:
         return list(self._pool.map(self._read, indices))
 
 
-def _build(split: Split, path: Path, index: Path) -> None:
-    """Write the pack, then its index, each atomically: an index is there only beside a whole pack."""
+_sound: dict[Path, tuple[object, ...]] = {}
+"""The state in which this process has compared each pack with its checksums."""
+
+
+def _index(path: Path) -> Path:
+    """Where each image of a pack ends, and the checksums of the pack; carries a checksum of itself."""
+    return path.with_suffix(".safetensors")
+
+
+def _check(path: Path, pool: ThreadPoolExecutor) -> None:
+    """Compare a pack with its checksums, once per process.
+
+    Raises:
+        ArtifactError: the pack is missing, or it or its index is damaged.
+    """
+    blocks = check_tensors(_index(path), PACK).facts["blocks"]
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing")
+    status = path.stat()
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, tuple(blocks))
+    if _sound.get(path) == state:
+        return
+    for found, expected in zip_longest(_digests(path, pool), blocks, fillvalue=""):
+        need_equal(path, found, expected)
+    _sound[path] = state
+
+
+def _digests(path: Path, pool: ThreadPoolExecutor) -> list[str]:
+    """SHA-256 of each `BLOCK` bytes of a file, computed in parallel."""
+    return list(pool.map(partial(_digest, path), range(0, path.stat().st_size, BLOCK)))
+
+
+def _digest(path: Path, start: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(start)
+        for _ in range(0, BLOCK, PIECE):
+            digest.update(stream.read(PIECE))
+    return digest.hexdigest()
+
+
+def _build(split: Split, path: Path, pool: ThreadPoolExecutor) -> None:
+    """Write the pack, then its index, each atomically: an index is there only where there is a whole pack."""
     path.parent.mkdir(parents=True, exist_ok=True)
     need_disk(
         path.parent, sum(shard.stat().st_size for shard in split.shards), f"the pack of {split.dataset}"
     )
     lengths: list[int] = []
-    with publish_file(path) as partial, partial.open("wb") as stream:
-        for batch in split.batches(["image"], rows=BATCH):
-            for data in batch.column("image").to_pylist():
-                lengths.append(len(data))
-                stream.write(data)
-    with publish_file(index) as partial, partial.open("wb") as stream:
-        np.save(stream, np.cumsum(np.asarray(lengths, dtype=np.int64)))
+    with publish_file(path) as whole:
+        with whole.open("wb") as stream:
+            for batch in split.batches(["image"], rows=BATCH):
+                for data in batch.column("image").to_pylist():
+                    lengths.append(len(data))
+                    stream.write(data)
+        blocks = _digests(whole, pool)
+    ends = torch.from_numpy(np.cumsum(np.asarray(lengths, dtype=np.int64)))
+    write_tensors(_index(path), PACK, {"ends": ends}, {"blocks": blocks}, sealed=True)

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from vqpipe.artifacts.kept import Found, recover
+from vqpipe.artifacts.tensors import check_tensors
 from vqpipe.engine.batches import check_shares, prefetch
 from vqpipe.engine.curves import Trackers, write_curves
-from vqpipe.engine.state import Average, TrainingState
+from vqpipe.engine.state import CHECKPOINT, Average, TrainingState
 from vqpipe.engine.step import Stepper
 from vqpipe.engine.trainable import FitResult, Spent, Trainable
 from vqpipe.errors import MismatchError, VqpipeError
@@ -46,6 +48,8 @@ def fit(
 ) -> FitResult:
     """Train for `config.num_steps` steps, from the checkpoint in `scratch` where there is one.
 
+    A damaged checkpoint is set aside; the run goes on from the one before it, or from the beginning, to the same end.
+
     Args:
         trainable: the model and its losses; already on `device`.
         batch_at: the batch of a data step, a pure function of its number; run ahead in a thread.
@@ -57,7 +61,8 @@ def fit(
         MismatchError: a batch that ranks and micro-batches cannot share, or `channels_last` without convolutions.
         SetupError: `compile` without a compiler; `deterministic`, and an operation that has no deterministic form.
         TrainingError: the loss or a gradient was not finite more than five times; each time the run went back to
-            its last checkpoint and passed over the batches in between.
+            its last checkpoint and passed over the batches in between. Or it was not finite once, and no checkpoint
+            is left that is not damaged.
     """
     check_shares(config.batch_size, config.accumulate)
     if config.compile:
@@ -67,10 +72,10 @@ def fit(
     broadcast_module(trainable.module)
     state = _prepare(trainable, config, device)
     checkpoint = scratch / "checkpoint.safetensors"
-    if checkpoint.is_file():
-        state.load(checkpoint)
-    else:
+    if _recover(checkpoint, device) == Found.NOTHING:
         state.save(checkpoint)
+    else:
+        state.load(checkpoint)
     begun = state.step, time.process_time(), time.perf_counter()
     with (
         deterministic_algorithms(config.deterministic),
@@ -151,14 +156,30 @@ def _prepare(trainable: Trainable, config: TrainingParams, device: torch.device)
 
 
 def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
-    """Go back to the last checkpoint and pass over the batches since."""
+    """Go back to the last checkpoint and pass over the batches since.
+
+    Where the last one is damaged, go back to the one before and pass over nothing: the run comes to the same place
+    again, with a whole checkpoint.
+    """
     reached, skipped, rollbacks = state.step, state.skipped, state.rollbacks
     if rollbacks >= MAX_ROLLBACKS:
         raise TrainingError(
             f"{title}: the loss was not finite at step {reached}, after {rollbacks} roll-backs",
             expected="finite losses; lower learning_rate, set precision to fp32 or bf16, or set clip_grad_norm",
         )
+    found = _recover(checkpoint, state.device)
+    if found == Found.NOTHING:
+        raise TrainingError(
+            f"{title}: the loss was not finite at step {reached}, and there is no whole checkpoint to go back to",
+            run="the same command again: it starts from the beginning",
+        )
     state.load(checkpoint)
+    if found == Found.BEFORE:
+        return
     state.skipped = skipped + reached - state.step + 1
     state.rollbacks = rollbacks + 1
     state.save(checkpoint)
+
+
+def _recover(checkpoint: Path, device: torch.device) -> Found:
+    return recover(checkpoint, lambda path: check_tensors(path, CHECKPOINT), device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vqpipe.artifacts.kept import keep_before
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.runtime.distributed import barrier, gather, is_main, rank
@@ -88,7 +89,10 @@ class TrainingState:
         """Sum and count of each term since the last row of the curves."""
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; atomic, no pickle. All ranks call it: rank 0 writes, with everyone's random state."""
+        """Write the checkpoint; atomic, no pickle, with a checksum. The one at `path` becomes the one before.
+
+        All ranks call it: rank 0 writes, with everyone's random state.
+        """
         random = self._random()
         if not is_main():
             return barrier()
@@ -103,7 +107,8 @@ class TrainingState:
             "window": self.window, "scaler": self.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
         }  # fmt: skip
-        write_tensors(path, CHECKPOINT, tensors, facts)
+        with keep_before(path):
+            write_tensors(path, CHECKPOINT, tensors, facts, sealed=True)
         return barrier()
 
     def _random(self) -> dict[str, Tensor]:

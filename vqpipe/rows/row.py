@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -12,7 +11,9 @@ from typing import Any
 
 import torch
 
-from vqpipe.artifacts.publish import publish_json
+from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.publish import publish_sealed
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.codebooks.load import Prior
 from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.trainable import FitResult
@@ -106,13 +107,10 @@ def train_row(
     spent: list[TrainingSpent] = []
 
     def note(result: FitResult) -> None:
-        path = scratch / SPENT
-        if result.spent.num_steps == 0 and path.is_file():  # killed while it was measured
-            spent.append(TrainingSpent(**json.loads(path.read_text(encoding="utf-8"))))
-        else:
-            took = result.spent
-            spent.append(TrainingSpent(took.num_steps, took.cpu_seconds, took.seconds, *memory.read()))
-            publish_json(path, asdict(spent[0]))
+        took = result.spent
+        kept = _kept_spent(scratch / SPENT) if took.num_steps == 0 else None  # killed while it was measured
+        spent.append(kept or TrainingSpent(took.num_steps, took.cpu_seconds, took.seconds, *memory.read()))
+        publish_sealed(scratch / SPENT, asdict(spent[0]))
 
     done = train_tokenizer(
         config, prior, dataset, clip,
@@ -137,6 +135,15 @@ def train_row(
         {**_flat_training(trained), **flat_evaluation(measured), **read},
         _cost(trained["parameters"], spent[0], seconds, device),
     )
+
+
+def _kept_spent(path: Path) -> TrainingSpent | None:
+    """What an earlier process wrote; None where it wrote nothing, or where that is damaged."""
+    if not path.is_file() or not is_sound(
+        lambda: read_sealed_json(path), "what the training of this row cost is not known"
+    ):
+        return None
+    return TrainingSpent(**read_sealed_json(path))
 
 
 def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:

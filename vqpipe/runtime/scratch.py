@@ -68,9 +68,12 @@ def unfinished(stage: str, key: str, about: Mapping[str, Any]) -> str | None:
         stage, key, about: as `scratch_folder`.
     """
     left = [
-        (_last_change(folder), folder)
+        (changed, folder)
         for folder in (scratch_root() / stage).iterdir()
-        if folder.is_dir() and folder.name != key and any(folder.iterdir()) and not _is_locked(folder)
+        if folder.is_dir()
+        and folder.name != key
+        and (changed := _last_change(folder)) is not None
+        and not _is_locked(folder)
     ]
     if not left:
         return None
@@ -85,8 +88,13 @@ def unfinished(stage: str, key: str, about: Mapping[str, Any]) -> str | None:
     )
 
 
-def _last_change(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+def _last_change(folder: Path) -> float | None:
+    """When a folder or a file in it changed; None where it is empty, or another process is removing it."""
+    try:
+        inside = list(folder.iterdir())
+        return max(path.stat().st_mtime for path in (folder, *inside)) if inside else None
+    except OSError:
+        return None
 
 
 def _is_locked(folder: Path) -> bool:
@@ -103,7 +111,7 @@ def _is_locked(folder: Path) -> bool:
 def _about(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(folder.with_name(f"{folder.name}.lock").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # damaged: then nothing is known of what it says
         return {}
     return content if isinstance(content, dict) else {}
 

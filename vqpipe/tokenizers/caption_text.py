@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float32, Int16, Int32, Int64
 from torch import Tensor
 
 from vqpipe.alignment.text import TextBatch
-from vqpipe.artifacts.publish import publish_file
+from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.spec import TensorSpec
+from vqpipe.artifacts.tensors import check_tensors, read_tensor_header, write_tensors
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
 from vqpipe.runtime.progress import track
@@ -30,6 +32,13 @@ SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "
 """Words that say on which side something is; a mirrored image makes them wrong."""
 CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
+FEATURES = TensorSpec(
+    "caption-features",
+    1,
+    {"features": "F32"},
+    stage="tokenizer",
+    about="CLIP features of captions in scratch",
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class CaptionText:
         clip: the frozen CLIP that gives the features.
         max_tokens: longest caption in tokens, start and end included; longer ones are cut, and counted.
         folder: where features are kept, so that a killed run need not compute them again and ranks share the work;
-            null keeps them in memory.
+            null keeps them in memory. Damaged ones are computed again.
 
     Raises:
         MismatchError: `max_tokens` is more than the CLIP's text tower takes.
@@ -202,18 +211,31 @@ def _features(
     if folder is None:
         return [_encode(ids[at : at + CHUNK], clip) for at in starts]
     key = hashlib.sha256(f"{clip.id} {ids.shape} {CHUNK}".encode() + ids.tobytes()).hexdigest()[:16]
-    files = [folder / f"captions-{key}-{number:05d}.npy" for number in range(len(starts))]
+    files = [folder / f"captions-{key}-{number:05d}.safetensors" for number in range(len(starts))]
 
     def make(numbers: range) -> None:
-        lacking = [number for number in numbers if not files[number].is_file()]
+        lacking = [number for number in numbers if not _is_kept(files[number])]
         for number in track(lacking, "encode captions") if lacking else ():
-            with publish_file(files[number]) as partial, partial.open("wb") as stream:
-                np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
+            made = torch.from_numpy(_encode(ids[starts[number] :][:CHUNK], clip))
+            write_tensors(files[number], FEATURES, {"features": made}, sealed=True)
 
     make(range(rank(), len(files), world_size()))
     barrier()
     make(range(len(files)))  # nothing is left to do where the ranks see one folder
-    return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+    return [_mapped(file) for file in files]
+
+
+def _is_kept(file: Path) -> bool:
+    return file.is_file() and is_sound(
+        lambda: check_tensors(file, FEATURES), "its captions are encoded again"
+    )
+
+
+def _mapped(file: Path) -> Float32[np.ndarray, "c e"]:
+    """The features of a checked file, memory-mapped: its one tensor ends where the file does."""
+    rows, dim = read_tensor_header(file)[1]["features"]["shape"]
+    offset = file.stat().st_size - rows * dim * np.dtype(np.float32).itemsize
+    return np.memmap(file, dtype="<f4", mode="r", offset=offset, shape=(rows, dim))
 
 
 def _encode(ids: Int32[np.ndarray, "n t"], clip: Clip) -> Float32[np.ndarray, "n e"]:

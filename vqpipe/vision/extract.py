@@ -14,17 +14,18 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Float16, Float64, UInt8
 from torch import Tensor
 
-from vqpipe.artifacts.publish import publish_json
+from vqpipe.artifacts.publish import file_digest, publish_sealed
+from vqpipe.artifacts.seal import need_equal, read_sealed_json
 from vqpipe.artifacts.specs.patches import PATCH_SHARD
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.search import full_precision
-from vqpipe.errors import DataError
+from vqpipe.errors import ArtifactError, DataError
 from vqpipe.params.patches import PatchesParams
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.features import Shard, pool
@@ -58,7 +59,7 @@ class Images(Protocol):
 
 @dataclass
 class Record:
-    """What is known of a finished shard beside its features; kept beside it as JSON until all are published."""
+    """What is known of a finished shard, besides its features; kept next to it as JSON until all are published."""
 
     kept: list[tuple[int, str]] = field(default_factory=list)
     """Position in the split and id of each image whose features are there."""
@@ -67,6 +68,8 @@ class Record:
     sums: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
     """Per dimension, of the values as they are written."""
+    sha256: str = ""
+    """Of the shard."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class _Done:
 
 
 def record_path(folder: Path, shard: Shard) -> Path:
-    """The record of a shard; it is written before the shard."""
+    """The record of a shard; it is written after the shard, with a checksum of both."""
     return folder / f"patches-{shard.number:05d}.json"
 
 
@@ -115,9 +118,10 @@ def extract_shards(
             _note(record, span, done.batch)
             if span.stop == shard.stop:
                 record.sums, record.squares = sums.tolist()
-                publish_json(record_path(folder, shard), vars(record))
                 tensors = _tensors(features, [at for at, _ in record.kept], places)
                 write_tensors(folder / shard.name, PATCH_SHARD, tensors, {"clip_id": clip.id})
+                record.sha256 = file_digest(folder / shard.name)
+                publish_sealed(record_path(folder, shard), vars(record))
                 yield shard, record
 
 
@@ -188,11 +192,33 @@ def _map_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Ge
         torch.set_num_threads(before)
 
 
-def read_record(content: dict[str, Any]) -> Record:
-    """A record from its JSON."""
+def read_record(folder: Path, shard: Shard) -> Record:
+    """The record of a finished shard.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    path, run = record_path(folder, shard), "dvc repro patches"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", run=run)
+    content = read_sealed_json(path, run)
     return Record(
         kept=[(int(at), str(name)) for at, name in content["kept"]],
         skipped=[(int(at), str(name), str(why), str(seen)) for at, name, why, seen in content["skipped"]],
         sums=content["sums"],
         squares=content["squares"],
+        sha256=content["sha256"],
     )
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Compare a finished shard and its record with their checksums.
+
+    Raises:
+        ArtifactError: one of the two is missing or damaged.
+    """
+    path = folder / shard.name
+    record = read_record(folder, shard)
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", run="dvc repro patches")
+    need_equal(path, file_digest(path), record.sha256, "dvc repro patches")

@@ -94,7 +94,8 @@ def kmeans(
         pull: 0 to 1, how far a prefix's centroids move to the means of the vectors nearest to them in that prefix;
             see `ordered`.
         device: where distances are computed.
-        checkpoint: a file for the state between iterations; a run that finds it goes on from there.
+        checkpoint: a file for the state between iterations; a run that finds it goes on from there. A damaged one is
+            set aside for the one before it.
 
     Raises:
         MismatchError: K above the number of vectors, or a prefix that is not below K.

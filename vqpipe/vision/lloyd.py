@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from vqpipe.artifacts.kept import Found, keep_before, recover
 from vqpipe.artifacts.spec import TensorSpec
-from vqpipe.artifacts.tensors import read_tensors, write_tensors
-from vqpipe.runtime.distributed import all_reduce_sum, is_main
+from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
+from vqpipe.runtime.distributed import is_main
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.vision.assignment import Before, Engine, assign, relocate
 from vqpipe.vision.vectors import Part
@@ -33,10 +34,10 @@ class State:
     done: bool = False
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; atomic."""
-        write_tensors(
-            path, CHECKPOINT, {"centroids": self.centroids}, {"rows": self.rows, "done": self.done}
-        )  # fmt: skip
+        """Write the checkpoint; atomic, with a checksum. The one at `path` becomes the one before."""
+        facts = {"rows": self.rows, "done": self.done}
+        with keep_before(path):
+            write_tensors(path, CHECKPOINT, {"centroids": self.centroids}, facts, sealed=True)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> State:
@@ -46,9 +47,10 @@ class State:
 
 
 def resumable(checkpoint: Path | None, device: torch.device) -> bool:
-    """Whether rank 0 sees the checkpoint; the same answer on all ranks."""
-    seen = float(checkpoint is not None and is_main() and checkpoint.is_file())
-    return bool(all_reduce_sum(torch.tensor(seen, device=device)) > 0)
+    """Whether there is a checkpoint to go on from, after damaged ones were set aside; the same answer on all ranks."""
+    return checkpoint is not None and (
+        recover(checkpoint, lambda path: check_tensors(path, CHECKPOINT), device) != Found.NOTHING
+    )
 
 
 def lloyd(

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.publish import publish_folder, remove_leftovers
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.errors import DataError
 from vqpipe.params.patches import PatchesParams
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
+from vqpipe.runtime.env import workers
 from vqpipe.runtime.preflight import need_disk
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.vision.clip import Clip
-from vqpipe.vision.extract import Images, Record, clip_dim, extract_shards, read_record, record_path
+from vqpipe.vision.extract import Images, check_shard, clip_dim, extract_shards, read_record, record_path
 from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, total_variance
 
 
@@ -37,7 +39,7 @@ def write_patches(
 
     Under torchrun all ranks call this with one scratch folder on a file system that they share: of the shards that
     are not there yet rank r makes the r-th, the (r + W)-th, ..., and rank 0 publishes. The bytes are the same for
-    any number of ranks, threads and workers, and after any number of kills.
+    any number of ranks, threads and workers, and after any number of kills. A shard that is damaged is made again.
 
     Args:
         clip: the CLIP.
@@ -74,9 +76,12 @@ def _extract(
     scratch: Path,
     device: torch.device,
 ) -> None:
-    """This rank's share of the shards that are missing."""
-    missing = torch.tensor([not (scratch / shard.name).is_file() for shard in shards], device=device).long()
-    missing = all_reduce_sum(missing if is_main() else torch.zeros_like(missing))  # as rank 0 sees it
+    """This rank's share of the shards that are missing or damaged."""
+    missing = torch.zeros(len(shards), dtype=torch.long, device=device)
+    if is_main():
+        remove_leftovers(scratch)
+        missing += torch.tensor(_missing(scratch, shards), device=device)
+    missing = all_reduce_sum(missing)  # as rank 0 sees it
     left = [shard for shard, is_missing in zip(shards, missing.tolist(), strict=True) if is_missing]
     if is_main():
         need_disk(scratch, per_image * sum(s.stop - s.start for s in left), "the patch features")
@@ -95,6 +100,18 @@ def _extract(
     barrier()
 
 
+def _missing(scratch: Path, shards: list[Shard]) -> list[bool]:
+    """Which shards are to be made; one that was made and is damaged is named on stderr."""
+
+    def is_missing(shard: Shard) -> bool:
+        if not (scratch / shard.name).is_file() and not record_path(scratch, shard).is_file():
+            return True
+        return not is_sound(lambda: check_shard(scratch, shard), f"{shard.name} is made again")
+
+    with ThreadPoolExecutor(workers()) as pool:
+        return list(pool.map(is_missing, shards))
+
+
 def _on_one_disk(scratch: Path, folder: Path) -> bool:
     while not folder.exists():
         folder = folder.absolute().parent
@@ -104,7 +121,7 @@ def _on_one_disk(scratch: Path, folder: Path) -> bool:
 def _publish(
     clip: Clip, params: PatchesParams, num_images: int, shards: list[Shard], out: Path, scratch: Path
 ) -> dict[str, Any]:
-    records = [_read(scratch, shard) for shard in shards]
+    records = [read_record(scratch, shard) for shard in shards]
     kept = [row for record in records for row in record.kept]
     skipped = [row for record in records for row in record.skipped]
     _judge(skipped, num_images, params)
@@ -134,10 +151,6 @@ def _publish(
         "bad_fraction": round(len(skipped) / num_images, 6),
         "variance_per_dim": variance, "mean_square_per_dim": mean_square,
     }  # fmt: skip
-
-
-def _read(scratch: Path, shard: Shard) -> Record:
-    return read_record(json.loads(record_path(scratch, shard).read_text(encoding="utf-8")))
 
 
 def _place(source: Path, target: Path) -> None:
