@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqpipe.artifacts.publish import read_manifest, tree_digest
+from vqpipe.artifacts.publish import publish_sealed, read_manifest, tree_digest
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
@@ -276,9 +277,9 @@ def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
 def test_shards_that_are_not_the_manifests_are_told(clip: Clip, tmp_path: Path) -> None:
     for name, dim in (("p", True), ("q", False)):
         write_patches(clip, Pictures(3), patches_params(projected=dim), tmp_path / name)
-    (tmp_path / "q/manifest.json").write_bytes(
-        (tmp_path / "p/manifest.json").read_bytes().replace(b'"num_vectors": 12', b'"num_vectors": 11')
-    )
+    content = read_sealed_json(tmp_path / "p/manifest.json")
+    content["facts"]["num_vectors"] -= 1
+    publish_sealed(tmp_path / "q/manifest.json", content)
     for name in ("patches-00000.safetensors", "images.parquet", "skipped.parquet"):
         (tmp_path / "q" / name).write_bytes((tmp_path / "p" / name).read_bytes())
     with pytest.raises(ArtifactError, match="12 vectors"):
