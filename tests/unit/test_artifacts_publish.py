@@ -167,7 +167,7 @@ def test_another_version_or_spec_is_told(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_told(tmp_path: Path, content: str, problem: str) -> None:
     fill(tmp_path / "box")
     (tmp_path / "box" / MANIFEST).write_text(content)
-    with pytest.raises(ArtifactError, match=f"(?s){problem}.*run: +dvc checkout, or dvc repro boxes"):
+    with pytest.raises(ArtifactError, match=f"(?s){problem}.*run: +dvc checkout.*, or dvc repro boxes"):
         read_manifest(tmp_path / "box", BOX)
 
 

@@ -17,7 +17,7 @@ from vqpipe.artifacts.publish import file_digest, read_manifest
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.tables import read_header, read_table, to_table, write_table
+from vqpipe.artifacts.tables import read_header, read_table, stream_table, to_table, write_table
 from vqpipe.cli.app import app
 from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
 from vqpipe.library.identity import digest
@@ -174,7 +174,8 @@ def test_rows_that_cannot_be_are_refused(
         {"image_id": name, "split": "images", "label": -1, "indices": [0] * count} for name, count in rows
     ]
     facts = read_header(tmp_path / "t.parquet").facts
-    write_table(tmp_path / "bad.parquet", CODES, to_table(CODES, content), facts)
+    with stream_table(tmp_path / "bad.parquet", CODES, facts) as append:
+        append(to_table(CODES, content))
     with pytest.raises(ArtifactError, match=message):
         detokenize(tmp_path / "bad.parquet", tokenizer, tmp_path / "again", 4)
     assert not (tmp_path / "again").exists()

@@ -15,7 +15,7 @@ import torch
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.specs.words import WORD_VECTORS
-from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tables import stream_table, to_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.words import read_words
 from vqpipe.errors import ArtifactError, ParamsError
@@ -141,7 +141,8 @@ def test_measures_and_truth(tmp_path: Path, vocabulary: Vocabulary) -> None:
         }
         for (a, n), count in said.items()
     ]
-    write_table(tmp_path / "truth.parquet", TRUTH, to_table(TRUTH, rows))
+    with stream_table(tmp_path / "truth.parquet", TRUTH) as append:
+        append(to_table(TRUTH, rows))
     found = measure(graph, vocabulary, tmp_path / "truth.parquet", 1)
     assert (found["precision"], found["recall"], found["num_true_edges"]) == (0.75, 0.75, 4)
 
