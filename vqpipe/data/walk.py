@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from vqpipe.data.captions import printable
 from vqpipe.data.images import SUFFIXES
 from vqpipe.data.records import Bad
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 
 Key = tuple[int, int]
 """Device and inode: what a file is, whatever its name."""

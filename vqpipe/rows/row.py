@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from vqpipe.artifacts.publish import publish_json
 from vqpipe.codebooks.load import Prior
 from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.trainable import FitResult
+from vqpipe.errors import ArtifactError
 from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import Judges
 from vqpipe.evaluation.measure import evaluate
@@ -108,7 +110,7 @@ def train_row(
     def note(result: FitResult) -> None:
         path = scratch / SPENT
         if result.spent.num_steps == 0 and path.is_file():  # killed while it was measured
-            spent.append(TrainingSpent(**json.loads(path.read_text(encoding="utf-8"))))
+            spent.append(_read_spent(path))
         else:
             took = result.spent
             spent.append(TrainingSpent(took.num_steps, took.cpu_seconds, took.seconds, *memory.read()))
@@ -137,6 +139,16 @@ def train_row(
         {**_flat_training(trained), **flat_evaluation(measured), **read},
         _cost(trained["parameters"], spent[0], seconds, device),
     )
+
+
+def _read_spent(path: Path) -> TrainingSpent:
+    try:
+        return TrainingSpent(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged", found=str(error), expected="what the training took",
+            run=f"rm -r {shlex.quote(str(path.parent))}, and the same command again: the row is trained again",
+        ) from error  # fmt: skip
 
 
 def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:

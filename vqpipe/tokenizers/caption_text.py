@@ -7,6 +7,9 @@ single tokens would carry the words around them, and so those that masked text p
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_file
-from vqpipe.errors import MismatchError
+from vqpipe.errors import ArtifactError, MismatchError, of_system, printable
 from vqpipe.runtime.distributed import barrier, rank, world_size
 from vqpipe.runtime.progress import track
 from vqpipe.text.tokens import clean, token_spans
@@ -28,6 +31,8 @@ from vqpipe.vision.clip import Clip
 
 SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
 """Words that say on which side something is; a mirrored image makes them wrong."""
+CRC_BYTES = 4
+"""Bytes of the CRC-32 that follows the features in a file."""
 CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
 
@@ -201,19 +206,49 @@ def _features(
     starts = range(0, len(ids), CHUNK)
     if folder is None:
         return [_encode(ids[at : at + CHUNK], clip) for at in starts]
-    key = hashlib.sha256(f"{clip.id} {ids.shape} {CHUNK}".encode() + ids.tobytes()).hexdigest()[:16]
+    key = hashlib.sha256(f"{clip.id} {ids.shape} {CHUNK} crc".encode() + ids.tobytes()).hexdigest()[:16]
     files = [folder / f"captions-{key}-{number:05d}.npy" for number in range(len(starts))]
 
+    found: list[Float32[np.ndarray, "c e"] | None] = [None] * len(files)
+
     def make(numbers: range) -> None:
-        lacking = [number for number in numbers if not files[number].is_file()]
+        for number in numbers:
+            found[number] = _kept(files[number]) if found[number] is None else found[number]
+        lacking = [number for number in numbers if found[number] is None]
         for number in track(lacking, "encode captions") if lacking else ():
+            values = np.ascontiguousarray(_encode(ids[starts[number] :][:CHUNK], clip))
             with publish_file(files[number]) as partial, partial.open("wb") as stream:
-                np.save(stream, _encode(ids[starts[number] :][:CHUNK], clip), allow_pickle=False)
+                np.save(stream, values, allow_pickle=False)
+                stream.write(zlib.crc32(values).to_bytes(CRC_BYTES, "little"))
+            found[number] = _kept(files[number])
 
     make(range(rank(), len(files), world_size()))
     barrier()
     make(range(len(files)))  # nothing is left to do where the ranks see one folder
-    return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+    whole = [values for values in found if values is not None]
+    if len(whole) < len(files):
+        raise ArtifactError(
+            f"{folder}: captions' features are not as they were just written",
+            found=f"{len(whole)} whole files of {len(files)}", run="dmesg | tail",
+        )  # fmt: skip
+    return whole
+
+
+def _kept(file: Path) -> Float32[np.ndarray, "c e"] | None:
+    """The features in a file, memory-mapped; None where there are none. Damaged ones are told of, and made again."""
+    if not file.is_file():
+        return None
+    try:
+        values: Float32[np.ndarray, "c e"] = np.load(file, mmap_mode="r", allow_pickle=False)
+        with file.open("rb") as stream:
+            stream.seek(-CRC_BYTES, os.SEEK_END)
+            if zlib.crc32(values) == int.from_bytes(stream.read(), "little"):
+                return values
+    except (OSError, ValueError, EOFError) as error:
+        if of_system(error) is not None:
+            raise
+    print(f"{printable(str(file))} is damaged and is made again", file=sys.stderr)
+    return None
 
 
 def _encode(ids: Int32[np.ndarray, "n t"], clip: Clip) -> Float32[np.ndarray, "n e"]:

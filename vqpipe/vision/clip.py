@@ -62,7 +62,7 @@ class Clip(nn.Module):
             ArtifactError: missing, damaged, of another version, or weights that do not fit the config.
         """
         facts = read_manifest(folder, CLIP).facts
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _read_config(folder / "config.json")
         weights, _ = read_tensors(folder / "model.safetensors", CLIP_WEIGHTS)
         model = towers.build_model(config["model_cfg"], facts["id"])
         load_weights(model, weights, str(folder))
@@ -191,6 +191,20 @@ def _choice(preprocess_cfg: Mapping[str, Any], key: str, choices: Sequence[str])
     if value not in choices:
         raise MismatchError(f"CLIP preprocessing: unknown {key}", found=value, choices=choices)
     return str(value)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The config of a CLIP artifact; raises ArtifactError where it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(content[name], dict) for name in ("model_cfg", "preprocess_cfg")):
+            raise TypeError("a section is no mapping")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged", found=f"{type(error).__name__}: {error}",
+            expected="JSON with model_cfg and preprocess_cfg", run="dvc checkout, or dvc repro clip",
+        ) from error  # fmt: skip
+    return content  # type: ignore[no-any-return]
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vqpipe.data.captions import printable
 from vqpipe.data.images import BadImage, byte_limit, decode
 from vqpipe.data.records import Bad, Record
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import Holdout, SplitName
 from vqpipe.runtime.seeds import derive
 
