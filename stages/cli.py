@@ -40,7 +40,7 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        with sentences(MEMORY.get(main.__module__.rpartition(".")[2])):
+        with sentences(MEMORY.get(Path(main.__code__.co_filename).stem)):
             main(*args, **kwargs)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -171,6 +171,7 @@ _IN_WORDS = [
     for words, number in (
         (r"no space left on device|os error 28\b|\d+ requested and \d+ written", errno.ENOSPC),
         (r"disk quota exceeded", errno.EDQUOT),
+        (r"file too large", errno.EFBIG),
         (r"read-only file system", errno.EROFS),
         (r"input/output error", errno.EIO),
         (r"stale (nfs )?file handle", errno.ESTALE),
@@ -182,7 +183,10 @@ _IN_WORDS = [
             r"(can't|cannot|unable to|failed to) (allocate|map segment)|out of memory|not enough memory",
             errno.ENOMEM,
         ),
-        (r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|std::bad_alloc", errno.ENOMEM),
+        (
+            r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|std::bad_alloc|could not create a primitive",
+            errno.ENOMEM,
+        ),
         (r"size calculation overflowed|integer multiplication overflow|array is too big", errno.ENOMEM),
         (r"maximum allowed dimension|overflow when unpacking long", errno.ENOMEM),
     )

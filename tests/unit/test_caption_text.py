@@ -181,6 +181,22 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_damaged_features_are_told_of_and_made_again(
+    clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: bool
+) -> None:
+    first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    damaged = bytearray(content[: len(content) // 2] if cut else content)
+    damaged[len(damaged) - 20] ^= 1
+    file.write_bytes(damaged)
+    again = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    assert torch.equal(first.features, again.features)
+    assert f"{file} is damaged and is made again" in capsys.readouterr().err
+    assert file.read_bytes() == content
+
+
 def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip) -> None:
     with pytest.raises(MismatchError, match=r"9 tokens, and CLIP tiny:fresh:.* takes 8"):
         CaptionText(CAPTIONS, clip, 9)

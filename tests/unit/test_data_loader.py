@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
-from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.artifacts.tables import ShardWriter, read_table, to_table, write_table
 from vqpipe.data.build import to_row
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
 from vqpipe.data.records import Record
@@ -122,6 +124,47 @@ def test_a_pack_follows_its_dataset(dataset: Path, tmp_path: Path) -> None:
     ImageSplit.open(dataset, "train", 8, 0)
     assert {path.name: path.stat().st_mtime_ns for path in packs.iterdir()} == first
     assert len(first) == 2
+
+
+def damaged(dataset: Path, out: Path) -> Path:
+    """The dataset with an image of the train split cut short."""
+    manifest = read_manifest(dataset, DATASET)
+    name = manifest.facts["splits"]["train"]["shards"][0]
+    with publish_folder(out, DATASET, manifest.facts) as partial:
+        shutil.copytree(dataset, partial, dirs_exist_ok=True)
+        table = read_table(dataset / name, IMAGES)
+        images = table.column("image").to_pylist()
+        images[0] = images[0][: len(images[0]) // 2]
+        at = table.column_names.index("image")
+        write_table(partial / name, IMAGES, table.set_column(at, "image", pa.array(images, pa.binary())))
+    return out
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_a_damaged_image_is_named(dataset: Path, tmp_path: Path, memory_bytes: int) -> None:
+    folder = damaged(dataset, tmp_path / "damaged")
+    with pytest.raises(ArtifactError, match=r"(?s)image .* is damaged.*dvc checkout, or dvc repro dataset"):
+        ImageSplit.open(folder, "train", 8, memory_bytes).images(0, 5)
+
+
+def test_a_flipped_bit_in_the_pack_is_seen_and_a_cut_pack_is_made_again(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = ImageSplit.open(dataset, "train", 8, 0).images(0, 5)
+    pack, index = sorted((tmp_path / "scratch" / "packs").iterdir())
+    good = {path: path.read_bytes() for path in (pack, index)}
+    for path, at in ((pack, len(good[pack]) // 2), (index, len(good[index]) - 20)):
+        content = bytearray(good[path])
+        content[at] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"(?s)is damaged.*another CRC-32.*rm .*\.bin .*\.npy"):
+            ImageSplit.open(dataset, "train", 8, 0).images(0, 5)
+        path.write_bytes(good[path])
+    for path, content in good.items():
+        path.write_bytes(content[: len(content) // 2])
+        assert torch.equal(ImageSplit.open(dataset, "train", 8, 0).images(0, 5), whole)
+        assert "is damaged and is made again" in capsys.readouterr().err
+        assert path.read_bytes() == content
 
 
 def test_gathering_does_not_change_what_is_stored(dataset: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.show import human_bytes, read_sidecar
+from vqpipe.artifacts.show import read_sidecar
 from vqpipe.codebooks.card_centroids import centroids_sections
 from vqpipe.codebooks.card_words import words_sections
 from vqpipe.codebooks.load import load_codebook
 from vqpipe.codebooks.markdown import escape, section, table
 from vqpipe.codebooks.words import Words
+from vqpipe.errors import human_bytes
 
 
 def card(path: Path) -> str:

@@ -167,13 +167,12 @@ def _captions(row: Row) -> Answer:
 
 
 def _images(row: Row) -> Answer:
-    found = [
-        picture(decode_png(content, CANDIDATE_PIXELS, f"{row['file']}: image {image_id}", "read"), f"test image {image_id}, {'right' if right else 'not right'}",
-                number(score, 2), right)
-        for content, image_id, score, right in zip(
-            row["pictures"], row["image_ids"], row["scores"], row["right"], strict=True
-        )
-    ]  # fmt: skip
+    found = []
+    columns = (row[name] for name in ("pictures", "image_ids", "scores", "right"))
+    for content, image_id, score, right in zip(*columns, strict=True):
+        pixels = decode_png(content, CANDIDATE_PIXELS, f"{row['file']}: image {image_id}", "read")
+        alt = f"test image {image_id}, {'right' if right else 'not right'}"
+        found.append(picture(pixels, alt, number(score, 2), right))
     return Answer("", pictures=found, note="" if any(row["right"]) else "its own image is not among them")
 
 

@@ -219,7 +219,7 @@ def _features(
             values = np.ascontiguousarray(_encode(ids[starts[number] :][:CHUNK], clip))
             with publish_file(files[number]) as partial, partial.open("wb") as stream:
                 np.save(stream, values, allow_pickle=False)
-                stream.write(zlib.crc32(values).to_bytes(CRC_BYTES, "little"))
+                stream.write(zlib.crc32(values.data).to_bytes(CRC_BYTES, "little"))
             found[number] = _kept(files[number])
 
     make(range(rank(), len(files), world_size()))
@@ -242,7 +242,7 @@ def _kept(file: Path) -> Float32[np.ndarray, "c e"] | None:
         values: Float32[np.ndarray, "c e"] = np.load(file, mmap_mode="r", allow_pickle=False)
         with file.open("rb") as stream:
             stream.seek(-CRC_BYTES, os.SEEK_END)
-            if zlib.crc32(values) == int.from_bytes(stream.read(), "little"):
+            if zlib.crc32(values.data) == int.from_bytes(stream.read(), "little"):
                 return values
     except (OSError, ValueError, EOFError) as error:
         if of_system(error) is not None:
