@@ -166,6 +166,8 @@ _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errn
 _FATAL |= {errno.EMFILE, errno.ENFILE}
 """What stops any work. Other errors are often tried first and answered, such as a link that may not be made."""
 
+_OF_MACHINE = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN}
+
 _IN_WORDS = [
     (re.compile(words, re.IGNORECASE), number)
     for words, number in (
@@ -215,10 +217,18 @@ def of_system(error: BaseException, lower: str | None = None) -> VqpipeError | N
             fatal = one  # the oldest counts
         elif kind is not None and is_cause and first is None:
             first = one
-    if isinstance(error, SetupError | ParamsError):
+    if isinstance(error, SetupError | ParamsError) and (fatal is None or _kind(fatal) != errno.ENOMEM):
         return None  # these say it better
     found = fatal or (None if isinstance(error, VqpipeError) else first)
     return None if found is None else _sentence(found, lower)
+
+
+def is_of_machine(error: OSError) -> bool:
+    """Whether a file could not be read for a reason that lies not in the file: another time it can be.
+
+    Such a file is not to be left out.
+    """
+    return error.errno in _OF_MACHINE
 
 
 def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool]]:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -23,7 +22,7 @@ from tests.tiny import CLIP as CLIP_CONFIG
 from tests.tiny import write_dataset
 from vqpipe.artifacts.publish import publish_folder, read_manifest, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
-from vqpipe.artifacts.specs.patches import PATCH_SKIPPED, PATCHES
+from vqpipe.artifacts.specs.patches import PATCHES
 from vqpipe.artifacts.tables import read_table, write_table
 from vqpipe.vision.clip import write_clip
 from vqpipe.vision.features import read_vectors

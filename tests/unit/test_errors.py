@@ -22,6 +22,9 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from stages.cli import MEMORY, stage_app
+from vqpipe.data.adapters.base import read_image
+from vqpipe.data.records import Bad
+from vqpipe.data.walk import images_below
 from vqpipe.errors import (
     MAX_MESSAGE,
     ArtifactError,
@@ -182,12 +185,34 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (chained(OSError(errno.EPERM, "no link"), copy.copy(FULL)), "no space"),
         (chained(PermissionError(errno.EACCES, "no"), FileNotFoundError(errno.ENOENT, "gone")), "permission"),
         (chained(PermissionError(errno.EACCES, "no"), DataError("cannot be read")), None),
+        (chained(MemoryError(), SetupError("the CLIP weights cannot be read")), "memory ran out"),
         (chained(copy.copy(FULL), SetupError("VQPIPE_SCRATCH cannot be written")), None),
     ],
 )
 def test_what_a_clean_up_raises_does_not_hide_the_first_error(error: BaseException, told: str | None) -> None:
     found = of_system(error)
     assert found is None if told is None else told in str(found)
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"), [(errno.EMFILE, False), (errno.ENOMEM, False), (errno.EACCES, True)]
+)
+def test_a_file_is_left_out_only_for_a_reason_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kept: bool
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    if kept:
+        assert isinstance(read_image("a", tmp_path / "a.png", 100), Bad)
+        return
+    for read in (lambda: read_image("a", tmp_path / "a.png", 100), lambda: list(images_below(tmp_path))):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            read()
 
 
 WRITERS = {
