@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqpipe.errors import VqpipeError, of_file_system
+from vqpipe.errors import sentences
 
 if TYPE_CHECKING:
     from vqpipe.artifacts.places import Input
@@ -26,20 +26,29 @@ Mixed = Annotated[
 ]
 Corpus = Annotated[Path | None, typer.Option(help="The captions; without it where corpus.path says.")]
 
+MEMORY = {
+    "dataset": "dataset.source.resolution",
+    "clip": "clip.fit.training.batch_size or clip.fit.vision.width",
+    "graph": "vocabulary.max_nouns",
+    "patches": "patches.batch_size",
+    "cluster": "cluster.num_clusters",
+    "tokenizer": "tokenizer.common.training.batch_size, tokenizer.common.trunk.channels or num_codes",
+    "tokens": "tokens.batch_size",
+    "prior": "prior.common.training.batch_size or prior.common.model.width",
+    "evaluate": "evaluate.batch_size",
+    "read": "read.common.batch_size or read.common.training.batch_size",
+    "report": "report.max_picture_pixels",
+}
+"""The params that a stage's memory grows with."""
+
 
 def stage_app(main: Callable[..., None]) -> typer.Typer:
     """A Typer app with `main` as its only command; its docstring is the help text."""
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
+        with sentences(MEMORY.get(Path(main.__code__.co_filename).stem)):
             main(*args, **kwargs)
-        except (VqpipeError, OSError) as error:
-            told = of_file_system(error) if isinstance(error, OSError) else error
-            if told is None:
-                raise
-            typer.echo(f"error: {told}", err=True)
-            raise typer.Exit(2) from error
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(guarded)

@@ -11,12 +11,12 @@ import torch
 from vqpipe.artifacts.catalogue import all_specs
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.run import stage_run
-from vqpipe.artifacts.show import human_bytes, show
+from vqpipe.artifacts.show import show
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, human_bytes
 
 ROW = {"split": "train", "item": "a.png", "reason": "empty", "detail": "0 bytes"}
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vqpipe.data.images import BadImage, decode, decode_png, encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS
+from vqpipe.errors import ArtifactError
 
 MAX_PIXELS = 1 << 20
 RNG = np.random.default_rng(0)
@@ -171,5 +172,8 @@ def test_labels_keep_their_numbers() -> None:
 
 def test_png_round_trip_is_exact_and_repeatable() -> None:
     assert np.array_equal(decode_png(encode_png(PICTURE)), PICTURE)
+    for damaged in (b"", b"no image", encode_png(PICTURE)[:-40]):
+        with pytest.raises(ArtifactError, match=r"(?s)a.parquet: image 7 is damaged.*dvc repro dataset"):
+            decode_png(damaged, "a.parquet: image 7", "dataset")
     assert np.array_equal(decode_png(encode_png(PICTURE[..., 0])), PICTURE[..., 0])
     assert encode_png(PICTURE) == encode_png(PICTURE.copy())

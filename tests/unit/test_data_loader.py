@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.damage import DAMAGES, DELETED
-from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
-from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
+from vqpipe.artifacts.tables import ShardWriter, read_table, to_table, write_table
 from vqpipe.data import pixels
 from vqpipe.data.build import to_row
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
@@ -161,6 +163,27 @@ def test_a_pack_is_compared_with_its_checksums_once_per_process(
     for _ in range(3):
         ImageSplit.open(dataset, "train", 8, 0)
     assert len(read) == 2, "when it was built, and when it was opened again"
+
+
+def damaged(dataset: Path, out: Path) -> Path:
+    """The dataset with an image of the train split cut short."""
+    manifest = read_manifest(dataset, DATASET)
+    name = manifest.facts["splits"]["train"]["shards"][0]
+    with publish_folder(out, DATASET, manifest.facts) as partial:
+        shutil.copytree(dataset, partial, dirs_exist_ok=True)
+        table = read_table(dataset / name, IMAGES)
+        images = table.column("image").to_pylist()
+        images[0] = images[0][: len(images[0]) // 2]
+        at = table.column_names.index("image")
+        write_table(partial / name, IMAGES, table.set_column(at, "image", pa.array(images, pa.binary())))
+    return out
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_a_damaged_image_is_named(dataset: Path, tmp_path: Path, memory_bytes: int) -> None:
+    folder = damaged(dataset, tmp_path / "damaged")
+    with pytest.raises(ArtifactError, match=r"(?s)image .* is damaged.*dvc checkout, or dvc repro dataset"):
+        ImageSplit.open(folder, "train", 8, memory_bytes).images(0, 5)
 
 
 def test_gathering_does_not_change_what_is_stored(dataset: Path) -> None:

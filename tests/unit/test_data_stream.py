@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -105,21 +106,20 @@ def test_spans_are_read_in_order_across_shards(
         assert found.bad == []
 
 
-def test_bad_rows_keep_their_place_and_shapes_are_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_a_damaged_image_is_named_and_never_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
+    monkeypatch.setenv("VQPIPE_WORKERS", workers)
     monkeypatch.setattr(stream, "CHUNK", 2)
-    rows = [row(str(at), noise(5 + at, 9)) for at in range(8)]
-    for at in (2, 3, 7):
-        rows[at]["image"] = b"broken"
-    images = ImageStream.open(write(tmp_path / "d", rows), "train", 6, *FIT)
-    first, second = images.read([range(1, 4), range(4, 8)])
-    assert (first.ids, [bad[:2] for bad in first.bad]) == (
-        ["1", "2", "3"], [(1, "undecodable"), (2, "undecodable")],
-    )  # fmt: skip
-    assert first.pixels.shape == (1, 3, 6, 6)
-    assert [bad[0] for bad in second.bad] == [3]
-    assert len(second.pixels) == 3
+    rows = [row(f"image-{at}", noise(5 + at, 9)) for at in range(8)]
+    rows[6]["image"] = b"broken"
+    images = ImageStream.open(write(tmp_path / "d", rows), "train", 6, *FIT).read([range(1, 4), range(4, 8)])
+    assert next(images).pixels.shape == (3, 3, 6, 6)
+    with pytest.raises(
+        ArtifactError, match=r"(?s)train-00000.parquet: image image-6 is damaged.*undecodable.*repro dataset"
+    ):
+        next(images)
 
 
 def test_only_the_row_groups_of_the_spans_are_read(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +131,20 @@ def test_only_the_row_groups_of_the_spans_are_read(dataset: Path, monkeypatch: p
     assert seen == [3, 6, 7, 8]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_machine_that_fails_is_no_damage(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    images = ImageStream.open(dataset, "train", 8, *FIT)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(type(error)):
+        list(images.read([range(4, 5)]))
+
+
 def test_a_damaged_shard_is_told(dataset: Path) -> None:
     path = dataset / "train-00002.parquet"
     content = bytearray(path.read_bytes())
@@ -139,5 +153,5 @@ def test_a_damaged_shard_is_told(dataset: Path) -> None:
     content[start : start + 200] = bytes(200)
     path.write_bytes(content)
     images = ImageStream.open(dataset, "train", 8, *FIT)
-    with pytest.raises(ArtifactError, match="row group 0 cannot be read"):
+    with pytest.raises(ArtifactError, match=r"train-00002\.parquet is damaged"):
         list(images.read([range(8, 17)]))

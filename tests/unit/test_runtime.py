@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,26 @@ def test_preflight_tells_what_is_free(tmp_path: Path) -> None:
         preflight.need_disk(tmp_path / "not" / "yet", 1 << 60, "a test")
     with pytest.raises(SetupError, match="not enough memory for a test"):
         preflight.need_memory(1 << 60, "a test")
+
+
+def test_small_sizes_are_not_zero_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=7_000))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2_500_000))
+    with pytest.raises(SetupError, match=r"(?s)7.0 kB free at .*, 2.0 kB too little\n.*expected: 9.0 kB"):
+        preflight.need_disk(tmp_path, 9_000, "a test")
+    with pytest.raises(SetupError, match=r"(?s)2.5 MB available.*expected: 9.0 MB"):
+        preflight.need_memory(9_000_000, "a test")
+
+
+def test_what_scratch_leaves_behind_does_not_fail_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    with scratch_folder("stage", "key"):
+        monkeypatch.setattr(Path, "unlink", refuse)
 
 
 def test_scratch_is_kept_on_failure_and_removed_on_success(

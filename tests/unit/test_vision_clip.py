@@ -62,6 +62,17 @@ def images(side: int, num: int = 2, width: int | None = None) -> torch.Tensor:
     return torch.rand(num, 3, side, width or side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+def test_a_damaged_config_is_named(tmp_path: Path) -> None:
+    config = {"model_cfg": VIT, "preprocess_cfg": PREPROCESS}
+    write_clip(tmp_path / "clip", make(VIT), config, name="tiny", tag="fitted", fitted_on="12 captions")
+    path = tmp_path / "clip/config.json"
+    content = path.read_bytes()
+    for damaged in (b"[" + content[1:], content.replace(b"preprocess_cfg", b"preprocess_cfh")):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"(?s)clip.*(config\.json|dvc checkout)"):
+            Clip.load(tmp_path / "clip")
+
+
 def test_a_written_clip_is_read_back_from_its_folder_alone(tmp_path: Path) -> None:
     model = make(VIT)
     config = {"model_cfg": VIT, "preprocess_cfg": PREPROCESS}

@@ -14,7 +14,7 @@ from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, human_bytes
 
 MAX_FACT = 100
 """Longest value, in characters, that is shown of one fact."""
@@ -43,15 +43,6 @@ def show(path: Path) -> str:
             expected="a published folder, .parquet or .safetensors",
         )  # fmt: skip
     return "\n".join([*_title(path, header), *_facts(header.facts), *lines, *_sidecars(path)])
-
-
-def human_bytes(count: float) -> str:
-    """A number of bytes in the largest decimal unit that leaves at least one, such as `1.5 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:

@@ -43,11 +43,10 @@ from vqpipe.artifacts.seal import (
     parse_sealed,
     read_sealed_json,
 )
-from vqpipe.artifacts.show import human_bytes
 from vqpipe.artifacts.spec import Header, check_header
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, human_bytes
 from vqpipe.runtime.progress import progress_bar
 
 MAX_LINES = 40

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
-from vqpipe.errors import ParamsError, VqpipeError, of_file_system
+from vqpipe.errors import ParamsError, sentences
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -23,14 +23,8 @@ class _Group(TyperGroup):
     """Turns a user's mistake into its message and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with sentences():
             return super().invoke(ctx)
-        except (VqpipeError, OSError) as error:
-            told = of_file_system(error) if isinstance(error, OSError) else error
-            if told is None:
-                raise
-            typer.echo(f"error: {told}", err=True)
-            raise typer.Exit(2) from error
 
 
 _STYLE: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}

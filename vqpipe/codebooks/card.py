@@ -8,12 +8,12 @@ from typing import Any
 
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.show import human_bytes
 from vqpipe.codebooks.card_centroids import centroids_sections
 from vqpipe.codebooks.card_words import words_sections
 from vqpipe.codebooks.load import load_codebook
 from vqpipe.codebooks.markdown import escape, section, table
 from vqpipe.codebooks.words import Words
+from vqpipe.errors import human_bytes
 
 
 def card(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,11 @@ from vqpipe.artifacts.tables import ShardWriter, stream_table, to_table, write_t
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
 from vqpipe.data.adapters.layouts import hint, hinted
-from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
 from vqpipe.data.records import Bad, Record, Thing
 from vqpipe.data.walk import counts, one_line
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.progress import track
@@ -141,15 +141,14 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
         captions: Counter[str] = Counter()
         found: list[tuple[str, Bad]] = []
         sides: list[int] = []
-        try:
+        with ExitStack() as open_files:
+            for writer in writers.values():
+                open_files.callback(writer.close)
             for done in track(map_shards(partial(_work, config), plan.chunks), "dataset"):
                 writers[done.split].write(done.table)
                 captions[done.split] += done.num_captions
                 found += [(done.split, bad) for bad in done.bad]
                 sides += [] if done.short_side is None else [done.short_side]
-        finally:
-            for writer in writers.values():
-                writer.close()
         bad = [*plan.bad, *found]
         images = {split: writers[split].rows for split in SPLITS}
         metrics = _metrics(images, captions, bad, plan)

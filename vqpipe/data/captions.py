@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections import Counter
 
+from vqpipe.errors import printable
+
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0")
 """A whole number as tools write a column that has gaps."""
 
@@ -38,7 +40,7 @@ class Unusable(Counter[str]):
         self[reason] += 1
         if reason not in self.examples:
             shown = raw.decode("utf-8", "backslashreplace") if isinstance(raw, bytes) else str(raw)
-            self.examples[reason] = f"{caption_id}: {printable(shown[:60].strip())!r}"
+            self.examples[reason] = f"{caption_id}: '{printable(shown[:60].strip())}'"
 
 
 def usable_caption(raw: object) -> str:
@@ -82,15 +84,10 @@ def clean_caption(raw: object) -> str:
     return " ".join(unicodedata.normalize("NFC", spaced).split())
 
 
-def printable(name: str) -> str:
-    """A file name as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def identifier(value: object) -> str | None:
     """The text of an identifier from a JSON value, the same for 1, 1.0 and "1"; None where it names nothing.
 
-    Strings lose white space at their ends, and lone surrogates become backslash escapes; "1.0" is 1. True and false,
+    Strings lose white space at their ends, and are `printable`; "1.0" is 1. True and false,
     null, NaN, the infinities, an empty string, lists and objects name nothing.
     """
     if isinstance(value, str):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqpipe.data.adapters.layouts import hinted
-from vqpipe.data.captions import BadCaption, Unusable, identifier, printable, usable_caption
+from vqpipe.data.captions import BadCaption, Unusable, identifier, usable_caption
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.read import open_split
 from vqpipe.data.streams import MAX_JSON_LINE, PACKED, lines
 from vqpipe.data.text_columns import text_rows
 from vqpipe.data.text_rows import fitted, rows
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.corpus import (
     CocoCorpus,
     CorpusOfFiles,

@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vqpipe.data.adapters.base import read_image
-from vqpipe.data.captions import printable
 from vqpipe.data.images import SUFFIXES, centre_square
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import images_below
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.runtime.shards import map_shards
 
 LAYOUT = "images at any depth, whose names end in " + " ".join(SUFFIXES)

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vqpipe.data.metadata import bare, turn_of, upright
+from vqpipe.errors import ArtifactError, of_system
 
 Filter = Literal["box", "bilinear", "bicubic", "lanczos"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -165,7 +166,27 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_png(data: bytes) -> np.ndarray:
-    """Decode what `encode_png` wrote."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        return np.array(image)
+def decode_png(data: bytes | None, where: str = "a PNG image", stage: str | None = None) -> np.ndarray:
+    """Decode what `encode_png` wrote.
+
+    Args:
+        data: the file's bytes.
+        where: the artifact and the image in it, for the message.
+        stage: the stage that makes the artifact.
+
+    Raises:
+        ArtifactError: the bytes give no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data or b""), formats=("PNG",)) as image:
+            return np.array(image)
+    except Exception as error:  # as in `_decode`
+        if of_system(error) is not None:
+            raise
+        raise damaged_image(where, "no PNG image" if data else "0 bytes", stage) from error
+
+
+def damaged_image(where: str, found: str, stage: str | None) -> ArtifactError:
+    """The error for an image of an artifact, which was whole when it was written."""
+    run = "dvc checkout" + (f", or dvc repro {stage}" if stage else "")
+    return ArtifactError(f"{where} is damaged", found=found, expected="the image that was written", run=run)

@@ -23,7 +23,7 @@ from vqpipe.artifacts.publish import publish_file
 from vqpipe.artifacts.seal import need_equal
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
-from vqpipe.data.images import decode_png
+from vqpipe.data.images import damaged_image, decode_png
 from vqpipe.data.read import Split
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import scratch_root, workers
@@ -42,12 +42,17 @@ class Pixels(Protocol):
     def get(self, indices: Sequence[int]) -> list[Image]: ...
 
 
-def _planes(data: bytes) -> Image:
-    return np.ascontiguousarray(decode_png(data).transpose(2, 0, 1))
+def _planes(data: bytes, where: str) -> Image:
+    return np.ascontiguousarray(decode_png(data, where, "dataset").transpose(2, 0, 1))
 
 
 class InMemory:
-    """All images decoded, one after the other in one buffer."""
+    """All images decoded, one after the other in one buffer.
+
+    Raises:
+        ArtifactError: an image is damaged.
+        SetupError: too little memory.
+    """
 
     def __init__(
         self, split: Split, heights: Int64[np.ndarray, " n"], widths: Int64[np.ndarray, " n"]
@@ -57,12 +62,18 @@ class InMemory:
         total = int(self._ends[-1]) if len(self._ends) else 0
         need_memory(total, f"the {split.name} images of {split.dataset}")
         self._buffer = np.empty(total, dtype=np.uint8)
-        at = 0
+        at, number = 0, 0
         with ThreadPoolExecutor(workers()) as pool:
-            for batch in split.batches(["image"], rows=BATCH):
-                for planes in pool.map(_planes, batch.column("image").to_pylist()):
+            for batch in split.batches(["image_id", "image"], rows=BATCH):
+                ids, encoded = (batch.column(name).to_pylist() for name in ("image_id", "image"))
+                where = [f"{split.dataset}: {split.name} image {image_id}" for image_id in ids]
+                for place, planes in zip(where, pool.map(_planes, encoded, where), strict=True):
+                    if planes.shape != self._shapes[number]:
+                        raise damaged_image(
+                            place, f"the shape {planes.shape}, the row says {self._shapes[number]}", "dataset"
+                        )
                     self._buffer[at : at + planes.size] = planes.reshape(-1)
-                    at += planes.size
+                    at, number = at + planes.size, number + 1
         self._views = [
             self._buffer[end - np.prod(shape) : end].reshape(shape)
             for end, shape in zip(self._ends.tolist(), self._shapes, strict=True)
@@ -78,11 +89,15 @@ class Packed:
 
     The file is named by the hashes of the split's shards: it is built once and serves every process of the
     machine. Each process compares it with its checksums when it first opens it; a damaged one is built again.
+
+    Raises:
+        ArtifactError: an image is damaged; also from `get`.
+        SetupError: too little disk space.
     """
 
     def __init__(self, split: Split) -> None:
         key = hashlib.sha256("\n".join(split.digests).encode()).hexdigest()[:16]
-        path = scratch_root() / "packs" / f"{split.name}-{key}.bin"
+        self._path = path = scratch_root() / "packs" / f"{split.name}-{key}.bin"
         self._pool = ThreadPoolExecutor(workers())
         if not _index(path).is_file() or not is_sound(
             lambda: _check(path, self._pool), "the pack is built again"
@@ -94,7 +109,8 @@ class Packed:
 
     def _read(self, index: int) -> Image:
         start = int(self._ends[index - 1]) if index else 0
-        return _planes(self._map[start : int(self._ends[index])])
+        data = self._map[start : int(self._ends[index])]
+        return _planes(data, f"{self._path}: image number {index}")
 
     def get(self, indices: Sequence[int]) -> list[Image]:
         """Decoded images, in order."""

@@ -21,10 +21,10 @@ from torch import Tensor
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import IMAGES
 from vqpipe.artifacts.tables import open_table, read_header
-from vqpipe.data.captions import printable
 from vqpipe.data.fit import Encoded, Fit, Fitted, fit_images
+from vqpipe.data.images import damaged_image
 from vqpipe.data.read import open_split
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, of_system
 from vqpipe.runtime.shards import map_shards
 
 CHUNK = 32
@@ -38,8 +38,8 @@ class Images:
 
     Attributes:
         ids: the ids of all of them, in order.
-        pixels: those that could be read, uint8 RGB.
-        bad: the others: place in `ids`, a word of `vqpipe.data.reasons`, what was seen.
+        pixels: uint8 RGB.
+        bad: none here; other readers name images that could not be read.
     """
 
     ids: list[str]
@@ -95,31 +95,31 @@ class ImageStream:
         out does not depend on their number.
 
         Raises:
-            ArtifactError: a shard whose compressed data are damaged.
+            ArtifactError: a shard or an image in it is damaged; the dataset held none when it was made.
             SetupError: as `vqpipe.runtime.shards.map_shards`.
         """
-        chunks: deque[tuple[list[str], bool]] = deque()
+        chunks: deque[tuple[Path, list[str], bool]] = deque()
 
         def encoded() -> Iterator[list[Encoded]]:
-            for ids, rows, ends in self._chunks(spans):
-                chunks.append((ids, ends))
+            for file, ids, rows, ends in self._chunks(spans):
+                chunks.append((file, ids, ends))
                 yield rows
 
         ids: list[str] = []
         pixels: list[UInt8[np.ndarray, "m 3 s s"]] = []
-        bad: list[tuple[int, str, str]] = []
         with closing(_closable(map_shards(partial(fit_images, self._fit), encoded()))) as results:
             for fitted in results:
-                names, ends = chunks.popleft()
-                bad += [(len(ids) + at, reason, printable(seen)) for at, reason, seen in fitted.bad]
+                file, names, ends = chunks.popleft()
+                for at, reason, seen in fitted.bad:
+                    raise damaged_image(f"{file}: image {names[at]}", f"{reason}: {seen}", "dataset")
                 ids += names
                 pixels.append(fitted.pixels)
                 if ends:
-                    yield Images(ids, torch.from_numpy(np.concatenate(pixels)), bad)
-                    ids, pixels, bad = [], [], []
+                    yield Images(ids, torch.from_numpy(np.concatenate(pixels)), [])
+                    ids, pixels = [], []
 
-    def _chunks(self, spans: Iterable[range]) -> Iterator[tuple[list[str], list[Encoded], bool]]:
-        """Ids and rows of each chunk, and whether it is the last of its span; a chunk lies in one row group."""
+    def _chunks(self, spans: Iterable[range]) -> Iterator[tuple[Path, list[str], list[Encoded], bool]]:
+        """File, ids and rows of each chunk, and whether it is the last of its span; a chunk lies in one row group."""
         at, table = -1, None
         for span in spans:
             start = span.start
@@ -131,7 +131,8 @@ class ImageStream:
                 rows = table.slice(offset, min(CHUNK, span.stop - start))
                 start += rows.num_rows
                 columns = [rows.column(name).to_pylist() for name in COLUMNS]
-                yield columns[0], list(zip(*columns[1:], strict=True)), start == span.stop
+                file = self._groups[at].file
+                yield file, columns[0], list(zip(*columns[1:], strict=True)), start == span.stop
 
 
 def _closable(
@@ -145,6 +146,8 @@ def _read_group(group: _Group) -> pa.Table:
         with open_table(group.file, IMAGES) as file:
             return file.read_row_group(group.number, columns=COLUMNS)
     except (pa.ArrowException, OSError) as error:
+        if of_system(error) is not None:
+            raise
         told = str(error).splitlines()[0]
         raise ArtifactError(
             f"{group.file}: row group {group.number} cannot be read ({told})",

@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from vqpipe.data.captions import printable
 from vqpipe.data.images import SUFFIXES
 from vqpipe.data.records import Bad
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, is_of_machine, printable
 
 Key = tuple[int, int]
 """Device and inode: what a file is, whatever its name."""
@@ -231,6 +230,8 @@ class _Visit:
                 with os.scandir(path) as found:
                     entries = sorted(found, key=attrgetter("name"))
             except OSError as error:
+                if is_of_machine(error):
+                    raise
                 yield Bad(printable(name) or ".", "unreadable", f"a folder: {error.strerror}")
                 continue
             folders: list[tuple[str, str, bool, set[Key]]] = []

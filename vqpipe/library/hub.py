@@ -109,7 +109,7 @@ class Tokenizer(
         try:
             read_config(config)  # before the weights, which may be large
         except ArtifactError as error:
-            raise ArtifactError(f"{name} on the Hub: {error}") from error
+            raise ArtifactError(f"{name} on the Hub: {error}".splitlines()) from error
         with _told(name):
             hf_hub_download(
                 name, MODEL, revision=config.parent.name, cache_dir=cache_dir, force_download=force_download,

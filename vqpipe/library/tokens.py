@@ -25,13 +25,12 @@ from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table
-from vqpipe.data.captions import printable
 from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, no_images
-from vqpipe.errors import ArtifactError, MismatchError, ParamsError
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
 from vqpipe.library.identity import identity, named
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.errors import ParamsError, did_you_mean, printable
 
 
 class Params(BaseModel):
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"params file {path} is not valid YAML: {error}") from error
+        raise ParamsError(f"params file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ParamsError(
             f"params file {path} is not a mapping", found=type(data).__name__, expected="sections"
@@ -112,7 +112,7 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         lines = [_explain(item, section, model) for item in error.errors()]
-        raise ParamsError(f"{source}: " + f"\n{source}: ".join(lines)) from None
+        raise ParamsError((f"{source}: " + f"\n{source}: ".join(lines)).split("\n")) from None
 
 
 def field_types(model: Any, keys: Sequence[str], value: Any) -> set[str]:
@@ -140,7 +140,7 @@ def _has_kind(option: dict[str, Any], kind: Any) -> bool:
 
 
 def _explain(item: Any, section: str, model: Any) -> str:
-    where = ".".join([section, *_without_tags(model, item["loc"])])
+    where = printable(".".join([section, *_without_tags(model, item["loc"])]))
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
         choices = f"\n  choices:  {', '.join(known)}" if known else ""
@@ -153,7 +153,7 @@ def _explain(item: Any, section: str, model: Any) -> str:
         inside = f"kind: {' | '.join(kinds)}, …" if kinds else ", ".join(fields)
         expected = f"\n  expected: {{{inside}}}" if inside else ""
         return f"{where} is not a block of fields{found}{expected}"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}{found}"
+    return f"{where}: {printable(item['msg'].removeprefix('Value error, '))}{found}"
 
 
 _NO_BLOCK = {"model_type", "model_attributes_type", "dict_type"}

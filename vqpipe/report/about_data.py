@@ -102,7 +102,8 @@ def _examples(folder: Path, params: ReportParams) -> Iterator[Picture]:
             here = [i for i in range(batch.num_rows) if at + i in wanted]
             for row in batch.take(here).to_pylist() if here else []:
                 caption = (row["captions"] or [row["label_name"] or ""])[0]
-                pixels = decode_png(row["image"], params.max_picture_pixels)
+                where = f"{folder / shard}: image {row['image_id']}"
+                pixels = decode_png(row["image"], params.max_picture_pixels, where, "dataset")
                 yield picture(pixels, f"image {row['image_id']}: {caption}", caption)
             at += batch.num_rows
 

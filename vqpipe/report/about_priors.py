@@ -210,12 +210,18 @@ def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
             asked = f", asked for {row['label_name']}" if row["label_name"] else ""
             pictures.append(
                 picture(
-                    decode_png(row["image"], params.max_picture_pixels),
+                    decode_png(
+                        row["image"],
+                        params.max_picture_pixels,
+                        f"{folder / 'samples.parquet'}: sample {i + 1}",
+                        "prior",
+                    ),
                     f"sample {i + 1} of {pair}{asked}",
                     row["label_name"] or "",
                 )
             )
-        unigram = decode_png(read_intact(folder / "unigram.png"), 4 * params.max_picture_pixels)
+        path = folder / "unigram.png"
+        unigram = decode_png(read_intact(path), 4 * params.max_picture_pixels, str(path), "prior")
         floor = picture(unigram, f"samples of the unigram floor of {pair}")
         blocks.append(Gallery(f"{pair}: the first {len(pictures)} samples, not picked", [("", pictures)]))
         blocks.append(
@@ -237,7 +243,11 @@ def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:
         for i, row in enumerate(
             read_table(folder / "nearest.parquet", NEAREST).slice(0, params.num_samples).to_pylist()
         ):
-            sample, train = (decode_png(row[name], params.max_picture_pixels) for name in ("sample", "train"))
+            where = f"{folder / 'nearest.parquet'}: sample {i + 1}"
+            sample, train = (
+                decode_png(row[name], params.max_picture_pixels, where, "prior")
+                for name in ("sample", "train")
+            )
             groups.append(
                 (
                     "",

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from markupsafe import Markup
 
 from vqpipe.artifacts.publish import MANIFEST
@@ -48,7 +50,7 @@ def reconstructions(inputs: Inputs, params: ReportParams) -> list[Block]:
         for row in read_table(folder / "examples.parquet", EXAMPLES).to_pylist():
             if taken[row["kind"]] < params.num_reconstructions:
                 taken[row["kind"]] += 1
-                rows[row["kind"], row["image_id"]][variant] = row
+                rows[row["kind"], row["image_id"]][variant] = row | {"file": folder / "examples.parquet"}
     if not rows:
         return [Absent("Reconstructions are absent: no evaluation in this checkout. Run: dvc repro evaluate")]
     top = params.error_levels
@@ -75,10 +77,14 @@ def _compared(
     image_id: str, by_variant: Mapping[str, Mapping[str, Any]], params: ReportParams
 ) -> Iterator[Picture]:
     side = params.max_picture_pixels
-    original = decode_png(next(iter(by_variant.values()))["original"], side)
+
+    def decoded(row: Mapping[str, Any], name: str) -> UInt8[np.ndarray, "h w 3"]:
+        return decode_png(row[name], side, f"{row['file']}: image {image_id}", "evaluate")
+
+    original = decoded(next(iter(by_variant.values())), "original")
     yield picture(original, f"image {image_id}, original", "original")
     for variant, row in by_variant.items():
-        made = decode_png(row["reconstruction"], side)
+        made = decoded(row, "reconstruction")
         error = mean_error(original, made)
         psnr = number(row["psnr"], 2)
         yield picture(
@@ -103,8 +109,12 @@ def code_words(inputs: Inputs, params: ReportParams) -> list[Block]:
             groups = []
             for row in found[: params.num_code_words]:
                 name = row["name"] or f"code {row['code']}"
+                where = f"{folder / 'words.parquet'}: {name}"
                 patches = [
-                    picture(decode_png(patch, params.max_picture_pixels), f"patch {i + 1} coded as {name}")
+                    picture(
+                        decode_png(patch, params.max_picture_pixels, where, "evaluate"),
+                        f"patch {i + 1} coded as {name}",
+                    )
                     for i, patch in enumerate(row["patches"])
                 ]
                 groups.append((f"{name}: {number(row['count'])} times", patches))

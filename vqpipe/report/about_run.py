@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqpipe.artifacts.show import human_bytes
+from vqpipe.errors import human_bytes
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
 from vqpipe.report.inputs import Cost, Inputs
 from vqpipe.report.names import number

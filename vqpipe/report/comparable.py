@@ -99,9 +99,9 @@ def check_alike(
         if records(a) or records(b):
             return None
         return f"neither side records which images it measured, and how; they may differ ({where})"
-    problem = f"A and B did not measure alike ({where})\n{told(found)}"
+    problem = [f"A and B did not measure alike ({where})", *told(found).splitlines()]
     if allow:
-        return problem
+        return "\n".join(problem)
     raise MismatchError(
         problem,
         expected="the same images and the same protocol on both sides; measure one side again, or compare all the same",

@@ -127,7 +127,9 @@ def decoded(inputs: Inputs, params: ReportParams) -> list[Block]:
                 title, label = (row["group"] if len(kinds) > 1 else ""), labels[kinds.index(row["group"])]
             times = f"{number(row['count'])} times" if row["count"] else "never used"
             alt = f"{variant} decodes a grid of {' '.join(labels)}"
-            shown = picture(decode_png(row["picture"], side), alt, f"{label}: {times}")
+            where = f"{folder / 'decoded.parquet'}: {' '.join(labels)}"
+            pixels = decode_png(row["picture"], side, where, "evaluate")
+            shown = picture(pixels, alt, f"{label}: {times}")
             groups.setdefault(title, []).append(shown)
         if rows:
             blocks.append(Gallery(variant, list(groups.items()), "" if blocks else note, dense=True))

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup
 from PIL import Image
 
+from vqpipe.data import images
 from vqpipe.report.blocks import Picture
 
 _RAMP = np.array(
@@ -33,10 +34,18 @@ _SIGNED = np.array(
 """Anchor colours from -1 (blue) over 0 (near white) to 1 (red)."""
 
 
-def decode_png(content: bytes, max_pixels: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image file to RGB; shrink it (area average) where its longer side exceeds `max_pixels`."""
-    with Image.open(io.BytesIO(content)) as image:
-        rgb = image.convert("RGB")
+def decode_png(
+    content: bytes, max_pixels: int | None = None, where: str = "a picture", stage: str | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a PNG file to RGB; shrink it (area average) where its longer side exceeds `max_pixels`.
+
+    Args:
+        where, stage: as for `vqpipe.data.images.decode_png`.
+
+    Raises:
+        ArtifactError: the bytes give no image.
+    """
+    rgb = Image.fromarray(images.decode_png(content, where, stage)).convert("RGB")
     if max_pixels is not None and max(rgb.size) > max_pixels:
         scale = max_pixels / max(rgb.size)
         rgb = rgb.resize(

@@ -97,7 +97,7 @@ def relations(families: Families, params: ReportParams) -> list[Block]:
 
 def _rows(families: Families, file: str, spec: TableSpec) -> list[Said]:
     return [
-        (reading, row)
+        (reading, row | {"file": reading.folder / file})
         for family in families
         for reading in family
         if reading.has_tables
@@ -138,7 +138,8 @@ def _titled(answer: Answer, title: str) -> Answer:
 
 
 def _asked(row: Row, params: ReportParams) -> Picture:
-    pixels = decode_png(row["picture"], params.max_picture_pixels)
+    where = f"{row['file']}: image {row['image_id']}"
+    pixels = decode_png(row["picture"], params.max_picture_pixels, where, "read")
     return picture(pixels, f"test image {row['image_id']}: {row['caption']}")
 
 
@@ -166,13 +167,12 @@ def _captions(row: Row) -> Answer:
 
 
 def _images(row: Row) -> Answer:
-    found = [
-        picture(decode_png(content, CANDIDATE_PIXELS), f"test image {image_id}, {'right' if right else 'not right'}",
-                number(score, 2), right)
-        for content, image_id, score, right in zip(
-            row["pictures"], row["image_ids"], row["scores"], row["right"], strict=True
-        )
-    ]  # fmt: skip
+    found = []
+    columns = (row[name] for name in ("pictures", "image_ids", "scores", "right"))
+    for content, image_id, score, right in zip(*columns, strict=True):
+        pixels = decode_png(content, CANDIDATE_PIXELS, f"{row['file']}: image {image_id}", "read")
+        alt = f"test image {image_id}, {'right' if right else 'not right'}"
+        found.append(picture(pixels, alt, number(score, 2), right))
     return Answer("", pictures=found, note="" if any(row["right"]) else "its own image is not among them")
 
 

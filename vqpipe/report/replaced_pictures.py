@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
@@ -26,6 +27,7 @@ FILE = "replaced.parquet"
 class Found:
     """One tokenizer's rows, its sizes of codebooks, and the ranks that it does not have."""
 
+    file: Path
     rows: list[dict[str, Any]]
     num_codes: list[int]
     left_out: list[int]
@@ -53,7 +55,7 @@ def replaced(inputs: Inputs, params: ReportParams) -> list[Block]:
     )
     for image_id, by_variant in by_image.items():
         groups = [
-            (variant, list(_shown(variant, row, params.max_picture_pixels)))
+            (variant, list(_shown(variant, row, found[variant].file, params.max_picture_pixels)))
             for variant, row in by_variant.items()
         ]
         blocks.append(Gallery(image_id, groups, note, even=True))
@@ -64,7 +66,7 @@ def replaced(inputs: Inputs, params: ReportParams) -> list[Block]:
 def _read(folder: Path) -> Found:
     facts = read_manifest(folder, EVALUATION).facts
     rows = read_table(folder / FILE, REPLACED).to_pylist()
-    return Found(rows, facts["num_codes"], facts.get("ranks_left_out", []))
+    return Found(folder / FILE, rows, facts["num_codes"], facts.get("ranks_left_out", []))
 
 
 def _numbers(inputs: Inputs, found: Mapping[str, Found]) -> Table:
@@ -100,12 +102,16 @@ def _cell(values: list[float] | None, interval: Mapping[str, float] | None) -> C
     return Cell(number(float(np.mean(values)), 2), small)
 
 
-def _shown(variant: str, row: Mapping[str, Any], side: int) -> Iterator[Picture]:
+def _shown(variant: str, row: Mapping[str, Any], file: Path, side: int) -> Iterator[Picture]:
     image_id, tokens = row["image_id"], number(row["tokens"])
-    yield picture(decode_png(row["original"], side), f"image {image_id}, original", "original")
+
+    def decoded(png: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        return decode_png(png, side, f"{file}: image {image_id}", "evaluate")
+
+    yield picture(decoded(row["original"]), f"image {image_id}, original", "original")
     plain = number(row["psnr"], 2)
     yield picture(
-        decode_png(row["reconstruction"], side),
+        decoded(row["reconstruction"]),
         f"image {image_id} as {variant} reconstructs it, PSNR {plain} dB",
         f"reconstruction: {plain} dB",
     )
@@ -113,10 +119,10 @@ def _shown(variant: str, row: Mapping[str, Any], side: int) -> Iterator[Picture]
         row["ranks"], row["pictures"], row["psnrs"], row["changed"], strict=True
     ):
         what = f"{ordinal(rank)} code: {number(psnr, 2)} dB, {number(changed)} of {tokens} tokens"
-        yield picture(decode_png(png, side), f"image {image_id} as {variant}: {what}", what)
+        yield picture(decoded(png), f"image {image_id} as {variant}: {what}", what)
     if row["mixed"] is not None:
         what = f"middle from {row['other_id']}: {number(row['mixed_changed'])} of {tokens} tokens"
-        yield picture(decode_png(row["mixed"], side), f"image {image_id} as {variant}: {what}", what)
+        yield picture(decoded(row["mixed"]), f"image {image_id} as {variant}: {what}", what)
 
 
 def ordinal(rank: int) -> str:

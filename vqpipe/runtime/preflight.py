@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from vqpipe.errors import SetupError
+from vqpipe.errors import SetupError, human_bytes
 
 LEAST_FREE = 1 << 20
 """Bytes below which a file system counts as full."""
@@ -44,7 +44,9 @@ def need_place(folder: Path, names: Iterable[str] = (), what: str | None = None)
         )
     free = shutil.disk_usage(at).free
     if free < LEAST_FREE:
-        raise SetupError(f"{shown} cannot be written: no space is left", found=f"{free:,} bytes free at {at}")
+        raise SetupError(
+            f"{shown} cannot be written: no space is left", found=f"{human_bytes(free)} free at {at}"
+        )
     try:
         with tempfile.TemporaryFile(dir=at) as stream:
             stream.write(bytes(4096))
@@ -82,8 +84,8 @@ def need_disk(folder: Path, num_bytes: int, what: str) -> None:
     if free < num_bytes:
         raise SetupError(
             f"not enough disk space for {what}",
-            found=f"{free / 1e9:.2f} GB free at {at}",
-            expected=f"{num_bytes / 1e9:.2f} GB",
+            found=f"{human_bytes(free)} free at {at}, {human_bytes(num_bytes - free)} too little",
+            expected=human_bytes(num_bytes),
         )
 
 
@@ -95,8 +97,8 @@ def need_memory(num_bytes: int, what: str) -> None:
     if free < num_bytes:
         raise SetupError(
             f"not enough memory for {what}",
-            found=f"{free / 1e9:.2f} GB available",
-            expected=f"{num_bytes / 1e9:.2f} GB",
+            found=f"{human_bytes(free)} available, {human_bytes(num_bytes - free)} too little",
+            expected=human_bytes(num_bytes),
         )
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
             print(told, file=sys.stderr)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
-        lock_path.unlink(missing_ok=True)
+        with suppress(OSError):  # the work is done; what is left there hinders nobody
+            lock_path.unlink()
 
 
 def unfinished(stage: str, key: str, about: Mapping[str, Any]) -> str | None:

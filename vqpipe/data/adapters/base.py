@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vqpipe.data.captions import printable
 from vqpipe.data.images import BadImage, byte_limit, decode
 from vqpipe.data.records import Bad, Record
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, is_of_machine, printable
 from vqpipe.params.dataset import Holdout, SplitName
 from vqpipe.runtime.seeds import derive
 
@@ -102,6 +101,8 @@ def read_image(item: str, path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w
             return Bad(item, "too_many_bytes", f"{num_bytes} bytes, at most {byte_limit(max_pixels)} read")
         data = path.read_bytes()
     except OSError as error:
+        if is_of_machine(error):
+            raise
         return Bad(item, "unreadable", error.strerror or type(error).__name__)
     return decode_image(item, data, max_pixels)
 

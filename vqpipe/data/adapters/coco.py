@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vqpipe.data.adapters.base import Adapter, Chunk, Plan, chunked, need_source, read_image, split_of, within
-from vqpipe.data.captions import BadCaption, clean_caption, identifier, printable
+from vqpipe.data.captions import BadCaption, clean_caption, identifier
 from vqpipe.data.images import resize_labels
 from vqpipe.data.json_stream import JsonArrays
 from vqpipe.data.masks import BadMask, bounds, number, to_mask
 from vqpipe.data.records import Bad, Record, Thing
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import SPLITS, CocoSource, CocoSplit, SplitName
 
 LAYOUT = """COCO layout below dataset.source.path, named in dataset.source.splits, such as

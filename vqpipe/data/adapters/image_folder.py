@@ -23,11 +23,11 @@ from vqpipe.data.adapters.base import (
     split_of,
 )
 from vqpipe.data.adapters.tar_stream import BadLink, Member, members
-from vqpipe.data.captions import BadCaption, clean_caption, printable
+from vqpipe.data.captions import BadCaption, clean_caption
 from vqpipe.data.images import byte_limit
 from vqpipe.data.records import Bad, Record
 from vqpipe.data.walk import Walk, describe, is_image, one_line, other_file, other_source
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import SPLITS, ImageFolderSource, SplitName
 
 LAYOUT = """class folders in the folders of dataset.source.splits, below dataset.source.path (folder or tar):

@@ -233,5 +233,5 @@ def hinted(error: DataError, path: Path, behind: str = "") -> DataError:
     if told is None:
         return error
     if str(error).splitlines()[-1].startswith("  run: "):
-        return DataError(f"{error}; or: {told}{behind}")
-    return DataError(str(error), run=told + behind)
+        return DataError(f"{error}; or: {told}{behind}".splitlines())
+    return DataError(str(error).splitlines(), run=told + behind)

@@ -13,10 +13,10 @@ from vqpipe.data.adapters.base import within
 from vqpipe.data.adapters.layouts import ABOUT, is_metadata, listing_names, splits_of
 from vqpipe.data.adapters.listings import WORDS, Fields, Row, listing_kind, read_listing
 from vqpipe.data.adapters.side_files import cleaned
-from vqpipe.data.captions import identifier, printable
+from vqpipe.data.captions import identifier
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import Walk, is_image
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import Layout, PairsSource, SplitName
 
 KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vqpipe.data.captions import printable
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
 from vqpipe.data.records import Bad
 from vqpipe.data.streams import lines, open_bytes
 from vqpipe.data.text_rows import fitted, rows
 from vqpipe.data.walk import is_image
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import SplitName
 
 Kind = Literal["table", "lines", "karpathy", "json", "coco"]

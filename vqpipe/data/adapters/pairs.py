@@ -27,11 +27,10 @@ from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, is_me
 from vqpipe.data.adapters.listed import Listed, read_lists
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
 from vqpipe.data.adapters.tar_stream import members
-from vqpipe.data.captions import printable
 from vqpipe.data.images import byte_limit
 from vqpipe.data.records import Bad, Record
 from vqpipe.data.walk import ARCHIVES, Walk, is_image
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 from vqpipe.params.dataset import Holdout, Layout, PairsSource, SplitName
 
 LAYOUT = "images with captions at dataset.source.path, in one of these layouts:" + "".join(

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from vqpipe.data.adapters.layouts import NOTES, TEXT_ENDINGS, key_of
 from vqpipe.data.adapters.listings import captions_of
-from vqpipe.data.captions import BadCaption, clean_caption, printable
+from vqpipe.data.captions import BadCaption, clean_caption
 from vqpipe.data.encodings import unicode_encoding
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import is_image, other_file
+from vqpipe.errors import is_of_machine, printable
 
 SIDE_BYTES = 1 << 20
 """Bytes of a file beside an image that are read; a larger one is refused."""
@@ -174,6 +175,8 @@ def _data(held: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | 
             return "too large"
         return path.read_bytes() if path.is_file() else "no plain file"
     except OSError as error:
+        if is_of_machine(error):
+            raise
         return error.strerror or type(error).__name__
 
 

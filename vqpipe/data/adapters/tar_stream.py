@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vqpipe.data.captions import printable
 from vqpipe.data.records import Bad
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, printable
 
 
 @dataclass(frozen=True, slots=True)
