@@ -12,6 +12,7 @@ from typing import Any
 
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import read_yaml, section_of
+from vqpipe.params.bounded_yaml import GENERATED
 
 REMOTE = {
     *("remote", "ds", "s3", "gs", "gcs", "azure", "adl", "abfs", "oss", "ssh", "sftp", "hdfs", "webhdfs"),
@@ -41,7 +42,7 @@ def read_stages(folder: Path) -> dict[str, Stage]:
     """
     context = read_yaml(folder / "params.yaml")
     stages: dict[str, Stage] = {}
-    for name, entry in read_yaml(folder / "dvc.yaml")["stages"].items():
+    for name, entry in read_yaml(folder / "dvc.yaml", GENERATED)["stages"].items():
         if "foreach" not in entry:
             stages[name] = _stage(name, entry, context)
             continue
@@ -110,7 +111,9 @@ def _check_local(path: str, stage: str) -> None:
 def stale(stage: Stage, root: Path) -> list[str]:
     """Why dvc.lock's entry for a stage is not of this tree; empty when it is. Data that is not here is not judged."""
     lock_path = root / "dvc.lock"
-    locked = (read_yaml(lock_path).get("stages", {}) if lock_path.is_file() else {}).get(stage.name)
+    locked = (read_yaml(lock_path, GENERATED).get("stages", {}) if lock_path.is_file() else {}).get(
+        stage.name
+    )
     if locked is None:
         return ["it has never run"]
     reasons = []

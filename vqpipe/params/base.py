@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.params.bounded_yaml import PARAMS, Limits, parse_yaml, read_text
 
 
 class Params(BaseModel):
@@ -26,18 +25,21 @@ class Params(BaseModel):
 P = TypeVar("P")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+MAX_MISTAKES = 20
+"""Mistakes of one section that a message explains; the others are counted."""
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
+
+def read_yaml(path: Path, limits: Limits = PARAMS) -> dict[str, Any]:
     """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1).
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or is not a mapping.
+        ParamsError: the file is missing, is not YAML, holds more than `limits` allow, or is not a mapping.
     """
     if not path.is_file():
         raise ParamsError(f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml")
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"params file {path} is not valid YAML: {error}") from error
+    data = parse_yaml(read_text(path, limits), f"params file {path}", limits)
     if not isinstance(data, dict):
         raise ParamsError(
             f"params file {path} is not a mapping", found=type(data).__name__, expected="sections"
@@ -111,7 +113,10 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        lines = [_explain(item, section, model) for item in error.errors()]
+        mistakes = error.errors(include_url=False)
+        lines = [_explain(item, section, model) for item in mistakes[:MAX_MISTAKES]]
+        if len(mistakes) > MAX_MISTAKES:
+            lines.append(f"{section} has {len(mistakes) - MAX_MISTAKES:,} mistakes more")
         raise ParamsError(f"{source}: " + f"\n{source}: ".join(lines)) from None
 
 
@@ -140,20 +145,24 @@ def _has_kind(option: dict[str, Any], kind: Any) -> bool:
 
 
 def _explain(item: Any, section: str, model: Any) -> str:
-    where = ".".join([section, *_without_tags(model, item["loc"])])
+    where = _cut(".".join([section, *_without_tags(model, item["loc"])]))
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
         choices = f"\n  choices:  {', '.join(known)}" if known else ""
-        return f"{where} is not a field{did_you_mean(str(item['loc'][-1]), known)}{choices}"
+        return f"{where} is not a field{did_you_mean(_cut(str(item['loc'][-1])), known)}{choices}"
     if item["type"] == "missing":
         return f"{where} is missing"
-    found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {item.get('input')!r}"
+    found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {_cut(repr(item.get('input')))}"
     if item["type"] in _NO_BLOCK:
         kinds, fields = _kinds_at(model, item["loc"]), _fields_at(model, item["loc"])
         inside = f"kind: {' | '.join(kinds)}, …" if kinds else ", ".join(fields)
         expected = f"\n  expected: {{{inside}}}" if inside else ""
         return f"{where} is not a block of fields{found}{expected}"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}{found}"
+    return f"{where}: {_cut(item['msg'].removeprefix('Value error, '), 1000)}{found}"
+
+
+def _cut(text: str, most: int = MAX_SHOWN) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}… ({len(text):,} characters)"
 
 
 _NO_BLOCK = {"model_type", "model_attributes_type", "dict_type"}
