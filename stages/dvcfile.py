@@ -13,6 +13,7 @@ from typing import Any
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import read_yaml, section_of
 from vqpipe.params.bounded_yaml import GENERATED
+from vqpipe.params.names import check_name
 
 REMOTE = {
     *("remote", "ds", "s3", "gs", "gcs", "azure", "adl", "abfs", "oss", "ssh", "sftp", "hdfs", "webhdfs"),
@@ -48,7 +49,7 @@ def read_stages(folder: Path) -> dict[str, Stage]:
             continue
         items = section_of(context, PLACE.fullmatch(entry["foreach"]).group(1), folder / "params.yaml")  # type: ignore[union-attr]
         for key, item in items.items():
-            full = f"{name}@{key}"
+            full = f"{name}@{check_name(key, f'params.yaml: a name of the stage {name}')}"
             stages[full] = _stage(full, entry["do"], {**context, "key": key, "item": item})
     return stages
 
@@ -68,7 +69,13 @@ def find_stage(stages: dict[str, Stage], name: str) -> Stage:
 
 def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
     def fill(text: str) -> str:
-        return PLACE.sub(lambda m: str(section_of(context, m.group(1), Path("params.yaml"))), text)
+        return PLACE.sub(lambda m: value(m.group(1)), text)
+
+    def value(place: str) -> str:
+        found = section_of(context, place, Path("params.yaml"))
+        if not place.startswith("item."):
+            return str(found)
+        return check_name(found, f"params.yaml: {place.removeprefix('item.')} of {name}", path=True)
 
     def paths(*keys: str) -> tuple[str, ...]:
         found = []

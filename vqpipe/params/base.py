@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.bounded_yaml import PARAMS, Limits, parse_yaml, read_text
+from vqpipe.params.names import check_names
 
 
 class Params(BaseModel):
@@ -54,17 +54,19 @@ def section_of(data: dict[str, Any], section: str, path: Path) -> Any:
         ParamsError: the section is not there; the message lists what is.
     """
 
-    def step(node: Any, key: str) -> Any:
-        if not isinstance(node, dict) or key not in node:
+    node, keys = data, section.split(".")
+    while keys:
+        parts = range(len(keys), 0, -1)  # a name may have dots itself
+        taken = next((n for n in parts if isinstance(node, dict) and ".".join(keys[:n]) in node), None)
+        if taken is None:
             known = [str(k) for k in node] if isinstance(node, dict) else []
             raise ParamsError(
-                f"{path.name}: there is no section {section}{did_you_mean(key, known)}",
-                found=key,
+                f"{path.name}: there is no section {section}{did_you_mean(keys[0], known)}",
+                found=keys[0],
                 choices=known,
             )
-        return node[key]
-
-    return reduce(step, section.split("."), data)
+        node, keys = node[".".join(keys[:taken])], keys[taken:]
+    return node
 
 
 def load_params(path: Path, section: str, model: type[P]) -> P:
@@ -76,9 +78,12 @@ def load_params(path: Path, section: str, model: type[P]) -> P:
         model: a `Params` subclass, or a union of them discriminated on `kind`.
 
     Raises:
-        ParamsError: every mistake in the section, each with its dotted name and the nearest valid field.
+        ParamsError: every mistake in the section, each with its dotted name and the nearest valid field; or an entry
+            of any section with a name that cannot be a file's.
     """
-    return validate(section_of(read_yaml(path), section, path), section, model, path.name)
+    data = read_yaml(path)
+    check_names(data, path.name)
+    return validate(section_of(data, section, path), section, model, path.name)
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -99,6 +104,7 @@ def merged(base: Any, over: Any) -> Any:
 def load_merged(path: Path, common: str, section: str, model: type[P]) -> P:
     """Validate the section `common` with `section` merged over it; errors as `load_params`, named by `section`."""
     data = read_yaml(path)
+    check_names(data, path.name)
     whole = merged(section_of(data, common, path), section_of(data, section, path))
     return validate(whole, section, model, path.name)
 

@@ -14,6 +14,7 @@ from vqpipe.artifacts.publish import tree_digest
 from vqpipe.artifacts.show import read_sidecar
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import read_yaml
+from vqpipe.params.names import check_names
 
 Curve = dict[str, list[float]]
 """Columns of a curves file by name, `step` among them; empty cells are NaN."""
@@ -77,10 +78,11 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     """Read all that is small; pictures and tables are read by the sections that show them.
 
     Raises:
-        ParamsError: no params file.
+        ParamsError: no params file, or one with an entry whose name cannot be a file's.
         ArtifactError: no such root, or a metrics, curves or sidecar file that is there but cannot be read.
     """
     tree = read_yaml(params)
+    check_names(tree, params.name)
     if not root.is_dir():
         raise ArtifactError(f"there is no artifacts folder {root}", run="dvc repro")
     variants, pairs = _names(tree, "tokenizer", "variants"), _names(tree, "prior", "pairs")
