@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,8 @@ from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
 from vqpipe.data.adapters.layouts import hint, hinted
-from vqpipe.data.captions import printable
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
+from vqpipe.data.quarantine import quarantine_table, rows_left_out
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
 from vqpipe.data.records import Bad, Record, Thing
 from vqpipe.data.walk import counts, one_line
@@ -122,7 +121,8 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
     Returns:
         The metrics: images and captions per split, quarantined items by reason, `bad_fraction`, the share of
         the source's images that were quarantined, and for sources that list annotations their number and
-        `bad_annotation_fraction`, the share that was left out.
+        `bad_annotation_fraction`, the share that was left out. Counts are of everything;
+        `quarantine_rows_left_out`, where it is there, is the number of rows that the quarantine table lacks.
 
     Raises:
         DataError: the source does not have the layout expected, a split is empty, or too many images are
@@ -157,7 +157,11 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             _judge(config, metrics, bad, adapter.layout)
         except DataError as error:
             raise _with_hint(error, config) from error
-        write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
+        table, table_facts = quarantine_table(bad)
+        write_table(folder / QUARANTINE_FILE, QUARANTINE, table, table_facts)
+        lacking = rows_left_out(table_facts).total()
+        if lacking:
+            metrics["quarantine_rows_left_out"] = lacking
         if plan.truth:
             write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
         facts.update(
@@ -181,7 +185,7 @@ def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, B
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
         print(
             f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
-            f"out ({reasons}); each is in {QUARANTINE_FILE}",
+            f"out ({reasons}); see {QUARANTINE_FILE}",
             file=sys.stderr,
         )
     if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
@@ -195,14 +199,6 @@ def _with_hint(error: DataError, config: DatasetParams) -> DataError:
     return (
         hinted(error, Path(config.source.path)) if config.source.kind in ("coco", "image_folder") else error
     )
-
-
-def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:
-    rows = [
-        {"split": split, "item": b.item, "reason": b.reason, "detail": printable(b.detail)}
-        for split, b in bad
-    ]
-    return to_table(QUARANTINE, rows)
 
 
 def _metrics(
@@ -241,8 +237,14 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
     where = ""
     if bad:
         kept = scratch_root() / "dataset" / QUARANTINE_FILE
-        write_table(kept, QUARANTINE, _quarantine(bad))
-        where = f"every item and its reason: {kept}"
+        table, facts = quarantine_table(bad)
+        write_table(kept, QUARANTINE, table, facts)
+        items = (
+            f"{len(table):,} of the {len(bad):,} items and their reasons"
+            if facts
+            else "every item and its reason"
+        )
+        where = f"{items}: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
     examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}
     shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)

@@ -3,7 +3,7 @@
 The file is a Parquet artifact of the tokens stage's table `codes`: image_id (path below the folder), split (`images`),
 label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
 `grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and sha256. Beside it `NAME.quarantine.parquet` lists
-what was left out, and why; it is written even where it is empty.
+what was left out, and why; it is written even where it is empty. See `vqpipe.data.quarantine` for its length.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table, write_table
+from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, write_table
 from vqpipe.data.captions import printable
 from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
+from vqpipe.data.quarantine import quarantine_table
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
@@ -109,10 +110,8 @@ def tokenize(
         if not images:
             raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
         quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
-        rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
-        write_table(
-            quarantine, QUARANTINE, to_table(QUARANTINE, rows), {"images": images, "left_out": left_out}
-        )
+        table, lacking = quarantine_table([(SPLIT, entry) for entry in bad])
+        write_table(quarantine, QUARANTINE, table, {"images": images, "left_out": left_out, **lacking})
     return Tokenized(images, left_out, quarantine, facts)
 
 
