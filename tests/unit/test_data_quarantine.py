@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqpipe.artifacts.specs.dataset import QUARANTINE
-from vqpipe.artifacts.tables import write_table
+from vqpipe.artifacts.tables import read_header, write_table
 from vqpipe.data import quarantine
 from vqpipe.data.quarantine import quarantine_table, rows_left_out
 from vqpipe.data.records import Bad

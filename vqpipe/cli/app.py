@@ -15,6 +15,7 @@ from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
 from vqpipe.errors import ParamsError, VqpipeError, of_file_system
+from vqpipe.runtime.terminal import say
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -52,7 +53,7 @@ def main(
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(installed("vqpipe"))
+        say(installed("vqpipe"))
         raise typer.Exit
 
 
@@ -76,13 +77,13 @@ def preset(
     if list_:
         width = max(map(len, names), default=0)
         for known in names:
-            typer.echo(f"{known:<{width}}  {describe(known)}".rstrip())
+            say(f"{known:<{width}}  {describe(known)}".rstrip())
         return
     if name is None:
         raise ParamsError("no preset is named", choices=names, run="vqpipe preset --list")
     text = preset_text(name, set_ or [])
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, end="")
         return
     if out.is_dir():
         raise ParamsError(f"{out} is a folder", expected="a file, such as params.yaml")
@@ -96,7 +97,7 @@ def preset(
 
     need_place(out.parent, [out.name])
     publish_text(out, text)
-    typer.echo(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 @artifacts_app.command("show")
@@ -107,7 +108,7 @@ def artifacts_show(path: Annotated[Path, typer.Argument(help="A folder, .parquet
     """
     from vqpipe.artifacts.show import show
 
-    typer.echo(show(path))
+    say(show(path))
 
 
 @app.command()
@@ -143,12 +144,12 @@ def compare(
     first, second = read_metrics(a, path), read_metrics(b, path)
     warning = check_alike(first, second, (a, b), allow_different)
     if warning:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     changes = deltas(first, second)
     broken = breaches(gates, changes)
-    typer.echo(table(changes, everything))
+    say(table(changes, everything))
     for sentence in broken:
-        typer.echo(f"breach: {sentence}", err=True)
+        say(f"breach: {sentence}", err=True)
     if broken:
         raise typer.Exit(1)
 
@@ -181,7 +182,7 @@ def pairs(
     from vqpipe.params.graph import PhraseParams
 
     phrases = PhraseParams(predicative=predicative, shades="noun")
-    typer.echo(side_by_side(caption, backend or [], spacy_model, phrases))
+    say(side_by_side(caption, backend or [], spacy_model, phrases))
 
 
 @app.command()
@@ -201,7 +202,7 @@ def scoreboard(
 
     need_output(out, MARKDOWN)
     publish_text(out, scoreboard_page(read_boards(folder)))
-    typer.echo(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -224,7 +225,7 @@ def why(
     """
     from vqpipe.cli.why import explain
 
-    typer.echo(explain(prior, adjective, noun, corpus))
+    say(explain(prior, adjective, noun, corpus))
 
 
 @app.command("prior-card")
@@ -245,7 +246,7 @@ def prior_card(
 
     target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
     publish_text(target, card(path))
-    typer.echo(f"wrote {target}")
+    say(f"wrote {target}")
 
 
 @app.command()
@@ -265,7 +266,7 @@ def evaluate(
 
     from vqpipe.evaluation.evaluate import evaluate_folder
 
-    typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
+    say(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
 app.command()(tokenize)

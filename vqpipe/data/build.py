@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.shards import map_shards
+from vqpipe.runtime.terminal import say
 
 QUARANTINE_FILE = "quarantine.parquet"
 TRUTH_FILE = "truth.parquet"
@@ -183,15 +183,15 @@ def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, B
     lost = +lost
     if lost:
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
-        print(
+        say(
             f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
             f"out ({reasons}); see {QUARANTINE_FILE}",
-            file=sys.stderr,
+            err=True,
         )
     if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
         told = hint(Path(config.source.path))
         if told is not None:
-            print(f"note: captions that lie beside the images were not read. {told}", file=sys.stderr)
+            say(f"note: captions that lie beside the images were not read. {told}", err=True)
 
 
 def _with_hint(error: DataError, config: DatasetParams) -> DataError:
