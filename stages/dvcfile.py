@@ -12,6 +12,8 @@ from typing import Any
 
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import read_yaml, section_of
+from vqpipe.params.bounded_yaml import GENERATED
+from vqpipe.params.names import check_name
 
 REMOTE = {
     *("remote", "ds", "s3", "gs", "gcs", "azure", "adl", "abfs", "oss", "ssh", "sftp", "hdfs", "webhdfs"),
@@ -41,13 +43,13 @@ def read_stages(folder: Path) -> dict[str, Stage]:
     """
     context = read_yaml(folder / "params.yaml")
     stages: dict[str, Stage] = {}
-    for name, entry in read_yaml(folder / "dvc.yaml")["stages"].items():
+    for name, entry in read_yaml(folder / "dvc.yaml", GENERATED)["stages"].items():
         if "foreach" not in entry:
             stages[name] = _stage(name, entry, context)
             continue
         items = section_of(context, PLACE.fullmatch(entry["foreach"]).group(1), folder / "params.yaml")  # type: ignore[union-attr]
         for key, item in items.items():
-            full = f"{name}@{key}"
+            full = f"{name}@{check_name(key, f'params.yaml: a name of the stage {name}')}"
             stages[full] = _stage(full, entry["do"], {**context, "key": key, "item": item})
     return stages
 
@@ -67,7 +69,13 @@ def find_stage(stages: dict[str, Stage], name: str) -> Stage:
 
 def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
     def fill(text: str) -> str:
-        return PLACE.sub(lambda m: str(section_of(context, m.group(1), Path("params.yaml"))), text)
+        return PLACE.sub(lambda m: value(m.group(1)), text)
+
+    def value(place: str) -> str:
+        found = section_of(context, place, Path("params.yaml"))
+        if not place.startswith("item."):
+            return str(found)
+        return check_name(found, f"params.yaml: {place.removeprefix('item.')} of {name}", path=True)
 
     def paths(*keys: str) -> tuple[str, ...]:
         found = []
@@ -110,7 +118,9 @@ def _check_local(path: str, stage: str) -> None:
 def stale(stage: Stage, root: Path) -> list[str]:
     """Why dvc.lock's entry for a stage is not of this tree; empty when it is. Data that is not here is not judged."""
     lock_path = root / "dvc.lock"
-    locked = (read_yaml(lock_path).get("stages", {}) if lock_path.is_file() else {}).get(stage.name)
+    locked = (read_yaml(lock_path, GENERATED).get("stages", {}) if lock_path.is_file() else {}).get(
+        stage.name
+    )
     if locked is None:
         return ["it has never run"]
     reasons = []

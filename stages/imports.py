@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.terminal import say
 
 PACKAGES = ("vqpipe", "stages")
 
@@ -124,7 +125,7 @@ def main(write: Annotated[bool, typer.Option(help="Rewrite dvc.yaml; otherwise o
     if write:
         path.write_text(after, encoding="utf-8")
     state = "is up to date" if before == after else "brought up to date" if write else "is not up to date"
-    typer.echo(f"dvc.yaml {state}")
+    say(f"dvc.yaml {state}")
     if before != after and not write:
         raise typer.Exit(1)
 

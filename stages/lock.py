@@ -7,6 +7,7 @@ code and raw deps, and the metrics and curves that are kept in git.
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.terminal import say
 
 
 def main() -> None:
@@ -21,13 +22,13 @@ def main() -> None:
     root = Path.cwd()
     problems = {name: reasons for name, stage in read_stages(root).items() if (reasons := stale(stage, root))}
     for name, reasons in problems.items():
-        typer.echo(f"{name}: {'; '.join(reasons)}")
+        say(f"{name}: {'; '.join(reasons)}")
     if problems:
-        typer.echo(
+        say(
             f"{len(problems)} stages of dvc.lock are not of this tree\n  run:      dvc repro, and commit dvc.lock"
         )
         raise typer.Exit(1)
-    typer.echo("dvc.lock is of this tree")
+    say("dvc.lock is of this tree")
 
 
 app = stage_app(main)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.terminal import say
 
 
 def main(
@@ -27,12 +28,12 @@ def main(
     stages = read_stages(Path.cwd())
     if show:
         for stage in stages.values():
-            typer.echo(f"{stage.name}\n    {stage.cmd}")
+            say(f"{stage.name}\n    {stage.cmd}")
         return
     if not names:
         raise ParamsError("no stage was named", choices=list(stages), run="python -m stages.run --list")
     for stage in [find_stage(stages, name) for name in names]:
-        typer.echo(f"{stage.name}: {stage.cmd}", err=True)
+        say(f"{stage.name}: {stage.cmd}", err=True)
         words = shlex.split(stage.cmd)
         code = subprocess.run([sys.executable if words[0] == "python" else words[0], *words[1:]]).returncode
         if code:

@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.terminal import say
 
 GROUP = "row@"
 
@@ -101,7 +102,7 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
                 if process.returncode:
                     failed.append(name)
                     state = f"failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
-                typer.echo(f"{done}/{len(commands)} {name}: {state}; about {left:.0f} minutes left", err=True)
+                say(f"{done}/{len(commands)} {name}: {state}; about {left:.0f} minutes left", err=True)
             time.sleep(0.2)
     finally:
         for process, _ in running.values():
@@ -121,9 +122,7 @@ def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
     if not targets:
         return
     if find_spec("dvc") is None:
-        typer.echo(
-            f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True
-        )
+        say(f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True)
         return
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
     if done.returncode:
@@ -146,15 +145,15 @@ def main(
 
     commands = row_commands(folder, patterns or [])
     missing = missing_rows(folder, commands)
-    typer.echo(f"{len(missing)} of {len(commands)} rows of {folder} are to be run", err=True)
+    say(f"{len(missing)} of {len(commands)} rows of {folder} are to be run", err=True)
     if dry:
-        typer.echo("\n".join(missing))
+        say("\n".join(missing))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = run_all(missing, jobs or workers(), scratch_root() / "logs" / folder)
     tell_dvc(folder, [name for name in commands if name not in failed], not patterns and not failed)
     if failed:
-        typer.echo(f"{len(failed)} rows failed: {', '.join(failed)}", err=True)
+        say(f"{len(failed)} rows failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
 
 

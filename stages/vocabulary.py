@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, stage_app
+from vqpipe.runtime.terminal import say
 
 OUT = Path("artifacts/vocabulary")
 METRICS = Path("artifacts/metrics/vocabulary.json")
@@ -48,9 +49,7 @@ def main(
         run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable), **noted})
     if vocabulary.facts["unusable_share"] >= 0.01:
         share = f"{vocabulary.facts['unusable_share']:.1%}"
-        typer.echo(
-            f"warning: {share} of the captions are unusable; {metrics} counts them by reason", err=True
-        )
+        say(f"warning: {share} of the captions are unusable; {metrics} counts them by reason", err=True)
 
 
 app = stage_app(main)

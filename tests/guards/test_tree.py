@@ -71,6 +71,31 @@ def fields_of(file: Path) -> set[str]:
     return {n.target.id for n in nodes if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
+PRINTS = ("print", "typer.echo", "typer.secho", "warnings.warn", "sys.stdout.write", "sys.stderr.write")
+
+
+def prints_of(source: str) -> list[str]:
+    """Calls that print text as it is. An error's text, after `error: `, is made printable where it is built."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call)
+        for call in calls
+        if ast.unparse(call.func) in PRINTS
+        and not (call.args and ast.unparse(call.args[0]).startswith(("f'error: ", "'error: ")))
+    ]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_what_is_printed_is_made_harmless_first(file: Path) -> None:
+    if name_of(file) != "vqpipe/runtime/terminal.py":
+        assert not prints_of(file.read_text(encoding="utf-8")), "use vqpipe.runtime.terminal.say"
+
+
+def test_the_guard_of_printing_sees_it() -> None:
+    assert len(prints_of("print(x)\ntyper.echo(f'{x}', err=True)\nsys.stderr.write(x)")) == 3
+    assert not prints_of("say(x)\ntyper.echo(f'error: {x}')")
+
+
 @pytest.mark.parametrize("file", found("*.py", "vqpipe/params"), ids=name_of)
 def test_no_params_model_has_a_name_that_dvc_ignores(file: Path) -> None:
     assert not fields_of(file) & BANNED_KEYS

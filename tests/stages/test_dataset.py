@@ -19,6 +19,7 @@ from tests.small_sources import CATEGORIES, CLASSES, sources, write_class_tar, w
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import read_table
+from vqpipe.data import quarantine
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 
@@ -155,6 +156,21 @@ def test_bad_images_are_quarantined_and_counted(raw: Path) -> None:
     metrics = json.loads(Path("out.json").read_text())
     assert metrics["quarantined"] == {"empty_file": 1, "other_file": 1, "too_small": 1}
     assert metrics["bad_fraction"] == pytest.approx(2 / 202, abs=1e-6)
+
+
+def test_the_quarantine_table_is_bounded_and_the_counts_are_not(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "MAX_ROWS", 5)
+    for number in range(20):
+        (raw / f"train/a/{number}.txt").write_bytes(b"")
+    (raw / "train/a/empty.png").write_bytes(b"")
+    ok(run(FOLDERS, max_bad_fraction=0.01))
+    metrics = json.loads(Path("out.json").read_text())
+    assert metrics["quarantined"] == {"empty_file": 1, "other_file": 20}
+    assert metrics["quarantine_rows_left_out"] == 16
+    rows = read_table(Path("out/quarantine.parquet"), QUARANTINE)
+    assert sorted(rows["reason"].to_pylist()) == ["empty_file", *["other_file"] * 4]
 
 
 def test_too_many_bad_images_stop_the_stage_and_publish_nothing(raw: Path) -> None:

@@ -255,3 +255,21 @@ def test_many_lost_annotations_stop_the_stage(
     assert "33.3% of 15 annotations were left out (5 orphan_annotation)" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"at most dataset\.max_bad_annotation_fraction = 20\.0%"):
         build(tmp_path, monkeypatch, max_bad_annotation_fraction=0.2)
+
+
+def test_an_image_that_a_link_puts_outside_of_the_source_is_quarantined(tmp_path: Path) -> None:
+    root = write(tmp_path / "source", [])
+    name = next(p for p in root.rglob("*") if p.suffix in (".png", ".jpg"))
+    name.rename(tmp_path / "secret")
+    name.symlink_to(tmp_path / "secret")
+    _, bad, _ = read(root)
+    assert "unsafe_path" in {entry.reason for entry in bad}
+
+
+def test_a_list_of_captions_outside_of_the_source_is_not_read(tmp_path: Path) -> None:
+    root = write(tmp_path / "source", [])
+    name = next(p for p in root.rglob("*.json"))
+    name.rename(tmp_path / "secret.json")
+    name.symlink_to(tmp_path / "secret.json")
+    with pytest.raises(DataError, match="leads out of the source"):
+        read(root)

@@ -298,3 +298,12 @@ def test_lines_that_are_skipped_need_be_no_header(note: str, tmp_path: Path) -> 
     found = read(lost, kind="tsv", path=str(path), caption_column="caption", num_header_lines=1)
     assert [caption for _, caption in found] == ["A child , in pink ."]
     assert not lost
+
+
+def test_a_link_out_of_a_folder_of_captions_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions/a.txt").write_text("a red bird\n")
+    (tmp_path / "secret").write_text("password\n")
+    (tmp_path / "captions/b.txt").symlink_to("../secret")
+    with pytest.raises(DataError, match="leads out of the source"):
+        read(kind="text", path=str(tmp_path / "captions"))

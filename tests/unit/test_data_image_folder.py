@@ -60,15 +60,35 @@ def test_linked_copies_are_in_one_split(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_folders_of_splits_may_be_links(tmp_path: Path) -> None:
-    lay_out(tmp_path / "data")
-    (tmp_path / "source").mkdir()
-    for name in ("train", "test"):
-        (tmp_path / "source" / name).symlink_to(tmp_path / "data" / name)
-    (tmp_path / "source/held").symlink_to("../data/val")
-    splits = {"train": "train", "validation": "held", "test": "test"}
+def test_the_source_and_the_folders_of_splits_may_be_links(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "data")
+    (root / "held").symlink_to("val")
+    (root / "learnt").symlink_to(root / "train")
+    (tmp_path / "source").symlink_to(root)
+    splits = {"train": "learnt", "validation": "held", "test": "test"}
     images, bad = read(source(tmp_path / "source", splits=splits))
     assert (len(images), bad) == (4, {})
+
+
+def test_links_out_of_the_source_are_quarantined(tmp_path: Path) -> None:
+    root, outside = lay_out(tmp_path / "data"), lay_out(tmp_path / "secret")
+    (root / "train/ant/one.png").symlink_to(outside / "train/ant/1.JPG")
+    (root / "train/bee").symlink_to("../../secret/train/ant")
+    images, bad = read(source(root))
+    assert (len(images), bad) == (
+        4, dict.fromkeys(("train/ant/one.png", "train/bee"), ("train", "unsafe_path"))
+    )  # fmt: skip
+    (root / "held").symlink_to("../secret/val")
+    with pytest.raises(DataError, match=r"(?s)unsafe_path \(such as held\).*in place of the links"):
+        read(source(root, splits={**FOLDERS, "validation": "held"}))
+
+
+def test_a_class_table_outside_of_the_source_is_not_read(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "data")
+    (tmp_path / "secret.tsv").write_text("ant\tpassword\n")
+    (root / "classes.tsv").symlink_to("../secret.tsv")
+    with pytest.raises(DataError, match="leads out of the source"):
+        read(source(root, class_names="classes.tsv"))
 
 
 def test_a_folder_and_its_tar_give_the_same(tmp_path: Path) -> None:

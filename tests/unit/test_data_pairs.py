@@ -365,3 +365,16 @@ def test_options_of_lists(tmp_path: Path) -> None:
         source(tmp_path, listing="../a.csv")
     with pytest.raises(ParamsError, match="not an encoding"):
         source(tmp_path, encoding="cp9999")
+
+
+def test_what_a_link_puts_outside_of_the_source_is_not_read(tmp_path: Path) -> None:
+    root = put(
+        tmp_path / "source",
+        *(("a.png", picture(1)), ("a.txt", "a bird"), ("b.png", picture(2)), ("b.txt", "a cat")),
+    )
+    for name in ("b.txt", "b.png"):
+        (root / name).rename(tmp_path / name)
+        (root / name).symlink_to(tmp_path / name)
+    records, bad, _ = read(root)
+    assert list(records) == ["a.png"]
+    assert {("b.png", "unsafe_path"), ("b.txt", "unsafe_path")} <= bad

@@ -75,8 +75,9 @@ def test_links_that_point_at_each_other_multiply_nothing(tmp_path: Path) -> None
     (tmp_path / "self.png").symlink_to("self.png")
     names, bad = listed(Walk(tmp_path))
     assert names == ["birds/0.png", "boats/1.png"]
-    again = ("birds/also", "boats/also", "birds/up", "birds/far")
-    assert bad == {**dict.fromkeys(again, "duplicate_path"), "self.png": "missing_file"}
+    again = ("birds/also", "boats/also", "birds/up")
+    left_out = {"self.png": "missing_file", "birds/far": "unsafe_path"}
+    assert bad == {**dict.fromkeys(again, "duplicate_path"), **left_out}
 
 
 def test_a_path_without_a_link_wins_over_an_earlier_link(tmp_path: Path) -> None:
@@ -89,20 +90,35 @@ def test_a_path_without_a_link_wins_over_an_earlier_link(tmp_path: Path) -> None
     assert bad == {"a": "duplicate_path", "b.png": "duplicate_path"}
 
 
-def test_of_several_links_out_of_the_source_the_first_counts(tmp_path: Path) -> None:
-    outside, root = put(tmp_path / "out", "s/1.png", "s/2.png", "one.png"), tmp_path / "in"
-    put(root, "p.png")
-    (root / "a.png").symlink_to(outside / "s/1.png")
-    (root / "b.png").symlink_to(outside / "one.png")
-    (root / "c.png").symlink_to(outside / "one.png")
-    (root / "link").symlink_to(outside / "s")
-    (root / "other").symlink_to(outside / "s")
-    (root / "wide").symlink_to(outside)
-    (outside / "back").symlink_to(root)
-    names, bad = listed(Walk(root))
-    assert names == ["a.png", "b.png", "p.png", "link/2.png"]
+def test_of_several_links_to_what_no_start_lists_the_first_counts(tmp_path: Path) -> None:
+    put(tmp_path, "out/s/1.png", "out/s/2.png", "out/one.png", "in/p.png")
+    root = tmp_path / "in"
+    (root / "a.png").symlink_to("../out/s/1.png")
+    (root / "b.png").symlink_to("../out/one.png")
+    (root / "c.png").symlink_to(tmp_path / "out/one.png")
+    (root / "link").symlink_to("../out/s")
+    (root / "other").symlink_to("../out/s")
+    (root / "wide").symlink_to("../out")
+    (tmp_path / "out/back").symlink_to(root)
+    names, bad = listed(Walk(tmp_path, ["in"]))
+    assert names == ["in/a.png", "in/b.png", "in/p.png", "in/link/2.png"]
     expected = ("c.png", "link/1.png", "other", "wide/one.png", "wide/back", "wide/s")
-    assert bad == dict.fromkeys(expected, "duplicate_path")
+    assert bad == {f"in/{name}": "duplicate_path" for name in expected}
+
+
+def test_no_link_leads_out_of_the_root(tmp_path: Path) -> None:
+    outside, root = put(tmp_path / "in-out", "1.png", "1.txt", "deep/2.png"), put(tmp_path / "in", "p.png")
+    (root / "a.png").symlink_to(outside / "1.png")
+    (root / "a.txt").symlink_to("../in-out/1.txt")
+    (root / "b").symlink_to(outside)
+    (root / "c").symlink_to("b/deep")
+    (root / "d").symlink_to("/")
+    (root / "e.png").symlink_to("../in-out/nothing.png")
+    left_out = {**dict.fromkeys(("a.png", "a.txt", "b", "c", "d"), "unsafe_path"), "e.png": "missing_file"}
+    assert listed(Walk(root)) == (["p.png"], left_out)
+    (tmp_path / "root").symlink_to("in")
+    assert listed(Walk(tmp_path / "root")) == (["p.png"], left_out)
+    assert listed(Walk(root, ["b", "gone"])) == ([], {"b": "unsafe_path"})
 
 
 def test_a_hard_link_is_the_same_image(tmp_path: Path) -> None:
@@ -123,12 +139,12 @@ def test_hard_links_over_starts_and_linked_folders(tmp_path: Path) -> None:
     os.link(root / "z/3.png", outside / "three.png")
     os.link(outside / "4.png", outside / "four.png")
     (root / "m").symlink_to(outside)
-    expected = ["a/1.png", "m/4.png", "z/2.png", "z/3.png"]
-    again = ("z/one.png", "m/two.png", "m/three.png", "m/four.png")
-    assert listed(Walk(root)) == (expected, dict.fromkeys(again, "duplicate_path"))
-    assert listed(Walk(root, ["z", "m", "a"])) == (
-        ["a/1.png", "m/4.png", "m/three.png", "m/two.png"],
-        dict.fromkeys(("z/one.png", "m/four.png", "z/2.png", "z/3.png"), "duplicate_path"),
+    expected = ["in/a/1.png", "in/m/4.png", "in/z/2.png", "in/z/3.png"]
+    again = ("in/z/one.png", "in/m/two.png", "in/m/three.png", "in/m/four.png")
+    assert listed(Walk(tmp_path, ["in"])) == (expected, dict.fromkeys(again, "duplicate_path"))
+    assert listed(Walk(tmp_path, ["in/z", "in/m", "in/a"])) == (
+        ["in/a/1.png", "in/m/4.png", "in/m/three.png", "in/m/two.png"],
+        dict.fromkeys(("in/z/one.png", "in/m/four.png", "in/z/2.png", "in/z/3.png"), "duplicate_path"),
     )
 
 

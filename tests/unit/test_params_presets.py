@@ -107,7 +107,7 @@ def test_overrides_are_typed(folder: Path) -> None:
         ("dataset.num_train.x=1", r"no key dataset\.num_train\.x"),
         ("dataset.num_train", "sets one key"),
         ("=1", "sets one key"),
-        ("dataset.num_train=[", "not YAML"),
+        ("dataset.num_train=[", "not valid YAML"),
     ],
 )
 def test_wrong_overrides(folder: Path, override: str, told: str) -> None:

@@ -119,14 +119,19 @@ def test_code_deps_follow_imports_inside_functions_but_not_type_checking(tmp_pat
 
 def test_paths_and_names_reach_the_command_as_they_are(tree: Path) -> None:
     (tree / "params.yaml").write_text(
-        'path: "a  b\'\\"&#$~%[1]é"\ntop: {variants: {"x  &$#y": {prior: none}}}\n'
+        'path: "a  b\'\\"&#$~%[1]é"\ntop: {variants: {"x+y-1.5": {prior: none}}}\n'
     )
     text = DVC.replace("${path}/a\n    deps", "a\n    deps").replace("--name ${key}", "--name '${key}'")
     (tree / "dvc.yaml").write_text(text)
     stages = read_stages(tree)
     assert stages["one"].outs == ("a  b'\"&#$~%[1]é/a",)
-    assert shlex.split(stages["many@x  &$#y"].cmd)[3:5] == ["--name", "x  &$#y"]
-    (tree / "params.yaml").write_text('path: out\ntop: {variants: {"it\'s": {prior: none}}}\n')
+    assert shlex.split(stages["many@x+y-1.5"].cmd)[3:5] == ["--name", "x+y-1.5"]
+    for name in ("x  &$#y", "it\\'s", "../x", "-x"):
+        (tree / "params.yaml").write_text(f'path: out\ntop: {{variants: {{"{name}": {{prior: none}}}}}}\n')
+        with pytest.raises(ParamsError):
+            read_stages(tree)
+    (tree / "dvc.yaml").write_text("stages: {one: {cmd: \"echo '${path}'\"}}")
+    (tree / "params.yaml").write_text("path: it's")
     with pytest.raises(ParamsError, match=r"(?s)cannot be part of the command.*it's"):
         read_stages(tree)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -20,6 +19,7 @@ import torch
 from vqpipe.artifacts.publish import hidden, remove_leftovers
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.distributed import all_reduce_sum, is_main
+from vqpipe.runtime.terminal import say
 
 
 class Found(IntEnum):
@@ -90,7 +90,7 @@ def _recover(path: Path, check: Callable[[Path], object]) -> Found:
         os.replace(second, path)
     start = "starts from the beginning" if found == Found.NOTHING else "goes on from the checkpoint before it"
     for note in notes:
-        print(f"{note}; the run {start}", file=sys.stderr)
+        say(f"{note}; the run {start}", err=True)
     return found
 
 
@@ -104,7 +104,7 @@ def is_sound(check: Callable[[], object], otherwise: str) -> bool:
     try:
         check()
     except (ArtifactError, OSError) as error:
-        print(f"{_damage(error)}; {otherwise}", file=sys.stderr)
+        say(f"{_damage(error)}; {otherwise}", err=True)
         return False
     return True
 

@@ -15,6 +15,7 @@ from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
 from vqpipe.errors import ParamsError, sentences
+from vqpipe.runtime.terminal import say
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -46,7 +47,7 @@ def main(
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(installed("vqpipe"))
+        say(installed("vqpipe"))
         raise typer.Exit
 
 
@@ -70,13 +71,13 @@ def preset(
     if list_:
         width = max(map(len, names), default=0)
         for known in names:
-            typer.echo(f"{known:<{width}}  {describe(known)}".rstrip())
+            say(f"{known:<{width}}  {describe(known)}".rstrip())
         return
     if name is None:
         raise ParamsError("no preset is named", choices=names, run="vqpipe preset --list")
     text = preset_text(name, set_ or [])
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, end="")
         return
     if out.is_dir():
         raise ParamsError(f"{out} is a folder", expected="a file, such as params.yaml")
@@ -90,7 +91,7 @@ def preset(
 
     need_place(out.parent, [out.name])
     publish_text(out, text)
-    typer.echo(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 @artifacts_app.command("show")
@@ -101,7 +102,7 @@ def artifacts_show(path: Annotated[Path, typer.Argument(help="A folder, .parquet
     """
     from vqpipe.artifacts.show import show
 
-    typer.echo(show(path))
+    say(show(path))
 
 
 @artifacts_app.command("verify")
@@ -122,7 +123,7 @@ def artifacts_verify(
     from vqpipe.artifacts.verify import verify
 
     found = verify(paths or [Path("artifacts")])
-    typer.echo(found.text())
+    say(found.text())
     if found.problems:
         raise typer.Exit(2)
 
@@ -160,12 +161,12 @@ def compare(
     first, second = read_metrics(a, path), read_metrics(b, path)
     warning = check_alike(first, second, (a, b), allow_different)
     if warning:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     changes = deltas(first, second)
     broken = breaches(gates, changes)
-    typer.echo(table(changes, everything))
+    say(table(changes, everything))
     for sentence in broken:
-        typer.echo(f"breach: {sentence}", err=True)
+        say(f"breach: {sentence}", err=True)
     if broken:
         raise typer.Exit(1)
 
@@ -198,7 +199,7 @@ def pairs(
     from vqpipe.params.graph import PhraseParams
 
     phrases = PhraseParams(predicative=predicative, shades="noun")
-    typer.echo(side_by_side(caption, backend or [], spacy_model, phrases))
+    say(side_by_side(caption, backend or [], spacy_model, phrases))
 
 
 @app.command()
@@ -218,7 +219,7 @@ def scoreboard(
 
     need_output(out, MARKDOWN)
     publish_text(out, scoreboard_page(read_boards(folder)))
-    typer.echo(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -241,7 +242,7 @@ def why(
     """
     from vqpipe.cli.why import explain
 
-    typer.echo(explain(prior, adjective, noun, corpus))
+    say(explain(prior, adjective, noun, corpus))
 
 
 @app.command("prior-card")
@@ -262,7 +263,7 @@ def prior_card(
 
     target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
     publish_text(target, card(path))
-    typer.echo(f"wrote {target}")
+    say(f"wrote {target}")
 
 
 @app.command()
@@ -282,7 +283,7 @@ def evaluate(
 
     from vqpipe.evaluation.evaluate import evaluate_folder
 
-    typer.echo(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
+    say(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
 app.command()(tokenize)

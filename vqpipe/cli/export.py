@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.runtime.terminal import say
+
 
 def export(
     tokenizer: Annotated[
@@ -31,10 +33,10 @@ def export(
     done = export_tokenizer(Tokenizer.from_pretrained(tokenizer), out)
     facts = done.facts
     side, (rows, columns) = facts["resolution"], facts["grid"]
-    typer.echo(
+    say(
         f"wrote {out}: images (batch, 3, {side}, {side}) to indices (batch, {facts['groups']}, {rows}, {columns}) and "
         f"back, opset {facts['opset']}"
     )
-    typer.echo(
+    say(
         f"in onnxruntime: {done.num_equal} of {done.num_indices} indices equal, images within {done.image_error:.1e}"
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.runtime.terminal import say
+
 
 def import_vqgan(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint: .ckpt, .pt, .pth or .safetensors.")],
@@ -28,12 +30,12 @@ def import_vqgan(
     publish_import(imported, checkpoint, config, out)
     tokenizer = imported.tokenizer
     dropped = ", ".join(f"{name} {count:,}" for name, count in imported.left_out_counts.items()) or "none"
-    typer.echo(f"keys mapped: {imported.num_mapped:,}; left out: {len(imported.left_out):,} ({dropped})")
+    say(f"keys mapped: {imported.num_mapped:,}; left out: {len(imported.left_out):,} ({dropped})")
     for key in imported.left_out if list_ else ():
-        typer.echo(f"  {key}")
+        say(f"  {key}")
     rows, columns = tokenizer.grid
-    typer.echo(
+    say(
         f"wrote {out}: K = {tokenizer.num_codes[0]:,}, {tokenizer.resolution} x {tokenizer.resolution} pixels to "
         f"{rows} x {columns} indices"
     )
-    typer.echo(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")
+    say(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.runtime.terminal import say
+
 TokenizerOption = Annotated[
     str, typer.Option(metavar="PATH", help="The tokenizer: a folder, or owner/name on the Hub.")
 ]
@@ -36,11 +38,9 @@ def tokenize(
     done = run(images, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size, resolution)
     groups, rows, columns = done.facts["shape"]
     codes = " x ".join(f"{count:,}" for count in done.facts["num_codes"])
-    typer.echo(
-        f"wrote {out}: {done.images:,} images, {groups} x {rows} x {columns} indices each, of {codes} codes"
-    )
+    say(f"wrote {out}: {done.images:,} images, {groups} x {rows} x {columns} indices each, of {codes} codes")
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in done.left_out.items()) or "none"
-    typer.echo(f"left out: {sum(done.left_out.values()):,} files ({reasons}); see {done.quarantine}")
+    say(f"left out: {sum(done.left_out.values()):,} files ({reasons}); see {done.quarantine}")
 
 
 def detokenize(
@@ -61,4 +61,4 @@ def detokenize(
 
     need_output(out, DECODED)
     count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
-    typer.echo(f"wrote {out}: {count:,} images")
+    say(f"wrote {out}: {count:,} images")

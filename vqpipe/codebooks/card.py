@@ -14,6 +14,7 @@ from vqpipe.codebooks.load import load_codebook
 from vqpipe.codebooks.markdown import escape, section, table
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import human_bytes
+from vqpipe.runtime.terminal import harmless
 
 
 def card(path: Path) -> str:
@@ -42,7 +43,7 @@ def card(path: Path) -> str:
     loading = section("How to load it", ["```python", *parts.loading, "```"])
     lines += [*parts.about, *_source(path), *parts.statistics, *loading]
     lines += section("Licences: what to check", parts.licences) + section("Limitations", parts.limitations)
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return harmless("\n".join(lines).rstrip("\n") + "\n")
 
 
 def _files(count: int) -> str:

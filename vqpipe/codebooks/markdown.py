@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vqpipe.runtime.terminal import harmless
+
 _NUMBER = re.compile(r"-?[\d,.]+(e[-+]?\d+)?( %)?")
 
 
 def escape(text: object) -> str:
     """Text that no Markdown or HTML reader takes for markup."""
-    shown = " ".join(str(text).split())
+    shown = harmless(" ".join(str(text).split()))
     for char in "\\|`*_[]<":
         shown = shown.replace(char, f"\\{char}" if char != "<" else "&lt;")
     return shown

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +18,16 @@ from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Chunk, Plan, need_source
 from vqpipe.data.adapters.layouts import hint, hinted
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
+from vqpipe.data.quarantine import quarantine_table, rows_left_out
 from vqpipe.data.reasons import IMAGE_REASONS, REASONS
 from vqpipe.data.records import Bad, Record, Thing
 from vqpipe.data.walk import counts, one_line
-from vqpipe.errors import DataError, printable
+from vqpipe.errors import DataError
 from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.shards import map_shards
+from vqpipe.runtime.terminal import say
 
 QUARANTINE_FILE = "quarantine.parquet"
 TRUTH_FILE = "truth.parquet"
@@ -122,7 +122,8 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
     Returns:
         The metrics: images and captions per split, quarantined items by reason, `bad_fraction`, the share of
         the source's images that were quarantined, and for sources that list annotations their number and
-        `bad_annotation_fraction`, the share that was left out.
+        `bad_annotation_fraction`, the share that was left out. Counts are of everything;
+        `quarantine_rows_left_out`, where it is there, is the number of rows that the quarantine table lacks.
 
     Raises:
         DataError: the source does not have the layout expected, a split is empty, or too many images are
@@ -156,7 +157,11 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             _judge(config, metrics, bad, adapter.layout)
         except DataError as error:
             raise _with_hint(error, config) from error
-        write_table(folder / QUARANTINE_FILE, QUARANTINE, _quarantine(bad))
+        table, table_facts = quarantine_table(bad)
+        write_table(folder / QUARANTINE_FILE, QUARANTINE, table, table_facts)
+        lacking = rows_left_out(table_facts).total()
+        if lacking:
+            metrics["quarantine_rows_left_out"] = lacking
         if plan.truth:
             write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
         facts.update(
@@ -178,15 +183,15 @@ def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, B
     lost = +lost
     if lost:
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
-        print(
+        say(
             f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
-            f"out ({reasons}); each is in {QUARANTINE_FILE}",
-            file=sys.stderr,
+            f"out ({reasons}); see {QUARANTINE_FILE}",
+            err=True,
         )
     if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
         told = hint(Path(config.source.path))
         if told is not None:
-            print(f"note: captions that lie beside the images were not read. {told}", file=sys.stderr)
+            say(f"note: captions that lie beside the images were not read. {told}", err=True)
 
 
 def _with_hint(error: DataError, config: DatasetParams) -> DataError:
@@ -194,14 +199,6 @@ def _with_hint(error: DataError, config: DatasetParams) -> DataError:
     return (
         hinted(error, Path(config.source.path)) if config.source.kind in ("coco", "image_folder") else error
     )
-
-
-def _quarantine(bad: Iterable[tuple[str, Bad]]) -> pa.Table:
-    rows = [
-        {"split": split, "item": b.item, "reason": b.reason, "detail": printable(b.detail)}
-        for split, b in bad
-    ]
-    return to_table(QUARANTINE, rows)
 
 
 def _metrics(
@@ -240,9 +237,15 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
     where = ""
     if bad:
         kept = scratch_root() / "dataset" / QUARANTINE_FILE
-        with stream_table(kept, QUARANTINE) as add:
-            add(_quarantine(bad))
-        where = f"every item and its reason: {kept}"
+        table, facts = quarantine_table(bad)
+        with stream_table(kept, QUARANTINE, facts) as add:
+            add(table)
+        items = (
+            f"{len(table):,} of the {len(bad):,} items and their reasons"
+            if facts
+            else "every item and its reason"
+        )
+        where = f"{items}: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
     examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}
     shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from vqpipe.data.adapters.base import need_inside
 from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, identifier, usable_caption
 from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
@@ -166,7 +167,7 @@ def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
     That is nothing for a single file and `name:` for one of a folder. Hidden files are passed over.
 
     Raises:
-        DataError: nothing at the path, or no such file in the folder.
+        DataError: nothing at the path, no such file in the folder, or a link in it that leads out.
     """
     kind, path = source.kind, Path(source.path)
     if path.is_file() and source.files is None:
@@ -191,6 +192,8 @@ def corpus_files(source: CorpusOfFiles) -> list[tuple[str, Path]]:
             else "an empty folder",
             expected=f"{EXPECTED[kind]}; corpus.files names files of another ending",
         )
+    for file in found.values():
+        need_inside(path, file)
     return [(f"{printable(name)}:", found[name]) for name in sorted(found)]
 
 

@@ -55,6 +55,6 @@ def _load(root: Path, side: int, chunk: tuple[str | Bad, ...]) -> list[Square | 
             done.append(name)
             continue
         image_id = printable(name)
-        image = read_image(image_id, root / name, MAX_PIXELS)
+        image = read_image(image_id, root / name, MAX_PIXELS, root)
         done.append(image if isinstance(image, Bad) else (image_id, centre_square(image, side)))
     return done

@@ -4,7 +4,9 @@ Order: a folder's files by name, then its folders by name, each with all that li
 point, so the order is the same on every file system. Hidden files and folders (`.name`) are left out and noted, as are
 links that lead nowhere, pipes, sockets and devices with an image's name, and what the file system refuses to list.
 
-Links are followed, out of the source too, but nothing is taken twice: a folder or image that two paths lead to is one.
+The root may be a link, and links in it are followed as long as they stay in it. One that leads out is noted as
+`unsafe_path`: a source from elsewhere could otherwise show files of this machine. Nothing is taken
+twice: a folder or image that two paths lead to is one.
 A path without a link wins over one with links; of several links, or of the names of a hard-linked image, the first in
 order wins. The other paths are noted as `duplicate_path`. Copies with contents of their own are different images.
 
@@ -33,6 +35,8 @@ from vqpipe.errors import DataError, is_of_machine, printable
 
 Key = tuple[int, int]
 """Device and inode: what a file is, whatever its name."""
+OUTSIDE = ("unsafe_path", "a link that leads out of the source")
+"""Reason and detail of what `leads_out` refuses."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Endings of tars, which the image folder reads without unpacking."""
 
@@ -82,11 +86,15 @@ def describe(bad: Iterable[Bad]) -> str:
     return "; ".join(shown) + ("; …" if len(listed) > 8 else "") or "nothing"
 
 
-def other_source(bad: Iterable[Bad]) -> str | None:
+def other_source(bad: Sequence[Bad]) -> str | None:
     """What to do instead where the files that were left out are another kind of source; None where they are none."""
     archives = sorted(entry.item for entry in bad if entry.item.lower().endswith(ARCHIVES))
     if archives:
         return f"a tar is a source of its own: dataset.source.path: …/{one_line(archives[0])}"
+    if any((entry.reason, entry.detail) == OUTSIDE for entry in bad):
+        return (
+            "put the files in place of the links, or name as the source a folder that holds what they lead to"
+        )
     return None
 
 
@@ -112,10 +120,12 @@ class Walk:
         self.root = root
         self._starts = _outermost(starts)
         self._trees = _Trees()
-        paths = [self._path(name) for name in self._starts]
+        self._outside = {name for name in self._starts if leads_out(root, self._path(name))}
+        inside = [name for name in self._starts if name not in self._outside]
+        paths = [self._path(name) for name in inside]
         real = os.path.realpath(root)
         direct = {path: os.path.realpath(path) == os.path.normpath(os.path.join(real, name))
-                  for path, name in zip(paths, self._starts, strict=True)}  # fmt: skip
+                  for path, name in zip(paths, inside, strict=True)}  # fmt: skip
         paths.sort(key=lambda path: not direct[path])
         for path in paths:
             self._trees.claim(path)
@@ -126,9 +136,12 @@ class Walk:
         return os.path.join(self.root, name) if name else os.fspath(self.root)
 
     def __iter__(self) -> Iterator[str | Bad]:
-        visit = _Visit(self._trees.copy())
+        visit = _Visit(self._trees.copy(), self.root)
         for name in self._starts:
-            if os.path.isdir(self._path(name)):
+            if name in self._outside:
+                if os.path.lexists(self._path(name)):
+                    yield Bad(printable(name), *OUTSIDE)
+            elif os.path.isdir(self._path(name)):
                 yield from visit.files(self._path(name), name)
 
 
@@ -137,6 +150,12 @@ def _outermost(starts: Iterable[str]) -> list[str]:
     parts = sorted({PurePosixPath(start).parts for start in starts})
     kept = [p for p in parts if not any(p[:n] in parts for n in range(len(p)))]
     return ["/".join(p) for p in kept if not (p[:1] == ("/",) or ".." in p)]
+
+
+def leads_out(root: str | Path, path: str | Path) -> bool:
+    """Whether a path below a root is, by its links, a place outside of it. The root itself may be a link."""
+    real = os.path.realpath(root)
+    return not f"{os.path.realpath(path)}/".startswith(real if real.endswith("/") else f"{real}/")
 
 
 def images_below(root: Path) -> Iterator[str | Bad]:
@@ -207,8 +226,8 @@ class _Trees:
 class _Visit:
     """One pass over the trees, in order."""
 
-    def __init__(self, trees: _Trees) -> None:
-        self.trees = trees
+    def __init__(self, trees: _Trees, root: str | Path) -> None:
+        self.trees, self.root = trees, os.path.realpath(root)
         self.taken: set[Key] = set()
         """Images that were given out and may be met again."""
         self.escaped: set[str] = set()
@@ -239,7 +258,11 @@ class _Visit:
                 own = f"{name}/{entry.name}" if name else entry.name
                 kind = "hidden" if entry.name.startswith(".") else _kind(entry)
                 target: os.stat_result | OSError | None = _target(entry) if kind == "link" else None
-                if kind == "folder" or (isinstance(target, os.stat_result) and stat.S_ISDIR(target.st_mode)):
+                if isinstance(target, os.stat_result) and leads_out(self.root, entry.path):
+                    yield Bad(printable(own), *OUTSIDE)
+                elif kind == "folder" or (
+                    isinstance(target, os.stat_result) and stat.S_ISDIR(target.st_mode)
+                ):
                     folders.append((entry.path, own, kind == "link", foreign))
                 elif kind == "hidden":
                     yield Bad(printable(own), "hidden", "its name begins with a dot")

@@ -15,6 +15,7 @@ from vqpipe.codebooks.load import Prior, load_prior
 from vqpipe.codebooks.markdown import bullets, escape, section, table
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.runtime.terminal import harmless
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 METRICS = {
@@ -50,7 +51,7 @@ def card(tokenizer: Tokenizer, prior: Path | None = None, metrics: Path | None =
     lines += section("How well it does", *_metrics(metrics))
     lines += section("Licences: what to check", bullets(_licences(tokenizer, given, facts)))
     lines += section("Limitations", bullets(_limitations(tokenizer)))
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return harmless("\n".join(lines).rstrip("\n") + "\n")
 
 
 def _prior(tokenizer: Tokenizer, folder: Path | None) -> Prior:

@@ -3,7 +3,7 @@
 The file is a Parquet artifact of the tokens stage's table `codes`: image_id (path below the folder), split (`images`),
 label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
 `grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and sha256. Beside it `NAME.quarantine.parquet` lists
-what was left out, and why; it is written even where it is empty.
+what was left out, and why; it is written even where it is empty. See `vqpipe.data.quarantine` for its length.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.tables import iter_batches, read_header, stream_table, to_table
+from vqpipe.artifacts.tables import iter_batches, read_header, stream_table
 from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
+from vqpipe.data.quarantine import quarantine_table
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
@@ -108,9 +109,9 @@ def tokenize(
         if not images:
             raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
         quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
-        rows = [{"split": SPLIT, "item": b.item, "reason": b.reason, "detail": b.detail} for b in bad]
-        with stream_table(quarantine, QUARANTINE, {"images": images, "left_out": left_out}) as add:
-            add(to_table(QUARANTINE, rows))
+        table, lacking = quarantine_table([(SPLIT, entry) for entry in bad])
+        with stream_table(quarantine, QUARANTINE, {"images": images, "left_out": left_out, **lacking}) as add:
+            add(table)
     return Tokenized(images, left_out, quarantine, facts)
 
 

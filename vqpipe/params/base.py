@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from vqpipe.errors import ParamsError, did_you_mean, printable
+from vqpipe.params.bounded_yaml import PARAMS, Limits, parse_yaml, read_text
+from vqpipe.params.names import check_names
 
 
 class Params(BaseModel):
@@ -26,18 +25,21 @@ class Params(BaseModel):
 P = TypeVar("P")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+MAX_MISTAKES = 20
+"""Mistakes of one section that a message explains; the others are counted."""
+MAX_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
+
+def read_yaml(path: Path, limits: Limits = PARAMS) -> dict[str, Any]:
     """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1).
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or is not a mapping.
+        ParamsError: the file is missing, is not YAML, holds more than `limits` allow, or is not a mapping.
     """
     if not path.is_file():
         raise ParamsError(f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml")
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"params file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    data = parse_yaml(read_text(path, limits), f"params file {path}", limits)
     if not isinstance(data, dict):
         raise ParamsError(
             f"params file {path} is not a mapping", found=type(data).__name__, expected="sections"
@@ -52,17 +54,19 @@ def section_of(data: dict[str, Any], section: str, path: Path) -> Any:
         ParamsError: the section is not there; the message lists what is.
     """
 
-    def step(node: Any, key: str) -> Any:
-        if not isinstance(node, dict) or key not in node:
+    node, keys = data, section.split(".")
+    while keys:
+        parts = range(len(keys), 0, -1)  # a name may have dots itself
+        taken = next((n for n in parts if isinstance(node, dict) and ".".join(keys[:n]) in node), None)
+        if taken is None:
             known = [str(k) for k in node] if isinstance(node, dict) else []
             raise ParamsError(
-                f"{path.name}: there is no section {section}{did_you_mean(key, known)}",
-                found=key,
+                f"{path.name}: there is no section {section}{did_you_mean(keys[0], known)}",
+                found=keys[0],
                 choices=known,
             )
-        return node[key]
-
-    return reduce(step, section.split("."), data)
+        node, keys = node[".".join(keys[:taken])], keys[taken:]
+    return node
 
 
 def load_params(path: Path, section: str, model: type[P]) -> P:
@@ -74,9 +78,12 @@ def load_params(path: Path, section: str, model: type[P]) -> P:
         model: a `Params` subclass, or a union of them discriminated on `kind`.
 
     Raises:
-        ParamsError: every mistake in the section, each with its dotted name and the nearest valid field.
+        ParamsError: every mistake in the section, each with its dotted name and the nearest valid field; or an entry
+            of any section with a name that cannot be a file's.
     """
-    return validate(section_of(read_yaml(path), section, path), section, model, path.name)
+    data = read_yaml(path)
+    check_names(data, path.name)
+    return validate(section_of(data, section, path), section, model, path.name)
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -97,6 +104,7 @@ def merged(base: Any, over: Any) -> Any:
 def load_merged(path: Path, common: str, section: str, model: type[P]) -> P:
     """Validate the section `common` with `section` merged over it; errors as `load_params`, named by `section`."""
     data = read_yaml(path)
+    check_names(data, path.name)
     whole = merged(section_of(data, common, path), section_of(data, section, path))
     return validate(whole, section, model, path.name)
 
@@ -111,7 +119,10 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        lines = [_explain(item, section, model) for item in error.errors()]
+        mistakes = error.errors(include_url=False)
+        lines = [_explain(item, section, model) for item in mistakes[:MAX_MISTAKES]]
+        if len(mistakes) > MAX_MISTAKES:
+            lines.append(f"{section} has {len(mistakes) - MAX_MISTAKES:,} mistakes more")
         raise ParamsError((f"{source}: " + f"\n{source}: ".join(lines)).split("\n")) from None
 
 
@@ -140,20 +151,24 @@ def _has_kind(option: dict[str, Any], kind: Any) -> bool:
 
 
 def _explain(item: Any, section: str, model: Any) -> str:
-    where = printable(".".join([section, *_without_tags(model, item["loc"])]))
+    where = printable(_cut(".".join([section, *_without_tags(model, item["loc"])])))
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, item["loc"][:-1])
         choices = f"\n  choices:  {', '.join(known)}" if known else ""
-        return f"{where} is not a field{did_you_mean(str(item['loc'][-1]), known)}{choices}"
+        return f"{where} is not a field{did_you_mean(_cut(str(item['loc'][-1])), known)}{choices}"
     if item["type"] == "missing":
         return f"{where} is missing"
-    found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {item.get('input')!r}"
+    found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {_cut(repr(item.get('input')))}"
     if item["type"] in _NO_BLOCK:
         kinds, fields = _kinds_at(model, item["loc"]), _fields_at(model, item["loc"])
         inside = f"kind: {' | '.join(kinds)}, …" if kinds else ", ".join(fields)
         expected = f"\n  expected: {{{inside}}}" if inside else ""
         return f"{where} is not a block of fields{found}{expected}"
-    return f"{where}: {printable(item['msg'].removeprefix('Value error, '))}{found}"
+    return f"{where}: {printable(_cut(item['msg'].removeprefix('Value error, '), 1000))}{found}"
+
+
+def _cut(text: str, most: int = MAX_SHOWN) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}… ({len(text):,} characters)"
 
 
 _NO_BLOCK = {"model_type", "model_attributes_type", "dict_type"}

@@ -24,10 +24,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
 from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.params.bounded_yaml import parse_yaml
 from vqpipe.params.sections import first_mistake, types_at
 
 KEYWORDS = ("base", "description", "replace")
@@ -102,7 +102,7 @@ def load_preset(
     name: str, overrides: Sequence[str] = (), folder: Traversable | None = None
 ) -> dict[str, Any]:
     """A preset's sections as plain data; arguments and errors as `preset_text`."""
-    loaded = YAML(typ="safe", pure=True).load(preset_text(name, overrides, folder))
+    loaded = parse_yaml(preset_text(name, overrides, folder), f"preset {name}")
     return {key: value for key, value in loaded.items() if key not in KEYWORDS}
 
 
@@ -118,10 +118,7 @@ def _read(name: str, folder: Traversable) -> tuple[str, CommentedMap]:
     if name not in known:
         raise ParamsError(f"there is no preset {name}{did_you_mean(name, known)}", choices=known)
     text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        content = _yaml().load(text)
-    except YAMLError as error:
-        raise ParamsError(f"preset {name} is not valid YAML: {error}") from error
+    content = parse_yaml(text, f"preset {name}", yaml=_yaml())
     if not isinstance(content, CommentedMap):
         raise ParamsError(
             f"preset {name} is not a mapping", found=type(content).__name__, expected="sections"
@@ -200,7 +197,4 @@ def _value(text: str, types: set[str], path: str) -> Any:
         if not text.isprintable():
             return DoubleQuotedScalarString(text)
         return text if PLAIN.fullmatch(text) else SingleQuotedScalarString(text)
-    try:
-        return _yaml().load(text)
-    except YAMLError as error:
-        raise ParamsError(f"the value of {path} is not YAML", found=text) from error
+    return parse_yaml(text, f"the value of {path}", yaml=_yaml())

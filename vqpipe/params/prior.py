@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from vqpipe.params.base import Params
 from vqpipe.params.distances import DistanceParams
+from vqpipe.params.names import Name
 from vqpipe.params.training import TrainingParams
 
 
@@ -51,7 +52,7 @@ class GPTParams(Params):
 
     kind: Literal["gpt"]
     """The generator's kind."""
-    tokenizer: Annotated[str, Field(min_length=1)]
+    tokenizer: Name
     """The tokenizer variant whose tokens it models."""
     seed: Annotated[int, Field(ge=0)]
     """Seed of weights, batches, dropout and samples."""

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from vqpipe.params.align import AlignParams
 from vqpipe.params.base import Params
+from vqpipe.params.names import Name
 from vqpipe.params.training import TrainingParams
 
 
@@ -25,7 +26,7 @@ class ReadingExampleParams(Params):
 class ReadingParams(Params):
     """One reading: `read.common` with `read.variants.NAME` merged over it."""
 
-    tokenizer: str
+    tokenizer: Name
     """The variant that is read: `artifacts/tokenizer/NAME`, and `artifacts/aligner/NAME` beside it."""
     align: AlignParams
     """The heads that are trained on the frozen codes, the same for plain and aligned tokenizers. Where the tokenizer

@@ -15,6 +15,7 @@ from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.names import Name, NamePath
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 
@@ -27,11 +28,11 @@ SHARED = ("common", "evaluate")
 class RunParams(Params):
     """One training of one row."""
 
-    row: str
+    row: Name
     """A name in `rows`."""
     seed: Annotated[int, Field(ge=0)]
     """Seed of weights, batches and augmentation, in place of `common.seed`."""
-    codebook: str
+    codebook: NamePath
     """Folder of the codebook prior under `artifacts/`."""
 
 
@@ -44,11 +45,11 @@ class Scoreboard(Params):
     """What all rows share, as `tokenizer.common` of the main pipeline."""
     evaluate: EvaluateParams
     """How every row is measured."""
-    rows: dict[str, dict[str, Any]]
+    rows: dict[Name, dict[str, Any]]
     """What each row changes."""
-    runs: dict[str, RunParams]
+    runs: dict[Name, RunParams]
     """Runs by name: `ROW-SEED`."""
-    clusters: dict[str, ClusterParams]
+    clusters: dict[Name, ClusterParams]
     """Codebooks of the scoreboard's own."""
     reading: dict[str, Any] | None = None
     """How every row is read after it is measured, as `read.common` of the main pipeline; null reads none. Its seed is

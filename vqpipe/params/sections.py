@@ -13,6 +13,7 @@ from vqpipe.params.corpus import CorpusParams
 from vqpipe.params.dataset import DatasetParams
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.graph import GraphParams
+from vqpipe.params.names import check_names
 from vqpipe.params.patches import PatchesParams
 from vqpipe.params.prior import PriorParams
 from vqpipe.params.reading import ReadingParams
@@ -68,6 +69,7 @@ def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) 
         source: what the message calls the file.
     """
     try:
+        check_names(params, source)
         for name in names:
             if name in SECTIONS:
                 validate(params[name], name, SECTIONS[name], source)

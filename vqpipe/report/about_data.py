@@ -11,7 +11,8 @@ import numpy as np
 
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
-from vqpipe.artifacts.tables import iter_batches, read_table
+from vqpipe.artifacts.tables import iter_batches, read_header, read_table
+from vqpipe.data.quarantine import rows_left_out
 from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import (
     Absent,
@@ -109,18 +110,19 @@ def _examples(folder: Path, params: ReportParams) -> Iterator[Picture]:
 
 
 def _quarantine(folder: Path) -> list[Block]:
-    table = read_table(folder / "quarantine.parquet", QUARANTINE)
+    path = folder / "quarantine.parquet"
+    table, lacking = read_table(path, QUARANTINE), rows_left_out(read_header(path).facts)
     if table.num_rows == 0:
         return []
     entries = table.to_pylist()
-    counts = Counter((entry["split"], entry["reason"]) for entry in entries)
+    counts = Counter((entry["split"], entry["reason"]) for entry in entries) + lacking
     first = {(entry["split"], entry["reason"]): entry for entry in reversed(entries)}
     rows = [
         [
             Cell(reason.replace("_", " ")),
             Cell(split),
             Cell(number(n)),
-            Cell(first[split, reason]["item"], first[split, reason]["detail"]),
+            _example(first.get((split, reason))),
         ]
         for (split, reason), n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
@@ -130,7 +132,15 @@ def _quarantine(folder: Path) -> list[Block]:
         Column("items"),
         Column("for example", numeric=False),
     ]
-    return [Table("Quarantine: what was left out, and why", columns, rows)]
+    note = (
+        f"The counts are of everything. The quarantine table keeps {number(table.num_rows)} rows; "
+        f"{number(lacking.total())} more were left out of it."
+    )
+    return [Table("Quarantine: what was left out, and why", columns, rows, note if lacking else "")]
+
+
+def _example(entry: Mapping[str, str] | None) -> Cell:
+    return Cell("–") if entry is None else Cell(entry["item"], entry["detail"])
 
 
 def about_clip(inputs: Inputs) -> Section:

@@ -15,6 +15,7 @@ from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.show import read_cost
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import read_yaml
+from vqpipe.params.names import check_names
 
 Curve = dict[str, list[float]]
 """Columns of a curves file by name, `step` among them; empty cells are NaN."""
@@ -80,12 +81,13 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     """Read all that is small; pictures and tables are read by the sections that show them.
 
     Raises:
-        ParamsError: no params file.
+        ParamsError: no params file, or one with an entry whose name cannot be a file's.
         ArtifactError: no such root, or a metrics, curves or sidecar file that is there but is damaged.
         MismatchError: an artifact that was made from another version of one that is there, or metrics or curves that
             are not of the artifact that is there.
     """
     tree = read_yaml(params)
+    check_names(tree, params.name)
     if not root.is_dir():
         raise ArtifactError(f"there is no artifacts folder {root}", run="dvc repro")
     variants, pairs = _names(tree, "tokenizer", "variants"), _names(tree, "prior", "pairs")

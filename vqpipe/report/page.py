@@ -9,10 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vqpipe.report.blocks import Section
+from vqpipe.runtime.terminal import harmless
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """One HTML document without scripts or external references; equal sections give equal text."""
+    """One HTML document without scripts or external references; equal sections give equal text. Control
+    characters of file names and captions are shown as backslash escapes."""
     environment = Environment(
         loader=PackageLoader("vqpipe.report", "templates"),
         autoescape=True,
@@ -21,7 +23,8 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["leaf"] = _leaf
-    return environment.get_template("page.html.j2").render(title=title, lead=lead, sections=list(sections))
+    page = environment.get_template("page.html.j2").render(title=title, lead=lead, sections=list(sections))
+    return harmless(page)
 
 
 def _leaf(value: Any) -> str:

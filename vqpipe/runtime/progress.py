@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from vqpipe.runtime.terminal import harmless
+
 T = TypeVar("T")
 
 
@@ -31,15 +33,15 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Bar]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     ]  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(title, total=total, note="")
+        task = shown.add_task(harmless(title), total=total, note="")
 
         class _Rich:
             def advance(self, steps: int = 1, note: str = "") -> None:
-                shown.update(task, advance=steps, note=note)
+                shown.update(task, advance=steps, note=harmless(note))
 
         yield _Rich()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import is_main_process, scratch_root
 from vqpipe.runtime.preflight import need_place
+from vqpipe.runtime.terminal import say
 
 NUM_CHANGES = 3
 """Differences between two runs that are named."""
@@ -55,7 +55,7 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
         lock.write(json.dumps(about or {}))
         lock.flush()
         if told := unfinished(stage, key, about or {}):
-            print(told, file=sys.stderr)
+            say(told, err=True)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # the work is done; what is left there hinders nobody

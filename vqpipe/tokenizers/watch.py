@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor, nn
 
 from vqpipe.runtime.distributed import all_reduce_sum, is_main
+from vqpipe.runtime.terminal import say
 
 GRACE = 0.1
 """Part of the training in which nothing is judged: the codes find their places."""
@@ -147,11 +147,11 @@ class CodeWatch(nn.Module):
         self.collapse_step[group] = step
         if is_main():
             which = f"group {group}: " if len(self.num_codes) > 1 else ""
-            print(
+            say(
                 f"{self.title}: {which}the codebook seems to collapse at step {step}: perplexity "
                 f"{perplexity:.1f} of {self.num_codes[group]:,} codes, {float(best[group]):.1f} at its best; "
                 f"{REMEDY}",
-                file=sys.stderr,
+                err=True,
             )
 
 

@@ -7,6 +7,7 @@ for any number of workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 
 from vqpipe.data.images import BadImage, byte_limit, decode
 from vqpipe.data.records import Bad, Record
+from vqpipe.data.walk import OUTSIDE, leads_out
 from vqpipe.errors import DataError, is_of_machine, printable
 from vqpipe.params.dataset import Holdout, SplitName
 from vqpipe.runtime.seeds import derive
@@ -91,9 +93,16 @@ def chunked(items: Iterable[tuple[SplitName, int, Any]]) -> Iterator[Chunk]:
             yield Chunk(split, tuple(held))
 
 
-def read_image(item: str, path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"] | Bad:
-    """Read and decode an image file; what cannot be used comes back as a `Bad` with a fixed reason."""
+def read_image(
+    item: str, path: Path, max_pixels: int, root: Path | None = None
+) -> UInt8[np.ndarray, "h w 3"] | Bad:
+    """Read and decode an image file; what cannot be used comes back as a `Bad` with a fixed reason.
+
+    With `root`, the source's folder, a file that a link puts outside of it is refused.
+    """
     try:
+        if root is not None and leads_out(root, path):
+            return Bad(item, *OUTSIDE)
         if not path.is_file():
             return Bad(item, "missing_file", f"no file {printable(path.name)}")
         num_bytes = path.stat().st_size
@@ -127,10 +136,10 @@ class Item:
     label_name: str | None
     captions: tuple[str, ...]
 
-    def image(self, max_pixels: int) -> UInt8[np.ndarray, "h w 3"] | Bad:
-        """Decode it; what cannot be used comes back as a `Bad` with a fixed reason."""
+    def image(self, max_pixels: int, root: Path) -> UInt8[np.ndarray, "h w 3"] | Bad:
+        """Decode it; what cannot be used comes back as a `Bad` with a fixed reason, as in `read_image`."""
         if self.path:
-            return read_image(self.image_id, Path(self.path), max_pixels)
+            return read_image(self.image_id, Path(self.path), max_pixels, root)
         if self.data is None:
             return Bad(self.image_id, "too_many_bytes", f"{self.num_bytes} bytes in the tar; not read")
         return decode_image(self.image_id, self.data, max_pixels)
@@ -152,7 +161,21 @@ def within(root: Path, relative: str, name: str, layout: str) -> Path:
         )
         found = ", ".join(there[:12]) + (", …" if len(there) > 12 else "") or "nothing"
         raise DataError(f"{name}: {path} does not exist", found=f"in {path.parent}: {found}", expected=layout)
+    need_inside(root, path)
     return path
+
+
+def need_inside(root: Path, path: Path) -> None:
+    """Check a file of a source, such as a list of its images.
+
+    Raises:
+        DataError: by its links it lies outside of the source's root.
+    """
+    if leads_out(root, path):
+        raise DataError(
+            f"{path}: a link leads out of the source", found=os.path.realpath(path), expected=f"a file in {root}",
+            run="put the file itself there, or name a folder that holds both",
+        )  # fmt: skip
 
 
 def need_source(path: Path, layout: str) -> Path:

@@ -241,15 +241,15 @@ def plan(source: CocoSource, max_pixels: int) -> Plan:
 def load(source: CocoSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
     """Read a chunk's images, with boxes and segmentation in pixels of the image as it is on disk."""
     for item in chunk.items:
-        yield from _load_item(item, max_pixels)
+        yield from _load_item(item, max_pixels, Path(source.path))
 
 
-def _load_item(item: Item, max_pixels: int) -> Iterator[Record | Bad]:
+def _load_item(item: Item, max_pixels: int, root: Path) -> Iterator[Record | Bad]:
     name = PurePosixPath(item.file_name.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts:
         yield Bad(item.image_id, "unsafe_path", printable(item.file_name))
         return
-    image = read_image(item.image_id, Path(item.path), max_pixels)
+    image = read_image(item.image_id, Path(item.path), max_pixels, root)
     if isinstance(image, Bad):
         yield image
         return

@@ -19,6 +19,7 @@ from vqpipe.data.adapters.base import (
     Item,
     Plan,
     chunked,
+    need_inside,
     need_source,
     split_of,
 )
@@ -82,6 +83,7 @@ def _read_names(source: ImageFolderSource) -> dict[str, str] | None:
         return None
     root, wanted = Path(source.path), str(PurePosixPath(source.class_names))
     if root.is_dir():
+        need_inside(root, root / wanted)
         data = (root / wanted).read_bytes() if (root / wanted).is_file() else None
     else:
         found = (entry for entry in members(root, wanted, MAX_TABLE_BYTES) if isinstance(entry, Member))
@@ -290,7 +292,7 @@ def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
 def load(source: ImageFolderSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
     """Decode a chunk's images, from their files or from the bytes that came out of the tar."""
     for item in chunk.items:
-        image = item.image(max_pixels)
+        image = item.image(max_pixels, Path(source.path))
         if isinstance(image, Bad):
             yield image
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vqpipe.data.adapters.base import within
+from vqpipe.data.adapters.base import need_inside, within
 from vqpipe.data.adapters.layouts import ABOUT, is_metadata, listing_names, splits_of
 from vqpipe.data.adapters.listings import WORDS, Fields, Row, listing_kind, read_listing
 from vqpipe.data.adapters.side_files import cleaned
@@ -55,6 +55,7 @@ def read_lists(source: PairsSource, root: Path, layout: Layout) -> Listed:
     for name in names:
         base = _base(source, root, name, layout, fields)
         own = stated[name] if stated else None
+        need_inside(root, root / name)
         for row in read_listing(root / name, fields):
             if isinstance(row, Bad):
                 listed.bad.append((own or "", row))

@@ -352,7 +352,7 @@ def load(source: PairsSource, chunk: Chunk, max_pixels: int) -> Iterator[Record 
 
 
 def _load_item(source: PairsSource, item: Pair, max_pixels: int) -> Iterator[Record | Bad]:
-    image = item.image(max_pixels)
+    image = item.image(max_pixels, Path(source.path))
     if isinstance(image, Bad):
         yield image
         return

@@ -1,0 +1,23 @@
+"""What reaches a terminal: text in which nothing moves the cursor, changes colours, or turns the order of letters.
+
+File names, captions, categories and params come from elsewhere, and a terminal obeys what is in them. So tools and
+stages print through `say`. The text of errors is made printable in `vqpipe.errors`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vqpipe.errors import printable
+
+
+def harmless(text: str) -> str:
+    """The text with control characters as backslash escapes; tabs and line feeds stay."""
+    if text.isprintable():
+        return text
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def say(text: str, err: bool = False, end: str = "\n") -> None:
+    """Print text, made harmless, on standard output, or with `err` on standard error."""
+    print(harmless(text), file=sys.stderr if err else sys.stdout, end=end, flush=True)
