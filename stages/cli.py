@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqpipe.errors import VqpipeError, of_file_system
+from vqpipe.runtime.signals import end_with_parent, stop_on_signals
 
 if TYPE_CHECKING:
     from vqpipe.artifacts.places import Input
@@ -25,8 +27,11 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        if "DVC_STAGE" in os.environ:  # DVC passes no signal on
+            end_with_parent(os.getppid())
         try:
-            main(*args, **kwargs)
+            with stop_on_signals():
+                main(*args, **kwargs)
         except (VqpipeError, OSError) as error:
             told = of_file_system(error) if isinstance(error, OSError) else error
             if told is None:

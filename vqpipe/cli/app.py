@@ -15,6 +15,7 @@ from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
 from vqpipe.errors import ParamsError, VqpipeError, of_file_system
+from vqpipe.runtime.signals import stop_on_signals
 
 METRICS = Path("artifacts/report/metrics.json")
 
@@ -24,7 +25,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with stop_on_signals():
+                return super().invoke(ctx)
         except (VqpipeError, OSError) as error:
             told = of_file_system(error) if isinstance(error, OSError) else error
             if told is None:

@@ -20,6 +20,7 @@ from vqpipe.data.images import decode_png
 from vqpipe.data.read import Split
 from vqpipe.runtime.env import scratch_root, workers
 from vqpipe.runtime.preflight import need_disk, need_memory
+from vqpipe.runtime.signals import close_pool
 
 Image = UInt8[np.ndarray, "3 h w"]
 BATCH = 256
@@ -47,11 +48,14 @@ class InMemory:
         need_memory(total, f"the {split.name} images of {split.dataset}")
         self._buffer = np.empty(total, dtype=np.uint8)
         at = 0
-        with ThreadPoolExecutor(workers()) as pool:
+        pool = ThreadPoolExecutor(workers())
+        try:
             for batch in split.batches(["image"], rows=BATCH):
                 for planes in pool.map(_planes, batch.column("image").to_pylist()):
                     self._buffer[at : at + planes.size] = planes.reshape(-1)
                     at += planes.size
+        finally:
+            close_pool(pool)
         self._views = [
             self._buffer[end - np.prod(shape) : end].reshape(shape)
             for end, shape in zip(self._ends.tolist(), self._shapes, strict=True)

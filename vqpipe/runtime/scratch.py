@@ -15,6 +15,7 @@ from typing import Any
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import is_main_process, scratch_root
 from vqpipe.runtime.preflight import need_place
+from vqpipe.runtime.signals import Stopped
 
 NUM_CHANGES = 3
 """Differences between two runs that are named."""
@@ -56,7 +57,11 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
         lock.flush()
         if told := unfinished(stage, key, about or {}):
             print(told, file=sys.stderr)
-        yield folder
+        try:
+            yield folder
+        except Stopped as stop:
+            stop.kept = folder
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         lock_path.unlink(missing_ok=True)
 
