@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
-from vqpipe.runtime.signals import Stopped, run_child
+from vqpipe.runtime.signals import run_child
 
 
 def main(
@@ -34,10 +34,7 @@ def main(
     for stage in [find_stage(stages, name) for name in names]:
         typer.echo(f"{stage.name}: {stage.cmd}", err=True)
         words = shlex.split(stage.cmd)
-        try:
-            code = run_child([sys.executable if words[0] == "python" else words[0], *words[1:]])
-        except Stopped as stop:  # the stage has said so
-            raise typer.Exit(128 + stop.signum) from None
+        code = run_child([sys.executable if words[0] == "python" else words[0], *words[1:]])
         if code:
             raise typer.Exit(code)
 

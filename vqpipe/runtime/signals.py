@@ -5,12 +5,12 @@ Commands open `stop_on_signals`; importing vqpipe changes no handler. A command 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,11 +29,8 @@ PASS_ON_SECONDS = 0.5
 """How long a child may take to end by a Ctrl-C of its own before the signal is passed on to it."""
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _taken: list[int] = []
 """The signals that `stop_on_signals` handles now."""
-_first: list[int] = []
-"""The signal that this process ends by; later ones change nothing."""
 
 
 class Stopped(SystemExit):
@@ -50,10 +47,21 @@ class Stopped(SystemExit):
         self.kept: Path | None = None
 
 
+class _Stop:
+    """What is known of the signal that this process ends by; later ones change nothing."""
+
+    signum = 0
+    raised: weakref.ref[Stopped] | None = None
+    """Dead where code between the handler and the command swallowed the exception, as imports inside C code do."""
+    cleaned = False
+    """Whether the command's block has ended."""
+
+
 def _stop(signum: int, _: FrameType | None) -> None:
-    if not _first:
-        _first.append(signum)
-        raise Stopped(signum)
+    if _Stop.raised is None:
+        stop = Stopped(signum)
+        _Stop.signum, _Stop.raised = signum, weakref.ref(stop)
+        raise stop
 
 
 @contextmanager
@@ -74,38 +82,44 @@ def stop_on_signals() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_end_late, args=(reader, frozenset(before)), daemon=True).start()
-    _taken[:] = before
+    threading.Thread(target=_watch, args=(reader, frozenset(before)), daemon=True).start()
+    _taken[:], _Stop.cleaned = before, False
     take_back()
+    stop: Stopped | None = None
     try:
         yield
-    except Stopped as stop:
-        kept = f"; {stop.kept} is kept" if stop.kept else ""
-        _say(f"stopped by {signal.Signals(stop.signum).name}{kept}; to go on, run the same command again")
-        raise
+    except BaseException as error:  # after the signal any error is a consequence of it
+        if not _Stop.signum:
+            raise
+        stop = error if isinstance(error, Stopped) else None
     finally:
-        if not _first:  # else a second signal would interrupt the exit
-            signal.set_wakeup_fd(wakeup)
-            for number, old in before.items():
-                signal.signal(number, old)
+        _Stop.cleaned = True
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_IGN if _Stop.signum else old)
+        signal.set_wakeup_fd(wakeup)
+        _taken.clear()
+        if not _Stop.signum:
             os.close(writer)
-            _taken.clear()
+    if _Stop.signum:
+        kept = f"{stop.kept} is kept; " if stop and stop.kept else ""
+        _say(f"stopped by {signal.Signals(_Stop.signum).name}; {kept}to go on, run the same command again")
+        raise Stopped(_Stop.signum)
 
 
-def take_back() -> None:
-    """Put the handlers of `stop_on_signals` in place again after a package has put its own there."""
-    for number in _taken:
-        signal.signal(number, _stop)
-
-
-def _end_late(reader: int, numbers: frozenset[int]) -> None:
-    """Wait for the first of the signals, which Python writes to the pipe even while the main thread is in C."""
+def _watch(reader: int, numbers: frozenset[int]) -> None:
+    """End the process in time after a signal, which Python writes to the pipe even while the main thread is in C."""
     with open(reader, "rb", buffering=0) as stream:
         while (got := stream.read(1)) and got[0] not in numbers:
             pass
-    if got:
-        sleep(DEADLINE)
-        if not _first:
+        if not got:
+            return
+        until = monotonic() + DEADLINE
+        while monotonic() < until:
+            sleep(0.05)
+            if not _Stop.cleaned and _Stop.raised is not None and _Stop.raised() is None:
+                _Stop.raised = None
+                signal.pthread_kill(threading.main_thread().ident or 0, got[0])
+        if not _Stop.cleaned:
             _say(
                 f"stopped by {signal.Signals(got[0]).name} in a long operation; to go on, run the same command again"
             )
@@ -114,17 +128,24 @@ def _end_late(reader: int, numbers: frozenset[int]) -> None:
 
 def _say(text: str) -> None:
     with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
+        os.write(2, f"{Path(sys.argv[0]).stem}: {text}\n".encode())
 
 
 def close_pool(pool: ThreadPoolExecutor) -> None:
     """Drop what has not begun and wait for what has; no waiting where a signal ends this process."""
-    pool.shutdown(wait=not _first, cancel_futures=True)
+    pool.shutdown(wait=not _Stop.signum, cancel_futures=True)
 
 
 def is_stopping() -> bool:
     """Whether a signal ends this process."""
-    return bool(_first)
+    return _Stop.signum > 0
+
+
+def take_back() -> None:
+    """Put the handlers of `stop_on_signals` in place again after a package has put its own there."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _taken:
+            signal.signal(number, _stop)
 
 
 def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -133,15 +154,21 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[byte
     Args:
         options: of `subprocess.Popen`.
     """
-    return subprocess.Popen(command, preexec_fn=partial(end_with_parent, os.getpid()), **options)
+    return subprocess.Popen(command, preexec_fn=partial(end_with_parent, os.getpid(), _libc()), **options)
 
 
-def end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int, libc: Any = None) -> None:
     """Let the kernel send SIGTERM to this process when `parent`, which started it, ends; only Linux can."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if libc := libc or _libc():
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent:  # it ended before
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _libc() -> Any:
+    import ctypes  # not above: a start of every command takes longer by it
+
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def run_child(command: Sequence[str]) -> int:
