@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import engine, workers
-from vqpipe.runtime.signals import is_stopping
+from vqpipe.runtime.signals import hold_signals, is_stopping
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -136,9 +136,12 @@ class _Processes(Generic[T, R]):
 
     def _start(self, entry: _Waiting[T, R]) -> None:
         self._served += 1
-        with suppress(BrokenProcessPool):  # then `next_result` finds the shard without a result
-            entry.future = None
-            entry.future = self._pool.submit(self.work, entry.shard)
+        entry.future = None
+        with (
+            hold_signals(),
+            suppress(BrokenProcessPool),
+        ):  # then `next_result` finds the shard without a result
+            entry.future = self._pool.submit(self.work, entry.shard)  # may start workers
 
     def next_result(self) -> R:
         """Wait for the first shard in line, in as many pools as it takes."""
@@ -169,11 +172,12 @@ class _Processes(Generic[T, R]):
 
     def close(self) -> None:
         """Drop what has not begun and wait for what has; where a signal ends this process, the workers end at once."""
-        for entry in self.waiting:
-            if entry.future is not None:
-                entry.future.cancel()
         if is_stopping():
             self._own_end.close()
+        else:
+            for entry in self.waiting:
+                if entry.future is not None:
+                    entry.future.cancel()
         self._pool.shutdown(wait=True)
         self._own_end.close()
         self._workers_end.close()

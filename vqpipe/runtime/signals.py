@@ -55,10 +55,16 @@ class _Stop:
     """Dead where code between the handler and the command swallowed the exception, as imports inside C code do."""
     cleaned = False
     """Whether the command's block has ended."""
+    holds = 0
+    """How many `hold_signals` are open."""
+    waiting = 0
+    """A signal that came while one was."""
 
 
 def _stop(signum: int, _: FrameType | None) -> None:
-    if _Stop.raised is None:
+    if _Stop.holds:
+        _Stop.waiting = _Stop.waiting or signum
+    elif _Stop.raised is None:
         stop = Stopped(signum)
         _Stop.signum, _Stop.raised = signum, weakref.ref(stop)
         raise stop
@@ -139,6 +145,22 @@ def close_pool(pool: ThreadPoolExecutor) -> None:
 def is_stopping() -> bool:
     """Whether a signal ends this process."""
     return _Stop.signum > 0
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Let a signal that comes in the block raise `Stopped` at its end: for a short step that must not be cut in two."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Stop.holds += 1
+    try:
+        yield
+    finally:
+        _Stop.holds -= 1
+        if _Stop.waiting and not _Stop.holds:
+            signum, _Stop.waiting = _Stop.waiting, 0
+            _stop(signum, None)
 
 
 def take_back() -> None:
