@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqpipe.errors import sentences
+from vqpipe.runtime.signals import end_with_parent, stop_on_signals
 
 if TYPE_CHECKING:
     from vqpipe.artifacts.places import Input
@@ -47,7 +49,9 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        with sentences(MEMORY.get(Path(main.__code__.co_filename).stem)):
+        if "DVC_STAGE" in os.environ:  # DVC passes no signal on
+            end_with_parent(os.getppid())
+        with sentences(MEMORY.get(Path(main.__code__.co_filename).stem)), stop_on_signals():
             main(*args, **kwargs)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -1,7 +1,6 @@
 """Run stages by the commands of dvc.yaml where DVC is not installed; `dvc commit` records the results afterwards."""
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.signals import run_child
 from vqpipe.runtime.terminal import say
 
 
@@ -35,7 +35,7 @@ def main(
     for stage in [find_stage(stages, name) for name in names]:
         say(f"{stage.name}: {stage.cmd}", err=True)
         words = shlex.split(stage.cmd)
-        code = subprocess.run([sys.executable if words[0] == "python" else words[0], *words[1:]]).returncode
+        code = run_child([sys.executable if words[0] == "python" else words[0], *words[1:]])
         if code:
             raise typer.Exit(code)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
+from vqpipe.runtime.signals import end_children, run_child, start_child
 from vqpipe.runtime.terminal import say
 
 GROUP = "row@"
@@ -90,7 +90,7 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
                 name = waiting.pop(0)
                 words = [sys.executable, *commands[name][1:]]
                 with (logs / f"{name}.log").open("wb") as log:
-                    process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=env)
+                    process = start_child(words, stdout=log, stderr=subprocess.STDOUT, env=env)
                 running[name] = process, time.monotonic()
             for name, (process, since) in list(running.items()):
                 if process.poll() is None:
@@ -105,10 +105,7 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
                 say(f"{done}/{len(commands)} {name}: {state}; about {left:.0f} minutes left", err=True)
             time.sleep(0.2)
     finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.wait()
+        end_children([process for process, _ in running.values()])
     return failed
 
 
@@ -124,9 +121,9 @@ def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
     if find_spec("dvc") is None:
         say(f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True)
         return
-    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    code = run_child([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
+    if code:
+        raise typer.Exit(code)
 
 
 def main(
@@ -149,7 +146,6 @@ def main(
     if dry:
         say("\n".join(missing))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = run_all(missing, jobs or workers(), scratch_root() / "logs" / folder)
     tell_dvc(folder, [name for name in commands if name not in failed], not patterns and not failed)
     if failed:

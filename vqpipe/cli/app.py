@@ -15,6 +15,7 @@ from vqpipe.cli.export import export
 from vqpipe.cli.import_vqgan import import_vqgan
 from vqpipe.cli.tokenize import detokenize, tokenize
 from vqpipe.errors import ParamsError, sentences
+from vqpipe.runtime.signals import stop_on_signals
 from vqpipe.runtime.terminal import say
 
 METRICS = Path("artifacts/report/metrics.json")
@@ -24,7 +25,7 @@ class _Group(TyperGroup):
     """Turns a user's mistake into its message and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
-        with sentences():
+        with sentences(), stop_on_signals():
             return super().invoke(ctx)
 
 

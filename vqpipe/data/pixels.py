@@ -28,6 +28,7 @@ from vqpipe.data.read import Split
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import scratch_root, workers
 from vqpipe.runtime.preflight import need_disk, need_memory
+from vqpipe.runtime.signals import close_pool
 
 Image = UInt8[np.ndarray, "3 h w"]
 BATCH = 256
@@ -63,7 +64,8 @@ class InMemory:
         need_memory(total, f"the {split.name} images of {split.dataset}")
         self._buffer = np.empty(total, dtype=np.uint8)
         at, number = 0, 0
-        with ThreadPoolExecutor(workers()) as pool:
+        pool = ThreadPoolExecutor(workers())
+        try:
             for batch in split.batches(["image_id", "image"], rows=BATCH):
                 ids, encoded = (batch.column(name).to_pylist() for name in ("image_id", "image"))
                 where = [f"{split.dataset}: {split.name} image {image_id}" for image_id in ids]
@@ -74,6 +76,8 @@ class InMemory:
                         )
                     self._buffer[at : at + planes.size] = planes.reshape(-1)
                     at, number = at + planes.size, number + 1
+        finally:
+            close_pool(pool)
         self._views = [
             self._buffer[end - np.prod(shape) : end].reshape(shape)
             for end, shape in zip(self._ends.tolist(), self._shapes, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import world_size
+from vqpipe.runtime.signals import close_pool
 
 
 def over_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -72,13 +73,15 @@ def check_shares(batch_size: int, accumulate: int) -> None:
 @contextmanager
 def prefetch(batch_at: Callable[[int], Any]) -> Iterator[Callable[[int], Any]]:
     """A reader that makes the next batch in a thread while this one is trained on."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: dict[int, Future[Any]] = {}
+    pool, waiting = ThreadPoolExecutor(1), dict[int, Future[Any]]()
 
-        def batch_of(step: int) -> Any:
-            future = waiting.pop(step, None) or pool.submit(batch_at, step)
-            waiting.clear()
-            waiting[step + 1] = pool.submit(batch_at, step + 1)
-            return future.result()
+    def batch_of(step: int) -> Any:
+        future = waiting.pop(step, None) or pool.submit(batch_at, step)
+        waiting.clear()
+        waiting[step + 1] = pool.submit(batch_at, step + 1)
+        return future.result()
 
+    try:
         yield batch_of
+    finally:
+        close_pool(pool)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import workers
+from vqpipe.runtime.signals import take_back
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,6 +96,7 @@ def _connected() -> Iterator[Any]:
             address=address or "local", include_dashboard=None if address else False, log_to_driver=False,
             logging_level=logging.ERROR, runtime_env={"env_vars": _worker_environment()}, **own,
         )  # fmt: skip
+        take_back()  # Ray handles SIGTERM by itself and exits with 1 or 15
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise SetupError(
             "Ray cannot be reached" if address else "Ray cannot be started on this machine",

@@ -14,6 +14,7 @@ from typing import Any
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import is_main_process, scratch_root
 from vqpipe.runtime.preflight import need_place
+from vqpipe.runtime.signals import Stopped
 from vqpipe.runtime.terminal import say
 
 NUM_CHANGES = 3
@@ -56,7 +57,11 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
         lock.flush()
         if told := unfinished(stage, key, about or {}):
             say(told, err=True)
-        yield folder
+        try:
+            yield folder
+        except Stopped as stop:
+            stop.kept = folder
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # the work is done; what is left there hinders nobody
             lock_path.unlink()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
 from vqpipe.errors import SetupError
 from vqpipe.runtime.env import engine, workers
+from vqpipe.runtime.signals import hold_signals, is_stopping
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,8 +68,28 @@ def map_shards(
         processes.close()
 
 
-def _quiet_worker() -> None:
+def _begin_worker(parent: Connection) -> None:
+    """Set a worker up: one thread, no end by Ctrl-C, which is for the parent to act on, and none without the parent."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Connection) -> None:
+    """End this worker when the other end of the pipe is closed: by the parent, or by its death."""
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)
+
+
+def _start_server() -> None:
+    """Start the process that forks the workers, with SIGINT blocked in it and so in each worker from its beginning."""
+    resource_tracker.ensure_running()  # which unblocks SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @dataclass
@@ -90,12 +115,16 @@ class _Processes(Generic[T, R]):
         self.work, self.count = work, count
         self.waiting: deque[_Waiting[T, R]] = deque()
         self._context = multiprocessing.get_context("forkserver")
+        self._workers_end, self._own_end = self._context.Pipe(duplex=False)
         self._lifetime = shards_per_worker * count if shards_per_worker else None
         self._pool = self._fresh()
 
     def _fresh(self) -> ProcessPoolExecutor:
         self._served = 0
-        return ProcessPoolExecutor(self.count, mp_context=self._context, initializer=_quiet_worker)
+        _start_server()
+        return ProcessPoolExecutor(
+            self.count, mp_context=self._context, initializer=_begin_worker, initargs=(self._workers_end,)
+        )
 
     def submit(self, entry: _Waiting[T, R]) -> None:
         """Start a shard; it is the last in line."""
@@ -107,9 +136,12 @@ class _Processes(Generic[T, R]):
 
     def _start(self, entry: _Waiting[T, R]) -> None:
         self._served += 1
-        with suppress(BrokenProcessPool):  # then `next_result` finds the shard without a result
-            entry.future = None
-            entry.future = self._pool.submit(self.work, entry.shard)
+        entry.future = None
+        with (
+            hold_signals(),
+            suppress(BrokenProcessPool),
+        ):  # then `next_result` finds the shard without a result
+            entry.future = self._pool.submit(self.work, entry.shard)  # may start workers
 
     def next_result(self) -> R:
         """Wait for the first shard in line, in as many pools as it takes."""
@@ -139,8 +171,13 @@ class _Processes(Generic[T, R]):
             self._start(entry)
 
     def close(self) -> None:
-        """Drop what has not begun and wait for what has."""
-        for entry in self.waiting:
-            if entry.future is not None:
-                entry.future.cancel()
+        """Drop what has not begun and wait for what has; where a signal ends this process, the workers end at once."""
+        if is_stopping():
+            self._own_end.close()
+        else:
+            for entry in self.waiting:
+                if entry.future is not None:
+                    entry.future.cancel()
         self._pool.shutdown(wait=True)
+        self._own_end.close()
+        self._workers_end.close()

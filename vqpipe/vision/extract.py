@@ -27,6 +27,7 @@ from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.search import full_precision
 from vqpipe.errors import ArtifactError, DataError
 from vqpipe.params.patches import PatchesParams
+from vqpipe.runtime.signals import close_pool
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.features import Shard, pool
 
@@ -188,7 +189,7 @@ def _map_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Ge
             while waiting:
                 yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        close_pool(pool)
         torch.set_num_threads(before)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from vqpipe.codebooks.search import full_precision
 from vqpipe.errors import DataError
 from vqpipe.runtime.distributed import all_reduce_sum, rank, world_size
+from vqpipe.runtime.signals import close_pool
 
 TILE = 1 << 13
 """Vectors that one thread works on at a time."""
@@ -137,7 +138,7 @@ class Part:
                     done, future = waiting.popleft()
                     yield done, future.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            close_pool(pool)
             torch.set_num_threads(before)
 
     def _on_tile(self, work: Callable[[int, Tensor], R], start: int) -> R:
