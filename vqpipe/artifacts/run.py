@@ -53,6 +53,7 @@ from vqpipe.artifacts.publish import (
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.env import is_main_process
 from vqpipe.runtime.scratch import scratch_folder
+from vqpipe.runtime.signals import hold_signals
 
 PACKAGES = ("vqpipe", "torch", "open_clip_torch", "numpy", "pyarrow", "faiss-cpu", "nltk", "torch-fidelity")
 
@@ -148,8 +149,9 @@ class StageRun:
                 content = vars(lineage) if ending == LINEAGE else {**cost, "output": digest}
                 write(self.staged(sidecar), content)
                 moves.append((self.staged(sidecar), sidecar))
-        for staged, path in moves:
-            put_in_place(staged, path)
+        with hold_signals():
+            for staged, path in moves:
+                put_in_place(staged, path)
 
     def _name(self, path: Path) -> str | None:
         """What the seal of the metrics calls an artifact or its curves; None for what depends on the time it took."""
