@@ -12,7 +12,7 @@ IMAGE_REASONS = {
     "too_small": "shorter side below resize.short_side, and too_small is quarantine",
     "missing_file": "listed, but there is no such file",
     "unreadable": "the file system refused to give it",
-    "unsafe_path": "absolute, or leads out of its folder or, by a link, out of the source",
+    "unsafe_path": "absolute, or leads out of its folder, or a link out of the source",
     "tar_link": "a link inside a tar that leads to none of its images",
     "special_file": "a pipe, socket or device with an image's name; not opened",
     "tar_special": "a device or pipe inside a tar",

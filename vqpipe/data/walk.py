@@ -5,10 +5,10 @@ point, so the order is the same on every file system. Hidden files and folders (
 links that lead nowhere, pipes, sockets and devices with an image's name, and what the file system refuses to list.
 
 The root may be a link, and links in it are followed as long as they stay in it. One that leads out is noted as
-`unsafe_path`: a source from elsewhere could otherwise show files of this machine. Nothing is taken
-twice: a folder or image that two paths lead to is one.
-A path without a link wins over one with links; of several links, or of the names of a hard-linked image, the first in
-order wins. The other paths are noted as `duplicate_path`. Copies with contents of their own are different images.
+`unsafe_path`: a source from elsewhere could otherwise show files of this machine. Nothing is taken twice: a folder or
+image that two paths lead to is one. A path without a link wins over one with links; of several links, or of the names
+of a hard-linked image, the first in order wins. The other paths are noted as `duplicate_path`. Copies with contents of
+their own are different images.
 
 A first pass over the names learns which folders and images there are. It keeps 8 bytes an image; no file is asked for
 more than its name, unless it is a link or has another name.
