@@ -246,12 +246,13 @@ def test_a_write_that_fails_half_way_is_a_sentence_and_leaves_nothing(writer: st
 
 PRINTING = (
     "from stages.cli import stage_app\n"
-    "def main() -> None:\n    input(); print('x' * 100000)\n"
+    "def main() -> None:\n    print('x' * int(input()), end='')\n"
     "stage_app(main)()\n"
 )
 
 
-def test_a_reader_that_leaves_ends_a_tool_in_silence() -> None:
+@pytest.mark.parametrize("length", [b"10", b"100000"])
+def test_a_reader_that_leaves_ends_a_tool_in_silence(length: bytes) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PRINTING], cwd=ROOT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -259,15 +260,20 @@ def test_a_reader_that_leaves_ends_a_tool_in_silence() -> None:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        _, told = process.communicate(b"go\n")
+        _, told = process.communicate(length + b"\n")
     assert (process.returncode, told) == (141, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_an_output_that_cannot_be_written_is_told_once() -> None:
+@pytest.mark.parametrize("length", [b"10", b"100000"])
+def test_an_output_that_cannot_be_written_is_told_once(length: bytes) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", PRINTING], cwd=ROOT, input=b"go\n", stdout=full, stderr=subprocess.PIPE
+            [sys.executable, "-c", PRINTING],
+            cwd=ROOT,
+            input=length + b"\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
         )
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: no space is left")

@@ -183,7 +183,8 @@ def decode_png(data: bytes | None, where: str = "a PNG image", stage: str | None
     except Exception as error:  # as in `_decode`
         if of_system(error) is not None:
             raise
-        raise damaged_image(where, "no PNG image" if data else "0 bytes", stage) from error
+        detail = (f"{type(error).__name__}: {error}".splitlines() or [""])[0].split(" <_io.")[0]
+        raise damaged_image(where, detail if data else "0 bytes", stage) from error
 
 
 def damaged_image(where: str, found: str, stage: str | None) -> ArtifactError:
