@@ -20,6 +20,7 @@ MODULES = {
     "patches": "patch features, beside a plain open_clip loop",
     "clusters": "k-means, beside faiss and scikit-learn",
     "search": "nearest code, beside the naive form, vector-quantize-pytorch and faiss",
+    "verification": "checksums: their share of each stage of preset pico",
 }
 """Benches with a module of their own; `tests.bench.large_k` needs real features and is run by hand."""
 
