@@ -182,7 +182,7 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_damaged_features_are_told_of_and_made_again(
+def test_damaged_features_are_named_and_made_again(
     clip: Clip, tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: bool
 ) -> None:
     first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))

@@ -123,7 +123,7 @@ class Packed:
 
 
 def _index(index: Path, num_images: int, pack: Path) -> Int64[np.ndarray, "n 2"] | None:
-    """End and CRC-32 of each image in a pack; None where there is no whole pack, which is told where it is damaged."""
+    """End and CRC-32 of each image in a pack; None, and a line on stderr, where it is damaged."""
     if not index.is_file():
         return None
     try:

@@ -235,7 +235,7 @@ def _features(
 
 
 def _kept(file: Path) -> Float32[np.ndarray, "c e"] | None:
-    """The features in a file, memory-mapped; None where there are none. Damaged ones are told of, and made again."""
+    """The features in a file, memory-mapped; None where there are none, or damaged ones."""
     if not file.is_file():
         return None
     try:
