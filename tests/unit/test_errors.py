@@ -266,7 +266,7 @@ def test_a_reader_that_leaves_ends_a_tool_in_silence(length: bytes) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("length", [b"10", b"100000"])
-def test_an_output_that_cannot_be_written_is_told_once(length: bytes) -> None:
+def test_an_output_that_cannot_be_written_is_named_once(length: bytes) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", PRINTING],

@@ -127,7 +127,7 @@ def decoded(inputs: Inputs, params: ReportParams) -> list[Block]:
                 title, label = (row["group"] if len(kinds) > 1 else ""), labels[kinds.index(row["group"])]
             times = f"{number(row['count'])} times" if row["count"] else "never used"
             alt = f"{variant} decodes a grid of {' '.join(labels)}"
-            where = f"{folder / 'decoded.parquet'}: {' '.join(labels)}"
+            where = f"{folder / 'decoded.parquet'}: code {' '.join(labels)}"
             pixels = decode_png(row["picture"], side, where, "evaluate")
             shown = picture(pixels, alt, f"{label}: {times}")
             groups.setdefault(title, []).append(shown)
