@@ -67,7 +67,7 @@ def test_shards_of_a_killed_worker_run_again(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("VQPIPE_WORKERS", "2")
     assert list(map_shards(partial(die_once, tmp_path), range(10))) == [i * i for i in range(10)]
     runs = {int(path.name): len(path.read_text().splitlines()) for path in tmp_path.iterdir()}
-    assert all(runs[value] == 2 or value % 3 != 1 for value in range(10))
+    assert all(runs[value] >= 2 or value % 3 != 1 for value in range(10))
     assert sum(runs.values()) < 30  # what had a result was not run again
 
 

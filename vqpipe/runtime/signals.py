@@ -5,6 +5,7 @@ Commands open `stop_on_signals`; importing vqpipe changes no handler. A command 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -130,6 +131,16 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
                 f"stopped by {signal.Signals(got[0]).name} in a long operation; to go on, run the same command again"
             )
         os._exit(128 + got[0])
+
+
+@atexit.register  # first of all, so that it runs last
+def _leave() -> None:
+    """End at once what a signal has ended: Python would take a second or more to take torch apart."""
+    if _Stop.signum:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(128 + _Stop.signum)
 
 
 def _say(text: str) -> None:
