@@ -66,7 +66,7 @@ def write_tokenizer(root: Path, name: str, seed: int) -> Path:
         tokenizer=tree_digest(folder), curves=file_digest(curves),
     )  # fmt: skip
     write_lineage(folder, "tokenizer")
-    publish_json(folder.with_name(f"{name}.cost.json"), {"seconds": 1.5})
+    publish_sealed(folder.with_name(f"{name}.cost.json"), {"seconds": 1.5})
     return folder
 
 
@@ -119,16 +119,14 @@ def test_what_is_as_written_is_counted(root: Path, monkeypatch: pytest.MonkeyPat
     found = verify([root])
     assert problems(root) == []
     assert found.artifacts == 5
-    assert found.unsealed == 3  # two cost sidecars and the model's config.json
-    sealed = [
-        p for p in root.rglob("*") if p.is_file() and not p.name.endswith((".cost.json", "config.json"))
-    ]
+    assert found.unsealed == 1  # the model's config.json
+    sealed = [p for p in root.rglob("*") if p.is_file() and p.name != "config.json"]
     assert (found.files, found.bytes) == (len(sealed), sum(p.stat().st_size for p in sealed))
     monkeypatch.chdir(root.parent)
     code, output = run()
     assert code == 0
     assert output.startswith("5 artifacts, ")
-    assert "all as written; 3 more carry no checksum" in output
+    assert "all as written; 1 more carry no checksum" in output
 
 
 def flip(path: Path) -> None:

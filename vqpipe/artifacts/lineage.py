@@ -12,11 +12,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import tree_digest
+from vqpipe.artifacts.publish import SIDECARS, tree_digest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, MismatchError
 
-LINEAGE = ".lineage.json"
+LINEAGE, COST = SIDECARS
 
 
 @dataclass(frozen=True)

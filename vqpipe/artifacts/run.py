@@ -26,7 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vqpipe.artifacts.lineage import LINEAGE, Lineage, need_fit
+from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
 from vqpipe.artifacts.places import (
     CURVES,
     JSON,
@@ -43,7 +43,6 @@ from vqpipe.artifacts.publish import (
     SIDECARS,
     generation,
     hidden,
-    publish_json,
     publish_sealed,
     put_in_place,
     read_manifest,
@@ -144,10 +143,9 @@ class StageRun:
             lineage = Lineage(
                 self.stage, self.params, self.identity()["inputs"], specs, digest, self.mixed, _versions()
             )
-            for ending, write in ((LINEAGE, publish_sealed), (".cost.json", publish_json)):
+            for ending, content in ((LINEAGE, vars(lineage)), (COST, {**cost, "output": digest})):
                 sidecar = path.with_name(path.name + ending)
-                content = vars(lineage) if ending == LINEAGE else {**cost, "output": digest}
-                write(self.staged(sidecar), content)
+                publish_sealed(self.staged(sidecar), content)
                 moves.append((self.staged(sidecar), sidecar))
         with hold_signals():
             for staged, path in moves:

@@ -10,7 +10,7 @@ from typing import Any
 from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST, read_manifest, reads_whole
-from vqpipe.artifacts.seal import parse_object
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
@@ -54,7 +54,7 @@ def read_cost(path: Path) -> dict[str, Any] | None:
     sidecar = path.with_name(f"{path.name}.cost.json")
     if not sidecar.is_file():
         return None
-    return parse_object(sidecar.read_bytes(), sidecar, f"rm {sidecar}")
+    return read_sealed_json(sidecar, f"rm {sidecar}")
 
 
 def _title(path: Path, header: Header) -> list[str]:

@@ -1,7 +1,7 @@
 """Comparing everything under a path with its checksums: what is wrong, and the command that mends it.
 
-Checked are published folders, metrics and the curves and artifacts that their seal names, lineage sidecars, and tables
-and tensors that carry a checksum of themselves. Cost sidecars and files of other kinds carry none; they are counted.
+Checked are published folders, metrics and the curves and artifacts that their seal names, lineage and cost sidecars,
+and tables and tensors that carry a checksum of themselves. Files of other kinds carry none; they are counted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from vqpipe.runtime.progress import progress_bar
 
 MAX_LINES = 40
 """Most problems that are printed."""
-LINEAGE, COST = SIDECARS
+LINEAGE = SIDECARS[0]
 
 
 @dataclass
@@ -202,7 +202,7 @@ def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
             _file_of_a_folder(folder, item, result, advance)
         elif item.name.endswith(LINEAGE):
             _lineage(item, result)
-        elif item.suffix == ".json" and not item.name.endswith(COST):
+        elif item.suffix == ".json":
             _json(item, result)
         elif item.suffix == ".csv" and (metrics := twin(item, CURVES, METRICS, ".json")) is not None:
             _curves(item, metrics, result)
