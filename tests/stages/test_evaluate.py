@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from stages.evaluate import app
 from tests import tiny
 from vqpipe.artifacts.publish import file_digest, read_manifest
+from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.build import build_dataset
@@ -123,7 +124,7 @@ def test_replaced_tokens_are_kept_where_they_are_asked_for_and_change_nothing_el
     for out, path in ((tmp_path / "plain", None), (tmp_path / "out", params)):
         result = run(inputs, out, path)
         assert result.exit_code == 0, result.output
-    metrics, plain = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("out", "plain"))
+    metrics, plain = (read_sealed_json(tmp_path / f"{name}.json") for name in ("out", "plain"))
     row = flat_evaluation(metrics)
     found = metrics.pop("replaced")
     assert not any(isinstance(value, dict | list) for value in row.values())

@@ -20,6 +20,7 @@ from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_sealed, write_manifest
+from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.errors import ParamsError
@@ -103,8 +104,7 @@ def whole(root: Path) -> Path:
 
 
 def content(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+    return parse_sealed(path.read_bytes(), path, required=False)[0]
 
 
 def test_an_aligned_row_is_read_by_fresh_heads_and_by_its_own(whole: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqpipe.artifacts.specs.dataset import QUARANTINE
-from vqpipe.artifacts.tables import read_header, write_table
+from vqpipe.artifacts.tables import read_header, stream_table
 from vqpipe.data import quarantine
 from vqpipe.data.quarantine import quarantine_table, rows_left_out
 from vqpipe.data.records import Bad
@@ -55,7 +55,8 @@ def test_the_page_counts_what_the_table_lacks(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(quarantine, "MAX_ROWS", 4)
     entries = [*bad("train", "other_file", 50), *bad("test", "undecodable", 1), *bad("val", "other_file", 2)]
     table, facts = quarantine_table(entries)
-    write_table(tmp_path / "quarantine.parquet", QUARANTINE, table, facts)
+    with stream_table(tmp_path / "quarantine.parquet", QUARANTINE, facts) as add:
+        add(table)
     assert read_header(tmp_path / "quarantine.parquet").facts == facts
     (shown,) = about_data._quarantine(tmp_path)
     assert isinstance(shown, Table)

@@ -25,7 +25,7 @@ class Params(BaseModel):
 P = TypeVar("P")
 
 
-MAX_MISTAKES = 20
+MAX_MISTAKES = 7
 """Mistakes of one section that a message explains; the others are counted."""
 MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""

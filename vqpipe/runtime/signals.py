@@ -68,7 +68,12 @@ def _stop(signum: int, _: FrameType | None) -> None:
     elif _Stop.raised is None:
         stop = Stopped(signum)
         _Stop.signum, _Stop.raised = signum, weakref.ref(stop)
-        raise stop
+        try:
+            raise stop
+        finally:
+            del (
+                stop
+            )  # the traceback holds this frame: with the name in it, nobody would see that it was swallowed
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, w
 from vqpipe.runtime.env import workers
 from vqpipe.runtime.preflight import need_disk
 from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.signals import close_pool
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.extract import Images, check_shard, clip_dim, extract_shards, read_record, record_path
 from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, total_variance
@@ -108,8 +109,11 @@ def _missing(scratch: Path, shards: list[Shard]) -> list[bool]:
             return True
         return not is_sound(lambda: check_shard(scratch, shard), f"{shard.name} is made again")
 
-    with ThreadPoolExecutor(workers()) as pool:
+    pool = ThreadPoolExecutor(workers())
+    try:
         return list(pool.map(is_missing, shards))
+    finally:
+        close_pool(pool)
 
 
 def _on_one_disk(scratch: Path, folder: Path) -> bool:
