@@ -160,7 +160,8 @@ def test_a_busy_thread_delays_neither_the_clean_up_nor_the_end(tmp_path: Path) -
 def test_a_step_that_holds_signals_is_not_cut_in_two(tmp_path: Path) -> None:
     program = (
         "with s.stop_on_signals():\n    with s.hold_signals(), s.hold_signals():\n"
-        "        print('ready', flush=True)\n        signal.pause()\n        print('whole')\n    print('more')\n"
+        "        print('ready', flush=True)\n        while not s._Stop.waiting:\n            pass\n"
+        "        print('whole')\n    print('more')\n"
     )
     assert ended_by(signal.SIGTERM, program, tmp_path)[:2] == (143, "whole\n")
 
