@@ -69,3 +69,8 @@ def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input
     source = stated if corpus is None else stated.model_copy(update={"path": str(corpus)})
     path = Path(source.path)
     return source, (path, DATASET) if source.kind == "dataset" else path
+
+
+def corpus_role(captions: Input) -> dict[Path, str | None]:
+    """The role of the captions: a dataset artifact that they come from need not be the one of the images."""
+    return {} if isinstance(captions, Path) else {captions[0]: "corpus"}

@@ -45,6 +45,7 @@ def main(
             config,
             [(dataset, DATASET), *raw_inputs(config)],
             [(out, CLIP), (metrics, JSON), (curves, CURVES)],
+            roles={dataset: "measured"} if config.pretrained is not None else {},
         ) as run,
     ):
         scratch = run.scratch()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Corpus, Mixed, Params, corpus_input, stage_app
+from stages.cli import DEFAULT_PARAMS, Corpus, Mixed, Params, corpus_input, corpus_role, stage_app
 
 OUT = Path("artifacts/prior/words")
 METRICS = Path("artifacts/metrics/graph.json")
@@ -55,7 +55,9 @@ def main(
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
     inputs: list[Input] = [captions, (vocabulary, VOCABULARY), *([(clip, CLIP)] if needs_clip else [])]
-    with stage_run("graph", shown, inputs, [(out, WORDS), (metrics, JSON)], mixed=mixed) as run:
+    with stage_run(
+        "graph", shown, inputs, [(out, WORDS), (metrics, JSON)], mixed=mixed, roles=corpus_role(captions)
+    ) as run:
         words = read_vocabulary(vocabulary)
         vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
         unusable = Unusable()

@@ -52,6 +52,7 @@ def main(
             board.identity(row, seed),
             [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)],
             [(metrics, JSON), (cost, JSON)],
+            roles={prior: None} if config.foreign_prior else {},
         ) as run,
     ):
         scratch = run.scratch(f"-{code}")

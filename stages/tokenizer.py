@@ -48,9 +48,13 @@ def main(
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)]
     outputs: list[Output] = [(out, TOKENIZER), (metrics, JSON), (curves, CURVES)]
     beside: list[Output] = [(aligner, ANY_ALIGNER)] if aligner is not None else []
+    foreign = {prior: None} if config.foreign_prior else {}
     if config.training.compile:
         need_compiler(device().type)
-    with process_group(), stage_run("tokenizer", config, inputs, [*outputs, *beside], mixed=mixed) as run:
+    with (
+        process_group(),
+        stage_run("tokenizer", config, inputs, [*outputs, *beside], mixed=mixed, roles=foreign) as run,
+    ):
         scratch = run.scratch()
         given, clip_model = load_prior(prior), Clip.load(clip, device())
         done = train_tokenizer(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, stage_app
+from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, corpus_role, stage_app
 from vqpipe.runtime.terminal import say
 
 OUT = Path("artifacts/vocabulary")
@@ -39,7 +39,9 @@ def main(
         "vocabulary": config.model_dump(mode="json"),
         "corpus": source.model_dump(mode="json", exclude={"path"}),
     }
-    with stage_run("vocabulary", shown, [captions], [(out, VOCABULARY), (metrics, JSON)]) as run:
+    with stage_run(
+        "vocabulary", shown, [captions], [(out, VOCABULARY), (metrics, JSON)], roles=corpus_role(captions)
+    ) as run:
         unusable = Unusable()
         limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
         keep = is_single_token if config.single_clip_tokens else None

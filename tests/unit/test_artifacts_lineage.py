@@ -22,12 +22,17 @@ FRUIT = FolderSpec("fruit", 1, stage="fruit", required=("a.txt",))
 
 
 def make(
-    path: Path, spec: FolderSpec, text: str, *inputs: tuple[Path, FolderSpec], mixed: bool = False
+    path: Path,
+    spec: FolderSpec,
+    text: str,
+    *inputs: tuple[Path, FolderSpec],
+    mixed: bool = False,
+    roles: dict[Path, str | None] | None = None,
 ) -> Path:
     """Run a stage that makes one folder of the inputs, its metrics and its curves."""
     metrics, curves = path.with_suffix(".json"), path.with_suffix(".csv")
     outputs: list[Output] = [(path, spec), (metrics, JSON), (curves, CURVES)]
-    with stage_run(spec.stage, {}, inputs, outputs, mixed=mixed) as run:
+    with stage_run(spec.stage, {}, inputs, outputs, mixed=mixed, roles=roles) as run:
         with publish_folder(run.staged(path), spec, {}) as folder:
             (folder / "a.txt").write_text(text)
         publish_text(run.staged(curves), f"step,x\n1,{len(text)}\n")
@@ -186,3 +191,54 @@ def test_leftovers_of_a_dead_run_of_the_stage_are_removed(store: Path) -> None:
     make(Path("own/pie"), FRUIT, "x", (Path("own/seed"), SEED))
     hidden = sorted(path.name for path in Path("own").iterdir() if path.name.startswith("."))
     assert hidden == sorted([f".other.staged-{dead}", f".pie.staged-{os.getppid()}"])
+
+
+def test_an_input_of_another_role_need_not_fit(store: Path) -> None:
+    """Captions of one dataset artifact and images of another; a codebook that is foreign on purpose."""
+    inputs = (Path("other/seed"), SEED), (Path("own/tree"), TREE)
+    with pytest.raises(MismatchError, match="own/tree was made from another seed"):
+        make(Path("own/pie"), FRUIT, "x", *inputs)
+    make(Path("own/pie"), FRUIT, "x", *inputs, roles={Path("other/seed"): "corpus"})
+    lineage = read_lineage(Path("own/pie"))
+    assert lineage is not None
+    assert lineage.specs == {"other/seed": "corpus", "own/tree": "tree"}
+    make(Path("own/pie"), FRUIT, "x", *inputs, roles={Path("own/tree"): None})
+    make(Path("own/pie"), FRUIT, "x", *inputs, roles={Path("other/seed"): "corpus"})
+    again = (Path("own/pie"), FRUIT), (Path("other/tree"), TREE)
+    with pytest.raises(MismatchError, match="own/pie was made from another corpus than other/tree"):
+        make(Path("own/cake"), SEED, "x", *again, roles={Path("other/tree"): "corpus"})
+
+
+def test_an_input_that_is_replaced_by_equal_content_is_no_fault(store: Path) -> None:
+    with stage_run("fruit", {}, [(Path("own/seed"), SEED)], [(Path("own/pie"), FRUIT)]) as run:
+        make(Path("own/seed"), SEED, "one")
+        with publish_folder(run.staged(Path("own/pie")), FRUIT, {}) as folder:
+            (folder / "a.txt").write_text("new")
+    assert Path("own/pie/a.txt").read_text() == "new"
+
+
+def test_inputs_outside_of_the_working_folder_keep_names_of_their_own(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "work").mkdir()
+    monkeypatch.chdir(store / "work")
+    make(Path("pie"), FRUIT, "x", (store / "own/seed", SEED), (store / "other/seed", SEED), mixed=True)
+    lineage = read_lineage(Path("pie"))
+    assert lineage is not None
+    assert set(lineage.inputs) == {"own/seed", "other/seed"}
+    Path("own").symlink_to(store / "own")
+    make(Path("pie"), FRUIT, "x", (Path("own/seed"), SEED))
+    lineage = read_lineage(Path("pie"))
+    assert lineage is not None
+    assert set(lineage.inputs) == {"own/seed"}
+
+
+def test_an_output_that_is_a_link_stays_one(store: Path) -> None:
+    target = store / "elsewhere"
+    shutil.move("own/fruit", target)
+    Path("own/fruit").symlink_to(target)
+    make(Path("own/fruit"), FRUIT, "new", (Path("own/seed"), SEED))
+    assert Path("own/fruit").is_symlink()
+    assert (target / "a.txt").read_text() == "new"
+    assert need_own_lineage(Path("own/fruit")) is not None
+    assert not [path.name for path in store.iterdir() if path.name.startswith(".")]

@@ -13,14 +13,8 @@ from pathlib import Path
 import pytest
 
 from vqpipe.artifacts import publish
-from vqpipe.artifacts.publish import (
-    fit_name,
-    publish_file,
-    publish_folder,
-    publish_text,
-    put_in_place,
-    read_whole,
-)
+from vqpipe.artifacts.intact import read_whole
+from vqpipe.artifacts.publish import fit_name, publish_file, publish_folder, publish_text, put_in_place
 from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.errors import ArtifactError
 
@@ -185,3 +179,36 @@ def test_a_clean_up_that_fails_does_not_hide_the_first_error(
     monkeypatch.undo()
     fill(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]  # what stayed is removed by the next run
+
+
+def test_a_rename_that_fails_without_an_exchange_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "box", "old")
+    replace = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if ".partial-" in str(source) and Path(target).name == "box":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(publish, "_exchange", lambda one, two: False)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        fill(tmp_path / "box", "new")
+    assert (tmp_path / "box/a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["box"]
+
+
+def test_the_only_version_that_a_killed_process_put_aside_is_put_back(tmp_path: Path) -> None:
+    fill(tmp_path / "box", "old")
+    (tmp_path / "box").rename(tmp_path / f".box.replaced-{gone_process()}")
+    publish.remove_leftovers(tmp_path, "box")
+    assert [path.name for path in tmp_path.iterdir()] == ["box"]
+    assert (tmp_path / "box/a.txt").read_text() == "old"
+
+
+def test_a_sidecar_of_another_program_stays(tmp_path: Path) -> None:
+    (tmp_path / "box.lineage.json").write_text('{"theirs": true}')
+    fill(tmp_path / "box")
+    assert (tmp_path / "box.lineage.json").read_text() == '{"theirs": true}'

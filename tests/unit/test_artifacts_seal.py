@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqpipe.artifacts import publish
+from vqpipe.artifacts import intact
+from vqpipe.artifacts.intact import need_intact
 from vqpipe.artifacts.publish import (
     MANIFEST,
-    need_intact,
     publish_folder,
     publish_json,
     publish_sealed,
@@ -149,8 +149,8 @@ def test_a_large_file_is_compared_once_per_process_and_again_when_it_changed(
 ) -> None:
     path = fill(tmp_path / "box") / "w-0.parquet"
     compared = []
-    digest = publish.file_digest
-    monkeypatch.setattr(publish, "file_digest", lambda path: compared.append(path) or digest(path))
+    digest = intact.file_digest
+    monkeypatch.setattr(intact, "file_digest", lambda path: compared.append(path) or digest(path))
 
     def read_twice() -> int:
         compared.clear()
@@ -159,7 +159,7 @@ def test_a_large_file_is_compared_once_per_process_and_again_when_it_changed(
         return len(compared)
 
     assert read_twice() == 2, "a small file is compared at every read"
-    monkeypatch.setattr(publish, "SMALL", 10)
+    monkeypatch.setattr(intact, "SMALL", 10)
     need_intact(path)
     assert read_twice() == 0
     before = path.stat()
@@ -180,9 +180,9 @@ def test_a_large_sealed_file_is_compared_once_per_process(
 ) -> None:
     _, read = table(tmp_path / "box")
     compared = []
-    check = publish.check_seal
-    monkeypatch.setattr(publish, "check_seal", lambda *given: compared.append(given) or check(*given))
-    monkeypatch.setattr(publish, "SMALL", 10)
+    check = intact.check_seal
+    monkeypatch.setattr(intact, "check_seal", lambda *given: compared.append(given) or check(*given))
+    monkeypatch.setattr(intact, "SMALL", 10)
     read()
     read()
     assert len(compared) == 1

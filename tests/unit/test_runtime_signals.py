@@ -288,3 +288,14 @@ def test_processes_and_threads_are_started_where_their_end_is_seen_to() -> None:
                 assert "ProcessPoolExecutor" not in called or name == "vqpipe/runtime/shards.py", name
             if isinstance(node, ast.withitem):
                 assert "ThreadPoolExecutor" not in ast.unparse(node), f"{name}: `with` waits for busy threads"
+
+
+def test_a_signal_to_a_forked_child_ends_the_child_alone(tmp_path: Path) -> None:
+    program = (
+        "with s.stop_on_signals():\n    child = os.fork()\n"
+        "    if not child:\n        signal.pause()\n        os._exit(7)\n"
+        "    print('ready', flush=True)\n    os.kill(child, signal.SIGTERM)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), s.is_stopping())\n"
+    )
+    process = start("-c", START + program, cwd=tmp_path)
+    assert end(process) == (0, "-15 False\n", "")

@@ -12,6 +12,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from vqpipe.artifacts.mend import for_output, quoted
 from vqpipe.artifacts.publish import SIDECARS, tree_digest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, MismatchError
@@ -51,7 +52,7 @@ def read_lineage(path: Path) -> Lineage | None:
     sidecar = path.with_name(path.name + LINEAGE)
     if not sidecar.is_file():
         return None
-    content = read_sealed_json(sidecar, f"dvc checkout {sidecar.name}, or remove it")
+    content = read_sealed_json(sidecar, f"rm {quoted(sidecar)} && dvc checkout {quoted(sidecar)}")
     try:
         return Lineage(**content)
     except TypeError as error:
@@ -70,7 +71,7 @@ def need_own_lineage(path: Path) -> Lineage | None:
         raise ArtifactError(
             f"{path} is not what its lineage is of: it was replaced without its stage",
             found=f"SHA-256 {found[:16]}…", expected=f"{lineage.output[:16]}…, as {path.name}{LINEAGE} says",
-            run=f"dvc repro -f {lineage.stage}, or dvc checkout {path}",
+            run=f"{for_output(path, lineage.stage)}; or, where this is meant, rm {quoted(path)}{LINEAGE}",
         )  # fmt: skip
     return lineage
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vqpipe.artifacts.catalogue import all_specs
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.seal import PARQUET, SAFETENSORS, parse_object
-from vqpipe.artifacts.spec import maker
+from vqpipe.artifacts.spec import maker, mend
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.errors import ArtifactError
 
@@ -34,14 +34,15 @@ def for_folder(folder: Path) -> str:
     if spec == NO_PRIOR:
         return f"git checkout {quoted(folder)}"
     if spec is None:
-        return f"dvc checkout -f {quoted(folder)}, or the stage that made it"
+        return mend(folder)
     return maker(spec) if spec.stage.startswith("vqpipe ") else for_output(folder, spec.stage)
 
 
 def for_output(output: Path, stage: str) -> str:
     """The command for an output of a stage that DVC keeps."""
     name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
-    return f"dvc checkout -f {quoted(output)}, or dvc repro -f {shlex.quote(name)}"
+    where = quoted(output)
+    return f"rm -r {where} && dvc checkout {where}; or dvc repro -s -f {shlex.quote(name)}"
 
 
 def for_metrics(path: Path) -> str:
@@ -50,7 +51,7 @@ def for_metrics(path: Path) -> str:
     if below is None:
         return f"git checkout {quoted(path)}, or the stage that made it"
     stage = "@".join(below[1].with_suffix("").parts)
-    return f"git checkout {quoted(path)}, or dvc repro -f {shlex.quote(stage)}"
+    return f"git checkout {quoted(path)}, or dvc repro -s -f {shlex.quote(stage)}"
 
 
 def place(path: Path, folder: str) -> tuple[Path, Path] | None:

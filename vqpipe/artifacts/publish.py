@@ -18,28 +18,24 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from vqpipe.artifacts.seal import (
+    MARK,
     SEAL,
     UNSEALED,
-    check_seal,
-    need_equal,
     read_sealed_json,
     sealed_text,
 )
-from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, maker, missing
+from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, mend, missing
 from vqpipe.errors import ArtifactError
+from vqpipe.runtime.signals import hold_signals
 
 MANIFEST = "manifest.json"
 SIDECARS = (".lineage.json", ".cost.json")
 """What the sidecars of an output add to its name."""
-SMALL = 16 << 20
-"""Bytes up to which a file is compared with its checksum at every read; a larger one once per process."""
-TRIES = 100
-"""How often a folder is read again that was replaced during each of the readings before."""
 MAX_NAME = 255
 """Bytes that a file name may have on the usual file systems."""
 
@@ -142,6 +138,14 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
             own = found[1].removeprefix(".").split(".staged-")[0]
             stem, cut, _ = own.rpartition("~")
             if name is None or own == name or (cut and name.startswith(stem)):
+                if (
+                    ".replaced-" in child.name
+                    and (child / MANIFEST).is_file()
+                    and not (folder / own).exists()
+                ):
+                    os.replace(
+                        child, folder / own
+                    )  # killed between two renames: it is the only version there is
                 remove(child)
 
 
@@ -220,7 +224,7 @@ def publish_folder(path: Path, spec: FolderSpec, facts: dict[str, Any]) -> Itera
     Raises:
         ArtifactError: a file that the spec requires was not written.
     """
-    path = path.resolve() if path.is_symlink() else path
+    given, path = path, real(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
     with hidden(path, "partial") as partial:
@@ -232,22 +236,37 @@ def publish_folder(path: Path, spec: FolderSpec, facts: dict[str, Any]) -> Itera
         write_manifest(partial, header_for(spec, facts))
         put_in_place(partial, path)
         for ending in SIDECARS:
-            remove(path.with_name(path.name + ending))
+            sidecar = given.with_name(given.name + ending)
+            with suppress(OSError):  # none there, or none could be: a name that is too long
+                if MARK.encode() in sidecar.read_bytes():
+                    remove(sidecar)
+
+
+def real(path: Path) -> Path:
+    """Where an output is written: what a link at `path` leads to, or `path` itself."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def put_in_place(source: Path, path: Path) -> None:
     """Rename a complete file or folder to `path`; what was there is replaced in one step, and removed after it.
 
-    Where the system cannot exchange two folders in one step, a reader finds none for a moment and tries again.
+    Where the system cannot exchange two folders in one step, a reader finds none for a moment and tries again. A signal
+    takes effect after it.
     """
-    if not source.is_dir():
-        os.replace(source, path)
-    elif not _exchange(source, path):
-        with hidden(path, "replaced") as replaced:
-            if path.exists():
-                os.replace(path, replaced)
+    with hold_signals():
+        if not source.is_dir():
             os.replace(source, path)
-    _sync(path.parent)
+        elif not _exchange(source, path):
+            with hidden(path, "replaced") as replaced:
+                if path.exists():
+                    os.replace(path, replaced)
+                try:
+                    os.replace(source, path)
+                except OSError:
+                    if replaced.exists():
+                        os.replace(replaced, path)
+                    raise
+        _sync(path.parent)
 
 
 @cache
@@ -293,7 +312,7 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
         if spec is not None:
             raise missing(folder, spec)
         raise ArtifactError(f"{folder} is not a published folder: it has no {MANIFEST}")
-    run = f"dvc checkout, or {maker(spec)}" if spec else "dvc checkout"
+    run = mend(folder)
     content = read_sealed_json(path, run)
     header = Header.of(content, path)
     if spec is not None:
@@ -311,89 +330,3 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
                 f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes", run=run
             )
     return Manifest(header, files)
-
-
-_intact: dict[Path, tuple[Any, ...]] = {}
-"""The state in which this process has compared each large file with its checksum."""
-
-
-def need_intact(path: Path, run: str | None = None) -> None:
-    """Compare a file with its checksum: in the manifest of its folder, and without one its own seal.
-
-    A file of more than 16 MB that has not changed is compared once per process.
-
-    Args:
-        run: the command that mends the file, for the message.
-
-    Raises:
-        ArtifactError: other content than was written, or no checksum.
-    """
-    run = run or "dvc checkout"
-    manifest = path.parent / MANIFEST
-    status = path.stat()
-    stated = None
-    if manifest.is_file():
-        entry = read_sealed_json(manifest, run).get("files", {}).get(path.name)
-        if entry is None:
-            raise ArtifactError(f"{path} is not in its folder's manifest", run=run)
-        stated = entry["sha256"]
-    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, stated)
-    if status.st_size > SMALL and _intact.get(path) == state:
-        return
-    if stated is None:
-        check_seal(path, run)
-    else:
-        need_equal(path, file_digest(path), stated, run)
-    _intact[path] = state
-
-
-def read_intact(path: Path, run: str | None = None) -> bytes:
-    """The bytes of a small file; arguments and errors as `need_intact`."""
-    need_intact(path, run)
-    return path.read_bytes()
-
-
-def generation(folder: Path) -> tuple[int, ...] | None:
-    """What tells one version of a published folder from the next, whatever is in it; None where there is none."""
-    try:
-        status = (folder / MANIFEST).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def read_whole(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` gives of one version of a published folder; it runs again where the folder was replaced meanwhile.
-
-    Raises:
-        ArtifactError: of `read`; or the folder was replaced during every reading.
-    """
-    last: Exception | None = None
-    for _ in range(TRIES):
-        before = generation(folder)
-        try:
-            result = read()
-        except (ArtifactError, OSError) as error:
-            if generation(folder) == before and (before is not None or _exchanger() is not None):
-                raise
-            last = error
-            continue
-        if generation(folder) == before:
-            return result
-    raise ArtifactError(
-        f"{folder} is being replaced again and again", expected="one writer at a time"
-    ) from last
-
-
-def reads_whole(read: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
-    """Let a function that reads several files of a folder, its first argument, see one version of it."""
-
-    @wraps(read)
-    def again(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return read_whole(folder, lambda: read(folder, *args, **kwargs))
-
-    return again

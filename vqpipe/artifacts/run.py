@@ -18,7 +18,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vqpipe.artifacts.intact import generation
 from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
 from vqpipe.artifacts.places import (
     CURVES,
@@ -41,11 +42,11 @@ from vqpipe.artifacts.places import (
 from vqpipe.artifacts.publish import (
     MANIFEST,
     SIDECARS,
-    generation,
     hidden,
     publish_sealed,
     put_in_place,
     read_manifest,
+    real,
     remove_leftovers,
     tree_digest,
 )
@@ -68,6 +69,7 @@ class StageRun:
         outputs: Sequence[Output] = (),
         *,
         mixed: bool = False,
+        roles: Mapping[Path, str | None] | None = None,
     ) -> None:
         self.stage, self.params, self.inputs, self.mixed = stage, params, inputs, mixed
         self.cost: dict[str, float] = {}
@@ -78,13 +80,21 @@ class StageRun:
         self._metrics: dict[Path, Mapping[str, Any]] = {}
         self._known: dict[str, Any] | None = None
         self._before = {path: generation(path) for path, spec in inputs.items() if spec is not None}
+        self._digests = {path: tree_digest(path) for path in self._before}
+        self._shown = _shown(inputs)
+        self._roles = {**inputs, **(roles or {})}
         self._names, self._scratch = ExitStack(), ExitStack()
 
     def staged(self, path: Path) -> Path:
         """Where to write an output; it gets its name when the run ends well."""
         if path not in self._staged:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._staged[path] = self._names.enter_context(hidden(path, "staged"))
+            at = real(path)
+            at.parent.mkdir(parents=True, exist_ok=True)
+            self._staged[path] = (
+                self._names.enter_context(hidden(at, "staged"))
+                if is_main_process()
+                else at.with_name(f".{at.name}")
+            )
         return self._staged[path]
 
     def metrics(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -113,14 +123,16 @@ class StageRun:
             self._known = {
                 "stage": self.stage,
                 "params": self.params,
-                "inputs": {_shown(path): tree_digest(path) for path in self.inputs},
+                "inputs": {
+                    shown: self._digests.get(path) or tree_digest(path) for path, shown in self._shown.items()
+                },
             }
         return self._known
 
     def _need_same_inputs(self) -> None:
         """Raise `ArtifactError` where an input was replaced while the stage read it: it may have read of both."""
         for path, before in self._before.items():
-            if generation(path) != before:
+            if generation(path) != before and tree_digest(path) != self._digests[path]:
                 raise ArtifactError(
                     f"{path} was replaced while {self.stage} read it; nothing is published",
                     expected="inputs that stay as they are", run=f"dvc repro {self.stage}",
@@ -129,7 +141,9 @@ class StageRun:
     def _finish(self) -> None:
         """Give all outputs their names: artifacts and curves, then metrics, then sidecars."""
         self._need_same_inputs()
-        specs = {_shown(path): spec for path, spec in self.inputs.items() if spec is not None}
+        specs = {
+            self._shown[path]: role for path in self.inputs if (role := self._roles.get(path)) is not None
+        }
         cost = self._cost()
         digests = {path: tree_digest(staged) for path, staged in self._staged.items() if staged.exists()}
         beside = {name: digest for path, digest in digests.items() if (name := self._name(path)) is not None}
@@ -149,7 +163,7 @@ class StageRun:
                 moves.append((self.staged(sidecar), sidecar))
         with hold_signals():
             for staged, path in moves:
-                put_in_place(staged, path)
+                put_in_place(staged, real(path))
 
     def _name(self, path: Path) -> str | None:
         """What the seal of the metrics calls an artifact or its curves; None for what depends on the time it took."""
@@ -172,11 +186,22 @@ class StageRun:
         }
 
 
-def _shown(path: Path) -> str:
-    try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return path.name
+def _shown(paths: Iterable[Path]) -> dict[Path, str]:
+    """How each path is called in lineage: from the working folder, and outside of it by as many last parts as tell it
+    from the others; no path of the machine."""
+    shown, outside = dict[Path, str](), list[Path]()
+    for path in paths:
+        try:
+            shown[path] = Path(os.path.abspath(path)).relative_to(Path.cwd()).as_posix()
+        except ValueError:
+            outside.append(path)
+    for path in outside:
+        parts, others = path.resolve().parts, [other.resolve().parts for other in outside if other != path]
+        count = 1
+        while count < len(parts) and any(other[-count:] == parts[-count:] for other in others):
+            count += 1
+        shown[path] = "/".join(parts[-count:])
+    return shown
 
 
 def _versions() -> dict[str, str]:
@@ -197,12 +222,15 @@ def stage_run(
     outputs: Sequence[Output] = (),
     *,
     mixed: bool | None = None,
+    roles: Mapping[Path, str | None] | None = None,
 ) -> Iterator[StageRun]:
     """Check the inputs and the places of the outputs, run the block, and publish what it staged.
 
     Args:
         mixed: take inputs that were not made from each other, such as a tokenizer of another data set; None where the
             stage has no option for it.
+        roles: what an input is for the fit, where that is not its spec: the dataset artifact that captions come from is
+            not the one of the images. None for one that need fit nothing.
 
     Raises:
         ArtifactError: an input that is not there, damaged or of another kind, an output that would replace something
@@ -220,14 +248,15 @@ def stage_run(
             known[given] = None
     if not mixed:
         remedy = None if mixed is None else "or the same command with --mixed, where this is meant"
-        need_fit([(path, spec) for path, spec in known.items() if spec], remedy)
+        fitting = {**known, **(roles or {})}
+        need_fit([(path, role) for path, role in fitting.items() if role], remedy)
     for path, kind in outputs:
         need_output(path, kind, SIDECARS)
     need_apart(list(known), outputs)
     plain = (
         params.model_dump(mode="json") if isinstance(params, BaseModel) else json.loads(json.dumps(params))
     )
-    run = StageRun(stage, plain, known, outputs, mixed=bool(mixed))
+    run = StageRun(stage, plain, known, outputs, mixed=bool(mixed), roles=roles)
     with run._scratch, run._names:
         if is_main_process():
             for path, _ in outputs:

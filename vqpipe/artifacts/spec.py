@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,12 @@ class OneOf:
 def maker(spec: Spec) -> str:
     """The command that makes an artifact: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
     return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
+
+
+def mend(folder: Path) -> str:
+    """The command that brings back a damaged folder: DVC does not look at a file whose time is as it was."""
+    name = shlex.quote(str(folder))
+    return f"rm -r {name} && dvc checkout {name}; or rm -r {name} and the stage that made it"
 
 
 @dataclass(frozen=True)

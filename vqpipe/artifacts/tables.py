@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vqpipe.artifacts.publish import need_intact, publish_file
+from vqpipe.artifacts.intact import need_intact
+from vqpipe.artifacts.publish import publish_file
 from vqpipe.artifacts.seal import PARQUET, UNSEALED, seal_file
 from vqpipe.artifacts.spec import (
     HEADER_KEY,
@@ -19,7 +20,6 @@ from vqpipe.artifacts.spec import (
     TableSpec,
     check_header,
     header_for,
-    maker,
     missing,
 )
 from vqpipe.errors import ArtifactError
@@ -106,7 +106,7 @@ def open_table(path: Path, spec: TableSpec) -> Iterator[pq.ParquetFile]:
     """
     if not path.is_file():
         raise missing(path, spec)
-    need_intact(path, f"dvc checkout, or {maker(spec)}")
+    need_intact(path)
     check_header(read_header(path), spec, path)
     with pq.ParquetFile(path) as file:
         yield file

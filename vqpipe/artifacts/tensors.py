@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqpipe.artifacts.publish import need_intact, publish_file
+from vqpipe.artifacts.intact import need_intact
+from vqpipe.artifacts.publish import publish_file
 from vqpipe.artifacts.seal import SAFETENSORS, UNSEALED, seal_file
 from vqpipe.artifacts.spec import (
     HEADER_KEY,
@@ -16,7 +17,6 @@ from vqpipe.artifacts.spec import (
     TensorSpec,
     check_header,
     header_for,
-    maker,
     missing,
 )
 from vqpipe.errors import ArtifactError
@@ -73,7 +73,7 @@ def check_tensors(path: Path, spec: TensorSpec) -> Header:
     """Compare an artifact with its checksum and its spec without loading its tensors; errors as `read_tensors`."""
     if not path.is_file():
         raise missing(path, spec)
-    need_intact(path, f"dvc checkout, or {maker(spec)}")
+    need_intact(path)
     raw = _raw_header(path)
     header = _header(raw, path)
     check_header(header, spec, path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.catalogue import spec_of
+from vqpipe.artifacts.intact import SMALL, read_whole
 from vqpipe.artifacts.mend import (
     CURVES,
     METRICS,
@@ -26,15 +27,7 @@ from vqpipe.artifacts.mend import (
     quoted,
     twin,
 )
-from vqpipe.artifacts.publish import (
-    MANIFEST,
-    SIDECARS,
-    SMALL,
-    file_digest,
-    is_leftover,
-    read_whole,
-    tree_digest,
-)
+from vqpipe.artifacts.publish import MANIFEST, SIDECARS, file_digest, is_leftover, tree_digest
 from vqpipe.artifacts.seal import (
     MARK,
     PARQUET,
@@ -307,9 +300,9 @@ def _lineage(path: Path, result: Verified) -> None:
 
 def _json(path: Path, result: Verified) -> None:
     """Metrics, and any other JSON that carries a checksum."""
-    is_metrics = path.name == f"{METRICS}.json" or place(path, METRICS) is not None
-    if not is_metrics and (path.stat().st_size > SMALL or MARK.encode() not in path.read_bytes()):
-        result.unsealed += 1
+    raw = path.read_bytes() if path.stat().st_size <= SMALL else b""
+    if MARK.encode() not in raw and b'"seal"' not in raw:
+        result.unsealed += 1  # written by hand, by another program, or by an older version
         return
     run = for_metrics(path)
     _count(path, result)

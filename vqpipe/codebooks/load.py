@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vqpipe.artifacts.publish import read_manifest, reads_whole
+from vqpipe.artifacts.intact import reads_whole
+from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.spec import OneOf
 from vqpipe.artifacts.specs.centroids import CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR

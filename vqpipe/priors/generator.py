@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
+from vqpipe.artifacts.intact import reads_whole
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors

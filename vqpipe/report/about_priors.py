@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import MANIFEST, read_intact
+from vqpipe.artifacts.intact import read_intact
+from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.specs.generator import NEAREST, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.report import ReportParams

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.publish import generation
+from vqpipe.artifacts.intact import generation
 from vqpipe.errors import ArtifactError
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_clusters import about_clusters

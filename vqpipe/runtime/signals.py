@@ -76,6 +76,18 @@ def _stop(signum: int, _: FrameType | None) -> None:
             )  # the traceback holds this frame: with the name in it, nobody would see that it was swallowed
 
 
+def _forget() -> None:
+    """In a forked child: end by a signal as any process does, and write nothing to the pipe of the parent."""
+    if _taken:
+        signal.set_wakeup_fd(-1)
+        for number in _taken:
+            signal.signal(number, signal.SIG_DFL)
+        _taken.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Let a signal that asks for the end raise `Stopped` in the block, once; then say so in one line and exit.

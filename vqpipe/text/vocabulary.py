@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
+from vqpipe.artifacts.intact import reads_whole
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, VOCABULARY
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.errors import DataError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.alignment.aligner import Aligner
-from vqpipe.artifacts.publish import publish_folder, read_manifest, reads_whole
+from vqpipe.artifacts.intact import reads_whole
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.aligner import ALIGNER, ALIGNER_WEIGHTS, NO_ALIGNER
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, ParamsError

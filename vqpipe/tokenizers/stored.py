@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest, reads_whole
+from vqpipe.artifacts.intact import reads_whole
+from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest
 from vqpipe.artifacts.spec import Header, check_header, missing
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from vqpipe.artifacts.publish import publish_folder, publish_json, read_intact, read_manifest, reads_whole
+from vqpipe.artifacts.intact import read_intact, reads_whole
+from vqpipe.artifacts.publish import publish_folder, publish_json, read_manifest
 from vqpipe.artifacts.seal import parse_object
 from vqpipe.artifacts.specs.clip import CLIP, CLIP_WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors

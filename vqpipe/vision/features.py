@@ -18,7 +18,8 @@ from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from vqpipe.artifacts.publish import need_intact, read_manifest
+from vqpipe.artifacts.intact import need_intact
+from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.patches import PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tensors import read_tensor_header, read_tensors
@@ -156,7 +157,7 @@ def open_vectors(folder: Path) -> MappedVectors:
 
 
 def _map(path: Path, dim: int) -> Float16[np.ndarray, "m d"]:
-    need_intact(path, "dvc checkout, or dvc repro patches")
+    need_intact(path)
     header, entries = read_tensor_header(path)
     check_header(header, PATCH_SHARD, path)
     entry = entries.get("features", {})
