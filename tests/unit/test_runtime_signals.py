@@ -145,7 +145,7 @@ def test_a_long_operation_in_c_does_not_outlast_the_deadline(tmp_path: Path) -> 
     )
     code, _, err = ended_by(signal.SIGTERM, program, tmp_path)
     assert code == 143
-    assert "in a long operation" in err
+    assert "stopped by SIGTERM" in err
 
 
 def test_a_busy_thread_delays_neither_the_clean_up_nor_the_end(tmp_path: Path) -> None:
@@ -294,8 +294,8 @@ def test_a_signal_to_a_forked_child_ends_the_child_alone(tmp_path: Path) -> None
     program = (
         "with s.stop_on_signals():\n    child = os.fork()\n"
         "    if not child:\n        signal.pause()\n        os._exit(7)\n"
-        "    print('ready', flush=True)\n    os.kill(child, signal.SIGTERM)\n"
+        "    print('ready', flush=True)\n    sys.stdin.readline()\n    os.kill(child, signal.SIGTERM)\n"
         "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), s.is_stopping())\n"
     )
     process = start("-c", START + program, cwd=tmp_path)
-    assert end(process) == (0, "-15 False\n", "")
+    assert end(process, "go\n") == (0, "-15 False\n", "")

@@ -76,6 +76,19 @@ def _stop(signum: int, _: FrameType | None) -> None:
             )  # the traceback holds this frame: with the name in it, nobody would see that it was swallowed
 
 
+_masks: list[set[int]] = []
+
+
+def _block() -> None:
+    """Before a fork: let no signal reach the child while it still has the handlers of its parent."""
+    _masks.append({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, _taken)})
+
+
+def _unblock() -> None:
+    if _masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _forget() -> None:
     """In a forked child: end by a signal as any process does, and write nothing to the pipe of the parent."""
     if _taken:
@@ -83,9 +96,10 @@ def _forget() -> None:
         for number in _taken:
             signal.signal(number, signal.SIG_DFL)
         _taken.clear()
+    _unblock()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_forget)
 
 
 @contextmanager
