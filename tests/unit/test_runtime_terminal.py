@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -105,3 +107,10 @@ def test_pages_and_cards(make: Callable[[], str]) -> None:
     text = make()
     assert "red" in text
     assert not controls(text)
+
+
+def test_letters_that_the_output_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    say("naïve 日")
+    assert raw.getvalue() == b"na\\xefve \\u65e5\n"

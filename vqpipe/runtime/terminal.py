@@ -19,5 +19,11 @@ def harmless(text: str) -> str:
 
 
 def say(text: str, err: bool = False, end: str = "\n") -> None:
-    """Print text, made harmless, on standard output, or with `err` on standard error."""
-    print(harmless(text), file=sys.stderr if err else sys.stdout, end=end, flush=True)
+    """Print text, made harmless, on standard output, or with `err` on standard error.
+
+    Letters that the encoding of the output lacks, as ASCII's under `LC_ALL=C`, become backslash escapes.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    shown = harmless(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, end=end, flush=True)
