@@ -22,7 +22,7 @@ from vqpipe.runtime.signals import run_child, stop_on_signals
 ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 START = """
-import hashlib, os, signal, sys, threading
+import os, signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import vqpipe.runtime.signals as s
@@ -42,6 +42,24 @@ def work(value):
 if __name__ == "__main__":
     with stop_on_signals():
         list(map_shards(work, range(9)))
+"""
+HALF_SENT = """
+import os, signal, struct, sys
+import vqpipe.runtime.signals as s
+from vqpipe.runtime.shards import map_shards
+def work(value):
+    results = sys._getframe(1).f_locals["result_queue"]
+    os.write(results._writer.fileno(), struct.pack("!i", 1000))  # the length alone
+    os.write(1, b"ready\\n")
+    while True:
+        signal.pause()
+if __name__ == "__main__":
+    s.DEADLINE = 1
+    with s.stop_on_signals():
+        try:
+            list(map_shards(work, range(9)))
+        finally:
+            print("clean", flush=True)
 """
 STAGE = """
 import os, signal
@@ -131,6 +149,17 @@ def test_a_stop_that_is_swallowed_is_raised_again(tmp_path: Path) -> None:
     assert ended_by(signal.SIGTERM, program, tmp_path)[0] == 143
 
 
+def test_a_signal_that_does_not_wake_a_call_that_waits_is_sent_again(tmp_path: Path) -> None:
+    """As one that comes just before the call, or that the system gives to another thread."""
+    program = (
+        "s.DEADLINE = 600\ndef send():\n    sys.stdin.readline()\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "with s.stop_on_signals():\n    threading.Thread(target=send).start()\n"
+        "    print('ready', flush=True)\n    signal.pause()\n"
+    )
+    assert end(start("-c", START + program, cwd=tmp_path), "go\n")[0] == 143
+
+
 def test_an_error_after_the_signal_is_not_shown(tmp_path: Path) -> None:
     program = (
         "with s.stop_on_signals():\n    try:\n        wait()\n    except BaseException:\n        1 / 0\n"
@@ -139,13 +168,14 @@ def test_an_error_after_the_signal_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_long_operation_in_c_does_not_outlast_the_deadline(tmp_path: Path) -> None:
+    """The operation is a call of C's `system`, whose command sends the signal and ends after this process."""
     program = (
         "s.DEADLINE = 0.1\nwith s.stop_on_signals():\n    print('ready', flush=True)\n"
-        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)\n"
+        "    os.system('exec >/dev/null 2>&1; kill -TERM $PPID; while kill -0 $PPID; do :; done')\n"
     )
-    code, _, err = ended_by(signal.SIGTERM, program, tmp_path)
+    code, _, err = end(start("-c", START + program, cwd=tmp_path))
     assert code == 143
-    assert "stopped by SIGTERM" in err
+    assert "in a long operation" in err
 
 
 def test_a_busy_thread_delays_neither_the_clean_up_nor_the_end(tmp_path: Path) -> None:
@@ -212,6 +242,14 @@ def test_workers_end_with_the_command(signum: signal.Signals, whole_group: bool,
     process = start("program.py", cwd=tmp_path, VQPIPE_WORKERS="2")
     (os.killpg if whole_group else os.kill)(process.pid, signum)
     assert end(process)[0] == (-9 if signum == signal.SIGKILL else 128 + signum)
+
+
+def test_a_result_that_a_worker_had_begun_to_send_does_not_hold_up_the_clean_up(tmp_path: Path) -> None:
+    """Its pool waits for the rest for ever."""
+    (tmp_path / "program.py").write_text(HALF_SENT)
+    process = start("program.py", cwd=tmp_path, VQPIPE_WORKERS="2")
+    process.send_signal(signal.SIGTERM)
+    assert end(process)[:2] == (143, "clean\n")
 
 
 @pytest.fixture

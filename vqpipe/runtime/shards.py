@@ -174,10 +174,11 @@ class _Processes(Generic[T, R]):
         """Drop what has not begun and wait for what has; where a signal ends this process, the workers end at once."""
         if is_stopping():
             self._own_end.close()
-        else:
-            for entry in self.waiting:
-                if entry.future is not None:
-                    entry.future.cancel()
+            self._pool.shutdown(wait=False)  # it waits for ever for the rest of a result that was being sent
+            return
+        for entry in self.waiting:
+            if entry.future is not None:
+                entry.future.cancel()
         self._pool.shutdown(wait=True)
         self._own_end.close()
         self._workers_end.close()

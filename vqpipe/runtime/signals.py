@@ -154,7 +154,10 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
         until = monotonic() + DEADLINE
         while monotonic() < until:
             sleep(0.05)
-            if not _Stop.cleaned and _Stop.raised is not None and _Stop.raised() is None:
+            lost = not _Stop.waiting if _Stop.raised is None else _Stop.raised() is None
+            if (
+                lost and not _Stop.cleaned
+            ):  # or it came just before a call that waits, which a second one ends
                 _Stop.raised = None
                 signal.pthread_kill(threading.main_thread().ident or 0, got[0])
         if not _Stop.cleaned:
