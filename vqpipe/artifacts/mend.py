@@ -41,8 +41,7 @@ def for_folder(folder: Path) -> str:
 def for_output(output: Path, stage: str) -> str:
     """The command for an output of a stage that DVC keeps."""
     name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
-    where = quoted(output)
-    return f"rm -r {where} && dvc checkout {where}; or dvc repro -s -f {shlex.quote(name)}"
+    return mend(output, f"dvc repro -s -f {shlex.quote(name)}")
 
 
 def for_metrics(path: Path) -> str:

@@ -131,22 +131,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         name: of the output whose leftovers are meant; without it those of all.
     """
     with suppress(OSError):
-        for child in list(folder.iterdir()):
-            found = _HIDDEN.fullmatch(child.name)
-            if found is None or child in _ours or _is_alive(int(found[2])):
-                continue
-            own = found[1].removeprefix(".").split(".staged-")[0]
+        for child in filter(is_leftover, list(folder.iterdir())):
+            own = _HIDDEN.sub(r"\1", child.name).removeprefix(".").split(".staged-")[0]
             stem, cut, _ = own.rpartition("~")
-            if name is None or own == name or (cut and name.startswith(stem)):
-                if (
-                    ".replaced-" in child.name
-                    and (child / MANIFEST).is_file()
-                    and not (folder / own).exists()
-                ):
-                    os.replace(
-                        child, folder / own
-                    )  # killed between two renames: it is the only version there is
-                remove(child)
+            if name is not None and own != name and not (cut and name.startswith(stem)):
+                continue
+            # Killed between two renames, a process leaves the only version there is.
+            if ".replaced-" in child.name and (child / MANIFEST).is_file() and not (folder / own).exists():
+                os.replace(child, folder / own)
+            remove(child)
 
 
 def is_leftover(path: Path) -> bool:
@@ -317,11 +310,7 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
     header = Header.of(content, path)
     if spec is not None:
         check_header(header, spec, folder)
-    files = content.get("files")
-    if not isinstance(files, dict) or not all(
-        isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in files.values()
-    ):
-        raise ArtifactError(f"{path}: its list of files cannot be read", run=run)
+    files = listed_files(content, path, run)
     for name, entry in files.items():
         child = folder / name
         if not child.is_file() or child.stat().st_size != entry["bytes"]:
@@ -330,3 +319,20 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
                 f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes", run=run
             )
     return Manifest(header, files)
+
+
+def listed_files(content: Mapping[str, Any], path: Path, run: str) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file by name, from the content of the manifest at `path`.
+
+    Args:
+        run: the command that mends it, for the message.
+
+    Raises:
+        ArtifactError: the manifest holds no such list.
+    """
+    files = content.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
+    ):
+        raise ArtifactError(f"{path}: its list of files cannot be read", run=run)
+    return files

@@ -26,7 +26,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vqpipe.artifacts.intact import generation
 from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
 from vqpipe.artifacts.places import (
     CURVES,
@@ -79,8 +78,7 @@ class StageRun:
         self._staged: dict[Path, Path] = {}
         self._metrics: dict[Path, Mapping[str, Any]] = {}
         self._known: dict[str, Any] | None = None
-        self._before = {path: generation(path) for path, spec in inputs.items() if spec is not None}
-        self._digests = {path: tree_digest(path) for path in self._before}
+        self._digests = {path: tree_digest(path) for path, spec in inputs.items() if spec is not None}
         self._shown = _shown(inputs)
         self._roles = {**inputs, **(roles or {})}
         self._names, self._scratch = ExitStack(), ExitStack()
@@ -131,8 +129,8 @@ class StageRun:
 
     def _need_same_inputs(self) -> None:
         """Raise `ArtifactError` where an input was replaced while the stage read it: it may have read of both."""
-        for path, before in self._before.items():
-            if generation(path) != before and tree_digest(path) != self._digests[path]:
+        for path, before in self._digests.items():
+            if tree_digest(path) != before:
                 raise ArtifactError(
                     f"{path} was replaced while {self.stage} read it; nothing is published",
                     expected="inputs that stay as they are", run=f"dvc repro {self.stage}",

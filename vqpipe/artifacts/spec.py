@@ -71,10 +71,16 @@ def maker(spec: Spec) -> str:
     return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
 
 
-def mend(folder: Path) -> str:
-    """The command that brings back a damaged folder: DVC does not look at a file whose time is as it was."""
-    name = shlex.quote(str(folder))
-    return f"rm -r {name} && dvc checkout {name}; or rm -r {name} and the stage that made it"
+def mend(path: Path, otherwise: str = "") -> str:
+    """The command that brings back a damaged output: DVC does not look at a file whose time is as it was.
+
+    Args:
+        otherwise: the command where DVC's store has none; by default that it be made again.
+    """
+    name = shlex.quote(str(path))
+    return (
+        f"rm -r {name} && dvc checkout {name}; or {otherwise or f'rm -r {name} and the stage that made it'}"
+    )
 
 
 @dataclass(frozen=True)

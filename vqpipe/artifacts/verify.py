@@ -27,7 +27,14 @@ from vqpipe.artifacts.mend import (
     quoted,
     twin,
 )
-from vqpipe.artifacts.publish import MANIFEST, SIDECARS, file_digest, is_leftover, tree_digest
+from vqpipe.artifacts.publish import (
+    MANIFEST,
+    SIDECARS,
+    file_digest,
+    is_leftover,
+    listed_files,
+    tree_digest,
+)
 from vqpipe.artifacts.seal import (
     MARK,
     PARQUET,
@@ -220,7 +227,7 @@ def _folder(folder: Path, advance: Callable[[int], None]) -> Verified:
     with result.noting(folder / MANIFEST, run):
         _count(folder / MANIFEST, result)
         content = read_sealed_json(folder / MANIFEST, run)
-        files = _files(content, folder, run)
+        files = listed_files(content, folder / MANIFEST, run)
         header = Header.of(content, folder / MANIFEST)
         with result.noting(folder, run):
             spec = spec_of(header)
@@ -240,18 +247,9 @@ def _folder(folder: Path, advance: Callable[[int], None]) -> Verified:
     return result
 
 
-def _files(content: dict[str, Any], folder: Path, run: str) -> dict[str, dict[str, Any]]:
-    files = content.get("files")
-    if not isinstance(files, dict) or not all(
-        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values()
-    ):
-        raise ArtifactError(f"{folder / MANIFEST}: its list of files cannot be read", run=run)
-    return files
-
-
 def _file_of_a_folder(folder: Path, path: Path, result: Verified, advance: Callable[[int], None]) -> None:
     run = for_folder(folder)
-    files = _files(read_sealed_json(folder / MANIFEST, run), folder, run)
+    files = listed_files(read_sealed_json(folder / MANIFEST, run), folder / MANIFEST, run)
     entry = files.get(path.relative_to(folder).as_posix())
     if entry is None:
         raise ArtifactError(f"{path} is not in its folder's manifest", run=run)

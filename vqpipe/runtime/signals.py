@@ -155,9 +155,8 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
         while monotonic() < until:
             sleep(0.05)
             lost = not _Stop.waiting if _Stop.raised is None else _Stop.raised() is None
-            if (
-                lost and not _Stop.cleaned
-            ):  # or it came just before a call that waits, which a second one ends
+            # Swallowed, or it came just before a call that waits, which a second one ends.
+            if lost and not _Stop.cleaned:
                 _Stop.raised = None
                 signal.pthread_kill(threading.main_thread().ident or 0, got[0])
         if not _Stop.cleaned:
