@@ -27,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.places import (
     CURVES,
     JSON,
@@ -95,8 +96,9 @@ class StageRun:
             )
         return self._staged[path]
 
-    def metrics(self, path: Path, content: Mapping[str, Any]) -> None:
+    def metrics(self, path: Path, measured: Metrics | Mapping[str, Any]) -> None:
         """Publish a small metrics file with the other outputs: nested JSON of finite numbers and short strings."""
+        content = measured.plain() if isinstance(measured, Metrics) else measured
         json.dumps(content, allow_nan=False)
         self._metrics[path] = content
 
