@@ -12,8 +12,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.mend import for_output, quoted
 from vqpipe.artifacts.publish import SIDECARS, tree_digest
+from vqpipe.artifacts.remedies import for_output, quoted
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, MismatchError
 

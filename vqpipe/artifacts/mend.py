@@ -1,67 +1,8 @@
-"""The command that brings back an output that is damaged or lost: out of DVC's or git's store, or by its stage."""
+"""Moved."""
 
-from __future__ import annotations
+# shim: moved
+import sys
 
-import shlex
-from contextlib import suppress
-from pathlib import Path
+from vqpipe.artifacts.remedies import *  # noqa: F403
 
-from vqpipe.artifacts.catalogue import all_specs
-from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.artifacts.seal import PARQUET, SAFETENSORS, parse_object
-from vqpipe.artifacts.spec import maker, mend
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
-from vqpipe.errors import ArtifactError
-
-OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "read")
-"""Stages that run once per variant or pair: `dvc repro STAGE@NAME`, with the last part of the output's path as name."""
-METRICS, CURVES = "metrics", "curves"
-"""Folders of the same layout: `metrics/PART.json` belongs to `curves/PART.csv`."""
-TOOLS = {PARQUET: "vqpipe tokenize", SAFETENSORS: "save_pretrained, or download it"}
-"""What writes a file that carries a checksum of itself."""
-
-
-def quoted(path: Path) -> str:
-    """A path as one word of a command line."""
-    return shlex.quote(str(path))
-
-
-def for_folder(folder: Path) -> str:
-    """The command for a published folder, by what can be read of its manifest."""
-    spec = None
-    with suppress(ArtifactError, OSError):
-        spec = all_specs().get(str(parse_object((folder / MANIFEST).read_bytes(), folder).get("spec")))
-    if spec == NO_PRIOR:
-        return f"git checkout {quoted(folder)}"
-    if spec is None:
-        return mend(folder)
-    return maker(spec) if spec.stage.startswith("vqpipe ") else for_output(folder, spec.stage)
-
-
-def for_output(output: Path, stage: str) -> str:
-    """The command for an output of a stage that DVC keeps."""
-    name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
-    return mend(output, f"dvc repro -s -f {shlex.quote(name)}")
-
-
-def for_metrics(path: Path) -> str:
-    """The command for metrics, which git keeps: their path in the folder of metrics is the name of their stage."""
-    below = place(path, METRICS)
-    if below is None:
-        return f"git checkout {quoted(path)}, or the stage that made it"
-    stage = "@".join(below[1].with_suffix("").parts)
-    return f"git checkout {quoted(path)}, or dvc repro -s -f {shlex.quote(stage)}"
-
-
-def place(path: Path, folder: str) -> tuple[Path, Path] | None:
-    """What the folder of that name is in that a file lies under, and the file's path in the folder; or None."""
-    for parent in path.parents:
-        if parent.name == folder:
-            return parent.parent, path.relative_to(parent)
-    return None
-
-
-def twin(path: Path, folder: str, other: str, ending: str) -> Path | None:
-    """The file of the same name in the other of the folders `metrics` and `curves`, or None for a file in neither."""
-    below = place(path, folder)
-    return None if below is None else (below[0] / other / below[1]).with_name(below[1].stem + ending)
+sys.modules[__name__] = sys.modules["vqpipe.artifacts.remedies"]

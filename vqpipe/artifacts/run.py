@@ -26,9 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
-from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.places import (
+from vqpipe.artifacts.inputs_outputs import (
     CURVES,
     JSON,
     FileKind,
@@ -39,6 +37,8 @@ from vqpipe.artifacts.places import (
     need_input,
     need_output,
 )
+from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import (
     MANIFEST,
     SIDECARS,

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.remedies import spec_of
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.spec import Header, maker
 from vqpipe.artifacts.tables import read_header

@@ -14,9 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vqpipe.artifacts.catalogue import spec_of
 from vqpipe.artifacts.intact import SMALL, read_whole
-from vqpipe.artifacts.mend import (
+from vqpipe.artifacts.publish import (
+    MANIFEST,
+    SIDECARS,
+    file_digest,
+    is_leftover,
+    listed_files,
+    tree_digest,
+)
+from vqpipe.artifacts.remedies import (
     CURVES,
     METRICS,
     TOOLS,
@@ -25,15 +32,8 @@ from vqpipe.artifacts.mend import (
     for_output,
     place,
     quoted,
+    spec_of,
     twin,
-)
-from vqpipe.artifacts.publish import (
-    MANIFEST,
-    SIDECARS,
-    file_digest,
-    is_leftover,
-    listed_files,
-    tree_digest,
 )
 from vqpipe.artifacts.seal import (
     MARK,
@@ -47,7 +47,7 @@ from vqpipe.artifacts.spec import Header, check_header
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.errors import ArtifactError, human_bytes
-from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.terminal import progress_bar
 
 MAX_LINES = 40
 """Most problems that are printed."""

@@ -66,7 +66,7 @@ def preset(
 
     Example: vqpipe preset coco --out params.yaml --set dataset.source.path=../data/coco
     """
-    from vqpipe.params.presets import describe, preset_names, preset_text
+    from vqpipe.cli.presets import describe, preset_names, preset_text
 
     names = preset_names()
     if list_:
@@ -214,7 +214,7 @@ def scoreboard(
 
     Example: vqpipe scoreboard --out docs/scoreboard.md
     """
-    from vqpipe.artifacts.places import MARKDOWN, need_output
+    from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.report.scoreboard.page import read_boards, scoreboard_page
 
@@ -258,7 +258,7 @@ def prior_card(
 
     Example: vqpipe prior-card artifacts/prior/words --out words.md
     """
-    from vqpipe.artifacts.places import MARKDOWN, need_output
+    from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.codebooks.card import card
 

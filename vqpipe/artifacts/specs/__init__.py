@@ -1,1 +1,1 @@
-"""What each stage publishes, one file per room; `vqpipe.artifacts.catalogue` lists them all."""
+"""What each stage publishes, one file per room; `vqpipe.artifacts.remedies` lists them all."""

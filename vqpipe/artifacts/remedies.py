@@ -1,0 +1,95 @@
+"""Every artifact spec by name, and the command that brings back an output that is damaged or lost.
+
+The command takes it from DVC's or git's store, or runs its stage.
+"""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from vqpipe.artifacts import specs
+from vqpipe.artifacts.publish import MANIFEST
+from vqpipe.artifacts.seal import PARQUET, SAFETENSORS, parse_object
+from vqpipe.artifacts.spec import FolderSpec, Header, Spec, TableSpec, TensorSpec, maker, mend
+from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.errors import ArtifactError
+
+
+@cache
+def all_specs() -> dict[str, Spec]:
+    """The specs of all rooms by name, sorted.
+
+    A spec is whatever `Spec` object a module of `vqpipe.artifacts.specs` holds. Two different specs of one
+    name are our own bug.
+    """
+    found: dict[str, Spec] = {}
+    for module in sorted(item.name for item in iter_modules(specs.__path__)):
+        content = vars(import_module(f"{specs.__name__}.{module}"))
+        for value in content.values():
+            if isinstance(value, TableSpec | TensorSpec | FolderSpec):
+                assert found.setdefault(value.name, value) == value, f"two specs are called {value.name}"
+    return dict(sorted(found.items()))
+
+
+def spec_of(header: Header) -> Spec | None:
+    """The current spec that a header names, or None for a name this version of vqpipe does not know."""
+    return all_specs().get(header.spec)
+
+
+OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "read")
+"""Stages that run once per variant or pair: `dvc repro STAGE@NAME`, with the last part of the output's path as name."""
+METRICS, CURVES = "metrics", "curves"
+"""Folders of the same layout: `metrics/PART.json` belongs to `curves/PART.csv`."""
+TOOLS = {PARQUET: "vqpipe tokenize", SAFETENSORS: "save_pretrained, or download it"}
+"""What writes a file that carries a checksum of itself."""
+
+
+def quoted(path: Path) -> str:
+    """A path as one word of a command line."""
+    return shlex.quote(str(path))
+
+
+def for_folder(folder: Path) -> str:
+    """The command for a published folder, by what can be read of its manifest."""
+    spec = None
+    with suppress(ArtifactError, OSError):
+        spec = all_specs().get(str(parse_object((folder / MANIFEST).read_bytes(), folder).get("spec")))
+    if spec == NO_PRIOR:
+        return f"git checkout {quoted(folder)}"
+    if spec is None:
+        return mend(folder)
+    return maker(spec) if spec.stage.startswith("vqpipe ") else for_output(folder, spec.stage)
+
+
+def for_output(output: Path, stage: str) -> str:
+    """The command for an output of a stage that DVC keeps."""
+    name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
+    return mend(output, f"dvc repro -s -f {shlex.quote(name)}")
+
+
+def for_metrics(path: Path) -> str:
+    """The command for metrics, which git keeps: their path in the folder of metrics is the name of their stage."""
+    below = place(path, METRICS)
+    if below is None:
+        return f"git checkout {quoted(path)}, or the stage that made it"
+    stage = "@".join(below[1].with_suffix("").parts)
+    return f"git checkout {quoted(path)}, or dvc repro -s -f {shlex.quote(stage)}"
+
+
+def place(path: Path, folder: str) -> tuple[Path, Path] | None:
+    """What the folder of that name is in that a file lies under, and the file's path in the folder; or None."""
+    for parent in path.parents:
+        if parent.name == folder:
+            return parent.parent, path.relative_to(parent)
+    return None
+
+
+def twin(path: Path, folder: str, other: str, ending: str) -> Path | None:
+    """The file of the same name in the other of the folders `metrics` and `curves`, or None for a file in neither."""
+    below = place(path, folder)
+    return None if below is None else (below[0] / other / below[1]).with_name(below[1].stem + ending)

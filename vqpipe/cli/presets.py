@@ -1,0 +1,282 @@
+"""Presets: whole params files by name, for the embedded run, the papers' scales and one's own data.
+
+`scenes.yaml` states every section. Any other preset states what differs from its base:
+
+    base: scenes
+    description: one line
+    replace: [tokenizer.variants]      # optional: these mappings are replaced, not merged
+    dataset: {…}
+
+A mapping whose `kind` differs from the base's is replaced whole, since the fields of one kind mean nothing
+to another.
+
+`SECTIONS` and `GROUPS` state which model reads which section of a params file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
+
+from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.params.base import field_types, merged, validate
+from vqpipe.params.bounded_yaml import parse_yaml
+from vqpipe.params.clip import ClipParams
+from vqpipe.params.cluster import ClusterParams
+from vqpipe.params.corpus import CorpusParams
+from vqpipe.params.dataset import DatasetParams
+from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.params.graph import GraphParams
+from vqpipe.params.names import check_names
+from vqpipe.params.patches import PatchesParams
+from vqpipe.params.prior import PriorParams
+from vqpipe.params.reading import ReadingParams
+from vqpipe.params.report import ReportParams
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.params.tokens import TokensParams
+from vqpipe.params.vocabulary import VocabularyParams
+
+KEYWORDS = ("base", "description", "replace")
+"""Top-level keys of a preset file that are not params sections."""
+PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)[A-Za-z/][A-Za-z0-9_./+-]*")
+"""Text that every YAML parser reads as text without quotes."""
+
+
+def preset_folder() -> Traversable:
+    """The folder of preset files inside the package."""
+    return files("vqpipe") / "presets"
+
+
+def preset_names(folder: Traversable | None = None) -> list[str]:
+    """The names of all presets, sorted."""
+    where = folder or preset_folder()
+    if not where.is_dir():
+        return []
+    return sorted(item.name.removesuffix(".yaml") for item in where.iterdir() if item.name.endswith(".yaml"))
+
+
+def describe(name: str, folder: Traversable | None = None) -> str:
+    """A preset's one-line description: its `description`, or the first sentence of its opening comment."""
+    text, data = _read(name, folder or preset_folder())
+    if "description" in data:
+        return str(data["description"])
+    opening = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    sentence = " ".join(opening).split(". ")[0].rstrip(".")
+    return f"{sentence}." if sentence else ""
+
+
+def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | None = None) -> str:
+    """The params file of a preset as YAML 1.2 text, with the base's comments.
+
+    Args:
+        name: a name from `preset_names`.
+        overrides: `dotted.key=value` for a key that is there, `+dotted.key=value` for a new one. The value of a text
+            field is taken as it is (`null` where the field may be null); any other is YAML.
+        folder: where the preset files are, by default inside the package.
+
+    Raises:
+        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that run in a circle.
+    """
+    where = folder or preset_folder()
+    text, content = _read(name, where)
+    if not overrides and not any(key in content for key in KEYWORDS):
+        return text
+    merged = _merged(name, where, ())
+    before = deepcopy(merged) if overrides else merged
+    touched = dict.fromkeys(_assign(merged, override, name) for override in overrides)
+    mistake = first_mistake(merged, touched, f"preset {name} with --set")
+    if mistake is not None and first_mistake(before, touched, name) is None:
+        raise mistake
+    has_base, stream = "base" in content, StringIO()
+    if has_base:
+        merged.ca.comment = None  # the base's opening comment speaks of the base
+    _yaml().dump(merged, stream)
+    return (_opening(name, text, content) if has_base else "") + stream.getvalue()
+
+
+def _opening(name: str, text: str, content: CommentedMap) -> str:
+    """The opening comment of a merged preset: its name, its description, and the comment before its first section."""
+    about = content.get("description")
+    title = f"# Preset {name}" + (f": {about}" if about else "")
+    head = itertools.takewhile(
+        lambda line: line.startswith("#") or line.split(":")[0] in KEYWORDS, text.splitlines()
+    )
+    return "\n".join([f"{title.rstrip('.')}.", *(line for line in head if line.startswith("#"))]) + "\n"
+
+
+def load_preset(
+    name: str, overrides: Sequence[str] = (), folder: Traversable | None = None
+) -> dict[str, Any]:
+    """A preset's sections as plain data; arguments and errors as `preset_text`."""
+    loaded = parse_yaml(preset_text(name, overrides, folder), f"preset {name}")
+    return {key: value for key, value in loaded.items() if key not in KEYWORDS}
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    return yaml
+
+
+def _read(name: str, folder: Traversable) -> tuple[str, CommentedMap]:
+    known = preset_names(folder)
+    if name not in known:
+        raise ParamsError(f"there is no preset {name}{did_you_mean(name, known)}", choices=known)
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    content = parse_yaml(text, f"preset {name}", yaml=_yaml())
+    if not isinstance(content, CommentedMap):
+        raise ParamsError(
+            f"preset {name} is not a mapping", found=type(content).__name__, expected="sections"
+        )
+    return text, _without_aliases(content, set())
+
+
+def _without_aliases(node: Any, seen: set[int]) -> Any:
+    """The same content with a copy wherever YAML's `*name` repeats a block, so that a change in one is not in both."""
+    if isinstance(node, (CommentedMap, CommentedSeq)):
+        if id(node) in seen:
+            node = deepcopy(node)
+        seen.add(id(node))
+        node.yaml_set_anchor(None)
+        for key in node if isinstance(node, CommentedMap) else range(len(node)):
+            node[key] = _without_aliases(node[key], seen)
+    return node
+
+
+def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:
+    if name in chain:
+        raise ParamsError("the bases of presets run in a circle", found=" -> ".join([*chain, name]))
+    content = _read(name, folder)[1]
+    base = content.get("base")
+    replaced = content.get("replace", [])
+    for key in KEYWORDS:
+        content.pop(key, None)
+    if base is None:
+        return content
+    merged = _merged(str(base), folder, (*chain, name))
+    _merge(merged, content, {str(path) for path in replaced}, "")
+    return merged
+
+
+def _merge(into: CommentedMap, changes: Mapping[str, Any], replaced: set[str], prefix: str) -> None:
+    for key, value in changes.items():
+        path = f"{prefix}{key}"
+        old = into.get(key)
+        both = isinstance(old, CommentedMap) and isinstance(value, Mapping)
+        other_kind = both and "kind" in value and value["kind"] != old.get("kind")
+        if both and not other_kind and path not in replaced:
+            _merge(old, value, replaced, f"{path}.")
+        else:
+            into[key] = value
+
+
+def _assign(params: CommentedMap, override: str, preset: str) -> str:
+    """Set one key; returns the section it is in."""
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip("+"):
+        raise ParamsError("an override sets one key", found=override, expected="dotted.key=value")
+    is_new = path.startswith("+")
+    keys = path.removeprefix("+").split(".")
+    node: Any = params
+    for depth, key in enumerate(keys):
+        is_last = depth == len(keys) - 1
+        if not isinstance(node, CommentedMap) or (key not in node and not (is_last and is_new)):
+            known = [str(k) for k in node] if isinstance(node, CommentedMap) else []
+            raise ParamsError(
+                f"preset {preset} has no key {'.'.join(keys[: depth + 1])}{did_you_mean(key, known)}",
+                found=override, choices=known or None,
+                run=f"--set '+{'.'.join(keys)}={text}' adds a new key" if is_last and known else None,
+            )  # fmt: skip
+        if not is_last:
+            node = node[key]
+    node[keys[-1]] = _value(text, types_at(params, keys), path)
+    return keys[0]
+
+
+def _value(text: str, types: set[str], path: str) -> Any:
+    """What the text of an override says, for a field of these JSON types."""
+    if "string" in types and types <= {"string", "null"}:
+        if "null" in types and text in ("null", "~"):
+            return None
+        # In quotes where any YAML parser may read something else; DVC's does so with a colon within braces.
+        if not text.isprintable():
+            return DoubleQuotedScalarString(text)
+        return text if PLAIN.fullmatch(text) else SingleQuotedScalarString(text)
+    return parse_yaml(text, f"the value of {path}", yaml=_yaml())
+
+
+SECTIONS: dict[str, Any] = {
+    "dataset": DatasetParams,
+    "corpus": CorpusParams,
+    "clip": ClipParams,
+    "vocabulary": VocabularyParams,
+    "graph": GraphParams,
+    "patches": PatchesParams,
+    "cluster": ClusterParams,
+    "tokens": TokensParams,
+    "evaluate": EvaluateParams,
+    "report": ReportParams,
+}
+"""Sections that are read as they are."""
+GROUPS: dict[str, tuple[str, Any]] = {
+    "tokenizer": ("variants", TokenizerParams),
+    "prior": ("pairs", PriorParams),
+    "read": ("variants", ReadingParams),
+}
+"""Sections of `common` and of named entries, each of which is read with `common` below it."""
+
+
+def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
+    """The JSON types of the field at dotted keys of a params file, such as {"string", "null"}; empty where unknown."""
+    head = keys[0]
+    if head in SECTIONS:
+        return field_types(SECTIONS[head], keys[1:], params.get(head))
+    if head not in GROUPS or len(keys) < 2:
+        return set()
+    entries, model = GROUPS[head]
+    section = params.get(head, {})
+    if keys[1] == "common":
+        return field_types(model, keys[2:], section.get("common"))
+    if keys[1] != entries or len(keys) < 3:
+        return set()
+    own = section.get(entries, {}).get(keys[2], {})
+    return field_types(model, keys[3:], merged(section.get("common", {}), own))
+
+
+def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) -> ParamsError | None:
+    """What is wrong with the first of some sections that the stages would not accept; None where they accept all.
+
+    Args:
+        params: a whole params file as plain data.
+        names: sections of it; those that no stage reads are passed over.
+        source: what the message calls the file.
+    """
+    try:
+        check_names(params, source)
+        for name in names:
+            if name in SECTIONS:
+                validate(params[name], name, SECTIONS[name], source)
+            elif name in GROUPS:
+                entries, model = GROUPS[name]
+                section = params[name]
+                if not isinstance(section, Mapping) or not isinstance(section.get(entries, {}), Mapping):
+                    return ParamsError(
+                        f"{source}: {name} is not a block of fields", expected=f"common, {entries}"
+                    )
+                for key, own in section.get(entries, {}).items():
+                    whole = merged(section.get("common", {}), own)
+                    validate(whole, f"{name}.{entries}.{key}", model, source)
+    except ParamsError as mistake:
+        return mistake
+    return None
