@@ -1,4 +1,4 @@
-"""One row of a scoreboard: train a tokenizer, measure it on the test split, read it; only its numbers are kept."""
+"""One row of a board: train a tokenizer, measure it on the test split, read it; only its numbers are kept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,42 +7,44 @@ import typer
 
 from stages.cli import stage_app
 
-FILE = Path("scoreboard/params.yaml")
+FILE = Path("boards/scenes/params.yaml")
 
 
 def main(
     row: Annotated[str, typer.Option(help="A name under rows in the params file.")],
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.")],
-    prior: Annotated[Path, typer.Option(help="The codebook prior that the row is built on.")],
+    codebook: Annotated[
+        Path, typer.Option(help="The codebook that the row is built on, or the one that means none.")
+    ],
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
     cost: Annotated[Path, typer.Option(help="The cost file to publish; nothing depends on it.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
-    params: Annotated[Path, typer.Option(help="The scoreboard's params file.")] = FILE,
+    params: Annotated[Path, typer.Option(help="The board's params file.")] = FILE,
     threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
 ) -> None:
-    """Train and measure one row, and read it where the scoreboard says how; a run that was killed goes on from its last
+    """Train and measure one row, and solve the tasks that its board states; a run that was killed goes on from its last
     checkpoint.
 
-    Example: python -m stages.row --row lc --seed 0 --prior artifacts/prior/patches
-    --metrics scoreboard/metrics/lc-0.json --cost scoreboard/cost/lc-0.json
+    Example: python -m stages.row --row lc --seed 0 --codebook artifacts/codebook/patches
+    --metrics boards/scenes/metrics/lc-0.json --cost boards/scenes/cost/lc-0.json
     """
     import torch
 
-    from vqpipe.artifacts.places import JSON
+    from vqpipe.artifacts.inputs_outputs import JSON
     from vqpipe.artifacts.publish import publish_json
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.codebooks.load import PRIOR, load_prior
-    from vqpipe.params.scoreboard import load_scoreboard
-    from vqpipe.rows.row import row_code, train_row
+    from vqpipe.report.boards.board import load_board
+    from vqpipe.report.boards.row import row_code, train_row
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
-    board, code, where = load_scoreboard(params), row_code(), device()
+    board, code, where = load_board(params), row_code(), device()
     config, reading = board.tokenizer(row, seed), board.reader(row, seed)
     if config.training.compile:
         need_compiler(where.type)
@@ -50,14 +52,14 @@ def main(
         stage_run(
             "row",
             board.identity(row, seed),
-            [(dataset, DATASET), (clip, CLIP), (prior, PRIOR)],
+            [(dataset, DATASET), (clip, CLIP), (codebook, PRIOR)],
             [(metrics, JSON), (cost, JSON)],
-            roles={prior: None} if config.foreign_prior else {},
+            roles={codebook: None} if config.foreign_prior else {},
         ) as run,
     ):
         scratch = run.scratch(f"-{code}")
         made = train_row(
-            config, board.evaluate, load_prior(prior), dataset, Clip.load(clip, where),
+            config, board.evaluate, load_prior(codebook), dataset, Clip.load(clip, where),
             scratch=scratch, device=where, title=f"{row}-{seed}", reading=reading,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}

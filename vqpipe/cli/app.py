@@ -204,22 +204,22 @@ def pairs(
 
 
 @app.command()
-def scoreboard(
-    folder: Annotated[Path, typer.Option(help="The scoreboard: params.yaml, metrics/ and cost/.")] = Path(
-        "scoreboard"
+def boards(
+    folder: Annotated[Path, typer.Option(help="A folder of boards: params, claims, metrics, cost.")] = Path(
+        "boards"
     ),
-    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("docs/scoreboard.md"),
+    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("docs/boards.md"),
 ) -> None:
-    """Write the scoreboard's page from the metrics of its rows; rows that are missing are said to be.
+    """Write the page of the boards from the metrics of their rows; missing rows are listed.
 
-    Example: vqpipe scoreboard --out docs/scoreboard.md
+    Example: vqpipe boards --out docs/boards.md
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
-    from vqpipe.report.scoreboard.page import read_boards, scoreboard_page
+    from vqpipe.report.boards.page import boards_page, read_boards
 
     need_output(out, MARKDOWN)
-    publish_text(out, scoreboard_page(read_boards(folder)))
+    publish_text(out, boards_page(read_boards(folder)))
     say(f"wrote {out}")
 
 

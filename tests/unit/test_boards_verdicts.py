@@ -12,40 +12,42 @@ import pytest
 from ruamel.yaml import YAML
 
 from vqpipe.errors import ArtifactError
-from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
-from vqpipe.report.scoreboard.claims import (
+from vqpipe.report.boards.board import Board, load_board
+from vqpipe.report.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
     REPRODUCED,
+    BoardClaims,
+    BoardTable,
     Claim,
     judge,
+    read_claims,
+    shown,
 )
-from vqpipe.report.scoreboard.columns import shown
-from vqpipe.report.scoreboard.language import LANGUAGE_TABLES
-from vqpipe.report.scoreboard.page import Board, read_boards, scoreboard_page
-from vqpipe.report.scoreboard.results import Results, over_seeds, read_results
-from vqpipe.report.scoreboard.second_set import SECOND_TABLES
-from vqpipe.report.scoreboard.tables import MAIN, STARTS, BoardTable
-from vqpipe.report.scoreboard.vqct import VQCT_TABLES
-from vqpipe.report.scoreboard.vqgan_lc import LC_TABLES
+from vqpipe.report.boards.page import boards_page, read_boards
+from vqpipe.report.boards.results import Results, over_seeds, read_results
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "scoreboard"
+FOLDER = ROOT / "boards"
 TABLES = [
-    *((FOLDER, table) for table in (MAIN, STARTS, *VQCT_TABLES, *LC_TABLES)),
-    *((FOLDER / "tiny-imagenet", table) for table in SECOND_TABLES),
-    *((FOLDER / "language", table) for table in LANGUAGE_TABLES),
+    (FOLDER / name, table)
+    for name in ("scenes", "tiny-imagenet", "language")
+    for table in read_claims(FOLDER / name).tables
 ]
+MAIN = BoardClaims("Here", "make board-scenes", read_claims(FOLDER / "scenes").tables[:1])
+VQCT = BoardClaims(
+    "Here", "make board-scenes", tuple(t for _, t in TABLES if "VQCT" in t.title or "Main" in t.title)
+)
 
 
 @pytest.fixture(scope="module")
-def board() -> Scoreboard:
-    return load_scoreboard(FOLDER / "params.yaml")
+def board() -> Board:
+    return load_board(FOLDER / "scenes/params.yaml")
 
 
 def results(
-    board: Scoreboard, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1
+    board: Board, rows: Mapping[str, Sequence[float]], metric: str = "psnr", half: float = 0.1
 ) -> Results:
     """Rows with one value per seed, all that are planned; those of one seed have an interval over images of +-half."""
     runs: dict[str, dict[int, dict[str, Any]]] = {}
@@ -65,15 +67,15 @@ def results(
     return Results(board.model_copy(update={"runs": planned}), runs, {})
 
 
-def outcome(board: Scoreboard, claim: Claim, rows: Mapping[str, Sequence[float]], **options: Any) -> str:
+def outcome(board: Board, claim: Claim, rows: Mapping[str, Sequence[float]], **options: Any) -> str:
     return judge(claim, results(board, rows, **options)).outcome
 
 
 def test_students_interval_over_three_seeds() -> None:
     found = over_seeds([20.0, 21.0, 22.0])
     assert found.mean == 21.0
-    assert found.high - found.mean == pytest.approx(4.303 / math.sqrt(3))
-    assert found.mean - found.low == pytest.approx(4.303 / math.sqrt(3))
+    assert found.high - found.mean == pytest.approx(4.302653 / math.sqrt(3))
+    assert found.mean - found.low == pytest.approx(4.302653 / math.sqrt(3))
     assert (found.source, found.num_seeds) == ("seeds", 3)
 
 
@@ -88,11 +90,11 @@ def test_students_interval_over_three_seeds() -> None:
         ({"vqct": [20.0]}, NOT_RUN),
     ],
 )
-def test_a_rise_needs_intervals_apart(board: Scoreboard, rows: dict[str, list[float]], expected: str) -> None:
+def test_a_rise_needs_intervals_apart(board: Board, rows: dict[str, list[float]], expected: str) -> None:
     assert outcome(board, Claim("c", ("vq", "vqct")), rows) == expected
 
 
-def test_the_evidence_says_which_comparison_fails_and_how(board: Scoreboard) -> None:
+def test_the_evidence_says_which_comparison_fails_and_how(board: Board) -> None:
     rows = {"vqct": [21.0], "vq": [20.0], "cvq": [22.0], "gumbel": [21.1]}
     claim = Claim("c", ("vqct", "vq", "cvq", "gumbel"), "psnr", "above_all")
     evidence = judge(claim, results(board, rows)).evidence
@@ -102,14 +104,14 @@ def test_the_evidence_says_which_comparison_fails_and_how(board: Scoreboard) -> 
     assert "vqct and vq " not in evidence.split("; ", 1)[1]
 
 
-def test_without_an_interval_the_margin_decides(board: Scoreboard) -> None:
+def test_without_an_interval_the_margin_decides(board: Board) -> None:
     claim = Claim("c", ("vq", "vqct"), "fd_clip", "falls", 0.1)
     options: dict[str, Any] = {"metric": "fd_clip", "half": 0.0}
     assert outcome(board, claim, {"vq": [1.0], "vqct": [0.85]}, **options) == REPRODUCED
     assert outcome(board, claim, {"vq": [1.0], "vqct": [0.95]}, **options) == NOT_REPRODUCED
 
 
-def test_a_difference_below_the_margin_is_told_as_such(board: Scoreboard) -> None:
+def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     claim = Claim("c", ("vq", "lc"), "utilisation", "rises", 0.5)
     options: dict[str, Any] = {"metric": "utilisation", "half": 0.0}
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
@@ -139,12 +141,12 @@ def test_a_shares_interval_ends_at_one_and_equal_seeds_have_none() -> None:
         ("at_least", 20.0, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
     ],
 )
-def test_every_relation(board: Scoreboard, relation: Any, margin: float, values: Any, expected: str) -> None:
+def test_every_relation(board: Board, relation: Any, margin: float, values: Any, expected: str) -> None:
     claim = Claim("c", ("vq", "ema", "fc"), "psnr", relation, margin)
     assert outcome(board, claim, dict(zip(claim.rows, values, strict=True))) == expected
 
 
-def test_there_is_no_verdict_before_all_seeds_are_there(board: Scoreboard) -> None:
+def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     claim, found = (
         Claim("c", ("vqct", "vq")),
         results(board, {"vq": [20.0, 20.0, 20.0], "vqct": [21.0, 21.0]}),
@@ -164,7 +166,7 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Scoreboard) -> No
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
-    board: Scoreboard, other: list[float], expected: str, told: str
+    board: Board, other: list[float], expected: str, told: str
 ) -> None:
     """The rows' own intervals overlap in every case."""
     rows = {"vq": [20.0, 21.0, 22.0], "vqct": other}
@@ -175,14 +177,14 @@ def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
     assert outcome(board, Claim("c", ("vq", "vqct")), rows, half=3.0) == NOT_REPRODUCED
 
 
-def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Scoreboard) -> None:
+def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Board) -> None:
     claim = Claim("no loss", ("vqct", "vq"), "psnr", "no_rise", 0.01)
     verdict = judge(claim, results(board, {"vqct": [24.6, 24.7, 24.8], "vq": [25.0, 25.1, 25.2]}))
     assert verdict.outcome == NOT_REPRODUCED
     assert "vq lies above vqct by 1.6%" in verdict.evidence
 
 
-def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Scoreboard) -> None:
+def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Board) -> None:
     verdict = judge(Claim("GloVe", ("vq",), untestable="no GloVe file"), results(board, {"vq": [20.0]}))
     assert (verdict.outcome, verdict.evidence) == (NOT_TESTABLE, "no GloVe file")
 
@@ -192,7 +194,7 @@ def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(boar
 )
 def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTable) -> None:
     named = {row for _, row in table.rows} | {row for claim in table.claims for row in claim.rows}
-    run = {run.row for run in load_scoreboard(folder / "params.yaml").runs.values()}
+    run = {run.row for run in load_board(folder / "params.yaml").runs.values()}
     assert named <= run, f"not run: {named - run}"
     assert all(claim.untestable or claim.rows for claim in table.claims)
 
@@ -206,10 +208,10 @@ def test_the_papers_tables_that_were_asked_for_are_there() -> None:
         assert any(title.startswith(start) for title in titles), start
 
 
-def test_the_page_shows_numbers_verdicts_and_says_what_is_missing(board: Scoreboard) -> None:
+def test_the_page_shows_numbers_verdicts_and_says_what_is_missing(board: Board) -> None:
     rows = {"vq": [20.0, 20.1, 20.2], "vqct": [21.5, 21.6, 21.7], "vqct-random": [21.0]}
     found = results(board, rows)
-    page = scoreboard_page([(Board("Here", FOLDER, (MAIN, *VQCT_TABLES), "make scoreboard"), found)])
+    page = boards_page([(VQCT, found)])
     assert "| `vq` |" in page
     assert "20.10 [19.85, 20.35]" in page
     assert "CLIP vectors are better than the baseline | **reproduced** | PSNR: vq 20.10" in page
@@ -228,37 +230,38 @@ def _tables(page: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
 
 
-def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Scoreboard) -> None:
+def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Board) -> None:
     found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
     changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
     runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}
-    page = scoreboard_page([(Board("Here", FOLDER, (MAIN,), "make scoreboard"), Results(board, runs, {}))])
+    page = boards_page([(MAIN, Results(board, runs, {}))])
     assert "made by 2 versions of the code: c, other" in page
     assert "to be run again: vq-1" in page
 
 
-def test_a_board_without_rows_says_what_to_run(board: Scoreboard) -> None:
-    page = scoreboard_page([(Board("Here", FOLDER, (MAIN,), "make scoreboard"), Results(board, {}, {}))])
-    assert "No row has been run. Run: `make scoreboard`" in page
+def test_a_board_without_rows_says_what_to_run(board: Board) -> None:
+    page = boards_page([(MAIN, Results(board, {}, {}))])
+    assert "No row has been run. Run: `make board-scenes`" in page
 
 
 def test_metrics_of_another_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
-    (tmp_path / "params.yaml").write_text((FOLDER / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((FOLDER / "scenes/params.yaml").read_text())
     (tmp_path / "metrics/vq-0.json").write_text('{"row": "ema", "seed": 0, "psnr": 1.0}')
     with pytest.raises(ArtifactError, match="not of run vq-0"):
         read_results(tmp_path)
 
 
 def test_the_committed_page_is_that_of_the_committed_metrics() -> None:
-    page = ROOT / "docs/scoreboard.md"
-    assert page.read_text(encoding="utf-8") == scoreboard_page(read_boards(FOLDER)), "run: vqpipe scoreboard"
+    page = ROOT / "docs/boards.md"
+    assert page.read_text(encoding="utf-8") == boards_page(read_boards(FOLDER)), "run: vqpipe boards"
 
 
 def test_both_boards_share_the_protocol_of_training() -> None:
     yaml = YAML(typ="safe", pure=True)
     ours, theirs = (
-        yaml.load((path / "params.yaml").read_text()) for path in (FOLDER, FOLDER / "tiny-imagenet")
+        yaml.load((path / "params.yaml").read_text())
+        for path in (FOLDER / "scenes", FOLDER / "tiny-imagenet")
     )
     ours["common"]["augment"] = theirs["common"]["augment"]
     assert ours["common"] == theirs["common"]
@@ -267,7 +270,7 @@ def test_both_boards_share_the_protocol_of_training() -> None:
     assert own == {name: ours["rows"][name] for name in own}
 
 
-def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Scoreboard) -> None:
+def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Board) -> None:
     departing = {row for row in board.rows if Results(board, {}, {}).departure(row)}
     for kind in ("ema", "fc"):
         own = {row for row, change in board.rows.items() if change.get("quantizer", {}).get("kind") == kind}
@@ -285,8 +288,8 @@ def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Scoreb
 
 
 def test_the_page_says_it_at_the_rows_and_in_the_verdicts() -> None:
-    text = scoreboard_page(read_boards(FOLDER))
-    assert text == (ROOT / "docs/scoreboard.md").read_text(encoding="utf-8"), "run: vqpipe scoreboard"
+    text = boards_page(read_boards(FOLDER))
+    assert text == (ROOT / "docs/boards.md").read_text(encoding="utf-8"), "run: vqpipe boards"
     for row in ("ema-uniform", "fc-uniform", "lc-random"):
         parts = [part for part in text.split("\n### ") if f"| `{row}` |" in part and "| 1024 |" in part]
         assert parts

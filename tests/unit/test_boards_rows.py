@@ -11,16 +11,15 @@ import pytest
 from stages.dvcfile import Stage, read_stages
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import read_yaml
-from vqpipe.params.scoreboard import load_scoreboard
-from vqpipe.rows.row import CODE, code_use, row_code
-from vqpipe.runtime.code import code_digest
+from vqpipe.report.boards.board import load_board
+from vqpipe.report.boards.row import code_use
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (ROOT / "scoreboard", ROOT / "scoreboard/tiny-imagenet", ROOT / "scoreboard/language")
-BOARDS = {folder.name: load_scoreboard(folder / "params.yaml") for folder in FOLDERS}
+FOLDERS = tuple(ROOT / "boards" / name for name in ("scenes", "tiny-imagenet", "language"))
+BOARDS = {folder.name: load_board(folder / "params.yaml") for folder in FOLDERS}
 STAGES = {folder.name: read_stages(folder) for folder in FOLDERS}
 ROWS = [(name, row) for name, board in BOARDS.items() for row in board.rows]
-TOKENS = {"scoreboard": 2000 * 64, "tiny-imagenet": 1000 * 64, "language": 2000 * 64}
+TOKENS = {"scenes": 2000 * 64, "tiny-imagenet": 1000 * 64, "language": 2000 * 64}
 """Tokens of the test split: utilisation compares where K is at most a quarter of them."""
 MAIN = (
     "vq", "ema", "fc", "gumbel", "cvq", "reg_vq", "sq_vae", "lc", "vqct", "sim_vq", "fsq", "lfq", "ibq", "residual",
@@ -67,7 +66,7 @@ def test_codebooks_are_no_larger_than_their_source_and_a_quarter_of_the_tokens(n
 
 
 def test_main_rows_have_three_seeds_and_ablations_one() -> None:
-    board = BOARDS["scoreboard"]
+    board = BOARDS["scenes"]
     seeds = {row: sorted(r.seed for r in board.runs.values() if r.row == row) for row in board.rows}
     assert {row for row, found in seeds.items() if found == [0, 1, 2]} == set(MAIN)
     assert all(found == [0] for row, found in seeds.items() if row not in MAIN)
@@ -82,7 +81,7 @@ def test_every_run_is_a_stage_that_declares_what_it_reads_and_writes(folder: Pat
     for name, stage in rows.items():
         run, options = board.runs[name], options_of(stage)
         assert (options["--row"], options["--seed"]) == (run.row, str(run.seed))
-        assert {options[key] for key in ("--dataset", "--clip", "--prior")} == set(stage.deps)
+        assert {options[key] for key in ("--dataset", "--clip", "--codebook")} == set(stage.deps)
         assert stage.outs == (options["--metrics"],), "costs are never the same twice: no out"
         assert not any(dep.endswith(".py") for dep in stage.deps)
     made = {out for other in (*stages.values(), *read_stages(ROOT).values()) for out in other.outs}
@@ -108,18 +107,18 @@ def test_runs_that_do_not_fit_are_refused(
     tmp_path: Path, name: str, run: dict[str, Any], message: str
 ) -> None:
     text = (FOLDERS[0] / "params.yaml").read_text()
-    line = f"  {name}: {{row: {run['row']}, seed: {run['seed']}, codebook: prior/none}}\n"
+    line = f"  {name}: {{row: {run['row']}, seed: {run['seed']}, codebook: codebook/none}}\n"
     (tmp_path / "params.yaml").write_text(text.split("\nruns:\n")[0] + "\nruns:\n" + line)
     with pytest.raises(ParamsError, match=message):
-        load_scoreboard(tmp_path / "params.yaml")
+        load_board(tmp_path / "params.yaml")
 
 
 def test_an_unknown_row_is_told_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match="did you mean vqct"):
-        BOARDS["scoreboard"].tokenizer("vqtc", 0)
+        BOARDS["scenes"].tokenizer("vqtc", 0)
 
 
-@pytest.mark.parametrize("name", ["scoreboard", "tiny-imagenet"])
+@pytest.mark.parametrize("name", ["scenes", "tiny-imagenet"])
 def test_boards_without_a_reading_say_nothing_of_it(name: str) -> None:
     board = BOARDS[name]
     assert board.reader("vq", 0) is None
@@ -130,7 +129,7 @@ def test_boards_without_a_reading_say_nothing_of_it(name: str) -> None:
 
 
 def test_identity_follows_row_seed_and_protocol_and_nothing_else() -> None:
-    board = BOARDS["scoreboard"]
+    board = BOARDS["scenes"]
     assert board.identity("vq", 0) == board.identity("vq", 0)
     assert board.identity("vq", 0) != board.identity("vq", 1)
     assert board.identity("vq", 0) != board.identity("ema", 0)
@@ -150,27 +149,3 @@ def test_use_over_groups() -> None:
     assert found["utilisation"] == 18 / 20
     assert found["entropy_bits"] == 5.0
     assert found["perplexity_share"] == pytest.approx((2 / 4 * 16 / 16) ** 0.5)
-
-
-def test_the_code_digest_follows_the_source_that_rows_use(tmp_path: Path) -> None:
-    assert row_code() == code_digest(CODE) == code_digest(reversed(CODE))
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/c.py").write_text("x = 1\n")
-    (tmp_path / "d.py").write_text("y = 1\n")
-    before = code_digest(["a", "d.py"], tmp_path)
-    (tmp_path / "a/b/notes.txt").write_text("no code")
-    assert code_digest(["a", "d.py"], tmp_path) == before
-    (tmp_path / "a/b/c.py").write_text("x = 2\n")
-    assert code_digest(["a", "d.py"], tmp_path) != before
-    with pytest.raises(FileNotFoundError):
-        code_digest(["e"], tmp_path)
-
-
-def test_every_module_that_trains_or_measures_a_row_is_in_the_digest() -> None:
-    from stages.imports import needed_files
-
-    apart = ("artifacts/", "params/", "errors.py", "__init__.py", "vision/", "data/")
-    for file in needed_files("vqpipe.rows.row", ROOT):
-        part = file.removeprefix("vqpipe/")
-        covered = any(part == name or part.startswith(f"{name}/") for name in CODE)
-        assert covered or part.startswith(apart), f"{file} takes part in a row and is not in CODE"

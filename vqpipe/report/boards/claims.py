@@ -1,23 +1,36 @@
-"""The papers' claims as data, and the rule that gives each a verdict. No verdict is written by hand."""
+"""A board's tables and the papers' claims of their rows, read from `claims.yaml`, and the rule of the verdicts.
+
+The file is next to the board's params. No verdict is written by hand: `judge` computes each from the rows' metrics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from vqpipe.report.scoreboard.columns import column, shown
-from vqpipe.report.scoreboard.results import Estimate, Results
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked
+
+from vqpipe.params.base import read_yaml, validate
+from vqpipe.params.bounded_yaml import GENERATED
+from vqpipe.report.boards.results import Estimate, Results
+from vqpipe.report.names import HIGHER, LOWER, measure
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced at this scale"
 NOT_TESTABLE = "not testable here"
 NOT_RUN = "not run yet"
 
+QUALITY = ("psnr", "ssim", "clip_distance", "fd_clip", "utilisation", "perplexity_share")
+"""The columns of a table that names none."""
+_FORM = ConfigDict(extra="forbid")
+
 Relation = Literal["rises", "falls", "above_all", "below_all", "no_rise", "stays", "at_least"]
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=_FORM)
 class Claim:
     """One claim of a paper.
 
@@ -55,6 +68,50 @@ class Claim:
     def names(self) -> list[str]:
         """What each number is called: its row, and its metric where the numbers are not all of one."""
         return [f"{row}, {column(name).label}" if self.metrics else row for row, name in self.numbers()]
+
+
+def _labelled(rows: Any) -> Any:
+    """Rows by label; a plain list has the rows' own names as labels."""
+    if isinstance(rows, Mapping):
+        return tuple(rows.items())
+    return tuple((row, row) if isinstance(row, str) else row for row in rows)
+
+
+@checked(frozen=True, config=_FORM)
+class BoardTable:
+    """One table of a board."""
+
+    title: str
+    about: str
+    """What is compared, and how the setting differs from the paper's."""
+    rows: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_labelled)] = ()
+    """Label and row, in the paper's order."""
+    claims: tuple[Claim, ...] = ()
+    metrics: tuple[str, ...] = QUALITY
+    """The columns, by the names of a row's metrics."""
+
+
+@checked(frozen=True, config=_FORM)
+class BoardClaims:
+    """What `claims.yaml` contains."""
+
+    title: str
+    run: str
+    """The command that runs the board's rows."""
+    tables: tuple[BoardTable, ...] = Field(min_length=1)
+    about: str = ""
+    """What the board's numbers are, in Markdown, where the page's own words do not state it."""
+
+
+def read_claims(folder: Path) -> BoardClaims:
+    """The tables and claims of the board in a folder.
+
+    Raises:
+        ParamsError: no `claims.yaml`, or a field that is missing, unknown or of another type.
+    """
+    path = folder / "claims.yaml"
+    found: BoardClaims = validate(read_yaml(path, GENERATED), "claims", BoardClaims, path.as_posix())
+    return found
 
 
 @dataclass(frozen=True)
@@ -173,3 +230,85 @@ def _objection(
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
     return f"{name} and {other_name} cannot be told apart"
+
+
+READERS = {"fresh": "fresh heads", "own": "own heads"}
+COUNTS = {1: "1 word", 3: "3 words"}
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class BoardColumn:
+    """`percent`: a share that is shown in percent; `better` as in `Measure`."""
+
+    label: str
+    digits: int
+    percent: bool = False
+    better: str = ""
+    unit: str = ""
+
+
+def column(name: str) -> BoardColumn:
+    """How a metric of a row is shown; one that is not listed here, as in the report."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    found = measure(name)
+    return BoardColumn(
+        found.label, found.digits, better=found.better, unit=found.unit if found.unit == "dB" else ""
+    )
+
+
+def head(name: str) -> str:
+    """The column's head in a table."""
+    found = column(name)
+    unit = ", %" if found.percent else f", {found.unit}" if found.unit else ""
+    return f"{found.label}{unit}{f' {found.better}' if found.better else ''}"
+
+
+def shown(name: str, value: Estimate | None, difference: bool = False) -> str:
+    """A number with its interval, as the tables print it; `missing` where there is none. A difference bears its sign,
+    and its interval may leave the range of a share."""
+    if value is None:
+        return "missing"
+    found = column(name)
+    scale, unit = (100.0, " %") if found.percent else (1.0, "")
+
+    def one(number: float) -> str:
+        return f"{number * scale:{'+' if difference else ''}.{found.digits}f}"
+
+    if value.source == "none" or value.low == value.high:
+        return f"{one(value.mean)}{unit}"
+    is_share = found.percent and not difference
+    low, high = (max(value.low, 0.0), min(value.high, 1.0)) if is_share else (value.low, value.high)
+    return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
+
+
+def _read() -> Iterator[tuple[str, BoardColumn]]:
+    """What is read from the codes; see `vqpipe.reading.measure.measure_reading`."""
+    for reader, who in READERS.items():
+        for count, words in COUNTS.items():
+            name = f"read.{reader}.masked_{count}"
+            yield f"{name}.recall", BoardColumn(f"{words}, {who}", 1, True, HIGHER)
+            yield f"{name}.other_image", BoardColumn(f"{words}, {who}, other image", 1, True)
+            yield f"{name}.commonest", BoardColumn(f"{words}, commonest", 1, True)
+            yield f"{name}.chance", BoardColumn(f"{words}, chance", 1, True)
+        for direction, way in DIRECTIONS.items():
+            for rank in RANKS:
+                name = f"read.{reader}.{direction}"
+                yield f"{name}.r{rank}", BoardColumn(f"{way} R@{rank}, {who}", 2, True, HIGHER)
+                yield f"{name}.chance_r{rank}", BoardColumn(f"{way} R@{rank}, chance", 2, True)
+        name = f"read.{reader}.similarity"
+        yield f"{name}.raw.mse", BoardColumn(f"MSE, {who}", 4, better=LOWER)
+        yield f"{name}.raw.chance", BoardColumn("MSE, drawn positions", 4)
+        yield f"{name}.constant", BoardColumn("MSE, one cosine", 4)
+        yield f"{name}.raw.correlation", BoardColumn(f"correlation, {who}", 3, better=HIGHER)
+        yield f"{name}.same_position", BoardColumn(f"one position for both words, {who}", 1, True)
+
+
+COLUMNS: dict[str, BoardColumn] = {
+    "utilisation": BoardColumn("codes used", 1, True, HIGHER),
+    "perplexity_share": BoardColumn("perplexity / K", 1, True, HIGHER),
+    "bits_per_image": BoardColumn("bits", 0),
+    **dict(_read()),
+}

@@ -1,4 +1,4 @@
-"""What the rows of a scoreboard measured: numbers with their intervals, and costs."""
+"""What the rows of a board measured: numbers with their intervals, and costs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scipy import stats
+
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import merged
-from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
+from vqpipe.report.boards.board import Board, load_board
 from vqpipe.report.inputs import read_json
-
-STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""The 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom."""
-NORMAL = 1.960
-"""The same for more."""
 
 DEPARTURES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"kind": "ema"}, "cluster sizes start at 1, where VQGAN-LC's code starts them at 0 and so throws unused codes far "
@@ -52,9 +46,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of one scoreboard: metrics and costs by row and seed; what was not run is not in them."""
+    """All rows of one board: metrics and costs by row and seed; what was not run is not in them."""
 
-    board: Scoreboard
+    board: Board
     metrics: Mapping[str, Mapping[int, Mapping[str, Any]]]
     costs: Mapping[str, Mapping[int, Mapping[str, Any]]]
 
@@ -119,19 +113,18 @@ class Results:
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean and 95 % interval of Student's t over two seeds or more."""
     mean, freedom = statistics.fmean(values), len(values) - 1
-    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else NORMAL
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stats.t.ppf(0.975, freedom)) * statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half, "seeds", len(values))
 
 
 def read_results(folder: Path) -> Results:
-    """Read a scoreboard's params, metrics and costs; runs that are not there are left out.
+    """Read a board's params, metrics and costs; runs that are not there are left out.
 
     Raises:
         ParamsError: no params file, or one that is not valid.
         ArtifactError: a file that is no metrics file of the run that it is named after.
     """
-    board = load_scoreboard(folder / "params.yaml")
+    board = load_board(folder / "params.yaml")
     metrics: dict[str, dict[int, Mapping[str, Any]]] = {}
     costs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for name, run in board.runs.items():

@@ -13,26 +13,36 @@ import pytest
 
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import read_yaml
-from vqpipe.params.scoreboard import Scoreboard, load_scoreboard
-from vqpipe.report.scoreboard.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, Claim, judge
-from vqpipe.report.scoreboard.columns import COLUMNS, column, head, shown
-from vqpipe.report.scoreboard.costs import costs, ratios
-from vqpipe.report.scoreboard.language import LANGUAGE_TABLES, READING, RECONSTRUCTION, SIMILARITY
-from vqpipe.report.scoreboard.page import Board, scoreboard_page
-from vqpipe.report.scoreboard.results import Estimate, Results
+from vqpipe.report.boards.board import Board, load_board
+from vqpipe.report.boards.claims import (
+    COLUMNS,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    Claim,
+    column,
+    head,
+    judge,
+    read_claims,
+    shown,
+)
+from vqpipe.report.boards.page import boards_page, costs, markdown, ratios
+from vqpipe.report.boards.results import Estimate, Results
 
-FOLDER = Path(__file__).parents[2] / "scoreboard"
+FOLDER = Path(__file__).parents[2] / "boards"
+CLAIMS = read_claims(FOLDER / "language")
 MAIN = ("vq", "cvq", "vqct", "lc")
 RECALL, OTHER = "read.own.masked_1.recall", "read.own.masked_1.other_image"
 
 
 @pytest.fixture(scope="module")
-def board() -> Scoreboard:
-    return load_scoreboard(FOLDER / "language/params.yaml")
+def board() -> Board:
+    return load_board(FOLDER / "language/params.yaml")
 
 
 def results(
-    board: Scoreboard,
+    board: Board,
     numbers: Mapping[str, Mapping[str, float]],
     spent: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Results:
@@ -56,17 +66,15 @@ def results(
     )
 
 
-def page(board: Scoreboard, found: Results) -> str:
-    return scoreboard_page(
-        [(Board("Here", FOLDER, LANGUAGE_TABLES, "make scoreboard-language", READING), found)]
-    )
+def page(board: Board, found: Results) -> str:
+    return boards_page([(CLAIMS, found)])
 
 
 # --- params
 
 
-def test_what_is_shared_is_that_of_the_main_board(board: Scoreboard) -> None:
-    main = load_scoreboard(FOLDER / "params.yaml")
+def test_what_is_shared_is_that_of_the_main_board(board: Board) -> None:
+    main = load_board(FOLDER / "scenes/params.yaml")
     assert {name: value for name, value in board.common.items() if name != "align"} == main.common
     assert board.evaluate == main.evaluate
     for row in (*MAIN, "vq-vae"):
@@ -76,14 +84,14 @@ def test_what_is_shared_is_that_of_the_main_board(board: Scoreboard) -> None:
         assert board.tokenizer(f"{row}+lg", 1).model_copy(update={"align": None}) == plain
 
 
-def test_three_seeds_for_the_backbones_and_one_for_the_ablation(board: Scoreboard) -> None:
+def test_three_seeds_for_the_backbones_and_one_for_the_ablation(board: Board) -> None:
     seeds = {row: sorted(run.seed for run in board.runs.values() if run.row == row) for row in board.rows}
     main = {name for row in MAIN for name in (row, f"{row}+lg")}
     assert {row for row, found in seeds.items() if found == [0, 1, 2]} == main
     assert all(found == [0] for row, found in seeds.items() if row not in main)
 
 
-def test_each_ablation_has_the_losses_that_its_name_says(board: Scoreboard) -> None:
+def test_each_ablation_has_the_losses_that_its_name_says(board: Board) -> None:
     for row in board.rows:
         align = board.tokenizer(row, 0).align
         named = tuple(row.split("+")[1:])
@@ -92,7 +100,7 @@ def test_each_ablation_has_the_losses_that_its_name_says(board: Scoreboard) -> N
         assert board.plain(row) == (row.split("+")[0] if named else None)
 
 
-def test_every_row_of_a_seed_is_read_in_the_same_way(board: Scoreboard) -> None:
+def test_every_row_of_a_seed_is_read_in_the_same_way(board: Board) -> None:
     one, other, later = board.reader("vq", 1), board.reader("lc+lg", 1), board.reader("vq", 2)
     assert one is not None
     assert other is not None
@@ -113,33 +121,33 @@ def test_every_row_of_a_seed_is_read_in_the_same_way(board: Scoreboard) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("base: ../params.yaml", "base: ../none.yaml", "none.yaml does not exist"),
-        ("base: ../params.yaml", "base: 3", "base is no path"),
-        ("base: ../params.yaml", "base: ../language/params.yaml", "has a base itself"),
+        ("base: ../scenes/params.yaml", "base: ../none.yaml", "none.yaml does not exist"),
+        ("base: ../scenes/params.yaml", "base: 3", "base is no path"),
+        ("base: ../scenes/params.yaml", "base: ../language/params.yaml", "has a base itself"),
         ("reading:\n", "reading:\n  tokenizer: vq\n", "every row is read"),
     ],
 )
 def test_a_board_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    for name in ("params.yaml", "language/params.yaml"):
+    for name in ("scenes/params.yaml", "language/params.yaml"):
         text = (FOLDER / name).read_text()
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text.replace(old, new, 1) if name != "params.yaml" else text)
+        (tmp_path / name).write_text(text.replace(old, new, 1) if name.startswith("language") else text)
     with pytest.raises(ParamsError, match=message):
-        load_scoreboard(tmp_path / "language/params.yaml")
+        load_board(tmp_path / "language/params.yaml")
 
 
-def test_names_with_a_plus_are_one_word_of_a_shell_and_a_file_name(board: Scoreboard) -> None:
+def test_names_with_a_plus_are_one_word_of_a_shell_and_a_file_name(board: Board) -> None:
     for name in board.runs:
         assert shlex.quote(f"metrics/{name}.json") == f"metrics/{name}.json"
     params = read_yaml(FOLDER / "language/dvc.yaml")["stages"]["row"]["do"]["params"]
-    assert {"scoreboard/params.yaml": ["common", "evaluate"]} in params
+    assert {"boards/scenes/params.yaml": ["common", "evaluate"]} in params
 
 
 # --- verdicts
 
 
 def named(text: str) -> Claim:
-    (found,) = [c for table in LANGUAGE_TABLES for c in table.claims if c.text == text]
+    (found,) = [c for table in CLAIMS.tables for c in table.claims if c.text == text]
     return found
 
 
@@ -164,14 +172,14 @@ def named(text: str) -> Claim:
     ],
 )  # fmt: skip
 def test_verdicts_both_ways(
-    board: Scoreboard, text: str, numbers: dict[str, dict[str, float]], expected: str
+    board: Board, text: str, numbers: dict[str, dict[str, float]], expected: str
 ) -> None:
     assert judge(named(text), results(board, numbers)).outcome == expected
 
 
 @pytest.mark.parametrize(("other", "expected"), [(0.4, REPRODUCED), (0.598, NOT_REPRODUCED)])
 def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
-    board: Scoreboard, other: float, expected: str
+    board: Board, other: float, expected: str
 ) -> None:
     claim = Claim("c", ("vq+lg", "vq+lg"), relation="above_all", metrics=(RECALL, OTHER))
     verdict = judge(claim, results(board, {"vq+lg": {RECALL: 0.6, OTHER: other}}))
@@ -186,7 +194,7 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
 
 
 def test_every_number_of_a_reading_has_chance_and_the_plain_row_beside_it() -> None:
-    read = [table for table in LANGUAGE_TABLES if any(name.startswith("read.") for name in table.metrics)]
+    read = [table for table in CLAIMS.tables if any(name.startswith("read.") for name in table.metrics)]
     assert len(read) == 7
     for table in read:
         rows = [row for _, row in table.rows]
@@ -209,8 +217,8 @@ def test_shares_of_a_reading_are_shown_in_percent_and_errors_as_they_are() -> No
     assert shown("psnr", None) == "missing"
 
 
-def test_the_page_with_and_without_rows(board: Scoreboard) -> None:
-    assert "No row has been run. Run: `make scoreboard-language`" in page(board, Results(board, {}, {}))
+def test_the_page_with_and_without_rows(board: Board) -> None:
+    assert "No row has been run. Run: `make board-language`" in page(board, Results(board, {}, {}))
     numbers = {
         "vq": {"psnr": 21.0, "fd_clip": 1.0, "read.fresh.masked_1.recall": 0.41, "read.fresh.masked_1.chance": 0.006},
         "vq+lg": {"psnr": 21.0, "fd_clip": 0.8, "read.fresh.masked_1.recall": 0.62, RECALL: 0.65, OTHER: 0.4},
@@ -228,18 +236,17 @@ def test_the_page_with_and_without_rows(board: Scoreboard) -> None:
     assert all(a.count("|") == b.count("|") for a, b in tables), "ragged table"
 
 
-def test_untestable_claims_say_what_is_lacking(board: Scoreboard) -> None:
-    every = [judge(claim, Results(board, {}, {})) for table in LANGUAGE_TABLES for claim in table.claims]
+def test_untestable_claims_say_what_is_lacking(board: Board) -> None:
+    every = [judge(claim, Results(board, {}, {})) for table in CLAIMS.tables for claim in table.claims]
     assert {verdict.outcome for verdict in every} == {NOT_RUN, NOT_TESTABLE}
     assert any("CLIP pretrained" in v.evidence for v in every if v.outcome == NOT_TESTABLE)
-    assert RECONSTRUCTION.claims[-1].untestable
-    assert SIMILARITY in LANGUAGE_TABLES
+    assert CLAIMS.tables[0].claims[-1].untestable
 
 
 # --- costs
 
 
-def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Scoreboard) -> None:
+def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Board) -> None:
     plain = {"cpu_seconds_per_step": 0.08, "training_memory_bytes": 2.0**28, "peak_memory_bytes": 2.0**30}
     dear = {"cpu_seconds_per_step": 0.1, "training_memory_bytes": 1.5 * 2.0**28, "peak_memory_bytes": 2.0**30}
     worse = {**dear, "cpu_seconds_per_step": 0.12}
@@ -247,7 +254,7 @@ def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Scoreboard) -> 
     second = {**found.costs["vq+lg"], 1: {**dear, "cpu_seconds_per_step": 0.104}, 2: dear}
     found = Results(board, {}, {**found.costs, "vq+lg": second})
     assert ratios(found, "vq+lg", "vq", "cpu_seconds_per_step") == pytest.approx([1.25, 1.3])
-    text = "\n".join(costs(found))
+    text = "\n".join(markdown(head, rows) for _, head, rows in costs(found))
     mean = statistics.fmean([0.1, 0.104, 0.1]) * 1e3
     assert (
         f"| `vq+lg` | `vq` | {mean:.1f} | 80.0 | 1.27 [1.25, 1.30] | yes | 384 | 256 | 1.50 [1.50, 1.50] |"
@@ -257,13 +264,18 @@ def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Scoreboard) -> 
     assert "| `cvq+lg` | `cvq` | missing | missing | missing | missing |" in text
 
 
-def test_columns_that_no_row_measured_are_left_out(board: Scoreboard) -> None:
+def shown_costs(found: Results) -> str:
+    about, heads, rows = next(costs(found))
+    return f"{about}\n{markdown(heads, rows)}"
+
+
+def test_columns_that_no_row_measured_are_left_out(board: Board) -> None:
     old = {"cpu_seconds_per_step": 0.08, "peak_memory_bytes": 2.0**30}
-    text = next(costs(results(board, {}, {"vq": old})))
+    text = shown_costs(results(board, {}, {"vq": old}))
     assert "of the training, MiB" not in text
     assert "aligner" not in text
     new = {**old, "training_memory_bytes": 2.0**28, "parameters.aligner": 100}
-    text = next(costs(results(board, {}, {"vq": old, "vq+lg": new})))
+    text = shown_costs(results(board, {}, {"vq": old, "vq+lg": new}))
     assert "of the training, MiB" in text
     assert "| 256 |" in text
     assert text.splitlines()[-2].endswith("| 0 |"), "a plain row has no aligner"

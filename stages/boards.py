@@ -1,4 +1,4 @@
-"""Run the rows of a scoreboard that are missing, several at a time, and tell DVC what was made.
+"""Run the rows of a board that are missing, several at a time, and tell DVC what was made.
 
 DVC runs one stage after the other. A row here is trained by one thread, so that its numbers are the same beside any
 others, and as many rows run at a time as there are cores. A second call does what is still missing.
@@ -26,7 +26,7 @@ GROUP = "row@"
 
 
 def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
-    """The commands of a scoreboard's rows by run name, those whose name matches one of the patterns.
+    """The commands of a board's rows by run name, those whose name matches one of the patterns.
 
     Raises:
         ParamsError: a pattern that matches no run.
@@ -53,20 +53,20 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
     """
     from vqpipe.artifacts.run import StageRun
     from vqpipe.errors import ArtifactError
-    from vqpipe.params.scoreboard import load_scoreboard
+    from vqpipe.report.boards.board import load_board
     from vqpipe.report.inputs import read_json
 
-    board = load_scoreboard(folder / "params.yaml")
+    board = load_board(folder / "params.yaml")
     missing = {}
     for name, command in commands.items():
         options = dict(zip(command[3::2], command[4::2], strict=True))
         row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
         board.tokenizer(row, seed)
         board.reader(row, seed)
-        inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--prior")]
+        inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--codebook")]
         for path in inputs:
             if not path.exists():
-                raise ArtifactError(f"row {name}: input {path} does not exist", run="make scoreboard")
+                raise ArtifactError(f"row {name}: input {path} does not exist", run="make board-scenes")
         given = StageRun("row", board.identity(row, seed), dict.fromkeys(inputs)).key()
         if not metrics.is_file() or read_json(metrics).get("given") != given:
             missing[name] = command
@@ -110,7 +110,7 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
 
 
 def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
-    """Record in the scoreboard's dvc.lock that these rows are done; where DVC is not installed, say how.
+    """Record in the board's dvc.lock that these rows are done; where DVC is not installed, say how.
 
     `every`: they are all the rows, which DVC takes as one target.
     """
@@ -130,13 +130,13 @@ def main(
     patterns: Annotated[
         list[str] | None, typer.Argument(help="Runs, such as vq-0 or '*-0'; all of them.")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="The scoreboard's folder.")] = Path("scoreboard"),
+    folder: Annotated[Path, typer.Option(help="The board's folder.")] = Path("boards/scenes"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Rows at a time; one per core without it.")] = None,
     dry: Annotated[bool, typer.Option("--dry", help="Say what is missing; run nothing.")] = False,
 ) -> None:
     """Run the rows that are missing or whose params or inputs changed.
 
-    Example: python -m stages.scoreboard '*-0' --jobs 2
+    Example: python -m stages.boards '*-0' --jobs 2
     """
     from vqpipe.runtime.env import scratch_root, workers
 
