@@ -12,10 +12,9 @@ from vqpipe.artifacts.specs.generator import NEAREST, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
-from vqpipe.report.about_run import NOT_MEASURED
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Section, Table
 from vqpipe.report.inputs import Inputs
-from vqpipe.report.names import BOTH, HIGHER, LOWER, cell, column, number
+from vqpipe.report.names import BOTH, HIGHER, LOWER, NOT_MEASURED, cell, column, number
 from vqpipe.report.pictures import decode_png, picture
 
 DISTANCES = ("fd_clip", "kd_clip", "precision_clip", "recall_clip", "fid", "kid", "precision", "recall")

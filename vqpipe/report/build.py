@@ -1,25 +1,28 @@
-"""From an artifacts folder to the page and its metrics."""
+"""The page: its sections, the run and its cost, rendered by one autoescaping template into one file."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from vqpipe.artifacts.intact import generation
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, human_bytes
 from vqpipe.params.report import ReportParams
-from vqpipe.report.about_clusters import about_clusters
+from vqpipe.report.about_codebooks import about_clusters, about_words
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_health import about_health
 from vqpipe.report.about_priors import about_priors
-from vqpipe.report.about_reading import about_reading
-from vqpipe.report.about_run import about_run
+from vqpipe.report.about_tasks import about_reading
 from vqpipe.report.about_tokenizers import about_tokenizers
-from vqpipe.report.about_words import about_words
-from vqpipe.report.inputs import Inputs, read_inputs
-from vqpipe.report.page import render
-from vqpipe.report.summary import summary
+from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
+from vqpipe.report.inputs import Cost, Inputs, read_inputs
+from vqpipe.report.names import NOT_MEASURED, number
+from vqpipe.runtime.terminal import harmless
 
 PAGE = "index.html"
 METRICS = "metrics.json"
@@ -65,3 +68,108 @@ def _lead(inputs: Inputs) -> str:
         return ", ".join(names) if names else "none"
 
     return f"Tokenizers: {listed(inputs.variants)}. Priors over their tokens: {listed(inputs.pairs)}."
+
+
+def render(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """One HTML document without scripts or external references; equal sections give equal text. Control
+    characters of file names and captions are shown as backslash escapes."""
+    environment = Environment(
+        loader=PackageLoader("vqpipe.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["leaf"] = _leaf
+    page = environment.get_template("page.html.j2").render(title=title, lead=lead, sections=list(sections))
+    return harmless(page)
+
+
+def _leaf(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def summary(inputs: Inputs) -> dict[str, Any]:
+    """Numbers and text, sorted: `tokenizer.VARIANT`, `prior.PAIR`, `read.VARIANT`, and one entry for each other stage.
+
+    A tokenizer's measures (mean of `{mean, low, high}`) lie beside its `training` metrics; floors and
+    ceilings keep their names. Lists are left out, and so are the stages' protocols, since `measured` has them.
+    """
+    content: dict[str, Any] = {name: values(metrics) for name, metrics in inputs.stages.items()}
+    tokenizers = {}
+    for name in inputs.variants:
+        own: dict[str, Any] = {}
+        if name in inputs.evaluate:
+            own |= values({k: v for k, v in inputs.evaluate[name].items() if k != "protocol"})
+        if name in inputs.tokenizer:
+            own["training"] = values(inputs.tokenizer[name])
+        if own:
+            tokenizers[name] = own
+    content["tokenizer"] = tokenizers
+    content["prior"] = {name: values(metrics) for name, metrics in inputs.prior.items()}
+    content["read"] = {
+        name: values({k: v for k, v in metrics.items() if k != "protocol"})
+        for name, metrics in inputs.read.items()
+    }
+    return {key: content[key] for key in sorted(content)}
+
+
+def values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested numbers and text without the rest; `{mean, low, high}` becomes its mean."""
+    kept: dict[str, Any] = {}
+    for key, value in sorted(content.items()):
+        if isinstance(value, Mapping):
+            inner = value["mean"] if set(value) == {"mean", "low", "high"} else values(value)
+            if inner != {}:
+                kept[key] = inner
+        elif isinstance(value, int | float | str) and not isinstance(value, bool):
+            kept[key] = value
+    return kept
+
+
+def about_run(inputs: Inputs) -> Section:
+    """The section `What ran`."""
+    blocks: list[Block] = [
+        Text(
+            "Every number on this page comes from the params below; the same params "
+            "give the same numbers on the "
+            "same kind of machine. Times and memory belong to the machine that ran the stage."
+        ),
+        Tree("Params, section by section", inputs.params),
+    ]
+    if inputs.packages:
+        listed = ", ".join(f"{name} {version}" for name, version in inputs.packages.items())
+        blocks.append(Text(f"The artifacts were written with {listed}."))
+    else:
+        blocks.append(Absent("Package versions: no lineage sidecars in this checkout."))
+    blocks.append(_costs(inputs.costs))
+    if inputs.strays:
+        blocks.append(Text(f"Left over from earlier params and not shown: {', '.join(inputs.strays)}."))
+    return Section("run", "What ran", blocks)
+
+
+def _costs(costs: tuple[Cost, ...]) -> Block:
+    measured = [cost for cost in costs if cost.seconds is not None and cost.peak_memory_bytes is not None]
+    if not measured:
+        return Absent(
+            f"Cost: {NOT_MEASURED}. Sidecars with time and memory lie beside the artifacts where a stage ran."
+        )
+    columns = [Column("output", numeric=False), Column("time", "s"), Column("peak memory"), Column("cores")]
+    rows = [
+        [
+            Cell(cost.output),
+            Cell(number(cost.seconds, 1)),
+            Cell(human_bytes(cost.peak_memory_bytes)),
+            Cell(str(cost.cores or "–")),
+        ]
+        for cost in costs
+        if cost.seconds is not None and cost.peak_memory_bytes is not None
+    ]
+    total = sum(cost.seconds or 0 for cost in measured)
+    peak = max(cost.peak_memory_bytes or 0 for cost in measured)
+    rows.append([Cell("all of these"), Cell(number(total, 1)), Cell(human_bytes(peak)), Cell("")])
+    lacking = [cost.output for cost in costs if cost.seconds is None]
+    note = "Peak memory is the largest resident size of the stage's process or of one of its workers."
+    if lacking:
+        note += f" {NOT_MEASURED.capitalize()}: {', '.join(lacking)}."
+    return Table("Cost of each output", columns, rows, note, frozenset({len(rows) - 1}))

@@ -180,6 +180,8 @@ PERCENT = {
 }  # fmt: skip
 """Measures that are shares and shown times 100."""
 
+NOT_MEASURED = "not measured in this checkout"
+
 
 def measure(name: str) -> Measure:
     """How a measure is shown; one that is not listed is shown under its own name."""

@@ -1,0 +1,265 @@
+"""The two codebooks: words with their counts, the graph between them, and the patch clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS
+from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
+from vqpipe.artifacts.tables import read_table
+from vqpipe.artifacts.tensors import read_tensors
+from vqpipe.codebooks.statistics import degrees
+from vqpipe.params.report import ReportParams
+from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
+from vqpipe.report.charts import Series, bipartite, line_chart, rank_frequency
+from vqpipe.report.gate import flatten
+from vqpipe.report.inputs import Inputs
+from vqpipe.report.names import number
+
+DEGREES = {
+    "mean": "mean",
+    "quarter": "quarter",
+    "median": "median",
+    "three_quarters": "three quarters",
+    "ninety_percent": "90 %",
+    "max": "most",
+}
+"""The statistics of the words' degrees, as columns."""
+
+
+def about_words(inputs: Inputs, params: ReportParams) -> Section:
+    """The section `Words`."""
+    blocks: list[Block] = [
+        Text(
+            "Adjectives and nouns are found in the training captions by part of "
+            "speech. An edge joins an adjective to a noun that the captions "
+            "say it modifies at least as often as the params ask. Together with the "
+            "words' vectors this graph is one of the codebook priors."
+        )
+    ]
+    for stage, title in (("vocabulary", "Vocabulary"), ("graph", "Modifying graph")):
+        metrics = inputs.stages.get(stage)
+        if metrics is None:
+            blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
+        else:
+            flat = {name: value for name, value in metrics.items() if name != "degree"}
+            blocks.append(plain_table(f"{title} in numbers", flat))
+            if metrics.get("degree"):
+                blocks.append(_degree_table(metrics["degree"]))
+    folder = inputs.folder("prior", "words")
+    if not (folder / MANIFEST).is_file():
+        return Section(
+            "words",
+            "Words",
+            [*blocks, Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph")],
+        )
+    return Section(
+        "words", "Words", [*blocks, _most_said(folder, params.num_pairs), *graph_blocks(folder, params)]
+    )
+
+
+def _degree_table(degree: Mapping[str, Mapping[str, float]]) -> Table:
+    rows = [
+        [Cell(name), *(Cell(number(own[key], 0 if float(own[key]).is_integer() else 1)) for key in DEGREES)]
+        for name, own in sorted(degree.items())
+        if own
+    ]
+    columns = [Column("words", numeric=False), *(Column(label) for label in DEGREES.values())]
+    note = "Edges of a word: quantiles, mean and maximum over all words of the class, those without an edge included."
+    return Table("Neighbours of the words", columns, rows, note)
+
+
+def _most_said(folder: Path, limit: int) -> Table:
+    adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
+    sides = [sorted(side, key=lambda word: (-word.count, word.text))[:limit] for side in (adjectives, nouns)]
+    rows = [
+        [Cell(str(rank)), *(cell for word in pair for cell in _cells(word))]
+        for rank, pair in enumerate(zip_longest(*sides), start=1)
+    ]
+    columns = [
+        Column("rank", numeric=False),
+        Column("adjective", numeric=False),
+        Column("said", "times"),
+        Column("noun", numeric=False),
+        Column("said", "times"),
+    ]
+    note = f"The vocabulary has {number(len(adjectives))} adjectives and {number(len(nouns))} nouns."
+    return Table("The most said words", columns, rows, note)
+
+
+def _cells(word: Word | None) -> tuple[Cell, Cell]:
+    return (Cell(word.text), Cell(number(word.count))) if word else (Cell(""), Cell(""))
+
+
+def plain_table(title: str, metrics: Mapping[str, Any]) -> Table:
+    """All numbers and words of a metrics file, one a row."""
+    rows = [
+        [Cell(name.replace("_", " ").replace(".", ": ")), Cell(number(value))]
+        for name, value in flatten(metrics).items()
+        if not isinstance(value, str)
+    ]
+    rows += [
+        [Cell(name.replace("_", " ")), Cell(value)]
+        for name, value in sorted(metrics.items())
+        if isinstance(value, str)
+    ]
+    return Table(title, [Column("measure", numeric=False), Column("value")], rows)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the vocabulary and how often the captions say it."""
+
+    text: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Edge:
+    adjective: str
+    noun: str
+    count: int
+    pmi: float
+
+
+def read_side(folder: Path, name: str) -> list[Word]:
+    """The adjectives or nouns of a words prior in the order of their indices; `name` is that of the table."""
+    spec = {spec.name: spec for spec in (ADJECTIVES, NOUNS)}[name]
+    table = read_table(folder / f"{name}.parquet", spec).to_pydict()
+    return [Word(text, int(count)) for text, count in zip(table["word"], table["count"], strict=True)]
+
+
+def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
+    """What the report shows of the graph of a words prior."""
+    manifest = read_manifest(folder, WORDS)
+    adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
+    rows = read_table(folder / "edges.parquet", EDGES, ["adjective", "noun", "count", "pmi"]).to_pylist()
+    if not rows:
+        return [Absent("The graph has no edges.")]
+    edges = [
+        _Edge(adjectives[row["adjective"]].text, nouns[row["noun"]].text, int(row["count"]), row["pmi"])
+        for row in rows
+    ]
+    edges.sort(key=lambda edge: (-edge.count, edge.adjective, edge.noun))
+    surprising = sorted(edges, key=lambda edge: (-edge.pmi, edge.adjective, edge.noun))
+    least, shown = manifest.facts["min_count"], params.num_pairs
+    weight = (
+        f"Weight of an edge in the prior: {manifest.facts['weight']}. PMI: how much more often than by chance, as a "
+        "logarithm in nats; chance is what the words' own frequencies in pairs make of it."
+    )
+    odd = (
+        f"Among the pairs that are said at least {number(least)} times. Where words are rare the PMI is high "
+        "and uncertain."
+    )
+    num_words = [len(adjectives), len(nouns)]
+    counts = [
+        degrees((row[side] for row in rows), num).tolist()
+        for side, num in zip(("adjective", "noun"), num_words, strict=True)
+    ]
+    blocks: list[Block] = [
+        _table(
+            f"The {number(min(shown, len(edges)))} most said of {number(len(edges))} edges",
+            edges[:shown],
+            weight,
+        ),
+        _table(f"The {number(min(shown, len(edges)))} most surprising edges", surprising[:shown], odd),
+        _degrees(counts),
+    ]
+    if drawn := edges[: params.num_edges]:
+        blocks.append(_drawing(drawn))
+    return blocks
+
+
+def _table(title: str, edges: Sequence[_Edge], note: str) -> Table:
+    columns = [
+        Column("adjective", numeric=False),
+        Column("noun", numeric=False),
+        Column("said", "times"),
+        Column("PMI", "nats"),
+    ]
+    rows = [
+        [Cell(edge.adjective), Cell(edge.noun), Cell(number(edge.count)), Cell(number(edge.pmi, 2))]
+        for edge in edges
+    ]
+    return Table(title, columns, rows, note)
+
+
+def _degrees(counts: Sequence[Sequence[int]]) -> Charts:
+    names = ("adjectives", "nouns")
+    told = "; ".join(
+        f"{number(sum(count > 0 for count in own))} of {number(len(own))} {name} have an edge, the one with the most "
+        f"{number(max(own))}"
+        for name, own in zip(names, counts, strict=True)
+    )
+    alt = "Neighbours of each word by rank, logarithmic axes: adjectives and nouns"
+    svg = rank_frequency(
+        list(zip(names, counts, strict=True)), alt, x_label="rank of the word", y_label="neighbours"
+    )
+    legend = [(f"c{colour}", name) for colour, name in enumerate(names)]
+    note = f"Neighbours of each word in falling order; words without an edge are left out. {told}."
+    return Charts("How many neighbours words have", [Chart(svg, "")], legend, note, wide=True)
+
+
+def _drawing(edges: Sequence[_Edge]) -> Charts:
+    alt = f"The {len(edges)} most said adjective-noun edges, adjectives on the left, nouns on the right"
+    note = f"The {number(len(edges))} most said edges; the width grows with the square root of the count."
+    drawn = [(edge.adjective, edge.noun, edge.count) for edge in edges]
+    return Charts(
+        "The modifying graph", [Chart(bipartite(drawn, "adjectives", "nouns", alt), "")], (), note, wide=True
+    )
+
+
+def about_clusters(inputs: Inputs) -> Section:
+    """The section `Patch clusters`."""
+    blocks: list[Block] = [
+        Text(
+            "Pooled CLIP features of image patches make the other codebook prior: "
+            "the centroids of k-means, unless the params say otherwise."
+        )
+    ]
+    for stage, title in (("patches", "Patches"), ("cluster", "Clusters")):
+        metrics = inputs.stages.get(stage)
+        if metrics is None:
+            blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
+        else:
+            blocks.append(plain_table(f"{title} in numbers", metrics))
+    folder = inputs.folder("prior", "patches")
+    if not (folder / MANIFEST).is_file():
+        return Section(
+            "clusters",
+            "Patch clusters",
+            [
+                *blocks,
+                Absent("The centroids are absent in this checkout. Run: dvc pull, or dvc repro cluster"),
+            ],
+        )
+    tensors, _ = read_tensors(folder / "centroids.safetensors", CENTROID_TENSORS)
+    counts = tensors["counts"].tolist()
+    alt = "Patches of each cluster by rank, logarithmic axes"
+    note = (
+        f"Patches of each of the {number(len(counts))} clusters in falling order; the largest "
+        f"holds {number(max(counts))}, the smallest {number(min(counts))}."
+    )
+    svg = rank_frequency([("clusters", counts)], alt, x_label="rank of the cluster", y_label="patches")
+    sizes = Charts("Sizes of the clusters", [Chart(svg, "")], (), note, wide=True)
+    return Section("clusters", "Patch clusters", [*blocks, *_objective(inputs), sizes])
+
+
+def _objective(inputs: Inputs) -> list[Block]:
+    """The k-means objective by iteration; nothing where the codebook is not k-means' (random vectors, say)."""
+    curve = inputs.curves.get("cluster", {}).get("cluster")
+    if curve is None or len(curve["step"]) < 2:
+        return []
+    line = [Series("objective", curve["step"], curve["objective"], 0)]
+    svg = line_chart(line, x_label="iteration", y_label="", alt="k-means objective by iteration", log_y=False)
+    refilled = sum(curve["refilled"])
+    note = (
+        "Mean squared distance of a vector to its nearest centroid, before each iteration's update. A curve that "
+        f"still falls asks for more iterations. Empty clusters refilled over the run: {number(refilled)}."
+    )
+    return [Charts("Objective", [Chart(svg, "")], (), note, wide=True)]
