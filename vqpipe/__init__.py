@@ -1,4 +1,4 @@
-"""vqpipe: vector-quantised image modelling with codebook priors, as a pipeline of staged tools."""
+"""vqpipe: vector-quantised image modelling with pretrained codebooks, as a pipeline of staged tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vqpipe.library.hub import Tokenizer
 
 __all__ = ["Tokenizer", "__version__", "load_codebook"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {"load_codebook": "vqpipe.codebooks.load", "Tokenizer": "vqpipe.library.hub"}
 """Names that are imported when they are asked for, so that `import vqpipe` loads neither torch nor pyarrow. By

@@ -31,13 +31,13 @@ class Found(IntEnum):
     """Only the checkpoint before the newest; it has the newest's name now."""
 
 
-def before(path: Path) -> Path:
+def previous_path(path: Path) -> Path:
     """Where the checkpoint before the one at `path` is."""
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
 @contextmanager
-def keep_before(path: Path) -> Iterator[None]:
+def keeping_previous(path: Path) -> Iterator[None]:
     """While this is open, another checkpoint is put at `path`; the one that was there becomes the one before.
 
     At any moment two checkpoints are there, once there were two. A file system without hard links has one for a moment.
@@ -49,10 +49,10 @@ def keep_before(path: Path) -> Iterator[None]:
                 os.link(path, old)
         except OSError:
             linked = False
-            os.replace(path, before(path))
+            os.replace(path, previous_path(path))
         yield
         if linked:
-            os.replace(old, before(path))
+            os.replace(old, previous_path(path))
 
 
 def recover(path: Path, check: Callable[[Path], object], device: torch.device) -> Found:
@@ -71,7 +71,7 @@ def recover(path: Path, check: Callable[[Path], object], device: torch.device) -
 
 def _recover(path: Path, check: Callable[[Path], object]) -> Found:
     remove_leftovers(path.parent)
-    second, notes, found = before(path), list[str](), Found.NOTHING
+    second, notes, found = previous_path(path), list[str](), Found.NOTHING
     for one, what in ((path, Found.NEWEST), (second, Found.BEFORE)):
         if not one.is_file():
             if one == path and second.is_file():
@@ -94,7 +94,7 @@ def _recover(path: Path, check: Callable[[Path], object]) -> Found:
     return found
 
 
-def is_sound(check: Callable[[], object], otherwise: str) -> bool:
+def is_intact(check: Callable[[], object], otherwise: str) -> bool:
     """Whether `check` finds no damage; where it finds some, it is printed in one line on stderr.
 
     Args:
@@ -118,3 +118,10 @@ def _damage(error: ArtifactError | OSError) -> str:
     problem, *parts = (" ".join(line.split()) for line in str(error).splitlines())
     shown = ", ".join(part for part in parts if not part.startswith("run:"))
     return f"{problem} ({shown})" if shown else problem
+
+
+before = previous_path  # shim: moved
+
+keep_before = keeping_previous  # shim: moved
+
+is_sound = is_intact  # shim: moved

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
-from vqpipe.artifacts.spec import FolderSpec, OneOf, TableSpec, check_header, maker, missing
+from vqpipe.artifacts.spec import FolderSpec, OneOf, TableSpec, check_header, make_command, missing
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.preflight import need_place, need_short
 
@@ -53,7 +53,7 @@ def need_input(path: Path, kind: FolderSpec | OneOf) -> str:
         raise ArtifactError(
             f"{path} is no {kind.about}", found=f"{header.spec} v{header.version}",
             choices=[f"{spec.name} v{spec.version}" for spec in wanted],
-            run=" or ".join(dict.fromkeys(map(maker, wanted))),
+            run=" or ".join(dict.fromkeys(map(make_command, wanted))),
         )  # fmt: skip
     check_header(header, spec, path)
     return header.spec
@@ -133,7 +133,7 @@ def _need_folder(path: Path, specs: Sequence[FolderSpec]) -> None:
         raise ArtifactError(
             f"{path} holds something else, which would be lost",
             found=f"an artifact of {found}" if found else ", ".join(held[:5]),
-            expected=f"a new folder, an empty one, or one that `{maker(specs[0])}` wrote",
+            expected=f"a new folder, an empty one, or one that `{make_command(specs[0])}` wrote",
         )
 
 

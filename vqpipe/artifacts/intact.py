@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from vqpipe.artifacts.publish import MANIFEST, file_digest
 from vqpipe.artifacts.seal import check_seal, need_equal, read_sealed_json
-from vqpipe.artifacts.spec import mend
+from vqpipe.artifacts.spec import repair_command
 from vqpipe.errors import ArtifactError
 
 SMALL = 16 << 20
@@ -35,7 +35,7 @@ def need_intact(path: Path, run: str | None = None) -> None:
         ArtifactError: other content than was written, or no checksum.
     """
     manifest = path.parent / MANIFEST
-    run = mend(path.parent) if manifest.is_file() else run or "download it, or make it again"
+    run = repair_command(path.parent) if manifest.is_file() else run or "download it, or make it again"
     status = path.stat()
     stated = None
     if manifest.is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.publish import SIDECARS, tree_digest
-from vqpipe.artifacts.remedies import for_output, quoted
+from vqpipe.artifacts.remedies import quoted, repair_output
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, MismatchError
 
@@ -71,7 +71,7 @@ def need_own_lineage(path: Path) -> Lineage | None:
         raise ArtifactError(
             f"{path} is not what its lineage is of: it was replaced without its stage",
             found=f"SHA-256 {found[:16]}…", expected=f"{lineage.output[:16]}…, as {path.name}{LINEAGE} says",
-            run=f"{for_output(path, lineage.stage)}; or, where this is meant, rm {quoted(path)}{LINEAGE}",
+            run=f"{repair_output(path, lineage.stage)}; or, where this is meant, rm {quoted(path)}{LINEAGE}",
         )  # fmt: skip
     return lineage
 

@@ -29,7 +29,7 @@ from vqpipe.artifacts.seal import (
     read_sealed_json,
     sealed_text,
 )
-from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, mend, missing
+from vqpipe.artifacts.spec import FolderSpec, Header, check_header, header_for, missing, repair_command
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.signals import hold_signals
 
@@ -305,7 +305,7 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
         if spec is not None:
             raise missing(folder, spec)
         raise ArtifactError(f"{folder} is not a published folder: it has no {MANIFEST}")
-    run = mend(folder)
+    run = repair_command(folder)
     content = read_sealed_json(path, run)
     header = Header.of(content, path)
     if spec is not None:

@@ -15,7 +15,15 @@ from pkgutil import iter_modules
 from vqpipe.artifacts import specs
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.seal import PARQUET, SAFETENSORS, parse_object
-from vqpipe.artifacts.spec import FolderSpec, Header, Spec, TableSpec, TensorSpec, maker, mend
+from vqpipe.artifacts.spec import (
+    FolderSpec,
+    Header,
+    Spec,
+    TableSpec,
+    TensorSpec,
+    make_command,
+    repair_command,
+)
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.errors import ArtifactError
 
@@ -54,7 +62,7 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def for_folder(folder: Path) -> str:
+def repair_folder(folder: Path) -> str:
     """The command for a published folder, by what can be read of its manifest."""
     spec = None
     with suppress(ArtifactError, OSError):
@@ -62,26 +70,26 @@ def for_folder(folder: Path) -> str:
     if spec == NO_PRIOR:
         return f"git checkout {quoted(folder)}"
     if spec is None:
-        return mend(folder)
-    return maker(spec) if spec.stage.startswith("vqpipe ") else for_output(folder, spec.stage)
+        return repair_command(folder)
+    return make_command(spec) if spec.stage.startswith("vqpipe ") else repair_output(folder, spec.stage)
 
 
-def for_output(output: Path, stage: str) -> str:
+def repair_output(output: Path, stage: str) -> str:
     """The command for an output of a stage that DVC keeps."""
     name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
-    return mend(output, f"dvc repro -s -f {shlex.quote(name)}")
+    return repair_command(output, f"dvc repro -s -f {shlex.quote(name)}")
 
 
-def for_metrics(path: Path) -> str:
+def repair_metrics(path: Path) -> str:
     """The command for metrics, which git keeps: their path in the folder of metrics is the name of their stage."""
-    below = place(path, METRICS)
+    below = path_below(path, METRICS)
     if below is None:
         return f"git checkout {quoted(path)}, or the stage that made it"
     stage = "@".join(below[1].with_suffix("").parts)
     return f"git checkout {quoted(path)}, or dvc repro -s -f {shlex.quote(stage)}"
 
 
-def place(path: Path, folder: str) -> tuple[Path, Path] | None:
+def path_below(path: Path, folder: str) -> tuple[Path, Path] | None:
     """What the folder of that name is in that a file lies under, and the file's path in the folder; or None."""
     for parent in path.parents:
         if parent.name == folder:
@@ -89,7 +97,18 @@ def place(path: Path, folder: str) -> tuple[Path, Path] | None:
     return None
 
 
-def twin(path: Path, folder: str, other: str, ending: str) -> Path | None:
+def counterpart(path: Path, folder: str, other: str, ending: str) -> Path | None:
     """The file of the same name in the other of the folders `metrics` and `curves`, or None for a file in neither."""
-    below = place(path, folder)
+    below = path_below(path, folder)
     return None if below is None else (below[0] / other / below[1]).with_name(below[1].stem + ending)
+
+
+for_folder = repair_folder  # shim: moved
+
+for_output = repair_output  # shim: moved
+
+for_metrics = repair_metrics  # shim: moved
+
+place = path_below  # shim: moved
+
+twin = counterpart  # shim: moved

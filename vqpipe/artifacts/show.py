@@ -12,7 +12,7 @@ from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.remedies import spec_of
 from vqpipe.artifacts.seal import read_sealed_json
-from vqpipe.artifacts.spec import Header, maker
+from vqpipe.artifacts.spec import Header, make_command
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.errors import ArtifactError, human_bytes
@@ -64,10 +64,10 @@ def _title(path: Path, header: Header) -> list[str]:
     if spec is None:
         return [*lines, "  this version of vqpipe does not know that spec"]
     if spec.version != header.version:
-        lines.append(f"  this version of vqpipe reads v{spec.version}; run: {maker(spec)}")
+        lines.append(f"  this version of vqpipe reads v{spec.version}; run: {make_command(spec)}")
     if spec.about:
         lines.append(f"  {spec.about}")
-    made_by = spec.stage if maker(spec) == spec.stage else f"the stage {spec.stage}"
+    made_by = spec.stage if make_command(spec) == spec.stage else f"the stage {spec.stage}"
     return [*lines, f"  written by {made_by}"]
 
 

@@ -66,12 +66,12 @@ class OneOf:
     specs: tuple[FolderSpec, ...]
 
 
-def maker(spec: Spec) -> str:
+def make_command(spec: Spec) -> str:
     """The command that makes an artifact: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
     return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
 
 
-def mend(path: Path, otherwise: str = "") -> str:
+def repair_command(path: Path, otherwise: str = "") -> str:
     """The command that brings back a damaged output: DVC does not look at a file whose time is as it was.
 
     Args:
@@ -131,15 +131,20 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
             f"{where}: wrong artifact",
             found=f"{header.spec} v{header.version}",
             expected=f"{spec.name} v{spec.version}",
-            run=maker(spec),
+            run=make_command(spec),
         )
 
 
 def missing(where: Path, *specs: Spec) -> ArtifactError:
     """The error for an artifact that is not there, or for something else that stands in its place."""
     wanted = " or ".join(f"{spec.name} v{spec.version}" for spec in specs)
-    run = " or ".join(dict.fromkeys(map(maker, specs)))
+    run = " or ".join(dict.fromkeys(map(make_command, specs)))
     if not where.exists():
         return ArtifactError(f"{where} does not exist (a {wanted} artifact)", run=run)
     held = ", ".join(path.name for path in sorted(where.iterdir())[:8]) if where.is_dir() else "a file"
     return ArtifactError(f"{where} is not a {wanted} artifact", found=held or "an empty folder", run=run)
+
+
+mend = repair_command  # shim: moved
+
+maker = make_command  # shim: moved

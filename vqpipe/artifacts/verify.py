@@ -27,13 +27,13 @@ from vqpipe.artifacts.remedies import (
     CURVES,
     METRICS,
     TOOLS,
-    for_folder,
-    for_metrics,
-    for_output,
-    place,
+    counterpart,
+    path_below,
     quoted,
+    repair_folder,
+    repair_metrics,
+    repair_output,
     spec_of,
-    twin,
 )
 from vqpipe.artifacts.seal import (
     MARK,
@@ -204,7 +204,7 @@ def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
             _lineage(item, result)
         elif item.suffix == ".json":
             _json(item, result)
-        elif item.suffix == ".csv" and (metrics := twin(item, CURVES, METRICS, ".json")) is not None:
+        elif item.suffix == ".csv" and (metrics := counterpart(item, CURVES, METRICS, ".json")) is not None:
             _curves(item, metrics, result)
         elif item.suffix in TOOLS:
             _sealed(item, result)
@@ -223,7 +223,7 @@ def _count(path: Path, result: Verified) -> None:
 
 def _folder(folder: Path, advance: Callable[[int], None]) -> Verified:
     """A published folder: its manifest, its spec, and its files, those among them that the manifest does not list."""
-    result, run = Verified(artifacts=1), for_folder(folder)
+    result, run = Verified(artifacts=1), repair_folder(folder)
     with result.noting(folder / MANIFEST, run):
         _count(folder / MANIFEST, result)
         content = read_sealed_json(folder / MANIFEST, run)
@@ -248,7 +248,7 @@ def _folder(folder: Path, advance: Callable[[int], None]) -> Verified:
 
 
 def _file_of_a_folder(folder: Path, path: Path, result: Verified, advance: Callable[[int], None]) -> None:
-    run = for_folder(folder)
+    run = repair_folder(folder)
     files = listed_files(read_sealed_json(folder / MANIFEST, run), folder / MANIFEST, run)
     entry = files.get(path.relative_to(folder).as_posix())
     if entry is None:
@@ -283,7 +283,7 @@ def _lineage(path: Path, result: Verified) -> None:
     content = read_sealed_json(path, run)
     stage = content.get("stage")
     if isinstance(stage, str):
-        run = for_output(output, stage)
+        run = repair_output(output, stage)
     if not output.exists():
         raise ArtifactError(
             f"{path}: its output is not there", found=f"no {output}", expected=output, run=run
@@ -302,13 +302,13 @@ def _json(path: Path, result: Verified) -> None:
     if MARK.encode() not in raw and b'"seal"' not in raw:
         result.unsealed += 1  # written by hand, by another program, or by an older version
         return
-    run = for_metrics(path)
+    run = repair_metrics(path)
     _count(path, result)
     beside = _beside(path, run)
     for name, stated in beside.items():
         with result.noting(path, run):
             if name == CURVES:
-                curves = twin(path, METRICS, CURVES, ".csv")
+                curves = counterpart(path, METRICS, CURVES, ".csv")
                 if curves is not None and not curves.is_file():
                     raise ArtifactError(f"{path}: its curves are not there", found=f"no {curves}", run=run)
             else:
@@ -322,7 +322,7 @@ def _beside(path: Path, run: str) -> dict[str, str]:
 
 def _measured(path: Path, spec: str, stated: str, run: str) -> None:
     """Raise where the artifacts that metrics may be of are there, and none of them is what was measured."""
-    below = place(path, METRICS)
+    below = path_below(path, METRICS)
     if below is None:
         return
     root, part = below
@@ -356,7 +356,7 @@ def _digests(root: Path) -> dict[str, list[tuple[Path, str]]]:
 
 def _curves(path: Path, metrics: Path, result: Verified) -> None:
     """Curves against the seal of the metrics that were published with them."""
-    run = for_metrics(metrics)
+    run = repair_metrics(metrics)
     _count(path, result)
     if not metrics.is_file():
         raise ArtifactError(f"{path}: the metrics of its stage are not there", found=f"no {metrics}", run=run)

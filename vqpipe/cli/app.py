@@ -227,7 +227,7 @@ def boards(
 def why(
     adjective: Annotated[str, typer.Argument(help="An adjective.")],
     noun: Annotated[str, typer.Argument(help="A noun.")],
-    prior: Annotated[Path, typer.Option(help="The words prior.")] = Path("artifacts/prior/words"),
+    codebook: Annotated[Path, typer.Option(help="The words codebook.")] = Path("artifacts/codebook/words"),
     corpus: Annotated[
         Path | None,
         typer.Option(
@@ -237,33 +237,33 @@ def why(
         ),
     ] = None,
 ) -> None:
-    """Print why a words prior joins an adjective and a noun, with the first captions, or why it does not.
+    """Print why a words codebook joins an adjective and a noun, with the first captions, or why it does not.
 
-    Example: vqpipe why red bird --prior artifacts/prior/words --corpus artifacts/dataset
+    Example: vqpipe why red bird --codebook artifacts/codebook/words --corpus artifacts/dataset
     """
     from vqpipe.cli.why import explain
 
-    say(explain(prior, adjective, noun, corpus))
+    say(explain(codebook, adjective, noun, corpus))
 
 
-@app.command("prior-card")
-def prior_card(
-    path: Annotated[Path, typer.Argument(help="A codebook prior: words or centroids.")],
+@app.command()
+def card(
+    path: Annotated[Path, typer.Argument(help="A codebook: words or patches.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The Markdown file to write; without it PATH.card.md, beside the prior."),
+        typer.Option(help="The Markdown file to write; without it PATH.card.md, next to the codebook."),
     ] = None,
 ) -> None:
-    """Write a page about a codebook prior: where it comes from, what is in it, what to check before sharing it.
+    """Write a page about a codebook: where it comes from, what is in it, what to check before sharing it.
 
-    Example: vqpipe prior-card artifacts/prior/words --out words.md
+    Example: vqpipe card artifacts/codebook/words --out words.md
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
-    from vqpipe.codebooks.card import card
+    from vqpipe.codebooks.card import card as card_text
 
     target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
-    publish_text(target, card(path))
+    publish_text(target, card_text(path))
     say(f"wrote {target}")
 
 
