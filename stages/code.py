@@ -18,18 +18,20 @@ def main(
 
     Example: python -m stages.code dataset clip --out artifacts/code
     """
-    from vqpipe.runtime.code import code_listing
+    from vqpipe.runtime.code import Code
 
     out.mkdir(parents=True, exist_ok=True)
     for path in out.iterdir():
         if path.stem not in stages:
             path.unlink()
+    code = Code(Path.cwd())
     for stage in stages:
-        path, text = out / f"{stage}.txt", code_listing(stage, Path.cwd())
+        path, text = out / f"{stage}.txt", code.listing(stage)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             part = path.with_name(f".{path.name}.partial")
             part.write_text(text, encoding="utf-8")
             part.replace(path)
+    code.keep()
 
 
 app = stage_app(main)
