@@ -93,8 +93,8 @@ class Code:
     def closure(self, module: str) -> dict[str, str]:
         """The hash of each file that a module can import, and of the data next to these, by path under the root.
 
-        Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do strings `module:Class`, as in tables of
-        plug-ins. A folder without Python counts as data of a module next to it that has its name as a string.
+        Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do strings `module:Class`, as in tables
+        of plug-ins. A folder without Python counts as data of a module next to it that has its name as a string.
 
         Raises:
             FileNotFoundError: there is no such module.
@@ -154,7 +154,7 @@ class Code:
             for word in source.words:
                 folder = file.parent / word
                 if folder.is_dir() and not any(folder.rglob("*.py")):
-                    data = [path for path in folder.rglob("*") if path.is_file()]
+                    data = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
                     found |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
             self._hashes[file] = {path.relative_to(self.root).as_posix(): found[path] for path in found}
         return self._hashes[file]
