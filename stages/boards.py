@@ -1,7 +1,7 @@
-"""Run the rows of a board that are missing, several at a time, and tell DVC what was made.
+"""Run the rows of a board that are missing, several at a time, and record in dvc.lock what was made.
 
-DVC runs one stage after the other. A row here is trained by one thread, so that its numbers are the same beside any
-others, and as many rows run at a time as there are cores. A second call does what is still missing.
+DVC runs one stage after the other. Here a row is trained by one thread, so that its numbers do not depend on what else
+runs, and as many rows run at a time as there are cores. A second call runs what is still missing.
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
     return missing
 
 
+def rows_of_other_code(commands: dict[str, list[str]]) -> dict[str, str]:
+    """The digest of the code that made a row, for each row with metrics that other code made than that of the tree."""
+    from vqpipe.report.inputs import read_json
+    from vqpipe.runtime.code import stage_code
+
+    now, found = stage_code("row"), {}
+    for name, command in commands.items():
+        metrics = Path(command[command.index("--metrics") + 1])
+        if metrics.is_file() and (code := str(read_json(metrics).get("code"))) != now:
+            found[name] = code
+    return found
+
+
 def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
     """Run commands, `jobs` at a time with one thread each; their output goes to `logs`.
 
@@ -109,8 +122,8 @@ def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
     return failed
 
 
-def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
-    """Record in the board's dvc.lock that these rows are done; where DVC is not installed, say how.
+def record(folder: Path, names: list[str], every: bool) -> None:
+    """Record in the board's dvc.lock that the tree's code made these rows; without DVC, report how to do so later.
 
     `every`: they are all the rows, which DVC takes as one target.
     """
@@ -121,9 +134,9 @@ def tell_dvc(folder: Path, names: list[str], every: bool) -> None:
     if find_spec("dvc") is None:
         say(f"DVC is not installed; record the rows later with: dvc commit -f {folder}/dvc.yaml", err=True)
         return
-    code = run_child([sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *targets])
-    if code:
-        raise typer.Exit(code)
+    for words in (["repro", "--quiet", "code"], ["commit", "--quiet", "--force", *targets]):
+        if code := run_child([sys.executable, "-m", "dvc", *words]):
+            raise typer.Exit(code)
 
 
 def main(
@@ -132,22 +145,33 @@ def main(
     ] = None,
     folder: Annotated[Path, typer.Option(help="The board's folder.")] = Path("boards/scenes"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Rows at a time; one per core without it.")] = None,
-    dry: Annotated[bool, typer.Option("--dry", help="Say what is missing; run nothing.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="List what is to be run; run nothing.")] = False,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="Also run again the rows that other code made.")
+    ] = False,
 ) -> None:
-    """Run the rows that are missing or whose params or inputs changed.
+    """Run the rows that are missing or whose params or inputs changed; count those that other code made.
 
     Example: python -m stages.boards '*-0' --jobs 2
     """
     from vqpipe.runtime.env import scratch_root, workers
 
     commands = row_commands(folder, patterns or [])
-    missing = missing_rows(folder, commands)
-    say(f"{len(missing)} of {len(commands)} rows of {folder} are to be run", err=True)
+    todo, other = missing_rows(folder, commands), rows_of_other_code(commands)
+    todo = {name: cmd for name, cmd in commands.items() if name in todo or (other_code and name in other)}
+    kept = [name for name in other if name not in todo]
+    say(f"{len(todo)} of {len(commands)} rows of {folder} are to be run", err=True)
+    if kept:
+        made = (
+            f"{len(kept)} rows were made by other code ({', '.join(sorted({other[name] for name in kept}))})"
+        )
+        say(f"{made}; run them again with --other-code", err=True)
     if dry:
-        say("\n".join(missing))
+        say("\n".join(todo))
         return
-    failed = run_all(missing, jobs or workers(), scratch_root() / "logs" / folder)
-    tell_dvc(folder, [name for name in commands if name not in failed], not patterns and not failed)
+    failed = run_all(todo, jobs or workers(), scratch_root() / "logs" / folder)
+    done = [name for name in commands if name not in failed and name not in kept]
+    record(folder, done, not patterns and len(done) == len(commands))
     if failed:
         say(f"{len(failed)} rows failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

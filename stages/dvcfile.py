@@ -1,12 +1,9 @@
-"""Reading dvc.yaml without DVC: its stages with `foreach` unrolled and `${…}` filled in from params.yaml."""
+"""Reads dvc.yaml without DVC: its stages, with `foreach` unrolled and `${…}` filled in from params.yaml."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ REMOTE = {
     *("remote", "ds", "s3", "gs", "gcs", "azure", "adl", "abfs", "oss", "ssh", "sftp", "hdfs", "webhdfs"),
     *("http", "https", "gdrive", "webdav", "webdavs", "memory"),
 }
-"""Beginnings, up to a colon, of paths that DVC looks for elsewhere."""
+"""Prefixes, up to a colon, of paths that DVC does not look for on this machine."""
 PLACE = re.compile(r"\$\{([^}]+)\}")
 
 
@@ -39,7 +36,7 @@ def read_stages(folder: Path) -> dict[str, Stage]:
 
     Raises:
         ParamsError: a file is missing, a `${…}` names nothing in params.yaml, a name there cannot be part of a command,
-            or DVC would not take a path there for a file.
+            or DVC would not take a path there for a local file.
     """
     context = read_yaml(folder / "params.yaml")
     stages: dict[str, Stage] = {}
@@ -92,17 +89,11 @@ def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
         )  # fmt: skip
     for path in paths("deps"):
         _check_local(path, name)
-    return Stage(
-        name,
-        filled,
-        paths("deps"),
-        paths("params"),
-        paths("outs", "metrics", "plots"),
-    )
+    return Stage(name, filled, paths("deps"), paths("params"), paths("outs", "metrics", "plots"))
 
 
 def _check_local(path: str, stage: str) -> None:
-    """Raise `ParamsError` for a dep that DVC takes for something else than a file or folder of this machine."""
+    """Raise `ParamsError` for a dep that DVC does not take for a file or folder of this machine."""
     scheme, colon, _ = path.partition(":")
     if colon and scheme.lower() in REMOTE:
         raise ParamsError(
@@ -113,45 +104,3 @@ def _check_local(path: str, stage: str) -> None:
         raise ParamsError(
             f"{stage}: DVC takes the path {path} for a file of its own", expected="another ending"
         )
-
-
-def stale(stage: Stage, root: Path) -> list[str]:
-    """Why dvc.lock's entry for a stage is not of this tree; empty when it is. Data that is not here is not judged."""
-    lock_path = root / "dvc.lock"
-    locked = (read_yaml(lock_path, GENERATED).get("stages", {}) if lock_path.is_file() else {}).get(
-        stage.name
-    )
-    if locked is None:
-        return ["it has never run"]
-    reasons = []
-    if locked["cmd"].split() != stage.cmd.split():
-        reasons.append("its command changed")
-    context = read_yaml(root / "params.yaml")
-    known = locked.get("params", {}).get("params.yaml", {})
-    for name in stage.params:
-        if name not in known or known[name] != section_of(context, name, root / "params.yaml"):
-            reasons.append(f"params {name} changed")
-    recorded = {
-        entry["path"]: entry.get("md5") for entry in [*locked.get("deps", []), *locked.get("outs", [])]
-    }
-    for path in stage.deps:
-        if path not in recorded:
-            reasons.append(f"{path} is a new dep")
-    for path in (*stage.deps, *stage.outs):
-        known_here = (root / path).is_file() or ((root / path).is_dir() and not path.startswith("artifacts"))
-        if known_here and path in recorded and md5(root / path) != recorded[path]:
-            reasons.append(f"{path} changed")
-    for path in set(recorded) - {*stage.deps, *stage.outs}:
-        reasons.append(f"{path} is no longer of this stage")
-    return reasons
-
-
-def md5(path: Path) -> str:
-    """DVC's hash of a file, or of a folder: that of the list of its files and their hashes, with `.dir` after it."""
-    if path.is_dir():
-        files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-        rows = [{"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-        listing = json.dumps(sorted(rows, key=itemgetter("relpath")), sort_keys=True)
-        return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()

@@ -38,13 +38,14 @@ def main(
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.codebooks.load import PRIOR, load_prior
     from vqpipe.report.boards.board import load_board
-    from vqpipe.report.boards.row import row_code, train_row
+    from vqpipe.report.boards.row import train_row
+    from vqpipe.runtime.code import stage_code
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
-    board, code, where = load_board(params), row_code(), device()
+    board, code, where = load_board(params), stage_code("row"), device()
     config, reading = board.tokenizer(row, seed), board.reader(row, seed)
     if config.training.compile:
         need_compiler(where.type)

@@ -1,34 +1,239 @@
-"""Which code made a number: a digest over source files of this package."""
+"""Which code made a number: the modules that a program can import, each with a hash of what it does.
+
+Comments, doc strings, layout and imports for the type checker are not part of a hash; all else is.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Iterable
+import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import vqpipe
+from vqpipe.runtime.env import scratch_root
 
-ROOT = Path(vqpipe.__file__).parent
+ROOT = Path(vqpipe.__file__).parents[1]
+"""The checkout: the folder of the packages `vqpipe` and `stages`."""
+PACKAGES = ("vqpipe", "stages")
+DIGITS = 12
+"""Hexadecimal digits of a hash as it is written and recorded."""
+
+_PLUGIN = re.compile(r"(\w+(?:\.\w+)+):\w+")
+_WORD = re.compile(r"[\w-]+")
+_SKIPPED = ("ctx", "kind", "type_comment", "type_ignores")
+"""Fields of a syntax tree that follow from the rest or from a comment."""
 
 
-def code_digest(parts: Iterable[str], root: Path = ROOT) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 over names and bytes of Python files.
+def stage_code(stage: str, root: Path = ROOT) -> str:
+    """The digest of all code that a stage can import, which identifies the code that made its numbers.
 
     Args:
-        parts: files and folders under `root`, such as `engine` or `data/loader.py`; folders with all they hold.
-        root: by default the folder of the package `vqpipe`.
+        stage: a module of the package `stages`, such as `row`.
+        root: the checkout.
 
     Raises:
-        FileNotFoundError: a part that is not there.
+        FileNotFoundError: there is no such module.
     """
-    files: set[Path] = set()
-    for part in parts:
-        path = root / part
-        if not path.exists():
-            raise FileNotFoundError(path)
-        files |= {path} if path.is_file() else set(path.rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: path.relative_to(root).as_posix()):
-        digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(code_listing(stage, root).encode()).hexdigest()[:DIGITS]
+
+
+def code_listing(stage: str, root: Path = ROOT) -> str:
+    """One line `HASH  PATH` for each file of code that a stage can import, sorted by path.
+
+    Two listings differ exactly where their digests by `stage_code` do, and they show which files differ.
+
+    Raises:
+        FileNotFoundError: there is no such module.
+    """
+    code = Code(root)
+    listing = code.listing(stage)
+    code.keep()
+    return listing
+
+
+class Source(NamedTuple):
+    """What one Python file does and mentions."""
+
+    digest: str
+    """A hash of its syntax tree without what does nothing; empty for a file that does nothing."""
+    imports: list[str]
+    """Dotted names of modules or of their content, those in tables of plug-ins (`module:Class`) included."""
+    words: list[str]
+    """Its string constants of one word; one may be the name of a folder of data next to the file."""
+
+
+class Code:
+    """The Python files of a checkout, each read once by this object; files that change later are not noticed.
+
+    Parsed files are kept in scratch by a hash of their content (`keep`), so that the next process need not parse them.
+
+    Args:
+        root: the checkout.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self._kept = self._read_kept()
+        self._parsed = False
+        self._sources: dict[Path, Source] = {}
+        self._modules: dict[str, Path | None] = {}
+        self._imported: dict[Path, set[Path]] = {}
+        self._hashes: dict[Path, dict[str, str]] = {}
+
+    def listing(self, stage: str) -> str:
+        """See `code_listing`."""
+        found = self.closure(f"stages.{stage}")
+        return "".join(f"{found[path][:DIGITS]}  {path}\n" for path in sorted(found))
+
+    def closure(self, module: str) -> dict[str, str]:
+        """The hash of each file that a module can import, and of the data next to these, by path under the root.
+
+        Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do strings `module:Class`, as in tables
+        of plug-ins. A folder without Python counts as data of a module next to it that has its name as a string.
+
+        Raises:
+            FileNotFoundError: there is no such module.
+        """
+        start = self._module(module)
+        if start is None:
+            raise FileNotFoundError(f"no module {module} under {self.root}")
+        seen, queue, found = {start}, [start], dict[str, str]()
+        while queue:
+            file = queue.pop()
+            found |= self._hashes_of(file)
+            new = self.imported(file) - seen
+            seen |= new
+            queue += new
+        return found
+
+    def imported(self, file: Path) -> set[Path]:
+        """The checkout's files that a file imports, with the `__init__.py` of each package on the way to them."""
+        if file not in self._imported:
+            names = set[str]()
+            for name in self.source(file).imports:
+                parts = name.split(".")
+                if parts[0] in PACKAGES:
+                    names |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+            self._imported[file] = {path for name in names if (path := self._module(name))} - {file}
+        return self._imported[file]
+
+    def source(self, file: Path) -> Source:
+        """What a Python file does and mentions."""
+        if file not in self._sources:
+            content = file.read_bytes()
+            package = ".".join(file.relative_to(self.root).parts[:-1])
+            key = hashlib.sha256(content).hexdigest() + package
+            if key not in self._kept:
+                self._kept[key] = parse_source(content, package)
+                self._parsed = True
+            self._sources[file] = self._kept[key]
+        return self._sources[file]
+
+    def keep(self) -> None:
+        """Save what was parsed for the next process; where scratch cannot be written, that will parse it again."""
+        if not self._parsed:
+            return
+        path = _kept_path()
+        part = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self._kept), encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+
+    def _hashes_of(self, file: Path) -> dict[str, str]:
+        if file not in self._hashes:
+            source = self.source(file)
+            found = {file: source.digest} if source.digest else {}
+            for word in source.words:
+                folder = file.parent / word
+                if folder.is_dir() and not any(folder.rglob("*.py")):
+                    data = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+                    found |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
+            self._hashes[file] = {path.relative_to(self.root).as_posix(): found[path] for path in found}
+        return self._hashes[file]
+
+    def _module(self, name: str) -> Path | None:
+        """The file of a dotted module name, or None."""
+        if name not in self._modules:
+            path = self.root / name.replace(".", "/")
+            places = (path / "__init__.py", path.with_suffix(".py"))
+            self._modules[name] = next((place for place in places if place.is_file()), None)
+        return self._modules[name]
+
+    def _read_kept(self) -> dict[str, Source]:
+        try:
+            return {key: Source(*value) for key, value in json.loads(_kept_path().read_bytes()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+
+def _kept_path() -> Path:
+    """Parsed files in scratch, apart for each version of this module."""
+    return scratch_root() / f"code-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:DIGITS]}.json"
+
+
+def parse_source(content: bytes, package: str = "") -> Source:
+    """Parse a Python file.
+
+    Args:
+        content: the file's bytes.
+        package: the dotted name of the package that the file is in, from which its relative imports start.
+    """
+    imports, words = dict[str, None](), dict[str, None]()
+    texts = ["".join(_behaviour(node, package, imports, words)) for node in ast.parse(content).body]
+    behaviour = "\n".join(filter(None, texts)).encode()
+    return Source(hashlib.sha256(behaviour).hexdigest() if behaviour else "", list(imports), list(words))
+
+
+def _behaviour(node: Any, package: str, imports: dict[str, None], words: dict[str, None]) -> Iterator[str]:
+    """The parts of a text of a syntax tree: the same in every version of Python, without what does nothing.
+
+    The names that are mentioned on the way are added to `imports` and `words`.
+    """
+    match node:
+        case list():
+            for item in node:
+                yield from _behaviour(item, package, imports, words)
+                yield ","
+            return
+        case ast.Expr(value=ast.Constant(value=str())):
+            return  # a doc string, of a module, class or function, or under a field
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            yield from _behaviour(node.orelse, package, imports, words)
+            return
+        case ast.JoinedStr():  # Python 3.12 adds empty strings
+            parts = [
+                part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")
+            ]
+            yield from ("JoinedStr(", *_behaviour(parts, package, imports, words), ")")
+            return
+        case ast.Import():
+            imports |= dict.fromkeys(alias.name for alias in node.names)
+        case ast.ImportFrom():
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            imports |= dict.fromkeys([module, *(f"{module}.{alias.name}" for alias in node.names)])
+        case ast.Constant(value=str() as text):
+            if place := _PLUGIN.fullmatch(text):
+                imports[place.group(1)] = None
+            elif _WORD.fullmatch(text):
+                words[text] = None
+        case ast.AST():
+            pass
+        case _:
+            yield ascii(node)
+            return
+    yield f"{type(node).__name__}("
+    for field, value in ast.iter_fields(node):
+        if field not in _SKIPPED and value is not None and value != []:
+            yield f"{field}="
+            yield from _behaviour(value, package, imports, words)
+            yield ";"
+    yield ")"

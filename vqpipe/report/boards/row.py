@@ -26,19 +26,11 @@ from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.reading.read import read_heads
-from vqpipe.runtime.code import code_digest
 from vqpipe.runtime.memory import PeakMemory
 from vqpipe.tokenizers.caption_text import check_max_tokens
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
-
-CODE = (
-    "alignment", "codebooks", "data/caption_draw.py", "data/images.py", "data/loader.py", "data/pixels.py",
-    "data/read.py", "engine", "evaluation", "losses", "metrics", "models", "quantizers", "reading", "rows", "runtime",
-    "text/tokens.py", "tokenizers", "vision/byte_pairs.py", "vision/clip.py", "vision/towers.py",
-)  # fmt: skip
-"""The source that a row's numbers come from. Params are not part of it: what is in force stands in the params file."""
 
 SPENT = "spent.json"
 
@@ -63,11 +55,6 @@ class TrainingSpent:
     training_memory_bytes: int | None
     """Of the training over what was held before it: weights, averages and moments, images and captions, activations.
     None where the system does not tell it."""
-
-
-def row_code() -> str:
-    """The digest of the source that rows are made by."""
-    return code_digest(CODE)
 
 
 def train_row(
