@@ -8,13 +8,17 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test lint format bench bench-text bench-gpu scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
+.PHONY: repro test test-fast lint format bench bench-text bench-gpu scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 pytest -n $(TEST_PROCESSES) --dist loadgroup tests
+
+# The tests of single parts, without a pipeline; tests/conftest.py says which.
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 pytest -n $(TEST_PROCESSES) -m fast tests
 
 lint: $(STAMP)
 	ruff check .
@@ -35,13 +39,13 @@ bench-text: $(STAMP)
 bench-gpu: $(STAMP)
 	python -m tests.bench.gpu --out gpu.json
 
-# Priors first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
+# Codebooks first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
 scoreboard: $(STAMP)
 	dvc repro graph cluster scoreboard/dvc.yaml:cluster
 	python -m stages.scoreboard
 	vqpipe scoreboard
 
-# LG-VQ's rows, from the same priors; it needs none of the rows above.
+# LG-VQ's rows, from the same codebooks; it needs none of the rows above.
 scoreboard-language: $(STAMP)
 	dvc repro graph cluster
 	python -m stages.scoreboard --folder scoreboard/language
@@ -53,6 +57,7 @@ scoreboard-tiny-imagenet: $(STAMP)
 	python -m stages.scoreboard --folder scoreboard/tiny-imagenet
 	vqpipe scoreboard
 
+# Was what git tracks of the results made by the code and the params of the tree?
 check-lock: $(STAMP)
 	python -m stages.lock
 

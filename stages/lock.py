@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stages.cli import stage_app
+from vqpipe.errors import ParamsError
 from vqpipe.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -55,12 +56,11 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
     reasons = []
     if entry["cmd"].split() != stage.cmd.split():
         reasons.append("its command changed")
-    if LISTINGS.as_posix() in stage.outs:  # the stage `code`
-        listings = [path for path in (root / LISTINGS).glob("*.txt") if _differs(path, code)]
-        return [
-            *reasons,
-            *(f"{path.relative_to(root).as_posix()} is out of date" for path in sorted(listings)),
-        ]
+    if LISTINGS.as_posix() in stage.outs:  # the stage `code`, whose result is compared, not its inputs
+        if not (root / LISTINGS).is_dir():
+            return [*reasons, f"{LISTINGS.as_posix()} is not there"]
+        old = [path for path in sorted((root / LISTINGS).iterdir()) if _is_old(path, code)]
+        return [*reasons, *(f"{path.relative_to(root).as_posix()} is out of date" for path in old)]
     context = read_yaml(root / "params.yaml")
     known = entry.get("params", {}).get("params.yaml", {})
     for name in stage.params:
@@ -92,16 +92,19 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _differs(listing: Path, code: Code) -> bool:
+def _is_old(listing: Path, code: Code) -> bool:
     try:
         return listing.read_text(encoding="utf-8") != code.listing(listing.stem)
-    except FileNotFoundError:
+    except ParamsError:
         return True
 
 
 def _changed_code(listing: Path, recorded: str, code: Code) -> list[str]:
     """One reason if a stage's code is not that of its recorded listing; it names files if the listing is still here."""
-    now = code.listing(listing.stem)
+    try:
+        now = code.listing(listing.stem)
+    except ParamsError:
+        return [f"stages/{listing.stem}.py is gone"]
     if hashlib.md5(now.encode(), usedforsecurity=False).hexdigest() == recorded:
         return []
     if not listing.is_file() or md5(listing) != recorded:

@@ -1,10 +1,15 @@
-"""Every test, and every process that one starts, runs this checkout's code without the settings of whoever calls."""
+"""Every test, and every process that one starts, runs this checkout's code without the caller's settings.
+
+Markers say what a test costs. `fast` is set here: `pytest -m fast` (`make test-fast`) runs the tests of the folders
+`unit` and `guards` that are not marked `slow`.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 for name in [name for name in os.environ if name.startswith(("VQPIPE_", "GIT_"))]:
@@ -13,3 +18,21 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 # A slow example is a busy machine's, not a fault.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
+
+MARKERS = {
+    "fast": "a test of one part, without a pipeline; set by the folder",
+    "slow": "a unit test that takes seconds, left out of the fast ones",
+}
+FAST = {"unit", "guards"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in FAST and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")

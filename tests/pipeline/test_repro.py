@@ -56,16 +56,35 @@ def test_a_second_repro_does_nothing(pico: Checkout) -> None:
     assert "up to date" in done.stdout
 
 
-def test_the_lock_is_of_the_tree_until_code_or_params_change(pico: Checkout) -> None:
-    assert pico.run("stages.lock").returncode == 0
-    source = pico.folder / "stages/cluster.py"
-    before = source.read_text()
-    source.write_text(before + "# changed\n")
-    done = pico.run("stages.lock", check=False)
-    source.write_text(before)
-    assert done.returncode == 1
-    assert "cluster: stages/cluster.py changed" in done.stdout
-    assert "graph" not in done.stdout
+def test_prose_makes_no_stage_stale_and_an_operator_those_that_import_it(pico: Checkout) -> None:
+    listings = {p.stem: p.read_text() for p in (pico.folder / "artifacts/code").iterdir()}
+    files = {
+        stage: {line.split(maxsplit=1)[1] for line in text.splitlines()} for stage, text in listings.items()
+    }
+    shared = min(path for path in files["tokens"] - files["dataset"] if path.startswith("vqpipe/"))
+    for path in ("stages/cluster.py", shared):
+        source = pico.folder / path
+        before = source.read_text()
+        try:
+            source.write_text(before + "# changed\n")
+            assert pico.run("stages.lock").returncode == 0
+            assert stale(pico) == ["code"]
+            source.write_text(before + "CHANGED = 1\n")
+            done = pico.run("stages.lock", check=False)
+            assert done.returncode == 1
+            assert f"its code changed: {path}" in done.stdout
+            pico.run("dvc", "repro", "-q", "code")
+            found = {name.split("@")[0] for name in stale(pico)}
+            assert found == {stage for stage, own in files.items() if path in own} - {"row"}
+        finally:
+            source.write_text(before)
+    pico.run("dvc", "repro", "-q", "code")
+    assert stale(pico) == []
+
+
+def stale(checkout: Checkout) -> list[str]:
+    """The stages that `dvc status` lists."""
+    return re.findall(r"^(\S+):$", checkout.run("dvc", "status", "dvc.yaml").stdout, re.MULTILINE)
 
 
 def test_one_variant_alone_reruns_and_metrics_diff_shows_it(pico: Checkout) -> None:

@@ -83,6 +83,25 @@ def test_only_the_row_whose_params_changed_is_run_again_and_all_after_the_protoc
         path.write_text(text)
 
 
+def test_rows_that_other_code_made_are_listed_and_kept_until_they_are_asked_for(board: Checkout) -> None:
+    path = board.folder / "stages/row.py"
+    text = path.read_text()
+    try:
+        path.write_text(text + "CHANGED = 1\n")
+        done = board.run("stages.scoreboard", "--dry")
+        assert done.stdout.strip() == ""
+        assert "2 rows were made by other code" in done.stderr
+        board.run("stages.scoreboard")
+        board.run("dvc", "repro", "-q", "code")
+        assert "artifacts/code/row.txt" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
+        again = board.run("stages.scoreboard", "--dry", "--other-code")
+        assert again.stdout.split() == list(RUNS)
+    finally:
+        path.write_text(text)
+    board.run("dvc", "repro", "-q", "code")
+    assert "up to date" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
+
+
 def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path) -> None:
     metrics = board.folder / "scoreboard/metrics/vq-0.json"
     whole = metrics.read_bytes()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vqpipe
+from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.runtime.env import scratch_root
 
 ROOT = Path(vqpipe.__file__).parents[1]
@@ -22,6 +23,9 @@ ROOT = Path(vqpipe.__file__).parents[1]
 PACKAGES = ("vqpipe", "stages")
 DIGITS = 12
 """Hexadecimal digits of a hash as it is written and recorded."""
+
+MAX_KEPT = 2000
+"""Parsed files that are kept in scratch."""
 
 _PLUGIN = re.compile(r"(\w+(?:\.\w+)+):\w+")
 _WORD = re.compile(r"[\w-]+")
@@ -37,7 +41,7 @@ def stage_code(stage: str, root: Path = ROOT) -> str:
         root: the checkout.
 
     Raises:
-        FileNotFoundError: there is no such module.
+        ParamsError: there is no such module.
     """
     return hashlib.sha256(code_listing(stage, root).encode()).hexdigest()[:DIGITS]
 
@@ -48,7 +52,7 @@ def code_listing(stage: str, root: Path = ROOT) -> str:
     Two listings differ exactly where their digests by `stage_code` do, and they show which files differ.
 
     Raises:
-        FileNotFoundError: there is no such module.
+        ParamsError: there is no such module.
     """
     code = Code(root)
     listing = code.listing(stage)
@@ -97,11 +101,16 @@ class Code:
         of plug-ins. A folder without Python counts as data of a module next to it that has its name as a string.
 
         Raises:
-            FileNotFoundError: there is no such module.
+            ParamsError: there is no such module.
         """
         start = self._module(module)
         if start is None:
-            raise FileNotFoundError(f"no module {module} under {self.root}")
+            place = self.root / Path(*module.split(".")).parent
+            known = sorted(path.stem for path in place.glob("*.py"))
+            raise ParamsError(
+                f"there is no module {module}{did_you_mean(module.split('.')[-1], known)}",
+                found=module, expected=f"a file in {place}",
+            )  # fmt: skip
         seen, queue, found = {start}, [start], dict[str, str]()
         while queue:
             file = queue.pop()
@@ -142,7 +151,7 @@ class Code:
         part = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self._kept), encoding="utf-8")
+            part.write_text(json.dumps(dict(list(self._kept.items())[-MAX_KEPT:])), encoding="utf-8")
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)
@@ -200,8 +209,8 @@ def _behaviour(node: Any, package: str, imports: dict[str, None], words: dict[st
     match node:
         case list():
             for item in node:
-                yield from _behaviour(item, package, imports, words)
-                yield ","
+                if text := "".join(_behaviour(item, package, imports, words)):
+                    yield f"{text},"
             return
         case ast.Expr(value=ast.Constant(value=str())):
             return  # a doc string, of a module, class or function, or under a field
