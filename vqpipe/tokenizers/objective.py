@@ -11,20 +11,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
-from vqpipe.losses.adversarial import (
+from vqpipe.models.discriminator import PatchDiscriminator
+from vqpipe.models.losses import (
+    DiscriminatorStart,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
+    pixel_loss,
     r1_penalty,
 )
-from vqpipe.losses.pixels import pixel_loss
-from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers.contract import QuantizerModule
 from vqpipe.runtime.distributed import synchronised_norms
 from vqpipe.tokenizers.captioned import Captioned, images_of
-from vqpipe.tokenizers.start import DiscriminatorStart
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer
 from vqpipe.tokenizers.watch import CodeWatch, count_codes
 

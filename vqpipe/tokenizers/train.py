@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
-from vqpipe.engine.batches import over_tensors
-from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult
 from vqpipe.models.perceptual import build_perceptual
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import Prior, build
@@ -28,6 +25,9 @@ from vqpipe.tokenizers.latent_init import whiten
 from vqpipe.tokenizers.objective import TokenizerTraining
 from vqpipe.tokenizers.prior_fit import check_prior
 from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.training.loop import run_training
+from vqpipe.training.objective import TrainingResult
+from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 
@@ -53,7 +53,7 @@ def train_tokenizer(
     curves: Path,
     device: torch.device,
     title: str,
-    on_fit: Callable[[FitResult], None] | None = None,
+    on_fit: Callable[[TrainingResult], None] | None = None,
 ) -> Trained:
     """Train one variant on the training split and measure it shortly on the validation split.
 
@@ -102,7 +102,7 @@ def train_tokenizer(
         text = captions.batch(indices, step, share)
         return Captioned(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
 
-    result = fit(
+    result = run_training(
         training, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
     )
     if on_fit is not None:
@@ -132,7 +132,11 @@ def _latent_scale(tokenizer: Tokenizer, split: ImageSplit, device: torch.device)
 
 
 def _metrics(
-    tokenizer: Tokenizer, training: TokenizerTraining, result: FitResult, dataset: Path, device: torch.device
+    tokenizer: Tokenizer,
+    training: TokenizerTraining,
+    result: TrainingResult,
+    dataset: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     def count(module: nn.Module | None) -> int:
         return sum(p.numel() for p in module.parameters()) if module is not None else 0
