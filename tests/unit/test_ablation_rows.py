@@ -152,7 +152,7 @@ def test_it_builds_and_trains_what_it_should(name: str, start: str, priors: dict
     prior = priors[this.prior]
     kind = "none" if prior is None else "words" if isinstance(prior, Words) else "patches"
     section = merged(TOKENIZER, {"losses": {"adversarial": {"weight": 0.5, "start": 0.0}}})
-    section = merged(section, {"quantizer": {**this.quantizer, "init": start}, "prior": kind, **this.over})
+    section = merged(section, {"quantizer": {**this.quantizer, "init": start}, "codebook": kind, **this.over})
     config = validate(section, "tokenizer", TokenizerParams)
     assert check_prior(config, prior, None) == {}
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from tests.unit.test_training_loop import batch_at as line_batch
 from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
 from vqpipe.runtime.determinism import deterministic_algorithms
-from vqpipe.tokenizers.objective import TokenizerTraining
+from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.training.loop import _prepare
 from vqpipe.training.step import Stepper, channels_last, micro_batches
 
@@ -120,7 +120,7 @@ def test_codes_start_from_the_whole_batch(quantizer: dict[str, Any]) -> None:
     close(states[0], states[1], atol=1e-5)
 
 
-class Layouts(TokenizerTraining):
+class Layouts(TokenizerObjective):
     """Looks at the layout of what it trains on."""
 
     seen: tuple[bool, bool] = (False, False)
@@ -224,7 +224,7 @@ def test_deterministic_mode_sets_the_flags_and_restores_them(
 
 
 def test_deterministic_mode_refuses_what_has_no_deterministic_form(tmp_path: Path) -> None:
-    class Unordered(TokenizerTraining):
+    class Unordered(TokenizerObjective):
         def observe(self, terms: Any, progress: float) -> None:
             torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
 

@@ -19,14 +19,53 @@ Letters: b batch, t tokens, n positions of codes, v tokens of the corpus, w widt
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding
 
-from vqpipe.alignment.counts import mean_of
-from vqpipe.params.align import MaskedParams
+from vqpipe.alignment.text import mean_of
+from vqpipe.params.base import Params
+
+
+class MaskedParams(Params):
+    """Masked text prediction: the masked words of a caption from the others and the codes (equation 6).
+
+    The part of the words that is masked is drawn for each batch from a normal distribution truncated to [low, high].
+    """
+
+    weight: Annotated[float, Field(ge=0)]
+    """Beta; 0 leaves the loss out."""
+    mean: float
+    """Mean of the distribution before it is truncated (0.5 in the reference code)."""
+    std: Annotated[float, Field(gt=0)]
+    """Its standard deviation before it is truncated (0.1)."""
+    low: Annotated[float, Field(ge=0, le=1)]
+    """Smallest ratio (0.1)."""
+    high: Annotated[float, Field(ge=0, le=1)]
+    """Largest ratio (0.3; the mean is then about 0.263)."""
+    num_layers: Annotated[int, Field(ge=1)]
+    """Layers, each with self-attention and with cross-attention to the codes (2)."""
+    width: Annotated[int, Field(ge=8)]
+    """Channels of the layers and of their feed-forward part (512)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Rate of dropout in the layers (0.1)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Part of the target that is spread evenly over the vocabulary (0.1)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> MaskedParams:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.high < self.mean - 5 * self.std or self.low > self.mean + 5 * self.std:
+            raise ValueError(
+                f"[{self.low}, {self.high}] is more than 5 standard deviations from the mean {self.mean}; what is left "
+                "of the distribution there is one point"
+            )
+        return self
 
 
 def truncated_normal(config: MaskedParams, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:

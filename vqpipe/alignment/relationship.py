@@ -24,17 +24,35 @@ caption, g groups, c dimensions of all groups' codes together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from vqpipe.alignment.counts import mean_of
+from vqpipe.alignment.text import mean_of, unit
 from vqpipe.errors import MismatchError
-from vqpipe.params.align import RelationshipParams
-from vqpipe.quantizers.contract import Quantized
-from vqpipe.quantizers.learned import unit
+from vqpipe.params.base import Params
+
+if TYPE_CHECKING:
+    from vqpipe.quantizers.contract import Quantized
+
+
+class RelationshipParams(Params):
+    """Relationship alignment: cosines between words, passed on to the code vectors that stand for them (equation 8).
+
+    Which code stands for a word is found by a network that this loss does not train: its layers learn from the other
+    two losses, its last step into the words' space from masked text prediction alone. Without that loss the words'
+    places are arbitrary, if consistent, and without both nothing in it is trained.
+    """
+
+    weight: Annotated[float, Field(ge=0)]
+    """Gamma; 0 leaves the loss out."""
+    projection: Literal["mlp", "none"]
+    """What lies between a code vector and its cosine: a linear layer, GELU and layer norm to the words' width (`mlp`,
+    the reference code's form), or nothing (`none`, equation 8 as it is written)."""
 
 
 @dataclass(frozen=True)
