@@ -140,7 +140,7 @@ def test_empty_rows_give_no_nan(texts: list[list[list[int]]]) -> None:
 
 
 def test_a_quantizer_without_vectors_is_refused() -> None:
-    with pytest.raises(MismatchError, match="gives none"):
+    with pytest.raises(MismatchError, match="has none"):
         code_vectors(replace(codes(2), vectors=()), torch.zeros(2, 3, dtype=torch.int64))
 
 

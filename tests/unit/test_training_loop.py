@@ -227,7 +227,7 @@ def test_a_roll_back_without_a_whole_checkpoint_ends_and_the_next_run_starts_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_roll_back", damaged)
-        with pytest.raises(TrainingError, match=r"(?s)no whole checkpoint.*same command again"):
+        with pytest.raises(TrainingError, match=r"(?s)no intact checkpoint.*same command again"):
             run(tmp_path / "damaged", poisoned)
     assert equal(undisturbed, run(tmp_path / "damaged", poisoned)[1])
 

@@ -137,7 +137,7 @@ class CodeTransformer(nn.Module):
 
 
 class Aligner(nn.Module):
-    """The transformer over the codes and the losses that the params give a weight.
+    """The transformer over the codes and the losses whose weight is above 0.
 
     Its state is complete: the corpus's tokens and their embeddings are buffers.
 
@@ -201,7 +201,7 @@ class Aligner(nn.Module):
 
         Masks are drawn on the CPU from torch's global generator; `progress` in [0, 1] has no effect so far. The terms
         are the losses by name and, where they are in use, `align_global_accuracy` and `align_masked_accuracy` (the part
-        of this batch that is told right) and a learned temperature.
+        of this batch that is predicted correctly) and a learned temperature.
 
         Raises:
             MismatchError: a latent, captions or features that do not fit what the module was built for, or a caption's
@@ -231,7 +231,7 @@ class Aligner(nn.Module):
         return torch.stack(parts).sum(), terms
 
     def checked(self, text: TextBatch) -> TextBatch:
-        """The captions without columns that are padding alone, and with no word in what padding is left.
+        """The captions without columns of padding only, and without a word number in the remaining padding.
 
         Raises:
             MismatchError: captions longer than `max_tokens`, or features of another dimension.

@@ -5,7 +5,7 @@ tau the temperature,
 
     image to text = - mean_i log( exp(s(v_i, t_i) / tau) / sum_j exp(s(v_i, t_j) / tau) )
 
-The paper's form is this direction alone with tau = 1, over the batch of one device. `both` takes the mean with the
+The paper uses only this direction, with tau = 1 and the batch of one device. `both` takes the mean with the
 direction from text to image. The text has no gradient.
 """
 
@@ -63,12 +63,12 @@ class GlobalParams(Params):
     temperature: TemperatureParams
     """Divides the cosines: `{kind: fixed, value: 1.0}` in the paper."""
     gather: bool
-    """Whether the batch of all ranks stands against itself, or each rank's share against itself (the paper's form);
-    the same with one rank. With `training.accumulate` it is a micro-batch that stands against itself, either way."""
+    """Whether images are compared with the captions of all ranks, or with those of their own rank (the paper's form);
+    the same with one rank. With `training.accumulate` the batch is a micro-batch in both cases."""
 
 
 class GlobalAlignment(nn.Module):
-    """The loss; a learned temperature is its only parameter, kept as a logarithm."""
+    """The loss; a learned temperature is its only parameter, stored as a logarithm."""
 
     def __init__(self, config: GlobalParams) -> None:
         super().__init__()

@@ -2,14 +2,14 @@
 
 Paper: LG-VQ, section 3.2.1, equation 6; the ratio's distribution: MAGE, arXiv 2211.09117, section 3.1.
 
-Whole words are masked, as a word's other byte-pair pieces would give it away; start, end and padding never are. The
+Whole words are masked, as a word's other byte-pair pieces would reveal it; start, end and padding never are. The
 input is CLIP's frozen input embeddings, to which a self-attention is trained here, and not the features of CLIP's
 encoder, which saw the whole caption: there every other position carries the masked words. What is left of a
 masked word is its place and its number of pieces.
 
 The embeddings come with a mean squared length of 1 (`CorpusVocabulary`). On the way in they are multiplied by sqrt(w),
 so that their components have variance 1; positions start with a deviation of .5, about that of the projected words
-which they are added to (at CLIP's .01 a head sees next to nothing of the words' order at its start). On the way out the
+which they are added to (at CLIP's .01 a head hardly sees the order of the words at its start). On the way out the
 head ends in a layer norm, so that a logit starts with variance 1 and reaches sqrt(w) where head and embedding agree:
 8 for a width of 64, 23 for one of 512. Against embeddings of CLIP's own length it would be 1.8 and 9.
 
@@ -159,7 +159,7 @@ class MaskedText(nn.Module):
         x = torch.where(masked[..., None], self.mask_token, self.into(words))
         x = x + self.positions[: x.shape[1]]
         hidden = ~real
-        hidden[:, 0] = False  # a caption without a token attends to something, and nothing is read from it
+        hidden[:, 0] = False  # a caption without a token must attend to something; its output is not used
         memory = self.memory(codes)
         for layer in self.layers:
             x = layer(x, memory, tgt_key_padding_mask=hidden)

@@ -34,7 +34,7 @@ class TextBatch:
     """Real tokens of each caption, start and end included; 0 for a caption that is not there."""
     words: Int64[Tensor, "b t"]
     """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end, padding and
-    signs such as a full stop, which are no words: they are never masked and stand for no code."""
+    signs such as a full stop, which are no words: they are never masked and no code is assigned to them."""
     features: Float32[Tensor, "b e"]
     """The frozen CLIP's global text feature (the end token's, projected), not normalised."""
 
@@ -53,14 +53,14 @@ class CorpusVocabulary(nn.Module):
     """Rows of CLIP's table of input embeddings, in the order of their ids; nothing here is trained.
 
     `embeddings` are scaled by one constant, so that the mean of their squared lengths is 1. Their dot products with
-    vectors whose components have variance 1 then have a variance of 1, whatever the width.
+    vectors whose components have variance 1 then have a variance of 1 for any width.
 
     Args:
         ids: (v,), the byte-pair ids that occur in the captions, start and end included; in any order.
         embeddings: (v, w), the input embedding of each.
 
     Raises:
-        MismatchError: no ids, ids that repeat, as many embeddings as ids are missing, or embeddings that are not
+        MismatchError: no ids, ids that repeat, another number of embeddings than ids, or embeddings that are not
             finite or all 0.
     """
 
@@ -100,14 +100,14 @@ class CorpusVocabulary(nn.Module):
         """The row of each token, in [0, v); padding gets any.
 
         Raises:
-            MismatchError: a real token that the corpus does not hold. Call it with all captions before a training, so
+            MismatchError: a real token that is not in the corpus. Call it with all captions before a training, so
                 that this is found there.
         """
         found = torch.searchsorted(self.ids, tokens.contiguous()).clamp_max(len(self.ids) - 1)
         missing = tokens[real & (self.ids[found] != tokens)]
         if len(missing):
             raise MismatchError(
-                "captions hold byte-pair tokens that are not in the corpus's vocabulary",
+                "captions contain byte-pair tokens that are not in the corpus's vocabulary",
                 found=_some(torch.unique(missing)),
                 expected=f"the vocabulary's {len(self.ids)} tokens; make it from these captions too",
             )

@@ -47,7 +47,7 @@ class R1Params(Params):
 
     weight: Annotated[float, Field(gt=0)]
     """Gamma: the discriminator's loss gets gamma / 2 times the mean over real images of |grad D(x)|^2, where D(x) is
-    the mean of an image's patch logits and x lies in [-1, 1]."""
+    the mean of an image's patch logits and x is in [-1, 1]."""
     every: Annotated[int, Field(ge=1)]
     """Steps from one penalty to the next; it then counts `every` times (lazy regularisation, arXiv 1912.04958)."""
 
@@ -85,7 +85,7 @@ class AdversarialParams(Params):
     start: Annotated[float, Field(ge=0, le=1)] | PlateauStart
     """Part of the training after which the discriminator and its loss begin, or `{plateau: {…}}`."""
     warmup: Annotated[float, Field(ge=0, le=1)]
-    """Part of the training over which the discriminator learns alone after `start`, before its loss counts."""
+    """Part of the training after `start` in which the discriminator is trained before its loss is added."""
     max_adaptive_weight: Annotated[float, Field(gt=0)]
     """Upper bound of the adaptive weight (1e4 in VQGAN)."""
     discriminator: DiscriminatorParams

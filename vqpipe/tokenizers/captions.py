@@ -78,7 +78,7 @@ class CaptionMetrics(Metrics):
     num_cut: int
     """Captions longer than `align.max_tokens`, which were cut."""
     num_without_words: int
-    """Captions with nothing but markup."""
+    """Captions without a word, only with markup."""
     num_of_left_or_right: int
     """Captions that say left or right, with which an image is not mirrored."""
     longest: int
@@ -145,8 +145,8 @@ class Captions:
         return self.text.metrics.model_copy(update={"num_tokens_of_all_splits": len(self.vocabulary)})
 
     def aligner(self, tokenizer: Tokenizer, seed: int) -> Aligner:
-        """A fresh aligner for a tokenizer, on the CPU. Its weights have a random stream of their own, so that those of
-        the tokenizer and the discriminator are the same with and without it."""
+        """A fresh aligner for a tokenizer, on the CPU. Its weights have their own random stream, so that those of the
+        tokenizer and the discriminator are the same with and without it."""
         (height, width), quantizer = tokenizer.grid, tokenizer.config.quantizer
         table = self.clip.token_embeddings()
         with torch.random.fork_rng(devices=[]):
@@ -208,7 +208,7 @@ class CaptionDraw:
         """The number of each image's first caption."""
 
     def numbers(self, images: Int64[np.ndarray, " b"], epoch: int) -> Int64[np.ndarray, " b"]:
-        """The captions that the images, given by their positions in the split, have in an epoch."""
+        """The caption of each image in an epoch; images are positions in the split."""
         chances = _chances(len(self.counts), self.seed, epoch)[images]
         counts = self.counts[images]
         # A chance just below 1 times a count may round up to the count.
@@ -282,7 +282,7 @@ class TokenRows:
     words: Int16[np.ndarray, "n t"]
     """The number of each token's word, from 0; -1 for start, end and padding."""
     cut: Bool[np.ndarray, " n"]
-    """Which texts are longer than `max_tokens`: their first tokens were kept, and the end token."""
+    """Which texts are longer than `max_tokens` and were cut to their first tokens and the end token."""
 
 
 def token_rows(texts: Sequence[str], max_tokens: int) -> TokenRows:
@@ -348,8 +348,8 @@ class CaptionText:
 
     Args:
         captions: of each image.
-        clip: the frozen CLIP that gives the features.
-        max_tokens: longest caption in tokens, start and end included; longer ones are cut, and counted.
+        clip: the frozen CLIP that computes the features.
+        max_tokens: longest caption in tokens, start and end included; longer ones are cut and counted.
         folder: where features are kept, so that a resumed run does not compute them again and ranks share the work;
             None keeps them in memory. Damaged ones are computed again.
 
@@ -385,12 +385,11 @@ class CaptionText:
         return len(self._row_of)
 
     def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
-        """Which of the named captions say left or right (`SIDES`) in the tokens that are kept of them. `right` counts
-        in any sense."""
+        """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens. `right` counts in any sense."""
         return np.asarray(self._sided[self._row_of[numbers]])
 
     def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
-        """The named captions on the CPU, padded to the longest of them.
+        """Captions on the CPU, padded to the longest of them.
 
         Args:
             numbers: of captions.
@@ -437,7 +436,7 @@ def _features(
 
     make(range(rank(), len(files), world_size()))
     barrier()
-    make(range(len(files)))  # nothing is left to do where the ranks see one folder
+    make(range(len(files)))  # no work where the ranks share one folder
     return [_mapped(file) for file in files]
 
 

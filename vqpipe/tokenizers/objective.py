@@ -109,7 +109,7 @@ class TokenizerObjective(Objective):
         return [self.tokenizer.decoder.out]
 
     def begin(self, batches: Sequence[Any], progress: float) -> None:
-        """Codes that start from data start from the whole batch, whatever the number of micro-batches."""
+        """Codes that start from data start from the whole batch, also with several micro-batches."""
         self._fakes.clear()
         quantizer = self.tokenizer.quantizer
         if len(batches) > 1 and quantizer.waits_for_data():

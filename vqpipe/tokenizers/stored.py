@@ -75,7 +75,7 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
 
 
 def named_folder(given: Any) -> str | Path:
-    """A tokenizer's folder or name as a caller gave it: a `str` as it is, any other path as a `Path`.
+    """A tokenizer's folder or name from a caller: a `str` unchanged, any other path as a `Path`.
 
     Raises:
         ArtifactError: something else than a path or a name, or an empty one.

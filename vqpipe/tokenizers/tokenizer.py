@@ -47,7 +47,7 @@ class AugmentParams(Params):
     """Where the square is cut from a stored image that is larger than the resolution."""
     flip: bool
     """Mirror each image with probability 1/2. With `align`, an image is not mirrored where the caption that is drawn
-    for it says left or right; the others are mirrored as without."""
+    for it says left or right; the others are mirrored as without captions."""
 
 
 class TokenizerParams(Params):
@@ -186,7 +186,7 @@ class Tokenizer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of indices for an image of its own resolution."""
+        """Rows and columns of indices for an image of `resolution`."""
         side = self.config.resolution // self.config.trunk.downsampling
         return side, side
 
@@ -245,7 +245,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
-        """Indices of images in [-1, 1], int64; images of any floating dtype. No image gives no indices.
+        """Indices of images in [-1, 1], int64; images of any floating dtype. An empty batch is encoded as one.
 
         Raises:
             MismatchError: training mode; not a floating-point tensor (b, 3, H, W) on the tokenizer's device with sides
@@ -308,7 +308,7 @@ class Tokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as the Hub keeps them.
+        """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as on the Hub.
 
         Raises:
             ArtifactError: no path, no such folder, another library's model, or a tokenizer of another version.

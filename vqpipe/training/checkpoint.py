@@ -1,4 +1,4 @@
-"""Everything that a training run needs to go on as if it had never stopped, in one safetensors file."""
+"""The state of a training run in one safetensors file: a resumed run goes on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def load_optimizer(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) 
 
 
 class TrainingState:
-    """The mutable whole of a run: module, optimisers, average, scaler, random state, and where it stands."""
+    """The mutable state of a run: module, optimisers, average, scaler, random state, and the step."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class TrainingState:
         self.device = device
         self.step = 0
         self.skipped = 0
-        """Batches passed over after roll-backs: step s trains on batch s + skipped."""
+        """Batches skipped after roll-backs: step s trains on batch s + skipped."""
         self.rollbacks = 0
         self.rows: list[dict[str, float]] = []
         self.window: dict[str, list[float]] = {}

@@ -66,7 +66,7 @@ def run_training(
         MismatchError: a batch that ranks and micro-batches cannot share, or `channels_last` without convolutions.
         SetupError: `compile` without a compiler; `deterministic`, and an operation that has no deterministic form.
         TrainingError: the loss or a gradient was not finite more than five times; each time the run went back to
-            its last checkpoint and passed over the batches in between. Or it was not finite once, and no checkpoint
+            its last checkpoint and skipped the batches in between. Or it was not finite once, and no checkpoint
             is left that is not damaged.
     """
     check_shares(config.batch_size, config.accumulate)
@@ -125,7 +125,7 @@ def run_training(
 def _set_channels_last(module: nn.Module) -> None:
     if not any(parameter.ndim == 4 for parameter in module.parameters()):
         raise MismatchError(
-            "training.channels_last is true, and there is nothing to lay out",
+            "training.channels_last is true, and only convolutions have such a layout",
             found="a model without convolutions",
             expected="channels_last: false",
         )
@@ -163,10 +163,10 @@ def _prepare(objective: Objective, config: TrainingParams, device: torch.device)
 
 
 def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
-    """Go back to the last checkpoint and pass over the batches since.
+    """Go back to the last checkpoint and skip the batches since.
 
-    Where the last one is damaged, go back to the one before and pass over nothing: the run comes to the same place
-    again, with a whole checkpoint.
+    Where the last one is damaged, go back to the one before and skip no batch: the run reaches the same step
+    again, with an intact checkpoint.
     """
     reached, skipped, rollbacks = state.step, state.skipped, state.rollbacks
     if rollbacks >= MAX_ROLLBACKS:
@@ -177,7 +177,7 @@ def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
     found = _recover(checkpoint, state.device)
     if found == Found.NOTHING:
         raise TrainingError(
-            f"{title}: the loss was not finite at step {reached}, and there is no whole checkpoint to go back to",
+            f"{title}: the loss was not finite at step {reached}, and there is no intact checkpoint to go back to",
             run="the same command again: it starts from the beginning",
         )
     state.load(checkpoint)

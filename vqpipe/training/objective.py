@@ -1,4 +1,4 @@
-"""What the training loop takes, an objective and its params, and what it gives back."""
+"""What the training loop takes, an objective and its params, and what it returns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrainingParams(Params):
     betas: tuple[float, float]
     """Adam's decay rates of the first and second moment."""
     weight_decay: Annotated[float, Field(ge=0)]
-    """AdamW's decoupled decay, on the parameters that the model says should decay."""
+    """AdamW's decoupled decay, on the parameters that the model marks for decay."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Part of the steps over which the rate rises linearly."""
     final_lr_fraction: Annotated[float, Field(ge=0, le=1)]
@@ -33,7 +33,7 @@ class TrainingParams(Params):
     clip_grad_norm: Annotated[float, Field(ge=0)]
     """Largest global gradient norm; 0 turns clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """Decay of the weights' exponential moving average; 0 turns it off and the last weights are kept."""
+    """Decay of the weights' exponential moving average; 0 turns it off and the last weights are published."""
     precision: Literal["fp32", "bf16", "fp16"]
     """Autocast precision of the networks; quantisation is always fp32."""
     log_every: Annotated[int, Field(ge=1)]

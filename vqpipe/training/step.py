@@ -85,11 +85,11 @@ def check_shares(batch_size: int, accumulate: int) -> None:
 
 
 class PhaseLoss(nn.Module):
-    """A phase's loss as a module of the phase's own parameters, which is what averages gradients over ranks.
+    """A phase's loss as a module with the phase's parameters, over which data-parallel training averages gradients.
 
-    The whole of `Objective.loss` is its forward pass. So what the loss does inside, with modules of other phases or
-    with `autograd.grad`, is over before the averaging of this phase's gradients begins, and the parameters of other
-    phases take no part in it.
+    `Objective.loss` is its forward pass. So everything inside the loss, such as `autograd.grad` or modules of other
+    phases, is done before the averaging of this phase's gradients begins, and the parameters of other phases are not
+    averaged.
     """
 
     def __init__(self, objective: Objective, phase: str, parameters: list[nn.Parameter]) -> None:
@@ -99,13 +99,13 @@ class PhaseLoss(nn.Module):
 
     def forward(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss, terms = self.objective.loss(self.phase, batch, progress)
-        # The averaging waits for every parameter that a tensor given back here leads to.
+        # The averaging waits for every parameter behind a returned tensor.
         plain = {name: t.detach() if isinstance(t, Tensor) else t for name, t in terms.items()}
         return loss, plain
 
 
 class Stepper:
-    """Takes steps; made once per run, after all ranks hold the same weights."""
+    """Takes steps; made once per run, when all ranks have the same weights."""
 
     def __init__(
         self, objective: Objective, state: TrainingState, config: TrainingParams, device: torch.device
