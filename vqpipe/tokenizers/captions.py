@@ -385,7 +385,7 @@ class CaptionText:
         return len(self._row_of)
 
     def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
-        """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens. `right` counts in any sense."""
+        """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens; `right` in any sense."""
         return np.asarray(self._sided[self._row_of[numbers]])
 
     def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
