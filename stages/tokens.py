@@ -25,11 +25,10 @@ def main(
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.artifacts.specs.tokens import TOKENS
     from vqpipe.params.base import load_params
-    from vqpipe.params.tokens import TokensParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.tokenizers.tokenizer import Tokenizer
-    from vqpipe.tokenizers.tokens import write_tokens
+    from vqpipe.tokenizers.tokens import TokensParams, write_tokens
 
     config = load_params(params, "tokens", TokensParams)
     inputs: list[Input] = [(dataset, DATASET), (tokenizer, TOKENIZER)]

@@ -13,9 +13,8 @@ from tests.recipes_soft import SOFT
 from tests.tiny import TOKENIZER
 from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
 T = TypeVar("T", bound=Tokenizer)
 
@@ -32,8 +31,8 @@ def every_recipe() -> dict[str, Recipe]:
 
 def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> T:  # type: ignore[assignment]
     """A tiny tokenizer of a recipe in eval mode, initialised from data where the recipe asks for it."""
-    prior = "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
-    section = {**TOKENIZER, "quantizer": recipe.params, "prior": prior, **changes}
+    codebook = "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
+    section = {**TOKENIZER, "quantizer": recipe.params, "codebook": codebook, **changes}
     config = validate(section, "tokenizer", TokenizerParams)
     torch.manual_seed(0)
     tokenizer = cls(config, build(config.quantizer, recipe.prior))

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.alignment.text import TextBatch
-from vqpipe.params.align import AlignParams
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized
 

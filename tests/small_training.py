@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from tests.tiny import TOKENIZER
-from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import seed_everything
-from vqpipe.tokenizers.objective import TokenizerTraining
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.objective import TokenizerObjective
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.training.loop import run_training
+from vqpipe.training.objective import TrainingResult
 
 CPU = torch.device("cpu")
 STEPS, BATCH, GRID = 8, 4, 16
@@ -47,7 +46,7 @@ def params(**changes: Any) -> TokenizerParams:
     return validate(merged(merged(TOKENIZER, BASE), changes), "tokenizer", TokenizerParams)
 
 
-def make(config: TokenizerParams, kind: type[TokenizerTraining] = TokenizerTraining) -> TokenizerTraining:
+def make(config: TokenizerParams, kind: type[TokenizerObjective] = TokenizerObjective) -> TokenizerObjective:
     """Fresh weights, the same for the same params."""
     seed_everything(0, "weights")
     training = kind(config, Tokenizer(config, build(config.quantizer, None)), None)
@@ -65,13 +64,13 @@ def train(
     config: TokenizerParams,
     folder: Path,
     batches: Callable[[int], Tensor] = batch_at,
-    training: TokenizerTraining | None = None,
-) -> tuple[TokenizerTraining, FitResult]:
+    training: TokenizerObjective | None = None,
+) -> tuple[TokenizerObjective, TrainingResult]:
     """Train to the end, or on from the checkpoint in `folder`."""
     training = training or make(config)
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
-    result = fit(
+    result = run_training(
         training, batches, config.training, scratch=folder, curves=folder / "curves.csv", device=CPU, title="small"
     )  # fmt: skip
     return training, result

@@ -13,16 +13,15 @@ from PIL import Image
 from vqpipe.data.build import build_dataset
 from vqpipe.params.base import validate
 from vqpipe.params.dataset import DatasetParams
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import numpy_rng, seed_everything
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.vision import towers
 from vqpipe.vision.clip import write_clip
 
 CLASSES = ("dark", "light")
 TOKENIZER: dict[str, Any] = {
-    "prior": "none", "resolution": 16, "seed": 0, "augment": {"crop": "centre", "flip": False},
+    "codebook": "none", "resolution": 16, "seed": 0, "augment": {"crop": "centre", "flip": False},
     "latent_init": "standard",
     "trunk": {
         "patch": 4, "channels": 8, "channel_multipliers": [1], "num_blocks": 1, "attention_levels": [],

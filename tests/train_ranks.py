@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from tests.recipes import centroids
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.runtime.distributed import process_group, rank, world_size
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -28,10 +28,10 @@ def train_all(root: Path) -> None:
         config = validate(section, "tokenizer", TokenizerParams)
         own = root / f"{world_size()}" / name
         own.mkdir(parents=True, exist_ok=True)
-        prior = centroids() if config.prior == "patches" else None
+        codebook = centroids() if config.codebook == "patches" else None
         clip = Clip.load(root / "clip") if config.align is not None else None
         done = train_tokenizer(
-            config, prior, root / "dataset", clip, scratch=own, curves=own / "curves.csv",
+            config, codebook, root / "dataset", clip, scratch=own, curves=own / "curves.csv",
             device=torch.device("cpu"), title=name,
         )  # fmt: skip
         state = {key: value.contiguous() for key, value in done.tokenizer.state_dict().items()}
@@ -40,7 +40,7 @@ def train_all(root: Path) -> None:
         for key, value in done.aligner.state_dict().items() if done.aligner is not None else ():
             state[f"aligner.{key}"] = value.contiguous()
         save_file(state, own / f"rank{rank()}.safetensors")
-        (own / f"rank{rank()}.json").write_text(json.dumps(done.metrics))
+        (own / f"rank{rank()}.json").write_text(json.dumps(done.metrics.plain()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from stages import tokenizer as stage
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER as SPEC
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root, {"train": 12, "validation": 4, "test": 4})
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     return root
 
 
@@ -50,7 +50,7 @@ def run(inputs: Path, work: Path, section: dict[str, Any], variant: str = "v", *
     work.mkdir(exist_ok=True)
     (work / "params.yaml").write_text(json.dumps({"tokenizer": {"common": section, "variants": {"v": {}}}}))
     options: dict[str, Any] = {
-        "variant": variant, "prior": inputs / "none", "out": work / "out", "metrics": work / "m.json",
+        "variant": variant, "codebook": inputs / "none", "out": work / "out", "metrics": work / "m.json",
         "curves": work / "c.csv", "dataset": inputs / "dataset", "clip": inputs / "clip",
         "params": work / "params.yaml", **changes,
     }  # fmt: skip
@@ -91,7 +91,7 @@ def test_it_publishes_its_spec_metrics_curves_and_sidecars_and_reruns_to_the_sam
     ("change", "message"),
     [
         ({"quantizer": {"num_code": 16}}, "num_code is not a field; did you mean num_codes?"),
-        ({"prior": "words"}, "quantizer vq needs prior none, but prior is words"),
+        ({"codebook": "words"}, "quantizer vq needs codebook none, but codebook is words"),
         ({"resolution": 18}, "not a multiple of the trunk's downsampling"),
         ({"training": {"precision": "fp64"}}, "training.precision"),
         ({"losses": {"perceptual": {"layers": [9]}}}, "9"),
@@ -120,10 +120,10 @@ def test_an_unknown_variant_lists_those_there_are(inputs: Path, tmp_path: Path) 
     assert "choices:  v" in done.output
 
 
-def test_a_prior_that_is_none_is_told_with_the_next_command(inputs: Path, tmp_path: Path) -> None:
-    done = run(inputs, tmp_path / "a", common(), prior=inputs / "clip")
+def test_a_folder_that_is_no_codebook_is_refused_with_the_next_command(inputs: Path, tmp_path: Path) -> None:
+    done = run(inputs, tmp_path / "a", common(), codebook=inputs / "clip")
     assert done.exit_code == 2
     assert "is no codebook prior" in done.output
-    done = run(inputs, tmp_path / "a", common(), prior=inputs / "nothing")
+    done = run(inputs, tmp_path / "a", common(), codebook=inputs / "nothing")
     assert done.exit_code == 2
     assert "run:" in done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,18 @@ from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
-from vqpipe.artifacts.specs.aligner import ALIGNER, NO_ALIGNER
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER as SPEC
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.words import Words
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.quantizers import build
-from vqpipe.tokenizers.aligned import Captions
-from vqpipe.tokenizers.aligner_folder import load_aligner
-from vqpipe.tokenizers.prior_fit import check_prior
-from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.tokenizers.train import train_tokenizer
+from vqpipe.tokenizers.captions import Captions
+from vqpipe.tokenizers.stored import load_aligner
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import ForeignCodebook, check_codebook, train_tokenizer
 from vqpipe.vision.byte_pairs import tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -74,7 +72,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root / "bare", {"train": 4, "validation": 2, "test": 2}, "none", templates=[])
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     return root
 
 
@@ -83,11 +81,11 @@ def run(inputs: Path, work: Path, variant: dict[str, Any], **changes: Any) -> Re
     params = {"tokenizer": {"common": {}, "variants": {"v": variant}}}
     (work / "params.yaml").write_text(json.dumps(params))
     options: dict[str, Any] = {
-        "variant": "v", "prior": inputs / "none", "out": work / "out", "metrics": work / "m.json",
+        "variant": "v", "codebook": inputs / "none", "out": work / "out", "metrics": work / "m.json",
         "curves": work / "c.csv", "dataset": inputs / "dataset", "clip": inputs / "clip",
-        "params": work / "params.yaml", "aligner": work / "aligner", **changes,
+        "params": work / "params.yaml", **changes,
     }  # fmt: skip
-    given = [w for name, value in options.items() if value is not None for w in (f"--{name}", str(value))]
+    given = [w for name, value in options.items() for w in (f"--{name}", str(value))]
     return CliRunner().invoke(stage.app, given)
 
 
@@ -124,30 +122,32 @@ def test_the_losses_are_in_the_curves_and_the_captions_in_the_metrics(whole: Pat
     assert not list((whole.parent / "scratch").rglob("*.npy"))
 
 
-def test_the_aligner_is_no_part_of_the_tokenizer_and_an_artifact_of_its_own(
-    whole: Path, inputs: Path
-) -> None:
+def test_the_aligner_is_in_the_tokenizers_folder_and_not_in_its_weights(whole: Path, tmp_path: Path) -> None:
     tensors = read_tensor_header(whole / "out/model.safetensors")[1]
     parts = {name.split(".")[0] for name in tensors}
     assert parts == {"encoder", "quant_conv", "quantizer", "post_quant_conv", "decoder", "latent_scale"}
     trained = Tokenizer.from_pretrained(whole / "out")
     assert trained.config.align is not None
-    stored = load_aligner(whole / "aligner")
+    assert set(read_manifest(whole / "out", SPEC).files) == {"model.safetensors", "aligner.safetensors"}
+    stored = load_aligner(whole / "out")
     assert stored is not None
-    facts = read_manifest(whole / "aligner", ALIGNER).facts
-    assert facts == stored.facts
-    assert facts["align"] == ALIGN
-    assert facts["weights"] == "ema"
-    assert facts["clip"].startswith("tiny:fresh:")
-    assert facts["grid"] == [4, 4]
-    assert stored.belongs_to(trained)
-    assert not stored.belongs_to(Tokenizer(trained.config, build(trained.config.quantizer, None)))
+    assert stored.aligner.config.model_dump(mode="json") == ALIGN
+    assert stored.clip.startswith("tiny:fresh:")
+    assert not stored.aligner.training
     assert not any(p.requires_grad for p in stored.aligner.parameters())
-    assert (whole / "aligner.lineage.json").is_file()
-    with pytest.raises(ArtifactError, match="is no aligner"):
-        load_aligner(whole / "out")
     with pytest.raises(ArtifactError, match="does not exist"):
         load_aligner(whole / "nothing")
+    with pytest.raises(ArtifactError, match="is not a tokenizer"):
+        load_aligner(whole)
+    shutil.copytree(whole / "out", tmp_path / "damaged")
+    weights = tmp_path / "damaged/aligner.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(ArtifactError, match=r"aligner\.safetensors"):
+        load_aligner(tmp_path / "damaged")
+    Tokenizer.from_pretrained(tmp_path / "damaged")
+    weights.unlink()
+    with pytest.raises(ArtifactError, match="no file"):
+        load_aligner(tmp_path / "damaged")
 
 
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
@@ -168,8 +168,7 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     assert {"checkpoint.safetensors", "captions"} <= left
     done = run(inputs, tmp_path / "again", section())
     assert done.exit_code == 0, done.output
-    for name in ("out", "aligner"):
-        assert tree_digest(tmp_path / "again" / name) == tree_digest(whole / name), name
+    assert tree_digest(tmp_path / "again/out") == tree_digest(whole / "out")
     for name in ("m.json", "c.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -183,7 +182,7 @@ def test_without_align_nothing_is_made_or_said_of_it(
     monkeypatch.setattr(Captions, "__init__", never)
     digests = []
     for name, variant in (("null", section(align=None)), ("absent", merged(TOKENIZER, CHANGES))):
-        done = run(inputs, tmp_path / name, variant, aligner=None)
+        done = run(inputs, tmp_path / name, variant)
         assert done.exit_code == 0, done.output
         digests.append(tree_digest(tmp_path / name / "out"))
         assert "align" not in (tmp_path / name / "out/manifest.json").read_text()
@@ -191,17 +190,14 @@ def test_without_align_nothing_is_made_or_said_of_it(
         metrics = json.loads((tmp_path / name / "m.json").read_text())
         assert "captions" not in metrics
         assert "aligner" not in metrics["parameters"]
+        assert load_aligner(tmp_path / name / "out") is None
     assert digests[0] == digests[1]
-    done = run(inputs, tmp_path / "named", section(align=None))
-    assert done.exit_code == 0, done.output
-    assert read_manifest(tmp_path / "named/aligner", NO_ALIGNER).facts == {}
-    assert load_aligner(tmp_path / "named/aligner") is None
 
 
 def test_it_starts_with_the_weights_and_images_of_the_plain_variant(
     whole: Path, inputs: Path, tmp_path: Path
 ) -> None:
-    run(inputs, tmp_path / "plain", section(align=None, training={"log_every": 1}), aligner=None)
+    run(inputs, tmp_path / "plain", section(align=None, training={"log_every": 1}))
     run(inputs, tmp_path / "lg", section(training={"log_every": 1}))
     plain, aligned = (next(csv.DictReader((tmp_path / name / "c.csv").open())) for name in ("plain", "lg"))
     assert aligned["ae/l1"] == plain["ae/l1"]
@@ -212,9 +208,7 @@ def test_it_starts_with_the_weights_and_images_of_the_plain_variant(
 def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_path: Path) -> None:
     def first(name: str, align: dict[str, Any] | None, flip: bool) -> float:
         changes = {"align": align, "augment": {"flip": flip}, "training": {"num_steps": 3, "log_every": 3}}
-        options: dict[str, Any] = {"dataset": inputs / name / "dataset"} | (
-            {} if align else {"aligner": None}
-        )
+        options: dict[str, Any] = {"dataset": inputs / name / "dataset"}
         done = run(inputs, tmp_path / f"{name}-{bool(align)}-{flip}", section(**changes), **options)
         assert done.exit_code == 0, done.output
         with (tmp_path / f"{name}-{bool(align)}-{flip}" / "c.csv").open() as stream:
@@ -234,7 +228,6 @@ def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_pa
 @pytest.mark.parametrize(
     ("variant", "options", "says"),
     [
-        ({}, {"aligner": None}, "--aligner artifacts/aligner/VARIANT"),
         ({}, {"dataset": "bare/dataset"}, "has no captions, and a variant with align reads them"),
         ({"align": {"max_tokens": 9}}, {}, "9 tokens, and CLIP tiny:fresh"),
         ({"align": {"widht": 3}}, {}, "widht is not a field; did you mean width?"),
@@ -258,8 +251,10 @@ def test_what_cannot_be_aligned_is_refused_before_training(
 def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path, tmp_path: Path) -> None:
     refused = set()
     for recipe in every_recipe().values():
-        prior = "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
-        whole = section(prior=prior) | {"quantizer": recipe.params}
+        codebook = (
+            "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
+        )
+        whole = section(codebook=codebook) | {"quantizer": recipe.params}
         whole["trunk"] = merged(whole["trunk"], {"latent_channels": 8})
         kind = recipe.params["base"]["kind"] if "base" in recipe.params else recipe.params["kind"]
         if kind in REFUSED:
@@ -286,13 +281,13 @@ def test_what_only_other_splits_say_is_in_the_vocabulary_and_never_drawn(tmp_pat
     only = set(captions.vocabulary.tolist()) - set(captions.text.vocabulary.tolist())
     assert only == {tokenizer().encode("light")[0]}
     assert captions.vocabulary.tolist() == sorted(captions.vocabulary.tolist())
-    assert captions.metrics()["num_tokens_of_all_splits"] == captions.metrics()["num_tokens"] + 1
+    assert captions.metrics().num_tokens_of_all_splits == captions.metrics().num_tokens + 1
     for step in range(4):
         batch = captions.batch(np.array([0]), step, slice(None))
         assert tokenizer().decode(batch.tokens[0, 1:-1].tolist()).strip() == "a dark one"
 
 
-def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_prior(
+def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_codebook(
     inputs: Path, tmp_path: Path
 ) -> None:
     config = validate(section(), "v", TokenizerParams)
@@ -305,9 +300,9 @@ def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_pr
     with pytest.raises(MismatchError, match="a variant with align needs a CLIP"):
         train_tokenizer(config, None, inputs / "dataset", None, **where)
     clip = Clip.load(inputs / "clip")
-    prior = Centroids(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
-    lc = {"prior": "patches", "quantizer": {**LC, "dim": 4}}
+    codebook = Centroids(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
+    lc = {"codebook": "patches", "quantizer": {**LC, "dim": 4}}
     plain = validate(section(**lc, align=None), "v", TokenizerParams)
-    assert check_prior(plain, prior, clip) == {"prior": {"clip": "another", "run_clip": clip.id}}
-    with pytest.raises(MismatchError, match="made by another CLIP"):
-        check_prior(validate(section(**lc), "v", TokenizerParams), prior, clip)
+    assert check_codebook(plain, codebook, clip) == ForeignCodebook(clip="another", run_clip=clip.id)
+    with pytest.raises(MismatchError, match="made with another CLIP"):
+        check_codebook(validate(section(**lc), "v", TokenizerParams), codebook, clip)

@@ -152,9 +152,9 @@ def test_it_builds_and_trains_what_it_should(name: str, start: str, priors: dict
     prior = priors[this.prior]
     kind = "none" if prior is None else "words" if isinstance(prior, Words) else "patches"
     section = merged(TOKENIZER, {"losses": {"adversarial": {"weight": 0.5, "start": 0.0}}})
-    section = merged(section, {"quantizer": {**this.quantizer, "init": start}, "prior": kind, **this.over})
+    section = merged(section, {"quantizer": {**this.quantizer, "init": start}, "codebook": kind, **this.over})
     config = validate(section, "tokenizer", TokenizerParams)
-    assert check_prior(config, prior, None) == {}
+    assert check_prior(config, prior, None) is None
     torch.manual_seed(0)
     tokenizer = Tokenizer(config, build(config.quantizer, prior))
     with torch.no_grad():  # spread latents: they take codes of both kinds

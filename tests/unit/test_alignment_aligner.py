@@ -11,12 +11,13 @@ from torch import Tensor
 from tests.every_recipe import every_recipe
 from tests.recipes import LC, RECIPES, Recipe
 from tests.small_alignment import CAPTIONS, GLOBAL, LEARNED, PARTS, TEXT_DIM, captions, codes, make, params
-from vqpipe.alignment.aligner import Aligner, code_dims
+from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
-from vqpipe.params.align import AlignParams, check_alignment, has_gradient_codes
 from vqpipe.params.base import validate
 from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.tokenizers.captions import code_dims
+from vqpipe.tokenizers.tokenizer import check_alignment, trains_codes
 
 ALL = every_recipe()
 WITHOUT = {"ema", "fsq", "lfq"}
@@ -48,7 +49,7 @@ def moved(recipe: Recipe, *losses: str) -> tuple[set[str], Tensor | None]:
 def test_the_relationship_loss_moves_what_makes_the_codes(name: str) -> None:
     recipe = ALL[name]
     config, quantizer = built(recipe)
-    if not has_gradient_codes(config):
+    if not trains_codes(config):
         assert not list(quantizer.parameters())
         return
     found, latent = moved(recipe, "relationship")
@@ -80,7 +81,7 @@ def test_whether_codes_take_a_gradient_is_known_from_the_params(name: str) -> No
     config, quantizer = built(ALL[name])
     vectors = quantizer(torch.randn(3, quantizer.dim, 3, 4)).vectors
     live = bool(vectors) and all(v.requires_grad for v in vectors)
-    assert has_gradient_codes(config) == live
+    assert trains_codes(config) == live
     dims = code_dims(config, quantizer)
     assert dims == (tuple(v.shape[1] for v in vectors) if live else ())
     align = params()
@@ -110,7 +111,7 @@ def test_frozen_codes_are_refused() -> None:
         ({**RECIPES["vqct"]["paper"].params, "transfer": {"kind": "none"}}, False),
         ({**RECIPES["vqct"]["paper"].params, "transfer": {"kind": "none"}, "trainable_words": True}, True),
     ):  # fmt: skip
-        assert has_gradient_codes(validate(quantizer, "quantizer", QuantizerParams)) == expected  # type: ignore[arg-type]
+        assert trains_codes(validate(quantizer, "quantizer", QuantizerParams)) == expected  # type: ignore[arg-type]
 
 
 def test_the_sum_is_weighted_and_the_terms_are_not() -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from tests.ranks import run_two
 from tests.small_alignment import GLOBAL, LEARNED
-from vqpipe.alignment.global_alignment import GlobalAlignment
+from vqpipe.alignment.global_alignment import GlobalAlignment, GlobalParams
 from vqpipe.errors import ParamsError
-from vqpipe.params.align import GlobalParams
 from vqpipe.params.base import validate
 
 

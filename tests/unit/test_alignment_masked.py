@@ -24,11 +24,15 @@ from tests.small_alignment import (
     params,
 )
 from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.masked_text import MaskedText, mask_by_count, mask_by_ratio, truncated_normal
-from vqpipe.alignment.text import TextBatch
-from vqpipe.alignment.vocabulary import CorpusVocabulary
+from vqpipe.alignment.masked_text import (
+    MaskedParams,
+    MaskedText,
+    mask_by_count,
+    mask_by_ratio,
+    truncated_normal,
+)
+from vqpipe.alignment.text import CorpusVocabulary, TextBatch
 from vqpipe.errors import MismatchError, ParamsError
-from vqpipe.params.align import MaskedParams
 from vqpipe.params.base import validate
 
 

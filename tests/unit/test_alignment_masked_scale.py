@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.small_alignment import MASKED, PARTS
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.text import TextBatch
-from vqpipe.alignment.vocabulary import CorpusVocabulary
+from vqpipe.alignment.aligner import Aligner, AlignParams
+from vqpipe.alignment.text import CorpusVocabulary, TextBatch
 from vqpipe.errors import MismatchError
-from vqpipe.params.align import AlignParams
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized
 

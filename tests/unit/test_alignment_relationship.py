@@ -11,10 +11,15 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from tests.small_alignment import CAPTIONS, IDS, PARTS, WORD_DIM, captions, codes, embeddings, params
-from vqpipe.alignment.relationship import RelationshipAlignment, assign, code_vectors, word_vectors
+from vqpipe.alignment.relationship import (
+    RelationshipAlignment,
+    RelationshipParams,
+    assign,
+    code_vectors,
+    word_vectors,
+)
 from vqpipe.alignment.text import TextBatch
 from vqpipe.errors import MismatchError
-from vqpipe.params.align import RelationshipParams
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized
 
@@ -135,7 +140,7 @@ def test_empty_rows_give_no_nan(texts: list[list[list[int]]]) -> None:
 
 
 def test_a_quantizer_without_vectors_is_refused() -> None:
-    with pytest.raises(MismatchError, match="gives none"):
+    with pytest.raises(MismatchError, match="has none"):
         code_vectors(replace(codes(2), vectors=()), torch.zeros(2, 3, dtype=torch.int64))
 
 

@@ -261,7 +261,7 @@ def test_another_version_and_an_unknown_spec_are_problems(root: Path) -> None:
             pass
     old, far = problems(root / "tokenizer/old"), problems(root / "tokenizer/far")
     assert len(old) == len(far) == 1
-    assert "found: tokenizer v99 | expected: tokenizer v1" in old[0]
+    assert "found: tokenizer v99 | expected: tokenizer v2" in old[0]
     assert "does not know its spec | found: unheard-of v1" in far[0]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqpipe.data.caption_draw import CaptionDraw, check_captioned, epoch_of
 from vqpipe.data.loader import epoch_order
 from vqpipe.errors import DataError
+from vqpipe.tokenizers.captions import CaptionDraw, check_captioned, epoch_of
 
 COUNTS = np.array([5, 1, 3, 2] * 50)
 

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from vqpipe.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
-from vqpipe.losses.pixels import pixel_loss
-from vqpipe.params.losses import ReconstructionParams
+from vqpipe.models.losses import (
+    ReconstructionParams,
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    pixel_loss,
+)
 
 
 def test_hinge_losses() -> None:

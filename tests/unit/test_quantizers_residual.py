@@ -133,11 +133,11 @@ def test_a_prior_is_that_of_the_base() -> None:
         fresh(residual(VQ), centroids())
     raw = {**TOKENIZER, "trunk": {**TOKENIZER["trunk"], "latent_channels": DIM}}
     for base, prior in ((LC, "patches"), (VQCT, "words"), (VQ, "none"), (GUMBEL, "none")):
-        data = {**raw, "quantizer": residual(base), "prior": prior}
+        data = {**raw, "quantizer": residual(base), "codebook": prior}
         assert validate(data, "tokenizer", TokenizerParams).quantizer.dim == DIM
-    wrong = {**raw, "quantizer": residual(LC), "prior": "none"}
+    wrong = {**raw, "quantizer": residual(LC), "codebook": "none"}
     with pytest.raises(
-        ParamsError, match="quantizer residual over lc needs prior patches, but prior is none"
+        ParamsError, match="quantizer residual over lc needs codebook patches, but codebook is none"
     ):
         validate(wrong, "tokenizer", TokenizerParams)
 

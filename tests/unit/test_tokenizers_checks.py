@@ -200,7 +200,7 @@ def test_a_file_and_a_folder_without_a_tokenizer_are_refused(tmp_path: Path) -> 
         (tmp_path, "['empty', 'model.safetensors']"),
     ):
         for name in (given, str(given)):
-            with pytest.raises(ArtifactError, match=f"holds no tokenizer\n  found:    {re.escape(found)}"):
+            with pytest.raises(ArtifactError, match=f"contains no tokenizer\n  found:    {re.escape(found)}"):
                 Tokenizer.from_pretrained(name)
     with pytest.raises(ArtifactError, match="neither a folder here nor a name on the Hub"):
         Tokenizer.from_pretrained("artifacts/tokenizer/none")

@@ -9,18 +9,17 @@ import torch
 from tests.tiny import TOKENIZER, write_tokenizer
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
-from vqpipe.tokenizers.latent_init import whiten
-from vqpipe.tokenizers.objective import TokenizerTraining
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.objective import TokenizerObjective
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import whiten
 
 
-def make(**adversarial: Any) -> TokenizerTraining:
+def make(**adversarial: Any) -> TokenizerObjective:
     losses = {**TOKENIZER["losses"], "adversarial": {**TOKENIZER["losses"]["adversarial"], **adversarial}}
     config = validate({**TOKENIZER, "losses": losses}, "tokenizer", TokenizerParams)
     torch.manual_seed(0)
-    return TokenizerTraining(config, Tokenizer(config, build(config.quantizer, None)), None)
+    return TokenizerObjective(config, Tokenizer(config, build(config.quantizer, None)), None)
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from tests.tiny import CLASSES, write_dataset
 from vqpipe.artifacts.publish import file_digest
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import ArtifactError
-from vqpipe.params.tokens import TokensParams
 from vqpipe.tokenizers import tokens as room
-from vqpipe.tokenizers.tokens import TokenSet, write_tokens
+from vqpipe.tokenizers.tokens import TokenSet, TokensParams, write_tokens
 
 CPU = torch.device("cpu")
 NUM_IMAGES = {"train": 11, "validation": 3, "test": 5}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.ranks import run_two
-from vqpipe.tokenizers.watch import CodeWatch
+from vqpipe.tokenizers.objective import CodeWatch
 
 K, STEPS, EVERY = 64, 100, 5
 
@@ -139,7 +139,7 @@ RANKS = """
 import contextlib, io
 import torch
 from tests.unit.test_tokenizers_watch import K, EVERY, STEPS, batch, check_equal, kinds
-from vqpipe.tokenizers.watch import CodeWatch
+from vqpipe.tokenizers.objective import CodeWatch
 
 alone, errors = CodeWatch([K], STEPS, EVERY), io.StringIO()
 with contextlib.redirect_stderr(io.StringIO()):

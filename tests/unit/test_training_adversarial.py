@@ -10,11 +10,9 @@ from torch import nn
 
 from tests.small_training import batch_at, make, params
 from vqpipe.errors import ParamsError
-from vqpipe.losses.adversarial import r1_penalty
 from vqpipe.models.discriminator import PatchDiscriminator
+from vqpipe.models.losses import DiscriminatorParams, DiscriminatorStart, PlateauStart, r1_penalty
 from vqpipe.params.base import validate
-from vqpipe.params.losses import DiscriminatorParams, PlateauStart
-from vqpipe.tokenizers.start import DiscriminatorStart
 
 DISCRIMINATOR = {"channels": 8, "num_layers": 1, "lr_scale": 1.0, "norm": "group"}
 

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from tests.recipes import VQ
 from tests.recipes_soft import IBQ, residual
 from tests.small_training import BATCH, CPU, GRID, STEPS, batch_at, dying_at, make, params, same_bytes, train
-from tests.unit.test_engine import batch_at as line_batch
-from tests.unit.test_engine import run as run_line
-from vqpipe.engine.batches import channels_last, micro_batches
-from vqpipe.engine.loop import _prepare
-from vqpipe.engine.step import Stepper
+from tests.unit.test_training_loop import batch_at as line_batch
+from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
 from vqpipe.runtime.determinism import deterministic_algorithms
-from vqpipe.tokenizers.objective import TokenizerTraining
+from vqpipe.tokenizers.objective import TokenizerObjective
+from vqpipe.training.loop import _prepare
+from vqpipe.training.step import Stepper, channels_last, micro_batches
 
 COMPILE = torch.compile
 COMPILER = pytest.mark.skipif(
@@ -121,7 +120,7 @@ def test_codes_start_from_the_whole_batch(quantizer: dict[str, Any]) -> None:
     close(states[0], states[1], atol=1e-5)
 
 
-class Layouts(TokenizerTraining):
+class Layouts(TokenizerObjective):
     """Looks at the layout of what it trains on."""
 
     seen: tuple[bool, bool] = (False, False)
@@ -225,7 +224,7 @@ def test_deterministic_mode_sets_the_flags_and_restores_them(
 
 
 def test_deterministic_mode_refuses_what_has_no_deterministic_form(tmp_path: Path) -> None:
-    class Unordered(TokenizerTraining):
+    class Unordered(TokenizerObjective):
         def observe(self, terms: Any, progress: float) -> None:
             torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
 

@@ -17,7 +17,7 @@ from tests.tiny import write_dataset, write_tiny_clip
 from tests.train_ranks import train_all
 from vqpipe.params.base import validate
 from vqpipe.params.presets import load_preset
-from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 RUNS: dict[str, dict[str, Any]] = {
     "vq": {"quantizer": {"kind": "vq", "init": "data"}},

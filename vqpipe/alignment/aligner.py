@@ -1,33 +1,143 @@
-"""The three losses together, as a module that is trained beside any tokenizer and dropped from the exported one.
+"""LG-VQ's alignment of codes with captions: a transformer over the codes of an image, and three losses.
 
-Paper: LG-VQ (Language-Guided Codebook Learning), equation 9: the tokenizer's loss plus alpha times the global, beta
-times the masked-text and gamma times the relationship loss.
+Paper: LG-VQ (Language-Guided Codebook Learning), arXiv 2405.14206. The module is trained together with any tokenizer;
+its losses are added to the tokenizer's (equation 9). The terms alpha, beta and gamma of that equation are the weights
+of `global`, `masked` and `relationship`. The reference code's configs: .001 each for CUB-200; .001, .01, .0001 for
+CelebA-HQ and TextCaps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.code_transformer import CodeTransformer
-from vqpipe.alignment.global_alignment import GlobalAlignment
-from vqpipe.alignment.masked_text import MaskedText, mask_by_ratio
-from vqpipe.alignment.relationship import RelationshipAlignment
-from vqpipe.alignment.text import TextBatch
-from vqpipe.alignment.vocabulary import CorpusVocabulary
+from vqpipe.alignment.global_alignment import GlobalAlignment, GlobalParams
+from vqpipe.alignment.masked_text import MaskedParams, MaskedText, mask_by_ratio
+from vqpipe.alignment.relationship import RelationshipAlignment, RelationshipParams
+from vqpipe.alignment.text import CorpusVocabulary, TextBatch
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.params.align import AlignParams, has_gradient_codes
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers.contract import Quantized, QuantizerModule
+from vqpipe.params.base import Params
+
+if TYPE_CHECKING:
+    from vqpipe.quantizers.contract import Quantized
+
+
+class AlignParams(Params):
+    """Alignment of the codes with captions (LG-VQ). A loss that is null, or of weight 0, is not built."""
+
+    width: Annotated[int, Field(ge=8)]
+    """Channels of the transformer over the codes (256 in the reference code)."""
+    num_layers: Annotated[int, Field(ge=1)]
+    """Its layers (2)."""
+    num_heads: Annotated[int, Field(ge=1)]
+    """Attention heads, there and in masked text prediction (1); they divide both widths."""
+    max_tokens: Annotated[int, Field(ge=3)]
+    """Longest caption in byte-pair tokens, start and end included (30)."""
+    global_: GlobalParams | None = Field(alias="global")
+    """Global semantic alignment, or null."""
+    masked: MaskedParams | None
+    """Masked text prediction, or null."""
+    relationship: RelationshipParams | None
+    """Relationship alignment, or null."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`global` is a keyword of the language, so the field has another name; stored params have the written one."""
+        return {name.removesuffix("_"): value for name, value in handler(self).items()}
+
+    @model_validator(mode="after")
+    def _fits(self) -> AlignParams:
+        if not self.losses():
+            raise ValueError("no loss has a weight above 0; set align to null to train without alignment")
+        widths = {"width": self.width} | ({"masked.width": self.masked.width} if self.masked else {})
+        for name, width in widths.items():
+            if width % self.num_heads:
+                raise ValueError(f"{name} {width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+    def losses(self) -> tuple[str, ...]:
+        """The losses in use: those of `global`, `masked` and `relationship` with a weight above 0."""
+        parts = {"global": self.global_, "masked": self.masked, "relationship": self.relationship}
+        return tuple(name for name, part in parts.items() if part is not None and part.weight > 0)
+
+
+@dataclass(frozen=True)
+class EncodedCodes:
+    """What the transformer makes of a batch."""
+
+    feature: Float[Tensor, "b e"]
+    """The global token in the space of CLIP's text features, not normalised."""
+    tokens: Float[Tensor, "b n w"]
+    """Each position in the space of CLIP's input embeddings, in raster order."""
+
+
+class CodeTransformer(nn.Module):
+    """Pre-LN layers with GELU and a 4x MLP, without dropout; learned positions.
+
+    The layers have no biases: a small trunk's step spends more on each tensor of weights than on what a bias computes.
+
+    Args:
+        config: width, layers and heads.
+        latent_dim: d.
+        num_positions: n; other grids are refused, as the positions are learned.
+        text_dim: e.
+        word_dim: w'.
+    """
+
+    def __init__(
+        self, config: AlignParams, *, latent_dim: int, num_positions: int, text_dim: int, word_dim: int
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.into = nn.Linear(latent_dim, width)
+        self.global_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1 + num_positions, width) * 0.02)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width,
+                config.num_heads,
+                4 * width,
+                0.0,
+                "gelu",
+                batch_first=True,
+                norm_first=True,
+                bias=False,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.to_text = nn.Linear(width, text_dim)
+        self.to_words = nn.Linear(width, word_dim)
+
+    def forward(self, z_q: Float[Tensor, "b d h w"]) -> EncodedCodes:
+        """Encode a quantised latent.
+
+        Raises:
+            MismatchError: a latent of another dimension, or of another number of positions.
+        """
+        rows = z_q.flatten(2).transpose(1, 2)
+        if rows.shape[1:] != (len(self.positions) - 1, self.into.in_features):
+            raise MismatchError(
+                "the latent does not fit the alignment's transformer",
+                found=f"{rows.shape[1]} positions of dimension {rows.shape[2]}",
+                expected=f"{len(self.positions) - 1} positions of dimension {self.into.in_features}",
+            )
+        x = self.into(rows)
+        x = torch.cat([self.global_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1) + self.positions
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x)
+        return EncodedCodes(self.to_text(x[:, 0]).float(), self.to_words(x[:, 1:]).float())
 
 
 class Aligner(nn.Module):
-    """The transformer over the codes and the losses that the params give a weight.
+    """The transformer over the codes and the losses whose weight is above 0.
 
     Its state is complete: the corpus's tokens and their embeddings are buffers.
 
@@ -91,7 +201,7 @@ class Aligner(nn.Module):
 
         Masks are drawn on the CPU from torch's global generator; `progress` in [0, 1] has no effect so far. The terms
         are the losses by name and, where they are in use, `align_global_accuracy` and `align_masked_accuracy` (the part
-        of this batch that is told right) and a learned temperature.
+        of this batch that is predicted correctly) and a learned temperature.
 
         Raises:
             MismatchError: a latent, captions or features that do not fit what the module was built for, or a caption's
@@ -121,7 +231,7 @@ class Aligner(nn.Module):
         return torch.stack(parts).sum(), terms
 
     def checked(self, text: TextBatch) -> TextBatch:
-        """The captions without columns that are padding alone, and with no word in what padding is left.
+        """The captions without columns of padding only, and without a word number in the remaining padding.
 
         Raises:
             MismatchError: captions longer than `max_tokens`, or features of another dimension.
@@ -161,8 +271,4 @@ class Aligner(nn.Module):
         return aligner.eval()
 
 
-def code_dims(config: QuantizerParams, quantizer: QuantizerModule) -> tuple[int, ...]:
-    """Dimension of each group's code vectors; none where they take no gradient (`has_gradient_codes`)."""
-    if not has_gradient_codes(config):
-        return ()
-    return tuple(int(book.vectors.shape[1]) for book in quantizer.codebooks())
+code_dims = lambda *a: __import__("vqpipe.tokenizers.captions", fromlist=["code_dims"]).code_dims(*a)  # noqa: E731  # shim: moved

@@ -5,26 +5,70 @@ tau the temperature,
 
     image to text = - mean_i log( exp(s(v_i, t_i) / tau) / sum_j exp(s(v_i, t_j) / tau) )
 
-The paper's form is this direction alone with tau = 1, over the batch of one device. `both` takes the mean with the
+The paper uses only this direction, with tau = 1 and the batch of one device. `both` takes the mean with the
 direction from text to image. The text has no gradient.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vqpipe.params.align import GlobalParams, LearnedTemperature
-from vqpipe.quantizers.learned import unit
+from vqpipe.alignment.text import unit
+from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import gather, own_share, world_size
 
 
+class FixedTemperature(Params):
+    """A temperature that stays."""
+
+    kind: Literal["fixed"]
+    value: Annotated[float, Field(gt=0)]
+    """1 in the paper."""
+
+
+class LearnedTemperature(Params):
+    """A temperature that is trained with the rest, as in CLIP."""
+
+    kind: Literal["learned"]
+    initial: Annotated[float, Field(gt=0)]
+    """Where it starts (0.07 in CLIP)."""
+    lowest: Annotated[float, Field(gt=0)]
+    """It never falls below (0.01 in CLIP)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> LearnedTemperature:
+        if self.initial < self.lowest:
+            raise ValueError(f"initial {self.initial} is below lowest {self.lowest}")
+        return self
+
+
+TemperatureParams = Annotated[FixedTemperature | LearnedTemperature, Field(discriminator="kind")]
+
+
+class GlobalParams(Params):
+    """Global semantic alignment: InfoNCE of the codes' global token and the caption's feature (equation 5)."""
+
+    weight: Annotated[float, Field(ge=0)]
+    """Alpha; 0 leaves the loss out."""
+    directions: Literal["image_to_text", "both"]
+    """`image_to_text`, the paper's form: each image among the captions of its batch. `both`: the mean of that and of
+    each caption among the images."""
+    temperature: TemperatureParams
+    """Divides the cosines: `{kind: fixed, value: 1.0}` in the paper."""
+    gather: bool
+    """Whether images are compared with the captions of all ranks, or with those of their own rank (the paper's form);
+    the same with one rank. With `training.accumulate` the batch is a micro-batch in both cases."""
+
+
 class GlobalAlignment(nn.Module):
-    """The loss; a learned temperature is its only parameter, kept as a logarithm."""
+    """The loss; a learned temperature is its only parameter, stored as a logarithm."""
 
     def __init__(self, config: GlobalParams) -> None:
         super().__init__()

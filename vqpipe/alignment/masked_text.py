@@ -2,14 +2,14 @@
 
 Paper: LG-VQ, section 3.2.1, equation 6; the ratio's distribution: MAGE, arXiv 2211.09117, section 3.1.
 
-Whole words are masked, as a word's other byte-pair pieces would give it away; start, end and padding never are. The
+Whole words are masked, as a word's other byte-pair pieces would reveal it; start, end and padding never are. The
 input is CLIP's frozen input embeddings, to which a self-attention is trained here, and not the features of CLIP's
 encoder, which saw the whole caption: there every other position carries the masked words. What is left of a
 masked word is its place and its number of pieces.
 
 The embeddings come with a mean squared length of 1 (`CorpusVocabulary`). On the way in they are multiplied by sqrt(w),
 so that their components have variance 1; positions start with a deviation of .5, about that of the projected words
-which they are added to (at CLIP's .01 a head sees next to nothing of the words' order at its start). On the way out the
+which they are added to (at CLIP's .01 a head hardly sees the order of the words at its start). On the way out the
 head ends in a layer norm, so that a logit starts with variance 1 and reaches sqrt(w) where head and embedding agree:
 8 for a width of 64, 23 for one of 512. Against embeddings of CLIP's own length it would be 1.8 and 9.
 
@@ -19,14 +19,53 @@ Letters: b batch, t tokens, n positions of codes, v tokens of the corpus, w widt
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding
 
-from vqpipe.alignment.counts import mean_of
-from vqpipe.params.align import MaskedParams
+from vqpipe.alignment.text import mean_of
+from vqpipe.params.base import Params
+
+
+class MaskedParams(Params):
+    """Masked text prediction: the masked words of a caption from the others and the codes (equation 6).
+
+    The part of the words that is masked is drawn for each batch from a normal distribution truncated to [low, high].
+    """
+
+    weight: Annotated[float, Field(ge=0)]
+    """Beta; 0 leaves the loss out."""
+    mean: float
+    """Mean of the distribution before it is truncated (0.5 in the reference code)."""
+    std: Annotated[float, Field(gt=0)]
+    """Its standard deviation before it is truncated (0.1)."""
+    low: Annotated[float, Field(ge=0, le=1)]
+    """Smallest ratio (0.1)."""
+    high: Annotated[float, Field(ge=0, le=1)]
+    """Largest ratio (0.3; the mean is then about 0.263)."""
+    num_layers: Annotated[int, Field(ge=1)]
+    """Layers, each with self-attention and with cross-attention to the codes (2)."""
+    width: Annotated[int, Field(ge=8)]
+    """Channels of the layers and of their feed-forward part (512)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Rate of dropout in the layers (0.1)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Part of the target that is spread evenly over the vocabulary (0.1)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> MaskedParams:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.high < self.mean - 5 * self.std or self.low > self.mean + 5 * self.std:
+            raise ValueError(
+                f"[{self.low}, {self.high}] is more than 5 standard deviations from the mean {self.mean}; what is left "
+                "of the distribution there is one point"
+            )
+        return self
 
 
 def truncated_normal(config: MaskedParams, shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
@@ -120,7 +159,7 @@ class MaskedText(nn.Module):
         x = torch.where(masked[..., None], self.mask_token, self.into(words))
         x = x + self.positions[: x.shape[1]]
         hidden = ~real
-        hidden[:, 0] = False  # a caption without a token attends to something, and nothing is read from it
+        hidden[:, 0] = False  # a caption without a token must attend to something; its output is not used
         memory = self.memory(codes)
         for layer in self.layers:
             x = layer(x, memory, tgt_key_padding_mask=hidden)

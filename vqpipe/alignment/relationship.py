@@ -1,4 +1,4 @@
-"""The cosines between a caption's words, passed on to the codes that stand for them.
+"""The cosines between a caption's words, passed on to the codes assigned to them.
 
 Paper: LG-VQ, section 3.2.2, equations 7 and 8.
 
@@ -12,9 +12,9 @@ A word of several byte-pair pieces is one word: its embedding is the mean of the
 caption and then over the captions that have a pair; padding, start and end are no words.
 
 C is gathered from the quantizer's live code vectors, so that the gradient goes to what makes them: the codes of
-`vq`, the projector of `lc`, the transfer network of `vqct`. Through z_q it would reach the encoder alone. With several
+`vq`, the projector of `lc`, the transfer network of `vqct`. Through z_q it would only reach the encoder. With several
 groups a position's vector is that of all its codes, one after the other. The assignment has no gradient: the
-transformer over the codes learns from the other two losses, and its step to V from masked text prediction alone, so
+transformer over the codes learns from the other two losses, and its step to V only from masked text prediction, so
 that without it V and the words share no space (the paper has one projection, which equation 5 trains too).
 
 Letters: b batch, t tokens, n positions, v tokens of the corpus, w width of the embeddings, s words of the longest
@@ -24,22 +24,40 @@ caption, g groups, c dimensions of all groups' codes together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from vqpipe.alignment.counts import mean_of
+from vqpipe.alignment.text import mean_of, unit
 from vqpipe.errors import MismatchError
-from vqpipe.params.align import RelationshipParams
-from vqpipe.quantizers.contract import Quantized
-from vqpipe.quantizers.learned import unit
+from vqpipe.params.base import Params
+
+if TYPE_CHECKING:
+    from vqpipe.quantizers.contract import Quantized
+
+
+class RelationshipParams(Params):
+    """Relationship alignment: cosines between words, passed on to the code vectors assigned to them (equation 8).
+
+    The assignment comes from a network that this loss does not train: its layers learn from the other two losses, its
+    last step into the words' space only from masked text prediction. Without that loss the
+    assignment is arbitrary but consistent, and without both the network is not trained.
+    """
+
+    weight: Annotated[float, Field(ge=0)]
+    """Gamma; 0 leaves the loss out."""
+    projection: Literal["mlp", "none"]
+    """The step from a code vector to its cosine: a linear layer, GELU and layer norm to the words' width (`mlp`,
+    the reference code's form), or nothing (`none`, equation 8 as it is written)."""
 
 
 @dataclass(frozen=True)
 class Relations:
-    """Words of captions and the codes that stand for them."""
+    """Words of captions and the codes assigned to them."""
 
     words: Float[Tensor, "b s s"]
     """Cosines between the words, without gradient."""
@@ -48,7 +66,7 @@ class Relations:
     present: Bool[Tensor, "b s"]
     """Which words the caption has."""
     positions: Int64[Tensor, "b s"]
-    """The position that stands for each word, in raster order."""
+    """The position assigned to each word, in raster order."""
 
 
 class RelationshipAlignment(nn.Module):
@@ -74,7 +92,7 @@ class RelationshipAlignment(nn.Module):
         rows: Int64[Tensor, "b t"],
         embeddings: Float[Tensor, "v w"],
     ) -> Relations:
-        """What the loss compares, for the loss and for a heat map.
+        """The cosines that the loss compares.
 
         Args:
             quantized: the quantizer's pass.
@@ -84,7 +102,7 @@ class RelationshipAlignment(nn.Module):
             embeddings: CLIP's frozen input embeddings of the corpus's tokens.
 
         Raises:
-            MismatchError: a quantizer that gives no code vectors.
+            MismatchError: a quantizer without code vectors.
         """
         with torch.autocast(tokens.device.type, enabled=False):
             found, present = word_vectors(words, rows, embeddings)
@@ -134,11 +152,11 @@ def code_vectors(quantized: Quantized, positions: Int64[Tensor, "b s"]) -> Float
     """The live code vectors at positions in raster order, the groups' one after the other, with their gradient.
 
     Raises:
-        MismatchError: a quantizer that gives no code vectors.
+        MismatchError: a quantizer without code vectors.
     """
     if not quantized.vectors:
         raise MismatchError(
-            "the relationship loss needs code vectors, and the quantizer gives none",
+            "the relationship loss needs code vectors, and the quantizer has none",
             expected="a method whose codes take a gradient, or align.relationship: null",
         )
     indices = quantized.indices.flatten(2)

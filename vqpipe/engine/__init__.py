@@ -1,1 +1,2 @@
-"""One training loop over a small protocol: optimisers, schedule, averaged weights, checkpoints, curves."""
+"""Moved."""
+# shim: moved

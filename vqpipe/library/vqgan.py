@@ -265,7 +265,7 @@ def tokenizer_params(config: VqganParams) -> dict[str, Any]:
     """
     dd = config.ddconfig
     return {
-        "prior": "none", "resolution": dd.resolution, "latent_init": "standard", "seed": 0,
+        "codebook": "none", "resolution": dd.resolution, "latent_init": "standard", "seed": 0,
         "trunk": {
             "patch": 1, "channels": dd.ch, "channel_multipliers": list(dd.ch_mult), "stem_channels": dd.ch,
             "num_blocks": dd.num_res_blocks, "num_decoder_blocks": None,

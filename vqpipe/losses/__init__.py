@@ -1,1 +1,2 @@
-"""Training losses of the tokenizer."""
+"""Moved."""
+# shim: moved

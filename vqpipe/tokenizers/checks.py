@@ -1,7 +1,7 @@
-"""What a tokenizer's public calls refuse, and what to do about it: shapes, dtypes and values that it was not made for.
+"""Checks of a tokenizer's public calls: shapes, dtypes and values that it does not take, and how to correct them.
 
-`check_form` looks at no value, so it costs nothing and never waits for the device; `check_values` makes one pass over
-the images and waits for its result. A training step uses the first alone.
+`check_form` reads no value, so it costs nothing and never waits for the device; `check_values` makes one pass over
+the images and waits for its result. A training step uses only `check_form`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from vqpipe.errors import MismatchError
 
 FARTHEST = 1.5
-"""Largest magnitude of a pixel that is accepted. Images lie in [-1, 1]; bicubic and Lanczos resizing go beyond at
-edges, by up to 0.4 there. Pixels in 0..255 and images that were normalised by ImageNet's mean and deviation go further.
-Images in [0, 1] cannot be told from bright ones, so they pass."""
+"""Largest magnitude of a pixel that is accepted. Images are in [-1, 1]; bicubic and Lanczos resizing overshoot at
+edges, by up to 0.4. Pixels in 0..255 and images that were normalised by ImageNet's mean and deviation go further.
+Images in [0, 1] cannot be distinguished from bright ones, so they pass."""
 FROM_BYTES = "images.float() / 127.5 - 1 for pixels in 0..255, or tokenizer.preprocess(PIL image)"
 FROM_NORMALISED = (
     "(images * std + mean) * 2 - 1 for images that were normalised, or tokenizer.preprocess(PIL image)"
@@ -28,7 +28,7 @@ def check_form(images: Any, multiple: int, device: torch.device) -> None:
     """Raise `MismatchError` unless `images` is a floating-point tensor (b, 3, H, W) with sides that divide.
 
     Args:
-        images: what a caller gave.
+        images: the caller's value.
         multiple: H and W must be multiples of it, at least one each.
         device: where the tokenizer is.
     """
@@ -98,7 +98,7 @@ def check_eval(module: nn.Module, call: str) -> None:
 
 
 def _reshaped(shape: tuple[int, ...]) -> str:
-    """How images of a wrong shape become (b, 3, H, W), where that can be told."""
+    """How images of a wrong shape become (b, 3, H, W)."""
     if len(shape) == 3 and shape[0] == 3:
         return "images.unsqueeze(0) for one image"
     if len(shape) == 3 and shape[-1] == 3:

@@ -1,30 +1,34 @@
-"""A tokenizer on disk, in either of its two forms: a pipeline artifact, or a folder as the Hub keeps them.
+"""A tokenizer's folder, in either of its two forms: a pipeline artifact, or a folder as on the Hugging Face Hub.
 
-An artifact has `manifest.json` over its files; the other form has `config.json`, whose content is the header of
-`model.safetensors` without the codes' names, and may hold anything else beside the two (a card that was edited).
+Both have the weights in `model.safetensors`. An artifact has `manifest.json` over its files, and `aligner.safetensors`
+where the tokenizer was trained with `align`. The other form has `config.json`, whose content is the header of the
+weights without the codes' names, and may contain further files, such as a card.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.artifacts.intact import reads_whole
-from vqpipe.artifacts.publish import MANIFEST, publish_json, read_manifest
+from vqpipe.artifacts.publish import MANIFEST, publish_folder, publish_json, read_manifest
 from vqpipe.artifacts.spec import Header, check_header, missing
-from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
+from vqpipe.artifacts.specs.tokenizer import ALIGNER_WEIGHTS, TOKENIZER, WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError
+from vqpipe.params.base import validate
 
-CONFIG, MODEL = "config.json", "model.safetensors"
+CONFIG, MODEL, ALIGNER = "config.json", "model.safetensors", "aligner.safetensors"
 LIBRARY = "vqpipe"
-"""What `config.json` says in `library_name`."""
+"""The value of `library_name` in `config.json`."""
 FOREIGN = ("library_name", "model_type", "_class_name", "architectures", "timm_version")
-"""Keys by which other libraries' configs tell what they are."""
+"""Keys by which other libraries' configs are recognised."""
 
 
 def small_facts(facts: dict[str, Any]) -> dict[str, Any]:
@@ -32,8 +36,30 @@ def small_facts(facts: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key != "names"}
 
 
+@dataclass(frozen=True)
+class StoredAligner:
+    """An aligner and the CLIP that it was trained with."""
+
+    aligner: Aligner
+    clip: str
+    """The id of the CLIP whose text features and token embeddings it was trained with."""
+    facts = property(lambda self: {"clip": self.clip})  # shim: moved
+    belongs_to = staticmethod(lambda tokenizer: True)  # shim: moved
+
+
+def write_artifact(
+    folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], aligner: StoredAligner | None = None
+) -> None:
+    """Publish a tokenizer as a pipeline artifact, with the aligner that was trained with it where there is one."""
+    with publish_folder(folder, TOKENIZER, small_facts(facts)) as partial:
+        write_tensors(partial / MODEL, WEIGHTS, tensors, facts)
+        if aligner is not None:
+            stated = {"align": aligner.aligner.config.model_dump(mode="json"), "clip": aligner.clip}
+            write_tensors(partial / ALIGNER, ALIGNER_WEIGHTS, aligner.aligner.state_dict(), stated)
+
+
 def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write weights, then `config.json`, into a folder that may hold other files.
+    """Write weights, then `config.json`, into a folder that may contain other files.
 
     Raises:
         ArtifactError: the folder is a pipeline artifact, whose manifest would then be wrong.
@@ -49,7 +75,7 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
 
 
 def named_folder(given: Any) -> str | Path:
-    """A tokenizer's folder or name as a caller gave it: a `str` as it is, any other path as a `Path`.
+    """A tokenizer's folder or name from a caller: a `str` unchanged, any other path as a `Path`.
 
     Raises:
         ArtifactError: something else than a path or a name, or an empty one.
@@ -66,7 +92,7 @@ def named_folder(given: Any) -> str | Path:
 
 
 @reads_whole
-def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tokenizer(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and facts of a tokenizer's folder of either form.
 
     Raises:
@@ -81,7 +107,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not (folder / CONFIG).is_file():
         found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else "a file"
         raise ArtifactError(
-            f"{folder} holds no tokenizer", found=found or "nothing",
+            f"{folder} contains no tokenizer", found=found or "nothing",
             expected=f"{MANIFEST} (a pipeline artifact) or {CONFIG} (what save_pretrained writes)",
         )  # fmt: skip
     stated = read_config(folder / CONFIG)
@@ -93,10 +119,30 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             key for key in {*stated, *facts} - {"names"} if stated.get(key, ...) != facts.get(key, ...)
         )
         raise ArtifactError(
-            f"{folder}: {CONFIG} and {MODEL} do not say the same", found=f"another {', '.join(changed)}",
+            f"{folder}: {CONFIG} and {MODEL} differ", found=f"another {', '.join(changed)}",
             expected=f"the {CONFIG} that was saved with these weights",
         )  # fmt: skip
     return tensors, facts
+
+
+@reads_whole
+def load_aligner(folder: Path) -> StoredAligner | None:
+    """The aligner in a tokenizer's folder, in eval mode and without gradients.
+
+    None where the tokenizer was trained without alignment, or was saved without its aligner (`save_pretrained`).
+
+    Raises:
+        ArtifactError: no such folder, one without a tokenizer, or a damaged aligner.
+    """
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder, TOKENIZER)
+    elif not (folder / CONFIG).is_file():
+        raise missing(folder, TOKENIZER)
+    if not (folder / ALIGNER).is_file():
+        return None
+    tensors, facts = read_tensors(folder / ALIGNER, ALIGNER_WEIGHTS)
+    config = validate(facts["align"], "align", AlignParams, str(folder))
+    return StoredAligner(Aligner.from_state(config, tensors).requires_grad_(False), str(facts["clip"]))
 
 
 def read_config(path: Path) -> dict[str, Any]:

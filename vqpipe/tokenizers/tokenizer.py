@@ -1,4 +1,4 @@
-"""A trained or trainable image tokenizer: encoder, quantizer, decoder.
+"""A trained or trainable image tokenizer: encoder, quantizer, decoder, and its params.
 
     tokenizer = Tokenizer.from_pretrained(Path("artifacts/tokenizer/vq"))
     indices = tokenizer.encode(images)      # images in [-1, 1], Int64[b g h w]
@@ -11,27 +11,140 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from vqpipe.artifacts.publish import publish_folder
-from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
-from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.alignment.aligner import AlignParams
+from vqpipe.models.losses import LossParams
 from vqpipe.models.trunk import Decoder, Encoder
-from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.params.base import Params, validate
+from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.params.quantizers.lc import LcParams
+from vqpipe.params.quantizers.residual import ResidualParams
+from vqpipe.params.quantizers.vqct import NoTransferParams, VqctParams
+from vqpipe.params.trunk import TrunkParams
 from vqpipe.quantizers import from_state
-from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_latent
+from vqpipe.quantizers.contract import Codebook, Quantized, QuantizerModule, check_latent
 from vqpipe.tokenizers.checks import check_eval, check_form, check_values
-from vqpipe.tokenizers.stored import MODEL, named_folder, read_folder, small_facts
+from vqpipe.tokenizers.stored import StoredAligner, named_folder, read_tokenizer, write_artifact
+from vqpipe.training.objective import TrainingParams
 
 if TYPE_CHECKING:
     from typing import Self
 
 CHANNELS = 3
+CodebookKind = Literal["none", "words", "patches"]
+
+
+class AugmentParams(Params):
+    """How training images are cut and mirrored."""
+
+    crop: Literal["random", "centre"]
+    """Where the square is cut from a stored image that is larger than the resolution."""
+    flip: bool
+    """Mirror each image with probability 1/2. With `align`, an image is not mirrored where the caption that is drawn
+    for it says left or right; the others are mirrored as without captions."""
+
+
+class TokenizerParams(Params):
+    """One variant: `tokenizer.common` with `tokenizer.variants.NAME` merged over it."""
+
+    codebook: CodebookKind
+    """The pretrained codebook that the variant is built on: `artifacts/codebook/<codebook>`."""
+    foreign_codebook: bool = False
+    """Accept a codebook of another CLIP than the one in the losses, as of another data set (VQGAN-LC's table 8).
+    False refuses it; without a CLIP in the losses it is accepted either way. The metrics then name both."""
+    resolution: Annotated[int, Field(ge=8)]
+    """Side of the square images in pixels."""
+    trunk: TrunkParams
+    latent_init: Literal["standard", "whiten"]
+    """The 1x1 convolution before the quantizer at the start: `standard` (the layer's own, as in the papers), or
+    `whiten`: set on the first training images so that the latent has mean 0 and identity covariance."""
+    quantizer: QuantizerParams
+    losses: LossParams
+    training: TrainingParams
+    augment: AugmentParams
+    seed: Annotated[int, Field(ge=0)]
+    """Seed of weights, batches and augmentation; the variants of one run share it and so share their data order."""
+    align: AlignParams | None = None
+    """Losses that align the codes with captions while the tokenizer is trained (LG-VQ); null for none. The data set
+    needs a caption for every training image."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `align` where it is null, so that the stored params are those of a tokenizer without alignment."""
+        return {name: value for name, value in handler(self).items() if name != "align" or value is not None}
+
+    @model_validator(mode="after")
+    def _fits(self) -> TokenizerParams:
+        if self.resolution % self.trunk.downsampling:
+            raise ValueError(
+                f"resolution {self.resolution} is not a multiple of the trunk's downsampling {self.trunk.downsampling}"
+            )
+        if self.latent_init == "whiten" and self.quantizer.dim > self.trunk.latent_channels:
+            raise ValueError(
+                f"latent_init whiten needs quantizer.dim {self.quantizer.dim} to be at most "
+                f"trunk.latent_channels {self.trunk.latent_channels}"
+            )
+        if self.foreign_codebook and self.codebook == "none":
+            raise ValueError(
+                "foreign_codebook is true, and codebook is none: there is no codebook that could be foreign"
+            )
+        if self.align is not None:
+            check_alignment(self.align, self.quantizer)
+        needed = needed_codebook(self.quantizer)
+        if self.codebook != needed:
+            over = f" over {self.quantizer.base.kind}" if isinstance(self.quantizer, ResidualParams) else ""
+            raise ValueError(
+                f"quantizer {self.quantizer.kind}{over} needs codebook {needed}, but codebook is {self.codebook}"
+            )
+        return self
+
+    prior = property(lambda self: self.codebook)  # shim: moved
+    foreign_prior = property(lambda self: self.foreign_codebook)  # shim: moved
+
+
+def needed_codebook(quantizer: QuantizerParams) -> CodebookKind:
+    """The pretrained codebook that a quantizer needs; `residual` needs that of its base."""
+    base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
+    return _CODEBOOK_OF.get(base.kind, "none")
+
+
+def trains_codes(quantizer: QuantizerParams) -> bool:
+    """Whether a loss on the method's code vectors trains something: the codes, or what makes them.
+
+    False for `fsq`, `lfq` (no vectors), `ema` (a buffer), a frozen `lc` without projector, and `vqct` with neither a
+    transfer network nor trained words.
+    """
+    base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
+    if isinstance(base, LcParams):
+        return base.projector or base.trainable
+    if isinstance(base, VqctParams):
+        return base.trainable_words or not isinstance(base.transfer, NoTransferParams)
+    return base.kind not in _WITHOUT_GRADIENT
+
+
+def check_alignment(align: AlignParams, quantizer: QuantizerParams) -> None:
+    """Raise `ValueError` where the relationship loss has no code vectors to train."""
+    if "relationship" in align.losses() and not trains_codes(quantizer):
+        base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
+        over = "residual over " if base is not quantizer else ""
+        raise ValueError(
+            f"align.relationship trains code vectors, and quantizer {over}{base.kind} has none that take a gradient; "
+            f"set align.relationship to null, or its weight to 0{_OTHER_WAYS.get(base.kind, '')}"
+        )
+
+
+_CODEBOOK_OF: dict[str, CodebookKind] = {"vqct": "words", "lc": "patches"}
+_WITHOUT_GRADIENT = ("ema", "fsq", "lfq")
+_OTHER_WAYS = {
+    "lc": ", or the quantizer's projector or trainable to true",
+    "vqct": ", or give the quantizer a transfer network or trainable_words",
+}
 
 
 class Tokenizer(nn.Module):
@@ -39,14 +152,13 @@ class Tokenizer(nn.Module):
 
     Args:
         config: the variant's params.
-        quantizer: a module that keeps the quantizer contract.
+        quantizer: of the kind and dimension that the params state.
     """
 
     latent_scale: Tensor
 
-    def __init__(self, config: TokenizerParams, quantizer: Quantizer) -> None:
+    def __init__(self, config: TokenizerParams, quantizer: QuantizerModule) -> None:
         super().__init__()
-        assert isinstance(quantizer, nn.Module)
         self.config = config
         dim = config.quantizer.dim
         self.encoder = Encoder(config.trunk, CHANNELS)
@@ -60,12 +172,12 @@ class Tokenizer(nn.Module):
     @property
     def groups(self) -> int:
         """Number of indices per position: 1, or 2 for VQCT's adjective and noun."""
-        return int(self.quantizer.groups)
+        return self.quantizer.groups
 
     @property
     def num_codes(self) -> tuple[int, ...]:
         """Codes per group."""
-        return tuple(self.quantizer.num_codes)
+        return self.quantizer.num_codes
 
     @property
     def resolution(self) -> int:
@@ -74,7 +186,7 @@ class Tokenizer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of indices for an image of its own resolution."""
+        """Rows and columns of indices for an image of `resolution`."""
         side = self.config.resolution // self.config.trunk.downsampling
         return side, side
 
@@ -85,7 +197,7 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of encoder and decoder, and so of decoded images: float32, or what `half`, `bfloat16` or `double` made of it.
+        """Of encoder, decoder and decoded images: float32, or the dtype that `half`, `bfloat16` or `double` set.
 
         The quantizer stays float32 (`QuantizerModule`), so that its codes are not rounded.
         """
@@ -133,7 +245,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
-        """Indices of images in [-1, 1], int64; images of any floating dtype. No image gives no indices.
+        """Indices of images in [-1, 1], int64; images of any floating dtype. An empty batch is encoded as one.
 
         Raises:
             MismatchError: training mode; not a floating-point tensor (b, 3, H, W) on the tokenizer's device with sides
@@ -146,8 +258,7 @@ class Tokenizer(nn.Module):
         if len(images) == 0 and not torch.compiler.is_exporting():
             sides = [side // self.config.trunk.downsampling for side in images.shape[2:]]
             return torch.empty(0, self.groups, *sides, dtype=torch.int64, device=images.device)
-        indices: Tensor = self.quantizer(self._latent(images), 1.0).indices
-        return indices
+        return _indices(self.quantizer, self._latent(images))
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b 3 H W"]:
@@ -172,7 +283,7 @@ class Tokenizer(nn.Module):
 
     def codebooks(self) -> list[Codebook]:
         """One codebook per group, with the words of its codes where they have them."""
-        return list(self.quantizer.codebooks())
+        return self.quantizer.codebooks()
 
     def described(self, facts: dict[str, Any]) -> dict[str, Any]:
         """`facts` and what a reader needs to rebuild the tokenizer: params, names of the codes, shapes."""
@@ -186,21 +297,24 @@ class Tokenizer(nn.Module):
             "resolution": self.resolution,
         }
 
-    def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Publish the tokenizer as an artifact; `facts` say how it came about."""
-        content = self.described(facts)
-        with publish_folder(folder, TOKENIZER, small_facts(content)) as partial:
-            write_tensors(partial / MODEL, WEIGHTS, self.state_dict(), content)
+    def save(self, folder: Path, facts: dict[str, Any], aligner: StoredAligner | None = None) -> None:
+        """Publish the tokenizer as an artifact.
+
+        Args:
+            facts: how it was made.
+            aligner: what was trained with it, stored in the same folder; `load_aligner` reads it.
+        """
+        write_artifact(folder, self.state_dict(), self.described(facts), aligner)
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as the Hub keeps them.
+        """Read a published tokenizer, in eval mode: a pipeline artifact, or a folder as on the Hub.
 
         Raises:
             ArtifactError: no path, no such folder, another library's model, or a tokenizer of another version.
         """
         folder = Path(named_folder(folder))
-        tensors, facts = read_folder(folder)
+        tensors, facts = read_tokenizer(folder)
         config = validate(facts["params"], "params", TokenizerParams, str(folder))
         prefix = "quantizer."
         own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
@@ -208,6 +322,13 @@ class Tokenizer(nn.Module):
         tokenizer.load_state_dict(tensors)
         tokenizer.facts = facts
         return tokenizer.to(device).eval().requires_grad_(False)
+
+
+def _indices(quantizer: QuantizerModule, latent: Tensor) -> Tensor:
+    """The indices of a latent without the method's losses."""
+    if hasattr(quantizer, "indices"):
+        return torch.as_tensor(quantizer.indices(latent))  # type: ignore[operator]
+    return torch.as_tensor(quantizer(latent, 1.0).indices)
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Int64
+from pydantic import Field
 from torch import Tensor
 
 from vqpipe.artifacts.publish import publish_folder, read_manifest
@@ -22,7 +23,7 @@ from vqpipe.artifacts.specs.tokens import CODES, TOKENS
 from vqpipe.artifacts.tables import ShardWriter, iter_batches, schema_of
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import ArtifactError
-from vqpipe.params.tokens import TokensParams
+from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -30,6 +31,13 @@ from vqpipe.tokenizers.tokenizer import Tokenizer
 SPLITS = ("train", "validation", "test")
 CHUNK_ROWS = 1024
 """Rows that the ranks share and that are written at once; fixed, so that no shard depends on the ranks."""
+
+
+class TokensParams(Params):
+    """How images are turned into indices. The crop is the centre one, at the tokenizer's resolution."""
+
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    """Images encoded at once on each rank."""
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,120 @@
-"""Training one tokenizer variant on a dataset, and measuring it shortly."""
+"""Training one tokenizer variant on a dataset, and measuring it shortly.
+
+The codebook and the losses must come from one CLIP: the losses would otherwise pull towards another space than that of
+the codes. A codebook of another CLIP than the run's is refused where a loss uses the run's CLIP. Where none does, or
+the params state `foreign_codebook: true` (VQGAN-LC, table 8: a codebook of one data set under another), it is accepted,
+and the metrics name both. A codebook without a CLIP (GloVe, random vectors) fits any. Kinds, sizes and dimensions are
+checked by the quantizers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.words import Words
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
-from vqpipe.engine.batches import over_tensors
-from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult
+from vqpipe.errors import MismatchError
 from vqpipe.models.perceptual import build_perceptual
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.quantizers import Prior, build
+from vqpipe.quantizers import build
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
-from vqpipe.tokenizers.aligned import Captions
-from vqpipe.tokenizers.captioned import Captioned
-from vqpipe.tokenizers.latent_init import whiten
-from vqpipe.tokenizers.objective import TokenizerTraining
-from vqpipe.tokenizers.prior_fit import check_prior
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.captions import CaptionedImages, CaptionMetrics, Captions
+from vqpipe.tokenizers.objective import CodeUse, TokenizerObjective
+from vqpipe.tokenizers.stored import StoredAligner
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.training.loop import run_training
+from vqpipe.training.objective import TrainingResult
+from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 
+class ParameterCounts(Metrics):
+    """Trained and frozen parameters by part."""
+
+    encoder: int
+    """Encoder and the 1x1 convolution after it."""
+    quantizer: int
+    decoder: int
+    """Decoder and the 1x1 convolution before it."""
+    discriminator: int
+    """0 where the variant has none."""
+    aligner: int | None = None
+    """Where the variant has `align`."""
+
+
+class ValidationMetrics(Metrics):
+    """Measured right after the training, on at most 1,000 images of the validation split."""
+
+    psnr: float
+    """Mean over images of the PSNR on uint8 RGB, in dB; higher is better."""
+
+
+class ForeignCodebook(Metrics):
+    """Ids of two CLIPs, where they differ."""
+
+    clip: str
+    """The CLIP of the codebook."""
+    run_clip: str
+    """The CLIP of the run."""
+
+
+class TokenizerMetrics(Metrics):
+    """What the training of a tokenizer measured."""
+
+    num_steps: int
+    num_rollbacks: int
+    """Returns to the last checkpoint after a loss or gradient that was not finite."""
+    weights: Literal["ema", "last"]
+    """Whether the published weights are averaged (`ema`) or those of the last step."""
+    parameters: ParameterCounts
+    adversarial_start: float | None = None
+    """Part of the training in [0, 1] at which the discriminator started, where `start` is a plateau."""
+    latent_scale: float
+    """Standard deviation of the latent before quantisation, over up to 1,024 training images."""
+    codes: CodeUse
+    validation: ValidationMetrics
+    codebook: ForeignCodebook | None = None
+    """Where the codebook was made with another CLIP than the run's."""
+    captions: CaptionMetrics | None = None
+    """Where the variant has `align`."""
+    __getitem__ = lambda self, name: self.plain()[name]  # noqa: E731  # shim: moved
+
+
 @dataclass(frozen=True)
-class Trained:
+class TrainedTokenizer:
     """The end of a training."""
 
     tokenizer: Tokenizer
     """In eval mode with its final weights."""
-    metrics: dict[str, Any]
-    """JSON content; `prior` is among it where another CLIP made the prior, `captions` where the variant has `align`."""
+    metrics: TokenizerMetrics
     aligner: Aligner | None
-    """What was trained beside the tokenizer where the variant has `align`, in eval mode."""
+    """What was trained together with the tokenizer where the variant has `align`, in eval mode."""
+    clip: str | None
+    """The id of the CLIP that the captions were encoded with, where the variant has `align`."""
+
+    def save(self, folder: Path, codebook: Prior) -> None:
+        """Publish the tokenizer and its aligner as one artifact, which names the codebook that it was built on."""
+        source = dict(codebook.facts) if codebook is not None else None
+        aligner = None
+        if self.aligner is not None and self.clip is not None:
+            aligner = StoredAligner(self.aligner, self.clip)
+        self.tokenizer.save(folder, {"weights": self.metrics.weights, "codebook": source}, aligner)
 
 
 def train_tokenizer(
     config: TokenizerParams,
-    prior: Prior,
+    codebook: Prior,
     dataset: Path,
     clip: Clip | None,
     *,
@@ -53,34 +122,36 @@ def train_tokenizer(
     curves: Path,
     device: torch.device,
     title: str,
-    on_fit: Callable[[FitResult], None] | None = None,
-) -> Trained:
+    on_trained: Callable[[TrainingResult], None] | None = None,
+    on_fit: Callable[[TrainingResult], None] | None = None,  # shim: moved
+) -> TrainedTokenizer:
     """Train one variant on the training split and measure it shortly on the validation split.
 
     Args:
-        prior: what the quantizer is built on, or None.
+        codebook: the pretrained codebook that the quantizer is built on, or None.
         dataset: the dataset artifact.
         clip: the CLIP of the run, for `perceptual.kind: clip` and `align`.
-        scratch: folder of the checkpoint, and of the captions' features; a run that was killed goes on from it.
+        scratch: folder of the checkpoint and of the captions' features; a run that was killed resumes from it.
         curves: where the training curves are published.
         title: names the run on the progress bar.
-        on_fit: told of the end of the training, before anything is measured.
+        on_trained: called at the end of the training, before anything is measured.
 
     Raises:
-        MismatchError: a prior that does not fit the quantizer, or was made by another CLIP than that in the losses;
-            before any image is read. With `align`: no CLIP, or one that takes shorter captions.
+        MismatchError: a codebook that does not fit the quantizer, or of another CLIP than that in the losses; before
+            any image is read. With `align`: no CLIP, or one that takes shorter captions.
         DataError: `align`, and training images without a caption.
         TrainingError: training that does not come back from non-finite losses.
     """
-    foreign = check_prior(config, prior, clip)
+    on_trained = on_trained or on_fit  # shim: moved
+    foreign = check_codebook(config, codebook, clip)
     seed_everything(config.seed, "weights")
-    tokenizer = Tokenizer(config, build(config.quantizer, prior))
+    tokenizer = Tokenizer(config, build(config.quantizer, codebook))
     split = ImageSplit.open(dataset, "train", config.resolution)
     captions = Captions(split, dataset, clip, config, scratch) if config.align is not None else None
     aligner = captions.aligner(tokenizer, config.seed) if captions is not None else None
     perceptual = build_perceptual(config.losses.perceptual, clip)
-    training = TokenizerTraining(config, tokenizer, perceptual.to(device) if perceptual else None, aligner)
-    training.module.to(device).train()
+    objective = TokenizerObjective(config, tokenizer, perceptual.to(device) if perceptual else None, aligner)
+    objective.module.to(device).train()
     if config.latent_init == "whiten":
         first = to_float(split.images(0, min(128, len(split)))).to(device)
         with torch.no_grad():
@@ -89,33 +160,97 @@ def train_tokenizer(
 
     batch_size = config.training.batch_size
 
-    def batch_at(step: int) -> Tensor | Captioned:
+    def batch_at(step: int) -> Tensor | CaptionedImages:
         # Crops and flips are drawn for the whole batch, so that they do not depend on the number of ranks.
         indices, share = epoch_order(len(split), batch_size, config.seed, step), own_share(batch_size)
         rng = numpy_rng(config.seed, "augment", step, 0)
-        # An image whose caption names a side is not mirrored; the draws of all others stay those without captions.
+        # An image whose caption names a side is not mirrored; the draws of all others are those without captions.
         upright = captions.names_side(indices, step) if captions is not None else None
         images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share, upright)
         floats = to_float(images).to(device, non_blocking=True)
         if captions is None:
             return floats
         text = captions.batch(indices, step, share)
-        return Captioned(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
+        return CaptionedImages(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
 
-    result = fit(
-        training, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
+    result = run_training(
+        objective, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
     )
-    if on_fit is not None:
-        on_fit(result)
+    if on_trained is not None:
+        on_trained(result)
     for name, module in (("tokenizer", tokenizer), ("aligner", aligner)):
         if module is not None:
             module.load_state_dict(_part(result.weights, f"{name}."))
             module.eval().requires_grad_(False)
     tokenizer.latent_scale.fill_(_latent_scale(tokenizer, split, device))
-    metrics = {**_metrics(tokenizer, training, result, dataset, device), **foreign}
-    if captions is not None:
-        metrics["captions"] = captions.metrics()
-    return Trained(tokenizer, metrics, aligner)
+    validation = ImageSplit.open(dataset, "validation", config.resolution)
+    metrics = TokenizerMetrics(
+        num_steps=result.num_steps,
+        num_rollbacks=result.num_rollbacks,
+        weights="ema" if result.averaged else "last",
+        parameters=_count_parameters(objective),
+        adversarial_start=None if objective.start.plateau is None else objective.start.started_at,
+        latent_scale=float(tokenizer.latent_scale),
+        codes=objective.watch.metrics(),
+        validation=ValidationMetrics(psnr=_psnr(tokenizer, validation, device)),
+        codebook=foreign,
+        captions=None if captions is None else captions.metrics(),
+    )
+    return TrainedTokenizer(tokenizer, metrics, aligner, captions.clip.id if captions is not None else None)
+
+
+def check_codebook(config: TokenizerParams, codebook: Prior, clip: Clip | None) -> ForeignCodebook | None:
+    """Both CLIPs where the codebook was made with another one than the run's, else None.
+
+    Args:
+        codebook: the pretrained codebook, or None.
+        clip: the run's CLIP, or None.
+
+    Raises:
+        MismatchError: a loss uses the run's CLIP, another made the codebook, and the params do not accept that.
+    """
+    made_by = None if codebook is None else codebook.facts.get("clip", codebook.facts.get("clip_id"))
+    if clip is None or made_by is None or made_by == clip.id:
+        return None
+    losses = config.losses
+    uses_clip = config.align is not None or (
+        losses.perceptual.kind == "clip" and losses.perceptual_weight > 0
+    )
+    if uses_clip and not config.foreign_codebook:
+        raise MismatchError(
+            "the codebook was made with another CLIP than that in the losses",
+            found=f"a codebook of {made_by}, and losses of {clip.id}",
+            expected=f"a codebook of {clip.id}, the option --clip with the CLIP of the codebook, or "
+            "foreign_codebook: true in the variant's params",
+            run="dvc repro graph" if isinstance(codebook, Words) else "dvc repro patches cluster",
+        )
+    return ForeignCodebook(clip=str(made_by), run_clip=clip.id)
+
+
+@torch.no_grad()
+def whiten(conv: nn.Conv2d, features: Float[Tensor, "b z h w"], seed_rotation: torch.Generator) -> None:
+    """Set a 1x1 convolution so that its output over `features` has mean 0 and identity covariance.
+
+    Codes placed by a white latent span every dimension. An untrained encoder's features vary along a few directions
+    only, and codes that take their mean and covariance from such a latent stay in those directions for long.
+
+    The strongest principal components are kept, turned by a random rotation so that no channel is special.
+
+    Args:
+        conv: from z to d channels, d at most z.
+        features: the encoder's output on a batch, with more positions than channels.
+        seed_rotation: CPU generator of the rotation.
+    """
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2).double().cpu()
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    dim = conv.out_channels
+    kept = values[-dim:].clamp_min(1e-8 * values[-1])
+    rotation = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.double, generator=seed_rotation)).Q
+    matrix = rotation @ (vectors[:, -dim:] * kept.rsqrt()).T
+    conv.weight.copy_(matrix[:, :, None, None])
+    assert conv.bias is not None
+    conv.bias.copy_(-matrix @ mean)
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -123,7 +258,6 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _latent_scale(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> float:
-    """Standard deviation of the pre-quantised latent over up to 1,024 training images."""
     latents = [
         tokenizer.encode_latent(to_float(split.images(at, min(at + 64, len(split)))).to(device)).double()
         for at in range(0, min(1024, len(split)), 64)
@@ -131,38 +265,22 @@ def _latent_scale(tokenizer: Tokenizer, split: ImageSplit, device: torch.device)
     return float(torch.cat(latents).std())
 
 
-def _metrics(
-    tokenizer: Tokenizer, training: TokenizerTraining, result: FitResult, dataset: Path, device: torch.device
-) -> dict[str, Any]:
-    def count(module: nn.Module | None) -> int:
-        return sum(p.numel() for p in module.parameters()) if module is not None else 0
+def _count_parameters(objective: TokenizerObjective) -> ParameterCounts:
+    def count(*modules: nn.Module | None) -> int:
+        return sum(p.numel() for module in modules if module is not None for p in module.parameters())
 
-    return {
-        "num_steps": result.num_steps,
-        "num_rollbacks": result.num_rollbacks,
-        "weights": "ema" if result.averaged else "last",
-        "parameters": {
-            "encoder": count(tokenizer.encoder) + count(tokenizer.quant_conv),
-            "quantizer": count(tokenizer.quantizer),  # type: ignore[arg-type]
-            "decoder": count(tokenizer.decoder) + count(tokenizer.post_quant_conv),
-            "discriminator": count(training.discriminator),
-            **({} if training.aligner is None else {"aligner": count(training.aligner)}),
-        },
-        **({} if training.start.plateau is None else {"adversarial_start": training.start.started_at}),
-        "latent_scale": float(tokenizer.latent_scale),
-        "codes": training.watch.metrics(),
-        "validation": {
-            "psnr": _validation_psnr(
-                tokenizer, ImageSplit.open(dataset, "validation", tokenizer.resolution), device
-            )
-        },
-    }
+    tokenizer = objective.tokenizer
+    return ParameterCounts(
+        encoder=count(tokenizer.encoder, tokenizer.quant_conv),
+        quantizer=count(tokenizer.quantizer),
+        decoder=count(tokenizer.decoder, tokenizer.post_quant_conv),
+        discriminator=count(objective.discriminator),
+        aligner=None if objective.aligner is None else count(objective.aligner),
+    )
 
 
 @torch.no_grad()
-def _validation_psnr(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> float:
-    """Mean over images of the PSNR in dB on uint8 RGB, over at most 1,000 images of the validation split."""
-
+def _psnr(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> float:
     def one(images: UInt8[Tensor, "b 3 h w"]) -> np.ndarray:
         recon = to_uint8(tokenizer(to_float(images).to(device))[0]).cpu()
         mse = (recon.double() - images.double()).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
@@ -172,3 +290,7 @@ def _validation_psnr(tokenizer: Tokenizer, split: ImageSplit, device: torch.devi
     return float(
         np.concatenate([one(split.images(at, min(at + 50, stop))) for at in range(0, stop, 50)]).mean()
     )
+
+
+Trained = TrainedTokenizer  # shim: moved
+check_prior = check_codebook  # shim: moved

@@ -15,8 +15,8 @@ from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.seeds import seed_everything
 from vqpipe.text.tokens import clean
-from vqpipe.tokenizers import caption_text
-from vqpipe.tokenizers.caption_text import CaptionText, token_rows
+from vqpipe.tokenizers import captions
+from vqpipe.tokenizers.captions import CaptionText, token_rows
 from vqpipe.vision import towers
 from vqpipe.vision.byte_pairs import END, START, tokenizer
 from vqpipe.vision.clip import Clip
@@ -94,13 +94,11 @@ def test_long_captions_are_cut_keep_their_end_and_are_counted(clip: Clip) -> Non
     assert np.array_equal(rows.words[rows.cut, :6], whole.words[rows.cut, :6])
     text = CaptionText([*CAPTIONS, [TEXTS[0], "<br>"]], clip, 7)
     assert len(text) == 8
-    assert text.metrics() == {
+    assert text.metrics.plain() == {
         "num_captions": 8, "num_texts": 6, "num_cut": 4, "num_without_words": 2, "num_of_left_or_right": 0,
         "longest": 7, "num_tokens": len(text.vocabulary),
     }  # fmt: skip
-    assert (
-        CaptionText([["to the left", "it is right", "lefty"]], clip, 8).metrics()["num_of_left_or_right"] == 2
-    )
+    assert CaptionText([["to the left", "it is right", "lefty"]], clip, 8).metrics.num_of_left_or_right == 2
 
 
 def test_captions_that_name_a_side_are_known(clip: Clip) -> None:
@@ -116,7 +114,7 @@ def test_captions_that_name_a_side_are_known(clip: Clip) -> None:
     text = CaptionText([sided, plain], clip, 7)  # the last one is cut before it names a side
     assert text.names_side(np.arange(12)).tolist() == [True] * 6 + [False] * 6
     assert text.names_side(np.array([6, 3])).tolist() == [False, True]
-    assert text.metrics()["num_of_left_or_right"] == 6
+    assert text.metrics.num_of_left_or_right == 6
     assert CaptionText([["a"]], clip, 3).names_side(np.array([0])).tolist() == [False]
 
 
@@ -163,7 +161,7 @@ def test_a_batch_is_padded_to_its_longest_on_every_rank(clip: Clip) -> None:
 def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caption_text, "CHUNK", 2)
+    monkeypatch.setattr(captions, "CHUNK", 2)
     first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3  # five different texts
@@ -192,7 +190,7 @@ def test_damaged_features_are_computed_again(
     damage: Callable[[Path], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(caption_text, "CHUNK", 2)
+    monkeypatch.setattr(captions, "CHUNK", 2)
     first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
     digest = tree_digest(tmp_path)
     file = sorted(tmp_path.iterdir())[1]

@@ -1,5 +1,4 @@
-"""The tokenizer stage and its codebook priors: what is refused before anything is read, and priors of another data
-set."""
+"""The tokenizer stage and its codebooks: what is refused before anything is read, and codebooks of another data set."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.clip import CLIP
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.codebooks.words import Words
 from vqpipe.data.loader import ImageSplit
 from vqpipe.tokenizers import train
@@ -53,7 +52,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     publish_words(root / "words-bare", bare, own)
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     return root
 
 
@@ -61,11 +60,11 @@ def run(
     inputs: Path, work: Path, folder: str, quantizer: dict[str, Any], losses: dict[str, Any], **changes: Any
 ) -> Result:
     section = deepcopy(TOKENIZER) | {"quantizer": quantizer, **changes}
-    section["prior"] = changes.get("prior", {"vqct": "words", "lc": "patches"}.get(quantizer["kind"], "none"))
+    section["codebook"] = changes.get("codebook", {"vqct": "words", "lc": "patches"}.get(quantizer["kind"], "none"))
     section["losses"] |= losses
     (work / "params.yaml").write_text(json.dumps({"tokenizer": {"common": section, "variants": {"v": {}}}}))
     options = {
-        "variant": "v", "prior": inputs / folder, "out": work / "out", "metrics": work / "m.json",
+        "variant": "v", "codebook": inputs / folder, "out": work / "out", "metrics": work / "m.json",
         "curves": work / "c.csv", "dataset": inputs / "dataset", "clip": inputs / "clip",
         "params": work / "params.yaml",
     }  # fmt: skip
@@ -80,7 +79,7 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prior", "quantizer", "losses", "says"),
+    ("codebook", "quantizer", "losses", "says"),
     [
         ("words-bare", VQCT_SMALL, ALONE, ["needs a graph", "without edges", "transfer.kind: mlp", "graph"]),
         ("none", LC_SMALL, ALONE, ["no prior", "a centroids prior", "dvc repro cluster"]),
@@ -94,17 +93,17 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("centroids", {**LC_SMALL, "projector": False}, ALONE, ["dim: 4", "dimension 8", "dim: 8"]),
         ("words", {**VQCT_SMALL, "topk_adjectives": 6}, ALONE, ["topk_adjectives: 6", "at most 5"]),
-        ("foreign", LC_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_prior", "dvc repro patches cluster"]),
-        ("words-foreign", VQCT_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_prior", "dvc repro graph"]),
+        ("foreign", LC_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_codebook", "dvc repro patches cluster"]),
+        ("words-foreign", VQCT_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_codebook", "dvc repro graph"]),
     ],
 )
-def test_a_prior_that_does_not_fit_is_refused_before_an_image_is_read(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prior: str, quantizer: dict[str, Any],
+def test_a_codebook_that_does_not_fit_is_refused_before_an_image_is_read(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codebook: str, quantizer: dict[str, Any],
     losses: dict[str, Any], says: list[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(ImageSplit, "open", lambda *_, **__: pytest.fail("images are read"))
-    monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("it trains"))
-    done = run(inputs, tmp_path, prior, quantizer, losses)
+    monkeypatch.setattr(train, "run_training", lambda *_, **__: pytest.fail("it trains"))
+    done = run(inputs, tmp_path, codebook, quantizer, losses)
     assert done.exit_code == 2, done.output
     for text in ["found:", "expected:", "run:", *says]:
         assert text in " ".join(done.output.split()), done.output
@@ -114,9 +113,9 @@ def test_a_prior_that_does_not_fit_is_refused_before_an_image_is_read(
 @pytest.mark.parametrize(
     ("quantizer", "changes", "message"),
     [
-        (VQCT_SMALL, {"prior": "none"}, "quantizer vqct needs prior words, but prior is none"),
-        (LC_SMALL, {"prior": "words"}, "quantizer lc needs prior patches, but prior is words"),
-        (TOKENIZER["quantizer"], {"foreign_prior": True}, "no prior that could be foreign"),
+        (VQCT_SMALL, {"codebook": "none"}, "quantizer vqct needs codebook words, but codebook is none"),
+        (LC_SMALL, {"codebook": "words"}, "quantizer lc needs codebook patches, but codebook is words"),
+        (TOKENIZER["quantizer"], {"foreign_codebook": True}, "no codebook that could be foreign"),
         ({**VQCT_SMALL, "codebooks": "single", "topk_adjectives": 2}, {}, "needs codebooks: multi"),
         ({**LC_SMALL, "projector": False, "init": "data"}, {}, "set init: standard"),
     ],
@@ -130,27 +129,27 @@ def test_what_the_params_alone_contradict_is_refused_with_them(
 
 
 @pytest.mark.parametrize(
-    ("prior", "quantizer", "losses", "changes", "recorded"),
+    ("codebook", "quantizer", "losses", "changes", "recorded"),
     [
         ("centroids", LC_SMALL, IN_CLIP, {}, None),
         ("elsewhere", LC_SMALL, IN_CLIP, {}, None),
         ("words-glove", VQCT_SMALL, IN_CLIP, {}, None),
         ("foreign", LC_SMALL, ALONE, {}, OTHER),
-        ("foreign", LC_SMALL, IN_CLIP, {"foreign_prior": True}, OTHER),
+        ("foreign", LC_SMALL, IN_CLIP, {"foreign_codebook": True}, OTHER),
         ("words-foreign", {**VQCT_SMALL, "topk_adjectives": 2}, ALONE, {}, OTHER),
     ],
 )
-def test_a_prior_of_another_data_set_trains_and_one_of_another_clip_is_recorded(
-    inputs: Path, tmp_path: Path, prior: str, quantizer: dict[str, Any], losses: dict[str, Any],
+def test_a_codebook_of_another_data_set_trains_and_one_of_another_clip_is_recorded(
+    inputs: Path, tmp_path: Path, codebook: str, quantizer: dict[str, Any], losses: dict[str, Any],
     changes: dict[str, Any], recorded: str | None,
 ) -> None:  # fmt: skip
-    done = run(inputs, tmp_path, prior, quantizer, losses, **changes)
+    done = run(inputs, tmp_path, codebook, quantizer, losses, **changes)
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "m.json").read_text())
     own = read_manifest(inputs / "clip", CLIP).facts["id"]
-    assert metrics.get("prior") == (recorded and {"clip": recorded, "run_clip": own})
+    assert metrics.get("codebook") == (recorded and {"clip": recorded, "run_clip": own})
     tokenizer = Tokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer.facts["prior"] == read_manifest(inputs / prior).facts
+    assert tokenizer.facts["codebook"] == read_manifest(inputs / codebook).facts
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     indices = tokenizer.encode(images)
     assert torch.equal(tokenizer.decode(indices), tokenizer(images)[0])

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.tensors import read_tensor_header
-from vqpipe.engine import loop
-from vqpipe.engine.loop import MAX_ROLLBACKS, TrainingError, fit
-from vqpipe.engine.state import Average
-from vqpipe.engine.trainable import FitResult, NoHooks, schedule
 from vqpipe.params.base import validate
-from vqpipe.params.training import TrainingParams
+from vqpipe.training import loop
+from vqpipe.training.checkpoint import AveragedWeights
+from vqpipe.training.loop import MAX_ROLLBACKS, TrainingError, run_training
+from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
+from vqpipe.training.step import schedule
 
 CPU = torch.device("cpu")
 TRAINING = {
@@ -29,7 +29,7 @@ TRAINING = {
 }  # fmt: skip
 
 
-class Line(NoHooks):
+class Line(Objective):
     """Two phases on a line fit; dropout makes the global random state matter."""
 
     phases = ("main", "late")
@@ -61,17 +61,17 @@ def batch_at(step: int) -> Tensor:
     return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
 
 
-def run(folder: Path, batches: Any = batch_at, **changes: Any) -> tuple[Line, FitResult]:
+def run(folder: Path, batches: Any = batch_at, **changes: Any) -> tuple[Line, TrainingResult]:
     config = validate({**TRAINING, **changes}, "training", TrainingParams)
     line = Line()
     folder.mkdir(exist_ok=True)
     torch.manual_seed(1)
-    return line, fit(
+    return line, run_training(
         line, batches, config, scratch=folder, curves=folder / "curves.csv", device=CPU, title="line"
     )
 
 
-def equal(one: FitResult, two: FitResult) -> bool:
+def equal(one: TrainingResult, two: TrainingResult) -> bool:
     return (
         all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
         and one.rows == two.rows
@@ -89,7 +89,7 @@ def test_schedule_warms_up_peaks_and_ends_at_its_final_fraction() -> None:
 
 def test_average_forgets_its_start_and_copies_what_is_not_floating_point() -> None:
     module = nn.BatchNorm1d(1)
-    average = Average(module, 0.9)
+    average = AveragedWeights(module, 0.9)
     with torch.no_grad():
         module.weight.fill_(3.0)
         module.num_batches_tracked.fill_(7)
@@ -136,7 +136,7 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_weights_and_curves(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, bytes]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingResult, bytes]:
     """The end and the curves of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     return run(folder)[1], (folder / "curves.csv").read_bytes()
@@ -159,7 +159,7 @@ def stopped(folder: Path) -> Path:
 @pytest.mark.parametrize("both", [False, True])
 def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(
     tmp_path: Path,
-    whole: tuple[FitResult, bytes],
+    whole: tuple[TrainingResult, bytes],
     damage: Callable[[Path], None],
     both: bool,
     capsys: pytest.CaptureFixture[str],
@@ -227,7 +227,7 @@ def test_a_roll_back_without_a_whole_checkpoint_ends_and_the_next_run_starts_aga
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_roll_back", damaged)
-        with pytest.raises(TrainingError, match=r"(?s)no whole checkpoint.*same command again"):
+        with pytest.raises(TrainingError, match=r"(?s)no intact checkpoint.*same command again"):
             run(tmp_path / "damaged", poisoned)
     assert equal(undisturbed, run(tmp_path / "damaged", poisoned)[1])
 

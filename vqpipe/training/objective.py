@@ -1,0 +1,131 @@
+"""What the training loop takes, an objective and its params, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqpipe.params.base import Params
+
+
+class TrainingParams(Params):
+    """Optimiser, schedule, averaging and checkpoints."""
+
+    num_steps: Annotated[int, Field(ge=1)]
+    """Optimiser steps (batches); every fraction elsewhere is a fraction of this."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Items per step over all ranks."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Peak learning rate, reached at the end of the warm-up."""
+    betas: tuple[float, float]
+    """Adam's decay rates of the first and second moment."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's decoupled decay, on the parameters that the model marks for decay."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Part of the steps over which the rate rises linearly."""
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)]
+    """The rate at the last step, as a part of the peak; between the two it follows a half cosine."""
+    clip_grad_norm: Annotated[float, Field(ge=0)]
+    """Largest global gradient norm; 0 turns clipping off."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    """Decay of the weights' exponential moving average; 0 turns it off and the last weights are published."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Autocast precision of the networks; quantisation is always fp32."""
+    log_every: Annotated[int, Field(ge=1)]
+    """Steps per row of the training curves; each row is the mean over its window."""
+    checkpoint_every: Annotated[int, Field(ge=1)]
+    """Steps between checkpoints; also how far back a non-finite step rolls."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches per step, run one after the other to save memory; `batch_size` stays the step's number of items,
+    and neither their order nor the gradient of a loss that is a mean over items depends on this. What depends on the
+    whole batch sees a micro-batch: batch norm, moving-average codebooks, the adaptive adversarial weight."""
+    channels_last: bool = False
+    """Keep convolutions' weights and images in the channels-last layout; results are equal up to rounding."""
+    compile: bool = False
+    """Compile the networks with torch.compile (the first steps take minutes); results are equal up to rounding."""
+    deterministic: bool = False
+    """Allow only deterministic algorithms in torch; an operation that has none is an error. On the CPU every
+    operation in use is deterministic already."""
+
+
+class Objective(ABC):
+    """A model and the losses that train it: what `run_training` needs from the model's package.
+
+    The methods with a body are hooks; an objective overrides those that it needs.
+    """
+
+    module: nn.Module
+    """What the averaged weights follow and what a checkpoint contains."""
+    phases: tuple[str, ...] = ("main",)
+    """Run in turn within each step, each with its own AdamW: `("ae", "disc")` for an autoencoder and its
+    discriminator."""
+
+    @abstractmethod
+    def parameters(self, phase: str) -> list[dict[str, Any]]:
+        """Parameter groups for the phase's AdamW; a group may set `weight_decay` and a factor `lr_scale`."""
+
+    @abstractmethod
+    def loss(self, phase: str, batch: Any, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """The scalar to minimise and named terms for the curves, on one micro-batch of this rank's share."""
+
+    @abstractmethod
+    def networks(self) -> Sequence[nn.Module]:
+        """The modules whose forward passes `training.compile` compiles: static shapes, no search."""
+
+    def uncompiled(self) -> Sequence[nn.Module]:
+        """Parts of `networks()` that are not compiled, each a break between two compiled graphs; none by default.
+
+        The module of a weight at which the loss takes `autograd.grad` must be one: the graph behind it is then not
+        run, and a compiled graph allows only one backward pass.
+        """
+        return ()
+
+    def active(self, phase: str, progress: float) -> bool:
+        """Whether the phase runs at this part of the training, `progress` in [0, 1)."""
+        return True
+
+    def begin(self, batches: Sequence[Any], progress: float) -> None:  # noqa: B027
+        """Called before each step with its micro-batches."""
+
+    def observe(self, terms: Mapping[str, float], progress: float) -> None:  # noqa: B027
+        """Called after each step with its terms, the same on all ranks, and the progress reached.
+
+        What an objective keeps from one step to the next must be part of the module's state, or a resumed run loses
+        it.
+        """
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What the steps of this process took, without those before it was resumed. Never part of a result's content."""
+
+    num_steps: int
+    cpu_seconds: float
+    """Processor time of all threads: other work on the machine hardly changes it."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The end of a training."""
+
+    weights: dict[str, Tensor]
+    """The module's state: its averaged weights where `averaged`, else the last ones."""
+    averaged: bool
+    num_steps: int
+    num_rollbacks: int
+    rows: Sequence[Mapping[str, float]]
+    """The training curves."""
+    cost: TrainingCost
+    spent = property(lambda self: self.cost)  # shim: moved
+
+
+Trainable = Objective  # shim: moved
+NoHooks = Objective  # shim: moved
+Spent = TrainingCost  # shim: moved
+FitResult = TrainingResult  # shim: moved
