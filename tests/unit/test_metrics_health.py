@@ -25,16 +25,18 @@ from vqpipe.evaluation.health import (
     similarity_rows,
 )
 from vqpipe.evaluation.judges import reconstruct
-from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
-from vqpipe.metrics.codes import CodeUsage
-from vqpipe.metrics.health import (
+from vqpipe.metrics.codes import (
+    CodeUsage,
+    cluster_order,
     code_geometry,
     cosine_matrix,
     effective_rank,
     health_summary,
+    project,
     share_for_90_percent,
     shown_codes,
     tail_mass,
+    too_few_to_project,
     usage_curve,
 )
 from vqpipe.params.evaluate import HealthParams
@@ -126,7 +128,7 @@ def test_a_large_codebook_is_compared_from_a_sample_that_its_names_tell() -> Non
 def test_the_tiles_of_the_comparison_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = drawn(33, 5)
     whole = code_geometry(codes, np.random.default_rng(0))
-    monkeypatch.setattr("vqpipe.metrics.health.TILE_ENTRIES", 33 * 4)
+    monkeypatch.setattr("vqpipe.metrics.codes.TILE_ENTRIES", 33 * 4)
     tiled = code_geometry(codes, np.random.default_rng(0))
     assert tiled.nearest_code.tolist() == whole.nearest_code.tolist()
     np.testing.assert_allclose(tiled.nearest_similarity, whole.nearest_similarity, atol=1e-6)

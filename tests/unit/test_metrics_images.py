@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vqpipe.errors import DataError, MismatchError
-from vqpipe.metrics.bootstrap import mean_interval, summarise
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL, l1, l2, psnr, ssim
+from vqpipe.metrics.measured import mean_interval, summarise
 
 
 def flat(level: int, n: int = 2, side: int = 16) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
 def test_interval_of_few_values_in_chunks_equals_one_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50)
     whole = mean_interval(values, 200, seed=0)
-    monkeypatch.setattr("vqpipe.metrics.bootstrap.CHUNK", 120)
+    monkeypatch.setattr("vqpipe.metrics.measured.CHUNK", 120)
     assert mean_interval(values, 200, seed=0) == pytest.approx(whole)
 
 

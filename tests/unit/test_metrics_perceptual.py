@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.models.perceptual import TRUNKS, ClipPerceptual, LpipsPerceptual, build_perceptual
-from vqpipe.params.perceptual import ClipPerceptualParams, LpipsPerceptualParams, NoPerceptual
+from vqpipe.models.perceptual import (
+    TRUNKS,
+    ClipPerceptual,
+    ClipPerceptualParams,
+    LpipsPerceptual,
+    LpipsPerceptualParams,
+    NoPerceptual,
+    build_perceptual,
+)
 
 
 class FakeClip(nn.Module):

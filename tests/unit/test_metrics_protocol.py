@@ -21,7 +21,7 @@ from vqpipe.errors import DataError
 from vqpipe.evaluation.judges import Judges
 from vqpipe.evaluation.measure import Evaluation, evaluate
 from vqpipe.evaluation.pictures import choose_examples
-from vqpipe.metrics.extractors import clip_features
+from vqpipe.metrics.distances import clip_features
 from vqpipe.metrics.images import psnr
 from vqpipe.models.perceptual import ClipPerceptual
 from vqpipe.params.evaluate import EvaluateParams

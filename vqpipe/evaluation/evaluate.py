@@ -18,9 +18,9 @@ from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, images_below, no_images
 from vqpipe.evaluation.judges import Coder, Images, Judges
 from vqpipe.evaluation.measure import Evaluation, evaluate
-from vqpipe.params.distances import DistanceParams
+from vqpipe.metrics.distances import DistanceParams
+from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.params.evaluate import EvaluateParams, ExampleParams, FloorsParams
-from vqpipe.params.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.device import device
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.progress import track

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from vqpipe.artifacts.specs.evaluation import USAGE_CURVE
 from vqpipe.evaluation.pictures import png_of
-from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
-from vqpipe.metrics.codes import CodeUsage
-from vqpipe.metrics.health import (
+from vqpipe.metrics.codes import (
     CodeGeometry,
+    CodeUsage,
+    cluster_order,
     code_geometry,
     cosine_matrix,
     health_summary,
+    project,
     shown_codes,
+    too_few_to_project,
     usage_curve,
 )
 from vqpipe.params.evaluate import HealthParams

@@ -20,7 +20,7 @@ from vqpipe.models.perceptual import ClipPerceptual, Perceptual, build_perceptua
 from vqpipe.params.evaluate import EvaluateParams
 
 if TYPE_CHECKING:
-    from vqpipe.metrics.extractors import Features
+    from vqpipe.metrics.distances import Features
     from vqpipe.quantizers.contract import Codebook
     from vqpipe.vision.clip import Clip
 

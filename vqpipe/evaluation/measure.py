@@ -45,17 +45,16 @@ from vqpipe.evaluation.judges import Coder, Images, Judges, Row, reconstruct
 from vqpipe.evaluation.pictures import code_patches, example_rows
 from vqpipe.evaluation.replacement import Replaced, replace_in_images
 from vqpipe.metrics import floors
-from vqpipe.metrics.bootstrap import summarise
 from vqpipe.metrics.codes import CodeUsage, bits_per_image
 from vqpipe.metrics.distances import feature_distances, refusal
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
-from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured
+from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured, summarise
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
 
 if TYPE_CHECKING:
-    from vqpipe.metrics.extractors import Features
+    from vqpipe.metrics.distances import Features
 
 PROTOCOL = 1
 """Number of the protocol in the code: raise it when a change alters what a number means."""

@@ -1,8 +1,4 @@
-"""Per-image perceptual distances, used as a training loss and as a metric.
-
-Each is frozen and in eval mode for ever, takes two batches of images in [-1, 1], is differentiable with
-respect to both, and carries the name under which its numbers may be printed.
-"""
+"""Params of the perceptual distance, shared by the training loss and the evaluation."""
 
 from __future__ import annotations
 
@@ -11,18 +7,56 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.params.perceptual import ClipPerceptualParams, LpipsPerceptualParams, NoPerceptual
+from vqpipe.params.base import Params
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
+
+
+class NoPerceptual(Params):
+    """No perceptual distance."""
+
+    kind: Literal["none"]
+    """Discriminator."""
+
+
+class ClipPerceptualParams(Params):
+    """Distance between activations of the CLIP in use; reported as `clip_distance`, never as LPIPS."""
+
+    kind: Literal["clip"]
+    """Discriminator."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Transformer blocks of the image tower whose activations are compared, counted from 0."""
+
+
+class LpipsPerceptualParams(Params):
+    """LPIPS v0.1; its trunk's weights must lie in the local torch hub cache."""
+
+    kind: Literal["lpips"]
+    """Discriminator."""
+    net: Literal["alex", "vgg"]
+    """Trunk: `alex` for reporting, `vgg` for training (Zhang et al. 2018)."""
+
+
+PerceptualParams = Annotated[
+    NoPerceptual | ClipPerceptualParams | LpipsPerceptualParams, Field(discriminator="kind")
+]
+
+
+# MERGED DOC (fold into the docstring, then delete): """Per-image perceptual distances, used as a training loss and as a metric.
+#
+# Each is frozen and in eval mode for ever, takes two batches of images in [-1, 1], is differentiable with
+# respect to both, and carries the name under which its numbers may be printed.
+# """
 
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 """File names of torchvision's ImageNet weights that LPIPS was calibrated on."""
