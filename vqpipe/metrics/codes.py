@@ -1,17 +1,37 @@
-"""How a tokenizer uses its codes over a whole split: utilisation, perplexity, entropy."""
+"""Codebook health: how evenly codes are used, how soon they are used, how the code vectors lie, and maps of them.
+
+Counts are those of a whole split. Everything that compares codes in pairs runs in tiles, and for large K from a sample
+of the codes, so that memory is bounded for K = 100,000; the names of sampled numbers end in `_sampled`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from vqpipe.errors import MismatchError, SetupError
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.errors import MismatchError
+
+TILE_ENTRIES = 1 << 22
+"""Similarities held at once: 16 MiB in float32."""
+
+
+MAX_PAIRS = 1 << 28
+"""Pairs of codes that are compared: every pair up to K = 16,384, beyond that a sample of codes against all."""
+
+
+MIN_PROJECTED = 50
+"""Fewer points than this show no neighbourhoods."""
+
+
+PERPLEXITY, ITERATIONS = 30.0, 500
 
 
 class CodeUsage:
@@ -47,57 +67,6 @@ class CodeUsage:
                     expected=f"0 to {len(counts) - 1}",
                 )
             counts += torch.bincount(flat.long(), minlength=len(counts)).cpu().numpy()
-
-    def summary(self) -> list[dict[str, float | int]]:
-        """`usage_summary` of each group."""
-        return [usage_summary(counts) for counts in self.counts]
-
-
-def entropy_bits(counts: Int64[np.ndarray, " k"]) -> float:
-    """Entropy of the empirical distribution of codes, in bits: what one token costs under a unigram model."""
-    total = counts.sum()
-    if total == 0:
-        return 0.0
-    p = counts[counts > 0] / total
-    return float(-(p * np.log2(p)).sum()) + 0.0
-
-
-def usage_summary(counts: Int64[np.ndarray, " k"]) -> dict[str, float | int]:
-    """What the counts of one group over one split say.
-
-    Returns:
-        `num_codes` K; `num_tokens` N; `utilisation`: codes used at least once / K; `uniform_expectation`: 1
-        - exp(-N/K), the utilisation that N uniform draws would reach; `entropy_bits` of a token and
-        `perplexity` = 2^entropy, in [1, K]. Utilisation compares between variants only where N is at least
-        4 K.
-    """
-    num_codes, num_tokens = len(counts), int(counts.sum())
-    entropy = entropy_bits(counts)
-    return {
-        "num_codes": num_codes,
-        "num_tokens": num_tokens,
-        "utilisation": float((counts > 0).sum() / num_codes),
-        "uniform_expectation": -math.expm1(-num_tokens / num_codes),
-        "entropy_bits": entropy,
-        "perplexity": 2.0**entropy,
-    }
-
-
-def bits_per_image(num_codes: Sequence[int], grid: tuple[int, int]) -> float:
-    """Bits of one image's indices at a fixed-length code: sum over groups of h w log2(K)."""
-    return grid[0] * grid[1] * sum(math.log2(k) for k in num_codes)
-
-
-# MERGED DOC (fold into the docstring, then delete): """Codebook health: how evenly codes are used, how soon they are seen, and how the code vectors lie.
-#
-# Counts are those of a whole split. Everything that compares codes in pairs runs in tiles, and for large K from
-# a sample of the codes, so that memory is bounded for K = 100,000; sampled numbers say so in their names.
-# """
-
-TILE_ENTRIES = 1 << 22
-"""Similarities held at once: 16 MiB in float32."""
-MAX_PAIRS = 1 << 28
-"""Pairs of codes that are compared: every pair up to K = 16,384, beyond that a sample of codes against all."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +114,20 @@ def usage_curve(
     return UsageCurve(images, tokens, used, -num_codes * np.expm1(-tokens / num_codes))
 
 
+def entropy_bits(counts: Int64[np.ndarray, " k"]) -> float:
+    """Entropy of the empirical distribution of codes, in bits: what one token costs under a unigram model."""
+    total = counts.sum()
+    if total == 0:
+        return 0.0
+    p = counts[counts > 0] / total
+    return float(-(p * np.log2(p)).sum()) + 0.0
+
+
+def bits_per_image(num_codes: Sequence[int], grid: tuple[int, int]) -> float:
+    """Bits of one image's indices at a fixed-length code: sum over groups of h w log2(K)."""
+    return grid[0] * grid[1] * sum(math.log2(k) for k in num_codes)
+
+
 def tail_mass(counts: Int64[np.ndarray, " k"]) -> float:
     """Share of tokens in the least used half of codes (K / 2, rounded down): 0.5 for even use, 0 where half is
     never used."""
@@ -153,31 +136,97 @@ def tail_mass(counts: Int64[np.ndarray, " k"]) -> float:
 
 
 def share_for_90_percent(counts: Int64[np.ndarray, " k"]) -> float:
-    """Share of the K codes that hold 90 % of the tokens, most used first: about 0.9 for even use."""
+    """Share of the K codes that 90 % of the tokens use, most used first: about 0.9 for even use."""
     total = int(counts.sum())
     if total == 0:
         return 0.0
-    held = np.cumsum(np.sort(counts)[::-1])
-    return float((np.searchsorted(held, math.ceil(0.9 * total), side="left") + 1) / len(counts))
+    covered = np.cumsum(np.sort(counts)[::-1])
+    return float((np.searchsorted(covered, math.ceil(0.9 * total), side="left") + 1) / len(counts))
 
 
-def effective_rank(vectors: Float[Tensor, "k d"]) -> float:
-    """Directions in which codes differ: 2 to the entropy of the normalised singular values of the centred
-    codebook, in [1, min(K - 1, d)] (Roy and Vetterli, EUSIPCO 2007); 0 where all codes are equal.
+class UsageMetrics(Metrics):
+    """How one group's codes are used over one split."""
 
-    From the d x d Gram matrix in float64: no K x K or K x d factor is made beyond one float64 tile.
+    num_codes: int
+    """K."""
+    num_tokens: int
+    """N, tokens of the split."""
+    utilisation: float
+    """Codes used at least once / K, in [0, 1]; higher is better. Compare variants only where N is at least 4 K."""
+    uniform_expectation: float
+    """1 - exp(-N / K), the utilisation that N uniform draws would reach."""
+    entropy_bits: float
+    """Of a token, in [0, log2 K]; higher is a more even use."""
+    perplexity: float
+    """2^entropy, in [1, K]."""
+
+
+class CodeMetrics(UsageMetrics):
+    """Use and geometry of one group's codes.
+
+    Coherence, similarity and distance need two codes; where K is too large for every pair they have the suffix
+    `_sampled`, and the plain names are None.
     """
-    mean = vectors.double().mean(0)
-    gram = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    for start in range(0, len(vectors), 16384):
-        part = vectors[start : start + 16384].double() - mean
-        gram += part.T @ part
-    values = torch.linalg.eigvalsh(gram)
-    singular = torch.where(values > values.max() * 1e-12, values, 0.0).clamp_min(0).sqrt()
-    if float(singular.sum()) == 0.0:
-        return 0.0
-    p = (singular / singular.sum())[singular > 0]
-    return float(torch.exp(-(p * p.log()).sum()))
+
+    perplexity_share: float
+    """Perplexity / K, in (0, 1]; higher is a more even use."""
+    tail_mass: float
+    """See `tail_mass`; in [0, 0.5], higher is a more even use."""
+    share_for_90_percent: float
+    """See `share_for_90_percent`; in [0, 1], higher is a more even use."""
+    effective_rank: float
+    """See `effective_rank`."""
+    norm_ratio: float | None = None
+    """The 95th percentile of the codes' norms over their 5th; None where that is 0."""
+    mutual_coherence: float | None = None
+    """The largest absolute cosine of two different codes, in [0, 1]."""
+    nearest_similarity: float | None = None
+    """Cosine of a code and the most similar other one, in [-1, 1]; mean over codes."""
+    nearest_distance: float | None = None
+    """Euclidean distance of a code and the nearest other one; mean over codes."""
+    mutual_coherence_sampled: float | None = None
+    """As above, of a sample of codes compared with all."""
+    nearest_similarity_sampled: float | None = None
+    """As above, of a sample of codes compared with all."""
+    nearest_distance_sampled: float | None = None
+    """As above, of a sample of codes compared with all."""
+
+
+def usage_metrics(counts: Int64[np.ndarray, " k"]) -> UsageMetrics:
+    """What the counts of one group's codes over one split give."""
+    num_codes, num_tokens = len(counts), int(counts.sum())
+    entropy = entropy_bits(counts)
+    return UsageMetrics(
+        num_codes=num_codes,
+        num_tokens=num_tokens,
+        utilisation=float((counts > 0).sum() / num_codes),
+        uniform_expectation=-math.expm1(-num_tokens / num_codes),
+        entropy_bits=entropy,
+        perplexity=2.0**entropy,
+    )
+
+
+def code_metrics(counts: Int64[np.ndarray, " k"], geometry: CodeGeometry) -> CodeMetrics:
+    """The small numbers of one group, from its counts over a split and its code vectors."""
+    usage = usage_metrics(counts)
+    low, high = np.percentile(geometry.norms, [5, 95])
+    compared: dict[str, Any] = {}
+    if len(geometry.queries):
+        suffix = "_sampled" if geometry.sampled else ""
+        compared = {
+            f"mutual_coherence{suffix}": geometry.coherence,
+            f"nearest_similarity{suffix}": float(geometry.nearest_similarity.mean()),
+            f"nearest_distance{suffix}": float(geometry.nearest_distance.mean()),
+        }
+    return CodeMetrics(
+        **usage.plain(),
+        perplexity_share=usage.perplexity / len(counts),
+        tail_mass=tail_mass(counts),
+        share_for_90_percent=share_for_90_percent(counts),
+        effective_rank=geometry.rank,
+        norm_ratio=float(high / low) if low > 0 else None,
+        **compared,
+    )
 
 
 @dataclass(frozen=True)
@@ -257,32 +306,23 @@ def code_geometry(
     )
 
 
-def health_summary(
-    counts: Int64[np.ndarray, " k"], perplexity: float, geometry: CodeGeometry
-) -> dict[str, float]:
-    """The small numbers of one group, for the metrics.
+def effective_rank(vectors: Float[Tensor, "k d"]) -> float:
+    """Directions in which codes differ: 2 to the entropy of the normalised singular values of the centred
+    codebook, in [1, min(K - 1, d)] (Roy and Vetterli, EUSIPCO 2007); 0 where all codes are equal.
 
-    Returns:
-        `perplexity_share`: perplexity / K; `tail_mass` and `share_for_90_percent`; `effective_rank`;
-        `norm_ratio`: the 95th percentile of the norms over their 5th (left out where that is 0); and
-        `mutual_coherence`, `nearest_similarity`, `nearest_distance` (means over codes), whose names end in
-        `_sampled` where K is too large for every pair. These three need two codes.
+    From the d x d Gram matrix in float64: no K x K or K x d factor is made beyond one float64 tile.
     """
-    low, high = np.percentile(geometry.norms, [5, 95])
-    found = {
-        "perplexity_share": perplexity / len(counts),
-        "tail_mass": tail_mass(counts),
-        "share_for_90_percent": share_for_90_percent(counts),
-        "effective_rank": geometry.rank,
-    }
-    if low > 0:
-        found["norm_ratio"] = float(high / low)
-    if len(geometry.queries):
-        suffix = "_sampled" if geometry.sampled else ""
-        found[f"mutual_coherence{suffix}"] = geometry.coherence
-        found[f"nearest_similarity{suffix}"] = float(geometry.nearest_similarity.mean())
-        found[f"nearest_distance{suffix}"] = float(geometry.nearest_distance.mean())
-    return found
+    mean = vectors.double().mean(0)
+    gram = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    for start in range(0, len(vectors), 16384):
+        part = vectors[start : start + 16384].double() - mean
+        gram += part.T @ part
+    values = torch.linalg.eigvalsh(gram)
+    singular = torch.where(values > values.max() * 1e-12, values, 0.0).clamp_min(0).sqrt()
+    if float(singular.sum()) == 0.0:
+        return 0.0
+    p = (singular / singular.sum())[singular > 0]
+    return float(torch.exp(-(p * p.log()).sum()))
 
 
 def cosine_matrix(vectors: Float[Tensor, "m d"]) -> Float64[np.ndarray, "m m"]:
@@ -299,30 +339,13 @@ def shown_codes(counts: Sequence[int] | Int64[np.ndarray, " k"], most: int) -> I
     return np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")[:most]
 
 
-# MERGED DOC (fold into the docstring, then delete): """Orders and maps of codes for the eye: leaves of a clustering, and t-SNE. They need scikit-learn.
-#
-# The package is imported in the functions, because nothing that trains needs it.
-# """
-
-MIN_PROJECTED = 50
-"""Fewer points than this show no neighbourhoods."""
-PERPLEXITY, ITERATIONS = 30.0, 500
-
-
 def cluster_order(cosine: Float64[np.ndarray, "m m"]) -> Int64[np.ndarray, " m"]:
-    """An order of codes in which similar ones stand together: the leaves of an average-linkage clustering of
-    1 - cosine.
-
-    Raises:
-        SetupError: scikit-learn (which brings SciPy) is not installed.
-    """
+    """An order with similar codes next to each other: the leaves of an average-linkage clustering of 1 - cosine."""
     if len(cosine) < 3:
         return np.arange(len(cosine))
-    try:
-        from scipy.cluster.hierarchy import leaves_list, linkage
-        from scipy.spatial.distance import squareform
-    except ImportError as error:
-        raise _missing(error) from error
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     distance = np.maximum(1.0 - (cosine + cosine.T) / 2, 0.0)
     np.fill_diagonal(distance, 0.0)
     return np.asarray(leaves_list(linkage(squareform(distance, checks=False), "average")), dtype=np.int64)
@@ -339,15 +362,10 @@ def project(vectors: Float[np.ndarray, "n d"], seed: int) -> Float64[np.ndarray,
 
     The axes have no unit, and distances between far groups mean nothing. (van der Maaten and Hinton, JMLR 2008;
     the start after Kobak and Linderman, Nature Biotechnology 2021.)
-
-    Raises:
-        SetupError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise _missing(error) from error
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     rows = np.asarray(vectors, dtype=np.float32)
     with threadpool_limits(1):
         start = _principal(rows)
@@ -366,7 +384,3 @@ def _principal(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
     plane[:, : top.shape[1]] = centred @ top
     spread = plane[:, 0].std()
     return (plane / (spread if spread > 0 else 1.0) * 1e-4).astype(np.float32)
-
-
-def _missing(error: ImportError) -> SetupError:
-    return SetupError(f"the map of codes needs a package: {error.name}", run="pip install scikit-learn")

@@ -1,4 +1,8 @@
-"""Params of the perceptual distance, shared by the training loss and the evaluation."""
+"""Per-image perceptual distances, used as a training loss and as a metric.
+
+Each is frozen and always in eval mode, takes two batches of images in [-1, 1], is differentiable with respect to
+both, and has the name that its numbers are reported under.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
 
 
+TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+"""File names of torchvision's ImageNet weights that LPIPS was calibrated on."""
+
+
 class NoPerceptual(Params):
     """No perceptual distance."""
 
@@ -39,7 +47,7 @@ class ClipPerceptualParams(Params):
 
 
 class LpipsPerceptualParams(Params):
-    """LPIPS v0.1; its trunk's weights must lie in the local torch hub cache."""
+    """LPIPS v0.1; its trunk's weights must be in the local torch hub cache."""
 
     kind: Literal["lpips"]
     """Discriminator."""
@@ -52,16 +60,6 @@ PerceptualParams = Annotated[
 ]
 
 
-# MERGED DOC (fold into the docstring, then delete): """Per-image perceptual distances, used as a training loss and as a metric.
-#
-# Each is frozen and in eval mode for ever, takes two batches of images in [-1, 1], is differentiable with
-# respect to both, and carries the name under which its numbers may be printed.
-# """
-
-TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-"""File names of torchvision's ImageNet weights that LPIPS was calibrated on."""
-
-
 class Perceptual(nn.Module):
     """A frozen distance between images; subclasses give `name`, `features` and `compare`."""
 
@@ -69,7 +67,7 @@ class Perceptual(nn.Module):
 
     @property
     def source(self) -> str:
-        """Which network judges, and what of it."""
+        """Which network gives the distance, and what of it, for the record."""
         return self.name
 
     def train(self, mode: bool = True) -> Perceptual:
@@ -93,8 +91,8 @@ class Perceptual(nn.Module):
 class ClipPerceptual(Perceptual):
     """Mean squared difference of CLIP activations after a per-token layer norm without weights.
 
-    For two tokens this is `2 - 2 r` with `r` their Pearson correlation over channels, so it lies in [0, 4]
-    whatever the layer's scale; it is averaged over tokens and layers. The layer norm removes the large
+    For two tokens this is `2 - 2 r` with `r` their Pearson correlation over channels, so it is in [0, 4]
+    for any scale of the layer; it is averaged over tokens and layers. The layer norm removes the large
     common offset of a transformer's residual stream. A stand-in for LPIPS (Zhang et al. 2018, eq. 1), not
     LPIPS.
 
@@ -158,7 +156,7 @@ class LpipsPerceptual(Perceptual):
     def features(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Trunk activations at the images' own resolution, of unit length at each position."""
         outputs = self.lpips.net(self.lpips.scaling_layer(images.float()))
-        # The small constant stands where lpips has it: inside the division, so that zero vectors stay zero.
+        # The small constant is where lpips has it: inside the division, so that zero vectors stay zero.
         return [out / (out.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for out in outputs]
 
     def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, b]:
@@ -189,7 +187,7 @@ def _build_lpips(net: str, trunk: Path) -> Any:
         source = "features." + name.split(".", 1)[1]
         if source not in image_net or image_net[source].shape != parameter.shape:
             raise SetupError(
-                f"{trunk} does not hold the trunk that LPIPS ({net}) needs",
+                f"{trunk} does not have the trunk that LPIPS ({net}) needs",
                 found=f"no {source} of shape {tuple(parameter.shape)}",
                 expected=TRUNKS[net],
             )

@@ -1,4 +1,13 @@
-"""Params of the convolutional trunk."""
+"""The VQGAN trunk: a convolutional encoder and decoder.
+
+Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), section 3.1 and
+appendix: residual blocks per level, attention at the lowest resolution, a Res-Attn-Res middle, GroupNorm and swish.
+Two options are ours and are for trainings of minutes. `patch` > 1 folds pixels into channels before the first
+convolution and back after the last, which moves work away from full resolution. `shortcut` adds a linear path from
+patch to latent and one from latent to patch, so that the net starts as a linear patch coder and learns the rest.
+
+Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
+"""
 
 from __future__ import annotations
 
@@ -58,18 +67,6 @@ class TrunkParams(Params):
     def downsampling(self) -> int:
         """Image pixels per latent position along one side (the f of f8, f16)."""
         return int(self.patch * 2 ** (len(self.channel_multipliers) - 1))
-
-
-# MERGED DOC (fold into the docstring, then delete): """The VQGAN trunk: a convolutional encoder and decoder.
-#
-# Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), section 3.1 and
-# appendix: residual blocks per level, attention at the lowest resolution, a Res-Attn-Res middle, GroupNorm and swish.
-# Two options are ours and are for trainings of minutes. `patch` > 1 folds pixels into channels before the first
-# convolution and back after the last, which moves work away from full resolution. `shortcut` adds a linear path from
-# patch to latent and one from latent to patch, so that the net starts as a linear patch coder and learns the rest.
-#
-# Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
-# """
 
 
 def _norm(channels: int) -> nn.GroupNorm:
