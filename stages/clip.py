@@ -27,12 +27,10 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.clip_fit.fit import make_clip, raw_inputs
+    from vqpipe.clip_fit import ClipParams, make_clip, raw_inputs
     from vqpipe.params.base import load_params
-    from vqpipe.params.clip import ClipParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
-    from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
 
     config = load_params(params, "clip", ClipParams)
@@ -50,7 +48,7 @@ def main(
     ):
         scratch = run.scratch()
         measured = make_clip(dataset, config, run.staged(out), run.staged(curves), scratch, device())
-        if is_main_process():
+        if measured is not None:
             run.metrics(metrics, measured)
 
 

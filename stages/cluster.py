@@ -1,4 +1,4 @@
-"""The cluster stage: a codebook of patch features, by k-means or drawn at random, packed as the centroids prior."""
+"""The cluster stage: the patches codebook, made of patch features by k-means or drawn at random."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ def main(
     dataset: Annotated[
         Path, typer.Option(help="The dataset artifact; read for its labels, with per_class.")
     ] = Path("artifacts/dataset"),
-    out: Annotated[Path, typer.Option(help="The centroids prior to publish.")] = Path(
-        "artifacts/prior/patches"
+    out: Annotated[Path, typer.Option(help="The patches codebook to publish.")] = Path(
+        "artifacts/codebook/patches"
     ),
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = Path(
         "artifacts/metrics/cluster.json"
@@ -24,11 +24,11 @@ def main(
     ),
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
-    section: Annotated[str, typer.Option(help="Its section, by dotted name.")] = "cluster",
+    section: Annotated[str, typer.Option(help="The section of the params file, by dotted name.")] = "cluster",
 ) -> None:
     """Cluster patch features into K centroids, ordered so that chosen prefixes of them are codebooks too.
 
-    Example: python -m stages.cluster --patches artifacts/patches --out artifacts/prior/patches
+    Example: python -m stages.cluster --patches artifacts/patches --out artifacts/codebook/patches
     """
     from vqpipe.artifacts.places import CURVES, JSON
     from vqpipe.artifacts.run import stage_run
@@ -36,11 +36,10 @@ def main(
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.patches import PATCHES
     from vqpipe.params.base import load_params
-    from vqpipe.params.cluster import ClusterParams
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
-    from vqpipe.vision.centroids import write_centroids
+    from vqpipe.vision.cluster import ClusterParams, write_patches_codebook
 
     config = load_params(params, section, ClusterParams)
     labels = dataset if config.per_class else None
@@ -55,7 +54,7 @@ def main(
         ) as run,
     ):
         scratch = run.scratch()
-        measured = write_centroids(
+        measured = write_patches_codebook(
             patches, config, run.staged(out),
             dataset=labels, curves=run.staged(curves), scratch=scratch, device=device(),
         )  # fmt: skip

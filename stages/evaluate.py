@@ -33,8 +33,8 @@ def main(
     from vqpipe.artifacts.specs.evaluation import EVALUATION
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.evaluation.evaluate import evaluate_dataset
+    from vqpipe.evaluation.measure import EvaluateParams
     from vqpipe.params.base import load_params
-    from vqpipe.params.evaluate import EvaluateParams
 
     config = load_params(params, "evaluate", EvaluateParams)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]

@@ -31,11 +31,10 @@ def main(
     from vqpipe.artifacts.specs.patches import PATCHES
     from vqpipe.data.stream import ImageStream
     from vqpipe.params.base import load_params
-    from vqpipe.params.patches import PatchesParams
     from vqpipe.runtime.device import device
-    from vqpipe.runtime.distributed import is_main, process_group
+    from vqpipe.runtime.distributed import process_group
     from vqpipe.vision.clip import Clip
-    from vqpipe.vision.patches import write_patches
+    from vqpipe.vision.patches import PatchesParams, write_patches
 
     config = load_params(params, "patches", PatchesParams)
     with (
@@ -53,7 +52,7 @@ def main(
         fit = (tower.image_size, tower.interpolation, tower.resize_mode)
         images = ImageStream.open(dataset, config.split, *fit)
         measured = write_patches(tower, images, config, run.staged(out), scratch, device())
-        if is_main():
+        if measured is not None:
             run.metrics(metrics, measured)
 
 

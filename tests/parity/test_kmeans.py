@@ -8,8 +8,8 @@ import pytest
 from sklearn.cluster import KMeans as Reference
 from sklearn.cluster import kmeans_plusplus
 
-from vqpipe.params.cluster import Algorithm, Start
-from vqpipe.vision.kmeans import kmeans
+from vqpipe.vision.assignment import Algorithm
+from vqpipe.vision.kmeans import Start, kmeans
 
 
 def mixture(seed: int) -> np.ndarray:

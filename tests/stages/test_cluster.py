@@ -112,13 +112,13 @@ PROGRAM = """
 import os, signal, sys
 from stages.cluster import app
 from tests.codebook_folders import write_patches
-from vqpipe.vision.lloyd import State
-save = State.save
+from vqpipe.vision.kmeans import LloydState
+save = LloydState.save
 def save_and_die(state, path):
     save(state, path)
     if len(state.rows) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-State.save = save_and_die
+LloydState.save = save_and_die
 app(sys.argv[1:])
 """
 
@@ -144,13 +144,13 @@ import sys
 import torch.distributed as dist
 from stages.cluster import app
 from tests.codebook_folders import write_patches
-from vqpipe.vision.vectors import Part
+from vqpipe.vision.vectors import RankPart
 
 def own(vectors, device):  # unequal parts, and one of none
     ends = [0, 7, 7, len(vectors)]
-    return Part(vectors, ends[dist.get_rank()], ends[dist.get_rank() + 1], device)
+    return RankPart(vectors, ends[dist.get_rank()], ends[dist.get_rank() + 1], device)
 
-Part.own = own
+RankPart.own = own
 dist.init_process_group("gloo")
 for arguments in sys.argv[1:]:
     app(arguments.split(), standalone_mode=False)

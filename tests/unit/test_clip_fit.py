@@ -12,14 +12,28 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.ranks import run_two
-from vqpipe.clip_fit.compact import compact_ids, compact_model, restore, used_tokens
-from vqpipe.clip_fit.contrastive import ContrastiveFit, Pairs, info_nce, same_text
-from vqpipe.clip_fit.fit import Captions, fit_clip, open_clip_config
-from vqpipe.clip_fit.retrieval import chance, evaluate_retrieval, positives, recall
+from vqpipe.clip_fit import (
+    CaptionDraws,
+    ClipParams,
+    ContrastiveTraining,
+    FitParams,
+    ImageTextBatch,
+    chance,
+    compact_ids,
+    compact_model,
+    evaluate_retrieval,
+    fit_clip,
+    info_nce,
+    open_clip_config,
+    positives,
+    recall,
+    restore_full_table,
+    same_text,
+    used_tokens,
+)
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.clip import ClipParams, FitParams
 from vqpipe.vision.clip import Clip, token_ids
 from vqpipe.vision.towers import build_model, encode_ids
 
@@ -99,7 +113,7 @@ def test_the_compact_model_is_the_full_one_on_its_tokens() -> None:
         for parameter in compact.parameters():
             parameter.add_(0.1)
     before = full.token_embedding.weight.detach().clone()
-    restore(full, compact.state_dict(), used)
+    restore_full_table(full, compact.state_dict(), used)
     torch.testing.assert_close(encode_ids(compact, compact_ids(ids, used)), encode_ids(full, ids))
     untouched = torch.ones(49408, dtype=torch.bool)
     untouched[used] = False
@@ -107,7 +121,7 @@ def test_the_compact_model_is_the_full_one_on_its_tokens() -> None:
 
 
 def test_each_image_gets_one_of_its_own_captions() -> None:
-    captions = Captions([["a", "b"], [], ["c"], ["d", "e", "f"]], 5)
+    captions = CaptionDraws([["a", "b"], [], ["c"], ["d", "e", "f"]], 5)
     assert captions.rows.tolist() == [0, 2, 3]
     own = [{0, 1}, {2}, {3, 4, 5}]
     seen: list[set[int]] = [set(), set(), set()]
@@ -122,8 +136,8 @@ def test_each_image_gets_one_of_its_own_captions() -> None:
 def test_temperature_is_bounded() -> None:
     model = build_model(open_clip_config(fit_params())["model_cfg"], "x")
     model.logit_scale.data.fill_(20.0)
-    batch = Pairs(torch.randn(3, 3, 16, 16), token_ids(["a", "b", "c"], 10))
-    _, terms = ContrastiveFit(model, 100.0).loss("main", batch, 0.0)
+    batch = ImageTextBatch(torch.randn(3, 3, 16, 16), token_ids(["a", "b", "c"], 10))
+    _, terms = ContrastiveTraining(model, 100.0).loss("main", batch, 0.0)
     assert float(terms["temperature"]) == pytest.approx(0.01)
 
 
@@ -140,12 +154,12 @@ def test_fitting_learns_to_tell_colours_apart_and_repeats_itself(tmp_path: Path)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert metrics["num_tokens_fitted"] == 11  # 4 colours, a, it, is, sheet, start, end, padding
+    assert metrics.num_tokens_fitted == 11  # 4 colours, a, it, is, sheet, start, end, padding
     clip = Clip(model, config["preprocess_cfg"], "x")
     found = evaluate_retrieval(clip, split_of(list(COLOURS)), 10, CPU)
-    assert found["image_to_text_r1"] == found["text_to_image_r1"] == 1
-    assert found["chance_image_to_text_r1"] == pytest.approx(1 / 4)
-    assert (found["num_validation"], found["num_texts"]) == (4, 8)
+    assert found.image_to_text_r1 == found.text_to_image_r1 == 1
+    assert found.chance_image_to_text_r1 == pytest.approx(1 / 4)
+    assert (found.num_validation, found.num_texts) == (4, 8)
 
 
 def test_too_few_captions_for_a_batch_is_refused(tmp_path: Path) -> None:
@@ -197,7 +211,7 @@ def test_params_say_what_is_missing() -> None:
 
 RANK_PROGRAM = """
 import torch
-from vqpipe.clip_fit.contrastive import ContrastiveFit, Pairs
+from vqpipe.clip_fit import ContrastiveTraining, ImageTextBatch
 from vqpipe.engine.step import PhaseLoss
 from vqpipe.runtime.distributed import data_parallel
 from vqpipe.vision.towers import build_model
@@ -211,12 +225,12 @@ split, whole = build_model(config, "split"), build_model(config, "whole")
 split.load_state_dict(whole.state_dict())
 images, ids = torch.randn(8, 3, 16, 16), torch.randint(1, 18, (8, 8))
 ids[:, 5] = 19
-loss, _ = ContrastiveFit(whole, 100.0).loss("main", Pairs(images, ids), 0.0)
+loss, _ = ContrastiveTraining(whole, 100.0).loss("main", ImageTextBatch(images, ids), 0.0)
 loss.backward()
 join()
 own = slice(rank * 4, rank * 4 + 4)
-module = data_parallel(PhaseLoss(ContrastiveFit(split, 100.0), "main", list(split.parameters())))
-shared, _ = module(Pairs(images[own], ids[own]), 0.0)
+module = data_parallel(PhaseLoss(ContrastiveTraining(split, 100.0), "main", list(split.parameters())))
+shared, _ = module(ImageTextBatch(images[own], ids[own]), 0.0)
 shared.backward()
 torch.testing.assert_close(shared, loss)
 for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqpipe.errors import MismatchError
-from vqpipe.metrics.codes import CodeUsage, bits_per_image, entropy_bits, usage_summary
+from vqpipe.metrics.codes import CodeUsage, bits_per_image, entropy_bits, usage_metrics
 
 
 def test_usage_is_counted_per_group_over_batches() -> None:
@@ -17,26 +17,26 @@ def test_usage_is_counted_per_group_over_batches() -> None:
     usage.add(torch.tensor([[[[0, 0], [1, 1]], [[2, 2], [2, 2]]]]))
     usage.add(torch.tensor([[[[0, 3], [1, 1]], [[2, 0], [2, 2]]]]))
     assert [counts.tolist() for counts in usage.counts] == [[3, 4, 0, 1], [1, 0, 7]]
-    first, second = usage.summary()
-    assert first["utilisation"] == 3 / 4
-    assert second["utilisation"] == 2 / 3
-    assert first["num_tokens"] == second["num_tokens"] == 8
-    assert first["uniform_expectation"] == pytest.approx(1 - math.exp(-2))
+    first, second = map(usage_metrics, usage.counts)
+    assert first.utilisation == 3 / 4
+    assert second.utilisation == 2 / 3
+    assert first.num_tokens == second.num_tokens == 8
+    assert first.uniform_expectation == pytest.approx(1 - math.exp(-2))
 
 
 def test_perplexity_counts_equally_used_codes() -> None:
-    assert usage_summary(np.array([5, 5, 5, 5, 0, 0]))["perplexity"] == pytest.approx(4)
-    assert usage_summary(np.array([9, 0]))["perplexity"] == 1
+    assert usage_metrics(np.array([5, 5, 5, 5, 0, 0])).perplexity == pytest.approx(4)
+    assert usage_metrics(np.array([9, 0])).perplexity == 1
     assert entropy_bits(np.array([1, 1, 2])) == pytest.approx(1.5)
-    assert usage_summary(np.zeros(3, dtype=np.int64))["utilisation"] == 0
+    assert usage_metrics(np.zeros(3, dtype=np.int64)).utilisation == 0
 
 
 def test_uniform_draws_reach_the_uniform_expectation() -> None:
     usage = CodeUsage((1000,))
     generator = torch.Generator().manual_seed(0)
     usage.add(torch.randint(0, 1000, (10, 1, 10, 15), generator=generator))
-    (found,) = usage.summary()
-    assert found["utilisation"] == pytest.approx(found["uniform_expectation"], abs=0.03)
+    found = usage_metrics(usage.counts[0])
+    assert found.utilisation == pytest.approx(found.uniform_expectation, abs=0.03)
 
 
 @pytest.mark.parametrize(

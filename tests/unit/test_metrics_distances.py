@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from vqpipe.errors import DataError, MismatchError, SetupError
-from vqpipe.metrics import extractors
-from vqpipe.metrics.distances import distances, feature_distances, load_features, refusal
-from vqpipe.metrics.extractors import Features, clip_features
-from vqpipe.params.distances import DistanceParams
+from vqpipe.metrics.distances import (
+    INCEPTION_FILE,
+    DistanceParams,
+    Features,
+    clip_features,
+    distances,
+    feature_distances,
+    load_features,
+    refusal,
+)
 
 CPU = torch.device("cpu")
 
@@ -121,10 +127,10 @@ def test_inception_without_its_weights_is_refused_by_file_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(SetupError, match=extractors.INCEPTION_FILE):
+    with pytest.raises(SetupError, match=INCEPTION_FILE):
         load_features(params(features="inception"), None, CPU)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / extractors.INCEPTION_FILE).write_bytes(b"not weights")
+    (tmp_path / "checkpoints" / INCEPTION_FILE).write_bytes(b"not weights")
     with pytest.raises(SetupError, match="cannot be read"):
         load_features(params(features="inception"), None, CPU)
     with pytest.raises(MismatchError, match="no CLIP"):
@@ -138,7 +144,7 @@ def test_inception_weights_on_disk_are_used_and_named(
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    path = tmp_path / "checkpoints" / extractors.INCEPTION_FILE
+    path = tmp_path / "checkpoints" / INCEPTION_FILE
     with monkeypatch.context() as patched:
         empty = tmp_path / "empty.pth"
         torch.save({}, empty)

@@ -16,28 +16,30 @@ from tests.recipes import Recipe
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE, USAGE_CURVE
 from vqpipe.artifacts.tables import to_table
 from vqpipe.errors import MismatchError
-from vqpipe.evaluation import health as room
-from vqpipe.evaluation.health import (
+from vqpipe.evaluation import codes as room
+from vqpipe.evaluation.codes import (
+    HealthParams,
     code_columns,
     curve_rows,
     decoded_rows,
-    measure_health,
+    measure_codes,
     similarity_rows,
 )
-from vqpipe.evaluation.judges import reconstruct
-from vqpipe.metrics.code_maps import cluster_order, project, too_few_to_project
-from vqpipe.metrics.codes import CodeUsage
-from vqpipe.metrics.health import (
+from vqpipe.evaluation.reconstructions import decode_to_uint8
+from vqpipe.metrics.codes import (
+    CodeUsage,
+    cluster_order,
     code_geometry,
+    code_metrics,
     cosine_matrix,
     effective_rank,
-    health_summary,
+    project,
     share_for_90_percent,
     shown_codes,
     tail_mass,
+    too_few_to_project,
     usage_curve,
 )
-from vqpipe.params.evaluate import HealthParams
 
 RECIPES = every_recipe()
 
@@ -115,7 +117,7 @@ def test_a_large_codebook_is_compared_from_a_sample_that_its_names_tell() -> Non
     assert some.sampled
     assert len(some.queries) == 100
     assert some.nearest_code.tolist() == whole.nearest_code[some.queries].tolist()
-    found = health_summary(np.ones(1000, dtype=np.int64), 1000.0, some)
+    found = code_metrics(np.ones(1000, dtype=np.int64), some).plain()
     assert {"mutual_coherence_sampled", "nearest_similarity_sampled", "nearest_distance_sampled"} <= set(
         found
     )
@@ -126,7 +128,7 @@ def test_a_large_codebook_is_compared_from_a_sample_that_its_names_tell() -> Non
 def test_the_tiles_of_the_comparison_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = drawn(33, 5)
     whole = code_geometry(codes, np.random.default_rng(0))
-    monkeypatch.setattr("vqpipe.metrics.health.TILE_ENTRIES", 33 * 4)
+    monkeypatch.setattr("vqpipe.metrics.codes.TILE_ENTRIES", 33 * 4)
     tiled = code_geometry(codes, np.random.default_rng(0))
     assert tiled.nearest_code.tolist() == whole.nearest_code.tolist()
     np.testing.assert_allclose(tiled.nearest_similarity, whole.nearest_similarity, atol=1e-6)
@@ -135,10 +137,10 @@ def test_the_tiles_of_the_comparison_make_no_difference(monkeypatch: pytest.Monk
 
 
 def test_one_code_and_codes_of_norm_zero_are_no_error() -> None:
-    one = health_summary(np.array([3]), 1.0, code_geometry(torch.ones(1, 4), np.random.default_rng(0)))
+    one = code_metrics(np.array([3]), code_geometry(torch.ones(1, 4), np.random.default_rng(0))).plain()
     assert "nearest_similarity" not in one
     zeros = code_geometry(torch.zeros(4, 3), np.random.default_rng(0))
-    found = health_summary(np.array([1, 0, 0, 0]), 1.0, zeros)
+    found = code_metrics(np.array([1, 0, 0, 0]), zeros).plain()
     assert all(math.isfinite(value) for value in found.values())
     assert "norm_ratio" not in found
     assert zeros.nearest_similarity.tolist() == [0.0] * 4
@@ -180,14 +182,14 @@ def test_every_quantizer_has_its_health_measured(recipe: Recipe, monkeypatch: py
     usage, books = CodeUsage(tokenizer.num_codes), tokenizer.codebooks()
     usage.add(indices)
     config = HealthParams(num_similar=5, num_mapped=0, num_decoded=9)
-    health = measure_health(usage, books, 0)
+    health = measure_codes(usage, books, 0)
     columns, absent = code_columns(usage, books, health, config, 0)
     assert to_table(USAGE, columns, {}).num_rows == sum(tokenizer.num_codes)
     assert set(absent.values()) == {"not asked for"}
-    assert len({book.group for book in books}) == len(books) == len(health.numbers)
-    for found, counts in zip(health.numbers, usage.counts, strict=True):
-        assert found["perplexity_share"] == pytest.approx(found["perplexity"] / len(counts))
-        assert all(math.isfinite(value) for value in found.values())
+    assert len({book.group for book in books}) == len(books) == len(health.metrics)
+    for found, counts in zip(health.metrics, usage.counts, strict=True):
+        assert found.perplexity_share == pytest.approx(found.perplexity / len(counts))
+        assert all(math.isfinite(value) for value in found.plain().values())
     curve = to_table(USAGE_CURVE, curve_rows(indices, books, tokenizer.num_codes, 0), {}).to_pylist()
     for book, counts in zip(books, usage.counts, strict=True):
         last = [row for row in curve if row["group"] == book.group][-1]
@@ -195,7 +197,7 @@ def test_every_quantizer_has_its_health_measured(recipe: Recipe, monkeypatch: py
     similar = to_table(SIMILARITY, similarity_rows(usage, books, config), {}).to_pylist()
     assert len(similar) == sum(min(5, count) for count in tokenizer.num_codes)
     rows: list[dict[str, Any]] = decoded_rows(
-        lambda codes: reconstruct(tokenizer, codes), indices, usage, books, config, 4
+        lambda codes: decode_to_uint8(tokenizer, codes), indices, usage, books, config, 4
     )
     assert 1 <= to_table(DECODED, rows, {}).num_rows <= max(9, len(books))
     for row in rows:

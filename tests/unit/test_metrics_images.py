@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vqpipe.errors import DataError, MismatchError
-from vqpipe.metrics.bootstrap import mean_interval, summarise
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL, l1, l2, psnr, ssim
+from vqpipe.metrics.measured import interval, intervals
 
 
 def flat(level: int, n: int = 2, side: int = 16) -> torch.Tensor:
@@ -64,34 +64,34 @@ def test_floats_other_shapes_and_tiny_images_are_refused() -> None:
         ssim(flat(1, side=10), flat(1, side=10))
 
 
-def test_interval_is_seeded_and_holds_the_mean() -> None:
+def test_interval_is_seeded_and_contains_the_mean() -> None:
     values = np.random.default_rng(0).normal(5, 2, 400)
-    first = mean_interval(values, 500, seed=1)
-    assert first == mean_interval(values, 500, seed=1)
-    assert first != mean_interval(values, 500, seed=2)
-    assert first["low"] < first["mean"] < first["high"]
+    first = interval(values, 500, seed=1)
+    assert first == interval(values, 500, seed=1)
+    assert first != interval(values, 500, seed=2)
+    assert first.low < first.mean < first.high
     # The half width of a 95 % interval of a mean is 1.96 sigma / sqrt(n).
-    assert first["high"] - first["low"] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert first.high - first.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
 def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     hits = 0
     for trial in range(200):
-        interval = mean_interval(rng.exponential(1.0, 100), 300, seed=trial)
-        hits += interval["low"] <= 1.0 <= interval["high"]
+        found = interval(rng.exponential(1.0, 100), 300, seed=trial)
+        hits += found.low <= 1.0 <= found.high
     assert 175 <= hits <= 199
 
 
 def test_interval_of_few_values_in_chunks_equals_one_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(size=50)
-    whole = mean_interval(values, 200, seed=0)
-    monkeypatch.setattr("vqpipe.metrics.bootstrap.CHUNK", 120)
-    assert mean_interval(values, 200, seed=0) == pytest.approx(whole)
+    whole = interval(values, 200, seed=0)
+    monkeypatch.setattr("vqpipe.metrics.measured.CHUNK", 120)
+    assert interval(values, 200, seed=0).plain() == pytest.approx(whole.plain())
 
 
 def test_interval_refuses_nothing_and_nan() -> None:
     with pytest.raises(DataError):
-        mean_interval(np.zeros(0), 100, seed=0)
+        interval(np.zeros(0), 100, seed=0)
     with pytest.raises(DataError):
-        summarise({"psnr": np.array([1.0, np.nan])}, 100, seed=0)
+        intervals({"psnr": np.array([1.0, np.nan])}, 100, seed=0)

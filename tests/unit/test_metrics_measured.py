@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from vqpipe.metrics.measured import DIGITS, ImagesDigest, measured, text_digest
+from vqpipe.metrics.measured import DIGITS, ImagesDigest, measured_with, text_digest
 
 IMAGES = torch.arange(5 * 3 * 4 * 4, dtype=torch.uint8).view(5, 3, 4, 4)
+NONE = ImagesDigest().images("none")
 PROTOCOL = {"version": 1, "distances": {"num_subsets": 5, "layers": [0, 1]}}
 
 
@@ -14,7 +15,7 @@ def digest(*batches: torch.Tensor, split: str = "test") -> str:
     found = ImagesDigest()
     for batch in batches:
         found.add(batch)
-    return str(found.record(split)["digest"])
+    return found.images(split).digest
 
 
 def test_order_and_batches_do_not_count_and_every_pixel_does() -> None:
@@ -33,7 +34,7 @@ def test_order_and_batches_do_not_count_and_every_pixel_does() -> None:
 def test_the_record_has_the_parts_that_people_read() -> None:
     found = ImagesDigest()
     found.add(IMAGES)
-    assert found.record("test") | {"digest": ""} == {
+    assert found.images("test").plain() | {"digest": ""} == {
         "split": "test", "num_images": 5, "pixels": "3 x 4 x 4", "digest": "",
     }  # fmt: skip
 
@@ -41,13 +42,13 @@ def test_the_record_has_the_parts_that_people_read() -> None:
 def test_the_digest_does_not_depend_on_the_machine() -> None:
     assert digest(IMAGES) == "69767c0522878a9c"
     assert text_digest(["b", "a"]) == text_digest(["a", "b"]) == "18d79cb747ea174c"
-    assert measured({}, PROTOCOL)["protocol"]["digest"] == "dbd239a16b41ee98"
+    assert measured_with(NONE, PROTOCOL).protocol["digest"] == "dbd239a16b41ee98"
 
 
 def test_any_part_of_the_protocol_counts_and_its_order_does_not() -> None:
-    own = measured({}, PROTOCOL)["protocol"]
+    own = measured_with(NONE, PROTOCOL).protocol
     assert own["distances"] == {"num_subsets": 5, "layers": "0, 1"}
     turned = {"distances": dict(reversed(PROTOCOL["distances"].items())), "version": 1}  # type: ignore[attr-defined]
-    assert measured({}, turned)["protocol"]["digest"] == own["digest"]
+    assert measured_with(NONE, turned).protocol["digest"] == own["digest"]
     for other in (PROTOCOL | {"version": 2}, PROTOCOL | {"x": 1}, {"version": 1}):
-        assert measured({}, other)["protocol"]["digest"] != own["digest"]
+        assert measured_with(NONE, other).protocol["digest"] != own["digest"]

@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.models.perceptual import TRUNKS, ClipPerceptual, LpipsPerceptual, build_perceptual
-from vqpipe.params.perceptual import ClipPerceptualParams, LpipsPerceptualParams, NoPerceptual
+from vqpipe.models.perceptual import (
+    TRUNKS,
+    ClipPerceptual,
+    ClipPerceptualParams,
+    LpipsPerceptual,
+    LpipsPerceptualParams,
+    NoPerceptual,
+    build_perceptual,
+)
 
 
 class FakeClip(nn.Module):
@@ -92,7 +99,7 @@ def test_lpips_refuses_missing_and_foreign_weights(tmp_path: Path, monkeypatch: 
         with pytest.raises(SetupError, match=file):
             build_perceptual(LpipsPerceptualParams(kind="lpips", net=net), None)  # type: ignore[arg-type]
     torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "wrong.pth")
-    with pytest.raises(SetupError, match="does not hold the trunk"):
+    with pytest.raises(SetupError, match="does not have the trunk"):
         LpipsPerceptual("alex", tmp_path / "wrong.pth")
     (tmp_path / "wrong.pth").write_bytes(b"not weights")
     with pytest.raises(SetupError, match="cannot be read"):

@@ -18,13 +18,12 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_float
 from vqpipe.errors import DataError
-from vqpipe.evaluation.judges import Judges
-from vqpipe.evaluation.measure import Evaluation, evaluate
+from vqpipe.evaluation.measure import EvaluateParams, Evaluation, evaluate
 from vqpipe.evaluation.pictures import choose_examples
-from vqpipe.metrics.extractors import clip_features
+from vqpipe.evaluation.reconstructions import MetricNetworks
+from vqpipe.metrics.distances import clip_features
 from vqpipe.metrics.images import psnr
 from vqpipe.models.perceptual import ClipPerceptual
-from vqpipe.params.evaluate import EvaluateParams
 
 CPU = torch.device("cpu")
 SIDE, GRID = 16, (4, 4)
@@ -115,18 +114,18 @@ def config(**changes: Any) -> EvaluateParams:
     return EvaluateParams.model_validate(base | changes)
 
 
-def judges() -> Judges:
+def networks() -> MetricNetworks:
     clip: Any = FakeClip()
-    return Judges(clip_features(clip, CPU), ClipPerceptual(clip, (0,)), CPU)
+    return MetricNetworks(clip_features(clip, CPU), ClipPerceptual(clip, (0,)), CPU)
 
 
 @pytest.fixture(scope="module")
 def found() -> Evaluation:
-    return evaluate(Palette(), Pictures(45, 0), config(), judges(), Pictures(100, 1))
+    return evaluate(Palette(), Pictures(45, 0), config(), networks(), Pictures(100, 1))
 
 
 def test_metrics_have_intervals_floors_ceiling_codes_and_protocol(found: Evaluation) -> None:
-    metrics = found.metrics
+    metrics = found.metrics.plain()
     json.dumps(metrics, allow_nan=False)
     rows = [metrics, metrics["floors"]["block_mean"], metrics["floors"]["patch_kmeans"]]
     for row in rows:
@@ -155,10 +154,10 @@ def test_metrics_have_intervals_floors_ceiling_codes_and_protocol(found: Evaluat
 
 
 def test_codes_are_counted_over_the_whole_split(found: Evaluation) -> None:
-    first, second = found.metrics["codes"]["light"], found.metrics["codes"]["colour"]
-    assert first["num_tokens"] == second["num_tokens"] == 45 * 16
-    assert second["utilisation"] == pytest.approx(1 / 3)
-    assert second["perplexity"] == 1
+    first, second = found.metrics.codes["light"], found.metrics.codes["colour"]
+    assert first.num_tokens == second.num_tokens == 45 * 16
+    assert second.utilisation == pytest.approx(1 / 3)
+    assert second.perplexity == 1
     usage = found.tables["usage"].to_pylist()
     assert [row["count"] for row in usage if row["group"] == "colour"] == [0, 0, 720]
     assert [row["name"] for row in usage if row["group"] == "colour"] == ["red", "green", "blue"]
@@ -166,16 +165,16 @@ def test_codes_are_counted_over_the_whole_split(found: Evaluation) -> None:
 
 
 def test_distances_have_equal_sides_even_where_training_images_are_few() -> None:
-    few = evaluate(Palette(), Pictures(45, 0), config(), judges(), Pictures(60, 1)).metrics
+    few = evaluate(Palette(), Pictures(45, 0), config(), networks(), Pictures(60, 1)).metrics.plain()
     assert few["protocol"]["distance_images"] == 30
-    fewer = evaluate(Palette(), Pictures(45, 0), config(), judges(), Pictures(30, 1)).metrics
+    fewer = evaluate(Palette(), Pictures(45, 0), config(), networks(), Pictures(30, 1)).metrics.plain()
     assert "fd_clip" not in fewer
     assert "ceiling" not in fewer
     assert "15 images a side" in fewer["protocol"]["distances_left_out"]
 
 
-def test_without_judges_and_training_images_only_what_is_left_is_measured() -> None:
-    metrics = evaluate(Palette(), Pictures(5, 0), config(), Judges(None, None, CPU)).metrics
+def test_without_networks_and_training_images_only_what_is_left_is_measured() -> None:
+    metrics = evaluate(Palette(), Pictures(5, 0), config(), MetricNetworks(None, None, CPU)).metrics.plain()
     assert list(metrics["floors"]) == ["block_mean"]
     assert metrics["protocol"]["perceptual"] == "none"
     assert "clip_distance" not in metrics
@@ -184,8 +183,8 @@ def test_without_judges_and_training_images_only_what_is_left_is_measured() -> N
 def test_a_capped_floor_appears_under_its_own_name() -> None:
     capped = {"num_patches": 400, "num_iterations": 2, "max_num_codes": 8}
     metrics = evaluate(
-        Palette(), Pictures(5, 0), config(floors=capped), Judges(None, None, CPU), Pictures(30, 1)
-    ).metrics
+        Palette(), Pictures(5, 0), config(floors=capped), MetricNetworks(None, None, CPU), Pictures(30, 1)
+    ).metrics.plain()
     assert list(metrics["floors"]) == ["block_mean", "patch_kmeans_capped"]
     assert metrics["floors"]["patch_kmeans_capped"]["wanted_num_codes"] == 24
     assert metrics["floors"]["patch_kmeans_capped"]["bits_per_image"] == 16 * 3
@@ -193,33 +192,33 @@ def test_a_capped_floor_appears_under_its_own_name() -> None:
 
 def test_a_decoder_that_gives_nan_is_refused() -> None:
     with pytest.raises(DataError, match="finite"):
-        evaluate(Broken(), Pictures(5, 0), config(), Judges(None, None, CPU))
+        evaluate(Broken(), Pictures(5, 0), config(), MetricNetworks(None, None, CPU))
     with pytest.raises(DataError, match="no images"):
-        evaluate(Palette(), Pictures(0, 0), config(), Judges(None, None, CPU))
+        evaluate(Palette(), Pictures(0, 0), config(), MetricNetworks(None, None, CPU))
 
 
 def test_results_do_not_depend_on_the_batch_size(found: Evaluation) -> None:
-    other = evaluate(Palette(), Pictures(45, 0), config(batch_size=7), judges(), Pictures(100, 1))
-    assert other.metrics["psnr"] == pytest.approx(found.metrics["psnr"], rel=1e-9)
-    assert other.metrics["fd_clip"] == pytest.approx(found.metrics["fd_clip"], rel=1e-4)
-    assert other.metrics["codes"] == found.metrics["codes"]
-    assert other.metrics["floors"]["patch_kmeans"]["psnr"] == pytest.approx(
-        found.metrics["floors"]["patch_kmeans"]["psnr"]
+    other = evaluate(Palette(), Pictures(45, 0), config(batch_size=7), networks(), Pictures(100, 1))
+    assert other.metrics.psnr.plain() == pytest.approx(found.metrics.psnr.plain(), rel=1e-9)
+    assert other.metrics.fd_clip == pytest.approx(found.metrics.fd_clip, rel=1e-4)
+    assert other.metrics.codes == found.metrics.codes
+    assert other.metrics.floors.patch_kmeans.psnr.plain() == pytest.approx(
+        found.metrics.floors.patch_kmeans.psnr.plain()
     )
     assert other.tables["words"].equals(found.tables["words"])
 
 
-def test_one_pass_for_both_judges_gives_what_two_give(found: Evaluation) -> None:
+def test_one_pass_for_both_networks_gives_what_two_give(found: Evaluation) -> None:
     clip: Any = FakeClip()
-    one = Judges(clip_features(clip, CPU), ClipPerceptual(clip, (0,)), CPU)
-    two = Judges(clip_features(clip, CPU), ClipPerceptual(FakeClip(), (0,)), CPU)  # type: ignore[arg-type]
+    one = MetricNetworks(clip_features(clip, CPU), ClipPerceptual(clip, (0,)), CPU)
+    two = MetricNetworks(clip_features(clip, CPU), ClipPerceptual(FakeClip(), (0,)), CPU)  # type: ignore[arg-type]
     images = Pictures(6, 0).pixels
-    shared, apart = one.view(images, True), two.view(images, True)
+    shared, apart = one.features_of(images, True), two.features_of(images, True)
     assert clip.shared_passes == 6
-    assert shared.features is not None
-    assert torch.equal(shared.features, apart.features)  # type: ignore[arg-type]
+    assert shared.for_sets is not None
+    assert torch.equal(shared.for_sets, apart.for_sets)  # type: ignore[arg-type]
     assert torch.equal(shared.perceptual[0], apart.perceptual[0])
-    assert one.view(images, False).features is None
+    assert one.features_of(images, False).for_sets is None
 
 
 def test_the_folder_holds_the_pictures_behind_the_numbers(found: Evaluation, tmp_path: Path) -> None:
@@ -229,7 +228,7 @@ def test_the_folder_holds_the_pictures_behind_the_numbers(found: Evaluation, tmp
     assert facts["perceptual"] == "clip_distance"
     per_image = read_table(out / "per_image.parquet", PER_IMAGE).to_pylist()
     assert [row["image_id"] for row in per_image] == [f"picture-{i}" for i in range(45)]
-    assert np.mean([row["psnr"] for row in per_image]) == pytest.approx(found.metrics["psnr"]["mean"])
+    assert np.mean([row["psnr"] for row in per_image]) == pytest.approx(found.metrics.psnr.mean)
     examples = read_table(out / "examples.parquet", EXAMPLES).to_pylist()
     kinds = ("random", "hard", "typical", "easy", "worst")
     assert [row["kind"] for row in examples] == [kind for kind in kinds for _ in range(3)]
@@ -285,14 +284,14 @@ def test_each_code_is_fed_to_the_decoder(found: Evaluation) -> None:
 
 
 def test_without_health_params_no_pictures_of_codes_are_kept() -> None:
-    bare = evaluate(Palette(), Pictures(5, 0), config(health=None), Judges(None, None, CPU))
+    bare = evaluate(Palette(), Pictures(5, 0), config(health=None), MetricNetworks(None, None, CPU))
     assert bare.tables["similarity"].num_rows == bare.tables["decoded"].num_rows == 0
     assert bare.facts["map"] == {"light": "not asked for", "colour": "not asked for"}
-    assert "tail_mass" in bare.metrics["codes"]["light"]
+    assert 0 <= bare.metrics.codes["light"].tail_mass <= 0.5
 
 
 def test_writing_twice_gives_the_same_bytes(found: Evaluation, tmp_path: Path) -> None:
-    again = evaluate(Palette(), Pictures(45, 0), config(), judges(), Pictures(100, 1))
+    again = evaluate(Palette(), Pictures(45, 0), config(), networks(), Pictures(100, 1))
     first = read_manifest(found.write(tmp_path / "a"), EVALUATION).files
     assert first == read_manifest(again.write(tmp_path / "b"), EVALUATION).files
     assert again.metrics == found.metrics

@@ -13,16 +13,16 @@ from tests.every_recipe import make_tokenizer
 from tests.recipes import LC, VQCT, Recipe, centroids, words
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import MismatchError, ParamsError
-from vqpipe.evaluation.replacement import (
-    Replaced,
-    middle,
+from vqpipe.evaluation.pictures import (
+    ReplacedParams,
+    Replacements,
+    middle_mask,
     replace_by_neighbours,
     replace_in_images,
     replace_tokens,
 )
 from vqpipe.metrics.images import ERRORS
 from vqpipe.params.base import validate
-from vqpipe.params.evaluate import ReplacedParams
 from vqpipe.quantizers.contract import Codebook
 from vqpipe.report.pictures import decode_png
 from vqpipe.runtime.seeds import numpy_rng
@@ -73,8 +73,8 @@ def test_maps_that_do_not_fit_are_refused(b: Tensor, mask: Tensor, says: str) ->
 
 
 def test_the_middle_is_half_of_rows_and_columns() -> None:
-    assert middle((8, 4)).nonzero().tolist() == [[y, x] for y in (2, 3, 4, 5) for x in (1, 2)]
-    assert middle((1, 3)).tolist() == [[True, False, False]]
+    assert middle_mask((8, 4)).nonzero().tolist() == [[y, x] for y in (2, 3, 4, 5) for x in (1, 2)]
+    assert middle_mask((1, 3)).tolist() == [[True, False, False]]
 
 
 class Books:
@@ -130,7 +130,7 @@ class Pictures:
 
 def replaced(
     tokenizer: Tokenizer, source: Pictures, count: int, ranks: tuple[int, ...], batch_size: int = 2
-) -> Replaced:
+) -> Replacements:
     config = ReplacedParams(num_images=count, ranks=ranks)
     indices = tokenizer.encode(to_float(source.pixels)).int()
     return replace_in_images(tokenizer, source, indices, config, 7, batch_size, torch.device("cpu"))
@@ -157,7 +157,7 @@ def test_rows_hold_what_the_decoder_makes_of_exchanged_tokens(tokenizer: Tokeniz
         assert row["other_id"] == following["image_id"]
         other = source.ids.index(row["other_id"])
         mixed = replace_tokens(
-            tokens, tokenizer.encode(to_float(source.pixels[other : other + 1])), middle((4, 4))
+            tokens, tokenizer.encode(to_float(source.pixels[other : other + 1])), middle_mask((4, 4))
         )
         assert np.array_equal(
             decode_png(row["mixed"]), to_uint8(tokenizer.decode(mixed))[0].permute(1, 2, 0).numpy()

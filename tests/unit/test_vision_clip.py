@@ -16,10 +16,9 @@ from torch import nn
 
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
-from vqpipe.params.clip import FileSource, TagSource
 from vqpipe.vision import towers
 from vqpipe.vision.clip import RESIZE_MODES, Clip, resize_to, weights_digest, write_clip
-from vqpipe.vision.pin import pin
+from vqpipe.vision.pin import FileSource, TagSource, load_pretrained_clip
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 VIT = {
@@ -286,7 +285,7 @@ def test_a_file_is_pinned_with_its_config(tmp_path: Path) -> None:
         source = FileSource(
             kind="file", model="tiny", path=str(tmp_path / name), config=str(tmp_path / "config.json")
         )
-        pinned, config = pin(source)
+        pinned, config = load_pretrained_clip(source)
         digests.add(weights_digest(pinned.state_dict()))
         assert config["preprocess_cfg"]["mean"] == [0, 0, 0]
         assert config["preprocess_cfg"]["interpolation"] == "bicubic"
@@ -307,17 +306,17 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(
     torch.save({"state_dict": Hostile()}, "bad.pt")
     (tmp_path / "config.json").write_text(json.dumps(VIT))
     with pytest.raises(SetupError, match="cannot be read"):
-        pin(FileSource(kind="file", model="tiny", path="bad.pt", config="config.json"))
+        load_pretrained_clip(FileSource(kind="file", model="tiny", path="bad.pt", config="config.json"))
     assert not Path("ran").exists()
 
 
 def test_unknown_names_list_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="did you mean ViT-B-32"):
-        pin(TagSource(kind="tag", model="ViT-B-33", tag="openai"))
+        load_pretrained_clip(TagSource(kind="tag", model="ViT-B-33", tag="openai"))
     with pytest.raises(SetupError, match="laion2b_s34b_b79k"):
-        pin(TagSource(kind="tag", model="ViT-B-32", tag="laion"))
+        load_pretrained_clip(TagSource(kind="tag", model="ViT-B-32", tag="laion"))
     with pytest.raises(SetupError, match="there is no file"):
-        pin(FileSource(kind="file", model="ViT-B-32", path=str(tmp_path / "none.pt")))
+        load_pretrained_clip(FileSource(kind="file", model="ViT-B-32", path=str(tmp_path / "none.pt")))
 
 
 def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,5 +327,5 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) ->
     small = make(VIT)
     monkeypatch.setattr(towers, "build_model", lambda *_: small)
     with pytest.raises(SetupError, match="kind: file") as caught:
-        pin(TagSource(kind="tag", model="ViT-B-32", tag="openai"))
+        load_pretrained_clip(TagSource(kind="tag", model="ViT-B-32", tag="openai"))
     assert "no route" in str(caught.value)

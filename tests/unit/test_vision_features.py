@@ -20,13 +20,12 @@ from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.centroids import read_centroids
 from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
-from vqpipe.params.cluster import ClusterParams
-from vqpipe.params.patches import PatchesParams
-from vqpipe.vision import extract, patches, towers
-from vqpipe.vision.centroids import write_centroids
+from vqpipe.vision import patches, towers
 from vqpipe.vision.clip import Clip
+from vqpipe.vision.cluster import ClusterParams, write_patches_codebook
 from vqpipe.vision.features import iter_shards, open_vectors, plan_shards, pool, read_vectors
 from vqpipe.vision.kmeans import kmeans
+from vqpipe.vision.patches import PatchesParams
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -78,7 +77,7 @@ def patches_params(**changes: object) -> PatchesParams:
     return validate({**plain, **changes}, "patches", PatchesParams)
 
 
-def write_patches(clip: Clip, pictures: Pictures, params: PatchesParams, out: Path) -> dict[str, Any]:
+def write_patches(clip: Clip, pictures: Pictures, params: PatchesParams, out: Path) -> Any:
     scratch = out.with_name(f"{out.name}-scratch")
     scratch.mkdir(exist_ok=True)
     return patches.write_patches(clip, pictures, params, out, scratch, CPU)
@@ -116,7 +115,7 @@ def test_the_vectors_are_the_pooled_features_of_each_image(clip: Clip, tmp_path:
     metrics = write_patches(clip, pictures, patches_params(), tmp_path / "patches")
     manifest = read_manifest(tmp_path / "patches", PATCHES)
     assert manifest.facts["clip_id"] == clip.id
-    assert metrics["num_vectors"] == manifest.facts["num_vectors"] == 28
+    assert metrics.num_vectors == manifest.facts["num_vectors"] == 28
     shard, _ = read_tensors(tmp_path / "patches" / "patches-00000.safetensors", PATCH_SHARD)
     expected = pool(clip.patch_features(pictures.pixels.float() / 127.5 - 1, True), 2)
     torch.testing.assert_close(shard["features"].float(), expected.flatten(0, 1), atol=2e-3, rtol=2e-3)
@@ -124,12 +123,12 @@ def test_the_vectors_are_the_pooled_features_of_each_image(clip: Clip, tmp_path:
     assert shard["position"].tolist() == [0, 1, 2, 3] * 7
     table = read_table(tmp_path / "patches" / "images.parquet", PATCH_IMAGES)
     assert table.column("image_id").to_pylist() == pictures.ids
-    assert metrics["mean_square_per_dim"] == pytest.approx(float(expected.square().mean()), rel=1e-2)
+    assert metrics.mean_square_per_dim == pytest.approx(float(expected.square().mean()), rel=1e-2)
 
 
 def test_unprojected_features_have_the_towers_width(clip: Clip, tmp_path: Path) -> None:
     metrics = write_patches(clip, Pictures(2), patches_params(projected=False), tmp_path / "p")
-    assert metrics["dim"] == 8
+    assert metrics.dim == 8
     assert read_vectors(tmp_path / "p").shape == (8, 8)
 
 
@@ -137,7 +136,7 @@ def test_shards_together_are_one_shard(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(8), patches_params(batch_size=2), tmp_path / "one")
     small = patches_params(batch_size=2, shard_bytes=1 << 10)
     metrics = write_patches(clip, Pictures(200), small, tmp_path / "many")
-    assert metrics["num_shards"] == 10
+    assert metrics.num_shards == 10
     assert (tmp_path / "many" / "patches-00009.safetensors").is_file()
     np.testing.assert_array_equal(read_vectors(tmp_path / "many")[:32], read_vectors(tmp_path / "one"))
     images = torch.cat([shard["image"] for shard in iter_shards(tmp_path / "many")])
@@ -148,7 +147,7 @@ def test_a_second_run_gives_the_same_bytes(clip: Clip, tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):
         write_patches(clip, Pictures(9), patches_params(), tmp_path / name)
-        write_centroids(tmp_path / name, cluster_params(), tmp_path / f"{name}-centroids")
+        write_patches_codebook(tmp_path / name, cluster_params(), tmp_path / f"{name}-centroids")
         digests.append([tree_digest(tmp_path / name), tree_digest(tmp_path / f"{name}-centroids")])
     assert digests[0] == digests[1]
 
@@ -163,7 +162,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
     params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.5)
     bad = [0, 1, 30, 31, 41, 45]
     whole = write_patches(clip, Pictures(110, bad), params, tmp_path / "whole")
-    write = extract.write_tensors
+    write = patches.write_tensors
 
     def write_two(path: Path, *rest: Any) -> None:
         if path.name == "patches-00002.safetensors":
@@ -171,7 +170,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
         write(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "write_tensors", write_two)
+        patch.setattr(patches, "write_tensors", write_two)
         with pytest.raises(Killed):
             write_patches(clip, Pictures(110, bad), params, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -180,10 +179,10 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
     written = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            extract, "write_tensors", lambda path, *rest: (written.append(path), write(path, *rest))
+            patches, "write_tensors", lambda path, *rest: (written.append(path), write(path, *rest))
         )
         assert write_patches(clip, Pictures(110, bad), params, tmp_path / "out") == whole
-    assert len(written) == whole["num_shards"] - 2 == 4
+    assert len(written) == whole.num_shards - 2 == 4
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
 
 
@@ -256,8 +255,8 @@ def test_the_bytes_do_not_depend_on_the_threads(clip: Clip, tmp_path: Path, thre
 def test_images_that_cannot_be_read_are_left_out_and_listed(clip: Clip, tmp_path: Path) -> None:
     params = patches_params(max_bad_fraction=0.5)
     metrics = write_patches(clip, Pictures(9, [1, 6, 7, 8]), params, tmp_path / "p")
-    assert metrics["skipped"] == {"truncated": 4}
-    assert (metrics["num_images"], metrics["num_vectors"], metrics["bad_fraction"]) == (5, 20, 0.444444)
+    assert metrics.skipped == {"truncated": 4}
+    assert (metrics.num_images, metrics.num_vectors, metrics.bad_fraction) == (5, 20, 0.444444)
     table = read_table(tmp_path / "p/skipped.parquet", PATCH_SKIPPED).to_pylist()
     assert [row["image"] for row in table] == [1, 6, 7, 8]
     assert table[0] == {
@@ -289,7 +288,7 @@ def test_too_many_images_that_cannot_be_read_end_the_stage_early(clip: Clip, tmp
 def test_a_shard_without_a_readable_image_is_empty(clip: Clip, tmp_path: Path) -> None:
     params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.9)
     metrics = write_patches(clip, Pictures(60, [*range(25), *range(42, 60)]), params, tmp_path / "p")
-    assert metrics["num_shards"] == 3
+    assert metrics.num_shards == 3
     assert [len(part) for part in open_vectors(tmp_path / "p").parts] == [0, 68, 0]
     assert read_vectors(tmp_path / "p").shape == (68, 6)
     with pytest.raises(DataError, match="3 of the 3 train images cannot be read"):
@@ -336,27 +335,27 @@ def test_an_empty_split_is_refused(clip: Clip, tmp_path: Path) -> None:
 
 def test_centroids_are_read_back_with_what_they_are_made_of(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(20), patches_params(), tmp_path / "patches")
-    metrics = write_centroids(tmp_path / "patches", cluster_params(), tmp_path / "centroids")
+    metrics = write_patches_codebook(tmp_path / "patches", cluster_params(), tmp_path / "centroids")
     prior = read_centroids(tmp_path / "centroids")
     assert prior.vectors.shape == (5, 6)
     assert prior.vectors.dtype == torch.float32
     assert prior.counts.sum() == 80
     assert prior.facts["clip_id"] == clip.id
-    assert prior.facts["objective"] == metrics["objective"]
+    assert prior.facts["objective"] == metrics.objective
     vectors = torch.from_numpy(read_vectors(tmp_path / "patches"))
     nearest = torch.cdist(vectors, prior.vectors).square().min(dim=1).values
-    assert metrics["objective"] == pytest.approx(float(nearest.mean()), rel=1e-4)
+    assert metrics.objective == pytest.approx(float(nearest.mean()), rel=1e-4)
 
 
 def test_more_clusters_than_patches_is_refused(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(2), patches_params(), tmp_path / "patches")
     with pytest.raises(MismatchError, match="num_clusters 9, 8 vectors"):
-        write_centroids(tmp_path / "patches", cluster_params(num_clusters=9), tmp_path / "centroids")
+        write_patches_codebook(tmp_path / "patches", cluster_params(num_clusters=9), tmp_path / "centroids")
     assert not (tmp_path / "centroids").exists()
 
 
 def test_missing_inputs_name_their_stage(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="dvc repro patches"):
-        write_centroids(tmp_path / "none", cluster_params(), tmp_path / "centroids")
+        write_patches_codebook(tmp_path / "none", cluster_params(), tmp_path / "centroids")
     with pytest.raises(ArtifactError, match="dvc repro cluster"):
         read_centroids(tmp_path / "none")

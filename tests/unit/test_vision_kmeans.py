@@ -13,12 +13,11 @@ import torch
 
 from tests.damage import DAMAGES, DELETED
 from vqpipe.errors import DataError, MismatchError
-from vqpipe.params.cluster import Algorithm, Start
-from vqpipe.vision import assignment, starts, vectors
-from vqpipe.vision.assignment import ENGINES
-from vqpipe.vision.kmeans import CPU, kmeans
-from vqpipe.vision.lloyd import State
-from vqpipe.vision.vectors import Chosen, Part, exact_mean, take
+from vqpipe.vision import assignment, vectors
+from vqpipe.vision import kmeans as kmeans_module
+from vqpipe.vision.assignment import SEARCH_METHODS, Algorithm
+from vqpipe.vision.kmeans import CPU, LloydState, Start, kmeans
+from vqpipe.vision.vectors import RankPart, SubsetVectors, exact_mean, take_rows
 
 ALGORITHMS: list[Algorithm] = ["torch", "faiss"]
 
@@ -60,7 +59,7 @@ def test_tiles_and_threads_change_no_byte(
 ) -> None:
     whole = kmeans(blobs(), 40, 5, 0, start=start, prefixes=[5, 20], pull=0.5)
     before = torch.get_num_threads()
-    for module in (vectors, starts):
+    for module in (vectors, kmeans_module):
         monkeypatch.setattr(module, "TILE", 37)
     torch.set_num_threads(threads)
     try:
@@ -88,7 +87,7 @@ def test_the_short_search_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> No
     data = blobs(3000)
     data[2000:] = data[:1000]  # equal distances too
     short = kmeans(data, 700, 12, 0)
-    monkeypatch.setattr(assignment, "WORTH", -1.0)
+    monkeypatch.setattr(assignment, "INCREMENTAL_BELOW", -1.0)
     long = kmeans(data, 700, 12, 0)
     assert short.centroids.tobytes() == long.centroids.tobytes()
     assert short.rows == long.rows
@@ -214,28 +213,28 @@ def test_plusplus_starts_in_every_blob() -> None:
     centres = rng.normal(size=(20, 5)) * 100
     data = (centres[rng.integers(0, 20, 1000)] + rng.normal(size=(1000, 5))).astype(np.float32)
     for seed in range(3):
-        begun = starts.plusplus_start(Part.own(data, CPU), 20, seed).numpy()
+        begun = kmeans_module.plusplus_start(RankPart.own(data, CPU), 20, seed).numpy()
         assert len(set(labels_of(begun, centres.astype(np.float32)).tolist())) == 20
 
 
 def test_plusplus_draws_in_proportion_to_squared_distance() -> None:
     data = np.array([[0.0], [1.0], [3.0]], dtype=np.float32)
     drawn = np.array(
-        [starts.plusplus_start(Part.own(data, CPU), 2, seed)[:, 0].numpy() for seed in range(600)]
+        [kmeans_module.plusplus_start(RankPart.own(data, CPU), 2, seed)[:, 0].numpy() for seed in range(600)]
     )
     second = drawn[drawn[:, 0] == 0, 1]
     assert (second == 3).mean() == pytest.approx(0.9, abs=0.06)
 
 
 def test_plusplus_of_many_at_once_draws_different_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starts, "ROUNDS", 8)
-    begun = starts.plusplus_start(Part.own(blobs(), CPU), 300, 0)
+    monkeypatch.setattr(kmeans_module, "ROUNDS", 8)
+    begun = kmeans_module.plusplus_start(RankPart.own(blobs(), CPU), 300, 0)
     assert len(torch.unique(begun, dim=0)) == 300
 
 
 def test_plusplus_with_too_few_different_vectors_is_filled_up() -> None:
     data = np.repeat(np.eye(4, dtype=np.float32), 25, axis=0)
-    begun = starts.plusplus_start(Part.own(data, CPU), 8, 0)
+    begun = kmeans_module.plusplus_start(RankPart.own(data, CPU), 8, 0)
     assert len(torch.unique(begun, dim=0)) == 4
     assert begun.shape == (8, 4)
 
@@ -246,15 +245,15 @@ def test_a_killed_run_ends_with_the_same_bytes(
 ) -> None:
     data, path = blobs(2000), tmp_path / "checkpoint.safetensors"
     whole = kmeans(data, 20, 8, 0, start="plusplus", prefixes=prefixes)
-    save, saves = State.save, []
+    save, saves = LloydState.save, []
 
-    def save_and_die(state: State, at: Path) -> None:
+    def save_and_die(state: LloydState, at: Path) -> None:
         save(state, at)
         saves.append(len(state.rows))
         if len(saves) in (4, 6):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(State, "save", save_and_die)
+    monkeypatch.setattr(LloydState, "save", save_and_die)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             kmeans(data, 20, 8, 0, start="plusplus", prefixes=prefixes, checkpoint=path)
@@ -275,15 +274,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_bytes_are_the_same(
 ) -> None:
     data, path = blobs(500), tmp_path / "kmeans.safetensors"
     whole = kmeans(data, 10, 6, 0)
-    save, saves = State.save, list[int]()
+    save, saves = LloydState.save, list[int]()
 
-    def save_and_die(state: State, at: Path) -> None:
+    def save_and_die(state: LloydState, at: Path) -> None:
         save(state, at)
         saves.append(len(state.rows))
         if len(saves) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(State, "save", save_and_die)
+    monkeypatch.setattr(LloydState, "save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         kmeans(data, 10, 6, 0, checkpoint=path)
     damage(path)
@@ -303,8 +302,8 @@ def test_chosen_vectors_are_read_like_a_matrix(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(vectors, "TILE", 16)
     data = blobs(200)
     rows = np.array([0, 3, 15, 16, 90, 91, 199])
-    np.testing.assert_array_equal(take(data, rows), data[rows])
-    chosen = Chosen(data, rows)
+    np.testing.assert_array_equal(take_rows(data, rows), data[rows])
+    chosen = SubsetVectors(data, rows)
     np.testing.assert_array_equal(chosen[2:6], data[rows[2:6]])
     assert len(chosen) == 7
 
@@ -324,7 +323,9 @@ def test_an_exact_mean_does_not_depend_on_the_order() -> None:
 
 def test_assignment_counts_and_means_are_of_the_labels() -> None:
     data = blobs(300)
-    found = assignment.assign(Part.own(data, CPU), torch.from_numpy(data[:9]), ENGINES["torch"], 100.0)
+    found = assignment.assign(
+        RankPart.own(data, CPU), torch.from_numpy(data[:9]), SEARCH_METHODS["torch"], 100.0
+    )
     labels = found.labels.numpy()
     assert (labels == labels_of(data, data[:9])).all()
     for k in range(9):
@@ -360,7 +361,7 @@ def test_ranks_share_the_vectors_in_order(monkeypatch: pytest.MonkeyPatch, ranks
     for rank in range(ranks):
         monkeypatch.setattr(vectors, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(vectors, "world_size", lambda: ranks)
-        part = Part.own(blobs(20), CPU)
+        part = RankPart.own(blobs(20), CPU)
         assert part.first == ends[-1]
         assert len(part) in (20 // ranks, 20 // ranks + 1)
         ends.append(part.stop)

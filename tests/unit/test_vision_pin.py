@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from vqpipe.errors import SetupError
 from vqpipe.params.base import validate
-from vqpipe.params.clip import FileSource
 from vqpipe.vision import pin as module
-from vqpipe.vision.pin import pin
+from vqpipe.vision.pin import FileSource, load_pretrained_clip
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,
@@ -81,7 +80,7 @@ def test_openai_weights_in_a_file_compute_what_open_clip_does(form: str, tmp_pat
     plain = CLIP(**TINY).eval()
     plain.load_state_dict({n: t for n, t in state.items() if n in plain.state_dict()})
     for options in ({}, {"quick_gelu": True}):
-        model, config = pin(source(path, **options))
+        model, config = load_pretrained_clip(source(path, **options))
         assert config["model_cfg"]["quick_gelu"] is True, "so that the artifact says it"
         for own, right, wrong in zip(outputs(model), expected, outputs(plain), strict=True):
             torch.testing.assert_close(own, right)
@@ -94,11 +93,11 @@ def test_what_contradicts_openai_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SetupError, match=r"pretrained\.quick_gelu: false, the file, whose weights are OpenAI's: true"
     ):
-        pin(source(path, quick_gelu=False))
+        load_pretrained_clip(source(path, quick_gelu=False))
     with pytest.raises(SetupError, match="the config's quick_gelu: false"):
-        pin(source(path, {**TINY, "quick_gelu": False}))
+        load_pretrained_clip(source(path, {**TINY, "quick_gelu": False}))
     with pytest.raises(SetupError, match="the config's quick_gelu: true"):
-        pin(source(path, {**TINY, "quick_gelu": True}, quick_gelu=False))
+        load_pretrained_clip(source(path, {**TINY, "quick_gelu": True}, quick_gelu=False))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -109,7 +108,7 @@ def test_other_weights_get_what_is_asked_for(quick: bool, tmp_path: Path) -> Non
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     asked = [source(path, quick_gelu=quick), source(path, {**TINY, "quick_gelu": quick})]
     for one in asked if quick else [*asked, source(path)]:  # an open_clip config without the field means GELU
-        pinned, config = pin(one)
+        pinned, config = load_pretrained_clip(one)
         assert bool(config["model_cfg"].get("quick_gelu", False)) == quick
         for own, right in zip(outputs(pinned), outputs(model), strict=True):
             torch.testing.assert_close(own, right)
@@ -139,7 +138,7 @@ def test_a_models_name_decides_where_it_can(
     given = source(path, None, model=name, quick_gelu=asked)
     if isinstance(expected, str):
         with pytest.raises(SetupError, match=expected):
-            pin(given)
+            load_pretrained_clip(given)
         return
-    pin(given)
+    load_pretrained_clip(given)
     assert bool(seen[0].get("quick_gelu", False)) == expected

@@ -1,4 +1,4 @@
-"""What is evaluated: a dataset's test split (the stage), images in memory, or anyone's own folder."""
+"""What is evaluated: a dataset's test split (the stage), images in memory, or a user's own folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from vqpipe.data.folder import LAYOUT, squares
 from vqpipe.data.loader import ImageSplit
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, images_below, no_images
-from vqpipe.evaluation.judges import Coder, Images, Judges
-from vqpipe.evaluation.measure import Evaluation, evaluate
-from vqpipe.params.distances import DistanceParams
-from vqpipe.params.evaluate import EvaluateParams, ExampleParams, FloorsParams
-from vqpipe.params.perceptual import ClipPerceptualParams, NoPerceptual
+from vqpipe.evaluation.measure import EvaluateParams, Evaluation, evaluate
+from vqpipe.evaluation.pictures import ExampleParams
+from vqpipe.evaluation.reconstructions import Images, MetricNetworks, TokenizerLike
+from vqpipe.metrics.distances import DistanceParams
+from vqpipe.metrics.floors import FloorsParams
+from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.device import device
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.progress import track
@@ -40,8 +41,7 @@ class SplitImages:
 
     @classmethod
     def draw(cls, split: ImageSplit, count: int | None, seed: int) -> SplitImages:
-        """`count` images drawn at random and put in the split's order; all of them for None or a smaller
-        split."""
+        """`count` images drawn at random, in the split's order; all of them for None or a smaller split."""
         total = len(split)
         if count is None or count >= total:
             return cls(split, np.arange(total))
@@ -60,7 +60,7 @@ class SplitImages:
 
 @dataclass(frozen=True)
 class MemoryImages:
-    """Images held in memory."""
+    """Images in memory."""
 
     ids: Sequence[str]
     pixels: UInt8[Tensor, "n 3 r r"]
@@ -73,7 +73,7 @@ class MemoryImages:
 
 
 def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: EvaluateParams) -> Evaluation:
-    """Measure a published tokenizer on the test split of a published data set; see `measure.evaluate`.
+    """Measure a published tokenizer on the test split of a published dataset; see `measure.evaluate`.
 
     Raises:
         ArtifactError: an input that is missing or of another version.
@@ -82,24 +82,26 @@ def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: Evaluat
     from vqpipe.vision.clip import Clip
 
     where = device()
-    judges = Judges.load(config, Clip.load(clip, where), where)
+    networks = MetricNetworks.load(config, Clip.load(clip, where), where)
     model = Tokenizer.from_pretrained(tokenizer, where)
     test = ImageSplit.open(dataset, "test", model.resolution)
     train = ImageSplit.open(dataset, "train", model.resolution)
     drawn = SplitImages.draw(test, config.num_images, config.seed)
-    return evaluate(model, drawn, config, judges, SplitImages.draw(train, None, config.seed))
+    return evaluate(model, drawn, config, networks, SplitImages.draw(train, None, config.seed))
 
 
-def evaluate_images(images: Images, tokenizer: Coder, clip: Clip | None, where: torch.device) -> Evaluation:
+def evaluate_images(
+    images: Images, tokenizer: TokenizerLike, clip: Clip | None, where: torch.device
+) -> Evaluation:
     """Measure a tokenizer on images of its resolution with the settings of `folder_params`: no training
     images, so no k-means floor and no ceiling; without a CLIP no distances and no perceptual distance."""
     config = folder_params(len(images), clip.num_blocks if clip is not None else 0)
-    judges = Judges(None, None, where) if clip is None else Judges.load(config, clip, where)
-    return evaluate(tokenizer, images, config, judges, split="images")
+    networks = MetricNetworks(None, None, where) if clip is None else MetricNetworks.load(config, clip, where)
+    return evaluate(tokenizer, images, config, networks, split="images")
 
 
 def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> dict[str, Any]:
-    """Metrics of a published tokenizer on a folder of images (looked through to its depths), as plain JSON
+    """Metrics of a published tokenizer on a folder of images (with its sub-folders), as plain JSON
     content.
 
     Images are scaled so that the shorter side is the tokenizer's resolution (area-true, antialiased) and
@@ -116,7 +118,7 @@ def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> 
     network = Clip.load(clip, where) if clip is not None else None
     loaded, left_out = read_folder(images, model.resolution)
     metrics = evaluate_images(loaded, model, network, where).metrics
-    return {**metrics, "left_out": left_out}
+    return {**metrics.plain(), "left_out": left_out}
 
 
 def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, int]]:
@@ -144,8 +146,8 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
 
 
 def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:
-    """The settings for images outside a pipeline: every block of the CLIP, subsets as in the field's habit
-    (at most 1,000 images), no examples."""
+    """The settings for images outside a pipeline: every block of the CLIP, subsets of the
+    usual size (at most 1,000 images), no examples."""
     blocks = tuple(range(num_blocks))
     subset = max(2, min(1000, num_images // 2))
     return EvaluateParams(

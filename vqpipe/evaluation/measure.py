@@ -1,5 +1,4 @@
-"""The measuring itself: one pass over a split that gives errors, distances and code usage, beside floors
-and a ceiling.
+"""The measuring itself: one pass over a split that gives errors, distances and code usage, with floors and a ceiling.
 
 Images pass once, in batches; per-image numbers, features and indices are kept, images are not.
 """
@@ -9,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.evaluation import (
     DECODED,
@@ -33,41 +34,192 @@ from vqpipe.artifacts.specs.evaluation import (
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import to_float
 from vqpipe.errors import DataError
-from vqpipe.evaluation.health import (
-    Health,
+from vqpipe.evaluation.codes import (
+    CodeHealth,
+    HealthParams,
     code_columns,
+    code_patches,
     curve_rows,
     decoded_rows,
-    measure_health,
+    measure_codes,
     similarity_rows,
 )
-from vqpipe.evaluation.judges import Coder, Images, Judges, Row, reconstruct
-from vqpipe.evaluation.pictures import code_patches, example_rows
-from vqpipe.evaluation.replacement import Replaced, replace_in_images
+from vqpipe.evaluation.pictures import ExampleParams, Replacements, example_rows, replace_in_images
+from vqpipe.evaluation.reconstructions import (
+    Images,
+    MetricNetworks,
+    ReconstructionErrors,
+    TokenizerLike,
+    decode_to_uint8,
+)
 from vqpipe.metrics import floors
-from vqpipe.metrics.bootstrap import summarise
-from vqpipe.metrics.codes import CodeUsage, bits_per_image
-from vqpipe.metrics.distances import feature_distances, refusal
+from vqpipe.metrics.codes import CodeMetrics, CodeUsage, bits_per_image
+from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, refusal
+from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
-from vqpipe.metrics.measured import MEASURED, ImagesDigest, Measured, measured
-from vqpipe.params.evaluate import EvaluateParams
+from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
+from vqpipe.models.perceptual import PerceptualParams
+from vqpipe.params.base import Params
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
-
-if TYPE_CHECKING:
-    from vqpipe.metrics.extractors import Features
 
 PROTOCOL = 1
 """Number of the protocol in the code: raise it when a change alters what a number means."""
 
 
+class EvaluateParams(Params):
+    """The `evaluate` section."""
+
+    seed: Annotated[int, Field(ge=0)]
+    """Seed of the bootstrap, the floors' k-means, the train halves and the random examples."""
+    num_images: Annotated[int, Field(ge=1)] | None = None
+    """Test images that are measured, drawn at random; null measures the whole test split."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images per forward pass; results agree to rounding for any value."""
+    num_bootstrap: Annotated[int, Field(ge=100)]
+    """Bootstrap resamples of each 95 % interval."""
+    perceptual: PerceptualParams
+    """The per-image perceptual distance."""
+    distances: DistanceParams
+    """The distances between sets of images."""
+    floors: FloorsParams
+    """The reconstructions that need no learning."""
+    examples: ExampleParams
+    """What is kept as pictures for the report."""
+    health: HealthParams | None = None
+    """What is kept of the codebook's health besides its numbers; null keeps nothing."""
+
+
+class ReconstructionMetrics(Distances):
+    """One way to reconstruct images; errors are means over images with their intervals."""
+
+    psnr: Interval
+    """In dB, peak 255; higher is better."""
+    ssim: Interval
+    """In [-1, 1]; higher is better."""
+    l1: Interval
+    """Mean absolute error on the scale [-1, 1], so in [0, 2]; lower is better."""
+    l2: Interval
+    """Mean squared error on the scale [-1, 1], so in [0, 4]; lower is better."""
+    clip_distance: Interval | None = None
+    """Distance of CLIP activations, in [0, 4]; lower is better. One perceptual distance at most is measured."""
+    lpips_alex: Interval | None = None
+    """LPIPS v0.1 with AlexNet; lower is better."""
+    lpips_vgg: Interval | None = None
+    """LPIPS v0.1 with VGG; lower is better."""
+    bits_per_image: float
+    """Of a code of fixed length."""
+
+    def perceptual(self) -> Interval | None:
+        """The perceptual distance that was measured, or None; `protocol.perceptual` is its name."""
+        return self.clip_distance or self.lpips_alex or self.lpips_vgg
+
+
+class FloorMetrics(ReconstructionMetrics):
+    """A reconstruction that needs no learning."""
+
+    num_codes: int | None = None
+    """K of k-means on raw patches."""
+    wanted_num_codes: int | None = None
+    """K at the tokenizer's bits."""
+
+
+class FloorsMetrics(Metrics):
+    """The floors by name."""
+
+    block_mean: FloorMetrics
+    """Each cell of the token grid as its mean colour."""
+    patch_kmeans: FloorMetrics | None = None
+    """Each cell as the nearest of K patches of training images, at the tokenizer's bits."""
+    patch_kmeans_capped: FloorMetrics | None = None
+    """The same with a smaller K than the tokenizer's bits allow."""
+
+
+class CeilingMetrics(Metrics):
+    """What a perfect model would reach."""
+
+    train_halves: Distances
+    """Distances between two disjoint random sets of training images."""
+
+
+class ReplacedMetrics(Metrics):
+    """Token replacement: `psnr_RANK` is the PSNR in dB where every token became its RANK-th nearest other code (0: none
+    did)."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Interval] = Field(init=False)
+
+    num_images: int
+    """Images that were decoded."""
+
+    def psnr(self, rank: int) -> Interval | None:
+        """`psnr_RANK`, or None where the codebook does not have that rank."""
+        return self.__pydantic_extra__.get(f"psnr_{rank}")
+
+
+class EvaluationProtocol(Metrics):
+    """How the numbers were measured, for reading; `Measured` has the digest."""
+
+    split: str
+    """Of the images."""
+    num_images: int
+    """Images that were measured."""
+    resolution: int
+    """Side of an image, in pixels."""
+    grid: str
+    """Rows x columns of tokens."""
+    num_bootstrap: int
+    """Resamples of each interval."""
+    perceptual: str
+    """Name of the perceptual distance, or `none`."""
+    distance_images: int
+    """Images on each side of every distance; 0 where none was measured."""
+    distances_left_out: str | None = None
+    """Why no distance was measured."""
+    features: str | None = None
+    """The network of the distances."""
+    feature_dim: int | None = None
+    """Length of its features."""
+    subset_images: int | None = None
+    """Images of a subset of the kernel distance."""
+    num_subsets: int | None = None
+    """Subsets of the kernel distance."""
+
+
+class EvaluationMetrics(ReconstructionMetrics):
+    """What the `evaluate` stage measures: a tokenizer at the top level, floors and the ceiling to compare with."""
+
+    num_identical: int
+    """Images reconstructed without any error."""
+    codes: dict[str, CodeMetrics]
+    """By group: `code`, or such as `adjective` and `noun`."""
+    floors: FloorsMetrics
+    """Reconstructions that need no learning."""
+    ceiling: CeilingMetrics | None = None
+    """None without training images or distances."""
+    replaced: ReplacedMetrics | None = None
+    """None where it was not asked for."""
+    protocol: EvaluationProtocol
+    """How it was measured."""
+    measured: Measured
+    """Digests of the images and the protocol."""
+
+    def items(self) -> Any: return self.plain().items()  # fmt: skip  # shim: moved
+
+    def get(self, key: str, default: Any) -> Any: return self.plain().get(key, default)  # fmt: skip  # shim: moved
+
+    def __getitem__(self, key: str) -> Any: return self.plain()[key]  # fmt: skip  # shim: moved
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """`metrics`: small nested JSON. `tables`: Arrow tables by file name, as in the evaluation specs."""
+    """What `evaluate` gives; `write` publishes the tables."""
 
-    metrics: dict[str, Any]
+    metrics: EvaluationMetrics
     tables: dict[str, pa.Table]
+    """By the stem of their file, as in the evaluation specs."""
     facts: dict[str, Any]
+    """Of the artifact."""
 
     def write(self, folder: Path) -> Path:
         """Publish the evaluation artifact and return its folder."""
@@ -80,30 +232,22 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    coder: Coder,
+    tokenizer: TokenizerLike,
     test: Images,
     config: EvaluateParams,
-    judges: Judges,
+    networks: MetricNetworks,
     train: Images | None = None,
     split: str = "test",
 ) -> Evaluation:
     """Measure a tokenizer on images that it was not trained on.
 
+    Every distance of one evaluation has the same number of images on both sides.
+
     Args:
-        coder: the tokenizer, in eval mode on the judges' device.
+        tokenizer: in eval mode on the networks' device.
         test: the images, at the tokenizer's resolution.
         train: training images, for the k-means floor and the ceiling; without them both are left out.
         split: the name of the split that `test` is, for the record.
-
-    Returns:
-        Metrics of the tokenizer at the top level: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance as
-        `{mean, low, high}` (95 % bootstrap interval), distances such as `fd_clip`, `bits_per_image`; the
-        same of `floors.block_mean` and `floors.patch_kmeans` (`patch_kmeans_capped` where K had to be
-        smaller); distances of one half of the training images from the other in `ceiling.train_halves`;
-        `codes.code` (VQCT: `codes.adjective` and `codes.noun`); `replaced` where it is asked for, the PSNR of
-        `num_images` images by rank of the neighbours that replaced their tokens (`psnr_0`: none did);
-        `protocol`; and `measured`, the digests of the images and of the protocol (`metrics.measured`). Every
-        distance of one evaluation has the same number of images on both sides.
 
     Raises:
         DataError: no images, or a decoder whose output is not finite.
@@ -111,166 +255,180 @@ def evaluate(
     """
     if len(test) == 0:
         raise DataError(f"there are no images in {split}")
-    judged, left_out = _judged(test, train, config, judges)
-    kmeans = _fit_kmeans(coder, train, config) if train is not None else None
-    seen = _pass_over(coder, test, config, judges, kmeans, judged > 0)
-    tables = {name: row.table() for name, row in seen.rows.items()}
+    count, left_out = _distance_images(test, train, config, networks)
+    kmeans = _patch_kmeans(tokenizer, train, config) if train is not None else None
+    found = _pass_over(tokenizer, test, config, networks, kmeans, count > 0)
+    errors = {name: one.table() for name, one in found.errors.items()}
     seed = derive(config.seed, "bootstrap")
-    blocks: dict[str, dict[str, Any]] = {
-        name: dict(summarise(table, config.num_bootstrap, seed)) for name, table in tables.items()
+    rows: dict[str, dict[str, Any]] = {
+        name: {**intervals(table, config.num_bootstrap, seed)} for name, table in errors.items()
     }
-    if judged and judges.features is not None:
-        pick = np.sort(numpy_rng(config.seed, "distances").permutation(len(test))[:judged])
-        reference = torch.cat(seen.real)[pick]
-        for name, row in seen.rows.items():
-            made = torch.cat(row.features)[pick]
-            blocks[name] |= feature_distances(made, reference, judges.features, config.distances)
-    blocks["tokenizer"]["bits_per_image"] = bits_per_image(coder.num_codes, coder.grid)
-    blocks["block_mean"]["bits_per_image"] = 24.0 * coder.grid[0] * coder.grid[1]
+    if count and networks.features is not None:
+        pick = np.sort(numpy_rng(config.seed, "distances").permutation(len(test))[:count])
+        reference = torch.cat(found.original_features)[pick]
+        for name, one in found.errors.items():
+            made = torch.cat(one.features)[pick]
+            rows[name] |= feature_distances(made, reference, networks.features, config.distances)
+    rows["tokenizer"]["bits_per_image"] = bits_per_image(tokenizer.num_codes, tokenizer.grid)
+    rows["block_mean"]["bits_per_image"] = 24.0 * tokenizer.grid[0] * tokenizer.grid[1]
     if kmeans is not None:
-        found = {"num_codes": len(kmeans.centroids), "wanted_num_codes": kmeans.wanted}
-        blocks[kmeans.name] |= {"bits_per_image": kmeans.bits_per_image, **found}
-    health = measure_health(seen.usage, coder.codebooks(), config.seed)
-    metrics = {
-        **blocks.pop("tokenizer"),
-        "num_identical": int((tables["tokenizer"]["psnr"] == PSNR_IDENTICAL).sum()),
-        "codes": {book.group: n for book, n in zip(coder.codebooks(), health.numbers, strict=True)},
-        "floors": blocks,
-        "protocol": _protocol(coder, test, config, judges, split, judged, left_out),
-        MEASURED: _measured(seen.digest, config, judges, split, judged, train is not None),
-    }
-    if judged and judges.features is not None and train is not None:
-        metrics["ceiling"] = {"train_halves": _train_halves(train, judged, config, judges.features)}
-    replaced = None
+        sizes = {"num_codes": len(kmeans.centroids), "wanted_num_codes": kmeans.wanted}
+        rows[kmeans.name] |= {"bits_per_image": kmeans.bits_per_image, **sizes}
+    ceiling = None
+    if count and networks.features is not None and train is not None:
+        ceiling = CeilingMetrics(train_halves=_train_halves(train, count, config, networks.features))
+    books = tokenizer.codebooks()
+    health = measure_codes(found.usage, books, config.seed)
+    replaced, replaced_metrics = None, None
     if config.examples.replaced is not None:
         replaced = replace_in_images(
-            coder, test, seen.indices, config.examples.replaced, config.seed, config.batch_size, judges.device
-        )
+            tokenizer, test, found.indices, config.examples.replaced, config.seed, config.batch_size, networks.device
+        )  # fmt: skip
         by_rank = {f"psnr_{rank}": values for rank, values in replaced.psnr.items()}
-        metrics["replaced"] = {
-            "num_images": len(replaced.rows), **summarise(by_rank, config.num_bootstrap, seed),
-        }  # fmt: skip
-    return _with_tables(coder, test, config, metrics, tables, seen, judges, health, replaced)
+        replaced_metrics = ReplacedMetrics.model_validate(
+            {"num_images": len(replaced.rows), **intervals(by_rank, config.num_bootstrap, seed)}
+        )
+    metrics = EvaluationMetrics.model_validate(
+        {
+            **rows.pop("tokenizer"),
+            "num_identical": int((errors["tokenizer"]["psnr"] == PSNR_IDENTICAL).sum()),
+            "codes": {book.group: one for book, one in zip(books, health.metrics, strict=True)},
+            "floors": rows,
+            "ceiling": ceiling,
+            "replaced": replaced_metrics,
+            "protocol": _protocol(tokenizer, test, config, networks, split, count, left_out),
+            "measured": _measured(found.digest, config, networks, split, count, train is not None),
+        }
+    )
+    return _with_tables(tokenizer, test, config, metrics, errors, found, networks, health, replaced)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass over the images leaves: the rows, the originals' features, code counts and indices."""
+class PassResult:
+    """What one pass over the images gives."""
 
-    rows: dict[str, Row]
-    real: list[Tensor]
+    errors: dict[str, ReconstructionErrors]
+    """Of the tokenizer and of each floor."""
+    original_features: list[Tensor]
+    """Of the originals, batch by batch."""
     usage: CodeUsage
     indices: Int[Tensor, "n g h w"]
     digest: ImagesDigest
 
 
 def _pass_over(
-    coder: Coder,
+    tokenizer: TokenizerLike,
     test: Images,
     config: EvaluateParams,
-    judges: Judges,
+    networks: MetricNetworks,
     kmeans: floors.PatchKmeans | None,
     with_features: bool,
-) -> Seen:
-    """Encode, decode and measure every image, beside its floors."""
+) -> PassResult:
+    """Encode, decode and measure every image, and its floors."""
     names = ["tokenizer", "block_mean", *([kmeans.name] if kmeans is not None else [])]
-    rows = {name: Row(judges) for name in names}
-    real: list[Tensor] = []
-    usage, kept, digest = CodeUsage(coder.num_codes), [], ImagesDigest()
+    errors = {name: ReconstructionErrors(networks) for name in names}
+    original_features: list[Tensor] = []
+    usage, kept, digest = CodeUsage(tokenizer.num_codes), [], ImagesDigest()
     with progress_bar("evaluate", len(test)) as bar:
         for start in range(0, len(test), config.batch_size):
             positions = np.arange(start, min(start + config.batch_size, len(test)))
             images = test.take(positions)
             digest.add(images)
-            images = images.to(judges.device)
-            indices = coder.encode(to_float(images))
+            images = images.to(networks.device)
+            indices = tokenizer.encode(to_float(images))
             usage.add(indices)
             kept.append(indices.to("cpu", torch.int32))
             made = {
-                "tokenizer": reconstruct(coder, indices),
-                "block_mean": floors.block_mean(images, coder.grid),
+                "tokenizer": decode_to_uint8(tokenizer, indices),
+                "block_mean": floors.block_mean(images, tokenizer.grid),
             }
             if kmeans is not None:
                 made[kmeans.name] = kmeans.reconstruct(images)
-            view = judges.view(images, with_features)
-            for name, row in rows.items():
-                row.add(images, view, made[name])
-            if view.features is not None:
-                real.append(view.features)
+            features = networks.features_of(images, with_features)
+            for name, one in errors.items():
+                one.add(images, features, made[name])
+            if features.for_sets is not None:
+                original_features.append(features.for_sets)
             bar.advance(len(images))
-    return Seen(rows, real, usage, torch.cat(kept), digest)
+    return PassResult(errors, original_features, usage, torch.cat(kept), digest)
 
 
-def _judged(
-    test: Images, train: Images | None, config: EvaluateParams, judges: Judges
+def _distance_images(
+    test: Images, train: Images | None, config: EvaluateParams, networks: MetricNetworks
 ) -> tuple[int, str | None]:
-    """Images a side of every distance, and why there are none where it is 0."""
-    if judges.features is None:
+    """Images on each side of every distance, and why there are none where it is 0."""
+    if networks.features is None:
         return 0, "no features"
     count = len(test) if train is None else min(len(test), len(train) // 2)
-    reason = refusal(count, judges.features, config.distances)
+    reason = refusal(count, networks.features, config.distances)
     return (0, reason) if reason else (count, None)
 
 
 def _protocol(
-    coder: Coder,
+    tokenizer: TokenizerLike,
     test: Images,
     config: EvaluateParams,
-    judges: Judges,
+    networks: MetricNetworks,
     split: str,
-    judged: int,
+    count: int,
     left_out: str | None,
-) -> dict[str, Any]:
-    protocol: dict[str, Any] = {
-        "split": split, "num_images": len(test), "resolution": coder.resolution,
-        "grid": f"{coder.grid[0]} x {coder.grid[1]}", "num_bootstrap": config.num_bootstrap,
-        "perceptual": judges.perceptual.name if judges.perceptual else "none",
-        "distance_images": judged,
-    }  # fmt: skip
-    if judges.features is not None:
-        protocol |= {
-            "features": judges.features.source, "feature_dim": judges.features.dim,
-            "subset_images": config.distances.subset_images, "num_subsets": config.distances.num_subsets,
-        }  # fmt: skip
-    if left_out is not None:
-        protocol["distances_left_out"] = left_out
-    return protocol
+) -> EvaluationProtocol:
+    features = networks.features
+    return EvaluationProtocol(
+        split=split,
+        num_images=len(test),
+        resolution=tokenizer.resolution,
+        grid=f"{tokenizer.grid[0]} x {tokenizer.grid[1]}",
+        num_bootstrap=config.num_bootstrap,
+        perceptual=networks.perceptual.name if networks.perceptual else "none",
+        distance_images=count,
+        distances_left_out=left_out,
+        features=features.source if features else None,
+        feature_dim=features.dim if features else None,
+        subset_images=config.distances.subset_images if features else None,
+        num_subsets=config.distances.num_subsets if features else None,
+    )
 
 
 def _measured(
-    digest: ImagesDigest, config: EvaluateParams, judges: Judges, split: str, judged: int, with_train: bool
+    digest: ImagesDigest,
+    config: EvaluateParams,
+    networks: MetricNetworks,
+    split: str,
+    count: int,
+    with_train: bool,
 ) -> Measured:
-    """The record of what was measured; params of what was not measured, of pictures and of speed do not count."""
+    """The record; params of what was not measured, of pictures and of speed do not count."""
     unused = {"num_images", "batch_size", "health", "examples", "perceptual"}
-    unused |= set() if judged else {"distances"}
+    unused |= set() if count else {"distances"}
     unused |= set() if with_train else {"floors"}
     protocol = config.model_dump(mode="json", exclude=unused, exclude_none=True)
     protocol |= {
-        "version": PROTOCOL, "crop": "centre", "distance_images": judged,
-        "features": judges.features.source if judged and judges.features is not None else "none",
-        "perceptual": judges.perceptual.source if judges.perceptual is not None else "none",
+        "version": PROTOCOL, "crop": "centre", "distance_images": count,
+        "features": networks.features.source if count and networks.features is not None else "none",
+        "perceptual": networks.perceptual.source if networks.perceptual is not None else "none",
     }  # fmt: skip
-    return measured(digest.record(split), protocol)
+    return measured_with(digest.images(split), protocol)
 
 
-def _fit_kmeans(coder: Coder, train: Images, config: EvaluateParams) -> floors.PatchKmeans:
+def _patch_kmeans(tokenizer: TokenizerLike, train: Images, config: EvaluateParams) -> floors.PatchKmeans:
     """The k-means floor, on raw patches of training images drawn at random."""
     rng = numpy_rng(config.seed, "floor patches")
-    images, cells = floors.draw_patch_positions(len(train), coder.grid, config.floors.num_patches, rng)
+    images, cells = floors.draw_patch_positions(len(train), tokenizer.grid, config.floors.num_patches, rng)
     unique, place = np.unique(images, return_inverse=True)
     parts = []
     for start in range(0, len(unique), config.batch_size):
         chosen = (place >= start) & (place < start + config.batch_size)
-        patches = floors.to_patches(train.take(unique[start : start + config.batch_size]), coder.grid)
+        patches = floors.to_patches(train.take(unique[start : start + config.batch_size]), tokenizer.grid)
         parts.append(patches[torch.from_numpy(place[chosen] - start), torch.from_numpy(cells[chosen])])
     return floors.fit_patch_kmeans(
-        torch.cat(parts), coder.num_codes, coder.grid, num_iterations=config.floors.num_iterations,
+        torch.cat(parts), tokenizer.num_codes, tokenizer.grid, num_iterations=config.floors.num_iterations,
         max_num_codes=config.floors.max_num_codes, seed=derive(config.seed, "floor k-means") % (1 << 31),
     )  # fmt: skip
 
 
-def _train_halves(train: Images, count: int, config: EvaluateParams, features: Features) -> dict[str, float]:
-    """Distances between two disjoint random sets of `count` training images: what a perfect model gets."""
+def _train_halves(train: Images, count: int, config: EvaluateParams, features: Features) -> Distances:
+    """Distances between two disjoint random sets of `count` training images."""
     order = numpy_rng(config.seed, "train halves").permutation(len(train))[: 2 * count]
     halves = []
     for half in (np.sort(order[:count]), np.sort(order[count:])):
@@ -279,50 +437,53 @@ def _train_halves(train: Images, count: int, config: EvaluateParams, features: F
             features.extract(train.take(half[s : s + config.batch_size]), config.batch_size) for s in steps
         ]
         halves.append(torch.cat(parts))
-    return feature_distances(halves[0], halves[1], features, config.distances)
+    return Distances(**feature_distances(halves[0], halves[1], features, config.distances))
 
 
 def _with_tables(
-    coder: Coder, test: Images, config: EvaluateParams, metrics: dict[str, Any],
-    measured: Mapping[str, Mapping[str, np.ndarray]], seen: Seen, judges: Judges,
-    health: Health, replaced: Replaced | None,
+    tokenizer: TokenizerLike, test: Images, config: EvaluateParams, metrics: EvaluationMetrics,
+    errors: Mapping[str, Mapping[str, Float64[np.ndarray, " n"]]], found: PassResult, networks: MetricNetworks,
+    health: CodeHealth, replaced: Replacements | None,
 ) -> Evaluation:  # fmt: skip
-    facts = {
-        **{key: metrics["protocol"][key] for key in ("split", "num_images", "resolution", "perceptual")},
-        "grid": list(coder.grid), "num_codes": list(coder.num_codes),
+    protocol = metrics.protocol
+    facts: dict[str, Any] = {
+        "split": protocol.split, "num_images": protocol.num_images, "resolution": protocol.resolution,
+        "perceptual": protocol.perceptual, "grid": list(tokenizer.grid), "num_codes": list(tokenizer.num_codes),
     }  # fmt: skip
-    ids, table = list(test.ids), measured["tokenizer"]
-    perceptual = table.get(metrics["protocol"]["perceptual"])
+    ids, own = list(test.ids), errors["tokenizer"]
     columns = {
-        "image_id": ids, **{name: table[name] for name in ERRORS},
-        "perceptual": perceptual if perceptual is not None else [None] * len(ids),
+        "image_id": ids, **{name: own[name] for name in ERRORS},
+        "perceptual": own[protocol.perceptual] if protocol.perceptual in own else [None] * len(ids),
     }  # fmt: skip
 
-    def remake(positions: np.ndarray) -> Tensor:
-        return reconstruct(coder, seen.indices[torch.from_numpy(positions)].long().to(judges.device)).cpu()
+    def reconstruct(positions: np.ndarray) -> Tensor:
+        return decode(found.indices[torch.from_numpy(positions)].long())
 
     def decode(indices: Tensor) -> Tensor:
-        return reconstruct(coder, indices.to(judges.device)).cpu()
+        return decode_to_uint8(tokenizer, indices.to(networks.device)).cpu()
 
     if replaced is not None:
         facts["ranks_left_out"] = replaced.left_out
-    books, floor_psnr = coder.codebooks(), measured["block_mean"]["psnr"]
-    codes, facts["map"] = code_columns(seen.usage, books, health, config.health, config.seed)
-    decoded = decoded_rows(decode, seen.indices, seen.usage, books, config.health, config.batch_size)
-    examples = example_rows(test, remake, columns, floor_psnr, config.examples, config.seed)
+    books, usage, indices = tokenizer.codebooks(), found.usage, found.indices
+    codes, facts["map"] = code_columns(usage, books, health, config.health, config.seed)
+    decoded = decoded_rows(decode, indices, usage, books, config.health, config.batch_size)
+    examples = example_rows(
+        test, reconstruct, columns, errors["block_mean"]["psnr"], config.examples, config.seed
+    )
+    curves = curve_rows(indices, books, tokenizer.num_codes, config.seed)
+    words = code_patches(test, indices, usage, books, config.examples, config.seed)
     tables = {
         "per_image": to_table(PER_IMAGE, columns, facts),
         "examples": to_table(EXAMPLES, examples, facts),
         "usage": to_table(USAGE, codes, facts),
-        "usage_curve": to_table(
-            USAGE_CURVE, curve_rows(seen.indices, books, coder.num_codes, config.seed), facts
-        ),
-        "similarity": to_table(SIMILARITY, similarity_rows(seen.usage, books, config.health), facts),
+        "usage_curve": to_table(USAGE_CURVE, curves, facts),
+        "similarity": to_table(SIMILARITY, similarity_rows(usage, books, config.health), facts),
         "decoded": to_table(DECODED, decoded, facts),
-        "words": to_table(
-            WORDS, code_patches(test, seen.indices, seen.usage, books, config.examples, config.seed), facts
-        ),
+        "words": to_table(WORDS, words, facts),
     }
     if replaced is not None:
         tables["replaced"] = to_table(REPLACED, replaced.rows, facts)
     return Evaluation(metrics, tables, facts)
+
+
+Seen = PassResult  # shim: moved

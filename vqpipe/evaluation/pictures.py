@@ -1,30 +1,62 @@
-"""The pictures and counts behind an evaluation: examples with their errors, code usage, patches of the top
-codes."""
+"""The pictures behind an evaluation: examples with their errors, and images decoded after tokens were exchanged.
+
+What single tokens mean is shown in two ways. `replace_by_neighbours` exchanges every token for a near one of its own
+codebook, as VQGAN-LC's appendix B and figure 5 do (arXiv 2406.11837): the more codes of a codebook are in use, the less
+an image changes when each token becomes its n-th nearest. `replace_tokens` puts the tokens of one image into a region
+of another's: what stays in its place is what a token encodes of its own place alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import numpy as np
-from jaxtyping import Int, UInt8
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64, UInt8
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from vqpipe.codebooks.search import Metric, nearest_topk
 from vqpipe.data.images import encode_png
-from vqpipe.metrics.codes import CodeUsage
-from vqpipe.metrics.floors import cell_shape
-from vqpipe.params.evaluate import ExampleParams
+from vqpipe.errors import MismatchError
+from vqpipe.evaluation.reconstructions import Images, TokenizerLike, decode_to_uint8
+from vqpipe.metrics.images import ERRORS
+from vqpipe.params.base import Params
 from vqpipe.runtime.seeds import numpy_rng
 
-if TYPE_CHECKING:
-    from vqpipe.quantizers.contract import Codebook
+_ROWS = 4096
+"""Codes whose neighbours are searched at once."""
 
 
-class Source(Protocol):
-    """Images by position."""
+class ReplacedParams(Params):
+    """Token replacement (VQGAN-LC, appendix B and figure 5): every token becomes a near code of its codebook."""
 
-    def __len__(self) -> int: ...
-    def take(self, positions: np.ndarray) -> UInt8[Tensor, "n 3 r r"]: ...
+    num_images: Annotated[int, Field(ge=1, le=1000)]
+    """Test images, drawn at random, the same for every tokenizer; the PSNR by rank is their mean."""
+    ranks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=8)]
+    """Which neighbours, rising: 1 is the nearest other code. Those that a smaller codebook does not have are left
+    out for it, and named."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.ranks) != sorted(set(self.ranks)):
+            raise ValueError(f"ranks must rise, each named once, and are {list(self.ranks)}")
+        return self
+
+
+class ExampleParams(Params):
+    """What is kept as pictures for the report."""
+
+    num_images: Annotated[int, Field(ge=0)]
+    """Reconstructions kept of each kind: random; hard, typical and easy for the block mean; the worst."""
+    num_codes: Annotated[int, Field(ge=0)]
+    """Most used codes, per group, for which patches are kept."""
+    num_patches: Annotated[int, Field(ge=0)]
+    """Patches kept for each of these codes."""
+    replaced: ReplacedParams | None = None
+    """Images decoded after their tokens were replaced; null keeps none."""
 
 
 def png_of(image: UInt8[Tensor, "3 h w"]) -> bytes:
@@ -53,7 +85,7 @@ def choose_examples(psnr: np.ndarray, floor_psnr: np.ndarray, count: int, seed: 
 
 
 def example_rows(
-    source: Source,
+    images: Images,
     remake: Callable[[np.ndarray], Tensor],
     columns: Mapping[str, Any],
     floor_psnr: np.ndarray,
@@ -67,7 +99,7 @@ def example_rows(
     positions = np.unique([position for _, position in chosen])
     pictures = {
         int(position): (png_of(original), png_of(made))
-        for position, original, made in zip(positions, source.take(positions), remake(positions), strict=True)
+        for position, original, made in zip(positions, images.take(positions), remake(positions), strict=True)
     }
     rows = []
     for kind, position in chosen:
@@ -79,59 +111,170 @@ def example_rows(
     return rows
 
 
-def _name(book: Codebook, code: int) -> str | None:
-    return book.names[code] if book.names is not None else None
+def replace_tokens(
+    indices_a: Int[Tensor, "b g h w"], indices_b: Int[Tensor, "b g h w"], mask: Bool[Tensor, "*b h w"]
+) -> Int[Tensor, "b g h w"]:
+    """The tokens of A, and in all groups those of B where the mask is true.
 
+    Args:
+        indices_a: tokens of the images that are changed.
+        indices_b: tokens of as many images, of the same tokenizer.
+        mask: (h, w) for all images, or (b, h, w).
 
-def code_patches(
-    source: Source,
-    indices: Int[Tensor, "n g h w"],
-    usage: CodeUsage,
-    books: Sequence[Codebook],
-    config: ExampleParams,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Rows of the words table: the most used codes of each group, with crops of the cells they stand for.
-
-    A crop is the part of the original image under the code's grid position. Crops are drawn at random, from
-    as many different images as there are.
+    Raises:
+        MismatchError: maps or a mask of other shapes, or a mask that is not boolean.
     """
-    grid = (int(indices.shape[2]), int(indices.shape[3]))
-    picked: list[tuple[int, int, int, list[int]]] = []
-    for group, counts in enumerate(usage.counts):
-        flat = indices[:, group].reshape(-1).numpy()
-        for code in np.argsort(-counts, kind="stable")[: config.num_codes]:
-            if counts[code]:
-                rng = numpy_rng(seed, "patches", group, int(code))
-                places = _spread(np.flatnonzero(flat == code), grid[0] * grid[1], config.num_patches, rng)
-                picked.append((group, int(code), int(counts[code]), places))
-    cells = grid[0] * grid[1]
-    needed = np.unique([place // cells for *_, places in picked for place in places]).astype(np.int64)
-    images = source.take(needed) if len(needed) else None
+    b, _, h, w = indices_a.shape
+    if indices_b.shape != indices_a.shape:
+        raise MismatchError(
+            "the token maps are not of one tokenizer and as many images",
+            found=f"{tuple(indices_a.shape)} and {tuple(indices_b.shape)}",
+            expected="(b, g, h, w) twice",
+        )
+    if mask.dtype != torch.bool or mask.shape not in ((h, w), (b, h, w)):
+        raise MismatchError(
+            "the mask does not fit the token maps",
+            found=f"{mask.dtype} of shape {tuple(mask.shape)}",
+            expected=f"booleans of shape ({h}, {w}) or ({b}, {h}, {w})",
+        )
+    where = mask.to(indices_a.device).expand(b, h, w)[:, None]
+    return torch.where(where, indices_b.to(indices_a), indices_a)
 
-    def crop(place: int) -> bytes:
-        assert images is not None
-        image, cell = images[int(np.searchsorted(needed, place // cells))], place % cells
-        height, width = cell_shape(images, grid)
-        top, left = cell // grid[1] * height, cell % grid[1] * width
-        return png_of(image[:, top : top + height, left : left + width])
 
-    return [
+def middle_mask(grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """The middle of a grid of tokens: half of its rows and columns, at least one."""
+    inside = []
+    for count in grid:
+        start = count // 4
+        line = torch.zeros(count, dtype=torch.bool)
+        line[start : start + max(1, count // 2)] = True
+        inside.append(line)
+    return inside[0][:, None] & inside[1]
+
+
+def available_ranks(tokenizer: TokenizerLike, ranks: Sequence[int]) -> list[int]:
+    """Those of the ranks that the smallest codebook has."""
+    smallest = min(tokenizer.num_codes)
+    return [rank for rank in ranks if rank < smallest]
+
+
+@torch.no_grad()
+def replace_by_neighbours(
+    tokenizer: TokenizerLike, indices: Int[Tensor, "b g h w"], rank: int
+) -> Int64[Tensor, "b g h w"]:
+    """Every token's `rank`-th nearest other code of its own codebook; rank 0 leaves all as they are.
+
+    Distance is what the method searches by (`Codebook.metric`); of codes at the same distance the lower index counts as
+    nearer.
+
+    Args:
+        tokenizer: gives the codebooks.
+        indices: tokens, below K of their groups.
+        rank: 0 to K - 1 of the smallest codebook.
+
+    Raises:
+        MismatchError: a group has no such rank, or the method has no code vectors.
+    """
+    books = tokenizer.codebooks()
+    smallest = min((len(book.vectors) for book in books), default=0)
+    if len(books) != indices.shape[1] or not 0 <= rank < smallest:
+        raise MismatchError(
+            "there is no such neighbour of a token",
+            found=f"rank {rank}, {indices.shape[1]} groups, codebooks of {[len(b.vectors) for b in books]}",
+            expected="a rank below the size of the smallest codebook",
+        )
+    groups = []
+    for group, book in enumerate(books):
+        used, place = torch.unique(indices[:, group], return_inverse=True)
+        found = _neighbours(book.vectors, used.long().to(book.vectors.device), rank, book.metric)
+        groups.append(found.to(indices.device)[place])
+    return torch.stack(groups, dim=1)
+
+
+def _neighbours(
+    codes: Float[Tensor, "K d"], used: Int64[Tensor, " n"], rank: int, metric: Metric
+) -> Int64[Tensor, " n"]:
+    """The `rank`-th nearest other code of each used one; a code that another one equals is not the nearest itself."""
+    if rank == 0:
+        return used
+    found = []
+    for own in torch.split(used, _ROWS):
+        near = nearest_topk(codes[own], codes, rank + 1, metric)
+        itself = (near == own[:, None]).int()
+        before = itself.cumsum(1)[:, :rank].amax(1)  # whether it is among the first `rank`
+        found.append(near.gather(1, (rank - 1 + before)[:, None])[:, 0])
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """Images whose tokens were replaced."""
+
+    rows: list[dict[str, Any]]
+    """Of the evaluation's table."""
+    psnr: dict[int, Float64[np.ndarray, " n"]]
+    """In dB, of each image by rank; 0 is the plain reconstruction."""
+    left_out: list[int]
+    """Ranks that the tokenizer does not have."""
+
+
+@torch.no_grad()
+def replace_in_images(
+    tokenizer: TokenizerLike,
+    images: Images,
+    indices: Int[Tensor, "n g h w"],
+    config: ReplacedParams,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+) -> Replacements:
+    """Token replacement in some of the images, drawn at random, the same ones for every tokenizer.
+
+    Args:
+        tokenizer: in eval mode on `device`.
+        images: at its resolution.
+        indices: the tokens of all of them.
+        batch_size: images decoded at once.
+
+    Raises:
+        DataError: the decoder's output is not finite.
+    """
+    drawn = numpy_rng(seed, "replaced").permutation(len(images))[: config.num_images]
+    order = np.sort(drawn)
+    originals = images.take(order)[torch.from_numpy(np.searchsorted(order, drawn))]
+    tokens = indices[torch.from_numpy(drawn)].long()
+    ranks = available_ranks(tokenizer, config.ranks)
+    maps = {rank: replace_by_neighbours(tokenizer, tokens, rank) for rank in [0, *ranks]}
+    others = np.roll(drawn, -1)
+    mixed = replace_tokens(
+        tokens, tokens.roll(-1, 0), middle_mask((int(tokens.shape[2]), int(tokens.shape[3])))
+    )
+    made = {rank: _decode(tokenizer, changed, batch_size, device) for rank, changed in maps.items()}
+    mixtures = _decode(tokenizer, mixed, batch_size, device) if len(drawn) > 1 else None
+    psnr = {rank: ERRORS["psnr"](originals, pictures) for rank, pictures in made.items()}
+    ids = images.ids
+    rows = [
         {
-            "group": books[group].group,
-            "code": code,
-            "name": _name(books[group], code),
-            "count": count,
-            "patches": [crop(p) for p in places],
+            "image_id": ids[position], "original": png_of(originals[i]), "reconstruction": png_of(made[0][i]),
+            "psnr": float(psnr[0][i]), "tokens": tokens[i].numel(), "ranks": ranks,
+            "pictures": [png_of(made[rank][i]) for rank in ranks],
+            "psnrs": [float(psnr[rank][i]) for rank in ranks],
+            "changed": [int((maps[rank][i] != tokens[i]).sum()) for rank in ranks],
+            "other_id": ids[others[i]] if mixtures is not None else None,
+            "mixed": png_of(mixtures[i]) if mixtures is not None else None,
+            "mixed_changed": int((mixed[i] != tokens[i]).sum()) if mixtures is not None else None,
         }
-        for group, code, count, places in picked
-    ]
+        for i, position in enumerate(drawn)
+    ]  # fmt: skip
+    return Replacements(rows, psnr, [rank for rank in config.ranks if rank not in ranks])
 
 
-def _spread(places: np.ndarray, cells: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Up to `count` of `places`, drawn at random, one per image before a second of any."""
-    shuffled = rng.permutation(places)
-    _, first = np.unique(shuffled // cells, return_index=True)
-    first = np.sort(first)
-    rest = np.setdiff1d(np.arange(len(shuffled)), first)
-    return [int(place) for place in shuffled[np.concatenate([first, rest])][:count]]
+def _decode(
+    tokenizer: TokenizerLike, tokens: Int64[Tensor, "n g h w"], batch_size: int, device: torch.device
+) -> UInt8[Tensor, "n 3 H W"]:
+    return torch.cat(
+        [decode_to_uint8(tokenizer, part.to(device)).cpu() for part in torch.split(tokens, batch_size)]
+    )
+
+
+Replaced = Replacements  # shim: moved

@@ -5,16 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor
 
 from vqpipe.codebooks.search import nearest
 from vqpipe.errors import MismatchError
+from vqpipe.params.base import Params
 
 Grid = tuple[int, int]
+
+
+class FloorsParams(Params):
+    """The reconstructions that need no learning, which every tokenizer is compared with."""
+
+    num_patches: Annotated[int, Field(ge=1)]
+    """Raw patches of training images that k-means is fitted to (at most; drawn at random)."""
+    num_iterations: Annotated[int, Field(ge=1)]
+    """Lloyd iterations of that k-means."""
+    max_num_codes: Annotated[int, Field(ge=2)]
+    """Largest K of that k-means; a tokenizer with more bits per position is compared with a capped
+    floor, whose name says so."""
 
 
 def cell_shape(images: UInt8[Tensor, "n c h w"], grid: Grid) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""What numbers were measured on, and how: a digest of the images and one of the protocol, with their readable parts.
+"""What comes with a number: its 95 % interval, and the record of the images and the protocol that it was measured with.
 
-Two runs can be compared where both digests agree. They hold no path, time or host, so equal inputs give equal digests
-on any machine and for any number of workers.
+Two runs can be compared where the digests of both sides of their records agree. Records have no path, time or host, so
+equal inputs give equal digests on any machine and for any number of workers.
 """
 
 from __future__ import annotations
@@ -9,22 +9,87 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any
 
-from jaxtyping import UInt8
+import numpy as np
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.errors import DataError
+from vqpipe.runtime.seeds import numpy_rng
+
+CHUNK = 1 << 22
+"""Draws of the bootstrap that are in memory at once."""
 MEASURED = "measured"
-"""The entry of a metrics file that holds the record."""
+"""The entry of a metrics file with the record."""
 DIGITS = 16
-"""Hexadecimal digits of SHA-256 that are kept."""
+"""Hexadecimal digits of SHA-256 in a digest."""
 
 
-class Measured(TypedDict):
-    """The record; each side is nested JSON with its `digest`."""
+class Interval(Metrics):
+    """A mean over images and its percentile-bootstrap 95 % interval (Efron 1979)."""
 
-    images: dict[str, Any]
+    mean: float
+    """Over all images."""
+    low: float
+    """The 2.5th percentile of resampled means."""
+    high: float
+    """The 97.5th percentile of resampled means."""
+
+
+class MeasuredImages(Metrics):
+    """The images that numbers were measured on."""
+
+    split: str
+    """The name of their split."""
+    num_images: int
+    """Their number."""
+    pixels: str
+    """Channels x height x width."""
+    digest: str
+    """Of the pixels of all of them; neither order nor names count."""
+    captions: str | None = None
+    """A digest of their captions, where these were measured too."""
+
+
+class Measured(Metrics):
+    """The record of what numbers were measured on, and how."""
+
+    images: MeasuredImages
+    """The images."""
     protocol: dict[str, Any]
+    """All that a number depends on besides the images and what is measured, as nested JSON of numbers and text, with
+    its `digest`."""
+
+
+def interval(values: Float64[np.ndarray, " n"], num_bootstrap: int, seed: int) -> Interval:
+    """The mean and its interval: images are resampled with replacement `num_bootstrap` times.
+
+    The draws depend on `seed`, `n` and `num_bootstrap` alone, so that intervals of two measures of the same images
+    use the same resamples.
+
+    Raises:
+        DataError: no values, or values that are not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise DataError("a mean needs at least one value, all finite", found=f"{values.size} values")
+    rng = numpy_rng(seed, "bootstrap", values.size)
+    means = np.empty(num_bootstrap)
+    step = max(1, CHUNK // values.size)
+    for start in range(0, num_bootstrap, step):
+        stop = min(start + step, num_bootstrap)
+        means[start:stop] = values[rng.integers(0, values.size, (stop - start, values.size))].mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+
+
+def intervals(
+    table: Mapping[str, Float64[np.ndarray, " n"]], num_bootstrap: int, seed: int
+) -> dict[str, Interval]:
+    """`interval` of every column."""
+    return {name: interval(values, num_bootstrap, seed) for name, values in table.items()}
 
 
 class ImagesDigest:
@@ -35,19 +100,24 @@ class ImagesDigest:
         self._shapes: set[str] = set()
 
     def add(self, images: UInt8[Tensor, "b c h w"]) -> None:
-        """Take further images; how they are divided into batches makes no difference."""
+        """Add images; how they are divided into batches makes no difference."""
         shape = " x ".join(map(str, images.shape[1:]))
         if len(images):
             self._shapes.add(shape)
         for image in images.cpu().numpy():
             self._digests.append(hashlib.sha256(shape.encode() + b"\0" + image.tobytes()).digest())
 
-    def record(self, split: str) -> dict[str, Any]:
-        """`split`, `num_images`, `pixels` (channels x height x width) and `digest`."""
-        return {
-            "split": split, "num_images": len(self._digests), "pixels": ", ".join(sorted(self._shapes)),
-            "digest": _short(b"".join(sorted(self._digests))),
-        }  # fmt: skip
+    def images(self, split: str, captions: str | None = None) -> MeasuredImages:
+        """The record of the images added so far."""
+        return MeasuredImages(
+            split=split,
+            num_images=len(self._digests),
+            pixels=", ".join(sorted(self._shapes)),
+            digest=_short(b"".join(sorted(self._digests))),
+            captions=captions,
+        )
+
+    def record(self, split: str) -> dict[str, Any]: return self.images(split).plain()  # fmt: skip  # shim: moved
 
 
 def text_digest(texts: Iterable[str]) -> str:
@@ -56,20 +126,20 @@ def text_digest(texts: Iterable[str]) -> str:
     return _short(b"".join(digests))
 
 
-def measured(images: Mapping[str, Any], protocol: Mapping[str, Any]) -> Measured:
-    """The record of an evaluation.
+def measured_with(images: MeasuredImages, protocol: Mapping[str, Any]) -> Measured:
+    """The record of a measurement.
 
     Args:
-        images: as `ImagesDigest.record`.
-        protocol: all that a number depends on besides the images and what is measured, as nested JSON: the number of
-            the code's protocol, params, the networks that judge.
+        images: from `ImagesDigest.images`.
+        protocol: see `Measured.protocol`, without the digest: the number of the code's protocol, params, the networks
+            that give the numbers. Lists become text.
     """
     parts = _plain(protocol)
-    return {"images": dict(images), "protocol": {**parts, "digest": _short(_canonical(parts))}}
+    return Measured(images=images, protocol={**parts, "digest": _short(_canonical(parts))})
 
 
 def _plain(content: Any) -> Any:
-    """Lists as text, since a summary of metrics keeps numbers and text alone."""
+    """Lists as text, since a summary of metrics has numbers and text alone."""
     if isinstance(content, Mapping):
         return {name: _plain(value) for name, value in content.items()}
     return ", ".join(map(str, content)) if isinstance(content, list | tuple) else content
@@ -81,3 +151,12 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGITS]
+
+
+def mean_interval(values: Any, num_bootstrap: int, seed: int) -> dict[str, float]: return interval(values, num_bootstrap, seed).plain()  # noqa: D103, E501  # fmt: skip  # shim: moved
+
+
+def summarise(table: Any, num_bootstrap: int, seed: int) -> dict[str, dict[str, float]]: return {n: i.plain() for n, i in intervals(table, num_bootstrap, seed).items()}  # noqa: D103, E501  # fmt: skip  # shim: moved
+
+
+def measured(images: Mapping[str, Any], protocol: Mapping[str, Any]) -> Any: return {"images": dict(images), "protocol": {**_plain(protocol), "digest": _short(_canonical(_plain(protocol)))}}  # noqa: D103, E501  # fmt: skip  # shim: moved

@@ -1,7 +1,7 @@
 """Per-image perceptual distances, used as a training loss and as a metric.
 
-Each is frozen and in eval mode for ever, takes two batches of images in [-1, 1], is differentiable with
-respect to both, and carries the name under which its numbers may be printed.
+Each is frozen and always in eval mode, takes two batches of images in [-1, 1], is differentiable with respect to
+both, and has the name that its numbers are reported under.
 """
 
 from __future__ import annotations
@@ -11,21 +11,53 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.params.perceptual import ClipPerceptualParams, LpipsPerceptualParams, NoPerceptual
+from vqpipe.params.base import Params
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
 
+
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 """File names of torchvision's ImageNet weights that LPIPS was calibrated on."""
+
+
+class NoPerceptual(Params):
+    """No perceptual distance."""
+
+    kind: Literal["none"]
+    """Discriminator."""
+
+
+class ClipPerceptualParams(Params):
+    """Distance between activations of the CLIP in use; reported as `clip_distance`, never as LPIPS."""
+
+    kind: Literal["clip"]
+    """Discriminator."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Transformer blocks of the image tower whose activations are compared, counted from 0."""
+
+
+class LpipsPerceptualParams(Params):
+    """LPIPS v0.1; its trunk's weights must be in the local torch hub cache."""
+
+    kind: Literal["lpips"]
+    """Discriminator."""
+    net: Literal["alex", "vgg"]
+    """Trunk: `alex` for reporting, `vgg` for training (Zhang et al. 2018)."""
+
+
+PerceptualParams = Annotated[
+    NoPerceptual | ClipPerceptualParams | LpipsPerceptualParams, Field(discriminator="kind")
+]
 
 
 class Perceptual(nn.Module):
@@ -35,7 +67,7 @@ class Perceptual(nn.Module):
 
     @property
     def source(self) -> str:
-        """Which network judges, and what of it."""
+        """Which network gives the distance, and what of it, for the record."""
         return self.name
 
     def train(self, mode: bool = True) -> Perceptual:
@@ -59,8 +91,8 @@ class Perceptual(nn.Module):
 class ClipPerceptual(Perceptual):
     """Mean squared difference of CLIP activations after a per-token layer norm without weights.
 
-    For two tokens this is `2 - 2 r` with `r` their Pearson correlation over channels, so it lies in [0, 4]
-    whatever the layer's scale; it is averaged over tokens and layers. The layer norm removes the large
+    For two tokens this is `2 - 2 r` with `r` their Pearson correlation over channels, so it is in [0, 4]
+    for any scale of the layer; it is averaged over tokens and layers. The layer norm removes the large
     common offset of a transformer's residual stream. A stand-in for LPIPS (Zhang et al. 2018, eq. 1), not
     LPIPS.
 
@@ -124,7 +156,7 @@ class LpipsPerceptual(Perceptual):
     def features(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Trunk activations at the images' own resolution, of unit length at each position."""
         outputs = self.lpips.net(self.lpips.scaling_layer(images.float()))
-        # The small constant stands where lpips has it: inside the division, so that zero vectors stay zero.
+        # The small constant is where lpips has it: inside the division, so that zero vectors stay zero.
         return [out / (out.square().sum(dim=1, keepdim=True).sqrt() + 1e-10) for out in outputs]
 
     def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, b]:
@@ -155,7 +187,7 @@ def _build_lpips(net: str, trunk: Path) -> Any:
         source = "features." + name.split(".", 1)[1]
         if source not in image_net or image_net[source].shape != parameter.shape:
             raise SetupError(
-                f"{trunk} does not hold the trunk that LPIPS ({net}) needs",
+                f"{trunk} does not have the trunk that LPIPS ({net}) needs",
                 found=f"no {source} of shape {tuple(parameter.shape)}",
                 expected=TRUNKS[net],
             )

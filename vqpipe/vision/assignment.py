@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,25 +13,30 @@ from torch import Tensor
 
 from vqpipe.codebooks.search import nearest
 from vqpipe.errors import SetupError
-from vqpipe.params.cluster import Algorithm
 from vqpipe.runtime.distributed import all_reduce_sum, local_rank
-from vqpipe.vision.vectors import Part, exact_mean, gather, grid_for
+from vqpipe.vision.vectors import RankPart, exact_mean, gather_ranks, grid_for
 
+Algorithm = Literal["faiss", "torch"]
+"""What searches for the nearest centroid."""
 _PIECE = 1 << 16
-WORTH = 0.9
-"""Part of a whole search's distances below which `Renewal` is used."""
+
+
+INCREMENTAL_BELOW = 0.9
+"""Part of a whole search's distances below which `IncrementalSearch` is used."""
+
 
 Search = Callable[[Float32[Tensor, "t d"]], Int64[Tensor, " t"]]
 """Nearest centroids of a tile of vectors."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class SearchMethod:
     """A way to search among centroids."""
 
-    ready: Callable[[Float32[Tensor, "k d"]], Search]
+    prepare: Callable[[Float32[Tensor, "k d"]], Search]
+    """The search among some centroids."""
     exact: bool
-    """Whether its answer is the definition's, so that what was found before still holds."""
+    """Whether its answers are those of the definition, so that earlier ones can be reused."""
 
 
 def torch_search(centroids: Float32[Tensor, "k d"]) -> Search:
@@ -66,14 +71,14 @@ def faiss_search(centroids: Float32[Tensor, "k d"]) -> Search:
     return search
 
 
-ENGINES: dict[Algorithm, Engine] = {
-    "torch": Engine(torch_search, exact=True), "faiss": Engine(faiss_search, exact=False),
+SEARCH_METHODS: dict[Algorithm, SearchMethod] = {
+    "torch": SearchMethod(torch_search, exact=True), "faiss": SearchMethod(faiss_search, exact=False),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one pass over the vectors finds; labels and squares are of this rank's part, the rest of all."""
+    """What one pass over the vectors finds; labels and squares are of this rank's part, the rest are of all vectors."""
 
     labels: Int64[Tensor, " n"]
     squares: Float64[Tensor, " n"]
@@ -91,11 +96,11 @@ class Assignment:
         return _means(self.scaled_sums, self.counts, self.grid, centroids)
 
 
-Before = tuple[Assignment, Float32[Tensor, "k d"]]
+PreviousAssignment = tuple[Assignment, Float32[Tensor, "k d"]]
 """An assignment and the centroids it was made with."""
 
 
-class Renewal:
+class IncrementalSearch:
     """The search after some centroids moved and others did not: exact, and short where few moved.
 
     A vector whose own centroid stayed is searched for among the moved ones only: of those that stayed none can have
@@ -103,18 +108,18 @@ class Renewal:
     """
 
     def __init__(
-        self, before: Assignment, old: Tensor, new: Tensor, ready: Callable[[Tensor], Search]
+        self, before: Assignment, old: Tensor, new: Tensor, prepare: Callable[[Tensor], Search]
     ) -> None:
         self.labels, self.squares, self.new = before.labels, before.squares, new
         self.moved = (old != new).any(dim=1)
         self.active = self.moved.nonzero()[:, 0]
-        self.all = ready(new)
-        self.some = ready(new[self.active]) if len(self.active) else None
+        self.all = prepare(new)
+        self.some = prepare(new[self.active]) if len(self.active) else None
 
-    def pays(self) -> bool:
+    def is_cheaper(self) -> bool:
         """Whether it computes clearly fewer distances than a search among all; each rank answers for itself."""
         own = float(self.moved[self.labels].float().mean()) if len(self.labels) else 0.0
-        return own + (1 - own) * float(self.moved.float().mean()) < WORTH
+        return own + (1 - own) * float(self.moved.float().mean()) < INCREMENTAL_BELOW
 
     def find(self, start: int, tile: Float32[Tensor, "t d"]) -> Int64[Tensor, " t"]:
         """The nearest centroids of the tile that begins at `start`; of equal ones the lowest."""
@@ -124,7 +129,7 @@ class Renewal:
         if self.some is not None and not bool(whole.all()):
             rest = (~whole).nonzero()[:, 0]
             other = self.active[self.some(tile[rest])]
-            distances = squared(tile[rest], self.new[other])
+            distances = squared_distances(tile[rest], self.new[other])
             better = (distances < squares[rest]) | ((distances == squares[rest]) & (other < found[rest]))
             found[rest] = torch.where(better, other, found[rest])
         if bool(whole.any()):
@@ -133,24 +138,24 @@ class Renewal:
 
 
 def assign(
-    part: Part,
+    part: RankPart,
     centroids: Float32[Tensor, "k d"],
-    engine: Engine,
+    method: SearchMethod,
     largest: float,
-    before: Before | None = None,
+    before: PreviousAssignment | None = None,
 ) -> Assignment:
     """Assign every vector to its nearest centroid (squared Euclidean distance).
 
     Args:
         part: this rank's vectors.
         centroids: the same on all ranks.
-        engine: what searches.
+        method: what searches.
         largest: the largest absolute value among the vectors of all ranks.
         before: the last assignment of the same vectors and its centroids; saves work, changes no result.
     """
     total = len(part.vectors)
     grid = grid_for(largest, total)
-    find = _finder(centroids, engine, before)
+    find = _finder(centroids, method, before)
     where = part.device
     labels = torch.empty(len(part), dtype=torch.int64, device=where)
     squares = torch.empty(len(part), dtype=torch.float64, device=where)
@@ -158,7 +163,7 @@ def assign(
 
     def work(start: int, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = find(start, tile)
-        return found, squared(tile, centroids[found]), (tile * grid).round_().double()
+        return found, squared_distances(tile, centroids[found]), (tile * grid).round_().double()
 
     for start, (found, square, terms) in part.map(work):
         labels[start : start + len(found)] = found
@@ -172,17 +177,21 @@ def assign(
     )  # fmt: skip
 
 
-def _finder(centroids: Tensor, engine: Engine, before: Before | None) -> Callable[[int, Tensor], Tensor]:
-    if before is not None and engine.exact:
-        renewal = Renewal(*before, centroids, engine.ready)
-        if renewal.pays():
-            return renewal.find
-    search = engine.ready(centroids)
+def _finder(
+    centroids: Tensor, method: SearchMethod, before: PreviousAssignment | None
+) -> Callable[[int, Tensor], Tensor]:
+    if before is not None and method.exact:
+        incremental = IncrementalSearch(*before, centroids, method.prepare)
+        if incremental.is_cheaper():
+            return incremental.find
+    search = method.prepare(centroids)
     return lambda _, tile: search(tile)
 
 
-def squared(tile: Float32[Tensor, "t d"], centroids: Float32[Tensor, "t d"]) -> Float64[Tensor, " t"]:
-    """Squared distance of each vector to the centroid beside it, in float64 on the float32 values.
+def squared_distances(
+    tile: Float32[Tensor, "t d"], centroids: Float32[Tensor, "t d"]
+) -> Float64[Tensor, " t"]:
+    """Squared distance of each vector to the centroid in the same row, in float64 on the float32 values.
 
     From the difference, not from |x|^2 - 2 x.c + |c|^2, which loses digits where x and c are close. In pieces that
     fit a cache: fresh memory for the whole costs several times as much as the arithmetic.
@@ -201,7 +210,7 @@ def _means(sums: Tensor, counts: Tensor, grid: float, centroids: Tensor) -> Tens
     return torch.where(filled[:, None], means, centroids)
 
 
-def relocate(part: Part, found: Assignment, centroids: Float32[Tensor, "k d"]) -> int:
+def relocate(part: RankPart, found: Assignment, centroids: Float32[Tensor, "k d"]) -> int:
     """Give each empty cluster a vector that is far from its centroid, in place; return how many got one.
 
     The empty clusters, by their number, take the vectors with the largest squared distance, equal ones by their
@@ -217,7 +226,7 @@ def relocate(part: Part, found: Assignment, centroids: Float32[Tensor, "k d"]) -
     table[0, : len(order)] = found.squares[order]
     table[1, : len(order)] = (order + part.first).double()
     table[2, : len(order)] = found.labels[order].double()
-    squares, numbers, labels = gather(table).transpose(0, 1).flatten(1)[:3].cpu().numpy()
+    squares, numbers, labels = gather_ranks(table).transpose(0, 1).flatten(1)[:3].cpu().numpy()
     counts = found.counts.cpu().numpy().copy()
     takers: list[tuple[int, int, int]] = []
     for at in np.lexsort((numbers, -squares))[:most]:
@@ -236,3 +245,10 @@ def relocate(part: Part, found: Assignment, centroids: Float32[Tensor, "k d"]) -
     counts[cluster] = 1
     found.counts.copy_(torch.from_numpy(counts))
     return len(takers)
+
+
+Engine = SearchMethod  # shim: moved
+ENGINES = SEARCH_METHODS  # shim: moved
+squared = squared_distances  # shim: moved
+Renewal = IncrementalSearch  # shim: moved
+Before = PreviousAssignment  # shim: moved

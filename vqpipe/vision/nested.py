@@ -19,8 +19,8 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from vqpipe.codebooks.search import full_precision
-from vqpipe.vision.assignment import squared
-from vqpipe.vision.vectors import Part
+from vqpipe.vision.assignment import squared_distances
+from vqpipe.vision.vectors import RankPart
 
 NEIGHBOURS = 24
 """Nearest centroids noted for each."""
@@ -113,7 +113,7 @@ class _Deletion:
         """Fill a point's list with the nearest centroids of those left now."""
         alive = np.flatnonzero(self.left)
         centroids = self.centroids[torch.from_numpy(alive).to(self.centroids.device)]
-        far = squared(centroids, self.centroids[point].expand_as(centroids)).cpu().numpy()
+        far = squared_distances(centroids, self.centroids[point].expand_as(centroids)).cpu().numpy()
         width = min(self.near.shape[1], len(alive))
         order = np.argsort(far, kind="stable")[:width]
         self.near[point, :width], self.far[point, :width] = alive[order], far[order]
@@ -145,11 +145,11 @@ def neighbours(
             ]
         places = torch.cat(found).sort(dim=1).values
         flat = tile.repeat_interleave(width, dim=0)
-        distances = squared(flat, keys[places.flatten()]).view(len(tile), width)
+        distances = squared_distances(flat, keys[places.flatten()]).view(len(tile), width)
         order = distances.argsort(dim=1, stable=True)
         return rows[places.gather(1, order)].cpu(), distances.gather(1, order).cpu()
 
-    part = Part(moved.cpu().numpy(), 0, len(moved), centroids.device)
+    part = RankPart(moved.cpu().numpy(), 0, len(moved), centroids.device)
     for start, (found, distances) in part.map(work):
         near[start : start + len(found)], far[start : start + len(found)] = found, distances
     return near.numpy(), far.numpy()

@@ -1,42 +1,122 @@
-"""The PATCHES artifact: shards made by all ranks in a scratch folder, where a killed run finds them, and published."""
+"""The PATCHES artifact: images go through CLIP in batches, features become shards, and the shards are published.
+
+A batch is a run of positions of the split inside one shard, whatever the number of workers, threads and ranks; an
+image that cannot be read is left out of it. On a CPU each of torch's threads takes whole batches, with one thread for
+each: that is faster than many threads on each small product, and the sums inside are the same for any number of
+threads. All ranks write shards into a scratch folder, where a run that was killed finds them.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, Protocol
 
 import torch
+from jaxtyping import Float, Float16, Float64, UInt8
+from pydantic import Field
+from torch import Tensor
 
 from vqpipe.artifacts.kept import is_sound
-from vqpipe.artifacts.publish import publish_folder, remove_leftovers
-from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SKIPPED, PATCHES
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.publish import file_digest, publish_folder, publish_sealed, remove_leftovers
+from vqpipe.artifacts.seal import need_equal, read_sealed_json
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
-from vqpipe.errors import DataError
-from vqpipe.params.patches import PatchesParams
+from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.errors import ArtifactError, DataError
+from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
 from vqpipe.runtime.env import workers
 from vqpipe.runtime.preflight import need_disk
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.signals import close_pool
 from vqpipe.vision.clip import Clip
-from vqpipe.vision.extract import Images, check_shard, clip_dim, extract_shards, read_record, record_path
-from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, total_variance
+from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, pool, total_variance
+from vqpipe.vision.vectors import map_threads
+
+FP16_MAX = 65504.0
+
+
+class PatchesParams(Params):
+    """The `patches` section."""
+
+    split: Literal["train", "validation", "test"]
+    """The split whose images are used; a codebook should see `train` alone."""
+    projected: bool
+    """Apply CLIP's visual projection after the last norm, as VQGAN-LC does; else keep the tower's width."""
+    grid: Annotated[int, Field(ge=1)]
+    """Side of the grid that features are average-pooled to before writing; divides the tower's own grid."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images per forward pass."""
+    shard_bytes: Annotated[int, Field(ge=1 << 10)]
+    """Size of a shard of features, in bytes; a shard has whole images."""
+    max_bad_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the split's images that may be unreadable; they are left out and listed. Above it the stage fails."""
+
+
+class PatchesMetrics(Metrics):
+    """What the `patches` stage measures of the features that it writes."""
+
+    num_images: int
+    """Images whose features were written."""
+    num_skipped: int
+    """Images that could not be read."""
+    skipped: dict[str, int]
+    """Images that could not be read, by reason."""
+    bad_fraction: float
+    """Share of the split's images that could not be read, in [0, 1]; lower is better."""
+    num_vectors: int
+    """Features, one for each place of the grid of each image."""
+    num_shards: int
+    """Files of features."""
+    dim: int
+    """Dimensions of a feature."""
+    grid: int
+    """Side of the grid that features were pooled to."""
+    variance_per_dim: float
+    """Variance of the features, averaged over dimensions: what k-means can explain at most."""
+    mean_square_per_dim: float
+    """Mean square of the features, averaged over dimensions."""
+
+
+class ImageBatch(Protocol):
+    """The images at some positions: ids of all, pixels of those that could be read, and the others' reasons."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def pixels(self) -> UInt8[Tensor, "m 3 s s"]: ...
+
+    @property
+    def bad(self) -> Sequence[tuple[int, str, str]]: ...
+
+
+class ImageSource(Protocol):
+    """A split that is read in order; `vqpipe.data.stream.ImageStream` is one."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, spans: Iterable[range]) -> Generator[ImageBatch, None, None]: ...
 
 
 def write_patches(
     clip: Clip,
-    images: Images,
+    images: ImageSource,
     params: PatchesParams,
     out: Path,
     scratch: Path,
     device: torch.device,
-) -> dict[str, Any]:
-    """Publish the PATCHES artifact of a split and return the stage's metrics.
+) -> PatchesMetrics | None:
+    """Publish the PATCHES artifact of a split and return the stage's metrics (None on ranks other than 0).
 
     Under torchrun all ranks call this with one scratch folder on a file system that they share: of the shards that
     are not there yet rank r makes the r-th, the (r + W)-th, ..., and rank 0 publishes. The bytes are the same for
@@ -47,8 +127,8 @@ def write_patches(
         images: the split, as squares of the tower's size.
         params: see `PatchesParams`.
         out: where the artifact is published.
-        scratch: folder that finished shards stay in until the artifact is published; its name must tell the params
-            and inputs apart.
+        scratch: folder that finished shards stay in until the artifact is published; its name must differ for
+            other params and inputs.
         device: where CLIP runs.
 
     Raises:
@@ -61,15 +141,15 @@ def write_patches(
             f"the split {params.split} has no images", expected="1 or more", run="dvc repro dataset"
         )
     check_grid(clip.patch_grid, params.grid)
-    per_image = params.grid**2 * clip_dim(clip, params) * FP16_BYTES
+    per_image = params.grid**2 * feature_dim(clip, params) * FP16_BYTES
     shards = plan_shards(len(images), per_image, params.shard_bytes)
-    _extract(clip, images, params, shards, per_image, out, scratch, device)
-    return _publish(clip, params, len(images), shards, out, scratch) if is_main() else {}
+    _write_missing(clip, images, params, shards, per_image, out, scratch, device)
+    return _publish(clip, params, len(images), shards, out, scratch) if is_main() else None
 
 
-def _extract(
+def _write_missing(
     clip: Clip,
-    images: Images,
+    images: ImageSource,
     params: PatchesParams,
     shards: list[Shard],
     per_image: int,
@@ -77,7 +157,7 @@ def _extract(
     scratch: Path,
     device: torch.device,
 ) -> None:
-    """This rank's share of the shards that are missing or damaged."""
+    """Write this rank's share of the shards that are missing or damaged."""
     missing = torch.zeros(len(shards), dtype=torch.long, device=device)
     if is_main():
         remove_leftovers(scratch)
@@ -92,11 +172,11 @@ def _extract(
     own = left[rank() :: world_size()]
     with (
         progress_bar("patches", sum(s.stop - s.start for s in own)) as bar,
-        closing(extract_shards(clip, images, params, own, scratch, device)) as done,
+        closing(write_shards(clip, images, params, own, scratch, device)) as done,
     ):
         for shard, record in done:
             skipped += record.skipped
-            _judge(skipped, len(images), params)
+            _check_bad_fraction(skipped, len(images), params)
             bar.advance(shard.stop - shard.start)
     barrier()
 
@@ -105,7 +185,7 @@ def _missing(scratch: Path, shards: list[Shard]) -> list[bool]:
     """Which shards are to be made; one that was made and is damaged is named on stderr."""
 
     def is_missing(shard: Shard) -> bool:
-        if not (scratch / shard.name).is_file() and not record_path(scratch, shard).is_file():
+        if not (scratch / shard.name).is_file() and not shard_record_path(scratch, shard).is_file():
             return True
         return not is_sound(lambda: check_shard(scratch, shard), f"{shard.name} is made again")
 
@@ -124,14 +204,14 @@ def _on_one_disk(scratch: Path, folder: Path) -> bool:
 
 def _publish(
     clip: Clip, params: PatchesParams, num_images: int, shards: list[Shard], out: Path, scratch: Path
-) -> dict[str, Any]:
-    records = [read_record(scratch, shard) for shard in shards]
+) -> PatchesMetrics:
+    records = [read_shard_record(scratch, shard) for shard in shards]
     kept = [row for record in records for row in record.kept]
     skipped = [row for record in records for row in record.skipped]
-    _judge(skipped, num_images, params)
+    _check_bad_fraction(skipped, num_images, params)
     num_vectors = len(kept) * params.grid**2
     facts = {
-        "clip_id": clip.id, "dim": clip_dim(clip, params), "grid": params.grid, "projected": params.projected,
+        "clip_id": clip.id, "dim": feature_dim(clip, params), "grid": params.grid, "projected": params.projected,
         "split": params.split, "num_images": len(kept), "num_skipped": len(skipped), "num_vectors": num_vectors,
         "num_shards": len(shards),
     }  # fmt: skip
@@ -142,22 +222,27 @@ def _publish(
         left_out = [dict(zip(names, row, strict=True)) for row in skipped]
         write_table(partial / "skipped.parquet", PATCH_SKIPPED, to_table(PATCH_SKIPPED, left_out))
         for shard in shards:
-            _place(scratch / shard.name, partial / shard.name)
+            _link_or_copy(scratch / shard.name, partial / shard.name)
     sums, squares = (
         torch.tensor([getattr(record, name) for record in records], dtype=torch.float64).sum(dim=0)
         for name in ("sums", "squares")
     )
     variance, mean_square = total_variance(sums, squares, num_vectors)
-    return {
-        "num_images": len(kept), "num_skipped": len(skipped), "num_vectors": num_vectors,
-        "num_shards": len(shards), "dim": facts["dim"], "grid": params.grid,
-        "skipped": dict(sorted(Counter(reason for _, _, reason, _ in skipped).items())),
-        "bad_fraction": round(len(skipped) / num_images, 6),
-        "variance_per_dim": variance, "mean_square_per_dim": mean_square,
-    }  # fmt: skip
+    return PatchesMetrics(
+        num_images=len(kept),
+        num_skipped=len(skipped),
+        skipped=dict(sorted(Counter(reason for _, _, reason, _ in skipped).items())),
+        bad_fraction=round(len(skipped) / num_images, 6),
+        num_vectors=num_vectors,
+        num_shards=len(shards),
+        dim=feature_dim(clip, params),
+        grid=params.grid,
+        variance_per_dim=variance,
+        mean_square_per_dim=mean_square,
+    )
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """The same file under a second name, so that a run killed here loses no shard; a copy on another disk."""
     try:
         os.link(source, target)
@@ -165,18 +250,178 @@ def _place(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _judge(skipped: list[tuple[int, str, str, str]], num_images: int, params: PatchesParams) -> None:
+def _check_bad_fraction(
+    skipped: list[tuple[int, str, str, str]], num_images: int, params: PatchesParams
+) -> None:
     """Raise `DataError` once more images are bad than the params allow for all of the split."""
     if len(skipped) > params.max_bad_fraction * num_images:
         raise DataError(
             f"{len(skipped)} of the {num_images} {params.split} images cannot be read",
-            found=_shown(skipped),
+            found=_common_reasons(skipped),
             expected=f"at most patches.max_bad_fraction = {params.max_bad_fraction:.1%}",
             run="dvc repro dataset, or raise patches.max_bad_fraction in params.yaml",
         )
 
 
-def _shown(skipped: list[tuple[int, str, str, str]]) -> str:
+def _common_reasons(skipped: list[tuple[int, str, str, str]]) -> str:
     common = Counter(reason for _, _, reason, _ in skipped).most_common(3)
     examples = {reason: f"{name}: {detail}" for _, name, reason, detail in reversed(skipped)}
     return "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
+
+
+@dataclass
+class ShardRecord:
+    """What is known of a finished shard besides its features; a JSON file next to it until all are published."""
+
+    kept: list[tuple[int, str]] = field(default_factory=list)
+    """Position in the split and id of each image whose features are there."""
+    skipped: list[tuple[int, str, str, str]] = field(default_factory=list)
+    """Position, id, reason and detail of each image that could not be read."""
+    sums: list[float] = field(default_factory=list)
+    """Of the values as they are written, per dimension."""
+    squares: list[float] = field(default_factory=list)
+    """Of their squares, per dimension."""
+    sha256: str = ""
+    """Of the shard."""
+
+
+@dataclass(frozen=True)
+class _BatchFeatures:
+    """One batch after CLIP: the values as they are written, and their float64 sums."""
+
+    batch: ImageBatch
+    features: Float16[Tensor, "v d"]
+    sums: Float64[Tensor, "2 d"]
+
+
+def shard_record_path(folder: Path, shard: Shard) -> Path:
+    """The record of a shard; it is written after the shard, with a checksum of both."""
+    return folder / f"patches-{shard.number:05d}.json"
+
+
+def write_shards(
+    clip: Clip,
+    images: ImageSource,
+    params: PatchesParams,
+    shards: Sequence[Shard],
+    folder: Path,
+    device: torch.device,
+) -> Generator[tuple[Shard, ShardRecord], None, None]:
+    """Write each shard and its record into `folder`, both atomically, and yield it.
+
+    Raises:
+        DataError: features that are not finite, or too large for fp16.
+        ArtifactError, SetupError: as the images' `read`.
+    """
+    spans = [(shard, span) for shard in shards for span in shard.batches(params.batch_size)]
+    work = partial(_forward, clip, params, device)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    places, dim = params.grid**2, feature_dim(clip, params)
+    with (
+        closing(images.read(span for _, span in spans)) as decoded,
+        closing(map_threads(work, decoded, threads)) as batches,
+    ):
+        for (shard, span), done in zip(spans, batches, strict=True):
+            if span.start == shard.start:
+                record, sums = ShardRecord(), torch.zeros(2, dim, dtype=torch.float64)
+                features = torch.empty((shard.stop - shard.start) * places, dim, dtype=torch.float16)
+            filled = len(record.kept) * places
+            features[filled : filled + len(done.features)] = done.features
+            sums += done.sums
+            _record_images(record, span, done.batch)
+            if span.stop == shard.stop:
+                record.sums, record.squares = sums.tolist()
+                tensors = _tensors(features, [at for at, _ in record.kept], places)
+                write_tensors(folder / shard.name, PATCH_SHARD, tensors, {"clip_id": clip.id})
+                record.sha256 = file_digest(folder / shard.name)
+                publish_sealed(shard_record_path(folder, shard), vars(record))
+                yield shard, record
+
+
+def feature_dim(clip: Clip, params: PatchesParams) -> int:
+    """Dimensions of a feature."""
+    return clip.embed_dim if params.projected else clip.patch_dim
+
+
+def _record_images(record: ShardRecord, span: range, batch: ImageBatch) -> None:
+    reasons = {at: (reason, detail) for at, reason, detail in batch.bad}
+    for at, (position, name) in enumerate(zip(span, batch.ids, strict=True)):
+        if at in reasons:
+            record.skipped.append((position, name, *reasons[at]))
+        else:
+            record.kept.append((position, name))
+
+
+def _tensors(features: Float16[Tensor, "v d"], images: list[int], places: int) -> dict[str, Tensor]:
+    return {
+        "features": features[: len(images) * places],
+        "image": torch.tensor(images, dtype=torch.int32).repeat_interleave(places),
+        "position": torch.arange(places, dtype=torch.int32).repeat(len(images)),
+    }
+
+
+@torch.inference_mode()
+def _forward(clip: Clip, params: PatchesParams, device: torch.device, batch: ImageBatch) -> _BatchFeatures:
+    dim = feature_dim(clip, params)
+    if not len(batch.pixels):
+        empty = torch.zeros(0, dim, dtype=torch.float16)
+        return _BatchFeatures(batch, empty, torch.zeros(2, dim, dtype=torch.float64))
+    images = batch.pixels.to(device).float() / 127.5 - 1
+    features = pool(clip.patch_features(images, params.projected), params.grid).float().cpu()
+    bad = {at for at, _, _ in batch.bad}
+    _check_finite(features, [name for at, name in enumerate(batch.ids) if at not in bad])
+    written = features.half().flatten(0, 1)
+    values = written.double()
+    return _BatchFeatures(batch, written, torch.stack([values.sum(dim=0), values.square().sum(dim=0)]))
+
+
+def _check_finite(features: Float[Tensor, "b n d"], ids: Sequence[str]) -> None:
+    bad = ~(features.abs() <= FP16_MAX).all(dim=2).all(dim=1)
+    if bad.any():
+        raise DataError(
+            "CLIP gives patch features that are not finite, or too large for fp16",
+            found=f"{int(bad.sum())} of {len(ids)} images in a batch, first {ids[int(bad.int().argmax())]}",
+            expected=f"values up to {FP16_MAX:.0f}",
+            run="dvc repro clip",
+        )
+
+
+def read_shard_record(folder: Path, shard: Shard) -> ShardRecord:
+    """The record of a finished shard.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    path, run = shard_record_path(folder, shard), "dvc repro patches"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", run=run)
+    content = read_sealed_json(path, run)
+    return ShardRecord(
+        kept=[(int(at), str(name)) for at, name in content["kept"]],
+        skipped=[(int(at), str(name), str(why), str(seen)) for at, name, why, seen in content["skipped"]],
+        sums=content["sums"],
+        squares=content["squares"],
+        sha256=content["sha256"],
+    )
+
+
+def check_shard(folder: Path, shard: Shard) -> None:
+    """Compare a finished shard and its record with their checksums.
+
+    Raises:
+        ArtifactError: one of the two is missing or damaged.
+    """
+    path = folder / shard.name
+    record = read_shard_record(folder, shard)
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing", run="dvc repro patches")
+    need_equal(path, file_digest(path), record.sha256, "dvc repro patches")
+
+
+extract_shards = write_shards  # shim: moved
+Record = ShardRecord  # shim: moved
+Images = ImageSource  # shim: moved
+Batch = ImageBatch  # shim: moved
+clip_dim = feature_dim  # shim: moved
+read_record = read_shard_record  # shim: moved
+record_path = shard_record_path  # shim: moved

@@ -1,4 +1,4 @@
-"""Pinning a pretrained CLIP: weights from an open_clip tag or a local file, with their config."""
+"""A pretrained CLIP: weights from an open_clip tag or a local file, with their config."""
 
 from __future__ import annotations
 
@@ -7,22 +7,54 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.errors import SetupError, did_you_mean
-from vqpipe.params.clip import FileSource, TagSource
+from vqpipe.params.base import Params
 from vqpipe.vision import towers
 from vqpipe.vision.clip import load_weights
 
+class TagSource(Params):
+    """Pretrained weights that open_clip knows by a tag; fetched once into its cache."""
+
+    kind: Literal["tag"]
+    """Discriminator."""
+    model: Annotated[str, Field(min_length=1)]
+    """Name of an architecture in open_clip, such as `ViT-B-32`."""
+    tag: Annotated[str, Field(min_length=1)]
+    """Name of a set of weights for it, such as `openai`."""
+
+
+class FileSource(Params):
+    """Pretrained weights in a local file."""
+
+    kind: Literal["file"]
+    """Discriminator."""
+    model: Annotated[str, Field(min_length=1)]
+    """Name of an architecture in open_clip; with `config`, any name, used in the CLIP id."""
+    path: Annotated[str, Field(min_length=1)]
+    """A safetensors file, a torch checkpoint that loads with `weights_only`, or OpenAI's TorchScript archive."""
+    quick_gelu: bool | None = None
+    """Whether the weights were trained with QuickGELU, as OpenAI's were, instead of GELU. Null takes it from the file
+    (OpenAI's archives are recognised), then from `config` or from the model's name; where those leave it open, as for
+    `ViT-B-32`, it must be given."""
+    config: str | None = None
+    """An open_clip config JSON (`model_cfg`, `preprocess_cfg`), where open_clip has no name for the model."""
+
+
+Source = Annotated[TagSource | FileSource, Field(discriminator="kind")]
+
+
 OPENAI = ("input_resolution", "context_length", "vocab_size")
-"""Three integers that OpenAI's checkpoints, and no others, carry beside the weights."""
+"""Three integers that only OpenAI's checkpoints have in addition to the weights."""
 Pinned = tuple[nn.Module, dict[str, Any]]
 
 
-def pin(source: TagSource | FileSource) -> Pinned:
+def load_pretrained_clip(source: TagSource | FileSource) -> Pinned:
     """The pretrained model (fp32, CPU) and its config (`model_cfg`, `preprocess_cfg`).
 
     Raises:
@@ -51,7 +83,7 @@ def _from_tag(source: TagSource) -> Pinned:
     model = towers.build_model(model_cfg, source.model)
     try:
         path = Path(download_pretrained(tag_cfg))
-    except Exception as error:  # the download clients raise whatever their transport raises
+    except Exception as error:  # what is raised depends on the transport
         raise SetupError(
             f"the weights {source.model} {source.tag} could not be fetched ({_first_line(error)})",
             found="no cached copy and no working connection",
@@ -86,7 +118,7 @@ def _quick_gelu(source: FileSource, model_cfg: Mapping[str, Any], is_openai: boo
     """The activation that the weights of a file were trained with: another one runs without an error, and is wrong.
 
     Raises:
-        SetupError: params, config and file say different things, or none of them says it.
+        SetupError: params, config and file disagree, or none of them gives it.
     """
     signs = {
         "clip.pretrained.quick_gelu": source.quick_gelu,
@@ -107,7 +139,7 @@ def _quick_gelu(source: FileSource, model_cfg: Mapping[str, Any], is_openai: boo
     if len(kinds) > 1:
         raise SetupError(
             f"clip.pretrained: weights for {source.model} were published with GELU and with QuickGELU, and "
-            f"{source.path} does not say which it needs; the other one gives wrong features without an error",
+            f"{source.path} does not name the one it needs; the other one gives wrong features without an error",
             found="quick_gelu: null", choices=["true (OpenAI, MetaCLIP, DFN)", "false (LAION-2B)"],
             run="set clip.pretrained.quick_gelu",
         )  # fmt: skip
@@ -197,7 +229,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise SetupError(
-            f"the CLIP weights {path} hold no state dict", expected="a mapping of names to tensors"
+            f"the CLIP weights {path} have no state dict", expected="a mapping of names to tensors"
         )
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
@@ -211,3 +243,6 @@ def _is_torchscript(path: Path) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+pin = load_pretrained_clip  # shim: moved

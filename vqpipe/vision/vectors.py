@@ -1,14 +1,15 @@
 """Vectors that are read slice by slice, and the part of them that each rank of a group works on.
 
 Every sum over vectors here is exact: its terms are rounded to multiples of one power of two, small enough that
-float64 adds them without a further rounding. So no order of addition, no tile and no number of ranks shows in it.
+float64 adds them without a further rounding. So the order of addition, the tiles and the number of ranks do not
+change it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -19,15 +20,19 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from vqpipe.codebooks.search import full_precision
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.runtime.distributed import all_reduce_sum, rank, world_size
 from vqpipe.runtime.signals import close_pool
 
 TILE = 1 << 13
 """Vectors that one thread works on at a time."""
+
+
 _MANTISSA = 52
 """Bits of float64 that an exact sum may use."""
 
+
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -40,7 +45,7 @@ class Vectors(Protocol):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SubsetVectors:
     """Some of the vectors, by rising row number; read slice by slice like the whole."""
 
     whole: Vectors
@@ -50,11 +55,11 @@ class Chosen:
         return len(self.rows)
 
     def __getitem__(self, part: slice, /) -> Float[np.ndarray, "m d"]:
-        return take(self.whole, self.rows[part])
+        return take_rows(self.whole, self.rows[part])
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitVectors:
     """The vectors scaled to unit length, float32."""
 
     whole: Vectors
@@ -75,8 +80,8 @@ class Unit:
         return unit
 
 
-def take(vectors: Vectors, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
-    """Rows in rising order as a float32 matrix; only the tiles that hold some of them are read."""
+def take_rows(vectors: Vectors, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m d"]:
+    """Rows in rising order as a float32 matrix; only the tiles with some of them are read."""
     found = np.empty((len(rows), vectors[0:1].shape[1]), dtype=np.float32)
     at = 0
     while at < len(rows):
@@ -89,7 +94,7 @@ def take(vectors: Vectors, rows: Int64[np.ndarray, " m"]) -> Float32[np.ndarray,
 
 
 @dataclass(frozen=True)
-class Part:
+class RankPart:
     """The vectors `first` to `stop` (not included) of all, which this rank works on; parts may be unequal."""
 
     vectors: Vectors
@@ -98,7 +103,7 @@ class Part:
     device: torch.device
 
     @classmethod
-    def own(cls, vectors: Vectors, device: torch.device) -> Part:
+    def own(cls, vectors: Vectors, device: torch.device) -> RankPart:
         """This rank's share of the vectors, in the order of the ranks."""
         total = len(vectors)
         first, stop = total * rank() // world_size(), total * (rank() + 1) // world_size()
@@ -120,29 +125,14 @@ class Part:
         """
         starts = range(0, len(self), TILE)
         threads = min(torch.get_num_threads(), len(starts))
-        if self.device.type != "cpu" or threads < 2:
-            yield from ((start, work(start, self.tile(start))) for start in starts)
-            return
-        before = torch.get_num_threads()
-        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-        waiting: deque[tuple[int, Future[R]]] = deque()
-        torch.set_num_threads(1)
-        try:
-            with full_precision():
-                for start in starts:
-                    waiting.append((start, pool.submit(self._on_tile, work, start)))
-                    if len(waiting) >= 2 * threads:
-                        done, future = waiting.popleft()
-                        yield done, future.result()
-                while waiting:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-        finally:
-            close_pool(pool)
-            torch.set_num_threads(before)
 
-    def _on_tile(self, work: Callable[[int, Tensor], R], start: int) -> R:
-        return work(start, self.tile(start))
+        def on_tile(start: int) -> tuple[int, R]:
+            return start, work(start, self.tile(start))
+
+        if self.device.type != "cpu" or threads < 2:
+            yield from map(on_tile, starts)
+        else:
+            yield from map_threads(on_tile, starts, threads)
 
     def rows(self, indices: Int64[np.ndarray, " m"]) -> Float32[Tensor, "m d"]:
         """Vectors by their number among all, in any order, on every rank."""
@@ -151,12 +141,31 @@ class Part:
         low, high = np.searchsorted(rising, [self.first, self.stop])
         found = torch.zeros(len(indices), self.vectors[0:1].shape[1], device=self.device)
         if high > low:
-            own = torch.from_numpy(take(self.vectors, rising[low:high]))
+            own = torch.from_numpy(take_rows(self.vectors, rising[low:high]))
             found[torch.from_numpy(order[low:high]).to(self.device)] = own.to(self.device)
         return all_reduce_sum(found)
 
 
-def gather(values: Float64[Tensor, " m"]) -> Float64[Tensor, "ranks m"]:
+def map_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R, None, None]:
+    """`work` of each item, in order, on some threads that torch gives one core each; few items wait at a time."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[R]] = deque()
+    torch.set_num_threads(1)
+    try:
+        with full_precision():
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        close_pool(pool)
+        torch.set_num_threads(before)
+
+
+def gather_ranks(values: Float64[Tensor, " m"]) -> Float64[Tensor, "ranks m"]:
     """The values of every rank, one row each, in the order of the ranks."""
     table = torch.zeros(world_size(), *values.shape, dtype=torch.float64, device=values.device)
     table[rank()] = values
@@ -175,6 +184,78 @@ def grid_for(largest: float, count: int) -> float:
 def exact_mean(values: Float64[Tensor, " n"], count: int) -> float:
     """The mean of the values of all ranks, `count` in all, none of them negative."""
     least = torch.zeros((), dtype=torch.float64, device=values.device)
-    largest = float(gather(values.max() if len(values) else least).max())
+    largest = float(gather_ranks(values.max() if len(values) else least).max())
     grid = grid_for(largest, count)
     return float(all_reduce_sum((values * grid).round_().sum())) / grid / count
+
+
+def check_count(vectors: Vectors, num_clusters: int) -> None:
+    """Raise unless there are vectors for `num_clusters` clusters.
+
+    Raises:
+        DataError: not a matrix of at least one dimension.
+        MismatchError: more clusters than vectors.
+    """
+    shape = np.shape(vectors[0:1])
+    if len(shape) != 2 or shape[1] == 0:
+        raise DataError(
+            "k-means takes a matrix of vectors", found=f"vectors of shape {shape[1:]}", expected="(n, d)"
+        )
+    if not 1 <= num_clusters <= len(vectors):
+        raise MismatchError(
+            "k-means cannot make more clusters than there are vectors",
+            found=f"num_clusters {num_clusters}, {len(vectors)} vectors",
+            expected="num_clusters of at most the number of vectors, and well below it",
+        )
+
+
+def largest_value(part: RankPart, num_clusters: int) -> float:
+    """The largest absolute value among the vectors of all ranks.
+
+    Raises:
+        DataError: vectors that are not finite or, with more than one cluster, all the same; on every rank.
+    """
+    dim = part.vectors[0:1].shape[1]
+    nowhere = float(len(part.vectors))
+    first_bad = nowhere
+    low = torch.full((dim,), torch.inf, dtype=torch.float64, device=part.device)
+    high = -low
+
+    def work(start: int, tile: Tensor) -> tuple[int, Tensor, Tensor]:
+        bad = ~tile.isfinite().all(dim=1)
+        return int(bad.int().argmax()) if bad.any() else -1, tile.amin(dim=0), tile.amax(dim=0)
+
+    for start, (bad, least, most) in part.map(work):
+        if bad >= 0:
+            first_bad = min(first_bad, float(part.first + start + bad))
+        low, high = torch.minimum(low, least.double()), torch.maximum(high, most.double())
+    # Infinities do not survive a sum with zeros, which is how ranks exchange values.
+    seen = torch.tensor(float(len(part) > 0), dtype=torch.float64, device=part.device).expand(1)
+    table = gather_ranks(
+        torch.cat([torch.tensor([first_bad], dtype=torch.float64, device=part.device), seen])
+    )
+    found = table[:, 0].min()
+    if float(found) < nowhere:
+        raise DataError(
+            "k-means: the vectors are not all finite",
+            found=f"NaN or infinity, first in vector {int(found)}",
+            expected="finite features",
+            run="dvc repro patches",
+        )
+    has = table[:, 1] > 0
+    low = gather_ranks(low if len(part) else torch.zeros_like(low))[has].amin(dim=0)
+    high = gather_ranks(high if len(part) else torch.zeros_like(high))[has].amax(dim=0)
+    if num_clusters > 1 and bool((low == high).all()):
+        raise DataError(
+            "k-means: all vectors are the same",
+            found=f"{len(part.vectors)} equal vectors of {dim} dimensions",
+            expected="features that differ from patch to patch; check the images and the CLIP that made them",
+        )
+    return float(torch.maximum(low.abs(), high.abs()).max())
+
+
+Chosen = SubsetVectors  # shim: moved
+Unit = UnitVectors  # shim: moved
+take = take_rows  # shim: moved
+Part = RankPart  # shim: moved
+gather = gather_ranks  # shim: moved

@@ -1,0 +1,143 @@
+"""What an evaluation is given (a tokenizer, images, networks), and the errors of one way to reconstruct the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int, UInt8
+from torch import Tensor
+
+from vqpipe.data.loader import to_float, to_uint8
+from vqpipe.errors import DataError
+from vqpipe.metrics.distances import load_features
+from vqpipe.metrics.images import ERRORS
+from vqpipe.models.perceptual import ClipPerceptual, Perceptual, build_perceptual
+
+if TYPE_CHECKING:
+    from vqpipe.evaluation.measure import EvaluateParams
+    from vqpipe.metrics.distances import Features
+    from vqpipe.quantizers.contract import Codebook
+    from vqpipe.vision.clip import Clip
+
+
+class TokenizerLike(Protocol):
+    """What is evaluated: `vqpipe.tokenizers.tokenizer.Tokenizer`, or anything with these."""
+
+    @property
+    def num_codes(self) -> tuple[int, ...]: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def resolution(self) -> int: ...
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]: ...
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b 3 H W"]: ...
+    def codebooks(self) -> list[Codebook]: ...
+
+
+class Images(Protocol):
+    """Images of one resolution in a fixed order."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    def __len__(self) -> int: ...
+    def take(self, positions: np.ndarray) -> UInt8[Tensor, "n 3 r r"]: ...
+
+
+@dataclass(frozen=True)
+class MetricNetworks:
+    """The networks that metrics use, and where they run."""
+
+    features: Features | None
+    """For distances between sets of images."""
+    perceptual: Perceptual | None
+    """For the distance of each image."""
+    device: torch.device
+    """Where they run."""
+
+    @classmethod
+    def load(cls, config: EvaluateParams, clip: Clip | None, device: torch.device) -> MetricNetworks:
+        """Build what the params name; errors as `load_features` and `build_perceptual`."""
+        perceptual = build_perceptual(config.perceptual, clip)
+        features = load_features(config.distances, clip, device)
+        return cls(features, perceptual.to(device) if perceptual is not None else None, device)
+
+    def features_of(self, images: UInt8[Tensor, "b 3 h w"], with_set_features: bool) -> BatchFeatures:
+        """The features of a batch; where both networks are the same CLIP, in one pass of it."""
+        network = self.features if with_set_features else None
+        perceptual = self.perceptual
+        if isinstance(perceptual, ClipPerceptual) and network is not None and network.clip is perceptual.clip:
+            embedding, blocks = perceptual.clip.encode_image_and_blocks(to_float(images), perceptual.layers)
+            return BatchFeatures(perceptual.normalise(blocks), embedding.float().double().cpu())
+        activations = perceptual.features(to_float(images)) if perceptual is not None else []
+        return BatchFeatures(
+            activations, network.extract(images, len(images)) if network is not None else None
+        )
+
+
+@dataclass(frozen=True)
+class BatchFeatures:
+    """What the networks give for a batch of images."""
+
+    perceptual: list[Tensor]
+    """For the perceptual distance."""
+    for_sets: Float64[Tensor, "b d"] | None
+    """For distances between sets; None where these are not measured."""
+
+
+class ReconstructionErrors:
+    """What was measured so far of one way to reconstruct images."""
+
+    def __init__(self, networks: MetricNetworks) -> None:
+        self.networks = networks
+        self.errors: dict[str, list[np.ndarray]] = {}
+        """Per batch, by measure."""
+        self.features: list[Tensor] = []
+        """Per batch, for distances between sets."""
+
+    def add(
+        self,
+        originals: UInt8[Tensor, "b 3 h w"],
+        original_features: BatchFeatures,
+        images: UInt8[Tensor, "b 3 h w"],
+    ) -> None:
+        """Measure a batch of reconstructions of `originals`."""
+        for name, measure in ERRORS.items():
+            self.errors.setdefault(name, []).append(measure(originals, images))
+        features = self.networks.features_of(images, original_features.for_sets is not None)
+        perceptual = self.networks.perceptual
+        if perceptual is not None:
+            distance = perceptual.compare(original_features.perceptual, features.perceptual)
+            self.errors.setdefault(perceptual.name, []).append(distance.double().cpu().numpy())
+        if features.for_sets is not None:
+            self.features.append(features.for_sets)
+
+    def table(self) -> dict[str, Float64[np.ndarray, " n"]]:
+        """One value for each image, by measure."""
+        return {name: np.concatenate(parts) for name, parts in self.errors.items()}
+
+
+def decode_to_uint8(tokenizer: TokenizerLike, indices: Int[Tensor, "b g h w"]) -> UInt8[Tensor, "b 3 H W"]:
+    """Decode to uint8, clamped and rounded, as a user would save it.
+
+    Raises:
+        DataError: the decoder's output is not finite.
+    """
+    images = tokenizer.decode(indices)
+    if not bool(torch.isfinite(images).all()):
+        raise DataError("the tokenizer decodes to values that are not finite", run="dvc repro tokenizer")
+    return to_uint8(images.float())
+
+
+Coder = TokenizerLike  # shim: moved
+
+Judges = MetricNetworks  # shim: moved
+
+View = BatchFeatures  # shim: moved
+
+Row = ReconstructionErrors  # shim: moved
+
+reconstruct = decode_to_uint8  # shim: moved
