@@ -72,7 +72,7 @@ class _Group(NamedTuple):
 class ImageStream:
     """One split as squares of one size; make it with `ImageStream.open`."""
 
-    def __init__(self, groups: list[_Group], num_images: int, fit: Preprocess) -> None:
+    def __init__(self, groups: list[_Group], num_images: int, preprocess: Preprocess) -> None:
         self._groups, self._num_images, self._preprocess = groups, num_images, preprocess
         self._firsts = [group.first for group in groups]
 
@@ -83,7 +83,7 @@ class ImageStream:
         Args:
             dataset: folder of the dataset artifact.
             split: `train`, `validation` or `test`.
-            side, interpolation, resize_mode: see `vqpipe.data.images.Fit`.
+            side, interpolation, resize_mode: see `vqpipe.data.images.Preprocess`.
 
         Raises:
             ArtifactError: no dataset there, or a damaged one.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Union
 
-from pydantic import Discriminator, Tag
+from pydantic import AfterValidator, Discriminator, Tag
 
 from vqpipe.data.adapters.base import Adapter, Gives
+from vqpipe.errors import did_you_mean
 from vqpipe.params.plugins import Table
 
 ADAPTERS: Table[Adapter] = Table("data source", {
@@ -22,31 +23,42 @@ ADAPTERS: Table[Adapter] = Table("data source", {
 })  # fmt: skip
 """One line per `kind` of `dataset.source` and `corpus`."""
 
-_SECTION = {"images": "dataset.source", "captions": "corpus"}
+_SECTIONS: dict[Gives, tuple[str, str]] = {
+    "images": ("images", "dataset.source"), "captions": ("captions alone", "corpus"),
+}  # fmt: skip
+"""What adapters give, in words, and the params that name them for it."""
+_REFUSED = "kind"
+"""The tag of a `kind` that is refused; it is shown as the place of the mistake."""
 
 
 def source_params(gives: Gives, **more: type[Any]) -> Any:
     """The union of the params of the adapters that give images, or captions alone: a type for a field of params.
 
-    A `kind` that does not give them is refused with those that do, and with the section that it is for.
+    Another `kind` is refused with the choices, and with the section that it belongs to.
 
     Args:
         gives: what is wanted.
         more: further members by `kind`.
     """
-    able: dict[str, Any] = {kind: ADAPTERS[kind].params_of(gives) for kind in ADAPTERS}
-    able = {kind: model for kind, model in able.items() if model is not None} | more
-    others = ", ".join(kind for kind in ADAPTERS if kind not in able)
-    other: Gives = "captions" if gives == "images" else "images"
-    give = {"images": "images", "captions": "captions alone"}
-    message = f"kind must be one of {', '.join(able)}, which give {give[gives]}"
-    if others:
-        message += f"; {others} give {give[other]}, for {_SECTION[other]}"
-    members = tuple(Annotated[model, Tag(kind)] for kind, model in able.items())
-    chooser = Discriminator(_kind, custom_error_type="source_kind", custom_error_message=message)
-    return Annotated[Union[members], chooser]  # noqa: UP007
+    models: dict[str, Any] = {kind: ADAPTERS[kind].params_of(gives) for kind in ADAPTERS}
+    models = {kind: model for kind, model in models.items() if model is not None} | more
 
+    def tag(value: Any) -> str:
+        kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+        return kind if isinstance(kind, str) and kind in models else _REFUSED
 
-def _kind(value: Any) -> Any:
-    """The tag of the params' union: `kind` of a mapping or of a model."""
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    def refuse(value: Any) -> None:
+        choices = f"one of {', '.join(models)}"
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r} is not a block of fields with a kind, {choices}")
+        if "kind" not in value:
+            raise ValueError(f"is missing; it is {choices}")
+        kind = str(value["kind"])
+        if kind in ADAPTERS:
+            given, section = _SECTIONS["captions" if gives == "images" else "images"]
+            raise ValueError(f"{kind} gives {given}, for {section}; this is {choices}")
+        raise ValueError(f"there is no {kind}{did_you_mean(kind, list(models))}; it is {choices}")
+
+    members = [Annotated[model, Tag(kind)] for kind, model in models.items()]
+    refused = Annotated[Any, AfterValidator(refuse), Tag(_REFUSED)]
+    return Annotated[Union[(*members, refused)], Discriminator(tag)]

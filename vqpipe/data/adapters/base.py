@@ -176,6 +176,7 @@ class Adapter:
         Raises:
             DataError: the source does not have the layout expected.
         """
+        self.inputs(source)
         numbers: dict[str, int] = {}
         classes: list[str] = []
         bad: list[tuple[str, Bad]] = []

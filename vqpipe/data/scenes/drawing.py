@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from vqpipe.data.scenes.backdrop import backdrop, mood
 from vqpipe.data.scenes.grammar import KIND_OF, OBJECTS, PARTS
-from vqpipe.data.scenes.layout import SHAPES, Item, Scene
-from vqpipe.data.scenes.shapes import furred
+from vqpipe.data.scenes.layout import Item, Scene
+from vqpipe.data.scenes.shapes import SHAPES, furred
 from vqpipe.data.scenes.surface import (
     WHITE,
     Area,

@@ -15,7 +15,8 @@ from typing import Final
 
 from vqpipe.data.records import Question, Referring
 from vqpipe.data.scenes.grammar import KIND_OF, in_order
-from vqpipe.data.scenes.layout import GAP, SHAPES, Caption, Item, Pair, Part, Scene, overlap, relation
+from vqpipe.data.scenes.layout import GAP, Caption, Item, Pair, Part, Scene, overlap, relation
+from vqpipe.data.scenes.shapes import SHAPES
 
 MASS: Final = frozenset({"water", "sand", "foliage", "grass", "snow", "coral"})
 """Nouns without an indefinite article."""
