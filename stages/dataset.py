@@ -27,9 +27,8 @@ def main(
     from vqpipe.artifacts.places import JSON
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.data.build import build_dataset, raw_inputs
+    from vqpipe.data.build import DatasetParams, build_dataset, raw_inputs
     from vqpipe.params.base import load_params
-    from vqpipe.params.dataset import DatasetParams
 
     config = load_params(params, "dataset", DatasetParams)
     with stage_run("dataset", config, raw_inputs(config), [(out, DATASET), (metrics, JSON)]) as run:

@@ -19,7 +19,7 @@ from tests.small_sources import CATEGORIES, CLASSES, sources, write_class_tar, w
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import read_table
-from vqpipe.data import quarantine
+from vqpipe.data import records
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 
@@ -161,7 +161,7 @@ def test_bad_images_are_quarantined_and_counted(raw: Path) -> None:
 def test_the_quarantine_table_is_bounded_and_the_counts_are_not(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quarantine, "MAX_ROWS", 5)
+    monkeypatch.setattr(records, "MAX_ROWS", 5)
     for number in range(20):
         (raw / f"train/a/{number}.txt").write_bytes(b"")
     (raw / "train/a/empty.png").write_bytes(b"")
@@ -202,7 +202,7 @@ def test_a_failed_run_leaves_the_last_dataset_alone(raw: Path) -> None:
     ("change", "told"),
     [({"path": "nowhere"}, "dataset.source.path: nowhere does not exist"),
      ({"splits": {"train": "photos", "test": "test"}}, "no image in 'photos'"),
-     ({"kind": "imagenet"}, "'image_folder'"),
+     ({"kind": "imagenet"}, "source.kind: there is no imagenet; did you mean image_folder?"),
      ({"template": []}, "template is not a field; did you mean templates?"),
      ({"holdout": {"validation": 0.0001, "test": 0.0, "seed": 0}}, "split validation of raw is empty")],
 )  # fmt: skip

@@ -138,6 +138,6 @@ def test_captions_that_an_image_folder_passes_over_are_noted(capfd: pytest.Captu
     result = CliRunner().invoke(app, ["--out", "out", "--metrics", "out.json", "--params", "params.yaml"])
     assert result.exit_code == 0, result.output
     told = result.output + result.stderr + capfd.readouterr().err
-    assert "captions that lie beside the images were not read" in told
+    assert "captions in files of the images' names were not read" in told
     assert "kind: pairs" in told
     assert "layout: folder" in told

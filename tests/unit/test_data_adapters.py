@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from vqpipe.data.adapters import ADAPTERS
-from vqpipe.data.adapters.base import Plan, chunked, split_of
+from vqpipe.data.adapters.base import Holdout, Plan, chunked, split_of
 from vqpipe.data.adapters.image_folder import captions_of
+from vqpipe.data.build import Source
 from vqpipe.data.records import Bad, Record
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.dataset import Holdout, Source
 
 MAX_PIXELS = 1 << 16
 NO_HOLDOUT = {"validation": 0.0, "test": 0.0, "seed": 0}
@@ -44,7 +44,7 @@ def put(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def read(config: Any) -> tuple[Plan, list[tuple[str, Record]], list[tuple[str, Bad]]]:
-    adapter = ADAPTERS[config.kind]
+    adapter = ADAPTERS[config.kind]()
     plan = adapter.plan(config, MAX_PIXELS)
     records: list[tuple[str, Record]] = []
     bad = list(plan.bad)
@@ -88,7 +88,7 @@ def test_chunks_keep_order_and_bounds() -> None:
      ({"holdout": {"validation": 0.1, "test": 0.0, "seed": 0}}, "validation comes from two places"),
      ({"splits": {"train": "train", "test": "test"}}, "validation comes from nowhere"),
      ({"splits": {"test": "test"}}, "splits.train is missing"),
-     ({"templates": ["a thing"]}, "must hold exactly one"),
+     ({"templates": ["a thing"]}, "must have exactly one"),
      ({"classes": "none"}, "no {} when classes is none"),
      ({"templates": [" "]}, "empty caption"), ({"kind": "imagefolder"}, "image_folder")],
 )  # fmt: skip

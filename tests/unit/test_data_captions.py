@@ -13,11 +13,10 @@ import pytest
 
 from tests.small_sources import sources, write_coco
 from vqpipe.data.captions import BadCaption, clean_caption, identifier, usable_caption
-from vqpipe.data.corpus import read_captions
-from vqpipe.data.json_stream import JsonArrays
+from vqpipe.data.corpus import CorpusParams, read_captions
+from vqpipe.data.structured_files import JsonArrays
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
-from vqpipe.params.corpus import CorpusParams
 
 
 def corpus(**fields: Any) -> Any:

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from vqpipe.data.adapters import ADAPTERS
-from vqpipe.data.build import build_dataset
+from vqpipe.data.build import DatasetMetrics, DatasetParams, Source, build_dataset
 from vqpipe.data.records import Bad, Record
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
-from vqpipe.params.dataset import DatasetParams, Source
 
 SQUARE = [2, 1, 9, 1, 9, 4, 2, 4]
 """A polygon that covers columns 2 to 9 and rows 1 to 4."""
@@ -49,8 +48,8 @@ def section(root: Path) -> dict[str, Any]:
 
 def read(root: Path) -> tuple[dict[str, Record], list[Bad], Any]:
     config: Any = validate(section(root), "dataset.source", Source)  # type: ignore[arg-type]
-    plan = ADAPTERS["coco"].plan(config, 1 << 20)
-    entries = [entry for chunk in plan.chunks for entry in ADAPTERS["coco"].load(config, chunk, 1 << 20)]
+    plan = ADAPTERS["coco"]().plan(config, 1 << 20)
+    entries = [entry for chunk in plan.chunks for entry in ADAPTERS["coco"]().load(config, chunk, 1 << 20)]
     records = {entry.image_id: entry for entry in entries if isinstance(entry, Record)}
     return records, [*(bad for _, bad in plan.bad), *(e for e in entries if isinstance(e, Bad))], plan
 
@@ -216,7 +215,7 @@ def test_null_arrays_and_elements(tmp_path: Path) -> None:
     assert plan.num_annotations == 8
 
 
-def build(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
+def build(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> DatasetMetrics:
     monkeypatch.setenv("VQPIPE_WORKERS", "1")
     monkeypatch.setenv("VQPIPE_SCRATCH", str(root / "scratch"))
     source = section(root)
@@ -250,8 +249,8 @@ def test_many_lost_annotations_stop_the_stage(
     assert "dataset.max_bad_annotation_fraction" in str(told.value)
     assert not (tmp_path / "out").exists()
     metrics = build(tmp_path, monkeypatch, max_bad_annotation_fraction=0.5)
-    assert (metrics["num_annotations"], metrics["bad_annotation_fraction"]) == (15, 0.333333)
-    assert metrics["bad_fraction"] == 0.0
+    assert (metrics.num_annotations, metrics.bad_annotation_fraction) == (15, 0.333333)
+    assert metrics.bad_fraction == 0.0
     assert "33.3% of 15 annotations were left out (5 orphan_annotation)" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"at most dataset\.max_bad_annotation_fraction = 20\.0%"):
         build(tmp_path, monkeypatch, max_bad_annotation_fraction=0.2)

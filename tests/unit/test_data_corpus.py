@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vqpipe.data import json_stream, streams
+from vqpipe.data import structured_files, text_files
 from vqpipe.data.captions import Unusable
-from vqpipe.data.corpus import read_captions
-from vqpipe.data.json_stream import JsonArrays
+from vqpipe.data.corpus import CorpusParams, read_captions
+from vqpipe.data.structured_files import JsonArrays
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.corpus import CorpusParams
 
 
 def read(lost: Counter[str] | None = None, **fields: Any) -> list[tuple[str, str]]:
@@ -96,7 +95,7 @@ def test_many_sources_keep_their_ids_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/data/x.txt", "../x.txt", "a/../../x.txt"])
 def test_sources_lie_in_their_folder(path: str) -> None:
-    with pytest.raises(ParamsError, match="does not lie in the folder"):
+    with pytest.raises(ParamsError, match="is not in the folder"):
         read(kind="many", path="data", sources=[{"kind": "text", "path": path}])
     with pytest.raises(ParamsError, match="within the folder"):
         read(kind="text", path="data", files=path)
@@ -219,7 +218,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_line_without_end_is_cut_between_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "MAX_LINE", 8)
+    monkeypatch.setattr(text_files, "MAX_LINE", 8)
     path = tmp_path / "long.txt"
     path.write_bytes("aé bééééééé and on and on\nshort\n".encode() + b"1234567\n12345678\n")
     assert read(kind="text", path=str(path)) == [
@@ -262,7 +261,7 @@ def test_parquet_columns_of_any_text_type(tmp_path: Path) -> None:
 def test_json_arrays_do_not_depend_on_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(json_stream, "BLOCK", block)
+    monkeypatch.setattr(structured_files, "BLOCK", block)
     content = {
         "skip": [[1, {"a": "]"}], 2],
         "n": 12.5,
@@ -276,12 +275,12 @@ def test_json_arrays_do_not_depend_on_the_blocks(
 
 
 def test_json_arrays_keep_a_window_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "BLOCK", 100)
+    monkeypatch.setattr(structured_files, "BLOCK", 100)
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"other": ["y" * 50] * 500, "a": ["x" * 50] * 500}))
     source = JsonArrays(path)
     assert max(len(source.text) for _ in source.elements("a")) <= 400
-    monkeypatch.setattr(json_stream, "MAX_ELEMENT", 1000)
+    monkeypatch.setattr(structured_files, "MAX_ELEMENT", 1000)
     path.write_text('{"a": ["' + "x" * 5000)
     with pytest.raises(DataError, match="does not end within 1000 characters"):
         list(source.elements("a"))

@@ -13,13 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from vqpipe.data import streams
+from vqpipe.data import text_files
 from vqpipe.data.captions import Unusable
-from vqpipe.data.corpus import read_captions
+from vqpipe.data.corpus import CorpusParams, read_captions
 from vqpipe.data.encodings import binary_kind, legacy_encodings, unicode_encoding
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.corpus import CorpusParams
 
 
 def read(lost: Counter[str] | None = None, **fields: Any) -> list[tuple[str, str]]:
@@ -202,7 +201,7 @@ def test_damage_in_a_good_file_is_counted_and_is_no_other_encoding(
     path.write_bytes(b"a red bird\n" * 100 + b"caf\xe9\nB\xe4ume\n")
     with pytest.raises(DataError, match="looks like cp1252"):
         read(kind="text", path=str(path))
-    monkeypatch.setattr(streams, "LEGACY_BYTES", 500)
+    monkeypatch.setattr(text_files, "LEGACY_BYTES", 500)
     assert len(read(kind="text", path=str(path))) == 100
 
 
@@ -210,15 +209,15 @@ def test_damage_in_a_good_file_is_counted_and_is_no_other_encoding(
 def test_nothing_depends_on_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     text = "ein Café\r\rzwei\r\r\nBäume 🌳\r\n\n船\n\r\nend\r"
     expected = ["ein Café", "", "zwei", "Bäume 🌳", "", "船", "", "end"]
-    monkeypatch.setattr(streams, "BLOCK", block)
+    monkeypatch.setattr(text_files, "BLOCK", block)
     (tmp_path / "c.txt").write_bytes(text.encode())
-    assert [line.decode() for _, line in streams.lines(tmp_path / "c.txt")] == expected
+    assert [line.decode() for _, line in text_files.lines(tmp_path / "c.txt")] == expected
     (tmp_path / "c.txt").write_bytes(("\ufeff" + text).encode("utf-16-le"))
     if block > 3:
-        assert [line.decode() for _, line in streams.lines(tmp_path / "c.txt")] == expected
+        assert [line.decode() for _, line in text_files.lines(tmp_path / "c.txt")] == expected
     (tmp_path / "c.txt").write_bytes(("Ä " + text).encode("cp1252", "replace"))
     with pytest.raises(DataError, match=r"looks like cp1252\n +found: +3 places"):
-        list(streams.lines(tmp_path / "c.txt"))
+        list(text_files.lines(tmp_path / "c.txt"))
 
 
 def test_wrong_and_damaged_encodings(tmp_path: Path) -> None:
@@ -249,8 +248,8 @@ def test_wrong_and_damaged_encodings(tmp_path: Path) -> None:
 def test_the_strings_of_a_long_line_are_cut_and_it_stays_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(streams, "MAX_LINE", 64)
-    monkeypatch.setattr(streams, "BLOCK", 50)
+    monkeypatch.setattr(text_files, "MAX_LINE", 64)
+    monkeypatch.setattr(text_files, "BLOCK", 50)
     path = tmp_path / "c.jsonl"
     for unit in ("ab ", "é", "🌳", '"', "\\", "\n", "\u2028"):
         text = unit * size
@@ -273,9 +272,9 @@ def test_the_strings_of_a_long_line_are_cut_and_it_stays_json(
 def test_a_list_longer_than_a_line_may_be_is_read_as_far_as_that(
     wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqpipe.data.corpus.MAX_JSON_LINE", 1 << 14)
-    monkeypatch.setattr(streams, "MAX_JSON_LINE", 1 << 14)
-    monkeypatch.setattr(streams, "MAX_LINE", 1 << 10)
+    monkeypatch.setattr("vqpipe.data.adapters.caption_files.MAX_JSON_LINE", 1 << 14)
+    monkeypatch.setattr(text_files, "MAX_JSON_LINE", 1 << 14)
+    monkeypatch.setattr(text_files, "MAX_LINE", 1 << 10)
     captions = [f"a red, wet dog, number {number}" for number in range(2_000)]
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps({"k": 1, "c": captions} if wrapped else captions) + '\n{"c": "a bus"}\n')
@@ -296,4 +295,4 @@ def test_a_caption_of_five_megabytes_is_read(tmp_path: Path) -> None:
     found = read(lost, kind="jsonl", path=str(path), caption_field="c")
     assert [name for name, _ in found] == ["1", "2"]
     assert not lost
-    assert 1_000_000 < len(found[0][1]) <= streams.MAX_LINE
+    assert 1_000_000 < len(found[0][1]) <= text_files.MAX_LINE

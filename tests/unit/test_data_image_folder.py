@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vqpipe.data.adapters.image_folder import load, plan
+from vqpipe.data.adapters import ADAPTERS
+from vqpipe.data.adapters.image_folder import ImageFolderSource
 from vqpipe.data.records import Bad
 from vqpipe.errors import DataError
 from vqpipe.params.base import validate
-from vqpipe.params.dataset import ImageFolderSource
 
 FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -36,8 +36,11 @@ def lay_out(root: Path) -> Path:
 
 def read(config: ImageFolderSource) -> tuple[list[tuple[str, str]], dict[str, tuple[str, str]]]:
     """(split, id) of every image, and (split, reason) of every item that is left out."""
-    planned = plan(config, 1 << 16)
-    done = [(chunk.split, entry) for chunk in planned.chunks for entry in load(config, chunk, 1 << 16)]
+    adapter = ADAPTERS[config.kind]()
+    planned = adapter.plan(config, 1 << 16)
+    done = [
+        (chunk.split, entry) for chunk in planned.chunks for entry in adapter.load(config, chunk, 1 << 16)
+    ]
     bad = [*planned.bad, *((split, entry) for split, entry in done if isinstance(entry, Bad))]
     images = [(str(split), entry.image_id) for split, entry in done if not isinstance(entry, Bad)]
     return images, {entry.item: (split, entry.reason) for split, entry in bad}

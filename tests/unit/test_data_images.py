@@ -1,9 +1,10 @@
-"""Image bytes that are sound, odd, damaged or hostile."""
+"""Image bytes that are sound, odd, damaged or hostile, and metadata that never costs sound pixels."""
 
 from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vqpipe.data.images import BadImage, decode, decode_png, encode_png, resize, resize_labels, target_shape
-from vqpipe.data.reasons import IMAGE_REASONS
+from vqpipe.data.records import IMAGE_REASONS
 from vqpipe.errors import ArtifactError
 
 MAX_PIXELS = 1 << 20
@@ -177,3 +178,155 @@ def test_png_round_trip_is_exact_and_repeatable() -> None:
             decode_png(damaged, "a.parquet: image 7", "dataset")
     assert np.array_equal(decode_png(encode_png(PICTURE[..., 0])), PICTURE[..., 0])
     assert encode_png(PICTURE) == encode_png(PICTURE.copy())
+
+
+SMOOTH = np.stack(
+    [np.add.outer(np.arange(24) * 5, np.arange(36) * 3), np.add.outer(np.arange(24), np.arange(36) * 6),
+     np.add.outer(np.arange(24) * 9, np.arange(36))], -1,
+).astype(np.uint8)  # fmt: skip
+
+
+def encoded(kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(SMOOTH).save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+JPEG, PNG = encoded("JPEG", quality=95), encoded("PNG")
+
+
+def tags(*entries: tuple[int, int, int, bytes], order: str = "<", rest: bytes = b"") -> bytes:
+    """A TIFF header and its tags (number, type, count, four bytes)."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    body = b"".join(
+        struct.pack(order + "HHI", tag, kind, count) + value for tag, kind, count, value in entries
+    )
+    return head + struct.pack(order + "H", len(entries)) + body + struct.pack(order + "I", 0) + rest
+
+
+def turned(number: int, order: str = "<") -> tuple[int, int, int, bytes]:
+    return (0x112, 3, 1, struct.pack(order + "HH", number, 0))
+
+
+def segment(body: bytes, marker: int = 0xE1) -> bytes:
+    return JPEG[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body + JPEG[2:]
+
+
+def exif(raw: bytes) -> bytes:
+    return segment(b"Exif\0\0" + raw)
+
+
+def chunk(kind: bytes, body: bytes, broken: int = 0) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ broken)
+
+
+def png(*chunks: bytes, last: bool = False) -> bytes:
+    at = len(PNG) - 12 if last else 33
+    return PNG[:at] + b"".join(chunks) + PNG[at:]
+
+
+def tiff(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
+    data = encoded("TIFF")
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    own = [data[start + 2 + 12 * n : start + 14 + 12 * n] for n in range(count)]
+    own += [struct.pack("<HHI", tag, kind, number) + value for tag, kind, number, value in entries]
+    own.sort(key=lambda entry: int(struct.unpack_from("<H", entry)[0]))
+    table = struct.pack("<H", len(own)) + b"".join(own) + struct.pack("<I", following)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + table
+
+
+def webp(**options: object) -> bytes:
+    return encoded("WEBP", lossless=True, exact=True, **options)
+
+
+SIX, LONG = turned(6), struct.Struct("<I").pack
+XMP = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>'
+
+TURNED = {
+    "short": exif(tags(SIX)), "big_endian": exif(tags(turned(6, ">"), order=">")),
+    "rational_of_zero": exif(tags(SIX, (0x11A, 5, 1, LONG(38)), rest=struct.pack("<II", 72, 0))),
+    "rational_width": exif(tags((0x100, 5, 1, LONG(38)), SIX, rest=struct.pack("<II", 96, 1))),
+    "negative_offset": exif(tags(SIX, (0x8769, 9, 1, struct.pack("<i", -1)))),
+    "offset_behind": exif(tags(SIX, (0x10F, 2, 40, LONG(60000)))),
+    "zero_offset": exif(tags(SIX, (0x8769, 4, 1, LONG(0)))),
+    "gps_behind": exif(tags(SIX, (0x8825, 4, 1, LONG(9999)))),
+    "number_as_make": exif(tags((0x10F, 3, 1, LONG(7)), SIX)),
+    "unknown_type": exif(tags(SIX, (0x131, 99, 4, b"abc\0"))), "huge": exif(tags(SIX, rest=bytes(65000))),
+    "the_first_of_two": exif(tags((0x112, 3, 2, b"\6\0\6\0"))),
+    "cut_behind_it": exif(tags(SIX)[:-4]), "two_headers": exif(b"Exif\0\0" + tags(SIX)), "xmp": segment(XMP),
+    "and_a_short_profile": segment(b"ICC_PROFILE\0", 0xE2)[:-len(JPEG) + 2] + exif(tags(SIX))[2:],
+    "png": png(chunk(b"eXIf", tags(SIX))), "png_at_the_end": png(chunk(b"eXIf", tags(SIX)), last=True),
+    "png_broken_sum": png(chunk(b"eXIf", tags(SIX), 1)),
+    "webp": webp(exif=tags(SIX)), "webp_negative": webp(exif=tags(SIX, (0x8769, 9, 1, struct.pack("<i", -1)))),
+    "tiff": tiff(SIX), "tiff_negative": tiff(SIX, (0x8769, 9, 1, struct.pack("<i", -1))),
+    "tiff_number_as_make": tiff(SIX, (0x10F, 3, 1, LONG(7))), "tiff_lost_page": tiff(SIX, following=10**9),
+}  # fmt: skip
+
+AS_IT_IS = {
+    "empty_exif": segment(b"Exif\0\0"), "garbage": exif(b"GARBAGE!" * 4), "nine": exif(tags(turned(9))),
+    "zero": exif(tags(turned(0))), "text": exif(tags((0x112, 2, 4, b"6\0\0\0"))),
+    "cut_before_it": exif(tags(SIX)[:14]), "xmp_garbage": segment(XMP[:29] + b"\xff\xfe" * 40),
+    "profile": segment(b"ICC_PROFILE\0\1\1junk", 0xE2), "short_profile": segment(b"ICC_PROFILE\0\5", 0xE2),
+    "frames": segment(b"MPF\0junkjunk", 0xE2), "short_jfif": segment(b"JFIF", 0xE0),
+    "short_adobe": segment(b"Adobe", 0xEE),
+    "photoshop": segment(b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\x10abc", 0xED), "comment": segment(b"", 0xFE),
+    "trailing": JPEG + b"garbage" * 99, "second_picture_cut": JPEG + JPEG[:99],
+    "png_text_bomb": png(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2 << 20)))),
+    "png_text_bomb_at_the_end": png(chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(2 << 20))), last=True),
+    "png_text_method": png(chunk(b"zTXt", b"k\0\7junk")), "png_profile_method": png(chunk(b"iCCP", b"n\0\1xx")),
+    "png_profile_empty": png(chunk(b"iCCP", b"")), "png_broken_sum": png(chunk(b"tEXt", b"a\0b", 1)),
+    "png_raw_profile": png(chunk(b"tEXt", b"Raw profile type exif\0zz\n\n\nnothex")),
+    "png_garbage_exif": png(chunk(b"eXIf", b"junk")), "png_short_dpi": png(chunk(b"pHYs", b"\0\0")),
+    "png_short_gamma": png(chunk(b"gAMA", b"")), "png_short_animation": png(chunk(b"acTL", b"\0")),
+    "png_trailing": PNG + b"junk" * 9, "webp_garbage_exif": webp(exif=b"junkjunk"),
+    "webp_profile": webp(icc_profile=b"junk"),
+    "webp_cut_exif": webp(exif=tags(turned(1)))[:-5],
+    "tiff_nine": tiff(turned(9)), "tiff_text": tiff((0x112, 2, 2, b"6\0\0\0")),
+    "tiff_exif_negative": tiff((0x8769, 9, 1, b"\xff" * 4)),
+}  # fmt: skip
+
+
+def check(data: bytes, expected: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decode(data, 1 << 16)
+    assert found.shape == expected.shape
+    if data.startswith(b"\xff\xd8"):
+        assert np.abs(found.astype(int) - expected).mean() < 6
+    else:
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_a_readable_orientation_is_applied_whatever_lies_beside_it(name: str) -> None:
+    check(TURNED[name], np.rot90(SMOOTH, 3))
+
+
+@pytest.mark.parametrize("name", AS_IT_IS)
+def test_sound_pixels_are_used_whatever_the_metadata(name: str) -> None:
+    check(AS_IT_IS[name], SMOOTH)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_every_orientation_with_and_without_what_stops_the_decoder(number: int) -> None:
+    plain = decode(exif(tags(turned(number))), 1 << 16)
+    assert plain.shape[:2] == ((24, 36) if number < 5 else (36, 24))
+    stopped = segment(b"ICC_PROFILE\0", 0xE2)[: 4 + 14] + exif(tags(turned(number)))[2:]
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(io.BytesIO(stopped))
+    assert np.array_equal(decode(stopped, 1 << 16), plain)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (JPEG[: len(JPEG) // 2], "truncated"), (PNG[: len(PNG) // 2], "truncated"), (webp()[:-9], "undecodable"),
+        (png(chunk(b"tRNS", b"\0")), "truncated"), (PNG[:45] + bytes([PNG[45] ^ 255]) + PNG[46:], "undecodable"),
+        (exif(tags(SIX))[:60], "truncated"), (png(chunk(b"tEXt", b"a\0b", 1))[:-60], "undecodable"),
+    ],
+)  # fmt: skip
+def test_damaged_pixels_are_not_mended(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode(data, 1 << 16)
+    assert caught.value.reason == reason

@@ -16,7 +16,7 @@ from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import ShardWriter, read_table, to_table, write_table
-from vqpipe.data import pixels
+from vqpipe.data import loader
 from vqpipe.data.build import to_row
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
 from vqpipe.data.records import Record
@@ -139,14 +139,14 @@ def test_a_damaged_pack_is_built_again(
     ending: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pixels, "BLOCK", 1 << 10)
-    monkeypatch.setattr(pixels, "PIECE", 1 << 8)
+    monkeypatch.setattr(loader, "BLOCK", 1 << 10)
+    monkeypatch.setattr(loader, "PIECE", 1 << 8)
     good = ImageSplit.open(dataset, "train", 8, 0).images(0, 5)
     packs = tmp_path / "scratch" / "packs"
     before = {path.name: path.read_bytes() for path in packs.iterdir()}
     (file,) = packs.glob(f"*.{ending}")
     damage(file)
-    monkeypatch.setattr(pixels, "_sound", {})  # as in another process
+    monkeypatch.setattr(loader, "_sound", {})  # as in another process
     assert torch.equal(ImageSplit.open(dataset, "train", 8, 0).images(0, 5), good)
     assert {path.name: path.read_bytes() for path in packs.iterdir()} == before
     said = capsys.readouterr().err
@@ -158,8 +158,8 @@ def test_a_pack_is_compared_with_its_checksums_once_per_process(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    digests = pixels._digests
-    monkeypatch.setattr(pixels, "_digests", lambda path, pool: (read.append(path), digests(path, pool))[1])
+    digests = loader._digests
+    monkeypatch.setattr(loader, "_digests", lambda path, pool: (read.append(path), digests(path, pool))[1])
     for _ in range(3):
         ImageSplit.open(dataset, "train", 8, 0)
     assert len(read) == 2, "when it was built, and when it was opened again"

@@ -8,9 +8,8 @@ import pytest
 
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.tables import read_header, stream_table
-from vqpipe.data import quarantine
-from vqpipe.data.quarantine import quarantine_table, rows_left_out
-from vqpipe.data.records import Bad
+from vqpipe.data import records
+from vqpipe.data.records import Bad, quarantine_table, rows_left_out
 from vqpipe.report import about_data
 from vqpipe.report.blocks import Table
 
@@ -26,7 +25,7 @@ def test_a_short_table_has_every_row_and_says_nothing_of_others() -> None:
 
 
 def test_a_long_table_keeps_the_first_rows_of_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quarantine, "MAX_ROWS", 100)
+    monkeypatch.setattr(records, "MAX_ROWS", 100)
     entries = [*bad("train", "other_file", 500), *bad("test", "undecodable", 10), *bad("test", "other_file", 7),
                *bad("", "hidden", 300)]  # fmt: skip
     table, facts = quarantine_table(entries)
@@ -52,7 +51,7 @@ def test_a_row_is_bounded_too() -> None:
 
 
 def test_the_page_counts_what_the_table_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quarantine, "MAX_ROWS", 4)
+    monkeypatch.setattr(records, "MAX_ROWS", 4)
     entries = [*bad("train", "other_file", 50), *bad("test", "undecodable", 1), *bad("val", "other_file", 2)]
     table, facts = quarantine_table(entries)
     with stream_table(tmp_path / "quarantine.parquet", QUARANTINE, facts) as add:

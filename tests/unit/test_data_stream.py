@@ -18,8 +18,7 @@ from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data import stream
-from vqpipe.data.fit import RESIZE_MODES, Fit, fit_images, fit_square
-from vqpipe.data.images import encode_png
+from vqpipe.data.images import RESIZE_MODES, Preprocess, decode_squares, encode_png, to_square
 from vqpipe.data.stream import ImageStream
 from vqpipe.errors import ArtifactError
 
@@ -64,13 +63,15 @@ def test_images_are_fitted_as_open_clip_fits_them(
     )
     image = noise(height, width)
     expected = (transform(Image.fromarray(image)) * 255).round().int()
-    found = torch.from_numpy(fit_square(image, Fit(32, interpolation, resize_mode)).copy()).permute(2, 0, 1)
+    found = torch.from_numpy(to_square(image, Preprocess(32, interpolation, resize_mode)).copy()).permute(
+        2, 0, 1
+    )
     # The part that is kept is computed alone, so that a coefficient may be rounded otherwise.
     assert (found.int() - expected).abs().max() <= 1
 
 
 def test_a_very_long_image_costs_no_more_than_its_centre() -> None:
-    assert fit_square(noise(1, 60_000), Fit(224, *FIT)).shape == (224, 224, 3)  # whole: 9 GB
+    assert to_square(noise(1, 60_000), Preprocess(224, *FIT)).shape == (224, 224, 3)  # whole: 9 GB
 
 
 def test_rows_that_give_no_image_have_their_reason() -> None:
@@ -81,7 +82,7 @@ def test_rows_that_give_no_image_have_their_reason() -> None:
         (png, 8, 8), (None, 8, 8), (b"", 8, 8), (b"not an image", 8, 8), (png[: len(png) // 2], 8, 8),
         (png, 8, 9), (png, 2, 2), (jpeg.getvalue(), 8, 8),
     ]  # fmt: skip
-    found = fit_images(Fit(8, *FIT), rows)
+    found = decode_squares(Preprocess(8, *FIT), rows)
     assert [(at, reason) for at, reason, _ in found.bad] == [
         (1, "empty_file"), (2, "empty_file"), (3, "undecodable"), (4, "truncated"),
         (5, "size_mismatch"), (6, "too_many_pixels"),

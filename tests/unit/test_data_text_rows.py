@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqpipe.data import text_rows
+from vqpipe.data import structured_files
 from vqpipe.data.captions import Unusable
-from vqpipe.data.corpus import read_captions
-from vqpipe.data.text_rows import fitted, rows
+from vqpipe.data.corpus import CorpusParams, read_captions
+from vqpipe.data.structured_files import cells_under_header, rows
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.corpus import CorpusParams
 
 
 def read(path: Path, lost: Counter[str] | None = None, **fields: Any) -> list[tuple[str, str]]:
@@ -75,7 +74,7 @@ def test_a_quote_that_is_not_closed_is_looked_for_within_bounds(monkeypatch: pyt
             read_lines = number
             yield number, b'1,"open' if number == 1 else b'2,""'
 
-    monkeypatch.setattr(text_rows, "MAX_ROW_LINES", 50)
+    monkeypatch.setattr(structured_files, "MAX_ROW_LINES", 50)
     stream = rows(lines(), ",", True)
     assert next(stream) == (1, ["1", '"open'])
     assert read_lines <= 60
@@ -140,9 +139,9 @@ def test_mistakes_about_columns_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_text_behind_the_last_column_belongs_to_it(line: str, expected: list[str]) -> None:
-    assert fitted(line.split(","), ["image", "caption"], 1, ",") == expected
+    assert cells_under_header(line.split(","), ["image", "caption"], 1, ",") == expected
 
 
 def test_more_cells_than_columns_are_refused_where_the_text_is_not_last() -> None:
-    assert fitted(["a dog", " a cat", "0.jpg"], ["caption", "image"], 0, ",") is None
-    assert fitted(["a", "b", "c"], [], 1, ",") == ["a", "b", "c"]
+    assert cells_under_header(["a dog", " a cat", "0.jpg"], ["caption", "image"], 0, ",") is None
+    assert cells_under_header(["a", "b", "c"], [], 1, ",") == ["a", "b", "c"]

@@ -1,9 +1,12 @@
-"""One list of a folder's files for every command: order, links, hidden and special files, names."""
+"""The files of a source: order, links, hidden and special files, names; and the members of a tar, however it is made."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import socket
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,21 @@ import torch
 
 import vqpipe.data.walk as module
 from tests.tiny import picture
-from vqpipe.data.folder import squares
-from vqpipe.data.records import Bad
-from vqpipe.data.walk import Walk, counts, describe, images_below, is_image, no_images
+from vqpipe.data import walk
+from vqpipe.data.records import Bad, count_by_reason, describe
+from vqpipe.data.stream import squares
+from vqpipe.data.walk import (
+    FREE_BYTES,
+    MAX_GROWTH,
+    MAX_HEADER_BYTES,
+    Member,
+    Walk,
+    images_below,
+    is_image,
+    members,
+    no_images,
+)
+from vqpipe.errors import DataError
 from vqpipe.evaluation.evaluate import read_folder
 
 
@@ -244,7 +259,7 @@ def test_evaluate_and_tokenize_read_the_same(tmp_path: Path, monkeypatch: pytest
     assert images.ids == [image_id for image_id, _ in kept] == ["z.png", "a/1.PNG", "a/2.jfif"]
     pixels = torch.from_numpy(np.stack([image for _, image in kept])).permute(0, 3, 1, 2)
     assert torch.equal(images.pixels, pixels)
-    assert left_out == counts(entry for entry in found if isinstance(entry, Bad))
+    assert left_out == count_by_reason(entry for entry in found if isinstance(entry, Bad))
     assert left_out == {"duplicate_path": 1, "hidden": 1, "other_file": 1, "undecodable": 1, "unreadable": 1}
 
 
@@ -261,3 +276,74 @@ def test_the_error_says_what_was_found(tmp_path: Path) -> None:
     assert "run:      look elsewhere" in error
     assert "dataset.source.path: …/x.tgz" in str(no_images("p", [module.other_file("x.tgz")], "images", "no"))
     assert "found:    nothing" in str(no_images("p", [], "images", "no"))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def packed(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data))
+    return path
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of all that is unpacked from a gzip stream."""
+    lengths: list[int] = []
+    given = tarfile._Stream._read  # type: ignore[attr-defined]
+
+    def read(self: object, size: int) -> bytes:
+        data: bytes = given(self, size)
+        lengths.append(len(data))
+        return data
+
+    monkeypatch.setattr(tarfile._Stream, "_read", read)  # type: ignore[attr-defined]
+    return lengths
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_member_of_zeros_is_refused_by_its_size(tmp_path: Path, counted: list[int], kind: bytes) -> None:
+    good = header("a.png", 3) + b"abc".ljust(512, b"\0")
+    path = packed(tmp_path / "x.tar.gz", good + header("zeros.png", 1 << 30, kind) + bytes(4 << 20))
+    with pytest.raises(DataError, match=r"(?s)unpacks to far more.*zeros\.png: 1,073,741,824 bytes"):
+        list(members(path, max_bytes=1 << 20))
+    assert sum(counted) < 1 << 20
+
+
+def test_many_members_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "FREE_BYTES", 0)
+    one = header("zeros.png", 1 << 16) + bytes(1 << 16)
+    with pytest.raises(DataError, match="unpacks to far more"):
+        list(members(packed(tmp_path / "x.tar.gz", one * 20)))
+
+
+@pytest.mark.parametrize("kind", sorted(walk._HEADERS))
+def test_an_extended_header_of_any_length_is_not_read(
+    tmp_path: Path, counted: list[int], kind: bytes
+) -> None:
+    path = packed(tmp_path / "x.tar.gz", header("x", MAX_HEADER_BYTES + 1, kind) + bytes(4 << 20))
+    with pytest.raises(DataError, match="extended header of 1,048,577 bytes"):
+        list(members(path))
+    assert sum(counted) < 1 << 20
+
+
+def test_headers_of_headers_are_a_sentence(tmp_path: Path) -> None:
+    record = b"11 a=bcdef\n"
+    one = header("x", len(record), tarfile.XHDTYPE) + record.ljust(512, b"\0")
+    with pytest.raises(DataError, match="not a sound tar"):
+        list(members(packed(tmp_path / "x.tar.gz", one * 5000)))
+
+
+def test_images_that_pack_well_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for at in range(20):
+            member = tarfile.TarInfo(f"{at}.bmp")
+            member.size = 1 << 20
+            tar.addfile(member, io.BytesIO(bytes(1 << 20)))
+    assert path.stat().st_size * MAX_GROWTH < 20 << 20 < FREE_BYTES
+    found = list(members(path, max_bytes=1 << 20))
+    assert [len(entry.data or b"") for entry in found if isinstance(entry, Member)] == [1 << 20] * 20

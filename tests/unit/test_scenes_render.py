@@ -9,15 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vqpipe.data.adapters.scenes import CLASSES, ScenesSource, compose, render
 from vqpipe.data.records import Record
-from vqpipe.data.scenes import CLASSES, SEGMENTS, compose, draw, render
-from vqpipe.data.scenes.layout import SHAPES, Item, Part, Scene
-from vqpipe.data.scenes.places import PLACES_BUILT
-from vqpipe.data.scenes.questions import NUMBERS, plural
-from vqpipe.data.scenes.words import KIND_OF, KINDS, SIZES
+from vqpipe.data.scenes.drawing import SEGMENTS, draw
+from vqpipe.data.scenes.grammar import KIND_OF, KINDS, SIZES
+from vqpipe.data.scenes.language import NUMBERS, plural
+from vqpipe.data.scenes.layout import PLACES_BUILT, SHAPES, Item, Part, Scene
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.scenes import ScenesSource
 
 
 def config(**changes: object) -> ScenesSource:

@@ -9,13 +9,22 @@ from collections import Counter
 import pytest
 
 from vqpipe.artifacts.specs.dataset import TRUTH
-from vqpipe.data.scenes import CLASSES, SPLITS, compose, said_pairs, truth_table
-from vqpipe.data.scenes.layout import SHAPES
-from vqpipe.data.scenes.places import PLACES_BUILT
-from vqpipe.data.scenes.statistics import NOUNS, OBJECTS, PARTS, PLACES, draw_words, probability
-from vqpipe.data.scenes.words import CONFLICTS, KIND_OF, KINDS
+from vqpipe.data.adapters.scenes import CLASSES, ScenesSource, compose, stated_pairs, truth_table
+from vqpipe.data.records import SPLITS
+from vqpipe.data.scenes.grammar import (
+    CONFLICTS,
+    KIND_OF,
+    KINDS,
+    NOUNS,
+    OBJECTS,
+    PARTS,
+    PLACES,
+    draw_words,
+    probability,
+)
+from vqpipe.data.scenes.layout import PLACES_BUILT
+from vqpipe.data.scenes.shapes import SHAPES
 from vqpipe.params.base import validate
-from vqpipe.params.scenes import ScenesSource
 
 
 def config(**changes: object) -> ScenesSource:
@@ -97,7 +106,7 @@ def test_said_pairs_are_those_of_the_text() -> None:
             assert Counter(caption.pairs) == spoken(caption.text), caption.text
             text += spoken(caption.text)
             predicative += re.search(r" is [a-z]+( and [a-z]+)?$", caption.text) is not None
-        assert Counter(said_pairs(scene)) == text
+        assert Counter(stated_pairs(scene)) == text
     assert predicative > 10, "there are predicative sentences, whose adjectives do not count"
 
 
@@ -106,7 +115,7 @@ def test_said_pairs_are_true_of_the_scene() -> None:
         scene = compose(config(num_train=200), "train", index)
         true = {(word, x.noun) for x in (*scene.items, *scene.parts) for word in x.words}
         true |= {(word, scene.place) for word in scene.moods}
-        assert set(said_pairs(scene)) <= true
+        assert set(stated_pairs(scene)) <= true
 
 
 def test_captions_are_several_varied_and_lowercase() -> None:
@@ -130,7 +139,7 @@ def test_truth_table_has_the_specs_columns_and_recounts() -> None:
     assert {tuple(row) for row in rows} == {tuple(TRUTH.columns)}
     assert len({(row["adjective"], row["noun"]) for row in rows}) == len(rows)
     for split, total in zip(SPLITS, (120, 30, 30), strict=True):
-        said = Counter(pair for i in range(total) for pair in said_pairs(compose(source, split, i)))
+        said = Counter(pair for i in range(total) for pair in stated_pairs(compose(source, split, i)))
         table = {
             (row["adjective"], row["noun"]): row[f"said_{split}"] for row in rows if row[f"said_{split}"]
         }

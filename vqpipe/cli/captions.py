@@ -1,28 +1,27 @@
-"""The captions that a command line names by a path alone: what the path holds is seen from its form."""
+"""The captions that a command line names by a path alone: their kind follows from the form of the files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.data.corpus import CSV, ENDINGS, read_captions
-from vqpipe.data.streams import lines
-from vqpipe.data.text_rows import rows
-from vqpipe.errors import DataError
-from vqpipe.params.base import load_params
-from vqpipe.params.corpus import (
-    CocoCorpus,
-    CorpusParams,
+from vqpipe.data.adapters import ADAPTERS
+from vqpipe.data.adapters.caption_files import (
     DatasetCorpus,
     JsonLinesCorpus,
     ParquetCorpus,
-    TextCorpus,
+    Tables,
     TsvCorpus,
 )
+from vqpipe.data.corpus import CorpusParams, read_captions
+from vqpipe.data.structured_files import rows
+from vqpipe.data.text_files import lines
+from vqpipe.errors import DataError
+from vqpipe.params.base import load_params, validate
 
 NAMES = ("caption", "captions", "text", "sentence", "sentences", "raw", "title", "description", "alt")
 """What the captions' key or column is called, in this order of preference; compared in lower case."""
@@ -38,7 +37,7 @@ EXPECTED = (
 
 
 def named_captions(path: Path, option: str) -> Iterator[tuple[str, str]]:
-    """Yield (id, caption) of a file or folder whose kind is told by its form.
+    """Yield (id, caption) of a file or folder, whose kind follows from its form.
 
     Args:
         path: captions of any kind that `vqpipe.data.corpus` reads, a dataset artifact, or a params file.
@@ -60,10 +59,10 @@ def named_captions(path: Path, option: str) -> Iterator[tuple[str, str]]:
 
 
 def _kind(name: str) -> str | None:
-    """The kind of corpus that a file's name stands for."""
+    """The kind of corpus that usually has files of a name's ending."""
     lower = name.lower()
-    endings: Mapping[str, Sequence[str]] = {**ENDINGS, "tsv": (*ENDINGS["tsv"], *CSV)}
-    return next((kind for kind, own in endings.items() if lower.endswith(tuple(own))), None)
+    known = ((kind, (*ADAPTERS[kind].endings, *ADAPTERS[kind].further_endings)) for kind in ADAPTERS)
+    return next((kind for kind, endings in known if endings and lower.endswith(endings)), None)
 
 
 def _of_folder(folder: Path, option: str) -> CorpusParams:
@@ -92,20 +91,18 @@ def _of_file(file: Path, path: str, option: str) -> CorpusParams:
     if kind == "coco" and _is_json_lines(file):
         kind = "jsonl"
     match kind:
-        case "coco":
-            return CocoCorpus(kind="coco", path=path)
         case "jsonl":
             return JsonLinesCorpus(kind="jsonl", path=path, caption_field=_key(file, option))
-        case "text":
-            return TextCorpus(kind="text", path=path)
         case "tsv":
             return _table(file, path, option)
         case "parquet":
             return ParquetCorpus(kind="parquet", path=path, caption_column=_parquet_column(file, option))
-        case _:
+        case None:
             raise DataError(
                 f"{option}: {file} has the form of no captions", found=file.name, expected=EXPECTED
             )
+        case _:
+            return validate({"kind": kind, "path": path}, "corpus", CorpusParams, option)  # type: ignore[arg-type]
 
 
 def _begins(file: Path, magic: bytes) -> bool:
@@ -125,7 +122,7 @@ def _first_values(file: Path) -> list[Any]:
 
 
 def _is_json_lines(file: Path) -> bool:
-    """Whether a .json file holds an object on each line; one object alone is JSON as others write it."""
+    """Whether a .json file has an object on each line; one object alone is JSON as others write it."""
     with_value = _first_values(file)[:2]
     return len(with_value) == 2 and all(isinstance(value, dict) for value in with_value)
 
@@ -153,7 +150,7 @@ def _key(file: Path, option: str) -> str:
 
 def _table(file: Path, path: str, option: str) -> TsvCorpus:
     """The column of a table that its header names, or, without a header, the one with the most text."""
-    delimiter = "," if file.name.lower().endswith(CSV) else "\t"
+    delimiter = "," if file.name.lower().endswith(Tables.further_endings) else "\t"
     found = [cells for _, cells in islice(rows(lines(file, lone_cr=False), delimiter, True), NUM_LOOKED_AT)]
     if not found:
         raise DataError(f"{option}: {file} is empty", expected=EXPECTED)

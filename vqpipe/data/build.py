@@ -1,36 +1,107 @@
-"""From a source to the dataset artifact: workers decode, resize, encode; the parent writes shards."""
+"""The dataset stage: from a source to the dataset artifact. Workers decode, resize and encode, the parent writes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import ShardWriter, stream_table, to_table, write_table
-from vqpipe.data.adapters import ADAPTERS
-from vqpipe.data.adapters.base import Chunk, Plan, need_source
+from vqpipe.data.adapters import ADAPTERS, source_params
+from vqpipe.data.adapters.base import Adapter, Chunk, Plan
 from vqpipe.data.adapters.layouts import hint, hinted
 from vqpipe.data.images import encode_png, resize, resize_labels, target_shape
-from vqpipe.data.quarantine import quarantine_table, rows_left_out
-from vqpipe.data.reasons import IMAGE_REASONS, REASONS
-from vqpipe.data.records import Bad, Record, Thing
-from vqpipe.data.walk import counts, one_line
-from vqpipe.errors import DataError
-from vqpipe.params.dataset import SPLITS, DatasetParams, Resize, SplitName
+from vqpipe.data.records import (
+    IMAGE_REASONS,
+    REASONS,
+    SPLITS,
+    Bad,
+    Record,
+    SplitName,
+    count_by_reason,
+    quarantine_table,
+    rows_left_out,
+)
+from vqpipe.errors import DataError, printable
+from vqpipe.params.base import Params
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.shards import map_shards
 from vqpipe.runtime.terminal import say
 
+if TYPE_CHECKING:
+    from vqpipe.data.adapters.coco import CocoSource
+    from vqpipe.data.adapters.image_folder import ImageFolderSource
+    from vqpipe.data.adapters.pairs import PairsSource
+    from vqpipe.data.adapters.scenes import ScenesSource
+
 QUARANTINE_FILE = "quarantine.parquet"
 TRUTH_FILE = "truth.parquet"
+
+
+if TYPE_CHECKING:
+    Source = ScenesSource | CocoSource | ImageFolderSource | PairsSource
+else:
+    Source = source_params("images")
+    """The params of an adapter that gives images."""
+
+
+class Resize(Params):
+    """How images are scaled before they are stored."""
+
+    short_side: int | None = Field(ge=8, le=4096)
+    """Length of the shorter side of the stored images, pixels; null stores them as they are."""
+    filter: Literal["box", "bilinear", "bicubic", "lanczos"]
+    """Resampling filter; all are antialiased."""
+    too_small: Literal["upscale", "quarantine"]
+    """What happens to images whose shorter side is below `short_side`."""
+
+
+class DatasetParams(Params):
+    """Params of the `dataset` stage."""
+
+    source: Source
+    """Where the images come from."""
+    resize: Resize
+    """How images are scaled before they are stored."""
+    max_bad_fraction: float = Field(ge=0, le=1)
+    """Highest share of the source's images that may be quarantined before the stage fails, 0 to 1."""
+    max_bad_annotation_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Highest share of its captions and objects that may be left out, 0 to 1; null: as `max_bad_fraction`."""
+    max_pixels: int = Field(ge=1024)
+    """Images of more pixels than this are quarantined unopened (decompression bombs)."""
+    shard_bytes: int = Field(ge=1 << 20)
+    """About how large a Parquet shard grows, bytes."""
+
+
+class DatasetMetrics(Metrics):
+    """What a dataset has and what was left out of its source. Counts are of everything, in every split."""
+
+    images: dict[SplitName, int]
+    """Images per split."""
+    captions: dict[SplitName, int]
+    """Captions per split."""
+    num_classes: int
+    """Classes of the images; 0 where the source has none."""
+    quarantined: dict[str, int]
+    """Items that were left out, by reason (`vqpipe.data.records.REASONS`)."""
+    bad_fraction: float
+    """Share of the source's images that were left out, 0 to 1; lower is better."""
+    num_annotations: int | None = None
+    """Captions and objects that the source lists, usable or not; None where it lists none of its own."""
+    bad_annotation_fraction: float | None = None
+    """Share of these that were left out, 0 to 1; lower is better."""
+    quarantine_rows_left_out: int | None = None
+    """Rows that the quarantine table lacks because its length is bounded; None where it has all."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +115,10 @@ class _Done:
     short_side: int | None
 
 
-def fit(record: Record, config: Resize) -> Record | Bad:
-    """Scale a record's image, segmentation and boxes as `config` says, or refuse it as too small."""
-    height, width = record.image.shape[:2]
+def scaled(record: Record, config: Resize) -> Record | Bad:
+    """Scale a record's image, segmentation and boxes as `config` states, or refuse it as too small."""
+    image = record.pixels
+    height, width = image.shape[:2]
     if config.short_side is None or min(height, width) == config.short_side:
         return record
     if min(height, width) < config.short_side and config.too_small == "quarantine":
@@ -56,26 +128,19 @@ def fit(record: Record, config: Resize) -> Record | Bad:
     shape = target_shape(height, width, config.short_side)
     down, across = shape[0] / height, shape[1] / width
     things = tuple(
-        Thing(
-            thing.name,
-            (thing.box[0] * across, thing.box[1] * down, thing.box[2] * across, thing.box[3] * down),
-            thing.adjectives,
-            thing.visible,
-        )
+        replace(thing, box=(x * across, y * down, wide * across, high * down))
         for thing in record.things
+        for x, y, wide, high in (thing.box,)
     )
-    return Record(
-        record.image_id, resize(record.image, shape, config.filter), record.captions, record.label,
-        record.label_name, things, record.referring, record.questions,
-        None if record.segmentation is None else resize_labels(record.segmentation, shape),
-    )  # fmt: skip
+    labels = None if record.segmentation is None else resize_labels(record.segmentation, shape)
+    return replace(record, image=resize(image, shape, config.filter), things=things, segmentation=labels)
 
 
 def to_row(record: Record) -> dict[str, Any]:
     """A record as a row of IMAGES; image and segmentation become PNG."""
     return {
-        "image_id": record.image_id, "image": encode_png(record.image),
-        "height": record.image.shape[0], "width": record.image.shape[1],
+        "image_id": record.image_id, "image": encode_png(record.pixels),
+        "height": record.pixels.shape[0], "width": record.pixels.shape[1],
         "label": record.label, "label_name": record.label_name, "captions": list(record.captions),
         "things": [
             {"name": t.name, "box": list(t.box), "adjectives": list(t.adjectives), "visible": t.visible}
@@ -90,12 +155,12 @@ def to_row(record: Record) -> dict[str, Any]:
 def _work(config: DatasetParams, chunk: Chunk) -> _Done:
     rows: list[dict[str, Any]] = []
     bad: list[Bad] = []
-    for entry in ADAPTERS[config.source.kind].load(config.source, chunk, config.max_pixels):
-        fitted = fit(entry, config.resize) if isinstance(entry, Record) else entry
-        if isinstance(fitted, Bad):
-            bad.append(fitted)
+    for entry in ADAPTERS[config.source.kind]().load(config.source, chunk, config.max_pixels):
+        resized = scaled(entry, config.resize) if isinstance(entry, Record) else entry
+        if isinstance(resized, Bad):
+            bad.append(resized)
         else:
-            rows.append(to_row(fitted))
+            rows.append(to_row(resized))
     sides = [min(row["height"], row["width"]) for row in rows]
     captions = sum(len(row["captions"]) for row in rows)
     return _Done(chunk.split, to_table(IMAGES, rows), bad, captions, min(sides) if sides else None)
@@ -107,39 +172,31 @@ def raw_inputs(config: DatasetParams) -> list[Path]:
     Raises:
         DataError: the source's path does not exist.
     """
-    if config.source.kind == "scenes":
-        return []
-    return [need_source(Path(config.source.path), ADAPTERS[config.source.kind].layout)]
+    return ADAPTERS[config.source.kind]().inputs(config.source)
 
 
-def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
+def build_dataset(config: DatasetParams, out: Path) -> DatasetMetrics:
     """Build and publish the dataset artifact; the same bytes for any number of workers.
 
     Facts: `kind`; `splits`: per split the number of `images` and its `shards` by name; `classes` and
     `categories` (the segmentation's numbers from 1 on) by name; `resolution`, the smallest shorter side in
     pixels.
 
-    Returns:
-        The metrics: images and captions per split, quarantined items by reason, `bad_fraction`, the share of
-        the source's images that were quarantined, and for sources that list annotations their number and
-        `bad_annotation_fraction`, the share that was left out. Counts are of everything;
-        `quarantine_rows_left_out`, where it is there, is the number of rows that the quarantine table lacks.
-
     Raises:
         DataError: the source does not have the layout expected, a split is empty, or too many images are
             bad. Nothing is published then; the quarantine table goes to the scratch folder.
     """
-    adapter = ADAPTERS[config.source.kind]
+    adapter = ADAPTERS[config.source.kind]()
     try:
         plan = adapter.plan(config.source, config.max_pixels)
     except DataError as error:
-        raise _with_hint(error, config) from error
+        raise _hinted(error, config, adapter) from error
     facts: dict[str, Any] = {}
     with publish_folder(out, DATASET, facts) as folder:
         writers = {
             split: ShardWriter(folder, split, IMAGES, shard_bytes=config.shard_bytes) for split in SPLITS
         }
-        captions: Counter[str] = Counter()
+        captions: Counter[SplitName] = Counter()
         found: list[tuple[str, Bad]] = []
         sides: list[int] = []
         with ExitStack() as open_files:
@@ -152,16 +209,13 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
                 sides += [] if done.short_side is None else [done.short_side]
         bad = [*plan.bad, *found]
         images = {split: writers[split].rows for split in SPLITS}
-        metrics = _metrics(images, captions, bad, plan)
-        try:
-            _judge(config, metrics, bad, adapter.layout)
-        except DataError as error:
-            raise _with_hint(error, config) from error
         table, table_facts = quarantine_table(bad)
+        metrics = _metrics(images, captions, bad, plan, rows_left_out(table_facts).total())
+        try:
+            _check_enough(config, metrics, bad, adapter)
+        except DataError as error:
+            raise _hinted(error, config, adapter) from error
         write_table(folder / QUARANTINE_FILE, QUARANTINE, table, table_facts)
-        lacking = rows_left_out(table_facts).total()
-        if lacking:
-            metrics["quarantine_rows_left_out"] = lacking
         if plan.truth:
             write_table(folder / TRUTH_FILE, TRUTH, to_table(TRUTH, plan.truth))
         facts.update(
@@ -171,11 +225,11 @@ def build_dataset(config: DatasetParams, out: Path) -> dict[str, Any]:
             categories=list(plan.categories),
             resolution=min(sides),
         )
-    _note(config, metrics, bad)
+    _note_losses(config, metrics, bad)
     return metrics
 
 
-def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, Bad]]) -> None:
+def _note_losses(config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple[str, Bad]]) -> None:
     """Print what a published dataset lacks of its source: annotations, or captions that another source reads."""
     lost = Counter[str]()
     for _, entry in bad:
@@ -184,54 +238,59 @@ def _note(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, B
     if lost:
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
         say(
-            f"note: {metrics['bad_annotation_fraction']:.1%} of {metrics['num_annotations']} annotations were left "
+            f"note: {metrics.bad_annotation_fraction:.1%} of {metrics.num_annotations} annotations were left "
             f"out ({reasons}); see {QUARANTINE_FILE}",
             err=True,
         )
-    if config.source.kind == "image_folder" and "other_file" in metrics["quarantined"]:
-        told = hint(Path(config.source.path))
-        if told is not None:
-            say(f"note: captions that lie beside the images were not read. {told}", err=True)
+    if ADAPTERS[config.source.kind].may_be_pairs and "other_file" in metrics.quarantined:
+        advice = hint(Path(config.source.path))
+        if advice is not None:
+            say(f"note: captions in files of the images' names were not read. {advice}", err=True)
 
 
-def _with_hint(error: DataError, config: DatasetParams) -> DataError:
-    """An error of a source that may have met what another source reads, with the params of that one."""
-    return (
-        hinted(error, Path(config.source.path)) if config.source.kind in ("coco", "image_folder") else error
-    )
+def _hinted(error: DataError, config: DatasetParams, adapter: Adapter) -> DataError:
+    """The error, with the params of the source `pairs` where the path may have been meant for it."""
+    return hinted(error, Path(config.source.path)) if adapter.may_be_pairs else error
 
 
 def _metrics(
-    images: dict[SplitName, int], captions: Counter[str], bad: list[tuple[str, Bad]], plan: Plan
-) -> dict[str, Any]:
+    images: dict[SplitName, int],
+    captions: Counter[SplitName],
+    bad: list[tuple[str, Bad]],
+    plan: Plan,
+    rows_left_out: int,
+) -> DatasetMetrics:
     reasons = Counter(entry.reason for _, entry in bad)
     unknown = set(reasons) - set(REASONS)
-    assert not unknown, f"reasons that vqpipe.data.reasons does not list: {unknown}"
+    assert not unknown, f"reasons that vqpipe.data.records does not list: {unknown}"
     lost = sum(count for reason, count in reasons.items() if reason in IMAGE_REASONS)
     total = lost + sum(images.values())
-    annotations = {}
+    listed = share = None
     if plan.num_annotations is not None:
         left_out = sum(entry.annotations for _, entry in bad)
         listed = max(plan.num_annotations, captions.total() + left_out)
-        share = left_out / max(listed, 1)
-        annotations = {"num_annotations": listed, "bad_annotation_fraction": round(share, 6)}
-    return {
-        "images": images,
-        "captions": {split: captions[split] for split in SPLITS},
-        "num_classes": len(plan.classes),
-        "quarantined": counts(entry for _, entry in bad),
-        "bad_fraction": round(lost / total, 6) if total else 0.0,
-        **annotations,
-    }
+        share = round(left_out / max(listed, 1), 6)
+    return DatasetMetrics(
+        images=images,
+        captions={split: captions[split] for split in SPLITS},
+        num_classes=len(plan.classes),
+        quarantined=count_by_reason(entry for _, entry in bad),
+        bad_fraction=round(lost / total, 6) if total else 0.0,
+        num_annotations=listed,
+        bad_annotation_fraction=share,
+        quarantine_rows_left_out=rows_left_out or None,
+    )
 
 
-def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, Bad]], layout: str) -> None:
+def _check_enough(
+    config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple[str, Bad]], adapter: Adapter
+) -> None:
     """Raise `DataError` when too much is bad or a split is empty."""
-    empty = [split for split, count in metrics["images"].items() if count == 0]
-    too_bad = metrics["bad_fraction"] > config.max_bad_fraction
+    empty = [split for split, count in metrics.images.items() if count == 0]
+    too_bad = metrics.bad_fraction > config.max_bad_fraction
     limit = config.max_bad_annotation_fraction
     most = config.max_bad_fraction if limit is None else limit
-    lost = metrics.get("bad_annotation_fraction", 0.0)
+    lost = metrics.bad_annotation_fraction or 0.0
     if not (empty or too_bad or lost > most):
         return
     where = ""
@@ -247,28 +306,27 @@ def _judge(config: DatasetParams, metrics: dict[str, Any], bad: list[tuple[str, 
         )
         where = f"{items}: {kept}"
     common = Counter(entry.reason for _, entry in bad).most_common(3)
-    examples = {entry.reason: one_line(entry.item) for _, entry in reversed(bad)}
+    examples = {entry.reason: printable(entry.item) for _, entry in reversed(bad)}
     shown = "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
     if too_bad:
         raise DataError(
-            f"{metrics['bad_fraction']:.1%} of the images of {config.source.path} cannot be used; {where}",
+            f"{metrics.bad_fraction:.1%} of the images of {config.source.path} cannot be used; {where}",
             found=shown,
             expected=f"at most dataset.max_bad_fraction = {config.max_bad_fraction:.1%}",
             run="mend the items, or raise dataset.max_bad_fraction in params.yaml",
         )
     if lost > most:
         raise DataError(
-            f"{lost:.1%} of the {metrics['num_annotations']} annotations of {config.source.path} cannot be used; "
+            f"{lost:.1%} of the {metrics.num_annotations} annotations of {config.source.path} cannot be used; "
             f"{where}",
             found=shown,
             expected=f"at most dataset.max_bad_{'' if limit is None else 'annotation_'}fraction = {most:.1%}",
             run="mend the items, or set dataset.max_bad_annotation_fraction in params.yaml",
         )
-    counts = ", ".join(f"{split} {count}" for split, count in metrics["images"].items())
+    counts = ", ".join(f"{split} {count}" for split, count in metrics.images.items())
     raise DataError(
         f"dataset.source: split {empty[0]} of {config.source.path} is empty{'; ' + where if where else ''}",
         found=f"images: {counts}" + (f"; left out: {shown}" if shown else ""),
-        expected=f"at least one image a split; {layout}",
-        run="fill the split's folder, or raise its dataset.source.holdout share (a hash may miss few images)"
-        if config.source.kind != "scenes" else "raise its num_ in dataset.source",
-    )  # fmt: skip
+        expected=f"at least one image a split; {adapter.layout}",
+        run=adapter.fill_split,
+    )

@@ -1,4 +1,4 @@
-"""What a usable caption is: text with a visible character, as valid Unicode."""
+"""What a usable caption is: text with a visible character, in valid Unicode. And what an identifier is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 
 from vqpipe.errors import printable
 
@@ -14,7 +15,7 @@ _WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0")
 
 
 class BadCaption(ValueError):
-    """A caption that cannot be used; `reason` is a word of `vqpipe.data.reasons`."""
+    """A caption that cannot be used; `reason` is a word of `vqpipe.data.records.SIDE_REASONS`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -22,7 +23,7 @@ class BadCaption(ValueError):
 
 
 class Unusable(Counter[str]):
-    """How many captions were left out, by a word of `vqpipe.data.reasons`, and what else a reader noted."""
+    """How many captions were left out, by a reason of `vqpipe.data.records`, and what else a reader noted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +47,8 @@ class Unusable(Counter[str]):
 def usable_caption(raw: object) -> str:
     """Return a caption as it was written, but for white space at its ends.
 
-    `raw` is `str` or `bytes`. Bytes that are no UTF-8 make a caption unusable, and so do lone surrogates,
-    which are what JSON escapes and `surrogateescape` leave of such bytes, and zeros between the letters.
+    `raw` is `str` or `bytes`. Bytes that are not UTF-8 make a caption unusable, and so do lone surrogates,
+    which are what JSON escapes and `surrogateescape` leave of such bytes, and zero bytes between the letters.
 
     Raises:
         BadCaption: `empty_caption` (no letter, number, sign or symbol), `caption_not_utf8` or
@@ -82,6 +83,18 @@ def clean_caption(raw: object) -> str:
         return " ".join(text.split())
     spaced = "".join(" " if unicodedata.category(char) == "Cc" else char for char in text)
     return " ".join(unicodedata.normalize("NFC", spaced).split())
+
+
+def clean_captions(raws: Iterable[object]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """The usable captions, cleaned, and (reason, detail) for each of the others."""
+    captions: list[str] = []
+    bad: list[tuple[str, str]] = []
+    for raw in raws:
+        try:
+            captions.append(clean_caption(raw))
+        except BadCaption as error:
+            bad.append((error.reason, printable(f"{raw!r}"[:80])))
+    return tuple(captions), bad
 
 
 def identifier(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Which encoding text is in: told by a byte order mark, by the bytes of UTF-16 and UTF-32, or guessed for a message.
+"""Which encoding text is in: from a byte order mark, from the bytes of UTF-16 and UTF-32, or guessed for a message.
 
 Text without a mark is UTF-8 unless its bytes are those of UTF-16 or UTF-32. Older encodings are never chosen: a
 wrong guess would change words without a sign. They are named in an error, with the option that reads them.
@@ -36,6 +36,21 @@ _BEYOND_ASCII = _WIDE - {0x20, 0x00, *range(0x4E, 0x7B)}
 _SAMPLE = 1 << 14
 
 
+def known_encoding(encoding: str | None) -> str | None:
+    """Return the name of an encoding, or None, as it is: the check of a params field.
+
+    Raises:
+        ValueError: Python cannot decode it.
+    """
+    try:
+        if encoding is not None:
+            "".encode(encoding)
+            codecs.getincrementaldecoder(encoding)
+    except (LookupError, ValueError):
+        raise ValueError("is not an encoding that Python knows, such as utf-8, cp1252 or shift_jis") from None
+    return encoding
+
+
 def binary_kind(head: bytes) -> str | None:
     """What a file is that is no text, such as "a zip file", by its first bytes; None where none are known."""
     if head[257:262] == b"ustar":
@@ -50,7 +65,7 @@ def binary_kind(head: bytes) -> str | None:
 def unicode_encoding(head: bytes) -> tuple[str, int]:
     """The Unicode encoding of a text by its first bytes, and the length of its byte order mark.
 
-    Without a mark it is UTF-32 or UTF-16 only where the bytes cannot be a text in UTF-8: zero bytes lie on one
+    Without a mark it is UTF-32 or UTF-16 only where the bytes cannot be a text in UTF-8: zero bytes are on one
     side of the pairs alone, line ends are whole pairs, and the pairs are characters of few scripts.
     """
     for mark, name in MARKS:

@@ -1,4 +1,7 @@
-"""A split read from its shards in order, decoded in worker processes; memory does not grow with the split."""
+"""Images as squares of one side, in order, decoded in worker processes; memory does not grow with their number.
+
+`ImageStream` reads a split of a dataset from its shards, `squares` reads the images below any folder.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +25,20 @@ from torch import Tensor
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import IMAGES
 from vqpipe.artifacts.tables import open_table, read_header
-from vqpipe.data.fit import Encoded, Fit, Fitted, fit_images
-from vqpipe.data.images import damaged_image
-from vqpipe.data.read import open_split
-from vqpipe.errors import ArtifactError, of_system
+from vqpipe.data.adapters.base import read_image
+from vqpipe.data.images import (
+    SUFFIXES,
+    DecodedSquares,
+    Encoded,
+    Preprocess,
+    centre_square,
+    damaged_image,
+    decode_squares,
+)
+from vqpipe.data.loader import open_split
+from vqpipe.data.records import Bad
+from vqpipe.data.walk import images_below
+from vqpipe.errors import ArtifactError, DataError, of_system, printable
 from vqpipe.runtime.shards import map_shards
 
 CHUNK = 32
@@ -58,8 +72,8 @@ class _Group(NamedTuple):
 class ImageStream:
     """One split as squares of one size; make it with `ImageStream.open`."""
 
-    def __init__(self, groups: list[_Group], num_images: int, fit: Fit) -> None:
-        self._groups, self._num_images, self._fit = groups, num_images, fit
+    def __init__(self, groups: list[_Group], num_images: int, preprocess: Preprocess) -> None:
+        self._groups, self._num_images, self._preprocess = groups, num_images, preprocess
         self._firsts = [group.first for group in groups]
 
     @classmethod
@@ -69,7 +83,7 @@ class ImageStream:
         Args:
             dataset: folder of the dataset artifact.
             split: `train`, `validation` or `test`.
-            side, interpolation, resize_mode: see `vqpipe.data.fit.Fit`.
+            side, interpolation, resize_mode: see `vqpipe.data.images.Preprocess`.
 
         Raises:
             ArtifactError: no dataset there, or a damaged one.
@@ -83,7 +97,7 @@ class ImageStream:
                 for number in range(file.metadata.num_row_groups):
                     groups.append(_Group(path, number, total))
                     total += file.metadata.row_group(number).num_rows
-        return cls(groups, total, Fit(side, interpolation, resize_mode))
+        return cls(groups, total, Preprocess(side, interpolation, resize_mode))
 
     def __len__(self) -> int:
         return self._num_images
@@ -107,19 +121,19 @@ class ImageStream:
 
         ids: list[str] = []
         pixels: list[UInt8[np.ndarray, "m 3 s s"]] = []
-        with closing(_closable(map_shards(partial(fit_images, self._fit), encoded()))) as results:
-            for fitted in results:
+        with closing(_closable(map_shards(partial(decode_squares, self._preprocess), encoded()))) as results:
+            for decoded in results:
                 file, names, ends = chunks.popleft()
-                for at, reason, seen in fitted.bad:
+                for at, reason, seen in decoded.bad:
                     raise damaged_image(f"{file}: image {names[at]}", f"{reason}: {seen}", "dataset")
                 ids += names
-                pixels.append(fitted.pixels)
+                pixels.append(decoded.pixels)
                 if ends:
                     yield Images(ids, torch.from_numpy(np.concatenate(pixels)), [])
                     ids, pixels = [], []
 
     def _chunks(self, spans: Iterable[range]) -> Iterator[tuple[Path, list[str], list[Encoded], bool]]:
-        """File, ids and rows of each chunk, and whether it is the last of its span; a chunk lies in one row group."""
+        """File, ids and rows of each chunk, and whether it is the last of its span; a chunk is within one row group."""
         at, table = -1, None
         for span in spans:
             start = span.start
@@ -136,8 +150,8 @@ class ImageStream:
 
 
 def _closable(
-    results: Iterator[Fitted],
-) -> Generator[Fitted, None, None]:  # `map_shards` promises an iterator
+    results: Iterator[DecodedSquares],
+) -> Generator[DecodedSquares, None, None]:  # `map_shards` promises an iterator
     yield from results
 
 
@@ -148,8 +162,54 @@ def _read_group(group: _Group) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         if of_system(error) is not None:
             raise
-        told = str(error).splitlines()[0]
+        detail = str(error).splitlines()[0]
         raise ArtifactError(
-            f"{group.file}: row group {group.number} cannot be read ({told})",
+            f"{group.file}: row group {group.number} cannot be read ({detail})",
             run="dvc checkout, or dvc repro dataset",
         ) from error
+
+
+IMAGES_LAYOUT = "images at any depth, whose names end in " + " ".join(SUFFIXES)
+MAX_PIXELS = 100_000_000
+"""Larger images are not decoded."""
+CHUNK_ITEMS = 16
+"""Images that a worker decodes at a time."""
+
+Square = tuple[str, UInt8[np.ndarray, "r r 3"]]
+"""An image's id, which is its path below the folder, and its pixels."""
+
+
+def squares(root: Path, side: int) -> Iterator[Square | Bad]:
+    """Every file below `root`, at any depth: an image, or why it is left out.
+
+    The files and their order are those of `vqpipe.data.walk`, the reasons those of the dataset stage. Images are
+    decoded by `VQPIPE_WORKERS` processes, a bounded number at a time.
+
+    Args:
+        root: the folder.
+        side: images are scaled and cut by `vqpipe.data.images.centre_square`.
+
+    Raises:
+        DataError: `root` is no folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder", expected="a folder of images")
+    names = images_below(root)
+    chunks = iter(lambda: tuple(islice(names, CHUNK_ITEMS)), ())
+    for found in map_shards(partial(_load, root, side), chunks):
+        yield from found
+
+
+def _load(root: Path, side: int, chunk: tuple[str | Bad, ...]) -> list[Square | Bad]:
+    done: list[Square | Bad] = []
+    for name in chunk:
+        if isinstance(name, Bad):
+            done.append(name)
+            continue
+        image_id = printable(name)
+        image = read_image(image_id, root / name, MAX_PIXELS, root)
+        done.append(image if isinstance(image, Bad) else (image_id, centre_square(image, side)))
+    return done
+
+
+LAYOUT = IMAGES_LAYOUT  # shim: moved

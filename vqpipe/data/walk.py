@@ -1,40 +1,48 @@
-"""The files below a folder, as every command lists them: the same files, order and reasons everywhere.
+"""The files of a source: those below a folder, and the members of a tar, the same for every command.
 
-Order: a folder's files by name, then its folders by name, each with all that lies in it; names are compared by code
-point, so the order is the same on every file system. Hidden files and folders (`.name`) are left out and noted, as are
-links that lead nowhere, pipes, sockets and devices with an image's name, and what the file system refuses to list.
+**Folders** (`Walk`). Order: a folder's files by name, then its folders by name, each with all of its files; names are
+compared by code point, so the order is the same on every file system. Hidden files and folders (`.name`) are left out
+and noted, as are links that lead nowhere, pipes, sockets and devices with an image's name, and what the file system
+refuses to list.
 
 The root may be a link, and links in it are followed as long as they stay in it. One that leads out is noted as
 `unsafe_path`: a source from elsewhere could otherwise show files of this machine. Nothing is taken twice: a folder or
 image that two paths lead to is one. A path without a link wins over one with links; of several links, or of the names
 of a hard-linked image, the first in order wins. The other paths are noted as `duplicate_path`. Copies with contents of
-their own are different images.
+their own are different images. A first pass over the names finds which folders and images there are. It keeps 8 bytes
+an image; a file is not opened, and is asked for its status only where it is a link or has another name.
 
-A first pass over the names learns which folders and images there are. It keeps 8 bytes an image; no file is asked for
-more than its name, unless it is a link or has another name.
+**Tars** (`members`) are read as a stream: nothing is extracted, no link is followed, and a small tar cannot exhaust a
+machine. A compressed tar of a megabyte can represent a gigabyte of zeros, which takes as long to skip as to read. Each
+header states the length of its member before the member is unpacked: a tar that would grow more than images do is
+refused there.
 """
 
 from __future__ import annotations
 
 import errno
+import lzma
 import os
+import posixpath
+import re
 import stat
+import tarfile
+import zlib
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from vqpipe.data.images import SUFFIXES
-from vqpipe.data.records import Bad
+from vqpipe.data.records import Bad, describe
 from vqpipe.errors import DataError, is_of_machine, printable
 
 Key = tuple[int, int]
-"""Device and inode: what a file is, whatever its name."""
+"""Device and inode: what a file is, under any name."""
 OUTSIDE = ("unsafe_path", "a link that leads out of the source")
 """Reason and detail of what `leads_out` refuses."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -51,22 +59,12 @@ def other_file(name: str) -> Bad:
     return Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES))
 
 
-def ending(name: str) -> str:
-    """The ending of a file name in lower case, such as `.heic`; `no ending` where there is none."""
-    return PurePosixPath(printable(name)).suffix.lower() or "no ending"
-
-
-def counts(bad: Iterable[Bad]) -> dict[str, int]:
-    """How many items were left out by reason, in the order of the reasons: the form of every command's output."""
-    return dict(sorted(Counter(entry.reason for entry in bad).items()))
-
-
 def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataError:
-    """The error for a folder or split without a usable image: what was met, what is expected, what to do next.
+    """The error for a folder or split without a usable image: what was found, what is expected, what to do next.
 
     Args:
-        where: one sentence's subject, such as `photos`.
-        bad: everything that was met and left out.
+        where: the subject of the sentence, such as `photos`.
+        bad: everything that was left out.
         expected: the layout, in words.
         run: the command or the change that helps.
     """
@@ -75,32 +73,16 @@ def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataEr
     )
 
 
-def describe(bad: Iterable[Bad]) -> str:
-    """What was left out, in one line: files of other endings by ending, other items by reason, an example each."""
-    groups: dict[str, list[Any]] = {}
-    for entry in bad:
-        what = ending(entry.item) + " files" if entry.reason == "other_file" else entry.reason
-        groups.setdefault(what, [0, one_line(entry.item)])[0] += 1
-    listed = sorted(groups.items(), key=lambda group: (-group[1][0], group[0]))
-    shown = [f"{count:,} {what} (such as {example})" for what, (count, example) in listed[:8]]
-    return "; ".join(shown) + ("; …" if len(listed) > 8 else "") or "nothing"
-
-
 def other_source(bad: Sequence[Bad]) -> str | None:
-    """What to do instead where the files that were left out are another kind of source; None where they are none."""
+    """What to do instead, where the files that were left out belong to another kind of source; None elsewhere."""
     archives = sorted(entry.item for entry in bad if entry.item.lower().endswith(ARCHIVES))
     if archives:
-        return f"a tar is a source of its own: dataset.source.path: …/{one_line(archives[0])}"
+        return f"a tar is a source of its own: dataset.source.path: …/{printable(archives[0])}"
     if any((entry.reason, entry.detail) == OUTSIDE for entry in bad):
         return (
             "put the files in place of the links, or name as the source a folder that holds what they lead to"
         )
     return None
-
-
-def one_line(name: str) -> str:
-    """A name for a message: control characters, line ends among them, become backslash escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable(name))
 
 
 class Walk:
@@ -113,7 +95,7 @@ class Walk:
     Args:
         root: what names are relative to.
         starts: the folders that are listed, relative to the root and without `..`. A folder that one of them leads to
-            belongs to it alone. Those that are missing hold nothing.
+            belongs to it alone. A missing folder is empty.
     """
 
     def __init__(self, root: Path, starts: Iterable[str] = (".",)) -> None:
@@ -146,7 +128,7 @@ class Walk:
 
 
 def _outermost(starts: Iterable[str]) -> list[str]:
-    """Folders as normal names (the root is empty) in order, without those that lie in another one."""
+    """Folders as normal names (the root is empty) in order, without those inside another one."""
     parts = sorted({PurePosixPath(start).parts for start in starts})
     kept = [p for p in parts if not any(p[:n] in parts for n in range(len(p)))]
     return ["/".join(p) for p in kept if not (p[:1] == ("/",) or ".." in p)]
@@ -185,7 +167,7 @@ class _Trees:
             return True  # the visit says why
 
     def add(self, top: str) -> set[Key]:
-        """Learn a tree without following its links; returns the inodes of images that an earlier tree has too."""
+        """Add a tree without following its links; returns the inodes of images that an earlier tree has too."""
         found: dict[int, array[int]] = {}
         waiting = [top]
         while waiting:
@@ -231,7 +213,7 @@ class _Visit:
         self.taken: set[Key] = set()
         """Images that were given out and may be met again."""
         self.escaped: set[str] = set()
-        """Ids that hold a backslash, which may stand for bytes that are no text."""
+        """Ids that contain a backslash, which may be an escape of bytes that are not text."""
 
     def files(self, path: str, name: str) -> Iterator[str | Bad]:
         """The files below one folder; `name` is what it is called below the root, empty for the root."""
@@ -324,7 +306,7 @@ def _key(found: os.stat_result) -> Key:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """What an entry is, from the listing alone where the file system tells: link, folder, file, other or unknown."""
+    """What an entry is, from the listing alone where the file system states it: link, folder, file, other, unknown."""
     try:
         if entry.is_symlink():
             return "link"
@@ -350,7 +332,7 @@ def _leads_to(entry: os.DirEntry[str]) -> str:
 
 
 def _is_above(path: str) -> bool:
-    """Whether a link leads to the folder that it lies in or to one above."""
+    """Whether a link leads to its own folder or to one above."""
     return Path(os.path.realpath(os.path.dirname(path))).is_relative_to(os.path.realpath(path))
 
 
@@ -361,3 +343,138 @@ def _num_names(entry: os.DirEntry[str]) -> int:
     except OSError:
         return 0
     return found.st_nlink if found.st_ino == entry.inode() else 0
+
+
+MAX_GROWTH = 100
+"""Unpacked bytes for each byte of the tar. Compressed images do not grow; uncompressed flat ones grow by 50 or so;
+zeros grow by 1,000 in gzip and by 7,000 in xz."""
+FREE_BYTES = 64 << 20
+"""Unpacked bytes that any tar may have on top."""
+MAX_HEADER_BYTES = 1 << 20
+"""Longest extended header, which has a name or a few facts and is read whole."""
+_HEADERS = {
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A plain file of the tar: its normalised name and size, and its bytes where they were asked for."""
+
+    name: str
+    num_bytes: int
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadLink(Bad):
+    """A link of the tar; `target` is the name of what it leads to, empty where that is outside of the tar."""
+
+    target: str = ""
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header that is refused before its content is read where that is too long."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _HEADERS and header.size > MAX_HEADER_BYTES:
+            raise ValueError(
+                f"an extended header of {header.size:,} bytes, at most {MAX_HEADER_BYTES:,} are read"
+            )
+        return header
+
+
+def _check_growth(path: Path, packed: int, member: tarfile.TarInfo, end: int) -> None:
+    """Raise `DataError` where a tar up to the end of a member, in bytes, is far longer than the file."""
+    most = packed * MAX_GROWTH + FREE_BYTES
+    if end > most:
+        raise DataError(
+            f"{path} unpacks to far more than its size; it is not read on",
+            found=f"{printable(member.name)[:200]}: {end - member.offset_data:,} bytes, in a file of {packed:,} bytes",
+            expected=f"at most {most:,} bytes in all: {MAX_GROWTH} times the file's, and {FREE_BYTES >> 20} MiB",
+            run="leave the member out; if its content is meant, unpack the tar, or pack it without compression",
+        )
+
+
+def _link_target(member: tarfile.TarInfo) -> str:
+    """Where a link leads: a hard link names a member, a symbolic one is relative to its own folder."""
+    if member.linkname.startswith("/"):
+        return ""
+    start = posixpath.dirname(member.name) if member.issym() else ""
+    path = posixpath.normpath(posixpath.join(start, member.linkname))
+    return "" if path.split("/")[0] == ".." else printable(path)
+
+
+def _member_fault(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Why a member must not be used, as (reason, detail)."""
+    name = member.name.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/") or re.match(r"^[A-Za-z]:", name):
+        return "unsafe_path", "the name leads out of the tar"
+    if member.issym() or member.islnk():
+        return "tar_link", f"a link to {printable(member.linkname)}"
+    if not member.isfile():
+        return "tar_special", "neither a file nor a folder"
+    return None
+
+
+def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member | Bad]:
+    """Stream a tar (plain, gz, bz2, xz) in the order of its members.
+
+    Files up to `max_bytes` whose name begins with `wanted` come with their bytes, others with none; faulty
+    members come as `Bad`, folders not at all.
+
+    Raises:
+        DataError: not a tar, or a damaged one; the message names the last member that was read. Or one that would
+            unpack to more than `MAX_GROWTH` times its size.
+    """
+    last = "none"
+    try:
+        packed = path.stat().st_size
+        with tarfile.open(path, "r|*", tarinfo=_Header) as tar:
+            for member in tar:
+                end: int = tar.offset  # type: ignore[attr-defined]  # where the next header is
+                _check_growth(path, packed, member, end)
+                if member.isdir():
+                    continue
+                fault = _member_fault(member)
+                if fault is not None:
+                    name = printable(
+                        str(PurePosixPath(member.name)) if fault[0] == "tar_link" else member.name
+                    )
+                    yield (
+                        BadLink(name, *fault, target=_link_target(member))
+                        if fault[0] == "tar_link"
+                        else Bad(name, *fault)
+                    )
+                    continue
+                name = str(PurePosixPath(member.name))
+                data = None
+                if member.size <= max_bytes and name.startswith(wanted):
+                    stream = tar.extractfile(member)
+                    data = stream.read() if stream is not None else b""
+                    if len(data) != member.size:
+                        raise EOFError("the tar ends within a member")
+                yield Member(name, member.size, data)
+                last = name
+                tar.members = []  # type: ignore[attr-defined]  # the stream needs no list, which grows without bound
+    except (
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        UnicodeError,
+        ValueError,
+        RecursionError,  # headers of headers
+    ) as error:
+        raise DataError(
+            f"{path} is not a sound tar",
+            found=f"{type(error).__name__}: {error}; last member read: {printable(last)}",
+            expected="a tar, or one packed with gzip, bzip2 or xz",
+        ) from error
+
+
+counts = __import__("vqpipe.data.records", fromlist=["x"]).count_by_reason  # shim: moved

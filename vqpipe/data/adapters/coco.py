@@ -1,10 +1,10 @@
-"""COCO layout: captions and instances json files beside image folders.
+"""COCO: image folders with captions and instances json files; and captions json alone.
 
 The json files list the images. An image that has no file, or no caption where its split has captions, is
-quarantined; image files that no json lists are not looked at; annotations of an image that no json lists are
-noted. Boxes and masks are those of `instances`; crowds are in the segmentation and not among the things.
-Where masks overlap, the smaller object is on top. Ids are compared as `identifier` writes them, numbers may be
-strings, and a box that is missing is that of the mask. Boxes are [x, y, width, height], whatever they look like.
+quarantined; image files that no json lists are ignored; annotations of an image that no json lists are noted. Boxes and
+masks are those of `instances`; crowds are in the segmentation and not among the things. Where masks overlap, the
+smaller object is on top. Ids are compared as `identifier` writes them, numbers may be strings, and a missing box is
+that of the mask. Boxes are [x, y, width, height] in any case.
 """
 
 from __future__ import annotations
@@ -14,19 +14,39 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import UInt8
+from pydantic import Field, model_validator
 
-from vqpipe.data.adapters.base import Adapter, Chunk, Plan, chunked, need_source, read_image, split_of, within
-from vqpipe.data.captions import BadCaption, clean_caption, identifier
+from vqpipe.data.adapters.base import (
+    Adapter,
+    Chunk,
+    Holdout,
+    Plan,
+    check_splits,
+    chunked,
+    need_source,
+    read_image,
+    split_of,
+    within,
+)
+from vqpipe.data.adapters.caption_files import (
+    ENCODING_OPTION,
+    EncodedCorpus,
+    RawCaption,
+    corpus_files,
+    id_or_place,
+    packed_endings,
+)
+from vqpipe.data.captions import BadCaption, Unusable, clean_caption, identifier
 from vqpipe.data.images import resize_labels
-from vqpipe.data.json_stream import JsonArrays
 from vqpipe.data.masks import BadMask, bounds, number, to_mask
-from vqpipe.data.records import Bad, Record, Thing
+from vqpipe.data.records import SPLITS, Bad, Record, SplitName, Thing
+from vqpipe.data.structured_files import EVERY, TOP, JsonArrays
 from vqpipe.errors import DataError, printable
-from vqpipe.params.dataset import SPLITS, CocoSource, CocoSplit, SplitName
+from vqpipe.params.base import Params
 
 LAYOUT = """COCO layout below dataset.source.path, named in dataset.source.splits, such as
             train2017/000000000009.jpg …
@@ -36,9 +56,52 @@ LAYOUT = """COCO layout below dataset.source.path, named in dataset.source.split
 MAX_CATEGORIES = 255
 
 
+class CocoSplit(Params):
+    """Where one split of a COCO layout is, relative to the source's path."""
+
+    images: str = Field(min_length=1)
+    """Folder with the image files."""
+    captions: str | None = None
+    """The captions json; null when the images have none."""
+    instances: str | None = None
+    """The instances json (boxes, segmentation); null when the images have none."""
+
+    @model_validator(mode="after")
+    def _has_annotations(self) -> Self:
+        if self.captions is None and self.instances is None:
+            raise ValueError("give captions or instances: a COCO split is listed by its json")
+        return self
+
+
+class CocoSource(Params):
+    """COCO layout: image folders, and json files with captions and instances."""
+
+    kind: Literal["coco"]
+    """Names this source."""
+    path: str = Field(min_length=1)
+    """Root folder of the data."""
+    splits: dict[SplitName, CocoSplit]
+    """Folder and json files of each split that exists as such; `train` must be there."""
+    holdout: Holdout
+    """Shares of train that become the splits that do not exist as such."""
+
+    @model_validator(mode="after")
+    def _one_origin_each(self) -> Self:
+        check_splits(set(self.splits), self.holdout)
+        return self
+
+
+class CocoCorpus(EncodedCorpus):
+    """The captions of COCO captions json, of Karpathy's split file (its training images), of a list of objects with
+    `caption`, or of an object of lists of captions by image. No image is needed. Usual ending: .json."""
+
+    kind: Literal["coco"]
+    """Names this kind."""
+
+
 @dataclass(slots=True)
-class Item:
-    """One listed image; `annotations` holds each instance's category id and its own json text."""
+class _Item:
+    """One listed image; `annotations` has each instance's category id and its own json text."""
 
     image_id: str
     file_name: str
@@ -56,7 +119,7 @@ class _Listing:
 
     def __init__(self, split: SplitName) -> None:
         self.split = split
-        self.items: dict[str, Item] = {}
+        self.items: dict[str, _Item] = {}
         self.categories: dict[str, str] = {}
         self.bad: list[tuple[str, Bad]] = []
         self.num_annotations = 0
@@ -116,7 +179,7 @@ class _Listing:
             self.note(image_id, "duplicate_id", f"listed twice in {name}")
             return
         seen.add(image_id)
-        item = self.items.setdefault(image_id, Item(image_id, image["file_name"], None))
+        item = self.items.setdefault(image_id, _Item(image_id, image["file_name"], None))
         item.shape = item.shape or _shape(image)
 
     def _add_category(self, category: dict[str, Any], path: Path) -> None:
@@ -133,7 +196,7 @@ class _Listing:
                 expected="one name for an id",
             )
 
-    def _add_annotation(self, item: Item, kind: str, content: Any) -> None:
+    def _add_annotation(self, item: _Item, kind: str, content: Any) -> None:
         if kind == "captions":
             try:
                 item.captions.append(clean_caption(content))
@@ -206,45 +269,66 @@ def _order(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if whole else (1, 0, name)
 
 
-def plan(source: CocoSource, max_pixels: int) -> Plan:
-    """Read the json files and list the images of each split in the order of their ids.
+class Coco(Adapter):
+    """COCO's images with captions and objects, or the captions json alone."""
 
-    Raises:
-        DataError: a file or folder of the params is missing, a json is damaged, or the splits disagree.
-    """
-    root = need_source(Path(source.path), LAYOUT)
-    listings = [_list_split(root, split, source.splits[split]) for split in SPLITS if split in source.splits]
-    categories = _number(listings)
-    for listing in listings:
-        listing.drop_unlisted(categories)
-    bad = [entry for listing in listings for entry in listing.bad]
-    work: list[tuple[SplitName, int, Item]] = []
-    seen: set[str] = set()
-    for listing in listings:
-        for item in sorted(listing.items.values(), key=lambda item: _order(item.image_id)):
-            if item.image_id in seen:
-                bad.append((listing.split, Bad(item.image_id, "duplicate_id", "an earlier split has it")))
-                continue
-            seen.add(item.image_id)
-            if item.categories is not None:
-                item.categories = categories
-            split = split_of(item.image_id, source.holdout) if listing.split == "train" else listing.split
-            work.append((split, 0, item))
-    return Plan(
-        chunked(work),
-        categories=[name for _, name in categories.values()],
-        bad=bad,
-        num_annotations=sum(listing.num_annotations for listing in listings),
+    kind = "coco"
+    Params = CocoSource
+    CaptionParams = CocoCorpus
+    gives = ("images", "captions")
+    layout = LAYOUT
+    caption_layout = (
+        'json such as {"annotations": [{"image_id": 1, "caption": "a red bus"}]}, '
+        '[{"image": "1.jpg", "caption": "a red bus"}] or {"1.jpg": ["a red bus"]}'
     )
+    endings = packed_endings(".json")
+    may_be_pairs = True
+
+    def plan(self, source: CocoSource, max_pixels: int) -> Plan:
+        """Read the json files and list the images of each split in the order of their ids.
+
+        Raises:
+            DataError: a file or folder of the params is missing, a json is damaged, or the splits disagree.
+        """
+        root = need_source(Path(source.path), LAYOUT)
+        listings = [
+            _list_split(root, split, source.splits[split]) for split in SPLITS if split in source.splits
+        ]
+        categories = _number(listings)
+        for listing in listings:
+            listing.drop_unlisted(categories)
+        bad = [entry for listing in listings for entry in listing.bad]
+        work: list[tuple[SplitName, int, _Item]] = []
+        seen: set[str] = set()
+        for listing in listings:
+            for item in sorted(listing.items.values(), key=lambda item: _order(item.image_id)):
+                if item.image_id in seen:
+                    bad.append((listing.split, Bad(item.image_id, "duplicate_id", "an earlier split has it")))
+                    continue
+                seen.add(item.image_id)
+                if item.categories is not None:
+                    item.categories = categories
+                split = split_of(item.image_id, source.holdout) if listing.split == "train" else listing.split
+                work.append((split, 0, item))
+        return Plan(
+            chunked(work),
+            categories=[name for _, name in categories.values()],
+            bad=bad,
+            num_annotations=sum(listing.num_annotations for listing in listings),
+        )
+
+    def load(self, source: CocoSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
+        """Read a chunk's images, with boxes and segmentation in pixels of the image as it is on disk."""
+        for item in chunk.items:
+            yield from _load_item(item, max_pixels, Path(source.path))
+
+    def captions(self, source: CocoCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
+        """The captions of json files, in the order of their names."""
+        for _, file in corpus_files(source, self):
+            yield from _captions_of_file(source, file, noted)
 
 
-def load(source: CocoSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
-    """Read a chunk's images, with boxes and segmentation in pixels of the image as it is on disk."""
-    for item in chunk.items:
-        yield from _load_item(item, max_pixels, Path(source.path))
-
-
-def _load_item(item: Item, max_pixels: int, root: Path) -> Iterator[Record | Bad]:
+def _load_item(item: _Item, max_pixels: int, root: Path) -> Iterator[Record | Bad]:
     name = PurePosixPath(item.file_name.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts:
         yield Bad(item.image_id, "unsafe_path", printable(item.file_name))
@@ -273,7 +357,7 @@ def _load_item(item: Item, max_pixels: int, root: Path) -> Iterator[Record | Bad
 
 
 def _instances(
-    item: Item, declared: tuple[int, int], shape: tuple[int, int]
+    item: _Item, declared: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[tuple[Thing, ...], UInt8[np.ndarray, "h w"], list[Bad]]:
     """Things and segmentation at `shape` (height, width), from annotations made at `declared`."""
     assert item.categories is not None
@@ -336,4 +420,51 @@ def _box(
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None, outside
 
 
-COCO = Adapter(plan, load, LAYOUT)
+def _captions_of_file(source: CocoCorpus, path: Path, noted: Unusable) -> Iterator[RawCaption]:
+    """Captions of COCO's annotations, of Karpathy's images, of a list of objects, or of lists by image."""
+    arrays = JsonArrays(path, source.encoding, ENCODING_OPTION)
+    number = found = 0
+    for key, element, _, _ in arrays.elements("annotations", "images", TOP):
+        if key != "images":
+            number += 1
+            yield from _of_object(element, f"#{number}", noted)
+        elif isinstance(element, dict) and isinstance(element.get("sentences"), list):
+            found += 1
+            yield from _of_karpathy(element, f"#{found}", noted)
+    if number or found:
+        return
+    noted.hint = f"the keys of {path.name} are {', '.join(arrays.keys) or 'none'}"
+    if not {"annotations", "images"}.isdisjoint(arrays.keys):
+        return
+    for key, element, _, _ in arrays.elements(TOP, EVERY):
+        if isinstance(element, str):
+            yield printable(key), element
+
+
+_ID_FIELDS = ("image_id", "image", "file_name", "filename", "id")
+
+
+def _of_object(element: object, place: str, noted: Unusable) -> Iterator[RawCaption]:
+    """The captions of an annotation, or of an object of a list, which may name its image in another way."""
+    if not isinstance(element, dict):
+        yield place, None
+        return
+    key = next((key for key in _ID_FIELDS if key in element), "")
+    captions = element.get("caption", element.get("captions"))
+    if captions is None:
+        noted.hint = f"the keys of an element are {', '.join(map(str, list(element)[:8]))}"
+    for caption in captions if isinstance(captions, list) else [captions]:
+        yield id_or_place(element.get(key), place, noted), caption
+
+
+def _of_karpathy(image: dict[str, object], place: str, noted: Unusable) -> Iterator[RawCaption]:
+    sentences = image["sentences"]
+    assert isinstance(sentences, list)
+    if image.get("split", "train") not in ("train", "restval"):
+        noted.other_splits += len(sentences)
+        noted.hint = "a split file of Karpathy's without an image whose split is train or restval"
+        return
+    named = next((image[key] for key in ("cocoid", "filename", "imgid") if key in image), None)
+    for sentence in sentences:
+        caption = sentence.get("raw") if isinstance(sentence, dict) else None
+        yield id_or_place(named, place, noted), caption

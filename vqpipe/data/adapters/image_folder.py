@@ -1,9 +1,9 @@
 """Class folders of images, in a folder or a tar of one; captions are made from class names by template.
 
-With `classes: folders` the first folder below a split's folder is the class, whatever lies deeper. Classes
-are numbered in the order of their folder names over all splits. Which files there are, `vqpipe.data.walk` says: each
-split's folder is a start of its own, so no image is in two splits. In a tar the same names are taken; a link in it is
-another name of an image, or leads to nothing that is read.
+With `classes: folders` the first folder below a split's folder is the class, at any depth. Classes are numbered in the
+order of their folder names over all splits. The files and their order are those of `vqpipe.data.walk`: each split's
+folder is a start of its own, so no image is in two splits. In a tar the same names are taken; a link in it is another
+name of an image, or leads to nothing that is read.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from vqpipe.data.adapters.base import (
     Adapter,
-    Chunk,
-    Item,
+    Holdout,
     Plan,
+    check_splits,
     chunked,
     need_inside,
     need_source,
     split_of,
 )
-from vqpipe.data.adapters.tar_stream import BadLink, Member, members
 from vqpipe.data.captions import BadCaption, clean_caption
 from vqpipe.data.images import byte_limit
-from vqpipe.data.records import Bad, Record
-from vqpipe.data.walk import Walk, describe, is_image, one_line, other_file, other_source
+from vqpipe.data.records import SPLITS, Bad, Record, SplitName, describe
+from vqpipe.data.walk import BadLink, Member, Walk, is_image, members, other_file, other_source
 from vqpipe.errors import DataError, printable
-from vqpipe.params.dataset import SPLITS, ImageFolderSource, SplitName
+from vqpipe.params.base import Params
 
 LAYOUT = """class folders in the folders of dataset.source.splits, below dataset.source.path (folder or tar):
             train/robin/001.jpg  train/jay/002.png …  val/robin/003.jpg …
@@ -38,7 +39,40 @@ LAYOUT = """class folders in the folders of dataset.source.splits, below dataset
 MAX_TABLE_BYTES = 16 << 20
 MAX_TOPS = 8
 """Names that an error shows of what is there."""
-FIRST_AID = "put images there, or set dataset.source.splits in params.yaml"
+AT_ANY_DEPTH = "dataset.source.classes: none takes images at any depth"
+EMPTY_SPLIT = "put images there, or set dataset.source.splits in params.yaml"
+
+
+class ImageFolderSource(Params):
+    """A folder, or a tar of one (plain, gz, bz2 or xz), that contains class folders of images."""
+
+    kind: Literal["image_folder"]
+    """Names this source."""
+    path: str = Field(min_length=1)
+    """The folder or the tar."""
+    splits: dict[SplitName, str]
+    """Folder of each split that exists as such, relative to the root of the folder or tar, which is `.`."""
+    holdout: Holdout
+    """Shares of train that become the splits that do not exist as such."""
+    classes: Literal["folders", "none"]
+    """`folders`: the first folder below a split is the class. `none`: images have no class, at any depth."""
+    class_names: str | None = None
+    """Table of class folder, tab, name, relative to the root; null: folder names with `_` as a space."""
+    templates: tuple[str, ...]
+    """Captions of every image; `{}` is the class name, `{a}` is a or an. Without classes, plain sentences."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_splits(set(self.splits), self.holdout)
+        for template in self.templates:
+            if not template.strip():
+                raise ValueError("templates: an empty caption")
+            if (template.count("{}") == 1) != (self.classes == "folders"):
+                rule = "exactly one {}" if self.classes == "folders" else "no {} when classes is none"
+                raise ValueError(f"templates: {template!r} must have {rule}")
+        if self.class_names is not None and self.classes == "none":
+            raise ValueError("class_names needs classes: folders")
+        return self
 
 
 Found = Member | Bad
@@ -134,7 +168,7 @@ def _classes(source: ImageFolderSource, found: set[str]) -> dict[str, tuple[int,
 
 
 class _Survey:
-    """One pass over the names: the class folders that hold images, and what is left out."""
+    """One pass over the names: the class folders that contain images, and what is left out."""
 
     def __init__(self, source: ImageFolderSource, places: _Places) -> None:
         self.source, self.places = source, places
@@ -201,20 +235,20 @@ class _Survey:
         return False
 
     def check(self) -> None:
-        """Raise `DataError` where a split's folder holds no image; the message says what was found instead."""
+        """Raise `DataError` where a split's folder holds no image; the message states what was found instead."""
         empty = [split for split in SPLITS if self.images.get(split) == 0]
         if not empty:
             return
         root, own = Path(self.source.path), [bad for split, bad in self.bad if split == empty[0]]
         tops = _tops(root) if root.is_dir() else list(self.tops)
-        shown = ", ".join(one_line(top) for top in tops[:MAX_TOPS]) or "nothing"
+        shown = ", ".join(printable(top) for top in tops[:MAX_TOPS]) or "nothing"
         flat = any(bad.reason == "no_class" for bad in own)
         raise DataError(
             f"dataset.source.splits.{empty[0]}: no image in {self.source.splits[empty[0]]!r} of {root}",
             found=f"at the top: {shown}{', …' if len(tops) > MAX_TOPS else ''}; left out of this split: "
             f"{describe(own)}; images in the other splits: {sum(self.images.values())}",
             expected=LAYOUT,
-            run=other_source(own) or ("dataset.source.classes: none takes images at any depth" if flat else FIRST_AID),
+            run=other_source(own) or (AT_ANY_DEPTH if flat else EMPTY_SPLIT),
         )  # fmt: skip
 
 
@@ -241,62 +275,61 @@ def _tops(root: Path) -> list[str]:
     return tops
 
 
-def plan(source: ImageFolderSource, max_pixels: int) -> Plan:
-    """List the images: in a folder as `vqpipe.data.walk` does, in a tar in its own order.
+class ImageFolder(Adapter):
+    """Images in class folders, with captions made from the class names."""
 
-    Both are read twice: for the names, and for the images.
+    kind = "image_folder"
+    Params = ImageFolderSource
+    layout = LAYOUT
+    may_be_pairs = True
 
-    Raises:
-        DataError: nothing at the path, a split without images, a damaged tar, or a class without a name.
-    """
-    root = need_source(Path(source.path), LAYOUT)
-    places, tree = _Places(source), _tree(source)
-    survey = _Survey(source, places)
-    survey.tar() if tree is None else survey.folder(tree)
-    survey.check()
-    classes = _classes(source, survey.classes)
-    names = [name for _, name in classes.values()]
-    captions = {name: captions_of(name, source.templates) for name in [*names, None]}
+    def plan(self, source: ImageFolderSource, max_pixels: int) -> Plan:
+        """List the images: in a folder as `vqpipe.data.walk` does, in a tar in its own order.
 
-    def items() -> Iterator[tuple[SplitName, int, Any]]:
-        given: set[str] = set()
-        for entry in _list(source, tree, "", byte_limit(max_pixels)):
-            if isinstance(entry, Bad) or not is_image(entry.name):
-                continue
-            place = places.split(entry.name)
-            if (
-                place is None
-                or entry.name == source.class_names
-                or hidden_part(entry.name, place[1]) is not None
-            ):
-                continue
-            split, below = place
-            if source.classes == "folders" and len(below) == 1:
-                continue
-            image_id = printable(entry.name)
-            if tree is None:
-                if image_id in given:
+        Both are read twice: for the names, and for the images.
+
+        Raises:
+            DataError: nothing at the path, a split without images, a damaged tar, or a class without a name.
+        """
+        root = need_source(Path(source.path), LAYOUT)
+        places, tree = _Places(source), _tree(source)
+        survey = _Survey(source, places)
+        survey.tar() if tree is None else survey.folder(tree)
+        survey.check()
+        classes = _classes(source, survey.classes)
+        names = [name for _, name in classes.values()]
+        captions = {name: captions_of(name, source.templates) for name in [*names, None]}
+
+        def items() -> Iterator[tuple[SplitName, int, Record | Bad]]:
+            given: set[str] = set()
+            for entry in _list(source, tree, "", byte_limit(max_pixels)):
+                if isinstance(entry, Bad) or not is_image(entry.name):
                     continue
-                given.add(image_id)
-            label, label_name = classes[below[0]] if source.classes == "folders" else (None, None)
-            if split == "train":
-                split = split_of(image_id, source.holdout)
-            path = "" if tree is None else str(root / entry.name)
-            weight = len(entry.data or b"")
-            item = Item(image_id, path, entry.num_bytes, entry.data, label, label_name, captions[label_name])
-            yield split, weight, item
+                place = places.split(entry.name)
+                if (
+                    place is None
+                    or entry.name == source.class_names
+                    or hidden_part(entry.name, place[1]) is not None
+                ):
+                    continue
+                split, below = place
+                if source.classes == "folders" and len(below) == 1:
+                    continue
+                image_id = printable(entry.name)
+                if tree is None:
+                    if image_id in given:
+                        continue
+                    given.add(image_id)
+                label, label_name = classes[below[0]] if source.classes == "folders" else (None, None)
+                if split == "train":
+                    split = split_of(image_id, source.holdout)
+                known = label, label_name
+                if tree is not None:
+                    yield split, 0, Record(image_id, root / entry.name, captions[label_name], *known)
+                elif entry.data is None:
+                    detail = f"{entry.num_bytes} bytes in the tar; not read"
+                    yield split, 0, Bad(image_id, "too_many_bytes", detail)
+                else:
+                    yield split, len(entry.data), Record(image_id, entry.data, captions[label_name], *known)
 
-    return Plan(chunked(items()), classes=names, bad=survey.bad)
-
-
-def load(source: ImageFolderSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
-    """Decode a chunk's images, from their files or from the bytes that came out of the tar."""
-    for item in chunk.items:
-        image = item.image(max_pixels, Path(source.path))
-        if isinstance(image, Bad):
-            yield image
-        else:
-            yield Record(item.image_id, image, item.captions, item.label, item.label_name)
-
-
-IMAGE_FOLDER = Adapter(plan, load, LAYOUT)
+        return Plan(chunked(items()), classes=names, bad=survey.bad)

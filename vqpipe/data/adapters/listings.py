@@ -1,25 +1,45 @@
 """Files that list images with captions: tables, JSON lines, Karpathy's json, and json of one's own.
 
-What a file is, its first bytes say: `listing_kind`. Every kind is read into the same rows; what a row lacks is noted.
+What a file is follows from its first bytes: `listing_kind`. Every kind is read into the same rows; what a row lacks is
+noted. `read_lists` finds the listings of a source, and the folder that their file names are relative to.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
 
-from vqpipe.data.json_stream import EVERY, TOP, JsonArrays
-from vqpipe.data.records import Bad
-from vqpipe.data.streams import lines, open_bytes
-from vqpipe.data.text_rows import fitted, rows
-from vqpipe.data.walk import is_image
+from vqpipe.data.adapters.base import need_inside, within
+from vqpipe.data.captions import clean_captions, identifier
+from vqpipe.data.records import Bad, SplitName
+from vqpipe.data.structured_files import EVERY, TOP, JsonArrays, cells_under_header, rows
+from vqpipe.data.text_files import PACKED, lines, open_bytes
+from vqpipe.data.walk import Walk, is_image
 from vqpipe.errors import DataError, printable
-from vqpipe.params.dataset import SplitName
 
+if TYPE_CHECKING:
+    from vqpipe.data.adapters.pairs import PairsSource
+
+Layout = Literal["folder", "webdataset", "metadata", "table", "karpathy", "json"]
+ABOUT: dict[Layout, str] = {
+    "folder": "x.jpg and x.txt, one caption a line",
+    "webdataset": "shards 00000.tar, … of x.jpg, x.txt, x.json, x.cls",
+    "metadata": "metadata.jsonl or metadata.csv with the images (file_name, text), in one folder or one a split",
+    "table": "a CSV or TSV with a column of image names and one of captions",
+    "karpathy": "Karpathy's dataset_*.json (filename, split, sentences)",
+    "json": "a json of [{image, caption}, …] or {file: [captions], …}",
+}
+"""The layouts of the source `pairs`, in words."""
+METADATA = ("metadata.jsonl", "metadata.csv")
+LISTINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
+NOTES = ("readme", "license", "licence", "classes", "labels", "index", "notes", "shards", "sizes")
+"""Names of files about a data set that are neither a caption nor a list of it."""
 Kind = Literal["table", "lines", "karpathy", "json", "coco"]
 IMAGE_FIELDS = (
     "file_name", "filename", "image", "image_path", "img_path", "filepath", "file_path", "path", "image_name",
@@ -29,7 +49,7 @@ IMAGE_FIELDS = (
 CAPTION_FIELDS = (
     "caption", "captions", "text", "sentence", "sentences", "title", "description", "comment", "raw", "alt_text",
 )  # fmt: skip
-"""Fields that hold a caption or a list of them, the likeliest first."""
+"""Fields of a caption or a list of them, the likeliest first."""
 WORDS: dict[str, SplitName] = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
     "validation": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
@@ -61,8 +81,66 @@ class Fields:
     encoding: str | None = None
 
 
+def split_named(name: str) -> SplitName | None:
+    """The split that a folder's name means as a whole (`train2017`, `val`), or None."""
+    return WORDS.get(re.sub(r"[\W\d_]+", "", name.lower()))
+
+
+def split_within(path: str) -> SplitName | None:
+    """The split that a path names in a folder or as a word of its file name (`cc3m-train-0001.tar`), or None."""
+    *folders, name = path.split("/")
+    found = {split for folder in folders if (split := split_named(folder))}
+    words = re.split(r"[\W\d_]+", name.lower())
+    found = found or {WORDS[word] for word in words if word in WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def splits_of(paths: Iterable[str]) -> dict[str, SplitName] | None:
+    """The split of each path where all of them name one and some `train`; else None: names state no splits."""
+    found = {path: split_within(path) for path in paths}
+    if None in found.values() or "train" not in found.values():
+        return None
+    return {path: split for path, split in found.items() if split is not None}
+
+
+def folder_splits(folders: Iterable[tuple[str, ...]]) -> tuple[int, dict[str, SplitName]]:
+    """How many parts the folders of images share, and the split that each name below these means; empty: none does."""
+    known = sorted(set(folders))
+    depth = 0
+    while known and all(len(parts) > depth and parts[depth] == known[0][depth] for parts in known):
+        if len(known) == 1 and len(known[0]) == depth + 1:
+            break
+        depth += 1
+    named = {parts[depth]: split_named(parts[depth]) for parts in known if len(parts) > depth}
+    whole = (
+        all(len(parts) > depth for parts in known)
+        and "train" in named.values()
+        and None not in named.values()
+    )
+    return depth, {name: split for name, split in named.items() if split} if whole else {}
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file is the list of a Hugging Face image folder, plain or packed."""
+    return any(name.lower() == f"{known}{packed}" for known in METADATA for packed in PACKED)
+
+
+def listing_names(names: list[str]) -> list[str]:
+    """The names of a folder that may be lists of images: not what belongs to one image, and no notes."""
+    stems = {PurePosixPath(name).stem for name in names if is_image(name)}
+
+    def may(name: str) -> bool:
+        lower = name.lower()
+        stem, own = PurePosixPath(name).stem, lower.split(".")[0]
+        ends = any(lower.endswith(f"{ending}{packed}") for ending in LISTINGS for packed in PACKED)
+        known = stem in stems or own in NOTES or lower.endswith("_stats.json")
+        return ends and not known and not is_metadata(name)
+
+    return [name for name in names if may(name)]
+
+
 def field_of(value: dict[str, Any], name: str | None, known: Sequence[str]) -> Any:
-    """A field by its name, which may be a path with dots, or the first of the known names that says something; None
+    """A field by its name, which may be a path with dots, or the first of the known names that has a value; None
     without it."""
     if name is None:
         lower = {key.strip().lower(): key for key in value}
@@ -76,7 +154,7 @@ def field_of(value: dict[str, Any], name: str | None, known: Sequence[str]) -> A
 
 
 def captions_of(value: Any, name: str | None) -> list[object]:
-    """The captions that a JSON value holds: itself, those of a list, or those of a field; null holds none."""
+    """The captions of a JSON value: itself, those of a list, or those of a field; null has none."""
     if isinstance(value, dict):
         value = field_of(value, name, CAPTION_FIELDS)
     if value is None:
@@ -86,7 +164,7 @@ def captions_of(value: Any, name: str | None) -> list[object]:
 
 
 def _sentence(part: dict[str, Any]) -> object:
-    """The caption of an object in a list; Karpathy's `tokens` where nothing else holds it."""
+    """The caption of an object in a list; Karpathy's `tokens` where nothing else is there."""
     found = field_of(part, None, ("raw", *CAPTION_FIELDS))
     tokens = part.get("tokens")
     if found is None and isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
@@ -97,7 +175,7 @@ def _sentence(part: dict[str, Any]) -> object:
 def head_of(path: Path, encoding: str | None = None) -> str:
     """The first characters of a text file, unpacked; empty for what cannot be read as text.
 
-    Of a file in an unknown older encoding those in ASCII are right: which one it is, the reader says.
+    Of a file in an unknown older encoding those in ASCII are right; the reader names the encoding.
     """
     for tried in (encoding, "latin-1"):
         try:
@@ -197,10 +275,10 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         suffixes = [suffix.lower() for suffix in path.suffixes]
         kind = "lines" if ".jsonl" in suffixes else "json" if ".json" in suffixes else "table"
     if kind is None or kind == "coco":
-        told = "a COCO json: dataset.source.kind coco reads it"
+        coco = "a COCO json: dataset.source.kind coco reads it"
         raise DataError(
             f"dataset.source.listing: {path} is no list of images and captions",
-            found=told if kind else f"it begins: {head_of(path)[:60]!r}",
+            found=coco if kind else f"it begins: {head_of(path)[:60]!r}",
             expected="a CSV or TSV, JSON lines, Karpathy's json, [{image, caption}, …] or {file: [captions], …}",
             run=None if kind else "name the fields: dataset.source.image_field and caption_field",
         )
@@ -210,7 +288,7 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
 def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     head = head_of(path, fields.encoding)
     columns = _columns(head)
-    if columns is None:  # the image column was named, and holds no name that is known
+    if columns is None:  # the image column was named, and has no known name
         delimiter = max(DELIMITERS, key=head.partition("\n")[0].count)
         columns = _Columns(delimiter, 0, _first_cells(head, delimiter))
     names = columns.header or []
@@ -228,7 +306,7 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         )  # fmt: skip
     read = lines(path, 0, fields.encoding, ENCODING)
     for at, (number, raw) in enumerate(rows(read, columns.delimiter, quotes=True)):
-        whole = fitted(raw, names, caption, columns.delimiter)
+        whole = cells_under_header(raw, names, caption, columns.delimiter)
         if whole is None:
             detail = f"{len(raw)} columns, and the header has {len(names)}"
             yield Bad(f"{path.name}, line {number}", "bad_annotation", detail, 1)
@@ -305,8 +383,8 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     by_name: dict[str, list[object]] = {}
     for number, (key, value, _, _) in enumerate(source.elements(TOP, EVERY), start=1):
         if is_image(_file_part(key)[0]):
-            said = [None] if value is None else captions_of(value, fields.caption)
-            by_name.setdefault(_file_part(key)[0], []).extend(said)
+            found = [None] if value is None else captions_of(value, fields.caption)
+            by_name.setdefault(_file_part(key)[0], []).extend(found)
         elif key == TOP or isinstance(value, dict):
             row = _row(value, fields, f"{path.name}, entry {number}")
             if isinstance(row, Row) and row.split is None and key.lower() in WORDS:
@@ -314,3 +392,192 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
             yield row
     for name, captions in by_name.items():
         yield Row(name, captions)
+
+
+_KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}
+NUM_PROBED = 100
+"""Names that are looked for to find the folder of the images."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the listings state of one image."""
+
+    split: SplitName | None
+    label: str | None
+    captions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Listed:
+    """Entries by the image's path below the root, in the order of the listings."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    bad: list[tuple[str, Bad]] = field(default_factory=list)
+    states_splits: bool = False
+
+
+def read_lists(source: PairsSource, root: Path, layout: Layout) -> Listed:
+    """Read all listings of a source.
+
+    Raises:
+        DataError: no listing, or several of which none is named; a damaged one; no such folder of images.
+    """
+    fields = Fields(source.image_field, source.caption_field, source.label_field, source.encoding)
+    names = _listings(source, root, layout)
+    stated = splits_of(names) if source.own_splits else None
+    listed = Listed(states_splits=stated is not None)
+    for name in names:
+        base = _base(source, root, name, layout, fields)
+        own = stated[name] if stated else None
+        need_inside(root, root / name)
+        for row in read_listing(root / name, fields):
+            if isinstance(row, Bad):
+                listed.bad.append((own or "", row))
+            else:
+                _add(listed, row, base, own, source.own_splits)
+    if layout == "metadata" and source.listing is None:
+        listed.bad += _unlisted(root, listed.entries)
+    return listed
+
+
+def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits: bool) -> None:
+    """Add a row to its image's entry, or note what is wrong with it."""
+    split, word = own, identifier(row.split)
+    if own_splits and word is not None:
+        split = WORDS.get(word.lower())
+        listed.states_splits = True
+        if split is None:
+            detail = f"split {word!r} is none of {', '.join(WORDS)}"
+            listed.bad.append(
+                ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
+            )
+            return
+    name = image_path(row.image, base)
+    if name is None:
+        listed.bad.append((split or "", Bad(printable(row.image), "unsafe_path", "leads out of the source")))
+        return
+    label = identifier(row.label)
+    entry = listed.entries.setdefault(name, Entry(split, label))
+    if entry.split != split:
+        detail = f"listed in {split or 'train'} too; {entry.split or 'train'} counts"
+        listed.bad.append((split or "", Bad(printable(name), "duplicate_id", detail)))
+        return
+    captions, faults = clean_captions(row.captions)
+    entry.captions += captions
+    entry.label = entry.label or label
+    listed.bad += [(split or "", Bad(printable(name), *fault, 1)) for fault in faults]
+
+
+def image_path(raw: str, base: str) -> str | None:
+    """An image's path below the root from the name in a listing; None where it leads out."""
+    name = raw.strip().replace("\\", "/")
+    if (
+        name.startswith(("/", "~"))
+        or re.match(r"^[A-Za-z]:", name)
+        or ".." in name.split("/")
+        or "\0" in name
+    ):
+        return None
+    return str(PurePosixPath(base) / name)
+
+
+def _listings(source: PairsSource, root: Path, layout: Layout) -> list[str]:
+    """The listings, relative to the root, in the order of their names."""
+    if source.listing is not None:
+        if (root / source.listing).is_file():
+            return [PurePosixPath(source.listing).as_posix()]
+        found = sorted(
+            path.relative_to(root).as_posix() for path in root.glob(source.listing) if path.is_file()
+        )
+        if not found:
+            if (root / source.listing).exists():
+                problem = f"dataset.source.listing: {root / source.listing} is not a file"
+                raise DataError(problem, expected=ABOUT[layout])
+            within(root, source.listing, "dataset.source.listing", ABOUT[layout])
+        return found
+    if layout == "metadata":
+        found = sorted(
+            name for name in Walk(root) if isinstance(name, str) and is_metadata(name.rpartition("/")[2])
+        )
+        folders = [name.rpartition("/")[0] for name in found]
+        twice = next((name for name in found if folders.count(name.rpartition("/")[0]) > 1), None)
+        several = found if twice is not None else []
+    else:
+        found = sorted(_of_kind(root, _KINDS[layout]))
+        several = found if len(found) > 1 and splits_of(found) is None else []
+    if several:
+        raise DataError(
+            f"dataset.source.listing: several files list images in {root}",
+            found=", ".join(map(printable, several[:8])),
+            expected="the name of one, or a pattern of those that belong together",
+        )
+    if not found:
+        raise DataError(
+            f"dataset.source.listing: no file lists the images of {root}",
+            expected=ABOUT[layout],
+            run="name it: dataset.source.listing",
+        )
+    return found
+
+
+def _of_kind(root: Path, kinds: tuple[str, ...]) -> Iterator[str]:
+    """The listings of some kinds in the root and in the folders right below it."""
+    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
+        if folder is not root and folder.name.startswith("."):
+            continue
+        names = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
+        for name in listing_names(names):
+            if (folder / name).is_file() and listing_kind(folder / name) in kinds:
+                yield (folder / name).relative_to(root).as_posix()
+
+
+def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields: Fields) -> str:
+    """The folder, relative to the root, that a listing's names are relative to."""
+    if source.images is not None:
+        return (
+            within(root, source.images, "dataset.source.images", ABOUT[layout]).relative_to(root).as_posix()
+        )
+    own = listing.rpartition("/")[0] or "."
+    if layout == "metadata":
+        return own
+    rows = islice((row for row in read_listing(root / listing, fields) if isinstance(row, Row)), NUM_PROBED)
+    images = [row.image for row in rows]
+
+    def num_found(base: str) -> int:
+        paths = [image_path(image, base) for image in images]
+        return sum(path is not None and os.path.isfile(root / path) for path in paths)
+
+    near = {base: num_found(base) for base in (own, ".")}
+    below = (
+        {base: num_found(base) for top in near for base in _folders_in(root, top)}
+        if not any(near.values())
+        else {}
+    )
+    found = {base: count for base, count in {**near, **below}.items() if count}
+    most = [base for base, count in found.items() if count == max(found.values())]
+    safe = any(image_path(image, own) is not None for image in images)
+    if safe and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
+        shown = ", ".join(printable(image) for image in images[:3])
+        raise DataError(
+            f"dataset.source.images: where are the images that {printable(listing)} lists?",
+            found=f"{shown}, … in each of {', '.join(map(printable, most))}" if most
+            else f"{shown}, …; none of the first {len(images)} is in {root} or a folder in it",
+            expected="the folder, relative to dataset.source.path, that these names are relative to",
+        )  # fmt: skip
+    return most[0] if most else own
+
+
+def _folders_in(root: Path, base: str) -> list[str]:
+    """The folders right in a folder, relative to the root, in order."""
+    names = sorted(child.name for child in (root / base).iterdir() if child.is_dir())
+    return [str(PurePosixPath(base) / name) for name in names if not name.startswith(".")]
+
+
+def _unlisted(root: Path, entries: dict[str, Entry]) -> Iterator[tuple[str, Bad]]:
+    """The images of a Hugging Face folder that no row names, and what the walk left out."""
+    for found in Walk(root):
+        if isinstance(found, Bad):
+            yield "", found
+        elif is_image(found) and found not in entries:
+            yield "", Bad(printable(found), "no_caption", "no row of the metadata names it")

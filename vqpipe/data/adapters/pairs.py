@@ -1,46 +1,86 @@
-"""Images with captions as people have them: files side by side, WebDataset shards, or a list of names and captions.
+"""Images with captions as people have them: side files, WebDataset shards, or a list of names and captions.
 
-The image's id is its path below the source's folder, for a shard's member behind the shard's own path. Captions are
-cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are in memory
-(as those of COCO are), the images never: those of a shard are read in a second pass, in the order of its members.
+The image's id is its path below the source's folder; a member of a shard has the shard's path in front. Captions are
+cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are in memory (as
+those of COCO are), the images never: those of a shard are read in a second pass, in the order of its members.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from vqpipe.data.adapters.base import (
-    Adapter,
-    Chunk,
-    Item,
-    Plan,
-    chunked,
-    need_source,
-    split_of,
+from pydantic import Field, field_validator
+
+from vqpipe.data.adapters.base import Adapter, Chunk, Holdout, Plan, chunked, decoded, need_source, split_of
+from vqpipe.data.adapters.layouts import coco_files, layouts_at
+from vqpipe.data.adapters.listings import (
+    ABOUT,
+    Layout,
+    Listed,
+    folder_splits,
+    is_metadata,
+    read_lists,
+    splits_of,
 )
-from vqpipe.data.adapters.layouts import ABOUT, coco_files, folder_splits, is_metadata, layouts_at, splits_of
-from vqpipe.data.adapters.listed import Listed, read_lists
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
-from vqpipe.data.adapters.tar_stream import members
+from vqpipe.data.encodings import known_encoding
 from vqpipe.data.images import byte_limit
-from vqpipe.data.records import Bad, Record
-from vqpipe.data.walk import ARCHIVES, Walk, is_image
+from vqpipe.data.records import Bad, Record, SplitName
+from vqpipe.data.walk import ARCHIVES, Walk, is_image, members
 from vqpipe.errors import DataError, printable
-from vqpipe.params.dataset import Holdout, Layout, PairsSource, SplitName
+from vqpipe.params.base import Params
 
 LAYOUT = "images with captions at dataset.source.path, in one of these layouts:" + "".join(
     f"\n            {name}: {about}" for name, about in ABOUT.items()
 )
 
 
+class PairsSource(Params):
+    """Images with captions: x.jpg + x.txt, WebDataset shards, or images that a table or json lists (docs/data.md)."""
+
+    kind: Literal["pairs"]
+    """Names this source."""
+    path: str = Field(min_length=1)
+    """The folder of the images and what lists them; or of shards; or one shard."""
+    layout: Layout | None = None
+    """How the pairs are stored; null: recognised, and asked for where several layouts are seen."""
+    own_splits: bool = True
+    """Whether splits that the layout states are kept; false: all images are one pool, for the holdout."""
+    holdout: Holdout
+    """Shares of train that become the splits that the layout does not state."""
+    listing: str | None = Field(default=None, min_length=1)
+    """The table or json, relative to `path`, or a pattern of several (`*/metadata.csv`); null: those that are found."""
+    images: str | None = Field(default=None, min_length=1)
+    """Folder, relative to `path`, that a listing's file names are relative to; null: where they are found."""
+    image_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the image's file name; a number from 0 in a table without header; null: the usual names."""
+    caption_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the caption, `a.b` for a key within a key; null: `caption`, `text` and other usual names."""
+    label_field: str | None = Field(default=None, min_length=1)
+    """Column or key of the class in a listing; null: the listing states no class."""
+    encoding: str | None = Field(default=None, min_length=1)
+    """What text without a byte order mark is in, such as cp1252; null: UTF-8 or UTF-16, whichever it is."""
+    classes: Literal["own", "folders", "none"] = "own"
+    """`own`: of x.cls or `label_field`, if any. `folders`: the first folder below a split. `none`: no class."""
+
+    _known = field_validator("encoding")(known_encoding)
+
+    @field_validator("listing", "images")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+            raise ValueError("must be relative to path, and inside it")
+        return path
+
+
 @dataclass(frozen=True, slots=True)
-class Pair(Item):
-    """An image whose captions are known, or lie in the files `sides` beside it."""
+class Pair(Record):
+    """An image whose captions are known, or are in the files `sides`."""
 
     sides: tuple[str, ...] = ()
     lacks_class: bool = False
@@ -67,12 +107,11 @@ class _Classes:
         self.names = sorted({name for name in found if name is not None}, key=order)
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
-    def pair(self, name: str | None, image_id: str, path: str = "", **fields: Any) -> Pair:
+    def pair(self, name: str | None, image_id: str, image: Path | bytes, **fields: Any) -> Pair:
         """An image with the number and name of its class, and whether it lacks one that it should have."""
-        known: dict[str, Any] = {"num_bytes": 0, "data": None, "captions": (), **fields}
         number = None if name is None else self._numbers[name]
         lacks = name is None and bool(self.names)
-        return Pair(image_id, path, label=number, label_name=name, lacks_class=lacks, **known)
+        return Pair(image_id, image, label=number, label_name=name, lacks_class=lacks, **fields)
 
 
 def _layout(source: PairsSource) -> Layout:
@@ -91,7 +130,7 @@ def _layout(source: PairsSource) -> Layout:
         return found[0]
     if found:
         raise DataError(
-            f"dataset.source.path: {path} holds pairs in several layouts",
+            f"dataset.source.path: {path} has pairs in several layouts",
             found="; ".join(f"{name} ({ABOUT[name]})" for name in found),
             expected="dataset.source.layout names the one to read",
             choices=found,
@@ -112,33 +151,13 @@ def _layout(source: PairsSource) -> Layout:
     )
 
 
-def plan(source: PairsSource, max_pixels: int) -> Plan:
-    """List the images with their captions, or with the files that hold these.
-
-    Raises:
-        DataError: nothing at the path, no layout or several, a damaged shard or list, a field that is not there.
-    """
-    path = need_source(Path(source.path), LAYOUT)
-    layout = _layout(source)
-    if path.is_file() and layout != "webdataset":
-        raise DataError(
-            f"dataset.source.path: {path} is a file; name its folder, so that the images belong to the source too",
-            expected=f"path: {path.parent}, listing: {path.name}",
-        )
-    if layout == "folder":
-        return _plan_folder(source, path)
-    if layout == "webdataset":
-        return _plan_shards(source, path, max_pixels)
-    return _plan_lists(source, path, layout)
-
-
 def _parts(name: str) -> tuple[str, ...]:
     """The folders of a file name."""
     return tuple(name.split("/")[:-1])
 
 
 class _Places:
-    """Splits and classes that are folders: `folders` are those that hold images."""
+    """Splits and classes that are folders: `folders` are those that contain images."""
 
     def __init__(self, source: PairsSource, folders: Iterable[tuple[str, ...]]) -> None:
         depth, self.named = folder_splits(folders)
@@ -159,7 +178,7 @@ class _Places:
 def _none_found(path: Path, layout: Layout, bad: Sequence[tuple[str, Bad]]) -> DataError:
     shown = "; ".join(f"{entry.item}: {entry.reason}" for _, entry in bad[:4])
     return DataError(
-        f"dataset.source.path: {path} holds no image in the layout {layout}",
+        f"dataset.source.path: {path} has no image in the layout {layout}",
         found=(shown or "nothing") + ("; …" if len(bad) > 4 else ""),
         expected=ABOUT[layout],
         choices=ABOUT,
@@ -177,8 +196,8 @@ def _plan_folder(source: PairsSource, root: Path) -> Plan:
                 else:
                     yield entry
 
-        for folder, held in groupby(names(), key=_parts):
-            sides, faults = match(list(held), dotted=False)
+        for folder, files in groupby(names(), key=_parts):
+            sides, faults = match(list(files), dotted=False)
             bad.extend(faults)
             yield sides, folder
 
@@ -206,7 +225,7 @@ def _plan_folder(source: PairsSource, root: Path) -> Plan:
                 own = places.label(pair.image) if source.classes == "folders" else own
                 split = splits.of(image_id, places.split(pair.image))
                 sides = tuple(str(root / name) for name in pair.texts)
-                yield split, 0, classes.pair(own, image_id, str(root / pair.image), sides=sides)
+                yield split, 0, classes.pair(own, image_id, root / pair.image, sides=sides)
 
     return Plan(
         chunked(items()), classes=classes.names, bad=[("", entry) for entry in refused], num_annotations=0
@@ -254,12 +273,12 @@ def _plan_shards(source: PairsSource, path: Path, max_pixels: int) -> Plan:
     if not any(listed.values()):
         raise _none_found(path, "webdataset", bad)
     if source.classes == "folders":
-        places = _Places(source, {_parts(name) for held in listed.values() for name in held})
+        places = _Places(source, {_parts(name) for images in listed.values() for name in images})
         listed = {
-            shard: {name: (captions, places.label(name)) for name, (captions, _) in held.items()}
-            for shard, held in listed.items()
+            shard: {name: (captions, places.label(name)) for name, (captions, _) in images.items()}
+            for shard, images in listed.items()
         }
-    classes = _Classes(label for held in listed.values() for _, label in held.values())
+    classes = _Classes(label for images in listed.values() for _, label in images.values())
 
     def items() -> Iterator[tuple[SplitName, int, Any]]:
         for shard in shards:
@@ -271,12 +290,11 @@ def _plan_shards(source: PairsSource, path: Path, max_pixels: int) -> Plan:
                 captions, label = listed[shard][entry.name]
                 image_id = _member_id(shard, entry.name)
                 split = splits.of(image_id, stated.get(shard))
-                held: dict[str, Any] = {
-                    "num_bytes": entry.num_bytes,
-                    "data": entry.data,
-                    "captions": captions,
-                }
-                yield split, len(entry.data or b""), classes.pair(label, image_id, **held)
+                if entry.data is None:
+                    detail = f"{entry.num_bytes} bytes in the tar; not read"
+                    yield split, 0, Bad(image_id, "too_many_bytes", detail)
+                else:
+                    yield split, len(entry.data), classes.pair(label, image_id, entry.data, captions=captions)
 
     return Plan(chunked(items()), classes=classes.names, bad=bad, num_annotations=0)
 
@@ -312,8 +330,8 @@ def _survey_shard(
         note(left)
     found: dict[str, tuple[tuple[str, ...], str | None]] = {}
     for pair in pairs:
-        held = pair.texts + ((pair.label,) if pair.label and source.classes == "own" else ())
-        side = read_sides(texts, held, source.caption_field, source.encoding)
+        files = pair.texts + ((pair.label,) if pair.label and source.classes == "own" else ())
+        side = read_sides(texts, files, source.caption_field, source.encoding)
         for fault in side.bad:
             note(Bad(printable(pair.image), *fault))
         found[pair.image] = (side.captions, side.label)
@@ -339,34 +357,60 @@ def _plan_lists(source: PairsSource, root: Path, layout: Layout) -> Plan:
     def items() -> Iterator[tuple[SplitName, int, Any]]:
         for name, entry in listed.entries.items():
             split = splits.of(printable(name), own[name] if source.own_splits else None)
-            file = str(root / PurePosixPath(name))
-            yield split, 0, classes.pair(labels[name], printable(name), file, captions=tuple(entry.captions))
+            captions = tuple(entry.captions)
+            yield split, 0, classes.pair(labels[name], printable(name), root / name, captions=captions)
 
     return Plan(chunked(items()), classes=classes.names, bad=bad, num_annotations=0)
 
 
-def load(source: PairsSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
-    """Decode a chunk's images, and read the captions that lie in files beside them."""
-    for item in chunk.items:
-        yield from _load_item(source, item, max_pixels)
-
-
-def _load_item(source: PairsSource, item: Pair, max_pixels: int) -> Iterator[Record | Bad]:
-    image = item.image(max_pixels, Path(source.path))
-    if isinstance(image, Bad):
-        yield image
+def _load_pair(source: PairsSource, pair: Pair, max_pixels: int) -> Iterator[Record | Bad]:
+    record = decoded(pair, max_pixels, Path(source.path))
+    if isinstance(record, Bad):
+        yield record
         return
-    captions = item.captions
-    if item.sides:
-        side = read_sides(None, item.sides, source.caption_field, source.encoding)
+    captions = pair.captions
+    if pair.sides:
+        side = read_sides(None, pair.sides, source.caption_field, source.encoding)
         captions = side.captions
-        yield from (Bad(item.image_id, *entry) for entry in side.bad)
+        yield from (Bad(pair.image_id, *entry) for entry in side.bad)
     if not captions:
-        yield Bad(item.image_id, "no_caption", "no usable caption beside it or in a list")
-    elif item.lacks_class:
-        yield Bad(item.image_id, "no_class", "has no class, though others have")
+        yield Bad(pair.image_id, "no_caption", "no usable caption beside it or in a list")
+    elif pair.lacks_class:
+        yield Bad(pair.image_id, "no_class", "has no class, though others have")
     else:
-        yield Record(item.image_id, image, captions, item.label, item.label_name)
+        yield replace(record, captions=captions)
 
 
-PAIRS = Adapter(plan, load, LAYOUT)
+class Pairs(Adapter):
+    """Images with captions, in one of the layouts of `ABOUT`."""
+
+    kind = "pairs"
+    Params = PairsSource
+    layout = LAYOUT
+
+    def plan(self, source: PairsSource, max_pixels: int) -> Plan:
+        """List the images with their captions, or with their side files.
+
+        Raises:
+            DataError: nothing at the path, no layout or several, a damaged shard or list, a field that is not there.
+        """
+        path = need_source(Path(source.path), LAYOUT)
+        layout = _layout(source)
+        if path.is_file() and layout != "webdataset":
+            raise DataError(
+                f"dataset.source.path: {path} is a file; name its folder, so that the images belong to the source too",
+                expected=f"path: {path.parent}, listing: {path.name}",
+            )
+        if layout == "folder":
+            return _plan_folder(source, path)
+        if layout == "webdataset":
+            return _plan_shards(source, path, max_pixels)
+        return _plan_lists(source, path, layout)
+
+    def load(self, source: PairsSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
+        """Decode a chunk's images, and read the captions of their side files."""
+        for item in chunk.items:
+            if isinstance(item, Bad):
+                yield item
+            else:
+                yield from _load_pair(source, item, max_pixels)

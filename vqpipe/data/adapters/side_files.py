@@ -1,4 +1,4 @@
-"""The files that lie beside an image and speak of it: x.txt, x.caption, x.json and x.cls beside x.jpg."""
+"""The files that belong to an image by their name: x.txt, x.caption, x.json and x.cls of x.jpg."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vqpipe.data.adapters.layouts import NOTES, TEXT_ENDINGS, key_of
-from vqpipe.data.adapters.listings import captions_of
-from vqpipe.data.captions import BadCaption, clean_caption
+from vqpipe.data.adapters.listings import NOTES, captions_of
+from vqpipe.data.captions import clean_captions
 from vqpipe.data.encodings import unicode_encoding
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import is_image, other_file
 from vqpipe.errors import is_of_machine, printable
 
+TEXT_ENDINGS = (".txt", ".caption")
+"""Endings of the files with one caption a line that have the name of an image."""
 SIDE_BYTES = 1 << 20
-"""Bytes of a file beside an image that are read; a larger one is refused."""
+"""Bytes of such a file that are read; a larger one is refused."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """An image's name and those of the files beside it; text comes before json."""
+    """An image's name and those of its side files; text comes before json."""
 
     image: str
     texts: tuple[str, ...]
@@ -31,8 +32,8 @@ class Sides:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What the files beside an image say; `bad` are (reason, detail, annotations)."""
+class SideContent:
+    """The content of an image's side files; `bad` are (reason, detail, annotations)."""
 
     captions: tuple[str, ...]
     label: str | None
@@ -42,48 +43,48 @@ class Said:
 def match(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
     """Find the files that belong to each image of a folder or a tar, in the order of the images.
 
-    They have the image's name without its ending, or with it (x.jpg.txt), in front of their own. In a tar (`dotted`)
-    WebDataset's key, the name up to its first dot, counts too, where nothing has the whole name: 1.image.jpg and
-    1.caption.txt. A second image of the same files is refused, as are captions without an image.
+    They have the image's name without its ending, or with it (x.jpg.txt), in front of their own ending. In a tar
+    (`dotted`) the key of WebDataset, the name up to its first dot, counts too where nothing has the whole name:
+    1.image.jpg and 1.caption.txt. A second image of the same files is refused, as are captions without an image.
     """
-    beside: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
     others: list[str] = []
     for name in names:
         if not is_image(name):
             is_side = name.lower().endswith((*TEXT_ENDINGS, ".json", ".cls"))
-            (beside.setdefault(_stem(name), []) if is_side else others).append(name)
+            (by_stem.setdefault(_stem(name), []) if is_side else others).append(name)
     by_name = {
-        name: [*beside.get(_stem(name), ()), *beside.get(name, ())] for name in filter(is_image, names)
+        name: [*by_stem.get(_stem(name), ()), *by_stem.get(name, ())] for name in filter(is_image, names)
     }
-    owned = {side for held in by_name.values() for side in held}
+    owned = {side for files in by_name.values() for side in files}
     by_key: dict[str, list[str]] = {}
-    for side in (side for held in beside.values() for side in held if dotted and side not in owned):
+    for side in (side for files in by_stem.values() for side in files if dotted and side not in owned):
         by_key.setdefault(key_of(side), []).append(side)
     owners: dict[str, str] = {}
     pairs: list[Sides] = []
     bad: list[Bad] = []
     for name, own in by_name.items():
         shared = [] if own else by_key.get(key_of(name), [])
-        held = own or shared
+        files = own or shared
         first = owners.setdefault(key_of(name) if shared else _stem(name), name)
         if first != name:
             detail = f"a second image of the same captions; {printable(first)} counts"
             bad.append(Bad(printable(name), "duplicate_id", detail))
             continue
         owned.update(shared)
-        texts = sorted((one for one in held if not one.lower().endswith(".cls")), key=_text_first)
-        label = next((one for one in held if one.lower().endswith(".cls")), None)
+        texts = sorted((one for one in files if not one.lower().endswith(".cls")), key=_text_first)
+        label = next((one for one in files if one.lower().endswith(".cls")), None)
         pairs.append(Sides(name, tuple(texts), label))
     folders = {_folder(pair.image) for pair in pairs}
     images = {word for pair in pairs for word in (_stem(pair.image), key_of(pair.image))}
-    for side in (side for held in beside.values() for side in held if side not in owned):
+    for side in (side for files in by_stem.values() for side in files if side not in owned):
         bad += _left_over(side, _folder(side) in folders)
     bad += [other_file(name) for name in others if not {_stem(name), key_of(name)} & images]
     return pairs, bad
 
 
 def _left_over(name: str, with_images: bool) -> list[Bad]:
-    """What is noted of a file beside no image: nothing of a shard's statistics, an annotation of captions."""
+    """What is noted of a side file without an image: nothing of a shard's statistics, an annotation of captions."""
     base = name.rpartition("/")[2].lower()
     if base.endswith("_stats.json"):
         return []
@@ -106,16 +107,16 @@ def _text_first(name: str) -> tuple[int, str]:
 
 
 def read_sides(
-    held: Mapping[str, bytes | None] | Path | None,
+    files: Mapping[str, bytes | None] | Path | None,
     names: Sequence[str],
     caption_field: str | None,
     encoding: str | None,
-) -> Said:
-    """Read the files beside an image.
+) -> SideContent:
+    """Read the side files of an image.
 
     Args:
-        held: their bytes by name; or the folder that the names are relative to; None: the names are paths.
-        names: the files; `.cls` holds the class, json a caption or a list of them, others one caption a line.
+        files: their bytes by name; or the folder that the names are relative to; None: the names are paths.
+        names: the files; `.cls` is the class, json a caption or a list of them, others one caption a line.
         caption_field: the json's field of the caption. Where it is given, json is read and text is not; else json
             is read where there is no text.
         encoding: what text without a byte order mark is in; None: UTF-8 or UTF-16.
@@ -130,7 +131,7 @@ def read_sides(
         is_label = name.lower().endswith(".cls")
         if not is_label and name not in (json_names if use_json else text_names):
             continue
-        data = _data(held, name)
+        data = _data(files, name)
         if isinstance(data, str):
             bad.append(("bad_annotation", f"{_base(name)}: {data}", int(not is_label)))
             continue
@@ -145,31 +146,26 @@ def read_sides(
         else:
             lines = [line for line in _LINE_END.split(text) if line.strip()]
             raws += lines or [""]
-    captions, faults = cleaned(raws)
-    return Said(captions, label, (*bad, *faults))
+    captions, faults = clean_captions(raws)
+    return SideContent(captions, label, (*bad, *((*fault, 1) for fault in faults)))
 
 
-def cleaned(raws: Sequence[object]) -> tuple[tuple[str, ...], list[tuple[str, str, int]]]:
-    """The usable captions, cleaned, and (reason, detail, 1) for each of the others."""
-    captions, bad = [], []
-    for raw in raws:
-        try:
-            captions.append(clean_caption(raw))
-        except BadCaption as error:
-            bad.append((error.reason, printable(f"{raw!r}"[:80]), 1))
-    return tuple(captions), bad
+def key_of(name: str) -> str:
+    """WebDataset's key of a member: its name up to the first dot of its last part."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def _base(name: str) -> str:
     return printable(name.rpartition("/")[2])
 
 
-def _data(held: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | str:
+def _data(files: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | str:
     """The bytes of a file, or why there are none."""
-    if isinstance(held, Mapping):
-        data = held[name]
+    if isinstance(files, Mapping):
+        data = files[name]
         return "too large" if data is None else data
-    path = Path(name) if held is None else held / name
+    path = Path(name) if files is None else files / name
     try:
         if path.stat().st_size > SIDE_BYTES:
             return "too large"

@@ -1,16 +1,8 @@
-"""What is said of a scene."""
+"""Moved."""
 
-from __future__ import annotations
+# shim: moved
+import sys
 
-from dataclasses import dataclass
+from vqpipe.data.scenes.layout import *  # noqa: F403
 
-Pair = tuple[str, str]
-"""(adjective, noun)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A lowercase sentence and the pairs that it says, in order."""
-
-    text: str
-    pairs: tuple[Pair, ...]
+sys.modules[__name__] = sys.modules["vqpipe.data.scenes.layout"]

@@ -1,4 +1,4 @@
-"""What is in a scene and where, without a pixel: drawn from (seed, split, index) alone."""
+"""What is in a scene and where, without pixels: drawn from (seed, split, index) alone."""
 
 from __future__ import annotations
 
@@ -6,26 +6,128 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vqpipe.data.scenes.caption import Caption
-from vqpipe.data.scenes.geometry import Shape
-from vqpipe.data.scenes.places import PLACES_BUILT, Place
-from vqpipe.data.scenes.shapes_made import MADE
-from vqpipe.data.scenes.shapes_nature import NATURE
-from vqpipe.data.scenes.statistics import draw_words
-from vqpipe.data.scenes.words import SIZES
+from vqpipe.data.scenes.grammar import OBJECTS, SIZES, Choice, draw_words
+from vqpipe.data.scenes.shapes import SHAPES
 
-SHAPES: Final[dict[str, Shape]] = {**NATURE, **MADE}
+Pair = tuple[str, str]
+"""(adjective, noun)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A lowercase sentence and the pairs that it states, in order."""
+
+    text: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A part that fills the picture from its top edge down.
+
+    `top` is the range of heights of its edge (shares of the picture, y down), `edge` the edge's form and
+    `rough` how far it strays.
+    """
+
+    noun: str
+    top: tuple[float, float] = (0.0, 0.0)
+    edge: str = "flat"
+    rough: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a place is made of, back to front, and which objects occur there.
+
+    `water` names the part that carries boats; `ground` is the range of heights of objects on the ground.
+    """
+
+    bands: tuple[Band, ...]
+    ground: tuple[float, float]
+    nouns: Choice
+    water: str | None = None
+    preposition: str = "in"
+    indoor: bool = False
+
+
+def _built(
+    *bands: Band, ground: tuple[float, float], nouns: str, water: str | None = None, at: str = "in",
+    indoor: bool = False,
+) -> Place:  # fmt: skip
+    return Place(bands, ground, Choice.zipf(nouns, tuple(OBJECTS), 1.0, 0.16), water, at, indoor)
+
+
+SKY: Final = Band("sky")
+
+PLACES_BUILT: Final[dict[str, Place]] = {
+    "beach": _built(
+        SKY, Band("sea", (0.40, 0.48)), Band("sand", (0.60, 0.68), "hills", 0.03), ground=(0.76, 0.95),
+        nouns="umbrella ball boat sun bird dog chair kite hat fish balloon duck star cloud", water="sea",
+            at="on",
+    ),
+    "forest": _built(
+        SKY, Band("foliage", (0.12, 0.26), "trees", 0.07), Band("grass", (0.62, 0.70), "hills", 0.03),
+        ground=(0.74, 0.95), nouns="tree mushroom bird rabbit tent rock flower cat house butterfly moon dog",
+    ),
+    "street": _built(
+        SKY, Band("skyline", (0.22, 0.34), "blocks", 0.12), Band("pavement", (0.60, 0.64)), Band("road",
+            (0.74, 0.78)),
+        ground=(0.78, 0.95), nouns="car truck house dog lamp cat clock balloon tree cloud umbrella box bird",
+            at="on",
+    ),
+    "desert": _built(
+        SKY, Band("dune", (0.40, 0.52), "hills", 0.10), Band("sand", (0.66, 0.74), "hills", 0.04),
+        ground=(0.76, 0.95), nouns="cactus rock sun tent truck bird castle car star moon hat bottle",
+    ),
+    "meadow": _built(
+        SKY, Band("hill", (0.38, 0.48), "hills", 0.10), Band("grass", (0.58, 0.66), "hills", 0.03),
+        ground=(0.74, 0.95), nouns="flower butterfly rabbit sun kite tree cloud balloon dog house ball bird",
+    ),
+    "tundra": _built(
+        SKY, Band("mountain", (0.24, 0.36), "peaks", 0.16), Band("snow", (0.56, 0.64), "hills", 0.04),
+        ground=(0.72, 0.95), nouns="rock tent rabbit moon dog house cloud star hat truck bird castle",
+    ),
+    "lake": _built(
+        SKY, Band("hill", (0.28, 0.38), "hills", 0.09), Band("water", (0.50, 0.56)),
+        Band("shore", (0.82, 0.88), "hills", 0.03), ground=(0.88, 0.97),
+        nouns="duck boat tree fish cloud bird sun rock tent moon flower", water="water", at="by",
+    ),
+    "harbor": _built(
+        SKY, Band("sea", (0.36, 0.44)), Band("pier", (0.70, 0.76)), ground=(0.80, 0.96),
+        nouns="boat box fish bird truck cat bottle cloud lamp duck sun chair", water="sea",
+    ),
+    "garden": _built(
+        SKY, Band("fence", (0.34, 0.42), "pickets", 0.03), Band("lawn", (0.62, 0.68)), ground=(0.74, 0.95),
+        nouns="flower tree butterfly cat chair pumpkin apple mushroom bird sun vase ball rabbit",
+    ),
+    "kitchen": _built(
+        Band("wall"), Band("cupboard", (0.42, 0.50)), Band("floor", (0.70, 0.76)), ground=(0.76, 0.95),
+        nouns="cup bottle apple pear chair vase clock lamp box cat pumpkin fish book", indoor=True,
+    ),
+    "bedroom": _built(
+        Band("wall"), Band("curtain", (0.0, 0.0), "sides", 0.12), Band("carpet", (0.60, 0.68)), ground=(0.72,
+            0.95),
+        nouns="lamp chair book clock hat box cat vase ball umbrella cup balloon", indoor=True,
+    ),
+    "reef": _built(
+        Band("water"), Band("coral", (0.56, 0.66), "bumps", 0.10), Band("seabed", (0.78, 0.84), "hills",
+            0.03),
+        ground=(0.82, 0.96), nouns="fish rock star bottle boat ball box castle duck vase", water="water",
+            indoor=True,
+    ),
+}  # fmt: skip
+"""By class name, in the order of the class indices."""
+
+
 MAX_HIDDEN: Final = 0.38
 """Most of a thing's box that others may cover when things are placed."""
 GAP: Final = 0.14
-"""Distance between two centres, as a share of the picture, from which a relation between them is spoken
-of."""
+"""Distance between two centres, as a share of the picture, from which on a relation between them is stated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An object. Centre and extent are shares of the picture, `tilt` in degrees, `shear` in widths per
-    height."""
+    """An object. Centre and extent are shares of the picture, `tilt` is in degrees, `shear` in widths per height."""
 
     noun: str
     words: tuple[str, ...]
@@ -48,7 +150,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a place; `top` is the mean height of its edge, `grain` seeds its texture's irregularities."""
+    """A part of a place; `top` is the mean height of its edge, as a share of the picture."""
 
     noun: str
     words: tuple[str, ...]
@@ -61,7 +163,7 @@ class Part:
 class Scene:
     """Everything that is true of one picture.
 
-    `items` are in drawing order, from back to front; `rests` holds (upper, lower) indices of items where one
+    `items` are in drawing order, from back to front; `rests` has the (upper, lower) indices of items where one
     sits on the other; `look` seeds what has no word, such as the course of a hill.
     """
 
@@ -129,8 +231,7 @@ def _item(noun: str, rng: random.Random) -> Item:
 def _place(
     item: Item, others: list[Item], parts: tuple[Part, ...], built: Place, rng: random.Random
 ) -> Item | None:
-    """Find a spot where the item hides little and is little hidden; None where there is none after 24
-    tries."""
+    """Find a spot where the item hides little and is little hidden; None where 24 tries find none."""
     horizon = parts[1].top if parts[1].edge != "sides" else parts[2].top
     for _ in range(24):
         x = rng.uniform(item.width / 2, 1 - item.width / 2)
@@ -160,8 +261,7 @@ def _fits(item: Item, others: list[Item]) -> bool:
 
 
 def _support(item: Item, items: list[Item], used: list[Item], rng: random.Random) -> Item | None:
-    """An earlier item with a free flat top, one time in three, for an item that stands or is small and
-    flies."""
+    """An earlier item with a free flat top, one time in three, for an item on the ground or a bird."""
     if (SHAPES[item.noun].zone == "air" and item.noun != "bird") or item.tilt or rng.random() > 0.34:
         return None
     for low in items:
@@ -187,8 +287,7 @@ def _stack(item: Item, low: Item, rng: random.Random) -> Item:
 
 
 def _depth(item: Item, rests: list[tuple[Item, Item]]) -> float:
-    """Things in the air are far, things that stand low in the picture near; what sits on a thing comes after
-    it."""
+    """Order of drawing: objects in the air are far, low ones near; what sits on an object comes after it."""
     for upper, low in rests:
         if upper is item:
             return _depth(low, rests) + 1e-3

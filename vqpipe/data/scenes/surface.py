@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from vqpipe.data.scenes.words import COLOURS
+from vqpipe.data.scenes.grammar import COLOURS
 
 Plane = Float32[np.ndarray, "h w"]
 Colour = Float32[np.ndarray, "3 1 1"]
