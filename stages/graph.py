@@ -1,4 +1,4 @@
-"""The graph stage: which adjective modifies which noun, word vectors, packed as one prior."""
+"""The graph stage: weighted pairs of the vocabulary and word vectors, published as the words codebook."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from stages.cli import DEFAULT_PARAMS, Corpus, Mixed, Params, corpus_input, corpus_role, stage_app
 
-OUT = Path("artifacts/prior/words")
+OUT = Path("artifacts/codebook/words")
 METRICS = Path("artifacts/metrics/graph.json")
 
 
@@ -17,12 +17,15 @@ def main(
     clip: Annotated[Path, typer.Option(help="The CLIP artifact, for vectors from one.")] = Path(
         "artifacts/clip"
     ),
-    out: Annotated[Path, typer.Option(help="The words prior to publish.")] = OUT,
+    out: Annotated[Path, typer.Option(help="The words codebook to publish.")] = OUT,
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:
-    """Count which adjective modifies which noun, give each word a vector, and pack both as one prior.
+    """Make edges of the vocabulary's pairs, give each word a vector, and publish both as the words codebook.
+
+    Captions that come from a dataset artifact are named for the true pairs that a rendered one has: precision and
+    recall are measured against them. The captions themselves are not read.
 
     Example: python -m stages.graph --corpus artifacts/dataset --vocabulary artifacts/vocabulary
     """
@@ -33,39 +36,33 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.words import VOCABULARY, WORDS
-    from vqpipe.data.captions import Unusable
-    from vqpipe.data.corpus import read_captions
+    from vqpipe.codebooks.words import publish_words_codebook
     from vqpipe.params.base import load_params
-    from vqpipe.params.graph import GraphParams
     from vqpipe.runtime.device import device
-    from vqpipe.text.graph import build_graph, measure
-    from vqpipe.text.prior import pack
-    from vqpipe.text.usable import Limit
+    from vqpipe.text.graph import GraphParams, build_words, graph_metrics
     from vqpipe.text.vectors import word_vectors
     from vqpipe.text.vocabulary import read_vocabulary
     from vqpipe.vision.clip import Clip
 
     config = load_params(params, "graph", GraphParams)
-    source, captions = corpus_input(params, corpus)
+    _, captions = corpus_input(params, corpus)
+    dataset = None if isinstance(captions, Path) else captions
     needs_clip = config.vectors.kind in ("clip", "clip_tokens")
     if clip.is_file() or (clip / MANIFEST).is_file():
         need_input(clip, CLIP)
-    shown = {
-        "graph": config.model_dump(mode="json"),
-        "corpus": source.model_dump(mode="json", exclude={"path"}),
-    }
-    inputs: list[Input] = [captions, (vocabulary, VOCABULARY), *([(clip, CLIP)] if needs_clip else [])]
+    inputs: list[Input] = [(vocabulary, VOCABULARY), *([dataset] if dataset else [])]
+    inputs += [(clip, CLIP)] if needs_clip else []
+    shown = {"graph": config.model_dump(mode="json")}
     with stage_run(
         "graph", shown, inputs, [(out, WORDS), (metrics, JSON)], mixed=mixed, roles=corpus_role(captions)
     ) as run:
-        words = read_vocabulary(vocabulary)
-        vectors = word_vectors(words, config.vectors, partial(Clip.load, clip, device()))
-        unusable = Unusable()
-        limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
-        graph = build_graph(read_captions(source, unusable=unusable), vectors.vocabulary, config, limit)
-        pack(run.staged(out), graph, vectors, config)
-        measured = measure(graph, vectors.vocabulary, Path(source.path) / "truth.parquet", config.min_count)
-        run.metrics(metrics, {**measured, **vectors.metrics})
+        vectors = word_vectors(
+            read_vocabulary(vocabulary), config.vectors, partial(Clip.load, clip, device())
+        )
+        codebook = build_words(vectors, config)
+        publish_words_codebook(run.staged(out), codebook)
+        truth = dataset[0] / "truth.parquet" if dataset else None
+        run.metrics(metrics, graph_metrics(codebook, vectors, config, truth))
 
 
 app = stage_app(main)

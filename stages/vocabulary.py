@@ -1,4 +1,4 @@
-"""The vocabulary stage: which adjectives and nouns the captions say, and how often."""
+"""The vocabulary stage: which adjectives and nouns the captions have, how often, and which modifies which."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def main(
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Count the adjectives and nouns of the captions and keep the frequent ones as a vocabulary.
+    """Count the adjectives, nouns and pairs of the captions, and keep the frequent words with their pairs.
 
     Example: python -m stages.vocabulary --corpus artifacts/dataset --out artifacts/vocabulary
     """
@@ -28,9 +28,8 @@ def main(
     from vqpipe.data.captions import Unusable
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params
-    from vqpipe.params.vocabulary import VocabularyParams
     from vqpipe.text.usable import Limit
-    from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
+    from vqpipe.text.vocabulary import VocabularyParams, build_vocabulary, publish_vocabulary
     from vqpipe.vision.byte_pairs import is_single_token
 
     config = load_params(params, "vocabulary", VocabularyParams)
@@ -45,12 +44,13 @@ def main(
         unusable = Unusable()
         limit = Limit(source.max_bad_fraction, unusable, unusable.examples)
         keep = is_single_token if config.single_clip_tokens else None
-        vocabulary = build_vocabulary(read_captions(source, unusable=unusable), config, keep, limit)
+        stream = read_captions(source, unusable=unusable)
+        vocabulary, measured = build_vocabulary(stream, config, keep, limit, run.scratch)
         publish_vocabulary(run.staged(out), vocabulary)
         noted = {"captions_without_id": unusable.without_id, "captions_other_splits": unusable.other_splits}
-        run.metrics(metrics, {**vocabulary.facts, "captions_unusable": dict(unusable), **noted})
-    if vocabulary.facts["unusable_share"] >= 0.01:
-        share = f"{vocabulary.facts['unusable_share']:.1%}"
+        run.metrics(metrics, measured.model_copy(update=noted))
+    if measured.unusable_share >= 0.01:
+        share = f"{measured.unusable_share:.1%}"
         say(f"warning: {share} of the captions are unusable; {metrics} counts them by reason", err=True)
 
 

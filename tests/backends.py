@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from vqpipe.errors import SetupError
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.nltk_tagger import DATA, NltkTagger
+from vqpipe.text.nltk_tagger import DATA, NltkPos, NltkTagger
 from vqpipe.text.pos import tagger
-from vqpipe.text.words import Tagger
+from vqpipe.text.tagger import Tagger
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 ROOT = Path(__file__).parents[1]
 SHARED = (ROOT / "../shared/data").resolve()
@@ -51,7 +51,7 @@ def _nltk(folder: str) -> Tagger:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nltk.data, "path", [*nltk.data.path, folder])
-        return NltkTagger()
+        return NltkTagger(NltkPos(kind="nltk"))
 
 
 @lru_cache(maxsize=1)
@@ -72,4 +72,4 @@ def small_nltk() -> Tagger:
         for part, content in zip(("weights", "tagdict", "classes"), own.encode_json_obj(), strict=True):
             (folder / f"{DATA}.{part}.json").write_text(json.dumps(content), encoding="utf-8")
         patch.setattr(nltk.data, "path", [root])
-        return NltkTagger()
+        return NltkTagger(NltkPos(kind="nltk"))

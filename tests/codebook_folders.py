@@ -1,7 +1,8 @@
-"""Small codebook priors and patches on disk, as the stages `graph`, `cluster` and `patches` leave them."""
+"""Small codebooks and patches on disk, as the stages `graph`, `cluster` and `patches` leave them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,32 +11,27 @@ from torch import Tensor
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS, WORDS
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.words import WordsCodebook, publish_words_codebook
 
 
-def publish_words(folder: Path, words: Words, clip: str | None) -> Path:
-    """Publish a words prior whose vectors are said to be of the CLIP with that id."""
-    facts = {"clip": clip, "vectors": {"kind": "clip" if clip else "random"}, "dim": words.vectors.shape[1]}
-    edges, weights = words.edges.tolist(), words.weights.tolist()
-    columns = {
-        "adjective": edges[0], "noun": edges[1], "count": [int(w) for w in weights], "weight": weights,
-        "pmi": [0.0] * len(weights), "examples": [["0"]] * len(weights),
-    }  # fmt: skip
-    with publish_folder(folder, WORDS, facts) as partial:
-        for spec, known in ((ADJECTIVES, words.adjectives), (NOUNS, words.nouns)):
-            rows = {"index": range(len(known)), "word": known, "count": [1] * len(known)}
-            write_table(partial / f"{spec.name}.parquet", spec, to_table(spec, rows))
-        write_table(partial / "edges.parquet", EDGES, to_table(EDGES, columns))
-        tensors = {"adjectives": words.adjective_vectors, "nouns": words.noun_vectors}
-        write_tensors(partial / "vectors.safetensors", WORD_VECTORS, tensors, facts)
+def publish_words(folder: Path, words: WordsCodebook, clip: str | None) -> Path:
+    """Publish a words codebook with vectors that its facts ascribe to the CLIP with that id."""
+    weights = words.weights.tolist()
+    whole = replace(
+        words,
+        facts={"clip": clip, "vectors": {"kind": "clip" if clip else "random"}, "dim": words.vectors.shape[1]},
+        adjective_counts=[1] * len(words.adjectives), noun_counts=[1] * len(words.nouns),
+        edge_counts=[int(weight) for weight in weights], edge_pmi=[0.0] * len(weights),
+        edge_examples=[["0"]] * len(weights),
+    )  # fmt: skip
+    publish_words_codebook(folder, whole)
     return folder
 
 
 def publish_centroids(folder: Path, vectors: Tensor, clip: str) -> Path:
-    """Publish a centroids prior that is said to be of patches of the CLIP with that id."""
+    """Publish a patches codebook whose facts ascribe it to the CLIP with that id."""
     facts = {
         "num_clusters": len(vectors), "dim": vectors.shape[1], "clip_id": clip, "projected": True, "grid": 1,
         "objective": 1.0, "num_vectors": 100, "method": "kmeans", "per_class": False, "prefixes": [],

@@ -86,9 +86,9 @@ def rendering() -> None:
 
 
 def tagging() -> None:
-    from vqpipe.params.pos import WordnetPos
     from vqpipe.text.phrases import pairs
     from vqpipe.text.pos import tagger
+    from vqpipe.text.wordnet_tagger import WordnetPos
 
     title("part of speech and pairs")
     backend = tagger(WordnetPos(kind="wordnet"))

@@ -1,4 +1,4 @@
-"""Print what counting costs as captions grow: captions/s beside NLTK, peak memory, and seconds per million.
+"""Print the cost of counting words and pairs as captions grow: captions/s compared with NLTK, memory, seconds.
 
     python -m tests.bench.scale           # 25 thousand to 1 million captions; some minutes
     python -m tests.bench.scale --full    # and 5 million
@@ -22,8 +22,7 @@ from typing import NamedTuple
 import psutil
 
 from vqpipe.data.corpus import read_captions
-from vqpipe.params.corpus import CocoCorpus, TextCorpus
-from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
+from vqpipe.params.corpus import CocoCorpus
 from vqpipe.runtime.seeds import numpy_rng
 
 ROOT = Path(__file__).parents[2]
@@ -31,12 +30,13 @@ COCO = ROOT / "../shared/data/coco/annotations/captions_val2017.json"
 NUM_NLTK = 3_000
 PARAMS = """
 corpus: {kind: text, path: captions.txt}
-vocabulary: {pos: {kind: wordnet}, min_count: 11, max_adjectives: null, max_nouns: null}
+vocabulary:
+  pos: {kind: wordnet}
+  phrases: {predicative: false, shades: noun}
+  min_count: 11
+  max_adjectives: null
+  max_nouns: null
 """
-GRAPH = GraphParams(
-    min_count=11, weight="count", phrases=PhraseParams(predicative=False, shades="noun"),
-    vectors=ClipVectors(kind="clip", prompts=Prompts(adjective="{}", noun="{}")),
-)  # fmt: skip
 GOALS = "goals on two cores: 10 x NLTK, 25,014 captions in about 3 s, 5 million under 1.5 GB at constant cost"
 
 
@@ -93,24 +93,11 @@ def nltk_rate(captions: Sequence[str]) -> float | None:
     return min(NUM_NLTK, len(captions)) / (time.perf_counter() - start)
 
 
-def count_pairs(folder: Path) -> None:
-    """What the stage `graph` counts, without CLIP."""
-    from vqpipe.text.graph import build_graph
-    from vqpipe.text.vocabulary import read_vocabulary
-
-    captions = read_captions(TextCorpus(kind="text", path=str(folder / "captions.txt")))
-    build_graph(captions, read_vocabulary(folder / "vocabulary"), GRAPH)
-
-
-def words_command(folder: Path) -> list[str]:
+def count_command(folder: Path) -> list[str]:
     return [
         "-m", "stages.vocabulary", f"--corpus={folder / 'captions.txt'}", f"--params={folder / 'params.yaml'}",
         f"--out={folder / 'vocabulary'}", f"--metrics={folder / 'vocabulary.json'}",
     ]  # fmt: skip
-
-
-def pairs_command(folder: Path) -> list[str]:
-    return ["-m", "tests.bench.scale", "--count-pairs", str(folder)]
 
 
 def text_at_scale(sizes: Sequence[int]) -> None:
@@ -123,43 +110,38 @@ def text_at_scale(sizes: Sequence[int]) -> None:
     told = f"{rate:,.0f} captions/s" if rate else "no data here (NLTK_DATA)"
     print(f"NLTK word_tokenize + pos_tag, one core: {told}\n{GOALS}\n")
     print(
-        "             captions  workers  seconds  captions/s  x NLTK   GB  further million: s, CPU s",
+        " captions  workers  seconds  captions/s  x NLTK   GB  further million: s, CPU s",
         flush=True,
     )
-    before: dict[tuple[str, int], tuple[int, Cost]] = {}
+    before: dict[int, tuple[int, Cost]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_drawn(folder / "captions.txt", captions, size)
             (folder / "params.yaml").write_text(PARAMS)
             for workers in (1, 2) if size <= 300_000 else (2,):
-                for what, command in (("words", words_command(folder)), ("pairs", pairs_command(folder))):
-                    cost = run(command, workers)
-                    known, earlier = before.get((what, workers), (size, cost))
-                    more = ""
-                    if size > known:
-                        scale = 1e6 / (size - known)
-                        more = f"{scale * (cost.seconds - earlier.seconds):15.1f}"
-                        more += f"{scale * (cost.cpu_seconds - earlier.cpu_seconds):8.1f}"
-                    speed = size / cost.seconds
-                    ratio = f"{speed / rate:7.1f}" if rate else "      -"
-                    print(
-                        f"count {what:6s} {size:9,d}  {workers:7d}  {cost.seconds:7.1f}  {speed:10,.0f} {ratio}"
-                        f"  {cost.peak_bytes / 1e9:.2f}  {more}",
-                        flush=True,
-                    )
-                    before[what, workers] = (size, cost)
+                cost = run(count_command(folder), workers)
+                known, earlier = before.get(workers, (size, cost))
+                more = ""
+                if size > known:
+                    scale = 1e6 / (size - known)
+                    more = f"{scale * (cost.seconds - earlier.seconds):15.1f}"
+                    more += f"{scale * (cost.cpu_seconds - earlier.cpu_seconds):8.1f}"
+                speed = size / cost.seconds
+                ratio = f"{speed / rate:7.1f}" if rate else "      -"
+                print(
+                    f"{size:9,d}  {workers:7d}  {cost.seconds:7.1f}  {speed:10,.0f} {ratio}"
+                    f"  {cost.peak_bytes / 1e9:.2f}  {more}",
+                    flush=True,
+                )
+                before[workers] = (size, cost)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="5 million captions too")
-    parser.add_argument("--count-pairs", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.count_pairs:
-        count_pairs(given.count_pairs)
-    else:
-        text_at_scale([25_000, 250_000, 1_000_000, *([5_000_000] if given.full else [])])
+    text_at_scale([25_000, 250_000, 1_000_000, *([5_000_000] if given.full else [])])
 
 
 if __name__ == "__main__":

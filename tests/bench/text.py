@@ -17,26 +17,28 @@ from typing import Annotated
 import typer
 
 from tests.bench.treebank_parser import train
-from vqpipe.errors import DataError, SetupError
-from vqpipe.params.base import load_params
-from vqpipe.params.dataset import DatasetParams
-from vqpipe.params.graph import PhraseParams
-from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos
-from vqpipe.text.causes import Mistake, mistakes
-from vqpipe.text.penn import part_of_speech
-from vqpipe.text.phrases import PLAIN
-from vqpipe.text.pos import tagger
-from vqpipe.text.quality import (
+from tests.text_quality import (
     CLASSES,
     NOUNS,
     Gold,
+    Mistake,
     Scores,
+    mistakes,
     read_conllu,
     read_labelled,
     score,
     score_captions,
 )
-from vqpipe.text.words import Analysis, Tagger, Word
+from vqpipe.errors import DataError, SetupError
+from vqpipe.params.base import load_params
+from vqpipe.params.dataset import DatasetParams
+from vqpipe.text.english import part_of_speech
+from vqpipe.text.nltk_tagger import NltkPos
+from vqpipe.text.phrases import PLAIN
+from vqpipe.text.pos import tagger
+from vqpipe.text.spacy_tagger import SpacyPos
+from vqpipe.text.tagger import Analysis, PhraseParams, PosParams, Tagger, Word
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 ROOT = Path(__file__).parents[2]
 TREEBANK = "VQPIPE_TREEBANK"

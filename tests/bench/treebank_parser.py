@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqpipe.text.quality import Gold
+from tests.text_quality import Gold
 
 EPOCHS = 12
 SEED = 0

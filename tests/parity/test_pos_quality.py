@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.backends import NAMES, TREEBANK, backend
-from vqpipe.params.graph import PhraseParams
-from vqpipe.text.causes import mistakes
+from tests.text_quality import mistakes, read_conllu, read_labelled, score, score_captions
 from vqpipe.text.phrases import PLAIN
-from vqpipe.text.quality import read_conllu, read_labelled, score, score_captions
+from vqpipe.text.tagger import PhraseParams
 
 DATA = Path(__file__).parents[1] / "data"
 OWN_TREEBANK = DATA / "treebank_own_24.conllu"

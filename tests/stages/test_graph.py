@@ -1,4 +1,4 @@
-"""The graph stage: the words prior, metrics against a truth, byte-identical re-runs, messages on mistakes."""
+"""The graph stage: the words codebook, metrics against a truth, byte-identical re-runs, messages on mistakes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.clip import CLIP
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE, TRUTH
 from vqpipe.artifacts.tables import to_table, write_table
-from vqpipe.codebooks.words import read_words
-from vqpipe.params.pos import WordnetPos
-from vqpipe.params.vocabulary import VocabularyParams
-from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary
+from vqpipe.codebooks.words import read_words_codebook
+from vqpipe.text.phrases import PLAIN
+from vqpipe.text.vocabulary import VocabularyParams, build_vocabulary, publish_vocabulary
+from vqpipe.text.wordnet_tagger import WordnetPos
 from vqpipe.vision.clip import Clip
 
 CAPTIONS = {"a": ["a red bird", "two red birds"], "b": ["a green tree", "a red tree"], "c": ["green trees"]}
 PARAMS: dict[str, Any] = {
     "corpus": {"kind": "dataset", "path": "elsewhere"},
     "graph": {
-        "min_count": 2, "weight": "binary", "phrases": {"predicative": False, "shades": "noun"},
+        "min_count": 2, "weight": "binary",
         "vectors": {
             "kind": "clip", "prompts": {"adjective": "a photo of {} object", "noun": "a photo of {}"},
         },
@@ -62,9 +62,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_table(out / "train-00000.parquet", IMAGES, to_table(IMAGES, rows))
         write_table(out / "quarantine.parquet", QUARANTINE, to_table(QUARANTINE, []))
         write_table(out / "truth.parquet", TRUTH, to_table(TRUTH, truth))
-    words = VocabularyParams(pos=WordnetPos(kind="wordnet"), min_count=1, max_adjectives=None, max_nouns=None)
+    words = VocabularyParams(
+        pos=WordnetPos(kind="wordnet"), phrases=PLAIN, min_count=1, max_adjectives=None, max_nouns=None
+    )
     captions = [(name, text) for name, texts in CAPTIONS.items() for text in texts]
-    publish_vocabulary(tmp_path / "vocabulary", build_vocabulary(captions, words))
+    publish_vocabulary(tmp_path / "vocabulary", build_vocabulary(captions, words)[0])
     with publish_folder(tmp_path / "clip", CLIP, {}) as clip:
         for name in CLIP.required:
             (clip / name).write_text("")
@@ -83,10 +85,10 @@ def run(folder: Path, changes: dict[str, Any] | None = None, out: str = "words")
     return CliRunner().invoke(app, arguments)
 
 
-def test_publishes_the_words_prior(folder: Path) -> None:
+def test_publishes_the_words_codebook(folder: Path) -> None:
     result = run(folder)
     assert result.exit_code == 0, result.output
-    words = read_words(folder / "words")
+    words = read_words_codebook(folder / "words")
     pairs = {(words.adjectives[a], words.nouns[n]) for a, n in words.edges.T.tolist()}
     assert pairs == {("red", "bird"), ("green", "tree")}
     assert words.weights.tolist() == [1.0, 1.0]
@@ -118,7 +120,7 @@ def test_a_glove_file_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPat
     vectors = {"kind": "glove", "path": str(folder / "glove.txt"), "dim": 2, "unknown": "drop", "seed": 0}
     result = run(folder, {"vectors": vectors, "min_count": 1})
     assert result.exit_code == 0, result.output
-    words = read_words(folder / "words")
+    words = read_words_codebook(folder / "words")
     assert (words.adjectives, words.nouns) == (["red"], ["tree", "bird"])
     assert words.noun_vectors.tolist() == [[5.0, 6.0], [3.0, 4.0]]
     assert words.adjectives_of("tree") == {"red": 1.0}
@@ -136,7 +138,7 @@ def test_random_vectors_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyP
     for out in ("first", "second"):
         result = run(folder, {"vectors": {"kind": "random", "dim": 3, "std": 1.0, "seed": 0}}, out)
         assert result.exit_code == 0, result.output
-    assert read_words(folder / "first").noun_vectors.shape == (2, 3)
+    assert read_words_codebook(folder / "first").noun_vectors.shape == (2, 3)
     assert tree_digest(folder / "first") == tree_digest(folder / "second")
 
 

@@ -16,7 +16,13 @@ from vqpipe.text.vocabulary import read_vocabulary
 
 PARAMS: dict[str, Any] = {
     "corpus": {"kind": "text", "path": "captions.txt", "max_bad_fraction": 0.5},
-    "vocabulary": {"pos": {"kind": "wordnet"}, "min_count": 2, "max_adjectives": None, "max_nouns": None},
+    "vocabulary": {
+        "pos": {"kind": "wordnet"},
+        "phrases": {"predicative": False, "shades": "noun"},
+        "min_count": 2,
+        "max_adjectives": None,
+        "max_nouns": None,
+    },
 }
 CAPTIONS = "a red bird\ntwo small red birds\n\na small bird in a tree\n\xff\xfe\n"
 
@@ -51,6 +57,7 @@ def test_publishes_words_and_metrics(folder: Path) -> None:
     vocabulary = read_vocabulary(folder / "vocabulary")
     assert vocabulary.adjectives == {"red": 2, "small": 2}
     assert vocabulary.nouns == {"bird": 3}
+    assert [row["count"] for row in vocabulary.pairs.to_pylist()] == [2, 2]
     metrics = json.loads((folder / "vocabulary.json").read_text())
     assert (metrics["num_captions"], metrics["num_nouns_said"]) == (3, 2)
     assert sum(metrics["captions_unusable"].values()) == 2
@@ -69,7 +76,8 @@ def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
         ({"min_counts": 3}, "did you mean min_count?"),
         ({"pos": {"kind": "wordnett"}}, "expected tags: 'wordnet'"),
         ({"min_count": 0}, "vocabulary.min_count"),
-        ({"min_count": 50}, "at most 'red', said 2 times"),
+        ({"phrases": {"predicative": True, "shades": "red"}}, "vocabulary.phrases.shades"),
+        ({"min_count": 50}, "at most 'red', 2 times"),
     ],
 )
 def test_mistakes_exit_2_and_publish_nothing(folder: Path, changes: dict[str, Any], message: str) -> None:

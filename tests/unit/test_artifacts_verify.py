@@ -32,7 +32,7 @@ from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR, TOKENIZER, WEIGHTS
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, VOCABULARY
+from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, PAIRS, VOCABULARY
 from vqpipe.artifacts.tables import stream_table, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.artifacts.verify import MAX_LINES, Verified, verify
@@ -78,6 +78,7 @@ def write_vocabulary(root: Path, count: int = 3) -> None:
                 spec,
                 to_table(spec, [{"index": 0, "word": "red", "count": count}]),
             )
+        write_table(partial / "pairs.parquet", PAIRS, to_table(PAIRS, []))
     write_lineage(root / "vocabulary", "vocabulary")
     write_metrics(root / "metrics/vocabulary.json", {"words": 2}, vocabulary=tree_digest(root / "vocabulary"))
 

@@ -10,21 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from tests.text_captions import counted, publish
 from vqpipe.cli.app import app
-from vqpipe.params.base import validate
-from vqpipe.params.graph import GraphParams
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.graph import build_graph
-from vqpipe.text.prior import pack
-from vqpipe.text.vectors import word_vectors
-from vqpipe.text.vocabulary import Vocabulary
 
 CAPTIONS = (
     "a red bird and a red bird", "two red birds near a green tree", "a red bird by the sea", "a green tree",
     "a red tree", "a bird in a tree",
 )  # fmt: skip
 GRAPH = {
-    "min_count": 2, "weight": "binary", "phrases": {"predicative": False, "shades": "noun"},
+    "min_count": 2, "weight": "binary",
     "vectors": {"kind": "random", "dim": 4, "std": 1.0, "seed": 0},
 }  # fmt: skip
 
@@ -35,11 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     corpus = f"corpus: {{kind: text, path: {tmp_path / 'captions.txt'}}}\n"
     (tmp_path / "params.yaml").write_text(corpus)
     adjectives, nouns = {"red": 5, "green": 2, "orange": 2}, {"bird": 5, "tree": 4, "orange": 1}
-    vocabulary = Vocabulary(WordnetPos(kind="wordnet"), adjectives, nouns)
-    config = validate(GRAPH, "graph", GraphParams)
-    captions = [(str(number), caption) for number, caption in enumerate(CAPTIONS, 1)]
-    vectors = word_vectors(vocabulary, config.vectors, lambda: pytest.fail("no CLIP is needed"))
-    pack(tmp_path / "words", build_graph(captions, vocabulary, config), vectors, config)
+    publish(tmp_path / "words", counted(CAPTIONS, adjectives, nouns), GRAPH)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,15 +47,15 @@ def test_an_edge(folder: Path, words: tuple[str, str]) -> None:
     assert code == 0
     assert lines == [
         "red bird: an edge",
-        "  said    4 times, rank 1 of 2 edges; an edge needs 2",
+        "  occurs  4 times, rank 1 of 2 edges; an edge needs 2",
         "  weight  1 (binary)",
         "  PMI     0.34 nats, rank 2 of 2 edges: more often than by chance",
         "  first captions",
         "    1  a red bird and a red bird",
         "    2  two red birds near a green tree",
         "    3  a red bird by the sea",
-        "  red: said 5 times, modifies 1 of 3 nouns: bird",
-        "  bird: said 5 times, modified by 1 of 3 adjectives: red",
+        "  red: occurs 5 times, modifies 1 of 3 nouns: bird",
+        "  bird: occurs 5 times, modified by 1 of 3 adjectives: red",
     ]
 
 
@@ -75,25 +65,25 @@ def test_an_edge_without_its_captions(folder: Path) -> None:
     assert code == 0
     assert "  first captions: 1, 2, 3" in lines
     assert any("name them with --corpus" in line for line in lines)
-    assert why("red", "tree")[1][1] == "  said fewer than 2 times in the captions (graph.min_count)"
+    assert why("red", "tree")[1][1] == "  occurs fewer than 2 times in the captions (graph.min_count)"
 
 
 def test_other_captions_than_those_of_the_prior(folder: Path) -> None:
     (folder / "captions.txt").write_text("a red bird\na blue car\na red tree\na red tree\na red tree\n")
     assert "    2  (not in these captions)" in why("red", "bird")[1]
-    assert "enough for an edge (2): the prior was made of others" in why("red", "tree")[1][1]
+    assert "enough for an edge (2): the codebook was made of others" in why("red", "tree")[1][1]
 
 
 def test_a_pair_that_is_said_too_rarely(folder: Path) -> None:
     code, lines = why("red", "tree")
     assert code == 0
     assert lines[:3] == [
-        "red tree: no edge", "  said once in these captions; an edge needs 2 (graph.min_count)", "    5  a red tree",
+        "red tree: no edge", "  occurs once in these captions; an edge needs 2 (graph.min_count)", "    5  a red tree",
     ]  # fmt: skip
 
 
 def test_a_pair_that_is_never_said(folder: Path) -> None:
-    assert why("green", "bird")[1][:2] == ["green bird: no edge", "  never said together in these captions"]
+    assert why("green", "bird")[1][:2] == ["green bird: no edge", "  these captions do not have this pair"]
 
 
 def test_words_outside_the_vocabulary(folder: Path) -> None:
@@ -101,7 +91,7 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
     assert code == 0
     assert lines[1] == "  greenish is not among the 3 adjectives; nearest: green"
     assert len(lines) == 3
-    assert why("orange", "orange")[1][1] == "  never said together in these captions"
+    assert why("orange", "orange")[1][1] == "  these captions do not have this pair"
     lines = why("bird", "green")[1]
     assert lines[1] == "  bird is not among the 3 adjectives (it is one of the nouns)"
     assert lines[2] == "  green is not among the 3 nouns (it is one of the adjectives)"
@@ -133,7 +123,7 @@ def test_a_corpus_that_is_named_must_be_readable(folder: Path) -> None:
 
 @pytest.fixture
 def forms(folder: Path) -> Path:
-    """The captions in every form, each with the line 5, "a red tree", alone saying (red, tree)."""
+    """The captions in every form, each with the line 5, "a red tree", alone having (red, tree)."""
     out = folder / "forms"
     rows = list(enumerate(CAPTIONS, 1))
     for name, value in (
@@ -169,14 +159,14 @@ def test_a_corpus_is_known_by_its_form(forms: Path, name: str) -> None:
     [file] = (forms / name).iterdir()
     code, lines = why("red", "tree", f"--corpus={file}")
     assert code == 0
-    assert lines[1] == "  said once in these captions; an edge needs 2 (graph.min_count)"
+    assert lines[1] == "  occurs once in these captions; an edge needs 2 (graph.min_count)"
     assert "a red tree" in lines[2]
 
 
 @pytest.mark.parametrize("name", ["coco", "lines", "csv", "tsv", "parquet"])
 def test_a_folder_of_captions_is_known_by_its_files(forms: Path, name: str) -> None:
     assert (
-        "  said once in these captions; an edge needs 2 (graph.min_count)"
+        "  occurs once in these captions; an edge needs 2 (graph.min_count)"
         in why("red", "tree", f"--corpus={forms / name}")[1]
     )
 
@@ -190,7 +180,7 @@ def test_captions_with_other_ids_are_shown_by_what_they_say(forms: Path) -> None
     code, lines = why("red", "bird", f"--corpus={forms / 'coco/captions.json'}")
     assert code == 0
     assert "    70  Red  BIRDS sing" in lines
-    assert "    (the prior's own captions have other ids)" in lines
+    assert "    (the codebook's own captions have other ids)" in lines
 
 
 @pytest.mark.parametrize(
@@ -224,7 +214,7 @@ def test_a_folder_of_several_kinds_or_none_is_told(forms: Path) -> None:
 def test_a_search_without_end_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqpipe.cli.why.MAX_CAPTIONS", 4)
     lines = why("red", "tree")[1]
-    assert lines[1] == "  never said together in these captions"
+    assert lines[1] == "  these captions do not have this pair"
     assert "  (only the first 4 captions were looked at)" in lines
 
 

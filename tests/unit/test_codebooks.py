@@ -1,4 +1,4 @@
-"""Codebook priors for anyone's code: loading, statistics of the graph, and the model card."""
+"""Pretrained codebooks for anyone's code: loading, statistics of the graph, and the model card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vqpipe
+from tests.text_captions import counted, publish
 from vqpipe.artifacts.publish import publish_folder, publish_sealed
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.seal import read_sealed_json
@@ -19,41 +20,23 @@ from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.card import card
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.statistics import components, graph_statistics, mutual_information
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.statistics import components, graph_shape, mutual_information
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.params.base import validate
-from vqpipe.params.graph import GraphParams
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.graph import build_graph
-from vqpipe.text.prior import pack
-from vqpipe.text.vectors import word_vectors
-from vqpipe.text.vocabulary import Vocabulary
 
 GRAPH = {
-    "min_count": 1, "weight": "count", "phrases": {"predicative": False, "shades": "noun"},
+    "min_count": 1, "weight": "count",
     "vectors": {"kind": "random", "dim": 6, "std": 1.0, "seed": 0},
 }  # fmt: skip
-CAPTIONS = [
-    ("1", "a red bird and a red bird"),
-    ("2", "a green tree"),
-    ("3", "a red tree"),
-    ("4", "a tall tree"),
-]
+CAPTIONS = ["a red bird and a red bird", "a green tree", "a red tree", "a tall tree"]
+ADJECTIVES, NOUNS = {"red": 3, "green": 1, "tall": 1, "odd": 1}, {"tree": 3, "bird": 2, "sea": 1}
 
 
 def write_words(path: Path, **changes: Any) -> Path:
-    """A small words prior with the lineage that a stage leaves."""
-    vocabulary = Vocabulary(
-        WordnetPos(kind="wordnet"),
-        {"red": 3, "green": 1, "tall": 1, "odd": 1},
-        {"tree": 3, "bird": 2, "sea": 1},
-    )
-    config = validate({**GRAPH, **changes}, "graph", GraphParams)
-    with stage_run("graph", {"graph": config.model_dump(mode="json")}) as run:
-        vectors = word_vectors(vocabulary, config.vectors, lambda: pytest.fail("no CLIP is needed"))
-        pack(run.staged(path), build_graph(CAPTIONS, vocabulary, config), vectors, config)
+    """A small words codebook with the lineage that a stage leaves."""
+    with stage_run("graph", {"graph": {**GRAPH, **changes}}) as run:
+        publish(run.staged(path), counted(CAPTIONS, ADJECTIVES, NOUNS), {**GRAPH, **changes})
     return path
 
 
@@ -85,7 +68,7 @@ def test_importing_vqpipe_loads_nothing_heavy() -> None:
 
 def test_words(tmp_path: Path) -> None:
     words = vqpipe.load_codebook(str(write_words(tmp_path / "words")))
-    assert isinstance(words, Words)
+    assert isinstance(words, WordsCodebook)
     assert words.names == ["red", "green", "tall", "odd", "tree", "bird", "sea"]
     assert words.vectors.shape == (7, 6)
     assert words.nouns_of("red") == {"tree": 1.0, "bird": 2.0}
@@ -102,7 +85,7 @@ def test_words(tmp_path: Path) -> None:
 
 def test_centroids(tmp_path: Path) -> None:
     codebook = vqpipe.load_codebook(write_patches(tmp_path / "patches"))
-    assert isinstance(codebook, Centroids)
+    assert isinstance(codebook, PatchesCodebook)
     assert codebook.prefixes == {2: 2.0, 5: 0.5}
     assert torch.equal(codebook.prefix(2), codebook.vectors[:2])
     features = torch.tensor([[2.9, 0.5], [0.9, -1.0]])
@@ -131,7 +114,7 @@ def test_components() -> None:
 
 
 def test_statistics() -> None:
-    found = graph_statistics([(0, 0), (0, 1), (0, 2), (1, 0), (3, 3)], 4, 5)
+    found = graph_shape([(0, 0), (0, 1), (0, 2), (1, 0), (3, 3)], 4, 5).plain()
     degree = found.pop("degree")
     assert found == {
         "num_adjectives": 4, "num_nouns": 5, "num_edges": 5, "density": 0.25, "num_components": 2,
@@ -140,12 +123,8 @@ def test_statistics() -> None:
     assert degree["adjectives"] == {
         "mean": 1.25, "quarter": 0.75, "median": 1.0, "three_quarters": 1.5, "ninety_percent": 2.4, "max": 3,
     }  # fmt: skip
-    empty = graph_statistics([], 1, 2)
-    assert (empty["num_components"], empty["largest_component"], empty["degree"]["nouns"]["max"]) == (
-        0,
-        0.0,
-        0,
-    )
+    empty = graph_shape([], 1, 2)
+    assert (empty.num_components, empty.largest_component, empty.degree.nouns.max) == (0, 0.0, 0)
 
 
 def test_mutual_information() -> None:

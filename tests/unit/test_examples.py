@@ -14,18 +14,17 @@ from tests.tiny import CLIP, picture, write_tiny_clip
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
 from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.codebooks.words import publish_words_codebook
 from vqpipe.params.base import validate
-from vqpipe.params.graph import GraphParams
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.graph import Graph
-from vqpipe.text.prior import pack
+from vqpipe.text.graph import GraphParams, build_words
 from vqpipe.text.vectors import word_vectors
 from vqpipe.text.vocabulary import Vocabulary
+from vqpipe.text.wordnet_tagger import WordnetPos
 from vqpipe.vision.clip import Clip
 
 SCRIPT = Path(__file__).parents[2] / "examples/use_codebook.py"
 GRAPH = {
-    "min_count": 1, "weight": "binary", "phrases": {"predicative": False, "shades": "noun"},
+    "min_count": 1, "weight": "binary",
     "vectors": {"kind": "clip", "prompts": {"adjective": "a photo of {} object", "noun": "a photo of {}"}},
 }  # fmt: skip
 
@@ -35,12 +34,8 @@ def folder(tmp_path: Path) -> Path:
     clip = Clip.load(write_tiny_clip(tmp_path / "clip"))
     config = validate(GRAPH, "graph", GraphParams)
     vocabulary = Vocabulary(WordnetPos(kind="wordnet"), {"red": 2, "big": 1}, {"bird": 2, "sea": 1})
-    pack(
-        tmp_path / "prior/words",
-        Graph((), 0, 0),
-        word_vectors(vocabulary, config.vectors, lambda: clip),
-        config,
-    )
+    vectors = word_vectors(vocabulary, config.vectors, lambda: clip)
+    publish_words_codebook(tmp_path / "prior/words", build_words(vectors, config))
     dim = CLIP["model_cfg"]["embed_dim"]
     facts = {
         "num_clusters": 6, "dim": dim, "clip_id": clip.id, "projected": True, "grid": 2, "objective": 1.0,

@@ -9,13 +9,13 @@ import pytest
 
 from vqpipe.params.base import merged, validate
 from vqpipe.params.corpus import CorpusParams, ManyCorpora
-from vqpipe.params.graph import GraphParams
 from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
 from vqpipe.params.prior import PriorParams
 from vqpipe.params.reading import ReadingParams
 from vqpipe.params.sections import SECTIONS
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.params.vocabulary import VocabularyParams
+from vqpipe.text.graph import GraphParams
+from vqpipe.text.vocabulary import VocabularyParams
 
 ROOT = Path(__file__).parents[2]
 F16 = (
@@ -215,7 +215,7 @@ def test_vqct_s_recipe_for_its_codebooks() -> None:
     vocabulary = validate(params["vocabulary"], "vocabulary", VocabularyParams)
     graph = validate(params["graph"], "graph", GraphParams)
     assert (vocabulary.min_count, vocabulary.max_adjectives, vocabulary.max_nouns) == (11, None, None)
-    assert (graph.weight, graph.min_count, graph.phrases.predicative) == ("binary", 1, False)
+    assert (graph.weight, graph.min_count, vocabulary.phrases.predicative) == ("binary", 1, False)
     assert graph.vectors.kind == "clip"
     assert graph.vectors.prompts.adjective == "a photo of {} object"
     corpus = validate(params["corpus"], "corpus", CorpusParams)

@@ -12,11 +12,31 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from tests.text_captions import GRAPH, LIMITS, WORDNET, digests, sentences
-from vqpipe.text import chunks, merging
-from vqpipe.text.counting import count_pairs, count_words
-from vqpipe.text.graph import build_graph
-from vqpipe.text.merging import PAIRS, WORDS, Merged, Repeats, list_pairs, merge_pairs, merge_words
+from tests.text_captions import (
+    GRAPH,
+    LIMITS,
+    PREDICATIVE,
+    WORDNET,
+    digests,
+    in_small_chunks,
+    no_clip,
+    sentences,
+)
+from vqpipe.text import counting
+from vqpipe.text.counting import (
+    PAIRS,
+    WORDS,
+    Merged,
+    Pairs,
+    Repeats,
+    count_chunk,
+    list_pairs,
+    map_captions,
+    merge_pairs,
+    merge_words,
+)  # fmt: skip
+from vqpipe.text.graph import build_words
+from vqpipe.text.vectors import word_vectors
 from vqpipe.text.vocabulary import build_vocabulary
 
 ODD = [
@@ -36,33 +56,32 @@ ODD = [
 
 
 def test_odd_captions_are_counted_and_stop_nothing() -> None:
-    vocabulary = build_vocabulary(ODD, LIMITS)
-    facts = vocabulary.facts
+    vocabulary, measured = build_vocabulary(ODD, LIMITS)
     assert vocabulary.adjectives == {"red": 7}
     assert vocabulary.nouns == {"bird": 7}
-    assert facts["num_captions"] == len(ODD)
+    assert measured.num_captions == len(ODD)
+    content = measured.plain()
     found = {
-        mark: facts[f"captions_{mark}"] for mark in ("empty", "control", "markup", "cut", "other_script")
+        mark: content[f"captions_{mark}"] for mark in ("empty", "control", "markup", "cut", "other_script")
     }
     assert found == {"empty": 3, "control": 4, "markup": 1, "cut": 2, "other_script": 2}
-    assert facts["captions_repeated"] == 1
-    assert facts["num_words_other_script"] > 0
-    assert "repeats_are_estimated" not in facts
+    assert measured.captions_repeated == 1
+    assert measured.num_words_other_script > 0
+    assert "repeats_are_estimated" not in content
 
 
 def test_words_that_may_not_stay_are_counted() -> None:
     captions = list(sentences(90))
-    free = build_vocabulary(captions, LIMITS)
-    short = build_vocabulary(captions, LIMITS, keep=lambda word: len(word) <= 4)
+    free, every = build_vocabulary(captions, LIMITS)
+    short, measured = build_vocabulary(captions, LIMITS, keep=lambda word: len(word) <= 4)
     assert short.adjectives == {word: n for word, n in free.adjectives.items() if len(word) <= 4}
     lost = len(free.nouns) - len(short.nouns)
-    assert short.facts["num_nouns_not_single_tokens"] == lost > 0
-    assert short.facts["num_nouns_said"] == free.facts["num_nouns_said"]
-    capped = LIMITS.model_copy(update={"max_nouns": 3})
-    assert (
-        list(build_vocabulary(captions, capped, keep=lambda word: len(word) <= 4).nouns)
-        == list(short.nouns)[:3]
+    assert measured.num_nouns_not_single_tokens == lost > 0
+    assert measured.num_nouns_said == every.num_nouns_said
+    capped, _ = build_vocabulary(
+        captions, LIMITS.model_copy(update={"max_nouns": 3}), keep=lambda word: len(word) <= 4
     )
+    assert list(capped.nouns) == list(short.nouns)[:3]
 
 
 def test_nothing_that_may_stay_is_told() -> None:
@@ -72,16 +91,16 @@ def test_nothing_that_may_stay_is_told() -> None:
 
 def test_a_chunk_gives_the_counts_of_its_words_and_pairs() -> None:
     chunk = [("a", "a red bird and two red birds"), ("b", "a red bird"), ("b", "red birds by a green tree")]
-    counts = count_words(chunk, WORDNET)
+    counts = count_chunk(chunk, WORDNET, PREDICATIVE)
     rows = {(row["is_noun"], row["word"]): row["count"] for row in counts.words.to_pylist()}
     assert rows == {(False, "red"): 4, (False, "green"): 1, (True, "bird"): 4, (True, "tree"): 1}
     assert counts.text["tokens"] == 7 + 3 + 6
-    assert count_pairs(chunk, WORDNET, GRAPH.phrases).pairs.to_pylist() == [
+    assert counts.pairs.to_pylist() == [
         {"adjective": "red", "noun": "bird", "count": 4, "id": "a"},
         {"adjective": "red", "noun": "bird", "count": 0, "id": "b"},
         {"adjective": "green", "noun": "tree", "count": 1, "id": "b"},
     ]
-    assert count_pairs([("a", "birds")], WORDNET, GRAPH.phrases).pairs.num_rows == 0
+    assert count_chunk([("a", "birds")], WORDNET, PREDICATIVE).pairs.num_rows == 0
 
 
 def pair_rows(rows: list[tuple[str, str, int, str]]) -> pa.Table:
@@ -92,7 +111,7 @@ def pair_rows(rows: list[tuple[str, str, int, str]]) -> pa.Table:
 def test_pairs_keep_the_first_distinct_ids_whenever_they_are_merged(
     monkeypatch: pytest.MonkeyPatch, merge_rows: int
 ) -> None:
-    monkeypatch.setattr(merging, "MERGE_ROWS", merge_rows)
+    monkeypatch.setattr(counting, "MERGE_ROWS", merge_rows)
     merged = Merged(PAIRS, merge_pairs)
     for rows in (
         [("red", "bus", 2, "7")],
@@ -113,7 +132,7 @@ def test_an_empty_table_of_pairs_can_be_merged() -> None:
 
 
 def test_waiting_rows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "MERGE_ROWS", 10)
+    monkeypatch.setattr(counting, "MERGE_ROWS", 10)
     seen: list[int] = []
 
     def merge(table: pa.Table) -> pa.Table:
@@ -136,8 +155,8 @@ def test_repeats_are_exact_and_above_the_limit_close(monkeypatch: pytest.MonkeyP
     exact = Repeats()
     exact.add(pa.array([*hashes, *hashes[:5000], *hashes[:10]], pa.uint64()))
     assert (exact.count(), exact.is_exact()) == (5010, True)
-    monkeypatch.setattr(merging, "MAX_HASHES", 4000)
-    monkeypatch.setattr(merging, "MERGE_ROWS", 1500)
+    monkeypatch.setattr(counting, "MAX_HASHES", 4000)
+    monkeypatch.setattr(counting, "MERGE_ROWS", 1500)
     counts = set()
     for step in (700, 25_000):  # the same for any chunks
         sampled, stream = Repeats(), [*hashes, *hashes[:5000]]
@@ -150,7 +169,7 @@ def test_repeats_are_exact_and_above_the_limit_close(monkeypatch: pytest.MonkeyP
 
 
 def test_long_captions_do_not_grow_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = list(chunks.map_captions(list, [("1", "x " * 1_000_000)], WORDNET))
+    taken = list(map_captions(list, [("1", "x " * 1_000_000)], WORDNET))
     assert len(taken[0][0][1]) <= 2001
 
 
@@ -189,10 +208,10 @@ def test_a_killed_worker_changes_no_byte(
     assert killed
 
 
-def test_the_graph_is_what_counting_by_hand_gives() -> None:
+def test_the_edges_are_what_counting_by_hand_gives() -> None:
     captions = list(sentences())
-    vocabulary = build_vocabulary(captions, LIMITS)
-    graph = build_graph(captions, vocabulary, GRAPH)
+    vocabulary, _ = build_vocabulary(captions, LIMITS)
+    codebook = build_words(word_vectors(vocabulary, GRAPH.vectors, no_clip), GRAPH)
     by_hand: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], list[str]] = {}
     for name, caption in captions:
@@ -202,8 +221,38 @@ def test_the_graph_is_what_counting_by_hand_gives() -> None:
             ids = first.setdefault(pair, [])
             if name not in ids:
                 ids.append(name)
-    adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
-    found = {(adjectives[e.adjective], nouns[e.noun]): e for e in graph.edges}
-    assert graph.num_pairs_said == by_hand.total() == 2 * len(captions)
+    found = {(edge.adjective, edge.noun): edge for edge in codebook.named_edges()}
+    assert vocabulary.num_pairs_said == by_hand.total() == 2 * len(captions)
     assert {pair: edge.count for pair, edge in found.items()} == {p: n for p, n in by_hand.items() if n >= 2}
     assert {pair: list(edge.examples) for pair, edge in found.items()} == {p: first[p][:3] for p in found}
+
+
+def test_pairs_that_wait_on_disk_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    in_small_chunks(monkeypatch, 10)
+    monkeypatch.setenv("VQPIPE_WORKERS", "1")
+    whole, _ = build_vocabulary(sentences(), LIMITS)
+    monkeypatch.setattr(counting, "MERGE_ROWS", 5)
+    monkeypatch.setattr(counting, "MAX_PAIR_ROWS", 20)
+    asked: list[Path] = []
+
+    def scratch() -> Path:
+        asked.append(tmp_path)
+        return tmp_path
+
+    spilt, _ = build_vocabulary(sentences(), LIMITS, scratch=scratch)
+    assert len(asked) > 2
+    assert spilt == whole
+    assert not list(tmp_path.iterdir())  # the files have no name, so that a killed run leaves none
+
+
+def test_pairs_of_rare_words_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "MERGE_ROWS", 5)
+    monkeypatch.setattr(counting, "MAX_PAIR_ROWS", 20)
+    pairs = Pairs()
+    for number in range(200):
+        pairs.add(pair_rows([("red", "bus", 1, f"{number}"), (f"rare{number}", "bus", 1, "7")]))
+        assert pairs._merged.num_rows <= 20 + 2 * 5
+    assert pairs.total == 400
+    assert pairs.between(["red"], ["bus"]).to_pylist() == [
+        {"adjective": "red", "noun": "bus", "count": 200, "ids": ["0", "1", "2"]}
+    ]

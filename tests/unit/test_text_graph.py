@@ -1,4 +1,4 @@
-"""The modifying graph, its weights and measures, and the words prior as an artifact."""
+"""The modifying graph, its weights and measures, and the words codebook as an artifact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -17,17 +16,14 @@ from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.specs.words import WORD_VECTORS
 from vqpipe.artifacts.tables import stream_table, to_table
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.codebooks.words import read_words
+from vqpipe.codebooks.words import WordsCodebook, publish_words_codebook, read_words_codebook
 from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.graph import ClipVectors, GraphParams, PhraseParams, Prompts
-from vqpipe.params.pos import WordnetPos
-from vqpipe.params.vocabulary import VocabularyParams
-from vqpipe.text import chunks
-from vqpipe.text.graph import Graph, build_graph, edge_weights, measure
-from vqpipe.text.prior import pack
-from vqpipe.text.vectors import WordVectors, word_vectors
-from vqpipe.text.vocabulary import Vocabulary, build_vocabulary
+from vqpipe.text.graph import GraphParams, Weight, build_words, edge_weights, graph_metrics
+from vqpipe.text.phrases import PLAIN
+from vqpipe.text.vectors import ClipVectors, Prompts, WordVectors, word_vectors
+from vqpipe.text.vocabulary import Vocabulary, VocabularyParams, build_vocabulary
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 CAPTIONS = [
     ("1", "a red bird and a red bird"),
@@ -40,17 +36,16 @@ CAPTIONS = [
 PROMPTS = Prompts(adjective="a photo of {} object", noun="a photo of {}")
 
 
-def config(min_count: int = 1, weight: Literal["binary", "count", "pmi"] = "count") -> GraphParams:
-    return GraphParams(
-        min_count=min_count, weight=weight, phrases=PhraseParams(predicative=False, shades="noun"),
-        vectors=ClipVectors(kind="clip", prompts=PROMPTS),
-    )  # fmt: skip
+def config(min_count: int = 1, weight: Weight = "count") -> GraphParams:
+    return GraphParams(min_count=min_count, weight=weight, vectors=ClipVectors(kind="clip", prompts=PROMPTS))
 
 
 @pytest.fixture
 def vocabulary() -> Vocabulary:
-    limits = VocabularyParams(pos=WordnetPos(kind="wordnet"), min_count=1, max_adjectives=3, max_nouns=5)
-    return build_vocabulary(CAPTIONS, limits)
+    limits = VocabularyParams(
+        pos=WordnetPos(kind="wordnet"), phrases=PLAIN, min_count=1, max_adjectives=3, max_nouns=5
+    )
+    return build_vocabulary(CAPTIONS, limits)[0]
 
 
 class Encoder:
@@ -72,29 +67,33 @@ def vectors_of(vocabulary: Vocabulary) -> WordVectors:
     return word_vectors(vocabulary, config().vectors, Encoder)
 
 
-def named(graph: Graph, vocabulary: Vocabulary) -> dict[tuple[str, str], int]:
-    adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
-    return {(adjectives[edge.adjective], nouns[edge.noun]): edge.count for edge in graph.edges}
+def codebook_of(vocabulary: Vocabulary, params: GraphParams) -> WordsCodebook:
+    return build_words(vectors_of(vocabulary), params)
+
+
+def named(codebook: WordsCodebook) -> dict[tuple[str, str], int]:
+    return {(edge.adjective, edge.noun): edge.count for edge in codebook.named_edges()}
 
 
 def test_edges_between_vocabulary_words(vocabulary: Vocabulary) -> None:
-    graph = build_graph(CAPTIONS, vocabulary, config())
-    assert list(vocabulary.adjectives) == ["red", "green", "lonely"]
-    assert list(vocabulary.nouns) == ["bird", "tree", "cloud", "orange", "plate"]
+    codebook = codebook_of(vocabulary, config())
+    assert codebook.adjectives == ["red", "green", "lonely"]
+    assert codebook.nouns == ["bird", "tree", "cloud", "orange", "plate"]
     expected = {
         ("red", "bird"): 5, ("red", "cloud"): 1, ("green", "tree"): 2, ("lonely", "cloud"): 1,
     }  # fmt: skip
-    assert named(graph, vocabulary) == expected
-    assert [(edge.adjective, edge.noun) for edge in graph.edges] == sorted(
-        (e.adjective, e.noun) for e in graph.edges
-    )
-    assert graph.edges[0].examples == ("1", "2", "4")
-    assert (graph.num_pairs_said, graph.num_pairs_known) == (10, 9)
+    assert named(codebook) == expected
+    assert codebook.pairs == sorted(codebook.pairs)
+    assert codebook.edge_examples[0] == ["1", "2", "4"]
+    measured = graph_metrics(codebook, vectors_of(vocabulary), config())
+    assert (measured.num_pairs_said, measured.pairs_in_vocabulary) == (10, 0.9)
 
 
 def test_min_count_drops_rare_edges(vocabulary: Vocabulary) -> None:
-    found = named(build_graph(CAPTIONS, vocabulary, config(min_count=2)), vocabulary)
-    assert set(found) == {("red", "bird"), ("green", "tree")}
+    found = codebook_of(vocabulary, config(min_count=2, weight="pmi"))
+    assert set(named(found)) == {("red", "bird"), ("green", "tree")}
+    whole = codebook_of(vocabulary, config(weight="pmi"))
+    assert found.edge_pmi == [whole.edge_pmi[0], whole.edge_pmi[2]]  # over all pairs
 
 
 def test_weights() -> None:
@@ -106,23 +105,14 @@ def test_weights() -> None:
     assert pmi["red", "tree"] == 0.0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_workers_and_chunks_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, vocabulary: Vocabulary, workers: str
-) -> None:
-    whole = build_graph(CAPTIONS, vocabulary, config(weight="pmi"))
-    monkeypatch.setattr(chunks, "CHUNK", 1)
-    monkeypatch.setattr(chunks, "ALONE", 1)
-    monkeypatch.setenv("VQPIPE_WORKERS", workers)
-    assert build_graph(CAPTIONS, vocabulary, config(weight="pmi")) == whole
-
-
 def test_measures_and_truth(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    graph = build_graph(CAPTIONS, vocabulary, config())
-    plain = measure(graph, vocabulary, tmp_path / "truth.parquet", 1)
-    assert (plain["num_edges"], plain["density"]) == (4, pytest.approx(4 / 15, abs=1e-6))
-    assert (plain["isolated_adjectives"], plain["isolated_nouns"]) == (0, 2)
-    assert "precision" not in plain
+    vectors = vectors_of(vocabulary)
+    codebook = build_words(vectors, config())
+    plain = graph_metrics(codebook, vectors, config(), tmp_path / "truth.parquet")
+    assert plain.num_edges == 4
+    assert plain.density == pytest.approx(4 / 15, abs=1e-6)
+    assert (plain.isolated_adjectives, plain.isolated_nouns) == (0, 2)
+    assert not {"precision", "recall", "num_true_edges", "vectors"} & plain.plain().keys()
     said = {
         ("red", "bird"): 5,
         ("green", "tree"): 2,
@@ -143,16 +133,16 @@ def test_measures_and_truth(tmp_path: Path, vocabulary: Vocabulary) -> None:
     ]
     with stream_table(tmp_path / "truth.parquet", TRUTH) as append:
         append(to_table(TRUTH, rows))
-    found = measure(graph, vocabulary, tmp_path / "truth.parquet", 1)
-    assert (found["precision"], found["recall"], found["num_true_edges"]) == (0.75, 0.75, 4)
+    found = graph_metrics(codebook, vectors, config(), tmp_path / "truth.parquet")
+    assert (found.precision, found.recall, found.num_true_edges) == (0.75, 0.75, 4)
 
 
-def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    graph = build_graph(CAPTIONS, vocabulary, config())
+def test_codebook_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    codebook = codebook_of(vocabulary, config())
     for name in ("a", "b"):
-        pack(tmp_path / name, graph, vectors_of(vocabulary), config())
+        publish_words_codebook(tmp_path / name, codebook)
     assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
-    words = read_words(tmp_path / "a")
+    words = read_words_codebook(tmp_path / "a")
     assert (words.adjectives, words.nouns) == (list(vocabulary.adjectives), list(vocabulary.nouns))
     encode = Encoder().encode_text
     assert torch.equal(
@@ -166,7 +156,8 @@ def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
     assert words.facts["vectors"] == {"kind": "clip", "prompts": PROMPTS.model_dump()}
     assert words.facts["pos"] == {"kind": "wordnet"}
     assert words.edge_counts == [5, 1, 2, 1]
-    assert words.edge_pmi == pytest.approx([edge.pmi for edge in graph.edges])
+    assert words.edge_examples == codebook.edge_examples
+    assert words.edge_pmi == pytest.approx(codebook.edge_pmi)
     assert words.edge_pmi[1] == pytest.approx(log(1 * 9 / (6 * 2)))
     assert (words.adjective_counts, words.noun_counts) == (
         list(vocabulary.adjectives.values()), list(vocabulary.nouns.values())
@@ -174,24 +165,23 @@ def test_prior_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
 
 
 def test_a_graph_without_edges_can_be_read(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    pack(tmp_path / "p", Graph((), 0, 0), vectors_of(vocabulary), config())
-    words = read_words(tmp_path / "p")
+    publish_words_codebook(tmp_path / "p", codebook_of(vocabulary, config(min_count=99)))
+    words = read_words_codebook(tmp_path / "p")
     assert words.edges.shape == (2, 0)
     assert words.weights.shape == (0,)
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    graph = build_graph(CAPTIONS, vocabulary, config())
-    far = Graph((replace(graph.edges[0], noun=99),), 1, 1)
-    pack(tmp_path / "far", far, vectors_of(vocabulary), config())
+    codebook = codebook_of(vocabulary, config())
+    publish_words_codebook(tmp_path / "far", replace(codebook, edges=codebook.edges + 99))
     with pytest.raises(ArtifactError, match="do not fit"):
-        read_words(tmp_path / "far")
-    pack(tmp_path / "whole", graph, vectors_of(vocabulary), config())
+        read_words_codebook(tmp_path / "far")
+    publish_words_codebook(tmp_path / "whole", codebook)
     shutil.copytree(tmp_path / "whole", tmp_path / "other")
     vectors = {"adjectives": torch.zeros(3, 2), "nouns": torch.zeros(5, 2)}
     write_tensors(tmp_path / "other/vectors.safetensors", WORD_VECTORS, vectors)
     with pytest.raises(ArtifactError):
-        read_words(tmp_path / "other")  # another size than the manifest says
+        read_words_codebook(tmp_path / "other")  # another size than the manifest says
 
 
 @pytest.mark.parametrize("prompt", ["a photo", "{} and {}", "{0}", "a {word}", "{} {"])

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.text_captions import GRAPH, LIMITS
+from tests.text_captions import LIMITS
 from vqpipe.errors import DataError
-from vqpipe.text.graph import build_graph
-from vqpipe.text.language import is_other_language, is_other_script
 from vqpipe.text.tokens import tokenize
-from vqpipe.text.usable import Limit
+from vqpipe.text.usable import Limit, is_other_language, is_other_script
 from vqpipe.text.vocabulary import build_vocabulary
 
 LABELLED = Path(__file__).parents[1] / "data/captions_coco_150.jsonl"
@@ -76,21 +74,20 @@ CAPTIONS = [
 
 
 def test_captions_are_counted_as_what_they_are() -> None:
-    vocabulary = build_vocabulary(CAPTIONS, LIMITS.model_copy(update={"min_count": 1}))
-    found = {
-        mark: vocabulary.facts[f"captions_{mark}"] for mark in ("empty", "other_script", "other_language")
-    }
-    assert found == {"empty": 1, "other_script": 2, "other_language": 1}
-    assert vocabulary.facts["unusable_share"] == round(4 / 6, 6)
-    assert vocabulary.facts["num_words_other_script"] >= 3
+    vocabulary, measured = build_vocabulary(CAPTIONS, LIMITS.model_copy(update={"min_count": 1}))
+    found = (measured.captions_empty, measured.captions_other_script, measured.captions_other_language)
+    assert found == (1, 2, 1)
+    assert measured.unusable_share == round(4 / 6, 6)
+    assert measured.num_words_other_script >= 3
     assert not [word for word in (*vocabulary.nouns, *vocabulary.adjectives) if word > "\u3000"]
 
 
-def test_a_corpus_that_is_mostly_unusable_is_refused_whatever_the_reasons() -> None:
+def test_a_corpus_that_is_mostly_unusable_is_refused_for_any_reasons() -> None:
     left_out = Counter({"caption_not_utf8": 3, "empty_caption": 1})
     limit = Limit(0.79, left_out, {"caption_not_utf8": "9: 'caf\\xe9'"})
-    vocabulary = build_vocabulary(CAPTIONS, LIMITS, limit=Limit(0.8, left_out))
-    assert vocabulary.facts["unusable_share"] == 0.8
+    _, measured = build_vocabulary(CAPTIONS, LIMITS, limit=Limit(0.8, left_out))
+    assert measured.unusable_share == 0.8
+    assert measured.captions_unusable == left_out
     told = (
         r"80\.0% of the captions are unusable\n +found: +of 10: 3 caption_not_utf8, 2 other_script, 1 empty_caption, "
         r"1 empty, 1 other_language; caption_not_utf8 is such as 9: 'caf\\xe9'\n +expected: +at most "
@@ -98,15 +95,12 @@ def test_a_corpus_that_is_mostly_unusable_is_refused_whatever_the_reasons() -> N
     )
     with pytest.raises(DataError, match=told):
         build_vocabulary(CAPTIONS, LIMITS, limit=limit)
-    with pytest.raises(DataError, match=told):
-        build_graph(CAPTIONS, vocabulary, GRAPH, limit)
     with pytest.raises(DataError, match=r"other_script is such as 3: 'ａ ｒｅｄ ｂｏａｔ'"):
         build_vocabulary(CAPTIONS, LIMITS, limit=Limit(0.5))
-    assert build_graph(CAPTIONS, vocabulary, GRAPH, Limit(0.8, left_out)).num_pairs_said >= 2
 
 
 def test_the_limit_counts_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqpipe.text.chunks.CHUNK", 2)
+    monkeypatch.setattr("vqpipe.text.counting.CHUNK", 2)
     with pytest.raises(
         DataError, match=r"66\.7% .*\n +found: +of 6: 2 other_script, 1 empty, 1 other_language"
     ):

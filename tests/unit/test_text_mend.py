@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vqpipe.params.graph import PhraseParams
-from vqpipe.params.pos import WordnetPos
 from vqpipe.text.lexicon import lexicon
 from vqpipe.text.phrases import PLAIN, pairs
 from vqpipe.text.pos import tag, tagger
+from vqpipe.text.tagger import PhraseParams
 from vqpipe.text.tokens import token_spans, tokenize
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 WORDNET = WordnetPos(kind="wordnet")
 PREDICATIVE = PhraseParams(predicative=True, shades="noun")

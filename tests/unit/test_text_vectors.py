@@ -14,10 +14,9 @@ import torch
 
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.graph import VectorParams
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.vectors import WordVectors, prompt_vectors, word_vectors
+from vqpipe.text.vectors import VectorMetrics, VectorParams, WordVectors, prompt_vectors, word_vectors
 from vqpipe.text.vocabulary import Vocabulary
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 WORDS = Vocabulary(
     WordnetPos(kind="wordnet"), {"red": 6, "light": 3, "teal": 1}, {"bird": 5, "light": 2, "axolotl": 1}
@@ -48,6 +47,11 @@ def no_clip() -> Encoder:
 
 def made(config: dict[str, Any], vocabulary: Vocabulary = WORDS, load: Any = no_clip) -> WordVectors:
     return word_vectors(vocabulary, validate(config, "graph.vectors", VectorParams), load)  # type: ignore[arg-type]
+
+
+def measured(vectors: WordVectors) -> VectorMetrics:
+    assert vectors.metrics is not None
+    return vectors.metrics
 
 
 def glove(path: Path, **changes: Any) -> dict[str, Any]:
@@ -94,10 +98,8 @@ def test_glove_drops_unknown_words_and_counts_them(file: Path) -> None:
     torch.testing.assert_close(found.adjectives, torch.tensor([[4.0, 5, 6], [-0.1, 0.5, 0.25]]))
     torch.testing.assert_close(found.nouns, torch.tensor([[1.0, 2, 3], [-0.1, 0.5, 0.25]]))
     coverage = {"coverage": 0.666667, "num_dropped": 1, "num_random": 0}
-    assert found.metrics == {
-        "vectors": {
-            "adjectives": {**coverage, "coverage_said": 0.9}, "nouns": {**coverage, "coverage_said": 0.875},
-        }
+    assert measured(found).plain() == {
+        "adjectives": {**coverage, "coverage_said": 0.9}, "nouns": {**coverage, "coverage_said": 0.875},
     }  # fmt: skip
     assert found.facts["clip"] is None
     assert found.facts["vectors"] == {
@@ -112,7 +114,7 @@ def test_glove_draws_unknown_words_at_the_scale_of_the_others(file: Path) -> Non
     assert torch.equal(first.adjectives, again.adjectives)
     assert torch.equal(first.adjectives[:2], other.adjectives[:2])
     assert not torch.equal(first.adjectives[2], other.adjectives[2])
-    assert first.metrics["vectors"]["nouns"]["num_random"] == 1
+    assert measured(first).nouns.num_random == 1
     many = Vocabulary(WORDS.pos, {f"zzz{i}": 1 for i in range(2000)}, WORDS.nouns)
     drawn = made(glove(file, unknown="random"), many).adjectives
     found = torch.tensor([1.0, 2, 3, -0.1, 0.5, 0.25])
@@ -123,7 +125,7 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
     with pytest.raises(DataError, match="1 adjectives: teal; 1 nouns: axolotl"):
         made(glove(file, unknown="error"))
     known = Vocabulary(WORDS.pos, {"red": 6}, {"bird": 5})
-    assert made(glove(file, unknown="error"), known).metrics["vectors"]["nouns"]["coverage"] == 1.0
+    assert measured(made(glove(file, unknown="error"), known)).nouns.coverage == 1.0
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_glove_files_may_be_packed_and_have_a_header(file: Path, tmp_path: Path)
 def test_a_few_damaged_lines_are_counted(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_text(GLOVE + "other 1 1 1\n" * 1500 + "teal 1 2\n")
     found = made(glove(tmp_path / "g.txt"))
-    assert found.metrics["vectors"]["num_damaged_lines"] == 1
+    assert measured(found).num_damaged_lines == 1
     assert list(found.vocabulary.adjectives) == ["red", "light"]
     (tmp_path / "g.txt").write_text(GLOVE + "other 1 1 1\n" * 500 + "teal 1 2\n")
     with pytest.raises(DataError, match="line 507 is no word"):
@@ -196,7 +198,7 @@ def test_a_byte_order_mark_and_doubled_spaces_cost_no_word(tmp_path: Path) -> No
     (tmp_path / "plain.txt").write_text(GLOVE)
     odd, plain = made(glove(tmp_path / "g.txt")), made(glove(tmp_path / "plain.txt"))
     assert odd.vocabulary == plain.vocabulary
-    assert odd.metrics["vectors"].get("num_damaged_lines", 0) == 0
+    assert measured(odd).num_damaged_lines is None
 
 
 def test_words_with_hyphens_are_the_mean_of_their_parts_where_asked(file: Path) -> None:
@@ -209,14 +211,14 @@ def test_words_with_hyphens_are_the_mean_of_their_parts_where_asked(file: Path) 
     assert list(parts.vocabulary.adjectives) == ["red", "light-red"]
     torch.testing.assert_close(parts.adjectives[1], torch.tensor([1.95, 2.75, 3.125]))
     assert parts.facts["vectors"]["hyphens"] == "parts"
-    assert parts.metrics["vectors"]["adjectives"] == {
+    assert measured(parts).adjectives.plain() == {
         "coverage": 0.5, "coverage_said": 0.8, "num_dropped": 2, "num_random": 0, "num_from_parts": 1,
     }  # fmt: skip
     drawn = [made(glove(file, unknown="random", hyphens=how), WORDS).adjectives for how in ("whole", "parts")]
     assert torch.equal(*drawn)
 
 
-def test_random_vectors_depend_on_class_and_word_alone() -> None:
+def test_random_vectors_depend_only_on_class_and_word() -> None:
     config = {"kind": "random", "dim": 4000, "std": 0.5, "seed": 3}
     found = made(config)
     assert found.adjectives.shape == (3, 4000)

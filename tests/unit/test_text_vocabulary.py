@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.text_captions import in_small_chunks
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, DataError
-from vqpipe.params.pos import WordnetPos
-from vqpipe.params.vocabulary import VocabularyParams
-from vqpipe.text import chunks
-from vqpipe.text.vocabulary import build_vocabulary, publish_vocabulary, read_vocabulary
+from vqpipe.text.phrases import PLAIN
+from vqpipe.text.vocabulary import (
+    Vocabulary,
+    VocabularyParams,
+    build_vocabulary,
+    publish_vocabulary,
+    read_vocabulary,
+)
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 WORDNET = WordnetPos(kind="wordnet")
 CAPTIONS = [
@@ -25,11 +32,13 @@ CAPTIONS = [
 
 
 def config(min_count: int = 1, adjectives: int | None = None, nouns: int | None = None) -> VocabularyParams:
-    return VocabularyParams(pos=WORDNET, min_count=min_count, max_adjectives=adjectives, max_nouns=nouns)
+    return VocabularyParams(
+        pos=WORDNET, phrases=PLAIN, min_count=min_count, max_adjectives=adjectives, max_nouns=nouns
+    )
 
 
 def test_counts_and_order() -> None:
-    vocabulary = build_vocabulary(CAPTIONS, config())
+    vocabulary, _ = build_vocabulary(CAPTIONS, config())
     assert list(vocabulary.adjectives.items()) == [("red", 3), ("green", 2), ("small", 2), ("orange", 1)]
     assert list(vocabulary.nouns.items()) == [
         ("bird", 3),
@@ -41,17 +50,17 @@ def test_counts_and_order() -> None:
 
 
 def test_oddities_are_counted() -> None:
-    facts = build_vocabulary(CAPTIONS, config(min_count=2)).facts
-    assert facts["num_captions"] == 6
-    found = {name: facts[f"captions_{name}"] for name in ("empty", "control", "markup", "cut")}
+    _, measured = build_vocabulary(CAPTIONS, config(min_count=2))
+    assert measured.num_captions == 6
+    found = {name: measured.plain()[f"captions_{name}"] for name in ("empty", "control", "markup", "cut")}
     assert found == {"empty": 1, "control": 1, "markup": 1, "cut": 1}
-    assert (facts["num_adjectives"], facts["num_adjectives_said"]) == (3, 4)
-    assert facts["adjectives_coverage"] == pytest.approx(7 / 8)
-    assert build_vocabulary(CAPTIONS, config()).facts["num_in_both"] == 1
+    assert (measured.num_adjectives, measured.num_adjectives_said) == (3, 4)
+    assert measured.adjectives_coverage == pytest.approx(7 / 8)
+    assert build_vocabulary(CAPTIONS, config())[1].num_in_both == 1
 
 
 def test_limits_keep_the_most_frequent() -> None:
-    vocabulary = build_vocabulary(CAPTIONS, config(adjectives=2, nouns=1))
+    vocabulary, _ = build_vocabulary(CAPTIONS, config(adjectives=2, nouns=1))
     assert list(vocabulary.adjectives) == ["red", "green"]
     assert list(vocabulary.nouns) == ["bird"]
 
@@ -61,7 +70,7 @@ def test_limits_keep_the_most_frequent() -> None:
     [
         ([], "no captions"),
         ([("1", "a dog")], "no adjective at all"),
-        ([("1", "a red dog")], "'red', said 1 times"),
+        ([("1", "a red dog")], "'red', 1 times"),
     ],
 )
 def test_nothing_to_keep_is_told(captions: list[tuple[str, str]], message: str) -> None:
@@ -70,11 +79,12 @@ def test_nothing_to_keep_is_told(captions: list[tuple[str, str]], message: str) 
 
 
 def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
-    vocabulary = build_vocabulary(CAPTIONS, config())
+    vocabulary, _ = build_vocabulary(CAPTIONS, config())
     publish_vocabulary(tmp_path / "a", vocabulary)
-    publish_vocabulary(tmp_path / "b", build_vocabulary(iter(CAPTIONS), config()))
+    publish_vocabulary(tmp_path / "b", build_vocabulary(iter(CAPTIONS), config())[0])
     again = read_vocabulary(tmp_path / "a")
-    assert (again.pos, again.adjectives, again.nouns) == (WORDNET, vocabulary.adjectives, vocabulary.nouns)
+    assert again == vocabulary
+    assert list(again.nouns) == list(vocabulary.nouns)
     assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
     with pytest.raises(ArtifactError, match="does not exist"):
         read_vocabulary(tmp_path / "none")
@@ -83,7 +93,37 @@ def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_workers_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     whole = build_vocabulary(CAPTIONS, config())
-    monkeypatch.setattr(chunks, "CHUNK", 2)
-    monkeypatch.setattr(chunks, "ALONE", 1)
+    in_small_chunks(monkeypatch, 2)
     monkeypatch.setenv("VQPIPE_WORKERS", workers)
     assert build_vocabulary(CAPTIONS, config()) == whole
+
+
+def named_pairs(vocabulary: Vocabulary) -> list[tuple[str, str, int, list[str]]]:
+    adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
+    rows = vocabulary.pairs.to_pylist()
+    return [(adjectives[row["adjective"]], nouns[row["noun"]], row["count"], row["examples"]) for row in rows]
+
+
+def test_pairs_of_the_words_that_stay() -> None:
+    vocabulary, _ = build_vocabulary(CAPTIONS, config(adjectives=2, nouns=2))
+    assert named_pairs(vocabulary) == [("red", "bird", 3, ["1", "2"]), ("green", "tree", 2, ["2", "3"])]
+    whole, _ = build_vocabulary(CAPTIONS, config())
+    assert vocabulary.num_pairs_said == whole.num_pairs_said == 8
+    assert sum(count for *_, count, _ in named_pairs(whole)) == 8
+
+
+def test_fewer_words_keep_the_pairs_of_them() -> None:
+    whole, _ = build_vocabulary(CAPTIONS, config())
+    kept = whole.only({"small": 2, "red": 3}, {"dog": 1, "bird": 3})
+    assert named_pairs(kept) == [
+        ("small", "dog", 1, ["5"]), ("small", "bird", 1, ["1"]), ("red", "bird", 3, ["1", "2"]),
+    ]  # fmt: skip
+    assert kept.num_pairs_said == whole.num_pairs_said
+    assert whole.only(whole.adjectives, whole.nouns) == whole
+
+
+def test_pairs_that_do_not_fit_the_words_are_refused(tmp_path: Path) -> None:
+    whole, _ = build_vocabulary(CAPTIONS, config())
+    publish_vocabulary(tmp_path / "v", replace(whole, nouns={"bird": 3}))
+    with pytest.raises(ArtifactError, match="pairs do not fit the words"):
+        read_vocabulary(tmp_path / "v")

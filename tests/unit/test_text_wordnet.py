@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.wordnet_tables import BUNDLE, LICENCE, MEMBERS, bundle, compile_tables, lexnames, open_wordnet
 from vqpipe.errors import DataError
-from vqpipe.text.compile_table import compile_tables, table_path
-from vqpipe.text.wordnet import BUNDLE, LICENCE, MEMBERS, RESOURCES, bundle, lexnames, open_wordnet
+from vqpipe.text.lexicon import RESOURCES, table_path
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def test_the_tables_are_those_of_the_bundle(reader: Any) -> None:
         assert pq.read_table(table_path(name)).equals(table), name
 
 
-def test_the_licence_is_in_the_bundle_and_beside_it() -> None:
-    beside = (RESOURCES / LICENCE).read_bytes()
-    assert b"Princeton University" in beside
+def test_the_licence_is_in_the_bundle_and_in_the_package() -> None:
+    packaged = (RESOURCES / LICENCE).read_bytes()
+    assert b"Princeton University" in packaged
     with zipfile.ZipFile(BUNDLE) as archive:
-        assert archive.read(LICENCE) == beside
+        assert archive.read(LICENCE) == packaged
 
 
 def test_lexnames_numbers_the_lexicographer_files() -> None:

@@ -1,26 +1,20 @@
-"""Why an adjective and a noun are joined in a words prior, or why they are not."""
+"""Why a words codebook has an edge between an adjective and a noun, or why it has none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.spec import TableSpec
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
-from vqpipe.artifacts.tables import read_table
 from vqpipe.cli.captions import named_captions
+from vqpipe.codebooks.words import Edge, WordsCodebook, read_words_codebook
 from vqpipe.errors import ParamsError, SetupError, VqpipeError
 from vqpipe.params.base import validate
-from vqpipe.params.graph import PhraseParams
-from vqpipe.params.pos import PosParams, pos_params
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.text.lexicon import lexicon
 from vqpipe.text.phrases import pairs
-from vqpipe.text.pos import tagger
+from vqpipe.text.pos import pos_params, tagger
+from vqpipe.text.tagger import PhraseParams, PosParams
 from vqpipe.text.tokens import clean, tokenize
 
 MAX_CAPTIONS = 2_000_000
@@ -30,16 +24,6 @@ STEP = 10_000
 NUM_SHOWN = 5
 """Neighbours or near words that are named."""
 DEFAULT_PARAMS = Path("params.yaml")
-
-
-@dataclass(frozen=True)
-class _Edge:
-    adjective: str
-    noun: str
-    count: int
-    weight: float
-    pmi: float
-    examples: list[str]
 
 
 class _Bounded:
@@ -61,40 +45,50 @@ class _Bounded:
                     bar.advance(STEP)
 
 
-@dataclass(frozen=True)
-class _Prior:
-    facts: dict[str, Any]
-    adjectives: dict[str, int]
-    nouns: dict[str, int]
-    edges: list[_Edge]
+class _Known:
+    """A words codebook by its words."""
 
-    def edge(self, adjective: str, noun: str) -> _Edge | None:
+    def __init__(self, codebook: WordsCodebook) -> None:
+        self.facts = codebook.facts
+        self.adjectives = dict(zip(codebook.adjectives, codebook.adjective_counts, strict=True))
+        self.nouns = dict(zip(codebook.nouns, codebook.noun_counts, strict=True))
+        self.edges = list(codebook.named_edges())
+
+    @property
+    def pos(self) -> PosParams:
+        return pos_params(self.facts["pos"], "words codebook")
+
+    @property
+    def phrases(self) -> PhraseParams:
+        return validate(self.facts["phrases"], "phrases", PhraseParams, "words codebook")
+
+    def edge(self, adjective: str, noun: str) -> Edge | None:
         return next((e for e in self.edges if (e.adjective, e.noun) == (adjective, noun)), None)
 
-    def nouns_of(self, adjective: str) -> list[_Edge]:
+    def nouns_of(self, adjective: str) -> list[Edge]:
         return _strongest(edge for edge in self.edges if edge.adjective == adjective)
 
-    def adjectives_of(self, noun: str) -> list[_Edge]:
+    def adjectives_of(self, noun: str) -> list[Edge]:
         return _strongest(edge for edge in self.edges if edge.noun == noun)
 
 
-def explain(prior: Path, adjective: str, noun: str, corpus: Path | None) -> str:
-    """Whether a words prior joins an adjective and a noun, and why, as lines of text.
+def explain(folder: Path, adjective: str, noun: str, corpus: Path | None) -> str:
+    """Whether a words codebook has an edge between an adjective and a noun, and why, as lines of text.
 
     Args:
-        prior: a WORDS folder.
+        folder: a WORDS folder.
         adjective: any spelling; compared in lower case.
         noun: as `adjective`, in the singular or plural.
-        corpus: captions, a dataset artifact, or a params file whose section `corpus` says where the captions lie
+        corpus: captions, a dataset artifact, or a params file whose section `corpus` names the captions
             (`vqpipe.cli.captions`). None tries `params.yaml` in the current folder, and does without the captions'
             text where that does not work.
 
     Raises:
-        ArtifactError: no words prior there, or a damaged one.
+        ArtifactError: no words codebook there, or a damaged one.
         ParamsError: an empty word.
         DataError, ArtifactError, ParamsError: the corpus that is named cannot be read.
     """
-    known = _read(prior)
+    known = _Known(read_words_codebook(folder))
     words = _spelt(known, adjective, noun)
     lacking = _unknown_words(known, *words)
     if lacking:
@@ -103,37 +97,18 @@ def explain(prior: Path, adjective: str, noun: str, corpus: Path | None) -> str:
     lines = [f"{' '.join(words)}: {'an edge' if edge else 'no edge'}"]
     try:
         captions = _Bounded(named_captions(corpus or DEFAULT_PARAMS, "--corpus"))
-        told = _why(known, edge, captions) if edge else _why_not(known, words, captions)
+        reasons = _why(known, edge, captions) if edge else _why_not(known, words, captions)
         if captions.cut:
-            told.append(f"  (only the first {MAX_CAPTIONS:,} captions were looked at)")
+            reasons.append(f"  (only the first {MAX_CAPTIONS:,} captions were looked at)")
     except VqpipeError as error:
         if corpus is not None:
             raise
         hint = f"  (the captions cannot be read: {str(error).splitlines()[0]}; name them with --corpus)"
-        told = [*(_why(known, edge, None) if edge else _why_not(known, words, None)), hint]
-    return "\n".join([*lines, *told, *_degrees(known, *words)])
+        reasons = [*(_why(known, edge, None) if edge else _why_not(known, words, None)), hint]
+    return "\n".join([*lines, *reasons, *_degrees(known, *words)])
 
 
-def _read(folder: Path) -> _Prior:
-    facts = read_manifest(folder, WORDS).facts
-    adjectives, nouns = _counts(folder, ADJECTIVES), _counts(folder, NOUNS)
-    names = list(adjectives), list(nouns)
-    edges = [
-        _Edge(
-            names[0][row["adjective"]], names[1][row["noun"]],
-            row["count"], row["weight"], row["pmi"], row["examples"],
-        )
-        for row in read_table(folder / "edges.parquet", EDGES).to_pylist()
-    ]  # fmt: skip
-    return _Prior(facts, adjectives, nouns, edges)
-
-
-def _counts(folder: Path, spec: TableSpec) -> dict[str, int]:
-    table = read_table(folder / f"{spec.name}.parquet", spec).to_pydict()
-    return dict(zip(table["word"], table["count"], strict=True))
-
-
-def _spelt(known: _Prior, adjective: str, noun: str) -> tuple[str, str]:
+def _spelt(known: _Known, adjective: str, noun: str) -> tuple[str, str]:
     """The words as the vocabulary spells them: lower case, a plural as its singular where only that is known."""
     adjective, noun = (clean(word)[0].strip().lower() for word in (adjective, noun))
     if not adjective or not noun:
@@ -143,7 +118,7 @@ def _spelt(known: _Prior, adjective: str, noun: str) -> tuple[str, str]:
     return adjective, noun
 
 
-def _unknown_words(known: _Prior, adjective: str, noun: str) -> list[str]:
+def _unknown_words(known: _Known, adjective: str, noun: str) -> list[str]:
     """A line for each word that the vocabulary lacks."""
     lines = []
     sides = (
@@ -162,11 +137,11 @@ def _unknown_words(known: _Prior, adjective: str, noun: str) -> list[str]:
     if lines and adjective in known.nouns and noun in known.adjectives:
         return [*lines, f"  did you mean {noun} {adjective}?"]
     if lines:
-        lines.append("  (a word is left out that is said too rarely, or tagged otherwise: see vqpipe pairs)")
+        lines.append("  (a word is left out that is too rare, or tagged as another part of speech: see vqpipe pairs)")
     return lines
 
 
-def _why(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]] | None) -> list[str]:
+def _why(known: _Known, edge: Edge, captions: Iterable[tuple[str, str]] | None) -> list[str]:
     by_count = 1 + sum(other.count > edge.count for other in known.edges)
     by_pmi = 1 + sum(other.pmi > edge.pmi for other in known.edges)
     of = f"of {len(known.edges):,} edges"
@@ -174,7 +149,7 @@ def _why(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]] | None)
         "as often as" if abs(edge.pmi) < 0.005 else "more often than" if edge.pmi > 0 else "less often than"
     )
     lines = [
-        f"  said    {_times(edge.count)}, rank {by_count:,} {of}; an edge needs {known.facts['min_count']:,}",
+        f"  occurs  {_times(edge.count)}, rank {by_count:,} {of}; an edge needs {known.facts['min_count']:,}",
         f"  weight  {edge.weight:g} ({known.facts['weight']})",
         f"  PMI     {edge.pmi:.2f} nats, rank {by_pmi:,} {of}: {chance} by chance",
     ]
@@ -183,47 +158,47 @@ def _why(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]] | None)
     return [*lines, "  first captions", *_examples(known, edge, captions)]
 
 
-def _why_not(known: _Prior, words: tuple[str, str], captions: Iterable[tuple[str, str]] | None) -> list[str]:
-    """Said never, or too rarely: told by counting, where there are captions."""
+def _why_not(known: _Known, words: tuple[str, str], captions: Iterable[tuple[str, str]] | None) -> list[str]:
+    """The pair never occurs, or too rarely: found by counting, where there are captions."""
     least = int(known.facts["min_count"])
     if captions is None:
         return [
-            "  never said together in the captions"
+            "  the captions do not have this pair"
             if least == 1
-            else f"  said fewer than {least:,} times in the captions (graph.min_count)"
+            else f"  occurs fewer than {least:,} times in the captions (graph.min_count)"
         ]
-    backend, phrases = tagger(_pos(known)), _phrases(known)
-    said, first = 0, ""
+    backend, phrases = tagger(known.pos), known.phrases
+    found, first = 0, ""
     for caption_id, caption in captions:
         if _has_both(caption, words) and (times := pairs(caption, backend, phrases).count(words)):
             first = first or f"    {caption_id}  {caption}"
-            said += times
-    if not said:
-        return ["  never said together in these captions"]
-    told = f"  said {_times(said)} in these captions"
-    if said < least:
-        return [f"{told}; an edge needs {least:,} (graph.min_count)", first]
-    return [f"{told}, which is enough for an edge ({least:,}): the prior was made of others", first]
+            found += times
+    if not found:
+        return ["  these captions do not have this pair"]
+    counted = f"  occurs {_times(found)} in these captions"
+    if found < least:
+        return [f"{counted}; an edge needs {least:,} (graph.min_count)", first]
+    return [f"{counted}, which is enough for an edge ({least:,}): the codebook was made of others", first]
 
 
 def _has_both(caption: str, words: tuple[str, str]) -> bool:
-    """Whether a caption has both words, the noun in any number: cheap, since most captions lack one."""
+    """Whether a caption has both words, the noun in any number. It is cheap, and most captions lack one."""
     text = clean(caption)[0].lower()
     lemma = lexicon().noun_lemma
     return words[0] in text and any(lemma(token) == words[1] for token in tokenize(text))
 
 
-def _examples(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]]) -> list[str]:
-    """The captions behind an edge's first ids: of an image's several, those that say the pair.
+def _examples(known: _Known, edge: Edge, captions: Iterable[tuple[str, str]]) -> list[str]:
+    """The captions behind an edge's first ids: of an image's several, those that have the pair.
 
-    Where no caption has such an id, since the prior was made of captions with other ids, the first that say it.
+    Where no caption has such an id, since the codebook was made of captions with other ids, the first that have it.
     """
     try:
-        backend, note = tagger(_pos(known)), ""
+        backend, note = tagger(known.pos), ""
     except SetupError as error:
         backend = None
         note = f"    (all captions of these images: {str(error).splitlines()[0]})"
-    phrases, words = _phrases(known), (edge.adjective, edge.noun)
+    phrases, words = known.phrases, (edge.adjective, edge.noun)
     found: dict[str, list[str]] = {caption_id: [] for caption_id in edge.examples}
     others: list[tuple[str, str]] = []
     for caption_id, caption in captions:
@@ -238,7 +213,7 @@ def _examples(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]]) -
             if backend is not None and all(found.values()):
                 break
     if others and not any(found.values()):
-        note = "    (the prior's own captions have other ids)"
+        note = "    (the codebook's own captions have other ids)"
         found = {}
         for caption_id, caption in others:
             found.setdefault(caption_id, []).append(caption)
@@ -248,25 +223,17 @@ def _examples(known: _Prior, edge: _Edge, captions: Iterable[tuple[str, str]]) -
     return [*lines, note] if note else lines
 
 
-def _degrees(known: _Prior, adjective: str, noun: str) -> list[str]:
+def _degrees(known: _Known, adjective: str, noun: str) -> list[str]:
     nouns, adjectives = known.nouns_of(adjective), known.adjectives_of(noun)
     return [
-        f"  {adjective}: said {_times(known.adjectives[adjective])}, "
+        f"  {adjective}: occurs {_times(known.adjectives[adjective])}, "
         f"modifies {len(nouns):,} of {len(known.nouns):,} nouns{_first(edge.noun for edge in nouns)}",
-        f"  {noun}: said {_times(known.nouns[noun])}, modified by {len(adjectives):,} of "
+        f"  {noun}: occurs {_times(known.nouns[noun])}, modified by {len(adjectives):,} of "
         f"{len(known.adjectives):,} adjectives{_first(edge.adjective for edge in adjectives)}",
     ]
 
 
-def _pos(known: _Prior) -> PosParams:
-    return pos_params(known.facts["pos"], "words prior")
-
-
-def _phrases(known: _Prior) -> PhraseParams:
-    return validate(known.facts["phrases"], "phrases", PhraseParams, "words prior")
-
-
-def _strongest(edges: Iterator[_Edge]) -> list[_Edge]:
+def _strongest(edges: Iterator[Edge]) -> list[Edge]:
     return sorted(edges, key=lambda edge: (-edge.count, edge.adjective, edge.noun))
 
 

@@ -1,4 +1,4 @@
-"""Reading whichever codebook prior a path holds."""
+"""Loading a pretrained codebook, of words or of patches, from its folder."""
 
 from __future__ import annotations
 
@@ -10,49 +10,59 @@ from vqpipe.artifacts.spec import OneOf
 from vqpipe.artifacts.specs.centroids import CENTROIDS
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.specs.words import WORDS
-from vqpipe.codebooks.centroids import Centroids, read_centroids
-from vqpipe.codebooks.words import Words, read_words
+from vqpipe.codebooks.patches import PatchesCodebook, read_patches_codebook
+from vqpipe.codebooks.words import WordsCodebook, read_words_codebook
 from vqpipe.errors import ArtifactError
 
-Prior = Words | Centroids | None
-"""Any codebook prior that a tokenizer can be built on."""
-PRIOR = OneOf("codebook prior", (WORDS, CENTROIDS, NO_PRIOR))
+PretrainedCodebook = WordsCodebook | PatchesCodebook | None
+"""The codebook that a tokenizer is built on; None for one that needs none."""
+PRETRAINED = OneOf("pretrained codebook", (WORDS, CENTROIDS, NO_PRIOR))
 """Their artifacts."""
 
 
 @reads_whole
-def load_prior(folder: Path) -> Prior:
-    """The words or centroids at `folder`, or None for the artifact that stands for no prior.
+def load_pretrained(folder: Path) -> PretrainedCodebook:
+    """The codebook of words or patches at `folder`, or None for the artifact that means none.
 
     Raises:
-        ArtifactError: the folder is missing, or holds something else.
+        ArtifactError: the folder is missing, damaged, or another artifact.
     """
     if not folder.exists():
-        raise ArtifactError(f"the codebook prior {folder} does not exist", run="dvc repro graph cluster")
+        raise ArtifactError(f"the codebook {folder} does not exist", run="dvc repro graph cluster")
     spec = read_manifest(folder).header.spec
     if spec == WORDS.name:
-        return read_words(folder)
+        return read_words_codebook(folder)
     if spec == CENTROIDS.name:
-        return read_centroids(folder)
+        return read_patches_codebook(folder)
     if spec == NO_PRIOR.name:
         return None
     raise ArtifactError(
-        f"{folder} is no codebook prior", found=spec, choices=[WORDS.name, CENTROIDS.name, NO_PRIOR.name]
+        f"{folder} is no pretrained codebook",
+        found=spec,
+        choices=[WORDS.name, CENTROIDS.name, NO_PRIOR.name],
     )
 
 
-def load_codebook(folder: str | Path) -> Words | Centroids:
-    """A published codebook prior, for one's own code: `from vqpipe import load_codebook`.
+def load_codebook(folder: str | Path) -> WordsCodebook | PatchesCodebook:
+    """A published codebook, for one's own code: `from vqpipe import load_codebook`.
 
-    `Words` has words, vectors, edges and weights; `Centroids` has vectors, counts and prefixes of smaller K. Both
-    find the nearest code of a feature.
+    `WordsCodebook` has words, vectors, edges and weights; `PatchesCodebook` has vectors, counts and prefixes of smaller
+    K. Both find the nearest code of a feature.
 
     Raises:
-        ArtifactError: the folder is missing, damaged, or holds no codebook.
+        ArtifactError: the folder is missing, damaged, or has no codebook.
     """
-    prior = load_prior(Path(folder))
-    if prior is None:
+    codebook = load_pretrained(Path(folder))
+    if codebook is None:
         raise ArtifactError(
-            f"{folder} stands for no prior: it holds no codebook", choices=[WORDS.name, CENTROIDS.name]
+            f"{folder} means that a tokenizer needs no pretrained codebook: it has no codebook",
+            choices=[WORDS.name, CENTROIDS.name],
         )
-    return prior
+    return codebook
+
+
+Prior = PretrainedCodebook  # shim: moved
+
+PRIOR = PRETRAINED  # shim: moved
+
+load_prior = load_pretrained  # shim: moved

@@ -1,8 +1,8 @@
-"""The words prior, read back: words, graph and vectors in one folder."""
+"""The words codebook: adjectives, nouns, their vectors and the modifying graph between them, in one folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,42 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.spec import TableSpec
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS, WORDS
-from vqpipe.artifacts.tables import read_table
-from vqpipe.artifacts.tensors import read_tensors
+from vqpipe.artifacts.publish import publish_folder, read_manifest
+from vqpipe.artifacts.specs.words import (
+    ADJECTIVES,
+    EDGES,
+    NOUNS,
+    WORD_VECTORS,
+    WORDS,
+    read_word_counts,
+    write_word_counts,
+)
+from vqpipe.artifacts.tables import read_table, to_table, write_table
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, MismatchError
+
+_VECTOR_FACTS = ("clip", "vectors", "dim")
+"""The facts that the file of the vectors has too."""
 
 
 @dataclass(frozen=True)
-class Words:
-    """The words prior. A word of both classes has two nodes: one adjective, one noun.
+class Edge:
+    """An edge of the modifying graph by its words, with what is known of it; see `WordsCodebook`."""
 
-    The counts are empty in a prior that was not read from a folder.
+    adjective: str
+    noun: str
+    count: int
+    weight: float
+    pmi: float
+    examples: list[str]
+
+
+@dataclass(frozen=True)
+class WordsCodebook:
+    """Adjectives and nouns with a vector each, and which adjective modifies which noun.
+
+    A word of both classes has two nodes: one adjective, one noun. Counts, mutual information and examples are empty in
+    a codebook that was made in memory without them; such a codebook cannot be published.
     """
 
     adjectives: list[str]
@@ -37,13 +60,15 @@ class Words:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """clip, vectors, dim, pos, phrases, weight, min_count and counts."""
     adjective_counts: list[int] = field(default_factory=list)
-    """How often the captions say each adjective."""
+    """How often each adjective occurs in the captions."""
     noun_counts: list[int] = field(default_factory=list)
-    """How often they say each noun, in the singular or plural."""
+    """How often each noun occurs, in the singular or plural."""
     edge_counts: list[int] = field(default_factory=list)
-    """How often they say each pair."""
+    """How often each pair occurs."""
     edge_pmi: list[float] = field(default_factory=list)
     """Pointwise mutual information of each pair, in nats; negative below chance."""
+    edge_examples: list[list[str]] = field(default_factory=list)
+    """The ids of the first captions of each pair."""
 
     @property
     def names(self) -> list[str]:
@@ -54,6 +79,23 @@ class Words:
     def vectors(self) -> Float32[Tensor, "k d"]:
         """All vectors, the adjectives' and then the nouns'; k = ka + kn."""
         return torch.cat([self.adjective_vectors, self.noun_vectors])
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The edges as (adjective, noun) indices."""
+        return [(adjective, noun) for adjective, noun in self.edges.T.tolist()]
+
+    def named_edges(self) -> Iterator[Edge]:
+        """The edges by their words, in order; for a codebook with counts, mutual information and examples."""
+        for (adjective, noun), count, weight, pmi, examples in zip(
+            self.pairs,
+            self.edge_counts,
+            self.weights.tolist(),
+            self.edge_pmi,
+            self.edge_examples,
+            strict=True,
+        ):
+            yield Edge(self.adjectives[adjective], self.nouns[noun], count, weight, pmi, examples)
 
     def nouns_of(self, adjective: str) -> dict[str, float]:
         """The nouns that an adjective modifies and the edges' weights; `KeyError` for a word that is not there."""
@@ -88,23 +130,35 @@ class Words:
         return [[names[index] for index in row] for row in order.tolist()]
 
 
-def read_words_of(folder: Path, spec: TableSpec) -> dict[str, int]:
-    """Words and counts of one class, in the order of their indices."""
-    table = read_table(folder / f"{spec.name}.parquet", spec)
-    return dict(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
+def publish_words_codebook(path: Path, codebook: WordsCodebook) -> None:
+    """Publish a WORDS folder; equal content gives equal bytes. The codebook needs its counts, facts and examples."""
+    columns = {
+        "adjective": codebook.edges[0].tolist(), "noun": codebook.edges[1].tolist(),
+        "count": codebook.edge_counts, "weight": codebook.weights.tolist(), "pmi": codebook.edge_pmi,
+        "examples": codebook.edge_examples,
+    }  # fmt: skip
+    with publish_folder(path, WORDS, dict(codebook.facts)) as folder:
+        write_word_counts(
+            folder,
+            dict(zip(codebook.adjectives, codebook.adjective_counts, strict=True)),
+            dict(zip(codebook.nouns, codebook.noun_counts, strict=True)),
+        )
+        write_table(folder / "edges.parquet", EDGES, to_table(EDGES, columns))
+        tensors = {"adjectives": codebook.adjective_vectors, "nouns": codebook.noun_vectors}
+        facts = {name: codebook.facts[name] for name in _VECTOR_FACTS}
+        write_tensors(folder / "vectors.safetensors", WORD_VECTORS, tensors, facts)
 
 
-def read_words(path: Path) -> Words:
+def read_words_codebook(path: Path) -> WordsCodebook:
     """Read a WORDS folder.
 
     Raises:
         ArtifactError: missing, damaged, of another version, or its parts do not fit each other.
     """
     facts = read_manifest(path, WORDS).facts
-    adjectives, nouns = read_words_of(path, ADJECTIVES), read_words_of(path, NOUNS)
+    adjectives, nouns = read_word_counts(path, ADJECTIVES), read_word_counts(path, NOUNS)
     vectors, _ = read_tensors(path / "vectors.safetensors", WORD_VECTORS)
-    columns = ["adjective", "noun", "weight", "count", "pmi"]
-    table = read_table(path / "edges.parquet", EDGES, columns).to_pydict()
+    table = read_table(path / "edges.parquet", EDGES).to_pydict()
     edges = torch.tensor([table["adjective"], table["noun"]], dtype=torch.int64)
     found = {name: tuple(tensor.shape) for name, tensor in vectors.items()}
     rows_fit = found["adjectives"][0] == len(adjectives) and found["nouns"][0] == len(nouns)
@@ -112,13 +166,18 @@ def read_words(path: Path) -> Words:
     inside = bool(((edges >= 0) & (edges < sizes)).all())
     if not rows_fit or not inside:
         raise ArtifactError(
-            f"{path}: the parts of the words prior do not fit each other",
+            f"{path}: the parts of the words codebook do not fit each other",
             found=f"vectors {found}, edges up to {edges.amax(dim=1).tolist() if edges.numel() else 'none'}",
             expected=f"{len(adjectives)} adjectives and {len(nouns)} nouns",
             run="dvc repro graph",
         )
-    return Words(
+    return WordsCodebook(
         list(adjectives), list(nouns), vectors["adjectives"], vectors["nouns"], edges,
         torch.tensor(table["weight"], dtype=torch.float32), facts, list(adjectives.values()), list(nouns.values()),
-        table["count"], table["pmi"],
+        table["count"], table["pmi"], table["examples"],
     )  # fmt: skip
+
+
+Words = WordsCodebook  # shim: moved
+
+read_words = read_words_codebook  # shim: moved

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from math import isfinite
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
+
+from pydantic import Field
 
 from vqpipe.errors import DataError
-from vqpipe.params.graph import GloveVectors
+from vqpipe.params.base import Params
 from vqpipe.runtime.progress import progress_bar
 
 FORMAT = "lines such as `bird 0.418 -0.0412 …`, numbers between single spaces"
@@ -25,9 +27,35 @@ MAX_DAMAGED = 0.001
 _SPACES = re.compile(rb" {2,}")
 
 
+class GloveVectors(Params):
+    """Word vectors from a file in GloVe's text format: a word and its numbers on each line (VQCT, Table 5).
+
+    The header line of word2vec's text format is passed over. The file is no dependency in dvc.yaml: `sha256` makes
+    another content under the same name an error.
+    """
+
+    kind: Literal["glove"]
+    """Names this kind."""
+    path: str = Field(min_length=1)
+    """The file, such as `glove.6B.300d.txt`: plain text, gzip, or a zip, of which the file named for `dim` is read
+    where it has several."""
+    dim: int = Field(ge=1)
+    """Numbers on each line."""
+    unknown: Literal["error", "drop", "random"]
+    """Words that the file lacks: `error`; `drop` leaves them out of the codebook and its graph; `random` draws
+    a normal vector with the mean 0 and the standard deviation of the numbers found."""
+    hyphens: Literal["whole", "parts"] = "whole"
+    """A word with hyphens that the file lacks: `whole`, it is unknown like any other; `parts`, its vector is the mean
+    of its parts' where the file has all of them, as of "long-tailed"."""
+    seed: int = Field(ge=0)
+    """Of the vectors of `unknown: random`."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """What the file's SHA-256 must be; null: not checked."""
+
+
 @dataclass(frozen=True)
 class Glove:
-    """What a file says: the vectors of the words that it has, its SHA-256, its lines and the damaged ones of them."""
+    """What a file has: the vectors of the words that it has, its SHA-256, its lines and the damaged ones of them."""
 
     vectors: dict[str, list[float]]
     sha256: str
@@ -137,9 +165,9 @@ def _opened(path: Path, dim: int) -> Iterator[_Source]:
             else:
                 yield _Source(path, raw, raw)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        told = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{path} cannot be read: {told}", expected="a whole file: text, gzip or zip"
+            f"{path} cannot be read: {reason}", expected="a whole file: text, gzip or zip"
         ) from error
 
 

@@ -1,95 +1,100 @@
-"""The modifying graph: which adjective of the vocabulary modifies which noun, how often, at what weight."""
+"""The modifying graph: which pairs of the vocabulary become edges, at what weight, and what the graph is like."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from pydantic import Field
 
 from vqpipe.artifacts.specs.dataset import TRUTH
 from vqpipe.artifacts.tables import read_table
-from vqpipe.codebooks.statistics import graph_statistics, mutual_information
-from vqpipe.params.graph import GraphParams
-from vqpipe.runtime.progress import track
-from vqpipe.text.chunks import map_captions
-from vqpipe.text.counting import count_pairs
-from vqpipe.text.merging import PAIRS, Merged, list_pairs, merge_pairs
-from vqpipe.text.usable import Limit
-from vqpipe.text.vocabulary import Vocabulary
+from vqpipe.codebooks.statistics import GraphStatistics, graph_shape, mutual_information
+from vqpipe.codebooks.words import WordsCodebook
+from vqpipe.params.base import Params
+from vqpipe.text.vectors import VectorMetrics, VectorParams, WordVectors
 
-Pair = tuple[str, str]
-"""(adjective, noun in the singular)."""
+Weight = Literal["binary", "count", "pmi"]
+A = TypeVar("A", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Edge:
-    """An adjective that modifies a noun: indices into the vocabulary, count, weight, pointwise mutual information
-    in nats over all pairs of the vocabulary, first captions' ids."""
+class GraphParams(Params):
+    """The modifying graph between the vocabulary's adjectives and nouns."""
 
-    adjective: int
-    noun: int
-    count: int
-    weight: float
-    pmi: float
-    examples: tuple[str, ...]
+    min_count: int = Field(ge=1)
+    """A pair must occur at least this often to be an edge."""
+    weight: Weight
+    """`binary` (VQCT's paper): 1; `count` (its code): how often the pair occurs; `pmi`: positive pointwise mutual
+    information in nats, 0 where the pair is no more frequent than chance."""
+    vectors: VectorParams
+    """Where the word vectors come from."""
 
 
-@dataclass(frozen=True)
-class Graph:
-    """Edges by (adjective, noun) index; how many pairs the captions say, in all and within the vocabulary."""
+class GraphMetrics(GraphStatistics):
+    """Size and shape of the modifying graph, how much of the captions it covers, and how true it is."""
 
-    edges: tuple[Edge, ...]
     num_pairs_said: int
-    num_pairs_known: int
+    """How often any pair occurs in the captions."""
+    pairs_in_vocabulary: float
+    """Share of those that are pairs of two words of the codebook, 0 to 1; higher is better."""
+    precision: float | None = None
+    """Share of the edges that the data set's own truth has, 0 to 1; higher is better. Only for data with a truth."""
+    recall: float | None = None
+    """Share of the true pairs that are edges, 0 to 1; higher is better. Pairs with words outside the codebook count."""
+    num_true_edges: int | None = None
+    """Pairs that, by the truth, occur `graph.min_count` times or more."""
+    vectors: VectorMetrics | None = None
+    """For a GloVe file, how many words it has."""
 
 
-def build_graph(
-    captions: Iterable[tuple[str, str]],
-    vocabulary: Vocabulary,
-    config: GraphParams,
-    limit: Limit | None = None,
-) -> Graph:
-    """Count the modifier pairs of (id, caption) pairs and make edges of those between vocabulary words.
+def build_words(vectors: WordVectors, config: GraphParams) -> WordsCodebook:
+    """The words codebook: the words with their vectors, and edges of their pairs.
 
-    Parts of speech come from the backend that made the vocabulary. A pair is an edge when it is said
-    `config.min_count` times; its examples are the first distinct ids in the order of the captions. Memory grows
-    with the number of distinct pairs between words of the vocabulary.
-
-    Raises:
-        DataError: more captions are unusable than `limit` allows; None allows all.
+    A pair is an edge when it occurs `config.min_count` times. Weights and mutual information are over all pairs of
+    `vectors.vocabulary`, rarer ones included.
     """
-    adjectives = {word: index for index, word in enumerate(vocabulary.adjectives)}
-    nouns = {word: index for index, word in enumerate(vocabulary.nouns)}
-    known = pa.array(adjectives, pa.string()), pa.array(nouns, pa.string())
-    work = partial(count_pairs, pos=vocabulary.pos, phrases=config.phrases)
-    merged, said, text, examples = Merged(PAIRS, merge_pairs), 0, Counter[str](), dict[str, str]()
-    for pairs, said_of, marked in track(map_captions(work, captions, vocabulary.pos), "counting pairs"):
-        text.update(said_of)
-        examples = {**marked, **examples}
-        said += pc.sum(pairs["count"]).as_py() or 0
-        is_known = pc.and_(pc.is_in(pairs["adjective"], known[0]), pc.is_in(pairs["noun"], known[1]))
-        merged.add(pairs.filter(is_known))
-    (limit or Limit()).check(text, examples)
-    listed = list_pairs(merged.table())
-    keys = zip(listed["adjective"].to_pylist(), listed["noun"].to_pylist(), strict=True)
-    counts: dict[Pair, int] = dict(zip(keys, listed["count"].to_pylist(), strict=True))
+    vocabulary = vectors.vocabulary
+    counts = _counts(vocabulary.pairs)
     weights, pmi = edge_weights(counts, config.weight), mutual_information(counts)
-    edges = []
-    for row in listed.filter(pc.greater_equal(listed["count"], config.min_count)).to_pylist():
-        pair = (row["adjective"], row["noun"])
-        place = adjectives[pair[0]], nouns[pair[1]]
-        edges.append(Edge(*place, row["count"], weights[pair], pmi[pair], tuple(row["ids"])))
-    edges.sort(key=lambda edge: (edge.adjective, edge.noun))
-    return Graph(tuple(edges), said, sum(counts.values()))
+    kept = vocabulary.pairs.filter(pc.greater_equal(vocabulary.pairs["count"], config.min_count))
+    pairs = list(_counts(kept))
+    facts = {
+        **vectors.facts,
+        "pos": vocabulary.pos.model_dump(mode="json"),
+        "phrases": vocabulary.phrases.model_dump(mode="json"),
+        "weight": config.weight,
+        "min_count": config.min_count,
+        "num_adjectives": len(vocabulary.adjectives),
+        "num_nouns": len(vocabulary.nouns),
+        "num_edges": len(pairs),
+        "num_pairs_said": vocabulary.num_pairs_said,
+    }
+    return WordsCodebook(
+        list(vocabulary.adjectives),
+        list(vocabulary.nouns),
+        vectors.adjectives,
+        vectors.nouns,
+        torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
+        torch.tensor([weights[pair] for pair in pairs], dtype=torch.float32),
+        facts,
+        list(vocabulary.adjectives.values()),
+        list(vocabulary.nouns.values()),
+        kept["count"].to_pylist(),
+        [pmi[pair] for pair in pairs],
+        kept["examples"].to_pylist(),
+    )
 
 
-def edge_weights(counts: Mapping[Pair, int], kind: str) -> dict[Pair, float]:
+def _counts(pairs: pa.Table) -> dict[tuple[int, int], int]:
+    keys = zip(pairs["adjective"].to_pylist(), pairs["noun"].to_pylist(), strict=True)
+    return dict(zip(keys, pairs["count"].to_pylist(), strict=True))
+
+
+def edge_weights(counts: Mapping[tuple[A, A], int], kind: Weight) -> dict[tuple[A, A], float]:
     """Weights by pair: 1 (`binary`), the count (`count`), or positive pointwise mutual information (`pmi`).
 
     A pair at or below chance weighs 0 by `pmi`; see `mutual_information`.
@@ -101,44 +106,40 @@ def edge_weights(counts: Mapping[Pair, int], kind: str) -> dict[Pair, float]:
     return {pair: max(0.0, pmi) for pair, pmi in mutual_information(counts).items()}
 
 
-def graph_metrics(graph: Graph, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Size and shape, see `graph_statistics`; pairs said, and the share of them within the vocabulary."""
-    pairs = [(edge.adjective, edge.noun) for edge in graph.edges]
-    return {
-        **graph_statistics(pairs, len(vocabulary.adjectives), len(vocabulary.nouns)),
-        "num_pairs_said": graph.num_pairs_said,
-        "pairs_in_vocabulary": round(graph.num_pairs_known / max(1, graph.num_pairs_said), 6),
-    }
+def graph_metrics(
+    codebook: WordsCodebook, vectors: WordVectors, config: GraphParams, truth: Path | None = None
+) -> GraphMetrics:
+    """What the stage `graph` measures of a codebook that `build_words` made.
 
-
-def truth_metrics(
-    graph: Graph, vocabulary: Vocabulary, said: Mapping[Pair, int], min_count: int
-) -> dict[str, Any]:
-    """Edge precision and recall against the pairs that a data set's own truth says `min_count` times or more.
-
-    A true pair counts against recall even when its words are not in the vocabulary.
-    """
-    adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
-    found = {(adjectives[edge.adjective], nouns[edge.noun]) for edge in graph.edges}
-    true = {pair for pair, count in said.items() if count >= min_count}
-    right = len(found & true)
-    return {
-        "precision": round(right / max(1, len(found)), 6),
-        "recall": round(right / max(1, len(true)), 6),
-        "num_true_edges": len(true),
-    }
-
-
-def measure(graph: Graph, vocabulary: Vocabulary, truth: Path, min_count: int) -> dict[str, Any]:
-    """`graph_metrics`, and `truth_metrics` where there is a table of the data set's true pairs at `truth`.
+    Args:
+        codebook: the codebook.
+        vectors, config: what it was made of.
+        truth: a TRUTH table of the data set's true pairs; None, or no file there: precision and recall are left out.
 
     Raises:
         ArtifactError: the table is of another spec or version.
     """
-    measured = graph_metrics(graph, vocabulary)
-    if truth.is_file():
-        table = read_table(truth, TRUTH, ["adjective", "noun", "said_train"])
-        pairs = zip(table["adjective"].to_pylist(), table["noun"].to_pylist(), strict=True)
-        said = dict(zip(pairs, table["said_train"].to_pylist(), strict=True))
-        measured |= truth_metrics(graph, vocabulary, said, min_count)
-    return measured
+    shape = graph_shape(codebook.pairs, len(codebook.adjectives), len(codebook.nouns))
+    said = vectors.vocabulary.num_pairs_said
+    known = pc.sum(vectors.vocabulary.pairs["count"]).as_py() or 0
+    measured = GraphMetrics(
+        **dict(shape),
+        num_pairs_said=said,
+        pairs_in_vocabulary=round(known / max(1, said), 6),
+        vectors=vectors.metrics,
+    )
+    if truth is None or not truth.is_file():
+        return measured
+    found = {(codebook.adjectives[a], codebook.nouns[n]) for a, n in codebook.pairs}
+    table = read_table(truth, TRUTH, ["adjective", "noun", "said_train"])
+    true = {
+        (row["adjective"], row["noun"]) for row in table.to_pylist() if row["said_train"] >= config.min_count
+    }
+    right = len(found & true)
+    return measured.model_copy(
+        update={
+            "precision": round(right / max(1, len(found)), 6),
+            "recall": round(right / max(1, len(true)), 6),
+            "num_true_edges": len(true),
+        }
+    )

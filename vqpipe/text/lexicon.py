@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.resources import files
 from math import log
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from vqpipe.errors import DataError
-from vqpipe.text.closed_class import TAGS, closed_words
-from vqpipe.text.compile_table import table_path
-from vqpipe.text.word_kinds import PLURAL_ONLY
-from vqpipe.text.wordnet import RESOURCES
+from vqpipe.text.english import PLURAL_ONLY, TAGS, closed_words
+
+RESOURCES = Path(str(files("vqpipe.text") / "resources"))
+"""The compiled tables; `tests/wordnet_tables.py` compiles them from WordNet."""
 
 Candidates = tuple[tuple[int, float], ...]
 """For one word: tags by number in `TAGS`, each with the logarithm of its share of the word's uses."""
@@ -58,6 +59,11 @@ _PARTICIPLES = (
 )
 
 
+def table_path(name: str, folder: Path = RESOURCES) -> Path:
+    """The file of a compiled table: words, forms or compounds."""
+    return folder / f"wordnet-{name}.parquet"
+
+
 class Lexicon:
     """Words of WordNet and of the closed classes. Build it through `lexicon()`: one copy for each process."""
 
@@ -66,7 +72,8 @@ class Lexicon:
             if not table_path(name, folder).is_file():
                 raise DataError(
                     f"the compiled WordNet table {table_path(name).name} is missing from the package",
-                    run="python -m vqpipe.text.compile_table",
+                    expected="a whole installation of vqpipe",
+                    run="python -m tests.wordnet_tables in a checkout of the repository",
                 )
         words = pq.read_table(table_path("words", folder)).to_pydict()
         self._rows = {word: row for row, word in enumerate(words["word"])}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vqpipe.errors import SetupError
-from vqpipe.params.graph import PhraseParams
-from vqpipe.text.closed_class import FIXED, POS, TAGS
+from vqpipe.text.corrections import correct_before_nouns, correct_tags
+from vqpipe.text.english import FIXED, POS, TAGS, part_of_speech, penn_tokens
 from vqpipe.text.lexicon import lexicon
-from vqpipe.text.mend import mend, mend_before_nouns
-from vqpipe.text.penn import part_of_speech, penn_tokens
 from vqpipe.text.phrases import pair_positions
+from vqpipe.text.tagger import Analysis, PhraseParams, PosParams, Tagger, Word
 from vqpipe.text.tokens import STARTS_SENTENCE
-from vqpipe.text.words import Analysis, Tagger, Word
 
 if TYPE_CHECKING:
     from nltk.tag.perceptron import PerceptronTagger
@@ -43,26 +41,36 @@ def _abbreviation(token: str) -> bool:
     return 1 < len(token) <= SHORT_CAPITALS and token.isupper()
 
 
-class NltkTagger(Tagger):
-    """Tags captions with NLTK; it sees them as its training text was written (`vqpipe.text.penn`).
+class NltkPos(PosParams):
+    """Parts of speech from NLTK's averaged perceptron tagger, whose data the user installs."""
 
-    Two weaknesses are mended, since vocabularies are made of the result. A capital that only starts a
-    sentence, or shouts, is not shown to it: it takes "Great teacher" for a name. And an adjective or a noun
-    that WordNet has in other classes alone gets the most frequent of those: "silk", "wine" and "birthday"
-    are nouns before a noun too. Words that WordNet does not have stay as NLTK tags them.
+    kind: Literal["nltk"]
+    """Names this kind."""
+
+
+class NltkTagger(Tagger):
+    """Tags captions with NLTK; it sees them as its training text was written (`vqpipe.text.english.penn_tokens`).
+
+    Two weaknesses are corrected, since vocabularies are made of the result. A capital that only starts a sentence, or a
+    word in capitals, is shown to it in lower case: it takes "Great teacher" for a name. And an adjective or a noun that
+    WordNet has only in other classes gets the most frequent of those: "silk", "wine" and "birthday" are nouns before a
+    noun too. Words that WordNet does not have keep NLTK's tags.
 
     Raises:
         SetupError: the tagger's data is not on this machine.
     """
 
-    def __init__(self) -> None:
+    kind: ClassVar[str] = "nltk"
+    Params: ClassVar[type[PosParams]] = NltkPos
+
+    def __init__(self, config: NltkPos) -> None:
         self._tagger = _load()
         self._lexicon = lexicon()
 
     def analyse_tokens(
         self, captions: Iterable[Sequence[str]], phrases: PhraseParams | None
     ) -> Iterator[Analysis]:
-        """Tag and, where `phrases` is given, pair captions that are split already: a word for each token."""
+        """Tag captions that are split already, a word for each token; find pairs where `phrases` is given."""
         for tokens in captions:
             words = self.tag_tokens(tokens)
             yield Analysis(words, pair_positions(words, phrases) if phrases else [])
@@ -76,8 +84,8 @@ class NltkTagger(Tagger):
         for at, (token, follower) in enumerate(zip(tokens, [*texts[1:], ""], strict=False)):
             if not (names[at] == "noun" and _abbreviation(pieces[starts[at]])):
                 names[at] = self._checked(token.lower(), names[at], follower)
-        mend_before_nouns(texts, names)
-        mend(texts, names)
+        correct_before_nouns(texts, names)
+        correct_tags(texts, names)
         lemma = self._lexicon.noun_lemma
         return [
             Word(text, lemma(text) if name == "noun" else text, name)

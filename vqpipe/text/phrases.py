@@ -1,23 +1,31 @@
-"""Which adjective modifies which noun: a pass over noun phrases.
+"""Which adjective modifies which noun: by a pass over the noun phrases of a tagged caption, or by a parser's arcs.
 
-All adjectives of a noun phrase modify its head, the last noun of its last run of nouns: "a small red bird",
-"black and white cat", "red and blue birds", "yellow fire hydrant" (hydrant, not fire). Four things differ:
+Noun phrases (`pair_positions`). All adjectives of a noun phrase modify its head, the last noun of its last run of
+nouns: "a small red bird", "black and white cat", "red and blue birds", "yellow fire hydrant" (hydrant, not fire). Four
+things differ:
 
 - a compound that WordNet knows keeps its adjective: "high school student" gives (high, school);
 - joined parts of one body share their adjectives: "a red head and neck", "a yellow belly, breast and crown";
 - on request, a shade before a colour belongs to the colour: "dark red bird" gives (red, bird) alone;
 - on request, "the bird is red" counts too.
+
+Arcs (`arc_pairs`), with English labels of spaCy or universal ones. An adjective modifies the noun that its `amod` arc
+comes from, and so do the adjectives that are coordinated with it ("red and blue birds"). Three things are as above:
+
+- where the arc ends at the first noun of a compound that WordNet knows, the pair goes to its head: "yellow fire
+  hydrant" gives (yellow, hydrant) even if the parser took the fire for yellow;
+- a shade before a colour ("dark red bird"), wherever its own arc leads, counts for the noun or for the colour;
+- on request, "the bird is red" counts too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from vqpipe.params.graph import PhraseParams
-from vqpipe.text.closed_class import BE
+from vqpipe.text.english import BE, BODY_PARTS, MARKS
 from vqpipe.text.lexicon import lexicon
-from vqpipe.text.word_kinds import BODY_PARTS, MARKS
-from vqpipe.text.words import Tagger, Word
+from vqpipe.text.tagger import PhraseParams, Tagger, Word
 
 SHADES = frozenset({"dark", "light", "pale", "deep"})
 _WITHIN = frozenset({"adjective", "adverb", "number", "verb"})
@@ -54,7 +62,7 @@ def pair_positions(words: Sequence[Word], config: PhraseParams = PLAIN) -> list[
                     parts = _joined_parts(words, position, last)
                     found += [(adjective, part) for part in parts[:-1] for adjective in waiting]
                     last = parts[-1]
-                found += [(adjective, _head(words, adjective, last)) for adjective in waiting]
+                found += [(adjective, _head_noun(words, adjective, last)) for adjective in waiting]
             waiting, subject, position = [], last, last
         elif config.predicative and subject >= 0 and _is_auxiliary(words, position):
             position, adjectives = _complement(words, position)
@@ -79,7 +87,7 @@ def is_shade(words: Sequence[Word], position: int) -> bool:
     )
 
 
-def _head(words: Sequence[Word], adjective: int, last: int) -> int:
+def _head_noun(words: Sequence[Word], adjective: int, last: int) -> int:
     """The noun that an adjective modifies: the last of the run, unless WordNet knows it with the first.
 
     WordNet knows "red fire" too, but also the fire hydrant of "red fire hydrant", and then that counts.
@@ -180,11 +188,104 @@ def _complement(words: Sequence[Word], position: int) -> tuple[int, list[int]]:
     return last, found
 
 
-def pairs(caption: str, backend: Tagger, config: PhraseParams = PLAIN) -> list[tuple[str, str]]:
-    """(adjective, singular noun) of each modification in a caption; any string will do.
+_WITHIN_COMPOUND = frozenset({"compound", "nmod", "nn"})
+_SUBJECTS = frozenset({"nsubj", "nsubjpass", "nsubj:pass"})
+_COMPLEMENTS = frozenset({"acomp", "attr", "oprd"})
+_RELATIVE = frozenset({"relcl", "acl:relcl"})
 
-    >>> from vqpipe.params.pos import WordnetPos
+
+class Arcs(NamedTuple):
+    """One parsed caption: for each token its word, the position of its head (its own at the root), its label."""
+
+    words: Sequence[Word]
+    heads: Sequence[int]
+    labels: Sequence[str]
+
+    def children(self, position: int) -> Iterator[int]:
+        """Positions of the tokens that hang on one, in order."""
+        return (at for at, head in enumerate(self.heads) if head == position and at != position)
+
+
+def arc_pairs(arcs: Arcs, config: PhraseParams) -> list[tuple[int, int]]:
+    """Positions (adjective, noun) of each modification, by noun, then by adjective, without repeats."""
+    found = set()
+    for position, word in enumerate(arcs.words):
+        if word.pos != "adjective":
+            continue
+        if config.shades == "color" and is_shade(arcs.words, position):
+            continue
+        noun = _modified(arcs, position)
+        if noun is None and config.predicative:
+            noun = _subject(arcs, position)
+        if noun is not None:
+            found.add((position, noun))
+    return sorted(found, key=lambda pair: (pair[1], pair[0]))
+
+
+def _first_conjunct(arcs: Arcs, position: int) -> int:
+    """What an adjective is coordinated with, through adjectives alone: "blue" of "red and blue" gives "red"."""
+    for _ in arcs.words:  # a parser's arcs have no cycles; this bounds the loop all the same
+        head = arcs.heads[position]
+        if arcs.labels[position] != "conj" or arcs.words[head].pos != "adjective":
+            break
+        position = head
+    return position
+
+
+def _modified(arcs: Arcs, position: int) -> int | None:
+    """The noun that an attributive adjective modifies."""
+    for _ in arcs.words:
+        position = _first_conjunct(arcs, position)
+        head, label = arcs.heads[position], arcs.labels[position]
+        shade = is_shade(arcs.words, position) and head == position + 1
+        if not shade and (label != "amod" or head == position):
+            return None
+        if arcs.words[head].pos == "noun":
+            return _compound_head(arcs, position, head)
+        if arcs.words[head].pos != "adjective":
+            return None
+        position = head  # "light brown dog", where "light" hangs on "brown"
+    return None
+
+
+def _compound_head(arcs: Arcs, adjective: int, noun: int) -> int:
+    """The head of the compound that a noun begins, where WordNet knows that and not the adjective with it."""
+    head = arcs.heads[noun]
+    if arcs.labels[noun] in _WITHIN_COMPOUND and head > noun and arcs.words[head].pos == "noun":
+        own = f"{arcs.words[adjective].text} {arcs.words[noun].lemma}"
+        rest = f"{arcs.words[noun].text} {arcs.words[head].lemma}"
+        if rest in lexicon().compounds and own not in lexicon().compounds:
+            return head
+    return noun
+
+
+def _subject(arcs: Arcs, position: int) -> int | None:
+    """The noun that a form of "be", not negated, joins with an adjective."""
+    position = _first_conjunct(arcs, position)
+    head = arcs.heads[position]
+    children = list(arcs.children(position))
+    if any(arcs.labels[at] == "cop" for at in children):  # universal labels: the adjective is the predicate
+        centre = position
+    elif arcs.labels[position] in _COMPLEMENTS and arcs.words[head].text in BE:
+        centre, children = head, [*children, *arcs.children(head)]
+    else:
+        return None
+    texts = {arcs.words[at].text for at in (centre, *children)}
+    if texts & NEGATIONS or any(text.endswith("n't") for text in texts):
+        return None
+    for at in children:
+        if arcs.labels[at] in _SUBJECTS:
+            if arcs.words[at].pos != "noun" and arcs.labels[centre] in _RELATIVE:
+                at = arcs.heads[centre]  # "a bird that is red"
+            return at if arcs.words[at].pos == "noun" else None
+    return None
+
+
+def pairs(caption: str, backend: Tagger, config: PhraseParams = PLAIN) -> list[tuple[str, str]]:
+    """(adjective, singular noun) of each modification in a caption, which may be any string.
+
     >>> from vqpipe.text.pos import tagger
+    >>> from vqpipe.text.wordnet_tagger import WordnetPos
     >>> pairs("a small bird with a long yellow beak", tagger(WordnetPos(kind="wordnet")))
     [('small', 'bird'), ('long', 'beak'), ('yellow', 'beak')]
     """

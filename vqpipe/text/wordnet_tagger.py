@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import exp, log
+from typing import ClassVar, Literal
 
-from vqpipe.params.graph import PhraseParams
-from vqpipe.text.closed_class import FIXED, POS, TAGS, follows
+from vqpipe.text.corrections import correct_tags
+from vqpipe.text.english import FIXED, POS, TAGS, follows
 from vqpipe.text.lexicon import Candidates, lexicon
-from vqpipe.text.mend import mend
 from vqpipe.text.phrases import pair_positions
+from vqpipe.text.tagger import Analysis, PhraseParams, PosParams, Tagger, Word
 from vqpipe.text.tokens import STARTS_SENTENCE
-from vqpipe.text.words import Analysis, Tagger, Word
 
 _NAMES = tuple(POS.get(tag, "sign") for tag in TAGS)
 _NOUN = TAGS.index("N")
@@ -26,10 +26,21 @@ _FIXED: dict[str, dict[str, Candidates]] = {
 }
 
 
-class WordnetTagger(Tagger):
-    """Tags captions with WordNet's classes. Holds no state but caches: equal captions give equal words."""
+class WordnetPos(PosParams):
+    """Parts of speech from the bundled WordNet, resolved by context. Needs nothing else."""
 
-    def __init__(self) -> None:
+    kind: Literal["wordnet"]
+    """Names this kind."""
+
+
+class WordnetTagger(Tagger):
+    """Tags captions with WordNet's classes. It has no state but caches: equal captions give equal words."""
+
+    kind: ClassVar[str] = "wordnet"
+    Params: ClassVar[type[PosParams]] = WordnetPos
+    max_chunks_alone: ClassVar[int] = 25
+
+    def __init__(self, config: WordnetPos) -> None:
         self._lexicon = lexicon()
         self._after: list[list[float]] = [list(column) for column in zip(*follows(), strict=True)]
         self._named: dict[str, Candidates] = {}
@@ -37,7 +48,7 @@ class WordnetTagger(Tagger):
     def analyse_tokens(
         self, captions: Iterable[Sequence[str]], phrases: PhraseParams | None
     ) -> Iterator[Analysis]:
-        """Tag and, where `phrases` is given, pair captions that are split already: a word for each token."""
+        """Tag captions that are split already, a word for each token; find pairs where `phrases` is given."""
         for tokens in captions:
             words = self.tag_tokens(tokens)
             yield Analysis(words, pair_positions(words, phrases) if phrases else [])
@@ -47,7 +58,7 @@ class WordnetTagger(Tagger):
         lemma = self._lexicon.noun_lemma
         texts = [token.lower() for token in tokens]
         names = [_NAMES[tag] for tag in self._resolve(tokens, texts)]
-        mend(texts, names)
+        correct_tags(texts, names)
         lemmas = [lemma(text) if name == "noun" else text for text, name in zip(texts, names)]  # noqa: B905
         return list(map(Word, texts, lemmas, names))
 

@@ -1,4 +1,4 @@
-"""The centroids artifact: a codebook prior made of centroids of patch features."""
+"""The patches codebook: centroids of patch features."""
 
 from vqpipe.artifacts.spec import FolderSpec, TensorSpec
 
@@ -11,7 +11,7 @@ CENTROID_TENSORS = TensorSpec(
 CENTROIDS = FolderSpec(
     "centroids", 2, stage="cluster", required=("centroids.safetensors",),
     about=(
-        "facts: num_clusters, dim, clip_id, projected, grid, objective, num_vectors, method, per_class, prefixes: "
-        "list of {k, objective of the first k centroids}"
+        "the patches codebook; facts: num_clusters, dim, clip_id, projected, grid, objective, num_vectors, method, "
+        "per_class, prefixes: list of {k, objective of the first k centroids}"
     ),
 )  # fmt: skip

@@ -1,21 +1,39 @@
-"""The vocabulary, and the words prior: adjectives, nouns, the graph between them, and their vectors."""
+"""The vocabulary and the words codebook: adjectives, nouns, the pairs and the graph between them, their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
+from vqpipe.artifacts.tables import read_table, to_table, write_table
 
 _WORDS = {"index": "int32", "word": "string", "count": "int64"}
 
 ADJECTIVES = TableSpec(
     "adjectives", 1, _WORDS, stage="vocabulary",
-    about="adjectives by falling count; count: how often the captions say it",
+    about="adjectives by falling count; count: how often they occur in the captions",
 )  # fmt: skip
 
 NOUNS = TableSpec(
     "nouns", 1, _WORDS, stage="vocabulary", about="nouns in the singular by falling count, plurals included",
 )  # fmt: skip
 
+PAIRS = TableSpec(
+    "pairs", 1, {"adjective": "int32", "noun": "int32", "count": "int64", "examples": "list<string>"},
+    stage="vocabulary",
+    about=(
+        "which adjective modifies which noun (indices into the two tables, in this order), how often, and the ids of "
+        "the first captions; each pair that occurs once or more"
+    ),
+)  # fmt: skip
+
 VOCABULARY = FolderSpec(
-    "vocabulary", 1, stage="vocabulary", required=("adjectives.parquet", "nouns.parquet"),
-    about="the words that become codes; facts: params of the parts of speech, counts",
+    "vocabulary", 2, stage="vocabulary", required=("adjectives.parquet", "nouns.parquet", "pairs.parquet"),
+    about=(
+        "the words that become codes, and the pairs of them; facts: pos and phrases (params), num_adjectives, num_nouns, "
+        "num_pairs_said (all pairs of the captions, those with other words included)"
+    ),
 )  # fmt: skip
 
 EDGES = TableSpec(
@@ -27,7 +45,7 @@ EDGES = TableSpec(
     stage="graph",
     about=(
         "which adjective modifies which noun (indices into the two tables), how often, pointwise mutual information "
-        "in nats over all pairs of the vocabulary, and the first captions' ids"
+        "in nats over all pairs of the vocabulary, and the ids of the first captions"
     ),
 )  # fmt: skip
 
@@ -40,7 +58,24 @@ WORDS = FolderSpec(
     "words", 2, stage="graph",
     required=("adjectives.parquet", "nouns.parquet", "edges.parquet", "vectors.safetensors"),
     about=(
-        "the words prior; facts: clip (id, or null where no CLIP made the vectors), vectors (kind and params), dim, "
+        "the words codebook; facts: clip (id, or null where no CLIP made the vectors), vectors (kind and params), dim, "
         "pos, phrases, weight, min_count, counts"
     ),
 )  # fmt: skip
+
+
+def write_word_counts(folder: Path, adjectives: Mapping[str, int], nouns: Mapping[str, int]) -> None:
+    """Write `adjectives.parquet` and `nouns.parquet`, words in the order of their indices, into an open folder."""
+    for spec, words in ((ADJECTIVES, adjectives), (NOUNS, nouns)):
+        columns = {"index": list(range(len(words))), "word": list(words), "count": list(words.values())}
+        write_table(folder / f"{spec.name}.parquet", spec, to_table(spec, columns))
+
+
+def read_word_counts(folder: Path, spec: TableSpec) -> dict[str, int]:
+    """Words and counts of one class, in the order of their indices; `spec` is `ADJECTIVES` or `NOUNS`.
+
+    Raises:
+        ArtifactError: the table is missing, damaged, or of another version.
+    """
+    table = read_table(folder / f"{spec.name}.parquet", spec)
+    return dict(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
