@@ -1,4 +1,4 @@
-"""The clip stage: pins the CLIP that every other stage uses, or fits a small one to the captions."""
+"""The clip stage publishes the CLIP that every other stage uses: a pretrained one, or a small one fitted to captions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ def main(
     ),
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Pin a pretrained CLIP or fit a small one, and measure retrieval on the validation split.
+    """Publish a pretrained CLIP or fit a small one, and measure retrieval on the validation split.
 
     Example: python -m stages.clip --dataset artifacts/dataset --out artifacts/clip
     """

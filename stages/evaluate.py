@@ -1,4 +1,4 @@
-"""Measure one tokenizer on the test split: errors, distances, code usage, beside floors and a ceiling."""
+"""Measure one tokenizer on the test split: errors, distances and code usage, compared with floors and a ceiling."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ def main(
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:
-    """Measure one tokenizer on the test split, beside floors and a ceiling.
+    """Measure one tokenizer on the test split, and floors and a ceiling to compare with.
 
     Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
     --metrics artifacts/metrics/evaluate/lc.json

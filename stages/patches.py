@@ -20,7 +20,7 @@ def main(
 ) -> None:
     """Run the images of a split through CLIP and write their patch features, average-pooled to a grid.
 
-    A killed run goes on after its last whole shard. Under torchrun the ranks share the shards.
+    A run that was killed continues after its last whole shard. Under torchrun the ranks share the shards.
 
     Example: python -m stages.patches --clip artifacts/clip --out artifacts/patches
     """

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vqpipe.errors import DataError, MismatchError
+from vqpipe.errors import MismatchError
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL, l1, l2, psnr, ssim
-from vqpipe.metrics.measured import interval, intervals
 
 
 def flat(level: int, n: int = 2, side: int = 16) -> torch.Tensor:
@@ -62,36 +61,3 @@ def test_floats_other_shapes_and_tiny_images_are_refused() -> None:
         l1(flat(1), flat(1, n=1))
     with pytest.raises(MismatchError, match="too small"):
         ssim(flat(1, side=10), flat(1, side=10))
-
-
-def test_interval_is_seeded_and_contains_the_mean() -> None:
-    values = np.random.default_rng(0).normal(5, 2, 400)
-    first = interval(values, 500, seed=1)
-    assert first == interval(values, 500, seed=1)
-    assert first != interval(values, 500, seed=2)
-    assert first.low < first.mean < first.high
-    # The half width of a 95 % interval of a mean is 1.96 sigma / sqrt(n).
-    assert first.high - first.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-
-
-def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    hits = 0
-    for trial in range(200):
-        found = interval(rng.exponential(1.0, 100), 300, seed=trial)
-        hits += found.low <= 1.0 <= found.high
-    assert 175 <= hits <= 199
-
-
-def test_interval_of_few_values_in_chunks_equals_one_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.default_rng(0).normal(size=50)
-    whole = interval(values, 200, seed=0)
-    monkeypatch.setattr("vqpipe.metrics.measured.CHUNK", 120)
-    assert interval(values, 200, seed=0).plain() == pytest.approx(whole.plain())
-
-
-def test_interval_refuses_nothing_and_nan() -> None:
-    with pytest.raises(DataError):
-        interval(np.zeros(0), 100, seed=0)
-    with pytest.raises(DataError):
-        intervals({"psnr": np.array([1.0, np.nan])}, 100, seed=0)

@@ -1,4 +1,4 @@
-"""CLIP behind its folder: features, preprocessing, tokens, frozenness, pinning and refusals."""
+"""CLIP from its folder: features, preprocessing, tokens, frozen weights, pretrained sources and refusals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.tiny import write_tiny_clip
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
+from vqpipe.params.graph import ClipTokenVectors
+from vqpipe.params.pos import WordnetPos
+from vqpipe.text.vectors import word_vectors
+from vqpipe.text.vocabulary import Vocabulary
 from vqpipe.vision import towers
+from vqpipe.vision.byte_pairs import is_single_token
 from vqpipe.vision.clip import RESIZE_MODES, Clip, resize_to, weights_digest, write_clip
 from vqpipe.vision.pin import FileSource, TagSource, load_pretrained_clip
 
@@ -329,3 +335,35 @@ def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SetupError, match="kind: file") as caught:
         load_pretrained_clip(TagSource(kind="tag", model="ViT-B-32", tag="openai"))
     assert "no route" in str(caught.value)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Clip:
+    return Clip.load(write_tiny_clip(tmp_path / "clip"))
+
+
+def test_single_tokens() -> None:
+    words = ["bird", "red", "teal-coloured", "axolotl", "", "black and white"]
+    assert [word for word in words if is_single_token(word)] == ["bird", "red"]
+
+
+def test_the_table_has_a_row_for_each_token(clip: Clip) -> None:
+    table = clip.token_embeddings()
+    assert table.shape == (49408, 8)
+    ids = clip.token_ids(["bird"])[0, :3]
+    assert torch.equal(table[ids], clip.model.token_embedding(ids))
+    assert not table.requires_grad
+
+
+def test_word_vectors_from_the_table(clip: Clip) -> None:
+    vocabulary = Vocabulary(WordnetPos(kind="wordnet"), {"red": 1}, {"axolotl": 1})
+    found = word_vectors(vocabulary, ClipTokenVectors(kind="clip_tokens"), lambda: clip)
+    pieces = [id_ for id_ in clip.token_ids(["axolotl"])[0].tolist() if 0 < id_ < 49406]
+    assert len(pieces) > 1
+    torch.testing.assert_close(found.nouns[0], clip.token_embeddings()[pieces].mean(0))
+
+
+def test_a_text_tower_without_a_table_is_told(clip: Clip) -> None:
+    clip.model.token_embedding = nn.Identity()
+    with pytest.raises(MismatchError, match="no table"):
+        clip.token_embeddings()

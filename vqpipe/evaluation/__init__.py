@@ -1,1 +1,1 @@
-"""What a tokenizer, or any other coder of images, loses: one protocol, floors, a ceiling, the health of its codes."""
+"""One protocol for tokenizers: what reconstructions lose, floors and a ceiling to compare with, the health of codes."""

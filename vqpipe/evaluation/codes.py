@@ -187,8 +187,8 @@ def _chosen(
         first, second = (shown_codes(counts, side).tolist() for counts in usage.counts)
         joint = indices[:, 0].reshape(-1).long() * width + indices[:, 1].reshape(-1).long()
         codes, times = np.unique(joint.cpu().numpy(), return_counts=True)
-        seen: dict[int, int] = dict(zip(codes.tolist(), times.tolist(), strict=True))
-        return [(PAIR, [a, b], seen.get(a * width + b, 0)) for a in first for b in second]
+        times_used: dict[int, int] = dict(zip(codes.tolist(), times.tolist(), strict=True))
+        return [(PAIR, [a, b], times_used.get(a * width + b, 0)) for a in first for b in second]
     top = [int(shown_codes(counts, 1)[0]) for counts in usage.counts]
     chosen = []
     for group, (book, counts) in enumerate(zip(books, usage.counts, strict=True)):

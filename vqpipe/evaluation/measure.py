@@ -83,7 +83,7 @@ class EvaluateParams(Params):
     distances: DistanceParams
     """The distances between sets of images."""
     floors: FloorsParams
-    """The reconstructions that need no learning."""
+    """The reconstructions that need no training."""
     examples: ExampleParams
     """What is kept as pictures for the report."""
     health: HealthParams | None = None
@@ -116,7 +116,7 @@ class ReconstructionMetrics(Distances):
 
 
 class FloorMetrics(ReconstructionMetrics):
-    """A reconstruction that needs no learning."""
+    """A reconstruction that needs no training."""
 
     num_codes: int | None = None
     """K of k-means on raw patches."""
@@ -194,7 +194,7 @@ class EvaluationMetrics(ReconstructionMetrics):
     codes: dict[str, CodeMetrics]
     """By group: `code`, or such as `adjective` and `noun`."""
     floors: FloorsMetrics
-    """Reconstructions that need no learning."""
+    """Reconstructions that need no training."""
     ceiling: CeilingMetrics | None = None
     """None without training images or distances."""
     replaced: ReplacedMetrics | None = None

@@ -1,1 +1,1 @@
-"""Measures of images, sets of images and codes. Each number is printed under the name it has earned."""
+"""Measures of images, sets of images and codes. A number's name states what it is measured with."""

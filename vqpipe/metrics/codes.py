@@ -1,4 +1,4 @@
-"""Codebook health: how evenly codes are used, how soon they are used, how the code vectors lie, and maps of them.
+"""Codebook health: how evenly codes are used, how soon they are used, the geometry of the code vectors, and maps of them.
 
 Counts are those of a whole split. Everything that compares codes in pairs runs in tiles, and for large K from a sample
 of the codes, so that memory is bounded for K = 100,000; the names of sampled numbers end in `_sampled`.
@@ -20,7 +20,7 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import MismatchError
 
 TILE_ENTRIES = 1 << 22
-"""Similarities held at once: 16 MiB in float32."""
+"""Similarities in memory at once: 16 MiB in float32."""
 
 
 MAX_PAIRS = 1 << 28
@@ -73,7 +73,7 @@ class CodeUsage:
 class UsageCurve:
     """How many different codes the first images of a split use.
 
-    `images` n and `tokens` N = n h w at log-spaced counts; `used`: codes seen at least once; `uniform`: what N
+    `images` n and `tokens` N = n h w at log-spaced counts; `used`: codes used at least once; `uniform`: what N
     uniform draws would reach, K (1 - exp(-N / K)).
     """
 
@@ -86,12 +86,12 @@ class UsageCurve:
 def usage_curve(
     indices: Int[Tensor, "n h w"], num_codes: int, order: Int64[np.ndarray, " n"], num_points: int = 40
 ) -> UsageCurve:
-    """Usage against the number of images seen.
+    """Codes used by the first images, against their number.
 
     Args:
         indices: codes of one group, image by image.
         num_codes: K.
-        order: the order in which images are seen, a permutation; a split's own order may be sorted by class.
+        order: the order of the images, a permutation; a split's own order may be sorted by class.
         num_points: counts of images at most, log-spaced from 1 to n.
 
     Raises:
@@ -231,7 +231,7 @@ def code_metrics(counts: Int64[np.ndarray, " k"], geometry: CodeGeometry) -> Cod
 
 @dataclass(frozen=True)
 class CodeGeometry:
-    """How the codes of one group lie.
+    """The geometry of one group's codes.
 
     `norms`: |e_k|. `queries`: the codes, ascending, that were compared with all others; `nearest_code`,
     `nearest_similarity` (cosine, in [-1, 1]) and `nearest_distance` (Euclidean, to the code nearest in that

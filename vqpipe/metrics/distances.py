@@ -199,7 +199,7 @@ def feature_distances(
     """Distances of two sets of features by name: the fields of `Distances` for that network.
 
     Raises:
-        MismatchError: unequal n, or too few images; the message says why.
+        MismatchError: unequal n, or too few images; the message has the reason.
         DataError: features that are not finite.
     """
     from torch_fidelity.metric_fid import (

@@ -1,4 +1,4 @@
-"""Reconstructions that need no learning: what any tokenizer must beat to be worth its training."""
+"""Reconstructions that need no training: a tokenizer must be better than these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Grid = tuple[int, int]
 
 
 class FloorsParams(Params):
-    """The reconstructions that need no learning, which every tokenizer is compared with."""
+    """The reconstructions that need no training, which every tokenizer is compared with."""
 
     num_patches: Annotated[int, Field(ge=1)]
     """Raw patches of training images that k-means is fitted to (at most; drawn at random)."""
@@ -29,11 +29,11 @@ class FloorsParams(Params):
     """Lloyd iterations of that k-means."""
     max_num_codes: Annotated[int, Field(ge=2)]
     """Largest K of that k-means; a tokenizer with more bits per position is compared with a capped
-    floor, whose name says so."""
+    floor, whose name ends in `_capped`."""
 
 
 def cell_shape(images: UInt8[Tensor, "n c h w"], grid: Grid) -> tuple[int, int]:
-    """Height and width in pixels of the cell of an image that one grid position stands for.
+    """Height and width in pixels of the cell of an image that belongs to one grid position.
 
     Raises:
         MismatchError: the grid does not divide the images.
@@ -81,8 +81,8 @@ class PatchKmeans:
     """A codebook of raw patches: `centroids` float32 of shape (K, 3 * cell height * cell width), levels
     0..255.
 
-    `wanted` is the K at the tokenizer's bits per position; where it is larger than K, the floor is capped and
-    its name says so.
+    `wanted` is the K at the tokenizer's bits per position; where it is larger than K, the floor is capped, and
+    its name ends in `_capped`.
     """
 
     centroids: Float[Tensor, "k d"]
@@ -128,7 +128,7 @@ def fit_patch_kmeans(
     """k-means on raw patches of training images at a tokenizer's bits per position: K = product of its
     `num_codes`.
 
-    K is capped at `max_num_codes` and at a quarter of the patches; the result's name says when it was.
+    K is capped at `max_num_codes` and at a quarter of the patches; the result's name then ends in `_capped`.
 
     Raises:
         MismatchError: fewer than 8 patches.

@@ -46,7 +46,7 @@ def _mean_square_levels(originals: Tensor, images: Tensor) -> Tensor:
 def psnr(originals: Images, images: Images) -> PerImage:
     """Peak signal-to-noise ratio of each image in dB, over all three channels, peak 255.
 
-    An image without error gets `PSNR_IDENTICAL` (JSON holds no infinity). The mean over a split is a mean
+    An image without error gets `PSNR_IDENTICAL` (JSON has no infinity). The mean over a split is a mean
     of dB, not the PSNR of the mean error.
 
     Raises:
@@ -105,7 +105,7 @@ def ssim(originals: Images, images: Images, chunk: int = 16) -> PerImage:
     """Structural similarity of each image (Wang et al. 2004, eq. 13), in [-1, 1].
 
     11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, data range 255, population covariance; the
-    map is taken where the whole window lies inside the image, for each RGB channel, and averaged over both.
+    map is taken where the whole window is inside the image, for each RGB channel, and averaged over both.
     Computed in float64, `chunk` images at a time; the value does not depend on the chunk.
 
     Raises:

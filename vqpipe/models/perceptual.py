@@ -93,7 +93,7 @@ class ClipPerceptual(Perceptual):
 
     For two tokens this is `2 - 2 r` with `r` their Pearson correlation over channels, so it is in [0, 4]
     for any scale of the layer; it is averaged over tokens and layers. The layer norm removes the large
-    common offset of a transformer's residual stream. A stand-in for LPIPS (Zhang et al. 2018, eq. 1), not
+    common offset of a transformer's residual stream. A substitute for LPIPS (Zhang et al. 2018, eq. 1), not
     LPIPS.
 
     Args:

@@ -4,7 +4,7 @@ Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" 
 appendix: residual blocks per level, attention at the lowest resolution, a Res-Attn-Res middle, GroupNorm and swish.
 Two options are ours and are for trainings of minutes. `patch` > 1 folds pixels into channels before the first
 convolution and back after the last, which moves work away from full resolution. `shortcut` adds a linear path from
-patch to latent and one from latent to patch, so that the net starts as a linear patch coder and learns the rest.
+patch to latent and one from latent to patch, so that the net starts as a linear coder of patches and learns the rest.
 
 Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
 """
@@ -45,8 +45,8 @@ class TrunkParams(Params):
     middle_attention: bool
     """Whether the middle has attention between its two blocks."""
     shortcut: bool
-    """Add a linear map of each image patch to the encoder's output, and of each latent to the decoder's, beside the
-    convolutions (not around the quantizer). Ours, for short trainings; false is the papers' trunk."""
+    """Add a linear map of each image patch to the encoder's output, and of each latent to the decoder's, parallel
+    to the convolutions (not around the quantizer). Ours, for short trainings; false is the papers' trunk."""
     latent_channels: Annotated[int, Field(ge=1)]
     """Channels z between the trunk and the 1x1 convolutions around the quantizer."""
     dropout: Annotated[float, Field(ge=0, lt=1)]

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 START, END = 49406, 49407
-"""Ids of the start and the end token. Padding is 0, which is also the token `!`: lengths tell them apart."""
+"""Ids of the start and the end token. Padding is 0, which is also the token `!`: lengths distinguish them."""
 
 
 class Piece(NamedTuple):
@@ -31,7 +31,7 @@ def is_single_token(word: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """A text as CLIP's tokenizer sees it: mended Unicode, entities read, single spaces, lower case."""
+    """A text as CLIP's tokenizer reads it: repaired Unicode, entities decoded, single spaces, lower case."""
     return str(tokenizer().clean_fn(text))
 
 

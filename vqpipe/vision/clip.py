@@ -208,7 +208,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values: equal weights, equal digest, whatever file they came from."""
+    """SHA-256 over names, shapes and values: equal weights of any file give an equal digest."""
     digest = sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Patch features as they are written and read back: how a grid is pooled, how images share shards, one view of all.
+"""Patch features as they are written and read back: how a grid is pooled, how images share shards, all vectors as one.
 
 The recipe is VQGAN-LC's (Zhu et al. 2024), section 3.2: features after the last norm, projected, not normalised,
 average-pooled before they are written. `vqpipe.vision.patches` makes them.
@@ -124,7 +124,7 @@ class MappedVectors:
         return len(self), self.dim
 
     def __getitem__(self, rows: slice, /) -> Float16[np.ndarray, "m d"]:
-        """Consecutive vectors: a mapped view where they lie in one shard, else a copy."""
+        """Consecutive vectors: a mapped view where they are in one shard, else a copy."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("mapped vectors are read in order: a slice without a step")
@@ -143,7 +143,7 @@ def open_vectors(folder: Path) -> MappedVectors:
     """Map the vectors of a PATCHES artifact, after each shard was compared with its checksum.
 
     Raises:
-        ArtifactError: missing or damaged, or shards that hold another number of vectors than the facts say.
+        ArtifactError: missing or damaged, or shards with another number of vectors than in the facts.
     """
     facts = patch_facts(folder)
     parts = [_map(folder / Shard(number, 0, 0).name, facts["dim"]) for number in range(facts["num_shards"])]
@@ -162,7 +162,7 @@ def _map(path: Path, dim: int) -> Float16[np.ndarray, "m d"]:
     check_header(header, PATCH_SHARD, path)
     entry = entries.get("features", {})
     if entry.get("dtype") != "F16" or entry["shape"][1:] != [dim]:
-        raise ArtifactError(f"{path}: not the features that the manifest says", found=json.dumps(entry))
+        raise ArtifactError(f"{path}: not the features of the manifest", found=json.dumps(entry))
     shape = tuple(entry["shape"])
     if not shape[0]:
         return np.empty(shape, dtype=np.float16)

@@ -2,7 +2,7 @@
 
 Reverse greedy deletion, as Chrobak, Kenyon and Young (2006) do for the k-median problem: of the centroids left, the
 one goes whose vectors lose least by moving to the next best centroid, and so on down to one. The order is the
-reverse of the deletions. A centroid stands for the vectors nearest to it, so one deletion's cost is
+reverse of the deletions. A centroid represents the vectors nearest to it, so one deletion's cost is
 
     sum over i of count[i] * (|c_i - second(i)|^2 - |c_i - first(i)|^2)
 

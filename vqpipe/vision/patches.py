@@ -1,6 +1,6 @@
 """The PATCHES artifact: images go through CLIP in batches, features become shards, and the shards are published.
 
-A batch is a run of positions of the split inside one shard, whatever the number of workers, threads and ranks; an
+A batch is a run of positions of the split inside one shard, for any number of workers, threads and ranks; an
 image that cannot be read is left out of it. On a CPU each of torch's threads takes whole batches, with one thread for
 each: that is faster than many threads on each small product, and the sums inside are the same for any number of
 threads. All ranks write shards into a scratch folder, where a run that was killed finds them.

@@ -18,6 +18,7 @@ from vqpipe.params.base import Params
 from vqpipe.vision import towers
 from vqpipe.vision.clip import load_weights
 
+
 class TagSource(Params):
     """Pretrained weights that open_clip knows by a tag; fetched once into its cache."""
 

@@ -1,7 +1,8 @@
 """open_clip models behind a few functions: build one from a config, and read features out of its towers.
 
 Two kinds of image tower are known: the vision transformer, and CLIP's modified ResNet with attention pooling.
-Texts go through CLIP's own byte-pair tokenizer, which is part of the open_clip package.
+Texts go through CLIP's own byte-pair tokenizer, which is part of the open_clip package. That package is imported inside
+functions, since it takes seconds and params are read without it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -31,6 +29,8 @@ def build_model(model_cfg: Mapping[str, Any], name: str) -> nn.Module:
             towers or tokenizers, captioning decoders) or that it calls untested (two poolings by attention), or a
             config that it refuses.
     """
+    from open_clip.model import CLIP, CustomTextCLIP
+
     config = copy.deepcopy(dict(model_cfg))
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     foreign = [
@@ -58,6 +58,13 @@ def build_model(model_cfg: Mapping[str, Any], name: str) -> nn.Module:
     return model
 
 
+def _is_vit(model: nn.Module) -> bool:
+    """Whether the image tower is a vision transformer; a ResNet otherwise."""
+    from open_clip.transformer import VisionTransformer
+
+    return isinstance(model.visual, VisionTransformer)
+
+
 def image_side(model: nn.Module, name: str) -> int:
     """Side of the tower's square input in pixels; `SetupError` where it is not square."""
     visual: Any = model.visual
@@ -71,7 +78,7 @@ def image_side(model: nn.Module, name: str) -> int:
 def grid_of(model: nn.Module, side: int) -> tuple[int, int]:
     """Rows and columns of the tower's last feature map for a square input of `side` pixels."""
     visual: Any = model.visual
-    if isinstance(visual, VisionTransformer):
+    if _is_vit(model):
         height, width = visual.grid_size
         return int(height), int(width)
     return side // 32, side // 32
@@ -80,7 +87,7 @@ def grid_of(model: nn.Module, side: int) -> tuple[int, int]:
 def feature_dim(model: nn.Module) -> int:
     """Channels of the image tower's last features, before the projection."""
     visual: Any = model.visual
-    if isinstance(visual, VisionTransformer):
+    if _is_vit(model):
         return int(visual.conv1.out_channels)
     return int(visual.attnpool.v_proj.in_features)
 
@@ -88,7 +95,7 @@ def feature_dim(model: nn.Module) -> int:
 def num_blocks(model: nn.Module) -> int:
     """Transformer blocks of the image tower; 0 for a ResNet."""
     visual: Any = model.visual
-    return len(visual.transformer.resblocks) if isinstance(visual, VisionTransformer) else 0
+    return len(visual.transformer.resblocks) if _is_vit(model) else 0
 
 
 def last_features(
@@ -103,7 +110,7 @@ def last_features(
     is treated alike: the norm of the pooling's keys; projected, its value and output maps, `ln_post`, projection.
     """
     visual: Any = model.visual
-    if isinstance(visual, ModifiedResNet):
+    if not _is_vit(model):
         output = visual.forward_intermediates(images, indices=[4], intermediates_only=True)
         features = output["image_intermediates"][0].flatten(2).transpose(1, 2)
         return visual.attnpool.c_proj(visual.attnpool.v_proj(features)) if projected else features
@@ -120,7 +127,7 @@ def last_features(
 def _value_alone(
     attention: nn.MultiheadAttention, features: Float[Tensor, "b n w"]
 ) -> Float[Tensor, "b n d"]:
-    """What attention gives any query that sees one place alone: that place's value through the output map."""
+    """What attention gives a query that sees one place alone: that place's value through the output map."""
     width = attention.embed_dim
     weight = (
         attention.v_proj_weight if attention.in_proj_weight is None else attention.in_proj_weight[-width:]
@@ -155,6 +162,8 @@ def encode_ids(model: nn.Module, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n e"
     With a causal tower that pools at the end token, the padding after the longest text changes nothing, so it
     is not computed.
     """
+    from open_clip.model import CLIP
+
     if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":
         return model.encode_text(ids)  # type: ignore[operator]
     ends = ids.argmax(dim=-1)

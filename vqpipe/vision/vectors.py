@@ -230,9 +230,9 @@ def largest_value(part: RankPart, num_clusters: int) -> float:
             first_bad = min(first_bad, float(part.first + start + bad))
         low, high = torch.minimum(low, least.double()), torch.maximum(high, most.double())
     # Infinities do not survive a sum with zeros, which is how ranks exchange values.
-    seen = torch.tensor(float(len(part) > 0), dtype=torch.float64, device=part.device).expand(1)
+    has_vectors = torch.tensor(float(len(part) > 0), dtype=torch.float64, device=part.device).expand(1)
     table = gather_ranks(
-        torch.cat([torch.tensor([first_bad], dtype=torch.float64, device=part.device), seen])
+        torch.cat([torch.tensor([first_bad], dtype=torch.float64, device=part.device), has_vectors])
     )
     found = table[:, 0].min()
     if float(found) < nowhere:

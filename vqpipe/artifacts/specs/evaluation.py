@@ -1,4 +1,4 @@
-"""The evaluation artifact: what the measures of one tokenizer rest on, image by image and code by code."""
+"""The evaluation artifact: the measures of one tokenizer image by image and code by code, and pictures."""
 
 from vqpipe.artifacts.spec import FolderSpec, TableSpec
 
@@ -34,7 +34,7 @@ USAGE = TableSpec(
 USAGE_CURVE = TableSpec(
     "evaluation-usage-curve", 1,
     {"group": "string", "images": "int64", "tokens": "int64", "used": "int64", "uniform": "double"},
-    stage="evaluate", about="codes used by the first images in a random order, beside what uniform draws would reach",
+    stage="evaluate", about="codes used by the first images in a random order, and how many uniform draws would reach",
 )  # fmt: skip
 
 SIMILARITY = TableSpec(
