@@ -16,12 +16,13 @@ from stages.prior import app
 from stages.tokens import app as tokens_app
 from tests.tiny import CLASSES, write_dataset, write_tiny_clip, write_tokenizer
 from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
+from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_uint8
-from vqpipe.priors.generator import load_generator
-from vqpipe.priors.samples import draw_samples
+from vqpipe.priors.artifact import load_prior
+from vqpipe.priors.contract import Condition
+from vqpipe.priors.measure import draw_samples
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet
 
@@ -71,7 +72,7 @@ def run(inputs: Path, out: Path, pair: str = "tiny-gpt", tokens: str = "tokens_o
     arguments = {
         "pair": pair, "dataset": inputs / "dataset", "clip": inputs / "clip",
         "tokenizer": inputs / "tokenizer", "tokens": inputs / tokens,
-        "params": inputs / "params.yaml", "out": out / "generator",
+        "params": inputs / "params.yaml", "out": out / "prior",
         "metrics": out / "metrics.json", "curves": out / "curves.csv",
     }  # fmt: skip
     return CliRunner().invoke(
@@ -109,13 +110,13 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
 
 
 def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) -> None:
-    manifest = read_manifest(done / "generator", GENERATOR)
+    manifest = read_manifest(done / "prior", PRIOR)
     assert manifest.facts["averaged"] is True
     assert manifest.facts["num_codes"] == [16]
-    samples = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    samples = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert len(samples) == 20
     assert {row["label_name"] for row in samples} == set(CLASSES)
-    nearest = read_table(done / "generator" / "nearest.parquet", NEAREST).to_pylist()
+    nearest = read_table(done / "prior" / "nearest.parquet", NEAREST).to_pylist()
     assert len(nearest) == 16
     assert all(row["rmse"] >= 0 for row in nearest)
     assert nearest[3]["sample"] == samples[3]["image"]
@@ -124,8 +125,8 @@ def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) ->
         16,
         3,
     )
-    assert decode_png((done / "generator" / "samples.png").read_bytes()).shape == (3 * 18 - 2, 8 * 18 - 2, 3)
-    cost = json.loads((done / "generator.cost.json").read_text())
+    assert decode_png((done / "prior" / "samples.png").read_bytes()).shape == (3 * 18 - 2, 8 * 18 - 2, 3)
+    cost = json.loads((done / "prior.cost.json").read_text())
     assert cost["sampled_tokens_per_second"] > 0
     assert cost["training_seconds"] > 0
     header = (done / "curves.csv").read_text().splitlines()
@@ -134,11 +135,11 @@ def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) ->
     assert len(header) == 5
 
 
-def test_a_loaded_generator_draws_the_published_samples(inputs: Path, done: Path) -> None:
-    prior = load_generator(done / "generator")
-    rows = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) -> None:
+    prior = load_prior(done / "prior")
+    rows = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     labels = torch.tensor([row["label"] for row in rows])
-    drawn = draw_samples(prior, labels, prior.config)
+    drawn = draw_samples(prior, Condition(labels=labels), len(labels))
     assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
     image = to_uint8(Tokenizer.from_pretrained(inputs / "tokenizer").decode(drawn[:1]))[0]
     published = torch.from_numpy(decode_png(rows[0]["image"])).permute(2, 0, 1)
@@ -151,7 +152,7 @@ def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, 
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     result = run(inputs, tmp_path)
     assert result.exit_code == 0, result.output
-    first, second = (read_manifest(path / "generator", GENERATOR) for path in (done, tmp_path))
+    first, second = (read_manifest(path / "prior", PRIOR) for path in (done, tmp_path))
     assert first == second
     for name in ("metrics.json", "curves.csv"):
         assert (done / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -161,9 +162,9 @@ def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     result = run(inputs, tmp_path, pair="plain")
     assert result.exit_code == 0, result.output
-    rows = read_table(tmp_path / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert {(row["label"], row["label_name"]) for row in rows} == {(-1, "")}
-    assert load_generator(tmp_path / "generator").num_classes == 0
+    assert load_prior(tmp_path / "prior").num_classes == 0
 
 
 @pytest.mark.parametrize(
@@ -186,5 +187,5 @@ def test_mistakes_exit_2_with_a_message(
     result = run(inputs, tmp_path, **changes)
     assert result.exit_code == 2, result.output
     assert message in result.output
-    assert not (tmp_path / "generator").exists()
+    assert not (tmp_path / "prior").exists()
     assert not (tmp_path / "metrics.json").exists()
