@@ -25,7 +25,7 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.data.images import encode_png
 from vqpipe.params.base import validate
-from vqpipe.priors import PRIORS, AnyPrior
+from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import ImageSpace, Prior
 
 GRID_COLUMNS, GRID_GAP = 8, 2
@@ -105,15 +105,17 @@ def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
 
     Raises:
         ArtifactError: no such artifact, or one that is damaged or of another version.
+        ParamsError: a kind of prior that is not in `PRIORS`.
     """
     read_manifest(folder, PRIOR)
     tensors, facts = read_tensors(folder / "model.safetensors", PRIOR_WEIGHTS)
-    config = validate(facts["params"], "params", AnyPrior, str(folder))
+    kind = PRIORS[facts["params"]["kind"]]
+    config = validate(facts["params"], "params", kind.Params, str(folder))
     height, width = facts["grid"]
     space = ImageSpace(
         tuple(facts["num_codes"]), (height, width), tuple(facts["classes"]), facts["latent_channels"]
     )
-    prior = PRIORS[config.kind](config, space)
+    prior = kind(config, space)
     prior.load_state_dict(tensors)
     return prior.to(device).eval().requires_grad_(False)
 
