@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from vqpipe.params.base import validate
-from vqpipe.params.prior import GPTParams, SamplingParams
-from vqpipe.priors.gpt import GPT
+from vqpipe.priors.contract import Condition, ImageSpace
+from vqpipe.priors.gpt import GPT, GPTParams
+from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
 GRID = (3, 4)
 ONE, TWO = (11,), (7, 13)
-PLAIN = SamplingParams(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0)
+PLAIN = TokenSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0)
 
 
 def params(**changes: Any) -> GPTParams:
@@ -37,10 +38,14 @@ def params(**changes: Any) -> GPTParams:
     return validate({**content, **changes}, "prior", GPTParams)
 
 
+def space(num_codes: Sequence[int], num_classes: int = 3) -> ImageSpace:
+    return ImageSpace(tuple(num_codes), GRID, tuple(f"class {at}" for at in range(num_classes)))
+
+
 def model(num_codes: Sequence[int], num_classes: int = 3, **changes: Any) -> GPT:
     """A small model whose logits are far from uniform, in eval mode."""
     seed_everything(0, "test")
-    made = GPT(params(**changes), num_codes, GRID, num_classes)
+    made = GPT(params(**changes), space(num_codes, num_classes))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -54,3 +59,24 @@ def images(num_codes: Sequence[int], count: int = 5) -> Tensor:
 
 def labels(count: int = 5) -> Tensor:
     return torch.arange(count) % 3
+
+
+@torch.no_grad()
+def naive_sample(
+    prior: GPT, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
+) -> Tensor:
+    """`GPT.sample` without its cache: every step computes the logits of all positions anew."""
+    null = torch.full((n,), prior.num_classes)
+    rows = null if condition.labels is None else torch.where(condition.labels < 0, null, condition.labels)
+    uniform = torch.rand(n, prior.groups, prior.num_positions, generator=generator)
+    known = torch.full(uniform.shape, -1) if condition.tokens is None else condition.tokens.flatten(2)
+    tokens = known.clamp_min(0)
+    for position in range(prior.num_positions):
+        if known[0, 0, position] >= 0:
+            continue
+        conditional, unconditional = prior(tokens, rows), prior(tokens, null)
+        for group in range(prior.groups):
+            own, other = conditional[group][:, position], unconditional[group][:, position]
+            scores = own if sampling.guidance == 1 else guide(own, other, sampling.guidance)
+            tokens[:, group, position] = draw(probabilities(scores, sampling), uniform[:, group, position])
+    return tokens.view(n, prior.groups, *prior.grid)

@@ -273,9 +273,8 @@ def sampling(tiny: bool) -> Iterator[Row]:
 def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
     from vqpipe.params.base import merged, validate
     from vqpipe.params.presets import load_preset
-    from vqpipe.params.prior import GPTParams
-    from vqpipe.priors.condition import Condition
-    from vqpipe.priors.gpt import GPT
+    from vqpipe.priors.contract import Condition, ImageSpace
+    from vqpipe.priors.gpt import GPT, GPTParams
 
     section = load_preset("imagenet")["prior"]
     shape = (
@@ -292,14 +291,14 @@ def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
         merged(merged(section["common"], section["pairs"]["vq-gpt"]), changes), "prior", GPTParams
     )
     torch.manual_seed(0)
-    model = GPT(config, (codes,), grid, 1000).to(DEVICE).eval()
+    model = GPT(config, ImageSpace((codes,), grid, tuple(map(str, range(1000))))).to(DEVICE).eval()
     labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
 
     def draw() -> Tensor:
         inside = torch.autocast(DEVICE.type, torch.bfloat16) if precision == "bf16" else nullcontext()
         with inside:
             return model.sample(
-                Condition.of_class(labels), batch, torch.Generator().manual_seed(0), config.sampling
+                Condition(labels=labels), batch, config.sampling, torch.Generator().manual_seed(0)
             )
 
     taken, peak = seconds(draw, 0), extra_bytes(draw)

@@ -43,7 +43,7 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "cluster": {"out": "centroids", "metrics": "file", "curves": "file"},
     "tokenizer": {"out": "tokenizer", "metrics": "file", "curves": "file"},
     "tokens": {"out": "tokens"},
-    "prior": {"out": "generator", "metrics": "file", "curves": "file"},
+    "prior": {"out": "prior", "metrics": "file", "curves": "file"},
     "evaluate": {"out": "evaluation", "metrics": "file"},
     "read": {"out": "reading", "metrics": "file", "curves": "file"},
     "row": {"metrics": "file", "cost": "file"},

@@ -12,16 +12,21 @@ import torch
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
+import vqpipe.priors as priors
 from stages.prior import app
 from stages.tokens import app as tokens_app
 from tests.tiny import CLASSES, write_dataset, write_tiny_clip, write_tokenizer
+from tests.toy_priors import PLACES
 from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
+from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_uint8
-from vqpipe.priors.generator import load_generator
-from vqpipe.priors.samples import draw_samples
+from vqpipe.priors import PRIORS
+from vqpipe.priors.artifact import load_prior
+from vqpipe.priors.contract import Condition
+from vqpipe.priors.measure import PriorMetrics, draw_samples
+from vqpipe.priors.train import to_codes
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet
 
@@ -38,11 +43,18 @@ COMMON: dict[str, Any] = {
     "num_samples": 20,
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
 }  # fmt: skip
+SHARED = {name: value for name, value in COMMON.items() if name not in ("token_noise", "model")}
+"""What priors of other kinds take of `COMMON`."""
 PAIRS = {
     "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
     "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
               "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0}},
     "undropped": {"kind": "gpt", "tokenizer": "tiny", "label_drop": 0.0},
+    "unigram": {"kind": "unigram", "tokenizer": "tiny", **SHARED,
+                "training": {**SHARED["training"], "learning_rate": 0.5}},
+    "normal": {"kind": "normal", "tokenizer": "tiny", **SHARED, "condition": "none", "label_drop": 0.0,
+               "sampling": {"guidance": 1.0}},
+    "asks-for-text": {"kind": "gpt", "tokenizer": "tiny", "condition": "text"},
     "misspelt": {"kind": "gpt", "tokenizer": "tiny", "model": {"num_layer": 3}},
 }  # fmt: skip
 
@@ -55,7 +67,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokenizer(root / "larger", num_codes=32)
     write_tiny_clip(root / "clip")
     with (root / "params.yaml").open("w") as stream:
-        YAML().dump({"prior": {"common": COMMON, "pairs": PAIRS}, "tokens": {"batch_size": 8}}, stream)
+        YAML().dump(
+            {"prior": {"common": {"kind": "gpt", **COMMON}, "pairs": PAIRS}, "tokens": {"batch_size": 8}},
+            stream,
+        )
     for name in ("tokenizer", "larger"):
         arguments = [
             f"--dataset={root / 'dataset'}",
@@ -71,7 +86,7 @@ def run(inputs: Path, out: Path, pair: str = "tiny-gpt", tokens: str = "tokens_o
     arguments = {
         "pair": pair, "dataset": inputs / "dataset", "clip": inputs / "clip",
         "tokenizer": inputs / "tokenizer", "tokens": inputs / tokens,
-        "params": inputs / "params.yaml", "out": out / "generator",
+        "params": inputs / "params.yaml", "out": out / "prior",
         "metrics": out / "metrics.json", "curves": out / "curves.csv",
     }  # fmt: skip
     return CliRunner().invoke(
@@ -109,13 +124,13 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
 
 
 def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) -> None:
-    manifest = read_manifest(done / "generator", GENERATOR)
+    manifest = read_manifest(done / "prior", PRIOR)
     assert manifest.facts["averaged"] is True
     assert manifest.facts["num_codes"] == [16]
-    samples = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    samples = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert len(samples) == 20
     assert {row["label_name"] for row in samples} == set(CLASSES)
-    nearest = read_table(done / "generator" / "nearest.parquet", NEAREST).to_pylist()
+    nearest = read_table(done / "prior" / "nearest.parquet", NEAREST).to_pylist()
     assert len(nearest) == 16
     assert all(row["rmse"] >= 0 for row in nearest)
     assert nearest[3]["sample"] == samples[3]["image"]
@@ -124,8 +139,8 @@ def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) ->
         16,
         3,
     )
-    assert decode_png((done / "generator" / "samples.png").read_bytes()).shape == (3 * 18 - 2, 8 * 18 - 2, 3)
-    cost = json.loads((done / "generator.cost.json").read_text())
+    assert decode_png((done / "prior" / "samples.png").read_bytes()).shape == (3 * 18 - 2, 8 * 18 - 2, 3)
+    cost = json.loads((done / "prior.cost.json").read_text())
     assert cost["sampled_tokens_per_second"] > 0
     assert cost["training_seconds"] > 0
     header = (done / "curves.csv").read_text().splitlines()
@@ -134,11 +149,11 @@ def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) ->
     assert len(header) == 5
 
 
-def test_a_loaded_generator_draws_the_published_samples(inputs: Path, done: Path) -> None:
-    prior = load_generator(done / "generator")
-    rows = read_table(done / "generator" / "samples.parquet", SAMPLES).to_pylist()
+def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) -> None:
+    prior = load_prior(done / "prior")
+    rows = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     labels = torch.tensor([row["label"] for row in rows])
-    drawn = draw_samples(prior, labels, prior.config)
+    drawn = draw_samples(prior, Condition(labels=labels), len(labels))
     assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
     image = to_uint8(Tokenizer.from_pretrained(inputs / "tokenizer").decode(drawn[:1]))[0]
     published = torch.from_numpy(decode_png(rows[0]["image"])).permute(2, 0, 1)
@@ -151,7 +166,7 @@ def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, 
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     result = run(inputs, tmp_path)
     assert result.exit_code == 0, result.output
-    first, second = (read_manifest(path / "generator", GENERATOR) for path in (done, tmp_path))
+    first, second = (read_manifest(path / "prior", PRIOR) for path in (done, tmp_path))
     assert first == second
     for name in ("metrics.json", "curves.csv"):
         assert (done / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -161,9 +176,52 @@ def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     result = run(inputs, tmp_path, pair="plain")
     assert result.exit_code == 0, result.output
-    rows = read_table(tmp_path / "generator" / "samples.parquet", SAMPLES).to_pylist()
+    rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert {(row["label"], row["label_name"]) for row in rows} == {(-1, "")}
-    assert load_generator(tmp_path / "generator").num_classes == 0
+    assert load_prior(tmp_path / "prior").num_classes == 0
+
+
+@pytest.fixture
+def with_toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds the toys' lines to the table."""
+    for kind, place in PLACES.items():
+        monkeypatch.setitem(PRIORS._places, kind, place)
+    monkeypatch.setattr(priors, "AnyPrior", PRIORS.params())
+
+
+@pytest.mark.usefixtures("with_toys")
+def test_a_prior_that_is_one_file_and_one_line_goes_through_the_stage(
+    inputs: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path, pair="unigram")
+    assert result.exit_code == 0, result.output
+    metrics = PriorMetrics.read(tmp_path / "metrics.json")
+    assert metrics.bits_per_token == pytest.approx(metrics.unigram_bits_per_token, abs=0.5)
+    prior = load_prior(tmp_path / "prior")
+    assert prior.kind == "unigram"
+    rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
+    condition = Condition(labels=torch.tensor([row["label"] for row in rows]))
+    drawn = draw_samples(prior, condition, len(rows))
+    assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
+
+
+@pytest.mark.usefixtures("with_toys")
+def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
+    inputs: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path, pair="normal")
+    assert result.exit_code == 0, result.output
+    metrics = PriorMetrics.read(tmp_path / "metrics.json")
+    assert metrics.bits_per_token is metrics.validation is None
+    assert metrics.samples.fd_clip is not None
+    prior, tokenizer = load_prior(tmp_path / "prior"), Tokenizer.from_pretrained(inputs / "tokenizer")
+    assert prior.space.latent_channels == tokenizer.config.quantizer.dim
+    latents = draw_samples(prior, Condition(), 20)
+    assert latents.shape == (20, prior.space.latent_channels, *prior.space.grid)
+    rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
+    assert to_codes(prior, latents, tokenizer).flatten(1).tolist() == [row["indices"] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +231,8 @@ def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatc
             {"pair": "misspelt"},
             "prior.pairs.misspelt.model.num_layer is not a field; did you mean num_layers?",
         ),
+        ({"pair": "asks-for-text"}, "prior.pairs.asks-for-text.condition: the prior gpt does not take this"),
+        ({"pair": "asks-for-text"}, "choices: none, class\n"),
         ({"pair": "undropped"}, "guidance other than 1 needs"),
         ({"pair": "tiny"}, "did you mean tiny-gpt?"),
         ({"tokens": "tokens_of_larger"}, "was made from another tokenizer than"),
@@ -186,5 +246,5 @@ def test_mistakes_exit_2_with_a_message(
     result = run(inputs, tmp_path, **changes)
     assert result.exit_code == 2, result.output
     assert message in result.output
-    assert not (tmp_path / "generator").exists()
+    assert not (tmp_path / "prior").exists()
     assert not (tmp_path / "metrics.json").exists()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, params
+from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, naive_sample, params, space
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.models.transformer import decay_groups
-from vqpipe.priors.condition import Condition
+from vqpipe.priors.contract import Condition
 from vqpipe.priors.gpt import GPT
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
@@ -47,11 +47,11 @@ def test_cached_steps_give_the_logits_of_the_full_forward(num_codes: tuple[int, 
 
 @GROUPS
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_samples_are_the_same_with_and_without_cache(num_codes: tuple[int, ...], guidance: float) -> None:
+def test_samples_are_those_of_the_full_forward(num_codes: tuple[int, ...], guidance: float) -> None:
     prior, sampling = model(num_codes), PLAIN.model_copy(update={"guidance": guidance})
-    condition = Condition.of_class(labels())
-    cached = prior.sample(condition, 5, torch_rng(0, "s"), sampling)
-    naive = prior.sample(condition, 5, torch_rng(0, "s"), sampling, use_cache=False)
+    condition = Condition(labels=labels())
+    cached = prior.sample(condition, 5, sampling, torch_rng(0, "s"))
+    naive = naive_sample(prior, condition, 5, sampling, torch_rng(0, "s"))
     assert cached.shape == (5, len(num_codes), *GRID)
     assert torch.equal(cached, naive)
     for group, codes in enumerate(num_codes):
@@ -62,10 +62,10 @@ def test_samples_are_the_same_with_and_without_cache(num_codes: tuple[int, ...],
 @GROUPS
 def test_seed_decides_samples_and_an_image_does_not_depend_on_its_batch(num_codes: tuple[int, ...]) -> None:
     prior = model(num_codes)
-    five = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
-    again = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
-    other = prior.sample(Condition.of_class(labels()), 5, torch_rng(1, "s"), PLAIN)
-    two = prior.sample(Condition.of_class(labels(2)), 2, torch_rng(0, "s"), PLAIN)
+    five = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(0, "s"))
+    again = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(0, "s"))
+    other = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(1, "s"))
+    two = prior.sample(Condition(labels=labels(2)), 2, PLAIN, torch_rng(0, "s"))
     assert torch.equal(five, again)
     assert not torch.equal(five, other)
     assert torch.equal(five[:2], two)
@@ -75,12 +75,12 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
     prior = model(ONE)
     drawn = {
         scale: prior.sample(
-            Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN.model_copy(update={"guidance": scale})
+            Condition(labels=labels()), 5, PLAIN.model_copy(update={"guidance": scale}), torch_rng(0, "s")
         )
         for scale in (0.0, 1.0, 3.0)
     }
-    none = prior.sample(Condition.none(), 5, torch_rng(0, "s"), PLAIN)
-    plain = prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN)
+    none = prior.sample(Condition(), 5, PLAIN, torch_rng(0, "s"))
+    plain = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(0, "s"))
     assert torch.equal(drawn[1.0], plain)
     assert torch.equal(drawn[0.0], none)
     assert not torch.equal(drawn[3.0], plain)
@@ -91,7 +91,7 @@ def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional(
 @torch.no_grad()
 def test_log_likelihood_is_the_naive_product_of_softmaxes(num_codes: tuple[int, ...]) -> None:
     prior, batch = model(num_codes), images(num_codes, 2)
-    condition = Condition.of_class(labels(2))
+    condition = Condition(labels=labels(2))
     found = prior.log_likelihood(batch, condition)
     assert found.shape == batch.shape
     tokens = batch.flatten(2)
@@ -111,10 +111,10 @@ def test_log_likelihood_is_the_naive_product_of_softmaxes(num_codes: tuple[int, 
 
 def test_the_class_changes_the_likelihood_and_no_class_is_the_null_row() -> None:
     prior, batch = model(ONE), images(ONE)
-    a = prior.log_likelihood(batch, Condition.of_class(torch.zeros(5, dtype=torch.int64)))
-    b = prior.log_likelihood(batch, Condition.of_class(torch.ones(5, dtype=torch.int64)))
-    none = prior.log_likelihood(batch, Condition.none())
-    minus = prior.log_likelihood(batch, Condition.of_class(torch.full((5,), -1)))
+    a = prior.log_likelihood(batch, Condition(labels=torch.zeros(5, dtype=torch.int64)))
+    b = prior.log_likelihood(batch, Condition(labels=torch.ones(5, dtype=torch.int64)))
+    none = prior.log_likelihood(batch, Condition())
+    minus = prior.log_likelihood(batch, Condition(labels=torch.full((5,), -1)))
     assert (a - b).abs().max() > 1e-2
     assert torch.equal(none, minus)
     assert (a - none).abs().max() > 1e-2
@@ -125,19 +125,19 @@ def test_partial_tokens_are_kept_and_the_rest_follows_from_them(num_codes: tuple
     prior, batch = model(num_codes), images(num_codes)
     known = batch.clone()
     known[:, :, 2:] = -1  # the last row is to be drawn
-    drawn = prior.sample(Condition.partial(known, labels()), 5, torch_rng(0, "s"), PLAIN)
-    naive = prior.sample(Condition.partial(known, labels()), 5, torch_rng(0, "s"), PLAIN, use_cache=False)
+    drawn = prior.sample(Condition(tokens=known, labels=labels()), 5, PLAIN, torch_rng(0, "s"))
+    naive = naive_sample(prior, Condition(tokens=known, labels=labels()), 5, PLAIN, torch_rng(0, "s"))
     assert torch.equal(drawn[:, :, :2], batch[:, :, :2])
     assert torch.equal(drawn, naive)
-    whole = prior.sample(Condition.partial(batch), 5, torch_rng(0, "s"), PLAIN)
+    whole = prior.sample(Condition(tokens=batch), 5, PLAIN, torch_rng(0, "s"))
     assert torch.equal(whole, batch)
 
 
 def test_an_empty_prefix_is_no_prefix() -> None:
     prior = model(ONE)
     nothing = torch.full((5, 1, *GRID), -1)
-    drawn = prior.sample(Condition.partial(nothing, labels()), 5, torch_rng(0, "s"), PLAIN)
-    assert torch.equal(drawn, prior.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), PLAIN))
+    drawn = prior.sample(Condition(tokens=nothing, labels=labels()), 5, PLAIN, torch_rng(0, "s"))
+    assert torch.equal(drawn, prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(0, "s")))
 
 
 def holes() -> Tensor:
@@ -149,35 +149,34 @@ def holes() -> Tensor:
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        (lambda: Condition("text"), "none, class, partial"),  # type: ignore[arg-type]
-        (lambda: Condition("class"), "wrong parts"),
-        (lambda: Condition("none", labels=labels()), "wrong parts"),
-        (lambda: Condition.of_class(labels() + 3), "0 to 2"),
-        (lambda: Condition.of_class(labels() - 2), "0 to 2"),
-        (lambda: Condition.of_class(labels(4)), "one label per image"),
-        (lambda: Condition.partial(holes()), "raster order"),
-        (lambda: Condition.partial(images(ONE) + 9), "codebook"),
-        (lambda: Condition.partial(images(ONE)[:, :, :2]), "wrong shape"),
+        (lambda: Condition(text=torch.zeros(5, 2, 4)), r"cannot be given text\n.*text\n.*labels, tokens"),
+        (lambda: Condition(label_map=torch.zeros(5, 8, 8).long()), "cannot be given label_map"),
+        (lambda: Condition(labels=labels() + 3), "0 to 2"),
+        (lambda: Condition(labels=labels() - 2), "0 to 2"),
+        (lambda: Condition(labels=labels(4)), "labels must have one entry per image"),
+        (lambda: Condition(tokens=holes()), "raster order"),
+        (lambda: Condition(tokens=images(ONE) + 9), "codebook"),
+        (lambda: Condition(tokens=images(ONE)[:, :, :2]), "wrong shape"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(condition: Any, message: str) -> None:
     with pytest.raises(MismatchError, match=message):
-        model(ONE).sample(condition(), 5, torch_rng(0, "s"), PLAIN)
+        model(ONE).sample(condition(), 5, PLAIN, torch_rng(0, "s"))
 
 
 def test_models_refuse_what_they_were_not_made_for() -> None:
-    with pytest.raises(MismatchError, match="unconditional"):
-        model(ONE, condition="none").loss(images(ONE), Condition.of_class(labels()))
+    with pytest.raises(MismatchError, match="condition: none cannot be given labels"):
+        model(ONE, condition="none").loss(images(ONE), Condition(labels=labels()))
     with pytest.raises(MismatchError, match="0 classes"):
         model(ONE, num_classes=0)
-    with pytest.raises(MismatchError, match="not made for"):
-        model(ONE).loss(images(TWO), Condition.none())
+    with pytest.raises(MismatchError, match="of another shape"):
+        model(ONE).loss(images(TWO), Condition())
     undropped = model(ONE, label_drop=0.0)
     with pytest.raises(MismatchError, match="null class"):
-        undropped.sample(Condition.none(), 5, torch_rng(0, "s"), PLAIN)
+        undropped.sample(Condition(), 5, PLAIN, torch_rng(0, "s"))
     guided = PLAIN.model_copy(update={"guidance": 2.0})
     with pytest.raises(MismatchError, match="guidance"):
-        undropped.sample(Condition.of_class(labels()), 5, torch_rng(0, "s"), guided)
+        undropped.sample(Condition(labels=labels()), 5, guided, torch_rng(0, "s"))
 
 
 def test_params_that_contradict_each_other_are_refused() -> None:
@@ -192,7 +191,7 @@ def test_params_that_contradict_each_other_are_refused() -> None:
 def test_initial_weights_and_decay_groups_are_the_reference_ones(num_codes: tuple[int, ...]) -> None:
     seed_everything(0, "init")
     shape = {"num_layers": 4, "num_heads": 2, "width": 64, "dropout": 0.0}
-    prior = GPT(params(model=shape), num_codes, GRID, 3)
+    prior = GPT(params(model=shape), space(num_codes))
     assert not prior.positions.any()
     for weight in (
         prior.heads[0].weight,
@@ -223,21 +222,19 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
     """Every image of class c is all c: the loss falls far below uniform, and samples follow their label."""
     seed_everything(0, "learn")
     shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0}
-    prior = GPT(params(label_drop=0.2, model=shape), num_codes, GRID, 3).train()
+    prior = GPT(params(label_drop=0.2, model=shape), space(num_codes)).train()
     batch = labels(24)[:, None, None, None].expand(24, len(num_codes), *GRID)
     optimizer = torch.optim.AdamW(decay_groups(prior), lr=0.01)
     uniform = sum(math.log(k) for k in num_codes)
-    assert float(prior.loss(batch, Condition.of_class(labels(24))).detach()) == pytest.approx(
-        uniform, rel=0.05
-    )
+    assert float(prior.loss(batch, Condition(labels=labels(24))).detach()) == pytest.approx(uniform, rel=0.05)
     for _ in range(60):
-        loss = prior.loss(batch, Condition.of_class(labels(24)))
+        loss = prior.loss(batch, Condition(labels=labels(24)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.3 * uniform
     top = PLAIN.model_copy(update={"top_k": 1})
-    drawn = prior.eval().sample(Condition.of_class(labels(6)), 6, torch_rng(0, "s"), top)
+    drawn = prior.eval().sample(Condition(labels=labels(6)), 6, top, torch_rng(0, "s"))
     assert torch.equal(drawn, labels(6)[:, None, None, None].expand_as(drawn))
 
 
@@ -245,7 +242,7 @@ def test_label_drop_and_token_noise_act_in_training_only() -> None:
     prior, batch = model(ONE, label_drop=0.9, token_noise=0.9, model={
         "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0,
     }), images(ONE)  # fmt: skip
-    condition = Condition.of_class(labels())
+    condition = Condition(labels=labels())
     still = float(prior.loss(batch, condition).detach())
     assert float(prior.loss(batch, condition).detach()) == still
     prior.train()
@@ -256,4 +253,4 @@ def test_label_drop_and_token_noise_act_in_training_only() -> None:
 
 def test_sampling_in_training_mode_is_our_own_bug() -> None:
     with pytest.raises(RuntimeError, match="eval mode"):
-        model(ONE).train().sample(Condition.none(), 1, torch_rng(0, "s"), PLAIN)
+        model(ONE).train().sample(Condition(), 1, PLAIN, torch_rng(0, "s"))

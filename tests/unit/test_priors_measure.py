@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.small_priors import ONE, TWO, images, labels, model
-from vqpipe.priors.condition import Condition
-from vqpipe.priors.generator import contact_sheet
+from vqpipe.priors.artifact import contact_sheet
+from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.measure import (
     NearestImages,
     image_bits,
@@ -26,14 +27,22 @@ def split(num_codes: tuple[int, ...], count: int = 5) -> TokenSplit:
     return TokenSplit("x", [str(i) for i in range(count)], labels(count), images(num_codes, count).int())
 
 
+def batches(data: TokenSplit, size: int) -> Iterator[Batch]:
+    for start in range(0, len(data), size):
+        tokens, own = data.batch(slice(start, start + size))
+        yield tokens, Condition(labels=own)
+
+
 @pytest.mark.parametrize("num_codes", [ONE, TWO])
 def test_image_bits_are_the_likelihood_in_any_batch(num_codes: tuple[int, ...]) -> None:
     prior, data = model(num_codes), split(num_codes)
     with torch.no_grad():
-        likelihood = prior.log_likelihood(data.indices.long(), Condition.of_class(data.labels))
+        likelihood = prior.log_likelihood(data.indices.long(), Condition(labels=data.labels))
     expected = -likelihood.double().sum(dim=(1, 2, 3)) / math.log(2)
     for batch_size in (1, 2, 64):
-        torch.testing.assert_close(image_bits(prior, data, batch_size), expected, rtol=1e-6, atol=0)
+        found = image_bits(prior, batches(data, batch_size))
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 def test_unigram_adds_one_to_every_count() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqpipe.params.prior import SamplingParams
-from vqpipe.priors.sampling import draw, guide, probabilities
+from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
 
 P = torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]], dtype=torch.float64)
 
 
-def config(temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> SamplingParams:
-    return SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, guidance=1.0)
+def config(temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> TokenSampling:
+    return TokenSampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance=1.0)
 
 
 def kept(**changes: float) -> list[float]:

@@ -6,7 +6,7 @@ and GELU, three quarters of the layers are shared, then each stream has its own 
 Within a position the groups are predicted independently of each other given all earlier positions; the loss
 is the sum of their cross-entropies.
 
-The sequence is one class token (its last row stands for no class) and the first n - 1 positions; it predicts
+The sequence is one class token (its last row is the null class) and the first n - 1 positions; it predicts
 all n.
 
 Letters: b images, g groups, h w the grid, n = h * w positions in raster order, k codes of a group, d width.
@@ -14,51 +14,80 @@ Letters: b images, g groups, h w the grid, n = h * w positions in raster order, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.errors import MismatchError
 from vqpipe.models.transformer import LayerCache, Stack, init_gpt
-from vqpipe.params.prior import GPTParams, SamplingParams
-from vqpipe.priors.condition import Condition
-from vqpipe.priors.sampling import draw, guide, probabilities
+from vqpipe.params.base import Params
+from vqpipe.priors.contract import (
+    NO_LABEL,
+    Condition,
+    ConditionKind,
+    ImageSpace,
+    Prior,
+    PriorParams,
+    num_known,
+)
+from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
 
 Caches = list[list[LayerCache]]
 """The caches of the shared stack, then those of each branch."""
 
 
-class GPT(nn.Module):
-    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero, heads without bias.
+class TransformerParams(Params):
+    """The causal transformer. VQGAN-LC's and taming's full scale: 24 layers, 16 heads, width 1024."""
 
-    Args:
-        config: the pair's params.
-        num_codes: codes per group.
-        grid: height and width of the token grid.
-        num_classes: classes of the data; used when `config.condition` is `class`, and then at least 1.
+    num_layers: Annotated[int, Field(ge=1)]
+    """Blocks between a token and its prediction; with two groups the last quarter is a branch each."""
+    num_heads: Annotated[int, Field(ge=1)]
+    """Attention heads; they divide the width."""
+    width: Annotated[int, Field(ge=8)]
+    """Channels of the residual stream."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Rate after embeddings, attention weights, attention output and MLP."""
 
-    Raises:
-        MismatchError: a class-conditional model for data without classes.
-    """
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerParams:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
 
-    def __init__(
-        self, config: GPTParams, num_codes: Sequence[int], grid: tuple[int, int], num_classes: int
-    ) -> None:
-        super().__init__()
-        if config.condition == "class" and num_classes < 1:
-            raise MismatchError(
-                "a class-conditional prior needs labels, and the tokens have none",
-                found="0 classes",
-                expected="condition: none, or a dataset with classes",
-            )
+
+class GPTParams(PriorParams):
+    """An autoregressive transformer over the indices in raster order; two streams for two groups of codes."""
+
+    kind: Literal["gpt"]
+    """The kind of prior."""
+    token_noise: Annotated[float, Field(ge=0, lt=1)]
+    """Part of the input codes that training replaces with random ones (1 - pkeep of the reference code)."""
+    model: TransformerParams
+    """The network."""
+    sampling: TokenSampling
+    """How the samples of the metrics and of the grid are drawn."""
+
+
+class GPT(Prior):
+    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero, heads without bias."""
+
+    kind: ClassVar[str] = "gpt"
+    Params: ClassVar[type[PriorParams]] = GPTParams
+    conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class")
+    known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "prefix"
+    config: GPTParams
+
+    def __init__(self, config: GPTParams, space: ImageSpace) -> None:
+        super().__init__(config, space)
         shape = config.model
-        self.config, self.num_codes, self.grid = config, tuple(num_codes), grid
-        self.groups, self.num_positions = len(self.num_codes), grid[0] * grid[1]
-        self.num_classes = num_classes if config.condition == "class" else 0
+        self.num_codes, self.grid, self.groups = space.num_codes, space.grid, space.groups
+        self.num_positions = math.prod(space.grid)
         branched = 0 if self.groups == 1 else max(1, shape.num_layers // 4)
         stack = (shape.width, shape.num_heads, shape.dropout)
 
@@ -85,6 +114,14 @@ class GPT(nn.Module):
         before = self._embed([tokens[:, group, :-1] for group in range(self.groups)])
         return self._logits(torch.cat([self.class_embedding(rows)[:, None], before], dim=1), 0, None)
 
+    def networks(self) -> Sequence[nn.Module]:
+        """The stacks of blocks; embeddings, heads and the loss are not compiled."""
+        return [self.shared, *self.branches]
+
+    def curve_terms(self, loss: Float[Tensor, ""]) -> Mapping[str, Tensor]:
+        """Bits per token."""
+        return {"bits_per_token": loss / (self.groups * torch.log(torch.tensor(2.0)))}
+
     def log_likelihood(
         self, batch: Int64[Tensor, "b g h w"], condition: Condition
     ) -> Float[Tensor, "b g h w"]:
@@ -94,64 +131,59 @@ class GPT(nn.Module):
             MismatchError: a grid, group count or condition that this model does not have.
         """
         tokens = self._flat(batch)
-        rows = self._rows(condition, len(batch))
-        return -self._nll(tokens, tokens, rows).view(batch.shape)
+        self.check_condition(condition, len(batch))
+        return -self._nll(tokens, tokens, self._rows(condition, len(batch))).view(batch.shape)
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
         """Cross-entropy in nats per position, summed over groups; training drops labels and adds noise.
 
+        In training mode the values of labels are not checked, which would wait for the device.
+
         Raises:
             MismatchError: as `log_likelihood`.
         """
-        targets = self._flat(batch)
-        rows, inputs = self._rows(condition, len(batch), training=self.training), targets
-        if self.training and self.num_classes and self.config.label_drop:
+        inputs = targets = self._flat(batch)
+        if not self.training:
+            return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
+        self.check_parts(condition, len(batch))
+        rows = self._class_rows(condition.labels, len(batch))
+        if self.num_classes and self.config.label_drop:
             dropped = torch.rand(len(rows), device=rows.device) < self.config.label_drop
             rows = rows.masked_fill(dropped, self.num_classes)
-        if self.training and self.config.token_noise:
+        if self.config.token_noise:
             inputs = self._noisy(targets)
         return self._nll(inputs, targets, rows).mean(dim=(0, 2)).sum()
 
     @torch.no_grad()
     def sample(
-        self,
-        condition: Condition,
-        n: int,
-        generator: torch.Generator,
-        sampling: SamplingParams,
-        *,
-        use_cache: bool = True,
+        self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
     ) -> Int64[Tensor, "n g h w"]:
         """Draw `n` images' codes in raster order.
 
         All random numbers are taken from `generator` at once, so image i gets the same ones in any call that
-        draws at least i + 1 images with as many positions. `use_cache=False` recomputes every prefix and is
-        there to be compared with.
+        draws at least i + 1 images with as many positions.
 
         Args:
-            condition: nothing, n labels, or n images' first tokens.
-            generator: a CPU generator.
+            condition: n labels, n images' first tokens, both or neither.
             sampling: guidance, temperature, top-k and top-p.
+            generator: a CPU generator.
 
         Raises:
-            MismatchError: a condition that this model does not have, or guidance or no class where the null
-                class
-                was never trained.
+            MismatchError: a condition that this model does not have, or guidance or no class where the null class was
+                never trained.
         """
-        if self.training:
-            raise RuntimeError("sample() needs eval mode: dropout would distort the samples")
-        device = self.positions.device
+        self.begin_sampling(condition, n)
         rows = self._rows(condition, n)
-        known = condition.num_known((n, self.groups, *self.grid), self.num_codes)
+        known = 0 if condition.tokens is None else num_known(condition.tokens)
         uniform = torch.rand(n, self.groups, self.num_positions, generator=generator, dtype=torch.float32)
-        tokens = torch.zeros(n, self.groups, self.num_positions, dtype=torch.int64, device=device)
+        tokens = torch.zeros(n, self.groups, self.num_positions, dtype=torch.int64, device=self.device)
         if condition.tokens is not None:
-            tokens[..., :known] = condition.tokens.to(device).flatten(2)[..., :known]
+            tokens[..., :known] = condition.tokens.to(self.device).flatten(2)[..., :known]
         guided = sampling.guidance != 1
         if guided:
             self._need_null(f"guidance {sampling.guidance}")
             rows = torch.cat([rows, torch.full_like(rows, self.num_classes)])
-        caches = self._new_caches(len(rows)) if use_cache else None
+        caches = self._new_caches(len(rows))
         start = 0
         for position in range(known, self.num_positions):
             logits = self._next_logits(tokens, rows, start, position, caches)
@@ -170,11 +202,9 @@ class GPT(nn.Module):
         rows: Int64[Tensor, " b"],
         start: int,
         position: int,
-        caches: Caches | None,
+        caches: Caches,
     ) -> list[Float[Tensor, "b k"]]:
-        """Logits at `position`, per group; with caches only the inputs from `start` on are computed."""
-        if caches is None:
-            start = 0
+        """Logits at `position`, per group; only the inputs from `start` on are computed, the others are cached."""
         first = max(start - 1, 0)
         before = self._embed([tokens[:, group, first:position] for group in range(self.groups)])
         before = before.repeat(len(rows) // len(tokens), 1, 1)
@@ -223,28 +253,30 @@ class GPT(nn.Module):
     def _flat(self, batch: Int64[Tensor, "b g h w"]) -> Int64[Tensor, "b g n"]:
         if batch.ndim != 4 or tuple(batch.shape[1:]) != (self.groups, *self.grid):
             raise MismatchError(
-                "tokens that this prior was not made for",
+                "tokens of another shape than this prior models",
                 found=f"{tuple(batch.shape)}",
                 expected=f"(b, {self.groups}, {self.grid[0]}, {self.grid[1]})",
             )
         return batch.flatten(2)
 
-    def _rows(self, condition: Condition, count: int, training: bool = False) -> Int64[Tensor, " b"]:
-        if condition.labels is not None and self.num_classes == 0:
-            raise MismatchError(
-                "this prior is unconditional and cannot be given a class",
-                found=condition.kind,
-                choices=("none", "partial"),
-            )
-        rows = condition.class_rows(count, self.num_classes, self.positions.device)
-        if not training and bool((rows == self.num_classes).any()):
+    def _rows(self, condition: Condition, count: int) -> Int64[Tensor, " b"]:
+        """As `_class_rows`, of a condition that was checked; an image without a class needs a trained null class."""
+        rows = self._class_rows(condition.labels, count)
+        if bool((rows == self.num_classes).any()):
             self._need_null("an image without a class")
         return rows
+
+    def _class_rows(self, labels: Int64[Tensor, " b"] | None, count: int) -> Int64[Tensor, " b"]:
+        """Rows of the class embedding; its last one is the null class."""
+        if labels is None:
+            return torch.full((count,), self.num_classes, dtype=torch.int64, device=self.device)
+        labels = labels.to(self.device)
+        return torch.where(labels == NO_LABEL, self.num_classes, labels)
 
     def _need_null(self, what: str) -> None:
         if not self.knows_null:
             raise MismatchError(
-                f"{what} needs the null class, which this prior never saw",
+                f"{what} needs the null class, which was not trained",
                 found="label_drop: 0",
                 expected="label_drop > 0",
             )

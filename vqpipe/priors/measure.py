@@ -1,4 +1,7 @@
-"""How well a prior models tokens: bits beside the unigram floor, samples beside training images.
+"""How well a prior models images: bits compared with the unigram floor, samples compared with test and training images.
+
+Samples are measured with two references: images decoded from codes drawn by frequency alone (the floor) and the
+tokenizer's own reconstructions of the test images (the ceiling: no prior over these codes can be expected to pass it).
 
 Letters: n m images, g groups, h w the token grid, k codes, H W pixels.
 """
@@ -6,31 +9,213 @@ Letters: n m images, g groups, h w the token grid, k codes, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqpipe.priors.gpt import GPT
-from vqpipe.priors.train import condition_of
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.data.loader import ImageSplit, to_uint8
+from vqpipe.metrics.codes import bits_per_image
+from vqpipe.metrics.distances import feature_distances, refusal
+from vqpipe.metrics.extractors import Features
+from vqpipe.params.distances import DistanceParams
+from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
+from vqpipe.runtime.progress import track
+from vqpipe.runtime.seeds import torch_rng
+from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 
+SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 256, 64, 512
+"""Images drawn, decoded and compared at once; fixed, so that results do not depend on them."""
+NUM_COMPARED = 128
+"""Samples whose nearest training image is searched for."""
 POOLED_SIDE = 32
-"""Nearest images are looked for after block means down to at most this many pixels a side."""
+"""Nearest images are searched for after block means down to at most this many pixels a side."""
+
+
+class SplitBits(Metrics):
+    """Bits of one split under the prior."""
+
+    bits_per_token: float
+    """Bits per code; lower is better."""
+
+
+class SampleDistances(Metrics):
+    """Distances of a set of images from equally many test images, named by their features; see
+    `vqpipe.metrics.distances.feature_distances`. None where not measured in these features."""
+
+    fd_clip: float | None = None
+    """Frechet distance in CLIP features; lower is better."""
+    kd_clip: float | None = None
+    """Kernel distance in CLIP features, mean over subsets; lower is better, slightly below 0 for equal sets."""
+    kd_clip_std: float | None = None
+    """Standard deviation of the kernel distance over subsets."""
+    precision_clip: float | None = None
+    """Part of the images near test images, [0, 1]; higher is better."""
+    recall_clip: float | None = None
+    """Part of the test images near these images, [0, 1]; higher is better."""
+    fid: float | None = None
+    """Frechet distance in Inception features; lower is better."""
+    kid: float | None = None
+    """Kernel distance in Inception features; lower is better."""
+    kid_std: float | None = None
+    """Standard deviation of the kernel distance over subsets."""
+    precision: float | None = None
+    """As `precision_clip`, in Inception features."""
+    recall: float | None = None
+    """As `recall_clip`, in Inception features."""
+    not_measured: str | None = None
+    """Why there are no distances; None where there are."""
+
+
+class NearestImagesMetrics(Metrics):
+    """A set of images compared with the training images."""
+
+    rmse: float
+    """Median distance to the nearest training image, grey levels in [0, 255] after block means."""
+    same_codes: float
+    """Median of the largest part of codes that one training image has in the same places, [0, 1]."""
+    copies: int
+    """Images of which one training image has all codes."""
+
+
+class MemorisationMetrics(Metrics):
+    """How near samples are to training images, compared with reconstructed test images."""
+
+    num_compared: int
+    """Images in each set."""
+    samples: NearestImagesMetrics
+    """Samples of the prior."""
+    reconstructions: NearestImagesMetrics
+    """Reconstructed test images."""
+    rmse_ratio: float
+    """`rmse` of the samples divided by that of the reconstructions: well below 1 indicates copies."""
+
+
+class PriorMetrics(Metrics):
+    """What the `prior` stage measures. Bits are None for a prior that cannot compute a likelihood."""
+
+    bits_per_image: float | None = None
+    """Cross-entropy of a test image's codes under the prior; lower is better."""
+    bits_per_token: float | None = None
+    """The same per code; lower is better."""
+    validation: SplitBits | None = None
+    """Bits of the validation split."""
+    train: SplitBits | None = None
+    """Bits of as many training images as there are test images; far below validation means overfitting."""
+    unigram_bits_per_token: float
+    """Bits per test code under the frequencies of training codes: the floor of a prior that ignores all context."""
+    unigram_bits_per_image: float
+    """The same per image."""
+    fixed_length_bits_per_token: float
+    """Bits per code without any model: mean log2 K over the groups."""
+    samples: SampleDistances
+    """Samples of the prior."""
+    unigram_samples: SampleDistances
+    """The floor: images of codes drawn by frequency."""
+    reconstructions: SampleDistances
+    """The ceiling: reconstructed test images."""
+    num_samples: int
+    """Images in each of these sets and on the side of the test images."""
+    nearest_train: MemorisationMetrics
+    """Whether samples are copies of training images."""
+    num_parameters: int
+    """Weights of the prior."""
+    num_steps: int
+    """Optimiser steps."""
+    num_rollbacks: int
+    """How often the training went back to a checkpoint because a loss was not finite."""
+    weights: Literal["ema", "last"]
+    """Which weights are published and measured."""
+    condition: ConditionKind
+    """What the prior is given."""
+    measured: dict[str, dict[str, Any]]
+    """The images and the protocol of the numbers, with a digest each; see `vqpipe.metrics.measured`."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Three sets of n images: samples, their floor, and reconstructed test images."""
+
+    codes: dict[str, Int64[Tensor, "n g h w"]]
+    images: dict[str, UInt8[Tensor, "n 3 H W"]]
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """The nearest training images of the first samples and of as many reconstructed test images."""
+
+    nearest: dict[str, NearestImages]
+    shared: dict[str, Float64[Tensor, " n"]]
+    """Largest part of codes shared with one training image."""
+
+    def metrics(self) -> MemorisationMetrics:
+        """Medians by set, and the ratio of samples to reconstructions."""
+        found = {
+            name: NearestImagesMetrics(
+                rmse=float(search.rmse.median()),
+                same_codes=float(self.shared[name].median()),
+                copies=int((self.shared[name] == 1).sum()),
+            )
+            for name, search in self.nearest.items()
+        }
+        return MemorisationMetrics(
+            num_compared=len(self.shared["samples"]),
+            rmse_ratio=found["samples"].rmse / max(found["reconstructions"].rmse, 1e-9),
+            **found,
+        )
 
 
 @torch.no_grad()
-def image_bits(prior: GPT, split: TokenSplit, batch_size: int) -> Float64[Tensor, " n"]:
-    """-log2 p(codes | label) of each image of a split under the prior, in bits; exact, in eval mode."""
-    device = prior.positions.device
+def image_bits(prior: Prior, batches: Iterable[Batch]) -> Float64[Tensor, " n"] | None:
+    """-log2 p(image | condition) of each image of a split, in bits; None where the prior has no likelihood."""
     parts = []
-    for start in range(0, len(split), batch_size):
-        indices, labels = (part.to(device) for part in split.batch(slice(start, start + batch_size)))
-        likelihood = prior.log_likelihood(indices, condition_of(prior, labels))
-        parts.append(-likelihood.double().sum(dim=(1, 2, 3)).cpu() / math.log(2))
+    for images, condition in batches:
+        likelihood = prior.log_likelihood(images.to(prior.device), condition.to(prior.device))
+        if likelihood is None:
+            return None
+        parts.append(-likelihood.double().flatten(1).sum(dim=1).cpu() / math.log(2))
     return torch.cat(parts)
+
+
+def split_bits(
+    prior: Prior,
+    batches: Mapping[str, Iterable[Batch]],
+    test: TokenSplit,
+    floor: list[Float64[Tensor, " k"]],
+) -> dict[str, Any]:
+    """The fields of `PriorMetrics` that count bits.
+
+    Args:
+        batches: the images of `train`, `validation` and `test`.
+        test: the test split's codes.
+        floor: as `unigram`.
+    """
+    num_codes, grid = prior.space.num_codes, prior.space.grid
+    tokens_per_image = prior.space.groups * math.prod(grid)
+    by_frequency = unigram_bits(floor, test)
+    fields: dict[str, Any] = {
+        "unigram_bits_per_token": by_frequency,
+        "unigram_bits_per_image": by_frequency * tokens_per_image,
+        "fixed_length_bits_per_token": bits_per_image(num_codes, grid) / tokens_per_image,
+    }
+    found = {name: image_bits(prior, own) for name, own in batches.items()}
+    means = {name: float(bits.mean()) for name, bits in found.items() if bits is not None}
+    if not means:
+        return fields
+    per_token = {name: SplitBits(bits_per_token=mean / tokens_per_image) for name, mean in means.items()}
+    return {
+        **fields,
+        "bits_per_image": means["test"],
+        "bits_per_token": per_token["test"].bits_per_token,
+        "validation": per_token["validation"],
+        "train": per_token["train"],
+    }
 
 
 def unigram(train: TokenSplit, num_codes: tuple[int, ...]) -> list[Float64[Tensor, " k"]]:
@@ -43,7 +228,7 @@ def unigram(train: TokenSplit, num_codes: tuple[int, ...]) -> list[Float64[Tenso
 
 
 def unigram_bits(floor: list[Float64[Tensor, " k"]], split: TokenSplit) -> float:
-    """Mean bits per token of a split under training frequencies: the price of ignoring all context."""
+    """Mean bits per token of a split under training frequencies: the floor of a prior that ignores all context."""
     bits = [-probs[split.indices[:, group].long()].log2().mean() for group, probs in enumerate(floor)]
     return float(torch.stack(bits).mean())
 
@@ -100,6 +285,61 @@ def same_codes(
             most = int((reference == query).sum(dim=1).max())
             best[row] = max(float(best[row]), most / flat.shape[1])
     return best
+
+
+def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
+    """`n` samples, tokens or latents, on the CPU; a function of the params, the weights and the condition."""
+    parts, config = [], prior.config
+    for start in track(range(0, n, SAMPLE_BATCH), "samples"):
+        rows = slice(start, min(start + SAMPLE_BATCH, n))
+        generator = torch_rng(config.seed, "prior", "samples", start)
+        parts.append(prior.sample(condition.rows(rows), rows.stop - start, config.sampling, generator).cpu())
+    return torch.cat(parts)
+
+
+def decode_images(
+    tokenizer: Tokenizer, codes: Int64[Tensor, "n g h w"], device: torch.device
+) -> UInt8[Tensor, "n 3 H W"]:
+    """Images of codes as uint8."""
+    starts = range(0, len(codes), IMAGE_BATCH)
+    parts = [tokenizer.decode(codes[start : start + IMAGE_BATCH].to(device)) for start in starts]
+    return torch.cat([to_uint8(part).cpu() for part in parts])
+
+
+def compare(
+    images: dict[str, UInt8[Tensor, "n 3 H W"]],
+    real: UInt8[Tensor, "n 3 H W"],
+    features: Features,
+    params: DistanceParams,
+) -> dict[str, SampleDistances]:
+    """Distances of each set from the real images; with too few images, why there are none."""
+    reason = refusal(len(real), features, params)
+    if reason is not None:
+        return {name: SampleDistances(not_measured=reason) for name in images}
+    reference = features.extract(real, IMAGE_BATCH)
+    return {
+        name: SampleDistances.model_validate(
+            feature_distances(features.extract(made, IMAGE_BATCH), reference, features, params)
+        )
+        for name, made in images.items()
+    }
+
+
+def memorisation(drawn: Drawn, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
+    """Search the training images for the first samples, and for as many reconstructed test images.
+
+    A copied code grid decodes to a training image's reconstruction and not to the image, so samples are compared with
+    reconstructions and not with test images.
+    """
+    names = ("samples", "reconstructions")
+    nearest = {name: NearestImages(drawn.images[name][:NUM_COMPARED]) for name in names}
+    for start in track(range(0, len(images), TRAIN_CHUNK), "nearest training images"):
+        chunk = images.images(start, start + TRAIN_CHUNK)
+        for search in nearest.values():
+            search.feed(chunk)
+    return Memorisation(
+        nearest, {name: same_codes(drawn.codes[name][:NUM_COMPARED], tokens) for name in names}
+    )
 
 
 def _chunks(rows: Tensor, chunk: int) -> Iterator[Tensor]:

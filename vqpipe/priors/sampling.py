@@ -1,12 +1,26 @@
-"""From logits to drawn codes: guidance, temperature, top-k, top-p, and a draw from given uniform numbers."""
+"""From logits to drawn codes, for priors over tokens: guidance, temperature, top-k, top-p, and a draw."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
-from vqpipe.params.prior import SamplingParams
+from vqpipe.priors.contract import SamplingParams
+
+
+class TokenSampling(SamplingParams):
+    """How codes are drawn from the prediction, in this order: guidance, temperature, top-k, top-p."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    """Divides the logits; 1 leaves them."""
+    top_k: Annotated[int, Field(ge=1)] | None
+    """Codes kept, the likeliest ones; null keeps all."""
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    """Smallest set of likeliest codes with at least this probability; 1 keeps all."""
 
 
 def guide(
@@ -16,7 +30,7 @@ def guide(
     return null + scale * (conditional - null)
 
 
-def probabilities(logits: Float[Tensor, "b k"], config: SamplingParams) -> Float[Tensor, "b k"]:
+def probabilities(logits: Float[Tensor, "b k"], config: TokenSampling) -> Float[Tensor, "b k"]:
     """Distribution over codes after temperature, top-k and top-p (Holtzman et al., 2020), in order; float64.
 
     Exactly min(top_k, k) codes pass top-k, the lower index first among equals. Top-p keeps the smallest set

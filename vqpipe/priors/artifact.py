@@ -1,7 +1,8 @@
-"""A trained prior as an artifact: `save_generator` with its pictures, `load_generator` for its users.
+"""A trained prior as an artifact: `save_prior` with its pictures, `load_prior` for its users.
 
-prior = load_generator(Path("artifacts/generator/vq-gpt"))
-indices = prior.sample(Condition.of_class(labels), len(labels), torch_rng(0, "mine"), prior.config.sampling)
+prior = load_prior(Path("artifacts/prior/vq-gpt"))
+condition = Condition(labels=labels)
+indices = prior.sample(condition, len(labels), prior.config.sampling, torch_rng(0, "mine"))
 images = tokenizer.decode(indices)
 """
 
@@ -19,26 +20,25 @@ from torch import Tensor
 
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, PRIOR_WEIGHTS, SAMPLES
+from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.data.images import encode_png
 from vqpipe.params.base import validate
-from vqpipe.params.prior import GPTParams
-from vqpipe.priors.gpt import GPT
-from vqpipe.priors.train import PRIORS
+from vqpipe.priors import PRIORS
+from vqpipe.priors.contract import ImageSpace, Prior
 
 GRID_COLUMNS, GRID_GAP = 8, 2
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What a generator's folder shows; all images are uint8 RGB of shape (3, H, W)."""
+class PriorPictures:
+    """The pictures in a prior's folder; all images are uint8 RGB of shape (3, H, W)."""
 
     samples: UInt8[Tensor, "n 3 H W"]
     indices: Int64[Tensor, "n g h w"]
     labels: Int64[Tensor, " n"]
-    """The classes that the samples were asked for, -1 for none."""
+    """The classes that the samples were conditioned on, -1 for none."""
     unigram: UInt8[Tensor, "n 3 H W"]
     nearest: UInt8[Tensor, "m 3 H W"]
     """The training image nearest to each of the first m samples."""
@@ -62,24 +62,24 @@ def contact_sheet(
     return sheet
 
 
-def save_generator(
-    folder: Path, prior: GPT, classes: Sequence[str], averaged: bool, pictures: Pictures
-) -> None:
+def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictures) -> None:
     """Publish a prior, whose weights are averaged ones or the last, with its samples."""
+    space = prior.space
     facts: dict[str, Any] = {
         "params": prior.config.model_dump(mode="json"),
-        "num_codes": list(prior.num_codes),
-        "grid": list(prior.grid),
-        "groups": prior.groups,
+        "num_codes": list(space.num_codes),
+        "grid": list(space.grid),
+        "groups": space.groups,
         "num_classes": prior.num_classes,
-        "classes": list(classes),
+        "classes": list(space.classes),
+        "latent_channels": space.latent_channels,
         "averaged": averaged,
     }
-    with publish_folder(folder, GENERATOR, facts) as partial:
+    with publish_folder(folder, PRIOR, facts) as partial:
         write_tensors(partial / "model.safetensors", PRIOR_WEIGHTS, prior.state_dict(), facts)
         (partial / "samples.png").write_bytes(encode_png(contact_sheet(pictures.samples)))
         (partial / "unigram.png").write_bytes(encode_png(contact_sheet(pictures.unigram)))
-        names = ["" if label < 0 else classes[label] for label in pictures.labels.tolist()]
+        names = ["" if label < 0 else space.classes[label] for label in pictures.labels.tolist()]
         pngs = [encode_png(image) for image in _pixels(pictures.samples)]
         samples = {
             "image": pngs,
@@ -100,17 +100,22 @@ def save_generator(
 
 
 @reads_whole
-def load_generator(folder: Path, device: torch.device | str = "cpu") -> GPT:
+def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
     """Read a published prior, in eval mode.
 
     Raises:
         ArtifactError: no such artifact, or one that is damaged or of another version.
+        ParamsError: a kind of prior that is not in `PRIORS`.
     """
-    read_manifest(folder, GENERATOR)
+    read_manifest(folder, PRIOR)
     tensors, facts = read_tensors(folder / "model.safetensors", PRIOR_WEIGHTS)
-    config = validate(facts["params"], "params", GPTParams, str(folder))
+    kind = PRIORS[facts["params"]["kind"]]
+    config = validate(facts["params"], "params", kind.Params, str(folder))
     height, width = facts["grid"]
-    prior = PRIORS[config.kind](config, tuple(facts["num_codes"]), (height, width), facts["num_classes"])
+    space = ImageSpace(
+        tuple(facts["num_codes"]), (height, width), tuple(facts["classes"]), facts["latent_channels"]
+    )
+    prior = kind(config, space)
     prior.load_state_dict(tensors)
     return prior.to(device).eval().requires_grad_(False)
 

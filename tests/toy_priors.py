@@ -1,0 +1,99 @@
+"""A toy prior over tokens, the example of docs/extending.md, and a toy prior over latents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams
+from vqpipe.priors.sampling import TokenSampling, draw, probabilities
+
+
+class UnigramParams(PriorParams):
+    """One distribution over codes per class, the same at every position."""
+
+    kind: Literal["unigram"]
+    """The kind of prior."""
+    sampling: TokenSampling
+    """How codes are drawn."""
+
+
+class Unigram(Prior):
+    """Draws each code independently of all others, given the image's class."""
+
+    kind: ClassVar[str] = "unigram"
+    Params: ClassVar[type[PriorParams]] = UnigramParams
+    conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class")
+
+    def __init__(self, config: UnigramParams, space: ImageSpace) -> None:
+        super().__init__(config, space)
+        # One row per class; the last one is for images without a class.
+        rows = self.num_classes + 1
+        self.logits = nn.ModuleList(nn.Embedding(rows, codes) for codes in space.num_codes)
+
+    def _scores(self, condition: Condition, n: int) -> list[Tensor]:
+        """Logits (n, k) of each group."""
+        labels = condition.labels if condition.labels is not None else torch.full((n,), -1)
+        rows = labels.to(self.device)
+        return [logits(torch.where(rows < 0, self.num_classes, rows)) for logits in self.logits]
+
+    def log_likelihood(self, batch: Tensor, condition: Condition) -> Tensor:
+        """Natural log-probability of each code, (b, g, h, w)."""
+        terms = []
+        for group, scores in enumerate(self._scores(condition, len(batch))):
+            codes = batch[:, group].flatten(1)  # (b, h * w)
+            terms.append(scores.log_softmax(-1).gather(1, codes).view(batch[:, group].shape))
+        return torch.stack(terms, dim=1)
+
+    def loss(self, batch: Tensor, condition: Condition) -> Tensor:
+        """Cross-entropy in nats per code."""
+        return -self.log_likelihood(batch, condition).mean()
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
+    ) -> Tensor:
+        """Codes (n, g, h, w)."""
+        self.begin_sampling(condition, n)
+        positions = math.prod(self.space.grid)
+        drawn = []
+        for scores in self._scores(condition, n):
+            uniform = torch.rand(n * positions, generator=generator)
+            rows = probabilities(scores, sampling).repeat_interleave(positions, dim=0)
+            drawn.append(draw(rows, uniform).view(n, *self.space.grid))
+        return torch.stack(drawn, dim=1)
+
+
+class NormalParams(PriorParams):
+    """One normal distribution per position of the latent."""
+
+    kind: Literal["normal"]
+
+
+class Normal(Prior):
+    """Draws each latent vector independently; it has no likelihood of codes, and takes no condition."""
+
+    kind: ClassVar[str] = "normal"
+    Params: ClassVar[type[PriorParams]] = NormalParams
+    models: ClassVar[Literal["tokens", "latents"]] = "latents"
+
+    def __init__(self, config: NormalParams, space: ImageSpace) -> None:
+        super().__init__(config, space)
+        self.mean = nn.Parameter(torch.zeros(space.latent_channels, *space.grid))
+
+    def loss(self, batch: Tensor, condition: Condition) -> Tensor:
+        return F.mse_loss(self.mean.expand_as(batch), batch)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, n: int, sampling: Any, generator: torch.Generator) -> Tensor:
+        self.begin_sampling(condition, n)
+        noise = torch.randn(n, *self.mean.shape, generator=generator)
+        return self.mean + noise.to(self.device)
+
+
+PLACES = {"unigram": "tests.toy_priors:Unigram", "normal": "tests.toy_priors:Normal"}
+"""Their lines of `vqpipe.priors.PRIORS`."""

@@ -1,0 +1,82 @@
+"""What holds for every prior of the table, and what the base class refuses."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small_priors import GRID, ONE, images, labels, params, space
+from tests.toy_priors import Unigram
+from vqpipe.errors import MismatchError, ParamsError
+from vqpipe.params.base import validate
+from vqpipe.priors import PRIORS, AnyPrior
+from vqpipe.priors.contract import PARTS, Condition, ConditionKind, Prior, PriorParams
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_every_prior_of_the_table_states_what_it_is(kind: str) -> None:
+    prior = PRIORS[kind]
+    assert issubclass(prior, Prior)
+    assert issubclass(prior.Params, PriorParams)
+    assert prior.kind == kind == get_args(prior.Params.model_fields["kind"].annotation)[0]
+    assert prior.models in ("tokens", "latents")
+    assert prior.known_tokens in ("none", "prefix", "any")
+    assert "none" in prior.conditions
+    assert set(prior.conditions) <= set(PARTS) == set(get_args(ConditionKind))
+
+
+def test_a_condition_that_a_prior_does_not_take_is_refused_when_params_are_read() -> None:
+    content = params().model_dump(mode="json")
+    with pytest.raises(
+        ParamsError, match=r"prior\.condition: the prior gpt .*choices: none, class\n.*'text'"
+    ):
+        validate({**content, "condition": "text"}, "prior", AnyPrior)
+    with pytest.raises(ParamsError, match=r"'none', 'class', 'text' or 'label_map'"):
+        validate({**content, "condition": "sound"}, "prior", AnyPrior)
+
+
+def test_a_condition_has_one_row_per_image() -> None:
+    whole = Condition(labels=labels(), tokens=images(ONE))
+    assert list(whole.parts) == ["labels", "tokens"]
+    some = whole.rows(slice(1, 3)).to(torch.device("cpu"))
+    assert torch.equal(some.parts["labels"], labels()[1:3])
+    assert torch.equal(some.parts["tokens"], images(ONE)[1:3])
+    assert Condition().rows(slice(0, 9)).parts == {}
+
+
+class Anywhere(Unigram):
+    """Takes any subset of known tokens."""
+
+    known_tokens: Literal["none", "prefix", "any"] = "any"
+
+
+def toy(prior: type[Unigram]) -> Unigram:
+    content = params().model_dump(mode="json", exclude={"model", "token_noise"})
+    return prior(validate({**content, "kind": "unigram"}, "prior", prior.Params), space(ONE)).eval()
+
+
+def holes() -> Tensor:
+    tokens = images(ONE)
+    tokens[:, :, 0, 1] = -1
+    return tokens
+
+
+def test_known_tokens_are_for_priors_that_take_them() -> None:
+    toy(Anywhere).check_condition(Condition(tokens=holes()), 5)
+    with pytest.raises(MismatchError, match=r"unigram .* cannot be given tokens\n.*\n.*choices:  labels"):
+        toy(Unigram).check_condition(Condition(tokens=holes()), 5)
+    for tokens, message in (
+        (holes() - 1, "codebook\n.*-2"), (holes()[..., :2], r"wrong shape\n.*2\)"), (holes()[:4], "one entry per image"),
+    ):  # fmt: skip
+        with pytest.raises(MismatchError, match=message):
+            toy(Anywhere).check_condition(Condition(tokens=tokens), 5)
+
+
+def test_a_prior_without_a_likelihood_says_so() -> None:
+    prior = toy(Unigram)
+    assert Prior.log_likelihood(prior, images(ONE), Condition()) is None
+    assert prior.space.grid == GRID
+    assert prior.takes == ("labels",)

@@ -1,0 +1,32 @@
+"""The prior artifact: a trained prior over tokens or latents, and its samples."""
+
+from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
+
+PRIOR_WEIGHTS = TensorSpec(
+    "prior_weights", 2, {}, stage="prior", open=True,
+    about="weights of a prior; facts: params, num_codes, grid, groups, classes, num_classes (0 unless conditioned on "
+    "them), latent_channels, averaged",
+)  # fmt: skip
+
+SAMPLES = TableSpec(
+    "samples", 1,
+    {"image": "binary", "label": "int32", "label_name": "string", "indices": "list<int32>"},
+    stage="prior",
+    about="samples as PNG with the class they were conditioned on; indices flattened from (g, h, w)",
+)  # fmt: skip
+
+NEAREST = TableSpec(
+    "nearest", 1,
+    {
+        "sample": "binary", "train": "binary", "train_id": "string", "rmse": "double", "same_codes": "double",
+    },
+    stage="prior",
+    about="samples with the training image nearest in pixels; rmse in [0, 255]; "
+    "same_codes: the largest part of codes that any training image shares",
+)  # fmt: skip
+
+PRIOR = FolderSpec(
+    "prior", 1, stage="prior",
+    required=("model.safetensors", "samples.png", "unigram.png", "samples.parquet", "nearest.parquet"),
+    about="a prior, its samples as a grid and as rows, its floor, the nearest training images",
+)  # fmt: skip
