@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.nearest import as_latent, fresh, latent, rows, set_codes
-from tests.recipes import DIM
-from tests.recipes_nearest import CONTRASTIVE, CVQ
+from tests.recipes import CONTRASTIVE, CVQ, DIM
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers.nearest import ContrastiveParams
-from vqpipe.quantizers import cvq, tiles
+from vqpipe.quantizers import cvq, soft
+from vqpipe.quantizers.cvq import ContrastiveParams
 
 
 @pytest.mark.parametrize("anchor", ["closest", "probrandom", "random"])
@@ -123,7 +122,7 @@ def test_cvq_in_tiles_is_the_same_and_holds_no_more_than_a_tile(monkeypatch: pyt
 
     plain = cvq.similarities
     monkeypatch.setattr(cvq, "similarities", recorded)
-    monkeypatch.setitem(tiles.TILE, "cpu", 2000)
+    monkeypatch.setitem(soft.TILE, "cpu", 2000)
     tiled = run()
     torch.testing.assert_close(whole, tiled)
     assert max(made) <= 2000

@@ -13,11 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import DIM, LC, VQ, VQCT, centroids, words
-from tests.recipes_nearest import CVQ, EMA, FC, REG_VQ, SIM_VQ
+from tests.recipes import CVQ, DIM, EMA, FC, LC, REG_VQ, SIM_VQ, VQ, VQCT, patches, words
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import Quantized
+from vqpipe.quantizers import AnyQuantizer, Quantized
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
 
 N = 2 * 3 * 5
@@ -26,12 +24,12 @@ ORDERS = [("commitment", 0.3, 1.0), ("codebook", 1.0, 0.3)]
 orders = pytest.mark.parametrize(("beta_on", "commitment", "codebook"), ORDERS)
 
 
-def passed(params: dict[str, Any], prior: Any = None) -> tuple[NearestCodeQuantizer, Tensor, Quantized]:
+def passed(params: dict[str, Any], codebook: Any = None) -> tuple[NearestCodeQuantizer, Tensor, Quantized]:
     """A quantizer with codes that are spread out, latents, and one pass whose loss has gone backwards."""
     from vqpipe.quantizers import build
 
     torch.manual_seed(0)
-    quantizer = build(validate(params, "quantizer", QuantizerParams), prior).train()  # type: ignore[arg-type]
+    quantizer = build(validate(params, "quantizer", AnyQuantizer), codebook).train()  # type: ignore[arg-type]
     assert isinstance(quantizer, NearestCodeQuantizer)
     if "codes" in quantizer.state_dict():
         with torch.no_grad():
@@ -135,14 +133,14 @@ def test_the_contrastive_term_of_cvq_moves_codes_alone() -> None:
 
 
 @orders
-def test_reg_vq_adds_the_divergence_from_the_prior(beta_on: str, commitment: float, codebook: float) -> None:
+def test_reg_vq_adds_the_divergence_from_even_use(beta_on: str, commitment: float, codebook: float) -> None:
     quantizer, z, out = passed({**REG_VQ, "beta": 0.3, "beta_on": beta_on, "prior_weight": 0.2})
     latents, codes = rows(z).double().requires_grad_(), out.vectors[0].detach().double().requires_grad_()
     mean = (-torch.cdist(latents, codes).square() / 0.5).softmax(1).mean(0)  # 0.5: the temperature at the end
     uniform = torch.full_like(mean, 1 / len(codes))
-    prior = (uniform * (uniform / mean).log()).sum()
-    prior.backward()
-    torch.testing.assert_close(out.terms["prior"].double(), prior.detach(), rtol=1e-5, atol=0)
+    divergence = (uniform * (uniform / mean).log()).sum()
+    divergence.backward()
+    torch.testing.assert_close(out.terms["prior"].double(), divergence.detach(), rtol=1e-5, atol=0)
     assert latents.grad is not None
     assert codes.grad is not None
     close(rows(z.grad), 0.2 * latents.grad.float() + on_latents(z, out, commitment))
@@ -157,7 +155,7 @@ def test_a_linear_map_gets_the_gradient_of_all_codes(
 ) -> None:
     changes = {"beta": 0.3, "beta_on": beta_on}
     if kind == "lc":
-        quantizer, z, out = passed({**LC, **changes}, centroids())
+        quantizer, z, out = passed({**LC, **changes}, patches())
         name, frozen = "projector", quantizer.get_buffer("centroids")
     else:
         quantizer, z, out = passed({**SIM_VQ, **changes, "bias": True})
@@ -189,13 +187,13 @@ def test_vqct_sums_the_losses_of_its_halves(beta_on: str, commitment: float, cod
 
 
 @pytest.mark.parametrize(
-    ("params", "prior"),
-    [(VQ, None), (EMA, None), (CVQ, None), (SIM_VQ, None), (LC, centroids()), (VQCT, words())],
+    ("params", "codebook"),
+    [(VQ, None), (EMA, None), (CVQ, None), (SIM_VQ, None), (LC, patches()), (VQCT, words())],
     ids=["vq", "ema", "cvq", "sim_vq", "lc", "vqct"],
 )
-def test_beta_zero_takes_the_commitment_away(params: dict[str, Any], prior: Any) -> None:
+def test_beta_zero_takes_the_commitment_away(params: dict[str, Any], codebook: Any) -> None:
     _, z, out = (
-        passed({**params, "beta": 0.0}, prior) if params is not EMA else passed({**params, "beta": 0.0})
+        passed({**params, "beta": 0.0}, codebook) if params is not EMA else passed({**params, "beta": 0.0})
     )
     assert z.grad is not None
     assert not z.grad.any()

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.nearest import as_latent, fresh, latent, rows, set_codes
-from tests.recipes import DIM, VQ
-from tests.recipes_nearest import CONTRASTIVE, CVQ, EMA, FC, REG_VQ, SIM_VQ
+from tests.recipes import CONTRASTIVE, CVQ, DIM, EMA, FC, REG_VQ, SIM_VQ, VQ
 from vqpipe.errors import ParamsError
-from vqpipe.quantizers import tiles
+from vqpipe.quantizers import soft
 
 # ema
 
@@ -172,7 +171,7 @@ def test_reg_vq_samples_by_likelihood_at_the_temperature_of_the_time() -> None:
         torch.testing.assert_close(share, expected, rtol=0, atol=0.04)
 
 
-def test_reg_vq_prior_is_zero_for_even_use_and_finite_for_codes_out_of_reach() -> None:
+def test_reg_vq_divergence_is_zero_for_even_use_and_finite_for_codes_out_of_reach() -> None:
     quantizer = fresh(REG_VQ, num_codes=4, stochastic_share=0.0)
     set_codes(quantizer, 5 * torch.eye(DIM)[:4])
     even = quantizer(as_latent(5 * torch.eye(DIM)[:4]))
@@ -195,7 +194,7 @@ def test_reg_vq_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fresh(REG_VQ, stochastic_share=0.0)
     out = whole(z)
     out.loss.backward()
-    monkeypatch.setitem(tiles.TILE, "cpu", 16 * 10)
+    monkeypatch.setitem(soft.TILE, "cpu", 16 * 10)
     tiled = fresh(REG_VQ, stochastic_share=0.0)
     again = tiled(z)
     again.loss.backward()

@@ -9,14 +9,14 @@ from tests.ranks import run_two
 PROGRAM = """
 import torch
 from tests.recipes import DIM, VQ
-from tests.recipes_soft import GUMBEL, IBQ, LFQ, SQ_VAE, residual
+from tests.recipes import GUMBEL, IBQ, LFQ, SQ_VAE, residual
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.quantizers import AnyQuantizer
 from vqpipe.quantizers import build
 
 def fresh(params):
     torch.manual_seed(0)
-    return build(validate(params, "quantizer", QuantizerParams), None).train()
+    return build(validate(params, "quantizer", AnyQuantizer), None).train()
 
 def same(tensors):
     for tensor in tensors:

@@ -9,9 +9,9 @@ from tests.ranks import run_two
 PROGRAM = """
 import torch
 from tests.recipes import DIM
-from tests.recipes_nearest import CONTRASTIVE, CVQ, EMA, REG_VQ
+from tests.recipes import CONTRASTIVE, CVQ, EMA, REG_VQ
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
+from vqpipe.quantizers import AnyQuantizer
 from vqpipe.quantizers import build
 
 torch.manual_seed(1)
@@ -19,7 +19,7 @@ batches = torch.randn(4, 4, DIM, 3, 5)
 
 def train(params, own, seed):
     torch.manual_seed(0)
-    quantizer = build(validate(params, "quantizer", QuantizerParams), None).train()
+    quantizer = build(validate(params, "quantizer", AnyQuantizer), None).train()
     torch.manual_seed(seed)
     losses, grads = [], []
     for batch in batches:
@@ -75,7 +75,7 @@ assert torch.equal(split.codes, other)
 # In eval ranks may see unequal numbers of batches: nothing waits for the other.
 if rank == 0:
     for params in cases:
-        quantizer = build(validate({**params, "init": "uniform"}, "quantizer", QuantizerParams), None)
+        quantizer = build(validate({**params, "init": "uniform"}, "quantizer", AnyQuantizer), None)
         quantizer.eval()(batches[0])
 """
 

@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import VQ
-from tests.recipes_soft import residual
+from tests.recipes import VQ, residual
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import build
+from vqpipe.quantizers import AnyQuantizer, build
 from vqpipe.quantizers.estimators import rotation
 
 
@@ -96,7 +94,7 @@ def test_the_angle_between_gradient_and_code_is_kept() -> None:
 def test_residual_turns_once_from_z_to_the_sum_of_its_stages() -> None:
     torch.manual_seed(0)
     params = residual({**VQ, "estimator": "rotation", "init": "data"}, num_stages=3)
-    quantizer = build(validate(params, "quantizer", QuantizerParams), None).train()  # type: ignore[arg-type]
+    quantizer = build(validate(params, "quantizer", AnyQuantizer), None).train()  # type: ignore[arg-type]
     z = torch.randn(2, 8, 3, 4, requires_grad=True)
     weight = torch.randn_like(z)
     quantizer.initialise(z)
