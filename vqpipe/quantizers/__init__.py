@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     AnyQuantizer = QuantizerParams
 else:
     AnyQuantizer = QUANTIZERS.params()
-    """The type of a field that takes the params of any method, told apart by `kind`."""
+    """The type of a field that takes the params of any method, by its `kind`."""
 
 
 def build(config: QuantizerParams, codebook: Prior) -> Quantizer:

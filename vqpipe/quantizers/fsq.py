@@ -6,7 +6,7 @@ For L levels, with h = (L - 1) (1 + margin) / 2 and o = 1/2 where L is even, els
 
     bound(z) = h tanh(z + s) - o,  digit = round(bound(z)) + floor(L / 2),  value = round(bound(z)) / floor(L / 2)
 
-so that values lie in [-1, 1], symmetric where L is odd, from -1 to 1 - 2 / L where it is even. The shift s brings
+so that values are in [-1, 1], symmetric where L is odd, from -1 to 1 - 2 / L where it is even. The shift s brings
 z = 0 to a value of 0: tan(o / h) in the paper's listing, atanh(o / h) exactly; `shift` says which. The gradient of
 z_q is that of bound(z) / floor(L / 2): straight through the rounding, not through tanh. There is no loss and
 nothing to train.
