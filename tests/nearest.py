@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import build
+from vqpipe.quantizers import AnyQuantizer, build
 from vqpipe.quantizers.nearest import NearestCodeQuantizer
 
 
 def fresh(params: dict[str, Any], **changes: Any) -> NearestCodeQuantizer:
     torch.manual_seed(0)
-    quantizer = build(validate({**params, **changes}, "quantizer", QuantizerParams), None)  # type: ignore[arg-type]
+    quantizer = build(validate({**params, **changes}, "quantizer", AnyQuantizer), None)  # type: ignore[arg-type]
     assert isinstance(quantizer, NearestCodeQuantizer)
     return quantizer.train()
 

@@ -1,15 +1,24 @@
-"""How to build each quantizer of QUANTIZERS in small: what the property tests run over."""
+"""How to build each quantizer of QUANTIZERS in small: the cases of the property tests.
+
+A quantizer needs no recipe here: without one, the example of its class (`About.example`) is its case. Those below are
+forms of each method: the papers', their reference code's, those of ablations, and `residual` over several bases.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from tests.tiny import TOKENIZER
 from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.words import Words
-from vqpipe.quantizers import Prior
+from vqpipe.params.base import validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
+from vqpipe.tokenizers.tokenizer import Tokenizer
 
 DIM = 8
 
@@ -26,21 +35,25 @@ def words() -> Any:
     )
 
 
-def centroids() -> Any:
+def patches() -> Any:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
     return Centroids(vectors, torch.ones(40, dtype=torch.int64), {})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to build a quantizer: its params, its prior, which parameters its loss must move, whether its codes
-    have names, and whether z gets the gradient of z_q as it is (where the method has none of its own)."""
+    """One way to build a quantizer."""
 
     params: dict[str, Any]
-    prior: Prior = None
-    trained: set[str] = field(default_factory=set)
+    codebook: Prior = None
+    """The pretrained codebook."""
+    trained: set[str] | None = field(default_factory=set)
+    """The parameters that its loss must move; None for all of them."""
     named: bool = False
+    """Whether its codes have names."""
     identity: bool = True
+    """Whether z gets the gradient of z_q unchanged, where the method has none of its own."""
+    prior = property(lambda self: self.codebook)  # shim: moved
 
 
 COMMON = {"dim": DIM, "beta": 0.25, "beta_on": "commitment"}
@@ -61,31 +74,234 @@ LAYERS = {f"transfer.layers.{i}.{part}" for i in range(3) for part in ("weight",
 TWO = {name for name in LAYERS if ".2." not in name}
 PROJECTOR = {"projector.weight", "projector.bias"}
 
-RECIPES: dict[str, dict[str, Recipe]] = {
+
+COSINE = {"kind": "cosine", "start": 0.9, "end": 0.1}
+EXPONENTIAL = {"kind": "exponential", "start": 1.0, "end": 0.05, "until": 0.5}
+GUMBEL = {
+    "kind": "gumbel",
+    "dim": DIM,
+    "num_codes": 16,
+    "temperature": COSINE,
+    "kl_weight": 0.01,
+    "hard": False,
+}
+SQ_VAE = {
+    "kind": "sq_vae",
+    "dim": DIM,
+    "num_codes": 16,
+    "temperature": EXPONENTIAL,
+    "weight": 0.1,
+    "variance": "global",
+    "start_variance": 0.5,
+    "init": "normal",
+}
+ENTROPY = {"entropy_weight": 0.05, "sample_weight": 1.0, "batch_weight": 1.0, "inverse_temperature": 2.0}
+IBQ = {"kind": "ibq", "dim": DIM, "num_codes": 16, "beta": 0.25, "init": "uniform", **ENTROPY}
+FSQ = {"kind": "fsq", "dim": DIM, "levels": [8, 5, 3, 3, 3, 2, 2, 4], "margin": 0.001, "shift": "atanh"}
+LFQ = {"kind": "lfq", "dim": DIM, "commitment_weight": 0.25, **ENTROPY}
+RESIDUAL = {"kind": "residual", "base": VQ, "num_stages": 3, "shared": False, "reduce": "sum"}
+
+CONVOLUTION = {"codes", "logits.weight", "logits.bias"}
+HEAD = {"log_variance_of.weight", "log_variance_of.bias"}
+
+
+def staged(names: set[str], num_stages: int) -> set[str]:
+    return {f"stages.{stage}.{name}" for stage in range(num_stages) for name in names}
+
+
+def residual(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**RESIDUAL, "base": base, **changes}
+
+
+LEARNED = {**COMMON, "num_codes": 16, "init": "uniform"}
+EMA = {
+    "kind": "ema",
+    "dim": DIM,
+    "num_codes": 16,
+    "beta": 1.0,
+    "decay": 0.99,
+    "epsilon": 1e-5,
+    "init": "uniform",
+    "restart": None,
+}
+RESTART = {"threshold": 0.9, "every": 2}
+FC = {"kind": "fc", **LEARNED, "normalise": True}
+CVQ = {"kind": "cvq", **LEARNED, "anchor": "closest", "decay": 0.99, "contrastive": None}
+CONTRASTIVE = {"weight": 0.5, "temperature": 0.07}
+REG_VQ = {
+    "kind": "reg_vq",
+    **LEARNED,
+    "temperature": {"kind": "cosine", "start": 4.0, "end": 0.5},
+    "prior_weight": 0.1,
+    "stochastic_share": 0.4,
+}
+SIM_VQ = {"kind": "sim_vq", **LEARNED, "bias": False, "init": "standard"}
+TURNED = {"estimator": "rotation"}
+
+VECTORS = {"adjective_vectors", "noun_vectors"}
+SINGLE = {**VQCT, "codebooks": "single"}
+WORDS_ALONE = {**SINGLE, "transfer": {"kind": "none"}}
+BARE = {**LC, "projector": False}
+
+
+def short(dim: int) -> Recipe:
+    """Centroids of the quantizer's own dimension, used as they are."""
+    whole = patches()
+    return Recipe(BARE, type(whole)(whole.vectors[:, :dim].contiguous(), whole.counts, {}))
+
+
+T = TypeVar("T", bound=Tokenizer)
+
+
+ALL: dict[str, dict[str, Recipe]] = {
+    "cvq": {
+        "closest": Recipe(CVQ, None, {"codes"}),
+        "probrandom-contrastive": Recipe(
+            {**CVQ, "anchor": "probrandom", "distance": "cosine", "contrastive": CONTRASTIVE}, None, {"codes"}
+        ),
+        "random-data": Recipe({**CVQ, "anchor": "random", "init": "data"}, None, {"codes"}),
+    },
+    "ema": {
+        "uniform": Recipe(EMA),
+        "data": Recipe({**EMA, "init": "data"}),
+        "restart": Recipe({**EMA, "restart": RESTART}),
+    },
+    "fc": {
+        "sphere": Recipe(FC, None, {"codes"}, identity=False),
+        "sphere-data": Recipe({**FC, "init": "data", "num_codes": 70}, None, {"codes"}, identity=False),
+        "plain": Recipe({**FC, "normalise": False, "beta_on": "codebook"}, None, {"codes"}),
+    },
+    "fsq": {
+        "port": Recipe(FSQ),
+        "paper": Recipe({**FSQ, "margin": -0.001, "shift": "tan"}),
+    },
+    "gumbel": {
+        "soft": Recipe(GUMBEL, None, CONVOLUTION),
+        "hard": Recipe({**GUMBEL, "hard": True, "kl_warmup": 0.1}, None, CONVOLUTION),
+    },
+    "ibq": {
+        "uniform": Recipe(IBQ, None, {"codes"}),
+        "data-no-entropy": Recipe({**IBQ, "init": "data", "entropy_weight": 0.0}, None, {"codes"}),
+    },
+    "lc": {
+        "paper": Recipe({**LC, "beta": 0.33, "beta_on": "codebook"}, patches(), PROJECTOR),
+        "reference": Recipe({**LC, "distance": "euclidean"}, patches(), PROJECTOR),
+        "data": Recipe({**LC, "init": "data"}, patches(), PROJECTOR),
+        "rotation": Recipe({**LC, **TURNED}, patches(), PROJECTOR, identity=False),
+        "trainable": Recipe({**LC, "trainable": True}, patches(), PROJECTOR | {"centroids"}),
+        "random-data": Recipe({**LC, "source": "random", "init": "data"}, patches(), PROJECTOR),
+        "random-trainable-euclidean": Recipe(
+            {**LC, "source": "random", "trainable": True, "distance": "euclidean"},
+            patches(), PROJECTOR | {"centroids"},
+        ),
+        "no-projector": short(8),
+        "no-projector-trainable": Recipe({**BARE, "trainable": True}, short(8).codebook, {"centroids"}),
+    },
+    "lfq": {
+        "entropy": Recipe(LFQ),
+        "commitment": Recipe({**LFQ, "entropy_weight": 0.0}),
+    },
+    "reg_vq": {
+        "paper": Recipe(REG_VQ, None, {"codes"}),
+        "data-no-divergence": Recipe({**REG_VQ, "init": "data", "prior_weight": 0.0}, None, {"codes"}),
+    },
+    "residual": {
+        "vq": Recipe(RESIDUAL, None, staged({"codes"}, 3)),
+        "vq-shared-data": Recipe(
+            residual({**VQ, "init": "data"}, shared=True, reduce="mean"), None, staged({"codes"}, 1)
+        ),
+        "gumbel": Recipe(residual({**GUMBEL, "hard": True}, num_stages=2), None, staged(CONVOLUTION, 2)),
+        "fsq": Recipe(residual({**FSQ, "levels": [5] * DIM}, num_stages=2, stage_scale=0.25)),
+        "lfq": Recipe(residual(LFQ, num_stages=2, stage_scale=0.5)),
+        "lc": Recipe(residual(LC, num_stages=2), patches(), staged(PROJECTOR, 2)),
+        "vqct": Recipe(residual(VQCT, num_stages=2), words(), staged(LAYERS, 2), named=True),
+        "ema": Recipe(residual({**EMA, "restart": RESTART})),
+        "ema-shared": Recipe(residual(EMA, shared=True)),
+        "cvq-shared": Recipe(residual(CVQ, shared=True), None, staged({"codes"}, 1)),
+        "vqct-rotation": Recipe(
+            residual({**VQCT, **TURNED}, num_stages=2), words(), staged(LAYERS, 2), named=True, identity=False
+        ),
+        "vqct-two-adjectives": Recipe(
+            residual({**VQCT, "topk_adjectives": 2}, num_stages=2), words(), staged(LAYERS, 2), named=True
+        ),
+        "lc-no-projector": Recipe(residual(BARE, num_stages=2), short(8).codebook),
+    },
+    "sim_vq": {
+        "paper": Recipe(SIM_VQ, None, {"map.weight"}),
+        "data": Recipe({**SIM_VQ, "bias": True, "init": "data"}, None, {"map.weight", "map.bias"}),
+    },
+    "sq_vae": {
+        "global": Recipe(SQ_VAE, None, {"codes", "log_variance"}),
+        "position-data": Recipe(
+            {**SQ_VAE, "variance": "position", "init": "data"}, None, {"codes", "log_variance"} | HEAD
+        ),
+    },
     "vq": {
         "uniform": Recipe(VQ, None, {"codes"}),
         "data": Recipe({**VQ, "init": "data", "num_codes": 70}, None, {"codes"}),
         "legacy": Recipe({**VQ, "beta_on": "codebook"}, None, {"codes"}),
+        "rotation": Recipe({**VQ, **TURNED}, None, {"codes"}, identity=False),
     },
     "vqct": {
         "paper": Recipe(VQCT, words(), LAYERS, named=True),
         "paper-data": Recipe({**VQCT, "init": "data"}, words(), LAYERS, named=True),
         "reference": Recipe({**VQCT, "transfer": REFERENCE}, words(), TWO, named=True),
         "mlp-data": Recipe({**VQCT, "transfer": MLP, "init": "data"}, words(), TWO, named=True),
-    },
-    "lc": {
-        "paper": Recipe({**LC, "beta": 0.33, "beta_on": "codebook"}, centroids(), PROJECTOR),
-        "reference": Recipe({**LC, "distance": "euclidean"}, centroids(), PROJECTOR),
-        "data": Recipe({**LC, "init": "data"}, centroids(), PROJECTOR),
+        "rotation": Recipe({**VQCT, **TURNED}, words(), LAYERS, named=True, identity=False),
+        "single-gcn": Recipe(SINGLE, words(), LAYERS, named=True),
+        "single-mlp-data": Recipe({**SINGLE, "transfer": MLP, "init": "data"}, words(), TWO, named=True),
+        "single-frozen": Recipe(WORDS_ALONE, words(), named=True),
+        "single-tuned": Recipe({**WORDS_ALONE, "trainable_words": True}, words(), VECTORS, named=True),
+        "multi-frozen": Recipe({**VQCT, "transfer": {"kind": "none"}}, words(), named=True),
+        "gcn-tuned": Recipe({**VQCT, "trainable_words": True}, words(), LAYERS | VECTORS, named=True),
+        "random-mlp": Recipe({**VQCT, "transfer": MLP, "words": "random"}, words(), TWO, named=True),
+        "random-single-frozen": Recipe({**WORDS_ALONE, "words": "random"}, words(), named=True),
+        "two-adjectives": Recipe(
+            {**VQCT, "transfer": REFERENCE, "topk_adjectives": 2}, words(), TWO, named=True
+        ),
+        "three-adjectives-data-tuned": Recipe(
+            {**VQCT, "transfer": {**GCN, "final_relu": False}, "init": "data", "topk_adjectives": 3,
+             "trainable_words": True},
+            words(), LAYERS | VECTORS, named=True,
+        ),
+        "two-adjectives-rotation": Recipe(
+            {**VQCT, "transfer": {**GCN, "final_relu": False}, "topk_adjectives": 2, "estimator": "rotation"},
+            words(), LAYERS, named=True, identity=False,
+        ),
     },
 }  # fmt: skip
+"""Recipes by kind and by name."""
 
 
-def merged(*parts: dict[str, dict[str, Recipe]]) -> dict[str, dict[str, Recipe]]:
-    """The recipes of several files, which may add to the same kind under other names."""
-    whole: dict[str, dict[str, Recipe]] = {}
-    for part in parts:
-        for kind, recipes in part.items():
-            assert not whole.get(kind, {}).keys() & recipes.keys(), f"{kind} has two recipes of one name"
-            whole[kind] = {**whole.get(kind, {}), **recipes}
-    return whole
+PRETRAINED = {"none": None, "words": words(), "patches": patches()}
+"""The pretrained codebook that the params ask for."""
+
+
+def example(kind: str) -> Recipe:
+    """The example that a quantizer's class gives."""
+    params = dict(QUANTIZERS[kind].about.example)
+    needed = validate(params, "example", AnyQuantizer).codebook
+    return Recipe(params, PRETRAINED[needed], trained=None, named=needed == "words", identity=False)
+
+
+def every_recipe() -> dict[str, Recipe]:
+    """Recipes by `kind-name`, and `kind-example` of the quantizers without recipes."""
+    by_kind = {kind: ALL.get(kind, {"example": example(kind)}) for kind in sorted(QUANTIZERS)}
+    return {f"{kind}-{name}": own[name] for kind, own in by_kind.items() for name in sorted(own)}
+
+
+def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> T:  # type: ignore[assignment]
+    """A tiny tokenizer of a recipe in eval mode, initialised from data where the recipe asks for it."""
+    quantizer = validate(recipe.params, "quantizer", AnyQuantizer)
+    section = {**TOKENIZER, "quantizer": recipe.params, "codebook": quantizer.codebook, **changes}
+    section["prior"] = section.pop("codebook")  # shim: moved
+    config = validate(section, "tokenizer", TokenizerParams)
+    torch.manual_seed(0)
+    tokenizer = cls(config, build(config.quantizer, recipe.codebook))
+    side = config.resolution
+    tokenizer.train()(torch.rand(8, 3, side, side) * 2 - 1)
+    return tokenizer.eval().requires_grad_(False)
+
+
+RECIPES = ALL  # shim: moved
+centroids = patches  # shim: moved

@@ -9,12 +9,11 @@ import torch
 from vector_quantize_pytorch import VectorQuantize
 
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 
 
-def ours(**params: Any) -> QuantizerModule:
-    return build(validate(params, "quantizer", QuantizerParams), None).train()  # type: ignore[arg-type]
+def ours(**params: Any) -> Quantizer:
+    return build(validate(params, "quantizer", AnyQuantizer), None).train()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("k", "d", "decay"), [(64, 4, 0.99), (300, 32, 0.8)])

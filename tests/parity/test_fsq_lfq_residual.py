@@ -10,13 +10,12 @@ from torch import Tensor
 from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ
 
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 
 
-def ours(**params: Any) -> QuantizerModule:
+def ours(**params: Any) -> Quantizer:
     torch.manual_seed(0)
-    return build(validate(params, "quantizer", QuantizerParams), None).train()  # type: ignore[arg-type]
+    return build(validate(params, "quantizer", AnyQuantizer), None).train()  # type: ignore[arg-type]
 
 
 def gradient(z: Tensor, value: Tensor) -> Tensor:

@@ -1,6 +1,13 @@
-"""The tiled search against the naive form that defines it."""
+"""The tiled search, and the fused kernel interpreted on the CPU, against the naive form that defines them."""
 
 from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +17,8 @@ from hypothesis import strategies as st
 from tests.searches import KINDS, naive, naive_topk
 from tests.storage import LargestOutput
 from vqpipe.codebooks.search import Metric, nearest, nearest_topk
+
+ROOT = Path(__file__).parents[2]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -113,3 +122,22 @@ def test_memory_is_bounded_by_the_tile(codes_collapsed: bool) -> None:
     assert outputs.peak >= 1 << 20  # the recorder did see the tile
     picked = torch.randperm(len(z))[:5]
     assert torch.equal(index[picked], naive(z[picked], codes, "euclidean"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch brings Triton on Linux alone")
+def test_the_fused_search_equals_the_naive_form() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.searches"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["compared"] == 52
+    assert found["different"] == []
+    assert found["not_finite"] == [0, 0]
+    ordinary, doubled = found["settled"]
+    assert ordinary > 0.98  # else the kernel settles nothing, and the tiled search did the work
+    assert doubled == 0.0  # equal costs are never settled by rounded scores

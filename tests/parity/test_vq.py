@@ -7,8 +7,7 @@ import torch
 from vector_quantize_pytorch import VectorQuantize
 
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers.nearest import VqParams
-from vqpipe.quantizers.vq import VectorQuantizer
+from vqpipe.quantizers.vq import VectorQuantizer, VqParams
 
 
 @pytest.mark.parametrize(("k", "d"), [(64, 4), (300, 32)])

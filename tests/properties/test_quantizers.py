@@ -1,4 +1,4 @@
-"""What every entry of QUANTIZERS must do. A new entry needs a recipe here, or the first test fails."""
+"""What every entry of QUANTIZERS must do; a new entry is tested by the example of its class."""
 
 from __future__ import annotations
 
@@ -12,38 +12,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.every_recipe import ALL
-from tests.recipes import DIM, Recipe
+from tests.recipes import DIM, Recipe, every_recipe, example, words
+from vqpipe.errors import MismatchError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.params.quantizers.residual import ResidualParams
-from vqpipe.params.quantizers.vqct import VqctParams
-from vqpipe.quantizers import QUANTIZERS, Quantizer, QuantizerModule, build, from_state
-from vqpipe.quantizers.residual import ResidualQuantizer
-from vqpipe.quantizers.vqct import CodebookTransferQuantizer
+from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, Quantizer, build, from_state
+from vqpipe.quantizers.residual import ResidualParams, ResidualQuantizer
+from vqpipe.quantizers.vqct import CodebookTransferQuantizer, VqctParams
 
-CASES = [pytest.param(r, id=f"{kind}-{name}") for kind in QUANTIZERS for name, r in ALL.get(kind, {}).items()]
-LATTICES = ("fsq", "lfq")
-"""Methods without code vectors."""
-
-
-def method_of(recipe: Recipe) -> str:
-    """The kind of quantizer, of a residual one that of its stages."""
-    return str(recipe.params.get("base", recipe.params)["kind"])
+CASES = [pytest.param(recipe, id=name) for name, recipe in every_recipe().items()]
 
 
 WITH_WEIGHTS = [case for case in CASES if case.values[0].trained]
-WITH_VECTORS = [case for case in CASES if method_of(case.values[0]) not in LATTICES]
-WITHOUT_VECTORS = [case for case in CASES if case not in WITH_VECTORS]
 
 
 def config_of(recipe: Recipe) -> Any:
-    return validate(recipe.params, "quantizer", QuantizerParams)  # type: ignore[arg-type]
+    return validate(recipe.params, "quantizer", AnyQuantizer)  # type: ignore[arg-type]
 
 
-def fresh(recipe: Recipe) -> QuantizerModule:
+def fresh(recipe: Recipe) -> Quantizer:
     torch.manual_seed(0)
-    return build(config_of(recipe), recipe.prior)
+    return build(config_of(recipe), recipe.codebook)
 
 
 def latent(*shape: int, seed: int = 1) -> Tensor:
@@ -55,14 +43,14 @@ def unused() -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.zeros(()))
 
 
-def take_step(quantizer: QuantizerModule, z: Tensor, optimiser: torch.optim.Optimizer) -> None:
+def take_step(quantizer: Quantizer, z: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad()
     out = quantizer(z.requires_grad_())
     (out.loss + out.z_q.square().mean()).backward()
     optimiser.step()
 
 
-def together(quantizer: QuantizerModule, parts: list[Tensor]) -> Tensor:
+def together(quantizer: Quantizer, parts: list[Tensor]) -> Tensor:
     """The codes of all groups as one latent, channels last: groups side by side, ranks averaged, stages added up."""
     config = (
         quantizer.config if isinstance(quantizer, ResidualQuantizer | CodebookTransferQuantizer) else None
@@ -92,9 +80,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_every_quantizer_has_a_recipe() -> None:
-    assert set(ALL) == set(QUANTIZERS)
-    assert all(QUANTIZERS[kind].kind == kind for kind in QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_an_example_is_valid_and_trains_all_its_parameters(kind: str) -> None:
+    assert QUANTIZERS[kind].kind == kind
+    recipe = example(kind)
+    quantizer = fresh(recipe).train()
+    out = quantizer(latent(2, DIM, 4, 4).requires_grad_())
+    (out.loss + out.z_q.square().mean()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in quantizer.parameters())
+    assert config_of(recipe).trains_codes == any(v.requires_grad for v in out.vectors)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_the_facts_of_the_params_are_those_of_the_quantizer(recipe: Recipe) -> None:
+    config = config_of(recipe)
+    with pytest.raises(MismatchError, match="codebook"):
+        build(config, words() if config.codebook == "none" else None)
+    out = fresh(recipe).train()(latent(2, DIM, 4, 4))
+    assert config.trains_codes == any(v.requires_grad for v in out.vectors)
+    assert config.label.startswith(config.kind)
 
 
 @pytest.mark.parametrize("recipe", CASES)
@@ -150,19 +154,17 @@ def test_gradients_reach_the_encoder_and_the_trained_parameters(recipe: Recipe) 
     assert z.grad is not None
     assert z.grad.abs().amax(dim=(0, 2, 3)).gt(0).all()
     moved = {name for name, p in quantizer.named_parameters() if p.grad is not None and p.grad.any()}
-    assert moved == recipe.trained == {name for name, _ in quantizer.named_parameters()}
+    names = {name for name, _ in quantizer.named_parameters()}
+    assert moved == names == (names if recipe.trained is None else recipe.trained)
 
 
-@pytest.mark.parametrize("recipe", WITHOUT_VECTORS)
-def test_a_lattice_has_no_vectors(recipe: Recipe) -> None:
-    assert not fresh(recipe).train()(latent(2, DIM, 4, 4)).vectors
-
-
-@pytest.mark.parametrize("recipe", WITH_VECTORS)
+@pytest.mark.parametrize("recipe", CASES)
 def test_live_vectors_carry_the_gradient_of_losses_on_codes(recipe: Recipe) -> None:
     quantizer = fresh(recipe).train()
     out = quantizer(latent(2, DIM, 4, 4))
-    assert out.vectors
+    if not out.vectors:
+        assert not config_of(recipe).trains_codes
+        return
     gathered = [v[out.indices[:, g]] for g, v in enumerate(out.vectors)]
     assert any(v.requires_grad for v in out.vectors) == bool(list(quantizer.parameters()))
     if out.vectors[0].requires_grad:
@@ -171,6 +173,27 @@ def test_live_vectors_carry_the_gradient_of_losses_on_codes(recipe: Recipe) -> N
     out = quantizer.eval()(latent(2, DIM, 4, 4))  # in training z_q may be a mixture of codes
     gathered = [v[out.indices[:, g]] for g, v in enumerate(out.vectors)]
     torch.testing.assert_close(together(quantizer, gathered).permute(0, 3, 1, 2), out.z_q)
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_indices_are_those_of_a_pass_in_eval_and_change_no_state(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).train()
+    quantizer(latent(2, DIM, 4, 4))
+    quantizer.eval()
+    for z in (latent(3, DIM, 3, 5), latent(1, DIM, 2, 7).bfloat16() * 100 + 3):
+        before, generator = state_of(quantizer), torch.get_rng_state()
+        found = quantizer.indices(z.requires_grad_())
+        assert same_state(before, state_of(quantizer))
+        assert torch.equal(generator, torch.get_rng_state())
+        with torch.no_grad():
+            assert torch.equal(found, quantizer(z).indices)
+    before = state_of(quantizer.train())
+    quantizer.indices(z)
+    assert same_state(before, state_of(quantizer))
+    with pytest.raises(MismatchError):
+        quantizer.indices(latent(1, DIM + 1, 2, 2))
+    with pytest.raises(MismatchError, match="not finite"):
+        quantizer.indices(latent(1, DIM, 2, 2) / 0)
 
 
 @pytest.mark.parametrize("recipe", CASES)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.storage import LargestOutput
 from vqpipe.codebooks.centroids import Centroids
+from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import Prior, build
+from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
 
 K, DIM, ROWS = 30_000, 4, 2048
 SCORES = ROWS * K * 4
@@ -67,9 +67,14 @@ CASES: dict[str, dict[str, Any]] = {
         "base": {"kind": "vq", **LEARNED, "init": "uniform"},
     },
 }  # fmt: skip
+COVERED = {params["kind"] for params in CASES.values()}
+for kind in QUANTIZERS:
+    example = QUANTIZERS[kind].about.example
+    if kind not in COVERED and "num_codes" in example:
+        CASES[kind] = {**example, "dim": DIM, "num_codes": K}
 
 
-def prior_for(kind: str) -> Prior:
+def codebook_for(kind: str) -> Prior:
     if kind == "lc":
         return Centroids(torch.randn(K, 8), torch.ones(K, dtype=torch.int64), {})
     return many_words() if kind == "vqct" else None
@@ -79,7 +84,7 @@ def prior_for(kind: str) -> Prior:
 def test_a_training_step_holds_no_more_than_tiles(name: str) -> None:
     torch.manual_seed(0)
     params = CASES[name]
-    quantizer = build(validate(params, "quantizer", QuantizerParams), prior_for(params["kind"])).train()  # type: ignore[arg-type]
+    quantizer = build(validate(params, "quantizer", AnyQuantizer), codebook_for(params["kind"])).train()  # type: ignore[arg-type]
     z = torch.randn(ROWS // 64, params.get("dim", DIM), 8, 8, requires_grad=True)
     quantizer.initialise(z.detach())
     with LargestOutput() as outputs:

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.every_recipe import make_tokenizer
 from tests.properties.test_quantizers import CASES, fresh, latent, same_state, state_of
-from tests.recipes import DIM, Recipe
-from tests.recipes_soft import SQ_VAE
+from tests.recipes import DIM, SQ_VAE, Recipe, make_tokenizer
 from vqpipe.errors import MismatchError
 from vqpipe.quantizers.soft import gumbel_noise
 from vqpipe.quantizers.sq_vae import LARGEST_LOG_VARIANCE, SqVaeQuantizer

@@ -11,8 +11,7 @@ from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import build, from_state
+from vqpipe.quantizers import AnyQuantizer, build, from_state
 
 COMMON = {"dim": 4, "beta": 0.25, "beta_on": "commitment"}
 VQ = {"kind": "vq", **COMMON, "num_codes": 6, "init": "uniform"}
@@ -30,7 +29,7 @@ VQCT = {"kind": "vqct", **COMMON, "transfer": GCN, "init": "standard"}
 
 
 def config(params: dict[str, Any]) -> Any:
-    return validate(params, "tokenizer.variants.x.quantizer", QuantizerParams)  # type: ignore[arg-type]
+    return validate(params, "tokenizer.variants.x.quantizer", AnyQuantizer)  # type: ignore[arg-type]
 
 
 def centroids(num: int = 10) -> Any:
@@ -46,14 +45,14 @@ def words(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("params", "prior", "says"),
+    ("params", "codebook", "says"),
     [
-        (VQ, words(), ["quantizer vq", "words prior (2 adjectives, 3 nouns)", "no prior"]),
-        (VQ, centroids(), ["quantizer vq", "centroids prior (10 x 7)", "no prior"]),
-        (LC, None, ["quantizer lc", "no prior", "a centroids prior", "dvc repro cluster"]),
-        (LC, words(), ["quantizer lc", "words prior", "a centroids prior"]),
-        (VQCT, None, ["quantizer vqct", "no prior", "a words prior", "dvc repro graph"]),
-        (VQCT, centroids(), ["quantizer vqct", "centroids prior", "a words prior"]),
+        (VQ, words(), ["quantizer vq", "words codebook (2 adjectives, 3 nouns)", "no codebook"]),
+        (VQ, centroids(), ["quantizer vq", "patches codebook (10 x 7)", "no codebook"]),
+        (LC, None, ["quantizer lc", "no codebook", "a patches codebook", "dvc repro cluster"]),
+        (LC, words(), ["quantizer lc", "words codebook", "a patches codebook"]),
+        (VQCT, None, ["quantizer vqct", "no codebook", "a words codebook", "dvc repro graph"]),
+        (VQCT, centroids(), ["quantizer vqct", "patches codebook", "a words codebook"]),
         ({**LC, "num_codes": 11}, centroids(), ["num_codes: 11", "10 centroids", "at most 10"]),
         (LC, Centroids(torch.full((9, 3), torch.nan), torch.ones(9), {}), ["27 values not finite"]),
         (VQCT, words(adjectives=[], adjective_vectors=torch.zeros(0, 7)), ["both kinds", "0 adjectives"]),
@@ -68,11 +67,11 @@ def words(**changes: Any) -> Any:
         (VQCT, words(noun_vectors=torch.randn(3, 6)), ["do not fit each other"]),
     ],
 )
-def test_params_and_a_prior_that_do_not_fit_are_refused(
-    params: dict[str, Any], prior: Any, says: list[str]
+def test_params_and_a_codebook_that_do_not_fit_are_refused(
+    params: dict[str, Any], codebook: Any, says: list[str]
 ) -> None:
     with pytest.raises(MismatchError) as caught:
-        build(config(params), prior)
+        build(config(params), codebook)
     for text in says:
         assert text in str(caught.value)
 
@@ -95,11 +94,11 @@ def test_bad_params_are_refused(params: dict[str, Any], says: str) -> None:
 
 
 def test_lc_takes_the_first_centroids_and_keeps_them_frozen() -> None:
-    prior = centroids()
-    quantizer = build(config(LC), prior)
-    assert torch.equal(quantizer.state_dict()["centroids"], prior.vectors[:6])
+    codebook = centroids()
+    quantizer = build(config(LC), codebook)
+    assert torch.equal(quantizer.state_dict()["centroids"], codebook.vectors[:6])
     assert "centroids" not in dict(quantizer.named_parameters())
-    prior.vectors.zero_()
+    codebook.vectors.zero_()
     assert quantizer.state_dict()["centroids"].any()  # a copy of its own
 
 

@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.recipes_soft import LFQ
+from tests.recipes import LFQ
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.quantizers.lattice import LatticeQuantizer
 from vqpipe.quantizers.lfq import bit_entropy, mean_distribution
 
 
-def fresh(**params: Any) -> QuantizerModule:
-    return build(validate(params, "quantizer", QuantizerParams), None).train()  # type: ignore[arg-type]
+def fresh(**params: Any) -> Quantizer:
+    return build(validate(params, "quantizer", AnyQuantizer), None).train()  # type: ignore[arg-type]
 
 
-def fsq(levels: list[int], margin: float = -1e-3, shift: str = "tan") -> QuantizerModule:
+def fsq(levels: list[int], margin: float = -1e-3, shift: str = "tan") -> Quantizer:
     return fresh(kind="fsq", dim=len(levels), levels=levels, margin=margin, shift=shift)
 
 
-def lfq(dim: int, **changes: Any) -> QuantizerModule:
+def lfq(dim: int, **changes: Any) -> Quantizer:
     return fresh(**{**LFQ, "dim": dim, **changes})
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.words import Words
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import compose, draw_rows, moment_map
 from vqpipe.quantizers.nearest import NearestCodeQuantizer, code_losses
@@ -27,18 +26,18 @@ GCN = {**MLP, "kind": "gcn", "edge_weights": "count"}
 PAPER = {**GCN, "num_layers": 3, "final_relu": True, "edge_weights": "binary"}
 
 
-def fresh(prior: Any = None, **params: Any) -> QuantizerModule:
+def fresh(codebook: Any = None, **params: Any) -> Quantizer:
     torch.manual_seed(0)
-    return build(validate({**COMMON, **params}, "quantizer", QuantizerParams), prior)  # type: ignore[arg-type]
+    return build(validate({**COMMON, **params}, "quantizer", AnyQuantizer), codebook)  # type: ignore[arg-type]
 
 
-def vq(num_codes: int = 16, init: str = "uniform") -> QuantizerModule:
+def vq(num_codes: int = 16, init: str = "uniform") -> Quantizer:
     return fresh(kind="vq", num_codes=num_codes, init=init)
 
 
-def vqct(transfer: dict[str, Any], init: str = "standard") -> QuantizerModule:
+def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
     draw = torch.Generator().manual_seed(3)
-    prior = Words(
+    codebook = Words(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -46,13 +45,13 @@ def vqct(transfer: dict[str, Any], init: str = "standard") -> QuantizerModule:
         edges=torch.tensor([[0, 1, 2, 2, 3, 4], [0, 2, 1, 0, 4, 6]]),
         weights=torch.tensor([3.0, 9.0, 20.0, 1.0, 2.0, 2.0]),
     )
-    return fresh(prior, kind="vqct", transfer=transfer, init=init)
+    return fresh(codebook, kind="vqct", transfer=transfer, init=init)
 
 
-def lc_from_data() -> QuantizerModule:
+def lc_from_data() -> Quantizer:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
-    prior = Centroids(vectors, torch.ones(40), {})
-    return fresh(prior, kind="lc", num_codes=40, distance="cosine", init="data")
+    codebook = Centroids(vectors, torch.ones(40), {})
+    return fresh(codebook, kind="lc", num_codes=40, distance="cosine", init="data")
 
 
 def latent(*shape: int, seed: int = 1) -> Tensor:
@@ -112,7 +111,7 @@ def test_starting_from_data_happens_once_and_only_in_training() -> None:
     [lc_from_data, lambda: vqct(GCN, init="data"), lambda: vqct(MLP, init="data")],
     ids=["lc", "gcn", "mlp"],
 )
-def test_codes_start_where_the_latents_lie(make: Callable[[], QuantizerModule]) -> None:
+def test_codes_start_where_the_latents_lie(make: Callable[[], Quantizer]) -> None:
     quantizer = make().train()
     z = latent(8, 8, 6, 6) * torch.arange(1, 9).view(1, -1, 1, 1) + 5
     codes = torch.cat(quantizer(z).vectors)

@@ -1,4 +1,4 @@
-"""residual: what the stages see, start from, lose and pass back; and which params and priors fit."""
+"""residual: what the stages see, start from, lose and pass back; and which params and codebooks fit."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.recipes import DIM, LC, VQ, VQCT, centroids, words
-from tests.recipes_soft import FSQ, GUMBEL, residual
+from tests.recipes import DIM, FSQ, GUMBEL, LC, VQ, VQCT, patches, residual, words
 from tests.tiny import TOKENIZER
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 
 DATA = {**VQ, "init": "data"}
 
 
-def fresh(params: dict[str, Any], prior: Any = None) -> QuantizerModule:
+def fresh(params: dict[str, Any], codebook: Any = None) -> Quantizer:
     torch.manual_seed(0)
-    return build(validate(params, "quantizer", QuantizerParams), prior).train()  # type: ignore[arg-type]
+    return build(validate(params, "quantizer", AnyQuantizer), codebook).train()  # type: ignore[arg-type]
 
 
 def latent(*shape: int, seed: int = 1) -> Tensor:
@@ -126,11 +124,11 @@ def test_words_of_every_stage_keep_their_names() -> None:
     assert not torch.equal(books[0].vectors, books[2].vectors)
 
 
-def test_a_prior_is_that_of_the_base() -> None:
+def test_a_codebook_is_that_of_the_base() -> None:
     with pytest.raises(MismatchError, match="quantizer lc"):
         fresh(residual(LC))
     with pytest.raises(MismatchError, match="quantizer vq "):
-        fresh(residual(VQ), centroids())
+        fresh(residual(VQ), patches())
     raw = {**TOKENIZER, "trunk": {**TOKENIZER["trunk"], "latent_channels": DIM}}
     for base, prior in ((LC, "patches"), (VQCT, "words"), (VQ, "none"), (GUMBEL, "none")):
         data = {**raw, "quantizer": residual(base), "codebook": prior}

@@ -10,21 +10,26 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.recipes_soft import GUMBEL, IBQ, SQ_VAE
+from tests.recipes import GUMBEL, IBQ, SQ_VAE
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.params.quantizers.soft import ConstantSchedule, CosineSchedule, ExponentialSchedule
-from vqpipe.quantizers import QuantizerModule, build, tiles
-from vqpipe.quantizers.entropies import entropy
-from vqpipe.quantizers.schedules import rise, value_at
-from vqpipe.quantizers.soft import gumbel_noise, hard_mixture
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build, soft
+from vqpipe.quantizers.soft import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    entropy,
+    gumbel_noise,
+    hard_mixture,
+    rise,
+    value_at,
+)
 
 DIM = 8
 
 
-def fresh(params: dict[str, Any], **changes: Any) -> QuantizerModule:
+def fresh(params: dict[str, Any], **changes: Any) -> Quantizer:
     torch.manual_seed(0)
-    return build(validate({**params, **changes}, "quantizer", QuantizerParams), None).train()  # type: ignore[arg-type]
+    return build(validate({**params, **changes}, "quantizer", AnyQuantizer), None).train()  # type: ignore[arg-type]
 
 
 def at(value: float) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def noise_of(seed: int, *shape: int) -> Tensor:
 
 @pytest.fixture
 def small_tile(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setitem(tiles.TILE, "cpu", 7 * 16)
+    monkeypatch.setitem(soft.TILE, "cpu", 7 * 16)
     return 7 * 16
 
 
@@ -198,7 +203,7 @@ def test_ibq_is_the_naive_form() -> None:
     torch.testing.assert_close(quantizer.codes.grad.double(), codes.grad, atol=1e-4, rtol=1e-4)  # type: ignore[union-attr]
 
 
-def moved_by(quantizer: QuantizerModule, value: Tensor) -> set[str]:
+def moved_by(quantizer: Quantizer, value: Tensor) -> set[str]:
     quantizer.zero_grad()
     value.backward()
     return {name for name, p in quantizer.named_parameters() if p.grad is not None and p.grad.any()}
@@ -226,11 +231,11 @@ def test_where_gradients_land() -> None:
 @pytest.mark.parametrize("params", [GUMBEL, SQ_VAE])
 def test_a_low_temperature_gives_one_code(params: dict[str, Any]) -> None:
     z = latent(2, DIM, 3, 5)
-    for temperature, soft in ((1e-6, False), (1.0, True)):
+    for temperature, mixed in ((1e-6, False), (1.0, True)):
         quantizer = fresh(params, temperature=at(temperature))
         out = quantizer(z)
         chosen = quantizer.decode(out.indices)
-        assert torch.allclose(out.z_q, chosen, atol=1e-5) != soft
+        assert torch.allclose(out.z_q, chosen, atol=1e-5) != mixed
 
 
 def test_gumbel_samples_the_softmax_of_its_logits() -> None:
@@ -285,10 +290,10 @@ def test_tiles_change_memory_only(
 
     tiled, most = run()
     assert most < 30 * 16
-    monkeypatch.setattr(tiles, "checkpoint", lambda step, part, use_reentrant: step(part))
+    monkeypatch.setattr(soft, "checkpoint", lambda step, part, use_reentrant: step(part))
     kept, _ = run()  # the same tiles and so the same noise, but nothing is computed twice
     assert all(torch.equal(a, b) for a, b in zip(tiled, kept, strict=True))
-    monkeypatch.setitem(tiles.TILE, "cpu", 1 << 22)
+    monkeypatch.setitem(soft.TILE, "cpu", 1 << 22)
     whole, most = run()
     assert most >= 30 * 16
     if params is IBQ:  # without noise the tiles must not show at all
@@ -303,9 +308,9 @@ def test_eval_draws_nothing_and_needs_no_gradient(small_tile: int) -> None:
         with torch.no_grad():
             tiled = quantizer(latent(2, DIM, 3, 5))
         assert torch.equal(state, torch.get_rng_state())
-        tiles.TILE["cpu"] = 1 << 22
+        soft.TILE["cpu"] = 1 << 22
         with torch.no_grad():
             whole = quantizer(latent(2, DIM, 3, 5))
-        tiles.TILE["cpu"] = small_tile
+        soft.TILE["cpu"] = small_tile
         assert torch.equal(tiled.indices, whole.indices)
         torch.testing.assert_close(tiled.loss, whole.loss)

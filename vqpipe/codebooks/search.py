@@ -5,7 +5,7 @@
     euclidean   cost[i, k] = sum_j (z[i, j] - codes[k, j])^2
     cosine      cost[i, k] = -(sum_j z[i, j] * codes[k, j]) / |codes[k]|      (0 for a code of norm 0)
 
-and of equal costs the lowest index. The search runs in float32 and earns that answer: one matrix product a
+and of equal costs the lowest index. The search runs in float32 and still gives that answer: one matrix product a
 tile gives all scores |c|^2 / 2 - z.c, a rounding-error bound says how far each can be from its true value,
 and only the codes whose interval reaches below the best upper bound so far stay in the race. Where more than
 one is left at the end (about one row in a thousand, or every row where codes are duplicates) the float64 form
@@ -18,7 +18,10 @@ answers are the same.
 The bound: a float32 dot product of length d, in any order of summation, is off by at most about d * u times
 the sum of the products' magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms,
 section 3.1). Codes and z are first scaled and shifted by the codes' mean, which changes no order and keeps
-the bound small for codebooks that sit far from the origin.
+the bound small for codebooks far from the origin.
+
+`torch.export` (and ONNX, which is made from it) needs a graph that is the same for all data, and which codes are looked
+at again depends on the data. There `nearest_traced` takes its place, exact up to float32 ties.
 
 Letters: n rows, K codes, d dimensions, r rows and t codes of one tile, m candidates.
 """
@@ -32,24 +35,23 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
-
-from vqpipe.codebooks.search_traced import nearest_traced
 
 Metric = Literal["euclidean", "cosine"]
 
 _UNIT = 2.0**-24
 """Rounding unit of float32."""
 _UNIT64 = 2.0**-53
-"""Rounding unit of float64: codes that the definition cannot tell apart must all stay in the race."""
+"""Rounding unit of float64: codes that the definition cannot separate must all stay in the race."""
 _SLACK = 24
-"""Roundings beside those of the dot product: scaling, shifting, norms, the threshold; with room to spare."""
+"""Roundings in addition to those of the dot product: scaling, shifting, norms, the threshold; with room to spare."""
 _TINY = 1e-35
 """Absolute part of the bound, for products that underflow."""
 _GROUP = 16
 """Codes per group: thresholds are tested on group minima, which is 16 times fewer tests."""
-_CODES = 1024
+_TILE_CODES = 1024
 """Codes per tile."""
 
 
@@ -61,16 +63,15 @@ def nearest(
 ) -> Int64[Tensor, " n"]:
     """The index of the nearest code of each row; see the module's text for what exact means.
 
-    Always computed in float32 and float64, whatever autocast or the matmul precision say. No gradient. Memory
+    Always computed in float32 and float64, for any autocast and matmul precision. No gradient. Memory
     beyond the inputs is O(n * d + tile). A row that is not finite gets index 0, so that a loss made of it can
-    be seen and refused further up. Under `torch.export`: `vqpipe.codebooks.search_traced`, exact up to float32
-    ties.
+    be seen and refused further up. Under `torch.export`: `nearest_traced`.
 
     Args:
         z: rows to quantise.
         codes: the codebook.
         metric: `euclidean`, or `cosine` (the largest cosine similarity).
-        tile: scores held at once; by default 2^20 on a CPU (4 MB, which fits its cache) and 2^26 elsewhere.
+        tile: scores that exist at once; by default 2^20 on a CPU (4 MB, which fits its cache) and 2^26 elsewhere.
 
     Raises:
         ValueError: no codes, or z and codes of different dimensions.
@@ -128,7 +129,7 @@ def _triton_is_there() -> bool:
 
 
 def fusible(z: Tensor) -> bool:
-    """Whether the fused kernel can run where `z` lies; the answers do not depend on it, only their speed."""
+    """Whether the fused kernel can run on the device of `z`; the answers do not depend on it, only their speed."""
     return z.device.type == "cuda" and _triton_is_there()
 
 
@@ -196,7 +197,7 @@ class _Search:
         return error * (self.z.shape[1] + _SLACK) + _TINY
 
     def _run_tiled(self) -> Tensor:
-        num_codes = min(_CODES, self.tile, -(-len(self.codes) // _GROUP) * _GROUP) // _GROUP * _GROUP
+        num_codes = min(_TILE_CODES, self.tile, -(-len(self.codes) // _GROUP) * _GROUP) // _GROUP * _GROUP
         num_rows = max(1, self.tile // num_codes)
         queries, norms, scale, shift = self._queries()
         buffer = torch.empty(min(num_rows, len(self.z)) * num_codes, device=self.z.device)
@@ -331,3 +332,60 @@ def _unit(x: Tensor) -> Tensor:
 
 def _nonzero(norm: Tensor) -> Tensor:
     return torch.where(norm > 0, norm, 1)
+
+
+CODES = 8192
+"""Codes per tile of the static graph."""
+SHORTLIST = 4
+"""Codes per row whose cost is computed from differences."""
+
+
+def nearest_traced(
+    z: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], cosine: bool = False
+) -> Int64[Tensor, " n"]:
+    """The index of the nearest code of each row, by operations that export.
+
+    Over tiles of at most `CODES` codes, unrolled, float32 scores |c|^2 / 2 - z.c (codes and z shifted by the
+    codes' mean, which changes no order) give each row its `SHORTLIST` best codes so far; of those the least
+    sum_j (z_j - c_j)^2 decides, in float32 too, and of equals the lowest index. No float64, which many runtimes lack.
+    Cosine similarity is the same search among vectors of length 1.
+
+    It differs from the exact search only where two costs are equal but for a float32 rounding of the cost itself
+    (relative difference of about d * 2^-24), or where more than `SHORTLIST` codes are within a rounding of the scores.
+    At most n * `CODES` scores exist at once, for any K.
+
+    Args:
+        z: rows, float32; n may be a symbol.
+        codes: the codebook, whose K and d are numbers.
+        cosine: the largest cosine similarity in place of the least distance; a code of norm 0 has similarity 0.
+    """
+    z, codes = z.float(), codes.detach().float()
+    penalty = codes.new_zeros(len(codes))
+    if cosine:  # of vectors of length 1 the nearest is the most similar: |z - c|^2 = 2 - 2 z.c
+        penalty = (codes.square().sum(1) == 0).float()  # a code of norm 0 has |z - c|^2 = 1
+        z, codes = F.normalize(z), F.normalize(codes)
+    mean, num = codes.mean(0), min(SHORTLIST, len(codes))
+    keys = codes - mean
+    indices = _shortlist(z - mean, keys, (keys.square().sum(1) + penalty) / 2, num)
+    cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1) + penalty[indices]
+    # A later place in the shortlist may have a lower index: of equal costs that one is taken.
+    least = cost.amin(1, keepdim=True)
+    return torch.where(cost <= least, indices, len(codes) - 1).amin(1)
+
+
+def _shortlist(queries: Tensor, keys: Tensor, heights: Tensor, num: int) -> Tensor:
+    """The codes of the least `num` scores of each row, after all tiles."""
+    best, indices = _tile(queries, keys, heights, num, 0)
+    for first in range(CODES, len(keys), CODES):
+        found, places = _tile(queries, keys, heights, num, first)
+        best, order = torch.cat([best, found], 1).topk(num, dim=1, largest=False)
+        indices = torch.cat([indices, places], 1).gather(1, order)
+    return indices
+
+
+def _tile(queries: Tensor, keys: Tensor, heights: Tensor, num: int, first: int) -> tuple[Tensor, Tensor]:
+    """The least scores of one tile of codes, which begins at `first`, and their codes."""
+    part = slice(first, min(first + CODES, len(keys)))
+    scores = heights[part] - queries @ keys[part].T
+    found, places = scores.topk(min(num, part.stop - first), dim=1, largest=False)
+    return found, places + first

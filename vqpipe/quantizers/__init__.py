@@ -1,67 +1,66 @@
-"""Quantizers: one file per method, one contract, one dictionary.
+"""Quantizers: one file per method, one contract, one table.
 
-To add one: a file named after the method with its paper linked at the top, a params model in
-`vqpipe.params.quantizers`, an entry here, and a recipe in `tests/properties/test_quantizers.py`.
+To add one: a file with its params model and its class, and a line in `QUANTIZERS`; see
+`vqpipe.quantizers.contract`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from vqpipe.codebooks.load import Prior
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerModule
-from vqpipe.quantizers.cvq import OnlineClusteredQuantizer
-from vqpipe.quantizers.ema import MovingAverageQuantizer
-from vqpipe.quantizers.fc import FactorisedCodesQuantizer
-from vqpipe.quantizers.fsq import FiniteScalarQuantizer
-from vqpipe.quantizers.gumbel import GumbelQuantizer
-from vqpipe.quantizers.ibq import IndexBackpropagationQuantizer
-from vqpipe.quantizers.lc import LargeCodebookQuantizer
-from vqpipe.quantizers.lfq import LookupFreeQuantizer
-from vqpipe.quantizers.reg_vq import RegularisedQuantizer
-from vqpipe.quantizers.residual import ResidualQuantizer
-from vqpipe.quantizers.sim_vq import SimVectorQuantizer
-from vqpipe.quantizers.sq_vae import SqVaeQuantizer
-from vqpipe.quantizers.vq import VectorQuantizer
-from vqpipe.quantizers.vqct import CodebookTransferQuantizer
+from vqpipe.params.plugins import Table
+from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerParams
 
 __all__ = [
-    "QUANTIZERS", "Codebook", "Prior", "Quantized", "Quantizer", "QuantizerModule", "build", "from_state",
+    "QUANTIZERS", "AnyQuantizer", "Codebook", "Quantized", "Quantizer", "QuantizerParams", "build", "from_state",
 ]  # fmt: skip
 
-QUANTIZERS: dict[str, type[QuantizerModule]] = {
-    "cvq": OnlineClusteredQuantizer,
-    "ema": MovingAverageQuantizer,
-    "fc": FactorisedCodesQuantizer,
-    "fsq": FiniteScalarQuantizer,
-    "gumbel": GumbelQuantizer,
-    "ibq": IndexBackpropagationQuantizer,
-    "lc": LargeCodebookQuantizer,
-    "lfq": LookupFreeQuantizer,
-    "reg_vq": RegularisedQuantizer,
-    "residual": ResidualQuantizer,
-    "sim_vq": SimVectorQuantizer,
-    "sq_vae": SqVaeQuantizer,
-    "vq": VectorQuantizer,
-    "vqct": CodebookTransferQuantizer,
-}
+QUANTIZERS: Table[Quantizer] = Table(
+    "quantizer",
+    {
+        "cvq": "vqpipe.quantizers.cvq:OnlineClusteredQuantizer",
+        "ema": "vqpipe.quantizers.ema:MovingAverageQuantizer",
+        "fc": "vqpipe.quantizers.fc:FactorisedCodesQuantizer",
+        "fsq": "vqpipe.quantizers.fsq:FiniteScalarQuantizer",
+        "gumbel": "vqpipe.quantizers.gumbel:GumbelQuantizer",
+        "ibq": "vqpipe.quantizers.ibq:IndexBackpropagationQuantizer",
+        "lc": "vqpipe.quantizers.lc:LargeCodebookQuantizer",
+        "lfq": "vqpipe.quantizers.lfq:LookupFreeQuantizer",
+        "reg_vq": "vqpipe.quantizers.reg_vq:RegularisedQuantizer",
+        "residual": "vqpipe.quantizers.residual:ResidualQuantizer",
+        "sim_vq": "vqpipe.quantizers.sim_vq:SimVectorQuantizer",
+        "sq_vae": "vqpipe.quantizers.sq_vae:SqVaeQuantizer",
+        "vq": "vqpipe.quantizers.vq:VectorQuantizer",
+        "vqct": "vqpipe.quantizers.vqct:CodebookTransferQuantizer",
+    },
+)
 """Every method by the `kind` of its params."""
 
+if TYPE_CHECKING:
+    AnyQuantizer = QuantizerParams
+else:
+    AnyQuantizer = QUANTIZERS.params()
+    """The type of a field that takes the params of any method, by its `kind`."""
 
-def build(config: QuantizerParams, prior: Prior) -> QuantizerModule:
+
+def build(config: QuantizerParams, codebook: Prior) -> Quantizer:
     """A quantizer ready to train, on the CPU; its weights draw from torch's global generator.
 
     Raises:
-        MismatchError: the params and the prior do not fit; the message names both.
+        MismatchError: the params and the codebook do not fit; the message names both.
     """
-    return QUANTIZERS[config.kind].from_prior(config, prior)
+    return QUANTIZERS[config.kind].from_codebook(config, codebook)
 
 
 def from_state(
     config: QuantizerParams, tensors: Mapping[str, Tensor], names: Names | None = None
-) -> QuantizerModule:
-    """The quantizer of a checkpoint, in eval mode, without its prior; see `QuantizerModule.from_state`."""
+) -> Quantizer:
+    """The quantizer of a checkpoint, in eval mode, without its pretrained codebook; see `Quantizer.from_state`."""
     return QUANTIZERS[config.kind].from_state(config, tensors, names)
+
+
+QuantizerModule = Quantizer  # shim: moved

@@ -1,7 +1,8 @@
-"""The one contract of all quantizers: what they take, what they return, what they can be asked.
+"""The contract of all quantizers: what their params say, what they take, what they return, how they are built.
 
-`Quantizer` is what the rest of the library relies on; `QuantizerModule` is what each file of this room
-implements and what `QUANTIZERS` holds.
+To add one, write a file with a params model (a `QuantizerParams`) and a class (a `Quantizer`, mostly by way of
+`vqpipe.quantizers.nearest.LearnedCodesQuantizer`), and add a line to the table in `vqpipe.quantizers`. The union of
+the params, the refusals, the property tests and the table in `docs/quantizers.md` follow from it.
 """
 
 from __future__ import annotations
@@ -9,21 +10,79 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
+from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.load import Prior
 from vqpipe.codebooks.search import Metric
+from vqpipe.codebooks.words import Words
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.params.quantizers.nearest import Estimator
+from vqpipe.params.base import Params
+from vqpipe.quantizers.estimators import Estimator
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
 """Dtypes that indices may have."""
 Names = Sequence[Sequence[str] | None]
 """Per group, the name (word) of each code, or None."""
+CodebookKind = Literal["none", "words", "patches"]
+"""The pretrained codebooks that a quantizer can need."""
+
+
+class QuantizerParams(Params):
+    """What the params of every quantizer say. A method's model adds its fields, and `kind` and `dim` among them.
+
+    The properties are facts that can depend on the fields; params are refused by them when they are read.
+    """
+
+    if TYPE_CHECKING:  # fields of each model, or, of a quantizer over another, properties
+
+        @property
+        def kind(self) -> str:
+            """The name in `QUANTIZERS`."""
+
+        @property
+        def dim(self) -> int:
+            """d of the z that the quantizer receives; 1x1 convolutions map from and to the trunk's channels."""
+
+    @property
+    def codebook(self) -> CodebookKind:
+        """The pretrained codebook that the quantizer is made from; `none` where it makes its own codes."""
+        return "none"
+
+    @property
+    def trains_codes(self) -> bool:
+        """Whether a loss on the code vectors (`Quantized.vectors`) trains something: the codes, or what makes them."""
+        return True
+
+    @property
+    def to_train_codes(self) -> str:
+        """Where `trains_codes` is False but need not be: what to set, for a message (`the quantizer's x to true`)."""
+        return ""
+
+    @property
+    def label(self) -> str:
+        """The quantizer in a message: its kind, and that of what it is built over."""
+        return self.kind
+
+
+@dataclass(frozen=True)
+class About:
+    """What documentation and reports say about a quantizer."""
+
+    title: str
+    """The name that papers call it by."""
+    codes: str
+    """Where its codes come from, as a table's cell."""
+    moved_by: str
+    """What moves the codes in training, as a table's cell."""
+    papers: str
+    """Names and arXiv numbers."""
+    example: Mapping[str, Any]
+    """Small valid params, as in YAML, with `dim` 8; the property tests run over them."""
 
 
 @dataclass(frozen=True)
@@ -35,67 +94,50 @@ class Codebook:
     vectors: Float[Tensor, "K d"]
     names: list[str] | None = None
     metric: Metric = "euclidean"
-    """What near means among them: what the method searches by, and `euclidean` where it does not search."""
+    """The distance among them: that of the method's search, and `euclidean` where it does not search."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What one forward pass of a quantizer gives."""
+    """The result of one forward pass of a quantizer."""
 
     z_q: Float[Tensor, "b d h w"]
     """The quantised latent, float32; in the backward pass its gradient goes to z."""
     indices: Int64[Tensor, "b g h w"]
     """The code of each position in each group, in [0, num_codes[g])."""
     loss: Float[Tensor, ""]
-    """The method's own loss, weighted as its params say."""
+    """The method's own loss, with the weights of its params."""
     terms: dict[str, Tensor]
     """The loss's terms by name, unweighted scalars without gradient, for the curves."""
     vectors: tuple[Float[Tensor, "K dg"], ...]
-    """Per group, the live code vectors of this pass, with gradient where the method trains them. Losses on
-    codes gather `vectors[g][indices[:, g]]`. Empty for methods that have no code vectors."""
+    """Per group, the code vectors of this pass, with gradient where the method trains them. Losses on codes gather
+    `vectors[g][indices[:, g]]`. Empty for methods that have no code vectors."""
 
 
-class Quantizer(Protocol):
-    """Maps a latent to the nearest of a finite set of codes, and indices back to codes."""
+class Quantizer(nn.Module, ABC):
+    """Maps a latent to a finite set of codes, and indices back to codes.
 
-    @property
-    def groups(self) -> int:
-        """g: 1, or 2 for VQCT's adjective and noun."""
+    It computes in float32 and keeps its codes so: `half`, `bfloat16`, `double` and `to(dtype)` do not change its
+    dtypes, and latents of any floating dtype are taken. In eval mode a latent that is not finite is an error; in
+    training it makes `z_q` or the loss NaN or infinite, which the training loop looks for.
 
-    @property
-    def num_codes(self) -> tuple[int, ...]:
-        """K per group."""
-
-    def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
-        """Quantise a latent; `progress` in [0, 1] drives temperatures and annealing."""
-
-    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
-        """The latent of given indices: equal to the `z_q` that came with them in eval mode."""
-
-    def codebooks(self) -> list[Codebook]:
-        """The codes of each group, in the order of the indices' groups."""
-
-
-class QuantizerModule(nn.Module, ABC):
-    """A quantizer that can be built from a prior, and rebuilt from a checkpoint without it.
-
-    It computes in float32 and keeps its codes so: `half`, `bfloat16`, `double` and `to(dtype)` leave its dtypes alone,
-    and latents of any floating dtype are taken. In eval mode a latent that is not finite is an error; in training it
-    makes `z_q` or the loss NaN or infinite, which the engine looks for.
-
-    Everything that a checkpoint needs is a parameter or a buffer, except the codes' names: a checkpoint keeps
-    those beside the tensors and hands them to `from_state`.
+    Everything that a checkpoint needs is a parameter or a buffer, except the codes' names: a checkpoint keeps those
+    separately and gives them to `from_state`.
     """
 
     kind: ClassVar[str]
     """The name in `QUANTIZERS` and in the params."""
+    Params: ClassVar[type[QuantizerParams]]
+    """The model of its params."""
+    about: ClassVar[About]
+    """What documentation and reports say about it."""
     dim: int
     """d of the z that `forward` takes."""
     num_codes: tuple[int, ...]
+    """K per group."""
     own_gradient: bool = False
     """Whether `z_q` carries the method's own gradient, to z and to what it trains (a softmax over codes, a bounded
-    rounding). Otherwise an estimator hands the gradient of `z_q` to z alone, and the loss trains the codes."""
-
+    rounding). Otherwise an estimator passes the gradient of `z_q` to z alone, and the loss trains the codes."""
     estimator: Estimator = "straight_through"
     """How the gradient of `z_q` reaches z where it is not the method's own: a name in `ESTIMATORS`."""
 
@@ -119,15 +161,27 @@ class QuantizerModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
-        """See `Quantizer.forward`."""
+        """Quantise a latent; `progress`, the share of the training that is done, drives temperatures and annealing."""
+
+    @abstractmethod
+    def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b g h w"]:
+        """The indices that `forward` gives in eval mode, without its losses. Changes no state and has no gradient.
+
+        Raises:
+            MismatchError: another shape, or values that are not finite.
+        """
 
     @abstractmethod
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
-        """See `Quantizer.decode`."""
+        """The latent of given indices, float32: equal to the `z_q` that came with them in eval mode.
+
+        Raises:
+            MismatchError: indices of another shape, or out of range.
+        """
 
     @abstractmethod
     def codebooks(self) -> list[Codebook]:
-        """See `Quantizer.codebooks`."""
+        """The codes of each group as they are now, in the order of the indices' groups."""
 
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
         """Set what starts from data from one batch of latents; a second call does nothing.
@@ -142,22 +196,28 @@ class QuantizerModule(nn.Module, ABC):
         return done is not None and not bool(done)
 
     @classmethod
-    @abstractmethod
-    def from_prior(cls, config: Any, prior: Prior) -> Self:
-        """A quantizer ready to train.
+    def from_codebook(cls, config: Any, codebook: Prior) -> Quantizer:
+        """A quantizer ready to train. Here from no pretrained codebook: the params are all that it needs.
 
         Raises:
-            MismatchError: the prior is not of the kind that the method needs, or too small for the params.
+            MismatchError: the codebook is not the kind that the params need, or too small for them.
         """
+        if codebook is not None:
+            raise _wrong_codebook(cls.kind, codebook, "none")
+        return cls(config)
 
     @classmethod
-    @abstractmethod
-    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """A quantizer with the shapes of `tensors`; `from_state` then loads them. A missing name is a
-        KeyError."""
+    def skeleton(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None) -> Quantizer:
+        """A quantizer with the shapes of `tensors`, which `from_state` then loads; here the params give every shape.
+
+        A missing name is a KeyError.
+        """
+        return cls(config)
 
     @classmethod
-    def from_state(cls, config: Any, tensors: Mapping[str, Tensor], names: Names | None = None) -> Self:
+    def from_state(
+        cls, config: QuantizerParams, tensors: Mapping[str, Tensor], names: Names | None = None
+    ) -> Quantizer:
         """The quantizer whose `state_dict()` is `tensors`, in eval mode.
 
         Args:
@@ -167,7 +227,7 @@ class QuantizerModule(nn.Module, ABC):
 
         Raises:
             ArtifactError: the tensors are not those of this quantizer.
-            MismatchError: the names are not as many as the codes.
+            MismatchError: there are more or fewer names than codes.
         """
         try:
             quantizer = cls.skeleton(config, tensors, names)
@@ -180,11 +240,18 @@ class QuantizerModule(nn.Module, ABC):
             ) from error
         return quantizer.eval()
 
+    def register_vectors(self, name: str, vectors: Tensor, trained: bool) -> None:
+        """Register vectors of a pretrained codebook: as a parameter where they are trained, else as a buffer."""
+        if trained:
+            self.register_parameter(name, nn.Parameter(vectors))
+        else:
+            self.register_buffer(name, vectors)
+
 
 def check_latent(z: Any, dim: int, values: bool) -> None:
     """Raise `MismatchError` unless `z` is a floating-point tensor (b, dim, h, w); with `values`, unless it is finite.
 
-    Looking at values waits for the device, so a training step leaves it to the engine's check of loss and gradients.
+    Looking at values waits for the device, so a training step leaves it to the loop's check of loss and gradients.
     """
     expected = f"a floating-point tensor (b, {dim}, h, w)"
     if not isinstance(z, Tensor):
@@ -211,7 +278,7 @@ def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
         raise MismatchError(problem, found=found, expected=expected, run="torch.as_tensor(indices)")
     found = f"{indices.dtype} of shape {tuple(indices.shape)}"
     if indices.dtype not in WHOLE:
-        run = "indices.long(), where they hold whole numbers" if indices.is_floating_point() else None
+        run = "indices.long(), where they are whole numbers" if indices.is_floating_point() else None
         raise MismatchError(problem, found=found, expected=expected, run=run)
     if indices.ndim != 4 or indices.shape[1] != groups or min(indices.shape[2:]) == 0:
         run = "indices.unsqueeze(1) for (b, h, w)" if indices.ndim == 3 and groups == 1 else None
@@ -223,3 +290,55 @@ def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
         if part.numel() and (int(part.min()) < 0 or int(part.max()) >= count):
             found = f"{int(part.min())} to {int(part.max())} in group {group}"
             raise MismatchError(problem, found=found, expected=expected)
+
+
+def describe(codebook: Prior) -> str:
+    """A pretrained codebook in a few words, for messages."""
+    if codebook is None:
+        return "no codebook"
+    if isinstance(codebook, Words):
+        return f"a words codebook ({len(codebook.adjectives)} adjectives, {len(codebook.nouns)} nouns)"
+    if isinstance(codebook, Centroids):
+        return f"a patches codebook ({' x '.join(str(n) for n in codebook.vectors.shape)})"
+    return f"a {type(codebook).__name__}"
+
+
+def need_words(kind: str, codebook: Prior) -> Words:
+    """The codebook as words, or `MismatchError`."""
+    if not isinstance(codebook, Words):
+        raise _wrong_codebook(kind, codebook, "words")
+    return codebook
+
+
+def need_patches(kind: str, codebook: Prior) -> Centroids:
+    """The codebook as patches, or `MismatchError`."""
+    if not isinstance(codebook, Centroids):
+        raise _wrong_codebook(kind, codebook, "patches")
+    return codebook
+
+
+def _wrong_codebook(kind: str, codebook: Prior, needed: CodebookKind) -> MismatchError:
+    return MismatchError(
+        f"quantizer {kind} and its codebook do not fit",
+        found=describe(codebook),
+        expected="no codebook" if needed == "none" else f"a {needed} codebook",
+        run={"words": "dvc repro graph", "patches": "dvc repro cluster", "none": None}[needed],
+    )
+
+
+def float_matrix(values: Any, what: str) -> Float[Tensor, "K d"]:
+    """Vectors of a pretrained codebook, copied to a float32 (K, d) tensor on the CPU.
+
+    Raises:
+        MismatchError: not a matrix, or with values that are not finite.
+    """
+    tensor = torch.as_tensor(values).detach().to("cpu", torch.float32, copy=True)
+    if tensor.ndim != 2 or not tensor.isfinite().all():
+        found = f"shape {tuple(tensor.shape)}, {int((~tensor.isfinite()).sum())} values not finite"
+        raise MismatchError(
+            f"the codebook's {what} cannot serve as vectors", found=found, expected="finite, (K, d)"
+        )
+    return tensor
+
+
+QuantizerModule = Quantizer  # shim: moved

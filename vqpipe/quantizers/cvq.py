@@ -12,7 +12,7 @@ of that batch:
 The similarity s_ik of latent and code is -|z_i - e_k|^2, or their cosine with `distance: cosine`; the search goes
 by the same. The anchor is the most similar latent (`closest`); one drawn with probability softmax_i(s_ik)
 (`probrandom`); or any (`random`: each latent as rarely as can be; the reference code draws from a pool that also
-holds latents of past steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the
+has latents of past steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the
 codes as they were in the pass. In eval nothing moves.
 
 The contrastive term draws codes to latents that are near and away from those that are far. Of the n values s_ik /
@@ -24,28 +24,67 @@ and
 It moves codes alone: latents have no gradient from it. In training it is that of the batch of all ranks. Which
 values are positive and negative, and that s+ is part of the denominator, is the reference code's form.
 
-Both look at K x n values, a tile of codes at a time (`vqpipe.quantizers.tiles`), so that memory is bounded.
+Both look at K x n values, a tile of codes at a time (`vqpipe.quantizers.soft`), so that memory is bounded.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
 from vqpipe.codebooks.search import Metric, nearest
-from vqpipe.params.quantizers.nearest import ContrastiveParams, CvqParams
-from vqpipe.quantizers.learned import LearnedCodesQuantizer, unit
+from vqpipe.params.base import Params
+from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.moments import draw_order
-from vqpipe.quantizers.soft import gumbel_noise
-from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer, unit
+from vqpipe.quantizers.soft import gumbel_noise, in_row_tiles
 from vqpipe.runtime.distributed import broadcast, gather
+
+
+class ContrastiveParams(Params):
+    """A term that draws each code to its nearest latents and away from the far half."""
+
+    weight: float = Field(gt=0)
+    """Of the term; 1 in the reference code."""
+    temperature: float = Field(gt=0)
+    """Of the similarities; 0.07 in the paper."""
+
+
+class CvqParams(LearnedCodesParams):
+    """Codes that are hardly used move to latents of the batch, the less used the further (CVQ-VAE)."""
+
+    kind: Literal["cvq"]
+    anchor: Literal["closest", "probrandom", "random"]
+    """The latent that a code moves to: its `closest`; `probrandom`, drawn by softmax over the similarities; or
+    `random`, any. By `euclidean` distance, codes that start close together share a closest latent: there use `init:
+    data`."""
+    distance: Literal["cosine", "euclidean"] = "euclidean"
+    """What is near and similar, in the search, for anchors and in the contrastive term: minus the squared distance
+    (`euclidean`), or the cosine (the reference code's default)."""
+    decay: float = Field(gt=0, lt=1)
+    """Of the running usage; 0.99 in the paper."""
+    contrastive: ContrastiveParams | None
+    """The contrastive term; None leaves it out."""
 
 
 class OnlineClusteredQuantizer(LearnedCodesQuantizer):
     """One group; the codes are a parameter of shape (K, d), the running usage (K,) is a buffer."""
 
     kind = "cvq"
+    Params = CvqParams
+    about = About(
+        title="CVQ",
+        codes="a parameter; dead codes move to anchors among the latents",
+        moved_by="its codebook loss, and the anchors",
+        papers="CVQ-VAE 2307.15139",
+        example={
+            "kind": "cvq", **LEARNED_EXAMPLE, "anchor": "closest", "decay": 0.99, "contrastive": None,
+        },
+    )  # fmt: skip
     usage: Tensor
 
     def __init__(self, config: CvqParams) -> None:
@@ -58,27 +97,25 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
         (codes,) = super().live_codes()
         return (codes.clone() if self.training else codes,)
 
-    def learn(
+    def losses(
         self,
         rows: Float[Tensor, "n d"],
         codes: Float[Tensor, "K d"],
         indices: Int64[Tensor, " n"],
         progress: float,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """See `NearestCodeQuantizer.learn`: with the contrastive term; in training the codes take a step."""
-        loss, terms = super().learn(rows, codes, indices, progress)
-        latents = gather(rows.detach()) if self.training else rows.detach()
+        """See `NearestCodeQuantizer.losses`: with the contrastive term."""
+        loss, terms = super().losses(rows, codes, indices, progress)
         if self.contrastive is not None:
+            latents = gather(rows.detach()) if self.training else rows.detach()
             contrastive = contrastive_loss(codes, latents, self.contrastive, self.metric)
             loss = loss + self.contrastive.weight * contrastive
             terms["contrastive"] = contrastive.detach()
-        if self.training:
-            self._step(latents, gather(indices))
         return loss, terms
 
-    @torch.no_grad()
-    def _step(self, latents: Tensor, indices: Tensor) -> None:
-        num_codes = self.num_codes[0]
+    def move_codes(self, rows: Float[Tensor, "n d"], indices: Int64[Tensor, " n"]) -> None:
+        """See `NearestCodeQuantizer.move_codes`: towards the anchors."""
+        latents, indices, num_codes = gather(rows), gather(indices), self.num_codes[0]
         share = torch.bincount(indices, minlength=num_codes).float() / len(indices)
         self.usage.lerp_(share, 1 - self.decay)
         alpha = torch.exp(-10 * self.usage * num_codes / (1 - self.decay) - 1e-3)[:, None]

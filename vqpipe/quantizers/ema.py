@@ -8,8 +8,8 @@ After each training pass, with n_k the uses of code k in the batch of all ranks 
     m_k <- decay m_k + (1 - decay) s_k          sums, the codes at the start
     e_k <- m_k / ((N_k + epsilon) / (N + K epsilon) N),   N = sum_k N_k
 
-The last line divides by sizes that are smoothed, so that a code which is never used does not divide by 0. What a
-pass returns are the codes as they were before it. In eval nothing moves.
+The last line divides by sizes that are smoothed, so that a code which is never used does not divide by 0. A pass
+returns the codes as they were before it. In eval nothing moves.
 
 The loss is beta |z - sg(e)|^2, the commitment: it moves the encoder. Codes are a buffer, so losses on codes
 (`Quantized.vectors`) do not reach them.
@@ -21,22 +21,66 @@ more, so that they have time to be used.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
-from vqpipe.params.quantizers.nearest import EmaParams
+from vqpipe.params.base import Params
+from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.moments import draw_rows
-from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import WithoutPrior
+from vqpipe.quantizers.nearest import CommittedParams, NearestCodeQuantizer
 from vqpipe.runtime.distributed import all_reduce_sum, broadcast, gather
 
 
-class MovingAverageQuantizer(WithoutPrior, NearestCodeQuantizer):
+class RestartParams(Params):
+    """Codes that are hardly used become latents of the batch."""
+
+    threshold: float = Field(gt=0)
+    """Smoothed uses per step, over all ranks, under which a code is dead."""
+    every: int = Field(ge=1)
+    """Training steps (forward passes) from one look for dead codes to the next."""
+
+
+class EmaParams(CommittedParams):
+    """A codebook that follows the mean of its latents, without gradient (VQ-VAE's appendix)."""
+
+    kind: Literal["ema"]
+    num_codes: int = Field(ge=1)
+    """K, the number of codes."""
+    decay: float = Field(ge=0, lt=1)
+    """Of the moving averages; 0.99 in the paper and in VQGAN-LC's baseline."""
+    epsilon: float = Field(gt=0)
+    """Uses that every code counts as having had (Laplace smoothing); common: 1e-5."""
+    init: Literal["uniform", "data"]
+    """Codes at the start: `uniform` in +-1/K, or `data`: latents of the first batch drawn at random."""
+    restart: RestartParams | None
+    """Restart dead codes; None: leave them."""
+
+    @property
+    def trains_codes(self) -> bool:
+        """False: the codes are a buffer."""
+        return False
+
+
+class MovingAverageQuantizer(NearestCodeQuantizer):
     """One group; codes (K, d), sums (K, d), cluster sizes (K,) and the number of passes are buffers."""
 
     kind = "ema"
+    Params = EmaParams
+    about = About(
+        title="EMA",
+        codes="a buffer that follows the mean of its latents",
+        moved_by="no gradient; moving averages, restart of dead codes by choice",
+        papers="VQ-VAE 1711.00937, appendix A.1",
+        example={
+            "kind": "ema", "dim": 8, "num_codes": 16, "beta": 1.0, "decay": 0.99, "epsilon": 1e-5, "init": "uniform",
+            "restart": None,
+        },
+    )  # fmt: skip
     codes: Tensor
     sums: Tensor
     cluster_sizes: Tensor
@@ -61,21 +105,19 @@ class MovingAverageQuantizer(WithoutPrior, NearestCodeQuantizer):
         self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
         self.sums.copy_(self.codes)
 
-    def learn(
+    def losses(
         self,
         rows: Float[Tensor, "n d"],
         codes: Float[Tensor, "K d"],
         indices: Int64[Tensor, " n"],
         progress: float,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """See `NearestCodeQuantizer.learn`: beta times the commitment; in training the codes take a step."""
+        """See `NearestCodeQuantizer.losses`: beta times the commitment."""
         commitment = F.mse_loss(rows, F.embedding(indices, codes))
-        if self.training:
-            self._step(rows.detach(), indices)
         return self.beta * commitment, {"commitment": commitment.detach()}
 
-    @torch.no_grad()
-    def _step(self, rows: Tensor, indices: Tensor) -> None:
+    def move_codes(self, rows: Float[Tensor, "n d"], indices: Int64[Tensor, " n"]) -> None:
+        """See `NearestCodeQuantizer.move_codes`: a step of the moving averages."""
         found = rows.new_zeros(len(self.codes), rows.shape[1] + 1)  # sums and, as the last column, counts
         found.index_add_(0, indices, F.pad(rows, (0, 1), value=1))
         all_reduce_sum(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vqpipe.params.quantizers.nearest import Estimator
-
+Estimator = Literal["rotation", "straight_through"]
+"""The names of `ESTIMATORS`."""
 SHORTEST = 1e-6
 """Vectors that are no longer than this have no direction that could be rotated."""
 

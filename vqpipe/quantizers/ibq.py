@@ -14,15 +14,35 @@ e_k): sample_weight * E[H(p)] - batch_weight * H(E[p]). E[p] is taken over all r
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from vqpipe.params.quantizers.soft import IbqParams
-from vqpipe.quantizers.entropies import entropy, mean_over_ranks
-from vqpipe.quantizers.soft import Assigned, SoftCodeQuantizer, hard_mixture
-from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.quantizers.contract import About
+from vqpipe.quantizers.soft import (
+    Assigned,
+    EntropyParams,
+    SoftCodeParams,
+    SoftCodeQuantizer,
+    entropy,
+    hard_mixture,
+    in_row_tiles,
+    mean_over_ranks,
+)
+
+
+class IbqParams(SoftCodeParams, EntropyParams):
+    """Index backpropagation: every code gets a gradient through the softmax over all of them (IBQ)."""
+
+    kind: Literal["ibq"]
+    beta: float = Field(ge=0)
+    """Weight of the codebook term |sg(z) - e|^2; common: 0.25."""
+    init: Literal["uniform", "data"]
+    """Codes at the start: `uniform` in +-1/K, or `data`: latents of the first batch drawn at random."""
 
 
 class IndexBackpropagationQuantizer(SoftCodeQuantizer):
@@ -32,18 +52,33 @@ class IndexBackpropagationQuantizer(SoftCodeQuantizer):
     """
 
     kind = "ibq"
+    Params = IbqParams
+    about = About(
+        title="IBQ",
+        codes="a parameter",
+        moved_by="every code, through the softmax over all of them",
+        papers="IBQ 2412.02692",
+        example={
+            "kind": "ibq", "dim": 8, "num_codes": 16, "beta": 0.25, "init": "uniform", "entropy_weight": 0.05,
+            "sample_weight": 1.0, "batch_weight": 1.0, "inverse_temperature": 2.0,
+        },
+    )  # fmt: skip
 
     def __init__(self, config: IbqParams) -> None:
         super().__init__(config, data_init=config.init == "data")
         self.config = config
         nn.init.uniform_(self.codes, -1 / config.num_codes, 1 / config.num_codes)
 
+    def scores(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "r K"]:
+        """See `SoftCodeQuantizer.scores`: the products z . e_k."""
+        return rows @ self.codes.T
+
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:
         """See `SoftCodeQuantizer.assign`; nothing is annealed, so `progress` has no effect."""
         penalised = self.config.entropy_weight > 0
 
         def step(part: Tensor) -> tuple[Tensor, ...]:
-            logits = part @ self.codes.T
+            logits = self.scores(part)
             index = logits.argmax(-1)
             z_q = hard_mixture(logits.softmax(-1), index, self.codes)
             if not penalised:

@@ -1,4 +1,4 @@
-"""What the quantizers share whose codes are the points of a fixed lattice: nothing is learned or searched.
+"""Quantizers whose codes are the points of a fixed lattice: nothing is learned or searched.
 
 A code is one digit per dimension, and its index is their number in mixed radix, the first dimension least
 significant: index = sum_i digit_i prod_{j < i} levels_j.
@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from vqpipe.quantizers.contract import Codebook, Quantized, check_indices, check_latent
-from vqpipe.quantizers.priors import WithoutPrior
+from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_indices, check_latent
 
 
-class LatticeQuantizer(WithoutPrior):
+class LatticeQuantizer(Quantizer):
     """One group, no parameters and no state: its params say everything. Nothing is annealed.
 
-    Always in float32, whatever autocast says.
+    Always in float32, also under autocast.
 
     Args:
         config: the params.
@@ -51,6 +50,10 @@ class LatticeQuantizer(WithoutPrior):
         """The code vectors of digits."""
 
     @abstractmethod
+    def round(self, rows: Float[Tensor, "*b d"]) -> Int64[Tensor, "*b d"]:
+        """The digits of rows, float32."""
+
+    @abstractmethod
     def quantise(
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
@@ -65,12 +68,16 @@ class LatticeQuantizer(WithoutPrior):
         indices = (digits * self.basis).sum(-1).view(b, 1, h, w)
         return Quantized(z_q.view(b, h, w, d).permute(0, 3, 1, 2), indices, loss, terms, ())
 
-    def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
-        """The latent of given indices, float32.
+    @torch.no_grad()
+    def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b 1 h w"]:
+        """See `Quantizer.indices`."""
+        check_latent(z, self.dim, True)
+        with torch.autocast(z.device.type, enabled=False):
+            digits = self.round(z.float().permute(0, 2, 3, 1).reshape(-1, self.dim))
+        return (digits * self.basis).sum(-1).view(z.shape[0], 1, *z.shape[2:])
 
-        Raises:
-            MismatchError: indices of another shape, or out of range.
-        """
+    def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
+        """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)
         return self.values(self.digits(indices[:, 0])).permute(0, 3, 1, 2)
 
@@ -81,8 +88,5 @@ class LatticeQuantizer(WithoutPrior):
     @torch.no_grad()
     def codebooks(self) -> list[Codebook]:
         """All K points; at 2^18 codes of dimension 18 that is 19 MB."""
-        return [
-            Codebook(
-                "code", self.values(self.digits(torch.arange(self.num_codes[0], device=self.basis.device)))
-            )
-        ]
+        every = torch.arange(self.num_codes[0], device=self.basis.device)
+        return [Codebook("code", self.values(self.digits(every)))]

@@ -10,25 +10,66 @@ commitment term 1 and the codebook term .33 (eq. 1): `beta: 0.33` with `beta_on:
 The ablations: centroids that are trained too (`trainable`), no projector (`projector: false`; d is then D), and
 random vectors in the centroids' place (`source: random`). Table 6 does not say which; ours are normal with the mean
 and variance of the K centroids in each dimension, so that their scale is not what makes the difference. K vectors
-drawn from all features are a prior of their own: the cluster stage's `method: selection`.
+drawn from all features are a codebook of their own: the cluster stage's `method: selection`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers.lc import LcParams
-from vqpipe.quantizers.contract import Names
+from vqpipe.quantizers.contract import About, CodebookKind, Names, float_matrix, need_patches
 from vqpipe.quantizers.moments import compose, moment_map
-from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import float_matrix, keep, need_centroids
+from vqpipe.quantizers.nearest import NearestCodeParams, NearestCodeQuantizer
+
+
+class LcParams(NearestCodeParams):
+    """Frozen centroids of CLIP patch features and a trained projector (VQGAN-LC)."""
+
+    kind: Literal["lc"]
+    num_codes: int = Field(ge=1)
+    """K: the first K centroids of the patches codebook are the codes."""
+    distance: Literal["cosine", "euclidean"]
+    """How the nearest code is found: `cosine` in the paper, `euclidean` in its reference code."""
+    init: Literal["standard", "data"]
+    """Projector at the start: `standard` (a linear layer's own, the paper's form), or `data`: set so that the
+    projected codes have the mean and covariance of the first batch's latents."""
+    projector: bool = True
+    """Whether the trained linear layer makes the codes from the centroids. False: the centroids are the codes, and
+    `dim` must be theirs (the paper's table 9, row 1)."""
+    trainable: bool = False
+    """Train the centroids too instead of keeping them as they start (table 9, row 2)."""
+    source: Literal["centroids", "random"] = "centroids"
+    """Centroids at the start: those of the codebook, or `random`: drawn from a normal distribution with their mean
+    and variance in each dimension (table 6's random initialisation)."""
+
+    @model_validator(mode="after")
+    def _data_sets_the_projector(self) -> LcParams:
+        if self.init == "data" and not self.projector:
+            raise ValueError("init data sets the projector, and projector is false; set init: standard")
+        return self
+
+    @property
+    def codebook(self) -> CodebookKind:
+        """Patches, also where `source: random` takes only their number, mean and variance."""
+        return "patches"
+
+    @property
+    def trains_codes(self) -> bool:
+        """False where neither the projector nor the centroids are trained."""
+        return self.projector or self.trainable
+
+    @property
+    def to_train_codes(self) -> str:
+        """See `QuantizerParams.to_train_codes`."""
+        return "the quantizer's projector or trainable to true"
 
 
 class LargeCodebookQuantizer(NearestCodeQuantizer):
@@ -40,27 +81,38 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
     """
 
     kind = "lc"
+    Params = LcParams
+    about = About(
+        title="VQGAN-LC",
+        codes="frozen CLIP-patch centroids through a linear projector",
+        moved_by="the projector moves all codes at once",
+        papers="VQGAN-LC 2406.11837",
+        example={
+            "kind": "lc", "dim": 8, "num_codes": 32, "beta": 0.33, "beta_on": "codebook", "distance": "cosine",
+            "init": "standard",
+        },
+    )  # fmt: skip
     centroids: Tensor
 
     def __init__(self, config: LcParams, centroids: Float[Tensor, "K D"]) -> None:
         super().__init__(
             config, ["code"], [config.num_codes], metric=config.distance, data_init=config.init == "data"
         )
-        keep(self, "centroids", centroids, config.trainable)
+        self.register_vectors("centroids", centroids, config.trainable)
         self.projector = nn.Linear(centroids.shape[1], config.dim) if config.projector else None
 
     @classmethod
-    def from_prior(cls, config: LcParams, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; the first `num_codes` centroids are taken.
+    def from_codebook(cls, config: LcParams, codebook: Prior) -> LargeCodebookQuantizer:
+        """See `Quantizer.from_codebook`; the first `num_codes` centroids are taken.
 
         Raises:
-            MismatchError: another prior, fewer centroids than codes, or centroids of another dimension than the codes
-                without a projector.
+            MismatchError: no patches codebook, fewer centroids than codes, or without a projector centroids of another
+                dimension than the codes.
         """
-        vectors = float_matrix(need_centroids(cls.kind, prior).vectors, "centroids")
+        vectors = float_matrix(need_patches(cls.kind, codebook).vectors, "centroids")
         if config.num_codes > len(vectors):
             raise MismatchError(
-                "quantizer lc asks for more codes than the prior has centroids",
+                "quantizer lc asks for more codes than the codebook has centroids",
                 found=f"num_codes: {config.num_codes}, and {len(vectors)} centroids",
                 expected=f"num_codes of at most {len(vectors)}, or a cluster stage with a larger K",
                 run="dvc repro cluster",
@@ -78,8 +130,10 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
         return cls(config, vectors)
 
     @classmethod
-    def skeleton(cls, config: LcParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`; the centroids' dimension is that of the tensors."""
+    def skeleton(
+        cls, config: LcParams, tensors: Mapping[str, Tensor], names: Names | None
+    ) -> LargeCodebookQuantizer:
+        """See `Quantizer.skeleton`; the centroids' dimension is that of the tensors."""
         return cls(config, tensors["centroids"].new_zeros(config.num_codes, tensors["centroids"].shape[1]))
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:

@@ -2,7 +2,7 @@
 
 Paper: MAGVIT-v2, arXiv 2310.05737, section 3.1.
 
-value = 1 where z > 0, else -1; index = sum_i 2^i [z_i > 0]. The gradient of z_q is handed to z as it is. The loss is
+value = 1 where z > 0, else -1; index = sum_i 2^i [z_i > 0]. The gradient of z_q goes to z unchanged. The loss is
 
     entropy_weight * (sample_weight * E[H(p)] - batch_weight * H(E[p])) + commitment_weight * mean (z - sg(z_q))^2
 
@@ -23,21 +23,50 @@ E[p] is taken over all ranks.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
-from vqpipe.params.quantizers.scalar import LfqParams
-from vqpipe.quantizers.entropies import entropy, mean_over_ranks
+from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.lattice import LatticeQuantizer
+from vqpipe.quantizers.soft import EntropyParams, entropy, mean_over_ranks
+
+
+class LfqParams(EntropyParams):
+    """Every dimension reduced to its sign: K = 2^dim (LFQ, MAGVIT-v2)."""
+
+    kind: Literal["lfq"]
+    dim: int = Field(ge=1, le=24)
+    """Dimension of the z that the quantizer receives; 18 in the paper."""
+    commitment_weight: float = Field(ge=0)
+    """Weight of |z - sg(z_q)|^2; common: 0.25."""
+
+    @property
+    def trains_codes(self) -> bool:
+        """False: there are no code vectors."""
+        return False
 
 
 class LookupFreeQuantizer(LatticeQuantizer):
     """One group of 2^dim codes with entries of +-1."""
 
     kind = "lfq"
+    Params = LfqParams
+    about = About(
+        title="LFQ",
+        codes="a fixed grid: the sign of each dimension, K = 2^d",
+        moved_by="nothing",
+        papers="MAGVIT-v2 2310.05737",
+        example={
+            "kind": "lfq", "dim": 8, "commitment_weight": 0.25, "entropy_weight": 0.05, "sample_weight": 1.0,
+            "batch_weight": 1.0, "inverse_temperature": 2.0,
+        },
+    )  # fmt: skip
     config: LfqParams
 
     @staticmethod
@@ -49,11 +78,15 @@ class LookupFreeQuantizer(LatticeQuantizer):
         """See `LatticeQuantizer.values`."""
         return digits.float() * 2 - 1
 
+    def round(self, rows: Float[Tensor, "*b d"]) -> Int64[Tensor, "*b d"]:
+        """See `LatticeQuantizer.round`."""
+        return (rows > 0).long()
+
     def quantise(
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
         """See `LatticeQuantizer.quantise`."""
-        digits = (rows > 0).long()
+        digits = self.round(rows)
         codes = self.values(digits)
         commitment = F.mse_loss(rows, codes)
         loss, terms = self.config.commitment_weight * commitment, {"commitment": commitment.detach()}

@@ -1,4 +1,4 @@
-"""Starting values from data: codes that lie where the first latents lie."""
+"""Starting values from data: codes with the place and spread of the first latents."""
 
 from __future__ import annotations
 

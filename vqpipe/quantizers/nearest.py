@@ -1,35 +1,73 @@
-"""What all quantizers with a nearest-code search share: grouping, search, code losses, straight-through,
-decode.
+"""Quantizers with a nearest-code search: grouping, search, code losses, estimator, decode.
 
-A method says where its code vectors come from (`live_codes`). It may also say where its codes lie (`place`), how
-codes are chosen (`search`), and what they learn from (`learn`); the rest is here. Letters: b batch, g groups, d
-latent dimension, dg a group's share of it, K codes of a group, n = b * h * w rows.
+A method says where its code vectors come from (`live_codes`). It may also say how latents are compared with them
+(`prepare`), how codes are chosen (`search`, `search_in_training`), what they learn from (`losses`) and how they move
+without a gradient (`move_codes`); the rest is here. Letters: b batch, g groups, d latent dimension, dg a group's share
+of it, K codes of a group, n = b * h * w rows.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from vqpipe.codebooks.search import Metric, nearest
 from vqpipe.errors import MismatchError
-from vqpipe.params.quantizers.nearest import BetaOn, CommittedParams, NearestCodeParams
 from vqpipe.quantizers.contract import (
     Codebook,
     Names,
     Quantized,
-    QuantizerModule,
+    Quantizer,
+    QuantizerParams,
     check_indices,
     check_latent,
 )
-from vqpipe.quantizers.estimators import ESTIMATORS
-from vqpipe.quantizers.memo import Memo
+from vqpipe.quantizers.estimators import ESTIMATORS, Estimator
+from vqpipe.quantizers.moments import draw_rows
 from vqpipe.runtime.distributed import broadcast_module, gather
+
+BetaOn = Literal["commitment", "codebook"]
+"""Which term beta weighs; the other term has weight 1. See `code_losses`."""
+T = TypeVar("T")
+
+
+class CommittedParams(QuantizerParams):
+    """The params of every quantizer with a nearest-code search."""
+
+    dim: int = Field(ge=1)
+    """Dimension of the z that the quantizer receives; 1x1 convolutions around it map from and to the trunk's
+    channels."""
+    beta: float = Field(ge=0)
+    """Weight of one of the two code losses; `beta_on` says which. Of the commitment |z - sg(e)|^2 where the method
+    has no other."""
+    estimator: Estimator = "straight_through"
+    """How the gradient of z_q reaches z: `straight_through` as it is (VQ-VAE), or `rotation`: turned and scaled as z
+    has to be to become its code (the rotation trick)."""
+
+
+class NearestCodeParams(CommittedParams):
+    """The same for methods whose codes are moved by a loss."""
+
+    beta_on: BetaOn
+    """`commitment`: beta weighs |z - sg(e)|^2 (VQ-VAE, the papers). `codebook`: beta weighs |sg(z) - e|^2
+    (VQGAN's legacy order)."""
+
+
+class LearnedCodesParams(NearestCodeParams):
+    """The same for a codebook that is a parameter itself."""
+
+    num_codes: int = Field(ge=1)
+    """K, the number of codes."""
+    init: Literal["uniform", "data"]
+    """Codes at the start: `uniform` in +-1/K (the papers' form), or `data`: latents of the first batch drawn
+    at random."""
 
 
 def code_losses(
@@ -53,11 +91,11 @@ def code_losses(
     return commitment + beta * codebook, commitment, codebook
 
 
-class NearestCodeQuantizer(QuantizerModule):
+class NearestCodeQuantizer(Quantizer):
     """z is split into one part per group, and each part takes its nearest code.
 
-    Always in float32, whatever autocast says. In training the codes are made anew on every forward pass; in
-    eval without gradients they are made once and kept until a parameter or buffer changes.
+    Always in float32, also under autocast. In training the codes are made anew on every forward pass; in eval without
+    gradients they are made once and kept until a parameter or buffer changes.
 
     Args:
         config: dim, beta, estimator, and beta_on where the method has both code losses.
@@ -93,46 +131,48 @@ class NearestCodeQuantizer(QuantizerModule):
 
     @abstractmethod
     def live_codes(self) -> tuple[Float[Tensor, "K dg"], ...]:
-        """The code vectors of each group, float32, with gradient to whatever the method trains."""
+        """The code vectors of each group, float32, with gradient to all that the method trains."""
 
     def set_from_data(self, rows: Float[Tensor, "g n dg"]) -> None:
-        """Set the parameters from latents of the first batch, split by group; for methods with
-        `data_init`."""
+        """Set the parameters from latents of the first batch, split by group; for methods with `data_init`."""
         raise NotImplementedError(f"{self.kind} has no initialisation from data")
 
-    def place(self, rows: Float[Tensor, "n dg"]) -> Float[Tensor, "n dg"]:
-        """Latents of a group where its codes lie; what the losses and the estimator see. Here as they are."""
+    def prepare(self, rows: Float[Tensor, "n dg"]) -> Float[Tensor, "n dg"]:
+        """Latents of a group as search, losses and estimator see them: here unchanged."""
         return rows
 
-    def search(
-        self, rows: Float[Tensor, "n dg"], codes: Float[Tensor, "K dg"], progress: float
-    ) -> Int64[Tensor, " n"]:
+    def search(self, rows: Float[Tensor, "n dg"], codes: Float[Tensor, "K dg"]) -> Int64[Tensor, " n"]:
         """The code of each row: here the nearest."""
         return nearest(rows, codes, self.metric)
 
-    def learn(
+    def search_in_training(
+        self, rows: Float[Tensor, "n dg"], codes: Float[Tensor, "K dg"], progress: float
+    ) -> Int64[Tensor, " n"]:
+        """The code of each row in a training pass: here as in eval."""
+        return self.search(rows, codes)
+
+    def losses(
         self,
         rows: Float[Tensor, "n dg"],
         codes: Float[Tensor, "K dg"],
         indices: Int64[Tensor, " n"],
         progress: float,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """A group's loss and its terms (`code_losses`); a method that moves codes by itself does so here, in training.
-
-        A method of one group may rely on being called once a pass, on every rank in training.
-        """
+        """A group's loss and its terms: here `code_losses`."""
         chosen = F.embedding(indices, codes)
         loss, commitment, codebook = code_losses(rows, chosen, self.beta, self.beta_on)
         return loss, {"commitment": commitment.detach(), "codebook": codebook.detach()}
 
+    def move_codes(self, rows: Float[Tensor, "n dg"], indices: Int64[Tensor, " n"]) -> None:
+        """Move codes without a gradient, after a group's losses in training; rows are detached. Here they stay.
+
+        A method of one group may rely on one call a pass, on every rank.
+        """
+
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
-        """Set the codes from one batch of latents where the params ask for it; a second call does nothing.
-
-        The first forward pass in training does this by itself. A trainer that copies the weights before that
-        (averaged weights, say) calls it first. With several ranks the batch is that of all of them, and rank 0's
-        result is given to all.
-        """
+        """See `Quantizer.initialise`; only where the params ask for it. With several ranks the batch is that of all of
+        them, and rank 0's result is given to all."""
         if not self.data_init or bool(self.initialised):
             return
         with torch.autocast(z.device.type, enabled=False):
@@ -142,7 +182,7 @@ class NearestCodeQuantizer(QuantizerModule):
         self.initialised.fill_(True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
-        """See `Quantizer.forward`; `progress` has no effect but where a method says so."""
+        """See `Quantizer.forward`; `progress` has an effect only where a method says so."""
         check_latent(z, self.dim, not self.training)
         if self.training:
             self.initialise(z)
@@ -154,9 +194,15 @@ class NearestCodeQuantizer(QuantizerModule):
         outputs, indices, losses = [], [], []
         terms: dict[str, Tensor] = {}
         for name, part, group_codes in zip(self.group_names, self._split(z), codes, strict=True):
-            rows = self.place(_rows(part))
-            index = self.search(rows, group_codes, progress)
-            loss, found = self.learn(rows, group_codes, index, progress)
+            rows = self.prepare(_rows(part))
+            if self.training:
+                index = self.search_in_training(rows, group_codes, progress)
+            else:
+                index = self.search(rows, group_codes)
+            loss, found = self.losses(rows, group_codes, index, progress)
+            if self.training:
+                with torch.no_grad():
+                    self.move_codes(rows.detach(), index)
             suffix = f"_{name}" if self.groups > 1 else ""
             terms |= {f"{term}{suffix}": value for term, value in found.items()}
             losses.append(loss)
@@ -166,12 +212,21 @@ class NearestCodeQuantizer(QuantizerModule):
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.stack(indices, dim=1), loss, terms, codes)
 
-    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
-        """The latent of given indices, float32.
+    @torch.no_grad()
+    def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b g h w"]:
+        """See `Quantizer.indices`: the search alone."""
+        check_latent(z, self.dim, True)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._search(z.float(), self._codes())
 
-        Raises:
-            MismatchError: indices of another shape, or out of range.
-        """
+    def _search(self, z: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
+        grid = (z.shape[0], *z.shape[2:])
+        parts = zip(self._split(z), codes, strict=True)
+        found = [self.search(self.prepare(_rows(part)), own).view(grid) for part, own in parts]
+        return torch.stack(found, dim=1)
+
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
+        """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)
         with torch.autocast(indices.device.type, enabled=False):
             codes = self._codes()
@@ -182,7 +237,7 @@ class NearestCodeQuantizer(QuantizerModule):
 
     @torch.no_grad()
     def codebooks(self) -> list[Codebook]:
-        """The codes of each group as they are now, and their names where they have any."""
+        """See `Quantizer.codebooks`."""
         codes = self._codes()
         return [
             Codebook(name, vectors.detach().clone(), list(names) if names is not None else None, self.metric)
@@ -202,6 +257,71 @@ class NearestCodeQuantizer(QuantizerModule):
 
     def _split(self, z: Tensor) -> tuple[Tensor, ...]:
         return z.chunk(self.parts, dim=1)
+
+
+class LearnedCodesQuantizer(NearestCodeQuantizer):
+    """One group; the codes are a parameter of shape (K, d), uniform in +-1/K at the start or set from data.
+
+    Args:
+        config: the params.
+        metric: of the search.
+    """
+
+    def __init__(self, config: LearnedCodesParams, metric: Metric = "euclidean") -> None:
+        super().__init__(config, ["code"], [config.num_codes], metric=metric, data_init=config.init == "data")
+        bound = 1 / config.num_codes
+        self.codes = nn.Parameter(torch.empty(config.num_codes, config.dim).uniform_(-bound, bound))
+
+    def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
+        """The parameter itself."""
+        return (self.codes.float(),)
+
+    def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
+        """Codes are latents of the first batch, drawn at random."""
+        self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
+
+
+LEARNED_EXAMPLE: dict[str, Any] = {
+    "dim": 8, "num_codes": 16, "beta": 0.25, "beta_on": "commitment", "init": "uniform",
+}  # fmt: skip
+"""`LearnedCodesParams` in small, for `About.example`."""
+
+
+def unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length 1; those shorter than 1e-6 are divided by 1e-6."""
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+class Memo(Generic[T]):
+    """Remembers one value, keyed on the identity and version of its source tensors.
+
+    An optimiser's step, `load_state_dict`, `.to(device)` or an in-place copy of averaged weights all change
+    the key. Not part of a module's state.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[tuple[int, int, str], ...] | None = None
+        self._value: T | None = None
+
+    def get(self, sources: Iterable[Tensor], make: Callable[[], T]) -> T:
+        """The remembered value, or `make()` where a source is another tensor or has been written to.
+
+        Under `torch.export` the sources are symbols: the value that is remembered is taken, as a constant.
+        """
+        if self._value is not None and torch.compiler.is_exporting():
+            return self._value
+        key = tuple((s.data_ptr(), -1 if s.is_inference() else s._version, str(s.device)) for s in sources)
+        if self._key != key or self._value is None:
+            self._value = make()
+            self._key = key
+        return self._value
+
+    def clear(self) -> None:
+        """Forget the value."""
+        self._key = self._value = None
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Memo[T]:
+        return Memo()
 
 
 def _rows(part: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Regularised quantisation: a uniform prior over codes, and a share of positions that are sampled.
+"""Regularised quantisation: codes drawn towards even use, and a share of positions that are sampled.
 
 Paper: Regularized Vector Quantization for Tokenized Image Synthesis, CVPR 2023, arXiv 2303.06424, sections 3.2 and
 3.3.
 
 Each latent has a distribution over codes, q_i = softmax_k(-|z_i - e_k|^2 / temperature).
 
-- Prior distribution regularisation: the divergence of the batch's mean distribution from the uniform prior,
+- Prior distribution regularisation: the divergence of the batch's mean distribution from the uniform one,
 
       prior = KL(uniform | q) = -log K - 1/K sum_k log q_k,   q = mean_i q_i,
 
@@ -17,65 +17,89 @@ Each latent has a distribution over codes, q_i = softmax_k(-|z_i - e_k|^2 / temp
 - Stochastic mask regularisation: in training each position is masked with probability `stochastic_share`; a masked
   one takes a code drawn from q_i (by Gumbel noise), the rest the nearest, as all do in eval.
 
-Beside that the losses of `vq`, and its gradient from z_q to z, at masked positions too; in the paper z_q has the
+In addition the losses of `vq`, and its gradient from z_q to z, at masked positions too; in the paper z_q has the
 gradient of a softmax, and of a Gumbel softmax at masked positions (algorithm 1).
 
 Left out: the paper's probabilistic contrastive loss, which weighs a loss between the features of the image and of its
 reconstruction, since it belongs to the reconstruction and not to the quantizer.
 
-Training passes compute n x K values, a tile of rows at a time (`vqpipe.quantizers.tiles`).
+Training passes compute n x K values, a tile of rows at a time (`vqpipe.quantizers.soft`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
-from vqpipe.params.quantizers.nearest import RegVqParams
+from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.estimators import straight_through
-from vqpipe.quantizers.learned import LearnedCodesQuantizer
-from vqpipe.quantizers.schedules import value_at
-from vqpipe.quantizers.soft import gumbel_noise
-from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer
+from vqpipe.quantizers.soft import ScheduleParams, gumbel_noise, in_row_tiles, value_at
 from vqpipe.runtime.distributed import gather, world_size
+
+
+class RegVqParams(LearnedCodesParams):
+    """Codes drawn towards even use, and a share of sampled positions (Regularized VQ)."""
+
+    kind: Literal["reg_vq"]
+    temperature: ScheduleParams
+    """Of the distribution softmax(-|z - e|^2 / temperature) of each latent over codes."""
+    prior_weight: float = Field(ge=0)
+    """Weight of the divergence of the batch's mean distribution from the uniform one, in nats (the paper's prior
+    distribution regularisation). 0 leaves it out."""
+    stochastic_share: float = Field(ge=0, le=1)
+    """Share of the positions that take a sampled code in training, the rest the nearest; 0: none."""
 
 
 class RegularisedQuantizer(LearnedCodesQuantizer):
     """One group; the codes are a parameter of shape (K, d). `progress` drives the temperature."""
 
     kind = "reg_vq"
+    Params = RegVqParams
+    about = About(
+        title="Reg-VQ",
+        codes="a parameter, drawn towards even use of the codes",
+        moved_by="its codebook loss and the divergence from even use",
+        papers="Regularized VQ 2303.06424",
+        example={
+            "kind": "reg_vq", **LEARNED_EXAMPLE, "temperature": {"kind": "constant", "value": 1.0},
+            "prior_weight": 0.1, "stochastic_share": 0.2,
+        },
+    )  # fmt: skip
 
     def __init__(self, config: RegVqParams) -> None:
         super().__init__(config)
         self.config = config
 
-    def search(
+    def search_in_training(
         self, rows: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], progress: float
     ) -> Int64[Tensor, " n"]:
-        """See `NearestCodeQuantizer.search`: the nearest code; in training a sampled one at masked positions."""
-        indices = super().search(rows, codes, progress)
-        if not self.training or self.config.stochastic_share == 0:
+        """See `NearestCodeQuantizer.search_in_training`: the nearest code, and a sampled one at masked positions."""
+        indices = self.search(rows, codes)
+        if self.config.stochastic_share == 0:
             return indices
         masked = torch.rand(len(rows), device=rows.device) < self.config.stochastic_share
         indices[masked] = self._sample(rows.detach()[masked], codes.detach(), progress)
         return indices
 
-    def learn(
+    def losses(
         self,
         rows: Float[Tensor, "n d"],
         codes: Float[Tensor, "K d"],
         indices: Int64[Tensor, " n"],
         progress: float,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """See `NearestCodeQuantizer.learn`: with the prior's divergence."""
-        loss, terms = super().learn(rows, codes, indices, progress)
+        """See `NearestCodeQuantizer.losses`: with the divergence from the uniform distribution."""
+        loss, terms = super().losses(rows, codes, indices, progress)
         if self.config.prior_weight > 0:
-            prior = self._prior(rows, codes, progress)
-            loss = loss + self.config.prior_weight * prior
-            terms["prior"] = prior.detach()
+            divergence = self._divergence(rows, codes, progress)
+            loss = loss + self.config.prior_weight * divergence
+            terms["prior"] = divergence.detach()
         return loss, terms
 
     @torch.no_grad()
@@ -86,7 +110,7 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
 
         return torch.cat([found for (found,) in in_row_tiles(step, rows, len(codes))])
 
-    def _prior(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
+    def _divergence(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
         def step(part: Tensor) -> tuple[Tensor]:
             return (self._logits(part, codes, progress).log_softmax(1).logsumexp(0, keepdim=True),)
 
@@ -103,7 +127,7 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
 
 
 def log_mean_over_ranks(logs: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
-    """log(mean over ranks of exp(logs)), each rank holding equally many rows.
+    """log(mean over ranks of exp(logs)), where each rank has equally many rows.
 
     The gradient is that of the mean, exp(own - result), to this rank's: after the usual averaging of the ranks'
     gradients it is that of one process that sees all rows.

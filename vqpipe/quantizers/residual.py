@@ -8,42 +8,99 @@ over any other method, with a codebook per stage or one for all. The groups are 
 so on. The loss is the sum or the mean of the stages' own losses; RQ-VAE's commitment |z - sg(q_0 + .. + q_s)|^2 is
 stage s's commitment on its residual.
 
-The gradient, by the base (`QuantizerModule.own_gradient`):
+The gradient, by the base (`Quantizer.own_gradient`):
 
-- Where an estimator hands the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum, from z_q to z.
+- Where an estimator passes the gradient of z_q to z (`vq`, `lfq`, ..), it does so once, for the sum, from z_q to z.
   Adding up the stages' own would multiply it by their number. Residuals are taken off without gradient, so that
   every stage's loss moves the encoder as the paper says.
-- Where z_q has a gradient of its own (`gumbel`, `sq_vae`, `ibq`, `fsq`), the whole chain is differentiated as it
-  stands, residuals included, and the codes of every stage get theirs.
+- Where z_q has a gradient of its own (`gumbel`, `sq_vae`, `ibq`, `fsq`), the whole chain is differentiated,
+  residuals included, and the codes of every stage get theirs.
 
 Codes that start from data start from their stage's residuals in the first batch, and each stage from latents of its
-own: a latent that became a code leaves nothing over, so that a next stage which started from the same latents would
+own: a latent that became a code leaves no residual, so that a next stage which started from the same latents would
 have many codes at 0. A shared codebook starts from z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.codebooks.load import Prior
-from vqpipe.params.quantizers.residual import ResidualParams
+from vqpipe.quantizers import QUANTIZERS
 from vqpipe.quantizers.contract import (
+    About,
     Codebook,
+    CodebookKind,
     Names,
     Quantized,
-    QuantizerModule,
+    Quantizer,
+    QuantizerParams,
     check_indices,
     check_latent,
 )
 from vqpipe.quantizers.estimators import ESTIMATORS
+from vqpipe.quantizers.nearest import LEARNED_EXAMPLE
+
+if TYPE_CHECKING:
+    AnyBase = QuantizerParams
+else:
+    _BASES = [QUANTIZERS[kind].Params for kind in QUANTIZERS if kind != "residual"]
+    AnyBase = Annotated[Union[tuple(_BASES)], Field(discriminator="kind")]  # noqa: UP007
+    """The params of every method that can be a stage: all but this one."""
 
 
-class ResidualQuantizer(QuantizerModule):
+class ResidualParams(QuantizerParams):
+    """Each stage quantises what the stages before it left over (RQ-VAE, SoundStream).
+
+    `base` is any method but this one.
+    """
+
+    kind: Literal["residual"]
+    base: AnyBase
+    """The quantizer of every stage."""
+    num_stages: int = Field(ge=1, le=32)
+    """Stages, each with the base's groups: an image has num_stages times the base's indices."""
+    shared: bool
+    """One codebook for all stages (RQ-VAE's form), or each its own (SoundStream's)."""
+    stage_scale: float | None = Field(default=None, gt=0, le=1)
+    """Stage s divides what it receives by stage_scale^s and multiplies its codes by it, from s = 0; None: 1. For
+    bases whose codes are fixed: 1 / (L - 1) for `fsq` of L levels, 1/2 for `lfq`."""
+    reduce: Literal["sum", "mean"]
+    """The loss over the stages: `sum` (RQ-VAE) or `mean`."""
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the z that the quantizer receives: the base's."""
+        return self.base.dim
+
+    @property
+    def codebook(self) -> CodebookKind:
+        """The base's."""
+        return self.base.codebook
+
+    @property
+    def trains_codes(self) -> bool:
+        """The base's."""
+        return self.base.trains_codes
+
+    @property
+    def to_train_codes(self) -> str:
+        """The base's."""
+        return self.base.to_train_codes
+
+    @property
+    def label(self) -> str:
+        """`residual over` the base."""
+        return f"residual over {self.base.label}"
+
+
+class ResidualQuantizer(Quantizer):
     """num_stages times the base's groups.
 
     Args:
@@ -52,9 +109,20 @@ class ResidualQuantizer(QuantizerModule):
     """
 
     kind = "residual"
+    Params = ResidualParams
+    about = About(
+        title="RQ",
+        codes="stages of any other method",
+        moved_by="as the base",
+        papers="RQ-VAE 2203.01941, SoundStream 2107.03312",
+        example={
+            "kind": "residual", "base": {"kind": "vq", **LEARNED_EXAMPLE}, "num_stages": 2, "shared": False,
+            "reduce": "sum",
+        },
+    )  # fmt: skip
     initialised: Tensor
 
-    def __init__(self, config: ResidualParams, make: Callable[[int], QuantizerModule]) -> None:
+    def __init__(self, config: ResidualParams, make: Callable[[int], Quantizer]) -> None:
         super().__init__()
         self.config = config
         self.stages = nn.ModuleList(make(s) for s in range(1 if config.shared else config.num_stages))
@@ -67,17 +135,19 @@ class ResidualQuantizer(QuantizerModule):
         self.scales = [ratio**s for s in range(config.num_stages)]
 
     @classmethod
-    def from_prior(cls, config: ResidualParams, prior: Prior) -> Self:
-        """See `QuantizerModule.from_prior`; every stage takes the base's prior."""
-        method = _method(config)
-        return cls(config, lambda stage: method.from_prior(config.base, prior))
+    def from_codebook(cls, config: ResidualParams, codebook: Prior) -> ResidualQuantizer:
+        """See `Quantizer.from_codebook`; every stage takes the base's codebook."""
+        method = QUANTIZERS[config.base.kind]
+        return cls(config, lambda stage: method.from_codebook(config.base, codebook))
 
     @classmethod
-    def skeleton(cls, config: ResidualParams, tensors: Mapping[str, Tensor], names: Names | None) -> Self:
-        """See `QuantizerModule.skeleton`."""
-        method = _method(config)
+    def skeleton(
+        cls, config: ResidualParams, tensors: Mapping[str, Tensor], names: Names | None
+    ) -> ResidualQuantizer:
+        """See `Quantizer.skeleton`."""
+        method = QUANTIZERS[config.base.kind]
 
-        def make(stage: int) -> QuantizerModule:
+        def make(stage: int) -> Quantizer:
             prefix = f"stages.{stage}."
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             groups = len(names) // config.num_stages if names is not None else 0
@@ -87,13 +157,13 @@ class ResidualQuantizer(QuantizerModule):
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
-        """See `QuantizerModule.initialise`: each stage from the residuals of every S-th latent, from the s-th on, after
+        """See `Quantizer.initialise`: each stage from the residuals of every S-th latent, from the s-th on, after
         the stages before it in eval mode. With fewer latents than stages, from all of them."""
         if bool(self.initialised):
             return
         rows = z.detach().float().movedim(1, -1).flatten(0, -2)
         for number, stage in enumerate(self.stages):
-            assert isinstance(stage, QuantizerModule)
+            assert isinstance(stage, Quantizer)
             own = rows[number :: len(self.stages)] if len(rows) >= len(self.stages) else rows
             residual = own.T[None, :, :, None]
             for before, scale in zip(self.stages[:number], self.scales, strict=False):
@@ -104,7 +174,7 @@ class ResidualQuantizer(QuantizerModule):
         self.initialised.fill_(True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
-        """See `Quantizer.forward`; the stages' terms have the stage's number behind their names."""
+        """See `Quantizer.forward`; the stages' terms have the stage's number after their names."""
         check_latent(z, self.dim, not self.training)
         if self.training:
             self.initialise(z)
@@ -130,12 +200,19 @@ class ResidualQuantizer(QuantizerModule):
             ),
         )
 
-    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
-        """The sum of the stages' latents, float32.
+    @torch.no_grad()
+    def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b g h w"]:
+        """See `Quantizer.indices`."""
+        check_latent(z, self.dim, True)
+        residual, found = z.float(), []
+        for number, scale in enumerate(self.scales):
+            stage = self._stage(number)
+            found.append(stage.indices(residual / scale))
+            residual = residual - stage.decode(found[-1]) * scale
+        return torch.cat(found, dim=1)
 
-        Raises:
-            MismatchError: indices of another shape, or out of range.
-        """
+    def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
+        """See `Quantizer.decode`; the sum of the stages' latents."""
         check_indices(indices, self.num_codes)
         parts = [
             self._stage(number).decode(own) * scale
@@ -160,13 +237,7 @@ class ResidualQuantizer(QuantizerModule):
         sides = [side.view(b, parts, -1, h, w).movedim(2, -1) for side in (z, total)]
         return ESTIMATORS[self.estimator](*sides).movedim(-1, 2).flatten(1, 2)
 
-    def _stage(self, number: int) -> QuantizerModule:
+    def _stage(self, number: int) -> Quantizer:
         stage = self.stages[0 if self.config.shared else number]
-        assert isinstance(stage, QuantizerModule)
+        assert isinstance(stage, Quantizer)
         return stage
-
-
-def _method(config: ResidualParams) -> type[QuantizerModule]:
-    from vqpipe.quantizers import QUANTIZERS  # which holds this method too
-
-    return QUANTIZERS[config.base.kind]

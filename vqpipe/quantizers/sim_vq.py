@@ -10,20 +10,52 @@ paper's form has no bias; its public code's linear layer has one.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqpipe.params.quantizers.nearest import SimVqParams
+from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.moments import compose, moment_map
-from vqpipe.quantizers.nearest import NearestCodeQuantizer
-from vqpipe.quantizers.priors import WithoutPrior
+from vqpipe.quantizers.nearest import NearestCodeParams, NearestCodeQuantizer
 
 
-class SimVectorQuantizer(WithoutPrior, NearestCodeQuantizer):
+class SimVqParams(NearestCodeParams):
+    """Frozen random codes under one trained linear map (SimVQ)."""
+
+    kind: Literal["sim_vq"]
+    num_codes: int = Field(ge=1)
+    """K, the number of codes."""
+    bias: bool
+    """Whether the map has a bias: false in the paper's form, true for `init: data`."""
+    init: Literal["standard", "data"]
+    """The map at the start: `standard` (a linear layer's own, the paper's form), or `data`: set so that the codes have
+    the mean and covariance of the first batch's latents."""
+
+    @model_validator(mode="after")
+    def _data_needs_bias(self) -> SimVqParams:
+        if self.init == "data" and not self.bias:
+            raise ValueError("init data moves the codes' mean to that of the latents, which needs bias: true")
+        return self
+
+
+class SimVectorQuantizer(NearestCodeQuantizer):
     """One group; only the map is trained, `frozen` (K, d) is a buffer."""
 
     kind = "sim_vq"
+    Params = SimVqParams
+    about = About(
+        title="SimVQ",
+        codes="frozen random vectors under one linear map",
+        moved_by="the map moves all codes at once",
+        papers="SimVQ 2411.02038",
+        example={
+            "kind": "sim_vq", "dim": 8, "num_codes": 16, "beta": 0.25, "beta_on": "commitment", "bias": False,
+            "init": "standard",
+        },
+    )  # fmt: skip
     frozen: Tensor
 
     def __init__(self, config: SimVqParams) -> None:

@@ -1,33 +1,118 @@
-"""What the quantizers with a softmax over all codes share: one group of learned codes, rows, decode.
+"""Quantizers with a softmax over all codes, and what every method needs that looks at rows against all codes.
 
-Their z_q carries its own gradient, to z and to the codes. A method says how rows are assigned (`assign`); the rest
-is here. Letters: b batch, d dimension, K codes, n = b * h * w rows, r rows of a tile.
+A method says how rows are assigned (`assign`) and which scores decide in eval (`scores`); the rest is here. Its z_q
+carries its own gradient, to z and to the codes. Letters: b batch, d dimension, K codes, n = b * h * w rows, r rows of
+a tile.
 
-By nature such a method computes n x K values on every training pass, which no search can avoid. They are held for
-a tile of rows at a time and computed again in the backward pass (`vqpipe.quantizers.tiles`): time is O(n K d),
-memory O(n d + K d + tile).
+Such a method computes n x K values on every training pass, which no search can avoid, and autograd keeps several of
+them. Here they are made for a tile of rows at a time (`in_row_tiles`) and computed again in the backward pass, with
+the same random numbers: time is O(n K d), memory O(n d + K d + tile). The price is a second forward pass of a step,
+only where n x K is larger than the tile.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
+from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from vqpipe.params.quantizers.soft import SoftCodeParams
-from vqpipe.quantizers.contract import Codebook, Quantized, check_indices, check_latent
+from vqpipe.params.base import Params
+from vqpipe.quantizers.contract import (
+    Codebook,
+    Quantized,
+    Quantizer,
+    QuantizerParams,
+    check_indices,
+    check_latent,
+)
+from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import draw_rows
-from vqpipe.quantizers.priors import WithoutPrior
-from vqpipe.runtime.distributed import broadcast_module, gather
+from vqpipe.runtime.distributed import all_reduce_sum, broadcast_module, gather, world_size
+
+
+class SoftCodeParams(QuantizerParams):
+    """The params of every quantizer with a softmax over all codes."""
+
+    dim: int = Field(ge=1)
+    """Dimension of the z that the quantizer receives, and of its codes."""
+    num_codes: int = Field(ge=2)
+    """K, the number of codes."""
+
+
+class EntropyParams(QuantizerParams):
+    """The entropy penalty of MAGVIT-v2: a sure choice for each latent, even use over all of them."""
+
+    entropy_weight: float = Field(ge=0)
+    """Weight of the penalty: 0.1 for `lfq` and 0.05 for `ibq` are common. 0 leaves it out."""
+    sample_weight: float = Field(ge=0)
+    """Inside the penalty, weight of the mean entropy of each latent's distribution over codes."""
+    batch_weight: float = Field(ge=0)
+    """Inside the penalty, weight of the entropy of the batch's mean distribution, which is to be large."""
+    inverse_temperature: float = Field(gt=0)
+    """1 / temperature of those distributions; common: 100."""
+
+
+class ConstantSchedule(Params):
+    """One value throughout."""
+
+    kind: Literal["constant"]
+    value: float = Field(gt=0)
+
+
+class CosineSchedule(Params):
+    """From start to end along half a cosine (DALL-E, VQGAN's Gumbel configs)."""
+
+    kind: Literal["cosine"]
+    start: float = Field(gt=0)
+    end: float = Field(gt=0)
+    until: float | None = Field(default=None, gt=0, le=1)
+    """Share of the training after which `end` is reached and kept; None: at the end of the training."""
+
+
+class ExponentialSchedule(Params):
+    """From start to end by the same factor at every step (Gumbel-softmax, SQ-VAE)."""
+
+    kind: Literal["exponential"]
+    start: float = Field(gt=0)
+    end: float = Field(gt=0)
+    until: float | None = Field(default=None, gt=0, le=1)
+    """Share of the training after which `end` is reached and kept; None: at the end of the training."""
+
+
+ScheduleParams = Annotated[
+    ConstantSchedule | CosineSchedule | ExponentialSchedule, Field(discriminator="kind")
+]
+
+
+def value_at(schedule: ScheduleParams, progress: float) -> float:
+    """The schedule's value at a part of the training; `progress` outside [0, 1] counts as its nearer end."""
+    if isinstance(schedule, ConstantSchedule):
+        return schedule.value
+    part = min(max(progress / (schedule.until or 1.0), 0.0), 1.0)
+    if isinstance(schedule, CosineSchedule):
+        return schedule.end + (schedule.start - schedule.end) * (1 + math.cos(math.pi * part)) / 2
+    return math.exp((1 - part) * math.log(schedule.start) + part * math.log(schedule.end))
+
+
+def rise(warmup: float | None, progress: float) -> float:
+    """From 0 to 1 along half a cosine over the first `warmup` of the training; always 1 where it is None."""
+    if warmup is None:
+        return 1.0
+    return (1 - math.cos(math.pi * min(max(progress / warmup, 0.0), 1.0))) / 2
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What a method makes of rows; the loss and its terms as in `Quantized`."""
+    """A method's result for rows; the loss and its terms as in `Quantized`."""
 
     z_q: Float[Tensor, "n d"]
     indices: Int64[Tensor, " n"]
@@ -35,10 +120,10 @@ class Assigned:
     terms: dict[str, Tensor]
 
 
-class SoftCodeQuantizer(WithoutPrior):
+class SoftCodeQuantizer(Quantizer):
     """One group; the codes are a parameter of shape (K, d).
 
-    Always in float32, whatever autocast says. Nothing is shared between ranks but what a method says.
+    Always in float32, also under autocast. Nothing is shared between ranks except where a method says so.
 
     Args:
         config: dim and num_codes; the codes start standard normal.
@@ -58,11 +143,20 @@ class SoftCodeQuantizer(WithoutPrior):
 
     @abstractmethod
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:
-        """Quantise rows, float32; in training or in eval as the module's mode says."""
+        """Quantise rows, float32; in training or in eval, as the module's mode says."""
+
+    @abstractmethod
+    def scores(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "r K"]:
+        """Of each code for each row; in eval the code of the largest score is taken."""
+
+    def search(self, rows: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+        """The code of each row in eval: here the one with the largest score."""
+        parts = in_row_tiles(lambda part: (self.scores(part).argmax(-1),), rows, self.num_codes[0])
+        return torch.cat([index for (index,) in parts])
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
-        """See `QuantizerModule.initialise`; with several ranks the batch is that of all of them, and rank 0's result is
+        """See `Quantizer.initialise`; with several ranks the batch is that of all of them, and rank 0's result is
         given to all."""
         if not self.data_init or bool(self.initialised):
             return
@@ -85,22 +179,53 @@ class SoftCodeQuantizer(WithoutPrior):
         z_q = done.z_q.view(b, h, w, d).permute(0, 3, 1, 2)
         return Quantized(z_q, done.indices.view(b, 1, h, w), done.loss, done.terms, (self.codes,))
 
-    def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
-        """The latent of given indices, float32.
+    @torch.no_grad()
+    def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b 1 h w"]:
+        """See `Quantizer.indices`."""
+        check_latent(z, self.dim, True)
+        with torch.autocast(z.device.type, enabled=False):
+            found = self.search(self._rows(z.float()))
+        return found.view(z.shape[0], 1, *z.shape[2:])
 
-        Raises:
-            MismatchError: indices of another shape, or out of range.
-        """
+    def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
+        """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)
         return F.embedding(indices[:, 0].long(), self.codes).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def codebooks(self) -> list[Codebook]:
-        """The codes as they are now."""
+        """See `Quantizer.codebooks`."""
         return [Codebook("code", self.codes.detach().clone())]
 
     def _rows(self, z: Tensor) -> Tensor:
         return z.permute(0, 2, 3, 1).reshape(-1, self.dim)
+
+
+Step = Callable[[Tensor], tuple[Tensor, ...]]
+"""Rows (r, d) to tensors: those per row first in their shape, or sums over the rows."""
+
+
+TILE = {"cpu": 1 << 22}
+"""Values that each intermediate of a step has at once, by device: 16 MB on a CPU."""
+OTHER_TILE = 1 << 26
+"""The same on any other device: 256 MB."""
+
+
+def in_row_tiles(step: Step, rows: Float[Tensor, "n d"], width: int) -> list[tuple[Tensor, ...]]:
+    """The step's outputs on consecutive parts of the rows; one part where all fit, and under `torch.export`.
+
+    Args:
+        step: must depend on its rows, on captured tensors and on torch's global generators alone.
+        rows: to share out.
+        width: values that the step makes per row: K.
+    """
+    limit = TILE.get(rows.device.type, OTHER_TILE)
+    if torch.compiler.is_exporting() or len(rows) * width <= limit:
+        return [step(rows)]
+    parts = torch.split(rows, max(1, limit // width))
+    if not torch.is_grad_enabled():
+        return [step(part) for part in parts]
+    return [checkpoint(step, part, use_reentrant=False) for part in parts]
 
 
 def gumbel_noise(like: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -117,9 +242,28 @@ def hard_mixture(
     """`codes[indices]`, exactly, with the gradient of (onehot + weights - sg(weights)) @ codes.
 
     That is: to the weights that of the mixture, to the codes that of the chosen ones. The usual sum is off by a
-    rounding, so that decoded indices would differ from `z_q`; here what is added is exactly zero.
+    rounding, so that decoded indices would differ from `z_q`; here the added part is exactly zero.
     """
     chosen = F.embedding(indices, codes)
     if not weights.requires_grad:
         return chosen
     return chosen + (weights - weights.detach()) @ codes.detach()
+
+
+def entropy(probabilities: Float[Tensor, "*b K"]) -> Float[Tensor, "*b"]:
+    """-sum_k p_k log p_k in nats, where 0 log 0 is 0 and has a finite gradient."""
+    tiny = torch.finfo(probabilities.dtype).tiny
+    return -(probabilities * probabilities.clamp_min(tiny).log()).sum(-1)
+
+
+def mean_over_ranks(mean: Float[Tensor, "*s"], training: bool) -> Float[Tensor, "*s"]:
+    """The mean over all ranks' values, with the gradient of the identity to this rank's.
+
+    A loss f of this mean then has on every rank the value of one process that sees all rows, and after the
+    usual averaging of the ranks' gradients its gradient too: rank r of R has f'(mean) dm_r, and their mean is
+    f'(mean) d(sum_r m_r / R). Ranks must have equally many rows. In eval, where ranks may see unequal numbers of
+    batches, and without ranks, the value is returned unchanged.
+    """
+    if not training or world_size() == 1:
+        return mean
+    return straight_through(mean, all_reduce_sum(mean.detach().clone()) / world_size())

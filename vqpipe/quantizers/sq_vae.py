@@ -16,8 +16,8 @@ which is its mode. The two latent terms of the evidence bound, in nats per posit
 Variance: log s^2 is one scalar parameter (the paper's type I); `position` adds exp of a 1x1 convolution of z (type
 III, where the paper takes a further output of the encoder), at most exp(40). s^2 is at least 1e-10.
 
-Left out: the decoder's term (D/2) log of the squared error belongs to the reconstruction loss, and `weight` stands
-for the balance that it would find; the noise that the paper adds to z before it quantises (as its public code, z
+Left out: the decoder's term (D/2) log of the squared error belongs to the reconstruction loss, and `weight` is
+the balance that it would find; the noise that the paper adds to z before it quantises (as its public code, z
 enters as it is); variances per dimension, with which the nearest code would not be the mode; vMF SQ-VAE.
 Nothing is shared between ranks: every term is a mean over positions.
 """
@@ -25,21 +25,49 @@ Nothing is shared between ranks: every term is a mean over positions.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.codebooks.search import nearest
-from vqpipe.params.quantizers.soft import SqVaeParams
-from vqpipe.quantizers.schedules import value_at
-from vqpipe.quantizers.soft import Assigned, SoftCodeQuantizer, gumbel_noise, hard_mixture
-from vqpipe.quantizers.tiles import in_row_tiles
+from vqpipe.quantizers.contract import About
+from vqpipe.quantizers.soft import (
+    Assigned,
+    ScheduleParams,
+    SoftCodeParams,
+    SoftCodeQuantizer,
+    gumbel_noise,
+    hard_mixture,
+    in_row_tiles,
+    value_at,
+)
 
 LEAST_VARIANCE = 1e-10
 LARGEST_LOG_VARIANCE = 40.0
 """Of a position. There the code is already as good as uniform, and gradients are of the order of exp(-40); exp(89) is
 infinite in float32, and its gradient not a number."""
+
+
+class SqVaeParams(SoftCodeParams):
+    """Stochastic quantisation with a learned variance (Gaussian SQ-VAE)."""
+
+    kind: Literal["sq_vae"]
+    temperature: ScheduleParams
+    """Of the Gumbel-softmax sample. The paper: exponential, from 1."""
+    weight: float = Field(ge=0)
+    """Weight of the two latent terms, in nats per position. With a reconstruction loss that is a mean over n
+    values per position, the evidence bound at decoder variance v has weight 2 v / n next to a squared
+    error."""
+    variance: Literal["global", "position"]
+    """`global`: one learned variance (the paper's type I). `position`: that plus one of each position, by a
+    1x1 convolution of z (its type III; there the encoder has an output for it)."""
+    start_variance: float = Field(gt=0)
+    """The global variance at the start; with `init: data`, in units of the first batch's variance."""
+    init: Literal["normal", "data"]
+    """Codes at the start: `normal` with variance 1, or `data`: latents of the first batch drawn at random."""
 
 
 class SqVaeQuantizer(SoftCodeQuantizer):
@@ -49,6 +77,18 @@ class SqVaeQuantizer(SoftCodeQuantizer):
     """
 
     kind = "sq_vae"
+    Params = SqVaeParams
+    about = About(
+        title="SQ-VAE",
+        codes="a parameter, with a learned noise variance",
+        moved_by="the evidence bound",
+        papers="SQ-VAE 2205.07547",
+        example={
+            "kind": "sq_vae", "dim": 8, "num_codes": 16,
+            "temperature": {"kind": "exponential", "start": 1.0, "end": 0.05}, "weight": 0.1, "variance": "global",
+            "start_variance": 0.5, "init": "normal",
+        },
+    )  # fmt: skip
 
     def __init__(self, config: SqVaeParams) -> None:
         super().__init__(config, data_init=config.init == "data")
@@ -71,14 +111,25 @@ class SqVaeQuantizer(SoftCodeQuantizer):
             total = total + logs.exp()
         return total.clamp_min(LEAST_VARIANCE)
 
+    def _logits(self, rows: Tensor, variance: Tensor) -> Tensor:
+        # |z|^2 is the same for all codes, and drops out of the softmax.
+        return (rows @ self.codes.T - self.codes.square().sum(1) / 2) / variance
+
+    def scores(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "r K"]:
+        """See `SoftCodeQuantizer.scores`: log p(k | z), up to a constant of each row."""
+        return self._logits(rows, self.variance(rows))
+
+    def search(self, rows: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
+        """See `SoftCodeQuantizer.search`: the nearest code, the mode for any variance."""
+        return nearest(rows, self.codes)
+
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:
         """See `SoftCodeQuantizer.assign`."""
         temperature = value_at(self.config.temperature, progress)
 
         def step(part: Tensor) -> tuple[Tensor, ...]:
             variance = self.variance(part)
-            # |z|^2 is the same for all codes, and drops out of the softmax.
-            logits = (part @ self.codes.T - self.codes.square().sum(1) / 2) / variance
+            logits = self._logits(part, variance)
             logs = logits.log_softmax(-1)
             entropy = -(logs.exp() * logs).sum(-1)
             if self.training:

@@ -1,4 +1,5 @@
-"""Graph convolutions on a sparse graph, the plain form without one, and a projection that is not trained.
+"""Networks from word vectors to codes: graph convolutions on a sparse graph, layers without one, and a projection
+that is not trained.
 
 Paper: Kipf and Welling, arXiv 1609.02907, eq. 2: H' = act(D^-1/2 (A + I) D^-1/2 H W).
 """
@@ -6,10 +7,61 @@ Paper: Kipf and Welling, arXiv 1609.02907, eq. 2: H' = act(D^-1/2 (A + I) D^-1/2
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
+
+from vqpipe.params.base import Params
+
+
+class GcnTransferParams(Params):
+    """Word vectors to codes by graph convolutions over the modifying graph."""
+
+    kind: Literal["gcn"]
+    num_layers: int = Field(ge=1, le=8)
+    """Graph convolutions: 3 in the paper, 2 in its reference code."""
+    hidden_dim: int = Field(ge=1)
+    """Width of the layers before the last."""
+    final_relu: bool
+    """A ReLU after the last layer too: true in the paper (codes are then non-negative), false in its
+    reference code."""
+    dropout: float = Field(ge=0, lt=1)
+    """Dropout after each ReLU but the last: 0 in the paper, 0.5 in its reference code."""
+    edge_weights: Literal["binary", "count"]
+    """`binary`: an edge is there or not (the paper's A). `count`: weighted by how often the captions have the
+    pair (reference code)."""
+
+
+class MlpTransferParams(Params):
+    """Word vectors to codes word by word, without the graph (the paper's ablation)."""
+
+    kind: Literal["mlp"]
+    num_layers: int = Field(ge=1, le=8)
+    """Linear layers."""
+    hidden_dim: int = Field(ge=1)
+    """Width of the layers before the last."""
+    final_relu: bool
+    """A ReLU after the last layer too; codes are then non-negative."""
+    dropout: float = Field(ge=0, lt=1)
+    """Dropout after each ReLU but the last."""
+
+
+class NoTransferParams(Params):
+    """The word vectors are the codes (Table 3, rows i and ii; SPAE's codebook).
+
+    As they are where they have the codes' dimension; where they have more, along their principal directions, which
+    are found once and never trained. Where they have fewer, the quantizer is refused.
+    """
+
+    kind: Literal["none"]
+
+
+TransferParams = Annotated[
+    GcnTransferParams | MlpTransferParams | NoTransferParams, Field(discriminator="kind")
+]
 
 
 def normalised_adjacency(
@@ -88,10 +140,10 @@ class GraphNetwork(nn.Module):
 
 
 class FrozenProjection(nn.Module):
-    """Vectors along their principal directions, found once by `fit` and kept as a buffer; not trained.
+    """Vectors along their principal directions, found once by `set_directions` and kept as a buffer; not trained.
 
-    With as many directions as dimensions it does nothing and keeps nothing. Vectors are not centred: what all have in
-    common stays as far as the directions hold it.
+    With as many directions as dimensions it does nothing and keeps nothing. Vectors are not centred: their mean is
+    projected with them.
 
     Args:
         in_dim: of the vectors.
@@ -108,7 +160,7 @@ class FrozenProjection(nn.Module):
             self.register_buffer("matrix", torch.eye(in_dim, out_dim))
 
     @torch.no_grad()
-    def fit(self, vectors: Float[Tensor, "N i"]) -> None:
+    def set_directions(self, vectors: Float[Tensor, "N i"]) -> None:
         """Take the directions of the largest variance of `vectors`, in float64, the largest first; in each the
         component of the largest magnitude is positive."""
         if self.identity:

@@ -9,10 +9,27 @@ VQ-VAE or `codebook`, the legacy order of VQGAN's public code (`vqpipe.quantizer
 
 from __future__ import annotations
 
-from vqpipe.quantizers.learned import LearnedCodesQuantizer
+from typing import Literal
+
+from vqpipe.quantizers.contract import About
+from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer
+
+
+class VqParams(LearnedCodesParams):
+    """A codebook that is learned by gradient descent (VQ-VAE, VQGAN)."""
+
+    kind: Literal["vq"]
 
 
 class VectorQuantizer(LearnedCodesQuantizer):
     """One group; the codes are a parameter of shape (K, d)."""
 
     kind = "vq"
+    Params = VqParams
+    about = About(
+        title="VQ",
+        codes="a parameter (K, d)",
+        moved_by="its codebook loss",
+        papers="VQ-VAE 1711.00937, VQGAN 2012.09841",
+        example={"kind": "vq", **LEARNED_EXAMPLE},
+    )

@@ -9,29 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tests.recipes import GCN, LC, MLP, VQCT, centroids, words
+from tests.recipes import GCN, LC, MLP, VQCT, patches, words
 from vqpipe.codebooks.centroids import Centroids
 from vqpipe.codebooks.words import Words
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.quantizers.transfer import FrozenProjection, normalised_adjacency
 from vqpipe.quantizers.vqct import CodebookTransferQuantizer
 
 NONE = {"kind": "none"}
 
 
-def fresh(base: dict[str, Any], prior: Any, seed: int = 0, **changes: Any) -> QuantizerModule:
+def fresh(base: dict[str, Any], codebook: Any, seed: int = 0, **changes: Any) -> Quantizer:
     torch.manual_seed(seed)
-    return build(validate({**base, **changes}, "quantizer", QuantizerParams), prior)  # type: ignore[arg-type]
+    return build(validate({**base, **changes}, "quantizer", AnyQuantizer), codebook)  # type: ignore[arg-type]
 
 
 def latent(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def train(quantizer: QuantizerModule, dim: int, num_steps: int = 2) -> dict[str, Tensor]:
+def train(quantizer: Quantizer, dim: int, num_steps: int = 2) -> dict[str, Tensor]:
     """Some steps of Adam on the quantizer's own loss; the state before them."""
     before = {name: tensor.clone() for name, tensor in quantizer.train().state_dict().items()}
     optimiser = torch.optim.Adam(quantizer.parameters(), lr=0.01)
@@ -42,7 +41,7 @@ def train(quantizer: QuantizerModule, dim: int, num_steps: int = 2) -> dict[str,
     return before
 
 
-def changed(quantizer: QuantizerModule, before: dict[str, Tensor]) -> set[str]:
+def changed(quantizer: Quantizer, before: dict[str, Tensor]) -> set[str]:
     return {name for name, tensor in quantizer.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
@@ -74,7 +73,7 @@ def test_without_a_network_the_word_vectors_are_the_codes() -> None:
 def test_a_frozen_projection_keeps_the_most_of_the_variance() -> None:
     vectors = latent(50, 6) * torch.tensor([5.0, 1, 4, 1, 3, 1]) + 10
     projection = FrozenProjection(6, 3)
-    projection.fit(vectors)
+    projection.set_directions(vectors)
     torch.testing.assert_close(projection.matrix.T @ projection.matrix, torch.eye(3))
     spectrum = torch.linalg.svdvals(vectors - vectors.mean(0)).square()
     torch.testing.assert_close(projection(vectors).var(0, correction=0) * 50, spectrum[:3])
@@ -158,8 +157,8 @@ def test_the_adjacency_of_a_whole_vocabulary_takes_memory_in_proportion_to_its_e
     ka, kn, num = 1949, 4258, 20_000
     pairs = torch.randperm(ka * kn, generator=torch.Generator().manual_seed(0))[:num]
     edges = torch.stack([pairs // kn, pairs % kn])
-    prior = Words([""] * ka, [""] * kn, latent(ka, 6), latent(kn, 6), edges, torch.ones(num))
-    quantizer = fresh(VQCT, prior).eval()
+    codebook = Words([""] * ka, [""] * kn, latent(ka, 6), latent(kn, 6), edges, torch.ones(num))
+    quantizer = fresh(VQCT, codebook).eval()
     assert isinstance(quantizer, CodebookTransferQuantizer)
     with torch.no_grad():
         assert quantizer(latent(1, 8, 2, 2)).z_q.isfinite().all()
@@ -190,17 +189,17 @@ def test_codes_are_made_once_in_eval_and_on_every_pass_in_training() -> None:
 
 
 def test_centroids_without_a_projector_are_the_codes_and_prefixes_of_each_other() -> None:
-    (whole,) = fresh(LC, centroids(), dim=20, projector=False).codebooks()
-    (part,) = fresh(LC, centroids(), dim=20, num_codes=8, projector=False).codebooks()
-    assert torch.equal(whole.vectors, centroids().vectors[:32])
+    (whole,) = fresh(LC, patches(), dim=20, projector=False).codebooks()
+    (part,) = fresh(LC, patches(), dim=20, num_codes=8, projector=False).codebooks()
+    assert torch.equal(whole.vectors, patches().vectors[:32])
     assert torch.equal(part.vectors, whole.vectors[:8])
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_centroids_without_a_projector_are_searched_by_the_distance_of_the_params(distance: str) -> None:
     z = latent(2, 20, 3, 3) * 4
-    out = fresh(LC, centroids(), dim=20, projector=False, distance=distance).eval()(z)
-    codes, rows = centroids().vectors[:32].double(), z.movedim(1, -1).flatten(0, 2).double()
+    out = fresh(LC, patches(), dim=20, projector=False, distance=distance).eval()(z)
+    codes, rows = patches().vectors[:32].double(), z.movedim(1, -1).flatten(0, 2).double()
     if distance == "cosine":
         naive = (normalize(rows, dim=1) @ normalize(codes, dim=1).T).argmax(1)
     else:
@@ -211,19 +210,21 @@ def test_centroids_without_a_projector_are_searched_by_the_distance_of_the_param
 @pytest.mark.parametrize("projector", [True, False])
 def test_trainable_centroids_move_and_frozen_ones_do_not(projector: bool) -> None:
     dim = 8 if projector else 20
-    tuned = fresh(LC, centroids(), dim=dim, projector=projector, trainable=True)
+    tuned = fresh(LC, patches(), dim=dim, projector=projector, trainable=True)
     before = train(tuned, dim)
-    assert torch.equal(before["centroids"], centroids().vectors[:32])
+    assert torch.equal(before["centroids"], patches().vectors[:32])
     assert changed(tuned, before) == set(before) - {"initialised"}
-    frozen = fresh(LC, centroids(), dim=dim, projector=projector)
+    frozen = fresh(LC, patches(), dim=dim, projector=projector)
     assert "centroids" not in dict(frozen.named_parameters())
 
 
 def test_random_centroids_have_the_moments_of_those_they_stand_for() -> None:
     spread = torch.linspace(0.1, 5, 20)
-    prior = Centroids(latent(2000, 20) * spread + torch.arange(20), torch.ones(2000, dtype=torch.int64), {})
-    first, again = (fresh(LC, prior, num_codes=1500, source="random").state_dict() for _ in range(2))
-    drawn, own = first["centroids"], prior.vectors[:1500]
+    codebook = Centroids(
+        latent(2000, 20) * spread + torch.arange(20), torch.ones(2000, dtype=torch.int64), {}
+    )
+    first, again = (fresh(LC, codebook, num_codes=1500, source="random").state_dict() for _ in range(2))
+    drawn, own = first["centroids"], codebook.vectors[:1500]
     assert torch.equal(drawn, again["centroids"])
     torch.testing.assert_close(drawn.std(0), own.std(0), rtol=0.1, atol=0)
     torch.testing.assert_close(drawn.mean(0) / spread, own.mean(0) / spread, rtol=0, atol=0.15)
@@ -231,12 +232,12 @@ def test_random_centroids_have_the_moments_of_those_they_stand_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "prior", "says"),
+    ("params", "codebook", "says"),
     [
-        ({**LC, "projector": False}, centroids(), ["dim: 8", "centroids of dimension 20", "dim: 20"]),
-        ({**LC, "source": "random"}, None, ["quantizer lc", "no prior", "a centroids prior"]),
-        ({**LC, "source": "random", "num_codes": 41}, centroids(), ["num_codes: 41", "40 centroids"]),
-        ({**VQCT, "words": "random"}, None, ["quantizer vqct", "no prior", "a words prior"]),
+        ({**LC, "projector": False}, patches(), ["dim: 8", "centroids of dimension 20", "dim: 20"]),
+        ({**LC, "source": "random"}, None, ["quantizer lc", "no codebook", "a patches codebook"]),
+        ({**LC, "source": "random", "num_codes": 41}, patches(), ["num_codes: 41", "40 centroids"]),
+        ({**VQCT, "words": "random"}, None, ["quantizer vqct", "no codebook", "a words codebook"]),
         ({**VQCT, "topk_adjectives": 6}, words(), ["topk_adjectives: 6", "5 adjectives", "at most 5"]),
         (
             {**VQCT, "dim": 26, "transfer": NONE},
@@ -250,11 +251,11 @@ def test_random_centroids_have_the_moments_of_those_they_stand_for() -> None:
         ),
     ],
 )
-def test_params_and_a_prior_that_do_not_fit_are_refused(
-    params: dict[str, Any], prior: Any, says: list[str]
+def test_params_and_a_codebook_that_do_not_fit_are_refused(
+    params: dict[str, Any], codebook: Any, says: list[str]
 ) -> None:
     with pytest.raises(MismatchError) as caught:
-        fresh(params, prior)
+        fresh(params, codebook)
     for text in says:
         assert text in str(caught.value)
 
@@ -273,5 +274,5 @@ def test_params_and_a_prior_that_do_not_fit_are_refused(
 )
 def test_params_that_contradict_each_other_are_refused(params: dict[str, Any], says: str) -> None:
     with pytest.raises(ParamsError) as caught:
-        validate(params, "quantizer", QuantizerParams)  # type: ignore[arg-type]
+        validate(params, "quantizer", AnyQuantizer)  # type: ignore[arg-type]
     assert says in str(caught.value)
