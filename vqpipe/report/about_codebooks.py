@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS
 from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
-from vqpipe.codebooks.statistics import degrees
+from vqpipe.codebooks.statistics import DegreesByClass, degrees
 from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
 from vqpipe.report.charts import Series, bipartite, line_chart, rank_frequency
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import number
+from vqpipe.text.graph import GraphMetrics
 
 DEGREES = {
     "mean": "mean",
@@ -36,22 +37,21 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
     """The section `Words`."""
     blocks: list[Block] = [
         Text(
-            "Adjectives and nouns are found in the training captions by part of "
-            "speech. An edge joins an adjective to a noun that the captions "
-            "say it modifies at least as often as the params ask. Together with the "
-            "words' vectors this graph is one of the codebook priors."
+            "Adjectives and nouns are found in the training captions by part of speech. An edge joins an adjective to "
+            "a noun that it modifies at least `graph.min_count` times. This graph and the words' vectors "
+            "are the words codebook."
         )
     ]
+    of_stage: dict[str, Metrics | None] = {"vocabulary": inputs.vocabulary, "graph": inputs.graph}
     for stage, title in (("vocabulary", "Vocabulary"), ("graph", "Modifying graph")):
-        metrics = inputs.stages.get(stage)
+        metrics = of_stage[stage]
         if metrics is None:
             blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
         else:
-            flat = {name: value for name, value in metrics.items() if name != "degree"}
-            blocks.append(plain_table(f"{title} in numbers", flat))
-            if metrics.get("degree"):
-                blocks.append(_degree_table(metrics["degree"]))
-    folder = inputs.folder("prior", "words")
+            blocks.append(plain_table(f"{title} in numbers", metrics))
+            if isinstance(metrics, GraphMetrics):
+                blocks.append(_degree_table(metrics.degree))
+    folder = inputs.folder("codebook", "words")
     if not (folder / MANIFEST).is_file():
         return Section(
             "words",
@@ -63,11 +63,14 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
     )
 
 
-def _degree_table(degree: Mapping[str, Mapping[str, float]]) -> Table:
+def _degree_table(degree: DegreesByClass) -> Table:
+    def shown(value: float | None) -> Cell:
+        return Cell("–" if value is None else number(value, 0 if float(value).is_integer() else 1))
+
     rows = [
-        [Cell(name), *(Cell(number(own[key], 0 if float(own[key]).is_integer() else 1)) for key in DEGREES)]
-        for name, own in sorted(degree.items())
-        if own
+        [Cell(name), *(shown(getattr(own, key)) for key in DEGREES)]
+        for name, own in (("adjectives", degree.adjectives), ("nouns", degree.nouns))
+        if own.mean is not None
     ]
     columns = [Column("words", numeric=False), *(Column(label) for label in DEGREES.values())]
     note = "Edges of a word: quantiles, mean and maximum over all words of the class, those without an edge included."
@@ -84,36 +87,35 @@ def _most_said(folder: Path, limit: int) -> Table:
     columns = [
         Column("rank", numeric=False),
         Column("adjective", numeric=False),
-        Column("said", "times"),
+        Column("count", "in captions"),
         Column("noun", numeric=False),
-        Column("said", "times"),
+        Column("count", "in captions"),
     ]
     note = f"The vocabulary has {number(len(adjectives))} adjectives and {number(len(nouns))} nouns."
-    return Table("The most said words", columns, rows, note)
+    return Table("The most frequent words", columns, rows, note)
 
 
 def _cells(word: Word | None) -> tuple[Cell, Cell]:
     return (Cell(word.text), Cell(number(word.count))) if word else (Cell(""), Cell(""))
 
 
-def plain_table(title: str, metrics: Mapping[str, Any]) -> Table:
-    """All numbers and words of a metrics file, one a row."""
+def plain_table(title: str, metrics: Metrics) -> Table:
+    """All numbers and texts of a metrics file, one a row; degrees have a table of their own."""
+    flat = flatten({name: value for name, value in metrics.plain().items() if name != "degree"})
     rows = [
         [Cell(name.replace("_", " ").replace(".", ": ")), Cell(number(value))]
-        for name, value in flatten(metrics).items()
+        for name, value in flat.items()
         if not isinstance(value, str)
     ]
     rows += [
-        [Cell(name.replace("_", " ")), Cell(value)]
-        for name, value in sorted(metrics.items())
-        if isinstance(value, str)
+        [Cell(name.replace("_", " ")), Cell(value)] for name, value in flat.items() if isinstance(value, str)
     ]
     return Table(title, [Column("measure", numeric=False), Column("value")], rows)
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the vocabulary and how often the captions say it."""
+    """A word of the vocabulary and how often it occurs in the captions."""
 
     text: str
     count: int
@@ -128,14 +130,14 @@ class _Edge:
 
 
 def read_side(folder: Path, name: str) -> list[Word]:
-    """The adjectives or nouns of a words prior in the order of their indices; `name` is that of the table."""
+    """The adjectives or nouns of a words codebook in the order of their indices; `name` is that of the table."""
     spec = {spec.name: spec for spec in (ADJECTIVES, NOUNS)}[name]
     table = read_table(folder / f"{name}.parquet", spec).to_pydict()
     return [Word(text, int(count)) for text, count in zip(table["word"], table["count"], strict=True)]
 
 
 def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
-    """What the report shows of the graph of a words prior."""
+    """What the report shows of the graph of a words codebook."""
     manifest = read_manifest(folder, WORDS)
     adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
     rows = read_table(folder / "edges.parquet", EDGES, ["adjective", "noun", "count", "pmi"]).to_pylist()
@@ -149,11 +151,11 @@ def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
     surprising = sorted(edges, key=lambda edge: (-edge.pmi, edge.adjective, edge.noun))
     least, shown = manifest.facts["min_count"], params.num_pairs
     weight = (
-        f"Weight of an edge in the prior: {manifest.facts['weight']}. PMI: how much more often than by chance, as a "
+        f"Weight of an edge in the codebook: {manifest.facts['weight']}. PMI: how much more often than by chance, as a "
         "logarithm in nats; chance is what the words' own frequencies in pairs make of it."
     )
     odd = (
-        f"Among the pairs that are said at least {number(least)} times. Where words are rare the PMI is high "
+        f"Among the pairs that occur at least {number(least)} times. Where words are rare the PMI is high "
         "and uncertain."
     )
     num_words = [len(adjectives), len(nouns)]
@@ -163,7 +165,7 @@ def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
     ]
     blocks: list[Block] = [
         _table(
-            f"The {number(min(shown, len(edges)))} most said of {number(len(edges))} edges",
+            f"The {number(min(shown, len(edges)))} most frequent of {number(len(edges))} edges",
             edges[:shown],
             weight,
         ),
@@ -179,7 +181,7 @@ def _table(title: str, edges: Sequence[_Edge], note: str) -> Table:
     columns = [
         Column("adjective", numeric=False),
         Column("noun", numeric=False),
-        Column("said", "times"),
+        Column("count", "in captions"),
         Column("PMI", "nats"),
     ]
     rows = [
@@ -191,7 +193,7 @@ def _table(title: str, edges: Sequence[_Edge], note: str) -> Table:
 
 def _degrees(counts: Sequence[Sequence[int]]) -> Charts:
     names = ("adjectives", "nouns")
-    told = "; ".join(
+    summary = "; ".join(
         f"{number(sum(count > 0 for count in own))} of {number(len(own))} {name} have an edge, the one with the most "
         f"{number(max(own))}"
         for name, own in zip(names, counts, strict=True)
@@ -201,13 +203,13 @@ def _degrees(counts: Sequence[Sequence[int]]) -> Charts:
         list(zip(names, counts, strict=True)), alt, x_label="rank of the word", y_label="neighbours"
     )
     legend = [(f"c{colour}", name) for colour, name in enumerate(names)]
-    note = f"Neighbours of each word in falling order; words without an edge are left out. {told}."
+    note = f"Neighbours of each word in falling order; words without an edge are left out. {summary}."
     return Charts("How many neighbours words have", [Chart(svg, "")], legend, note, wide=True)
 
 
 def _drawing(edges: Sequence[_Edge]) -> Charts:
-    alt = f"The {len(edges)} most said adjective-noun edges, adjectives on the left, nouns on the right"
-    note = f"The {number(len(edges))} most said edges; the width grows with the square root of the count."
+    alt = f"The {len(edges)} most frequent adjective-noun edges, adjectives on the left, nouns on the right"
+    note = f"The {number(len(edges))} most frequent edges; the width grows with the square root of the count."
     drawn = [(edge.adjective, edge.noun, edge.count) for edge in edges]
     return Charts(
         "The modifying graph", [Chart(bipartite(drawn, "adjectives", "nouns", alt), "")], (), note, wide=True
@@ -218,17 +220,18 @@ def about_clusters(inputs: Inputs) -> Section:
     """The section `Patch clusters`."""
     blocks: list[Block] = [
         Text(
-            "Pooled CLIP features of image patches make the other codebook prior: "
+            "Pooled CLIP features of image patches make the patches codebook: "
             "the centroids of k-means, unless the params say otherwise."
         )
     ]
+    of_stage: dict[str, Metrics | None] = {"patches": inputs.patches, "cluster": inputs.cluster}
     for stage, title in (("patches", "Patches"), ("cluster", "Clusters")):
-        metrics = inputs.stages.get(stage)
+        metrics = of_stage[stage]
         if metrics is None:
             blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
         else:
             blocks.append(plain_table(f"{title} in numbers", metrics))
-    folder = inputs.folder("prior", "patches")
+    folder = inputs.folder("codebook", "patches")
     if not (folder / MANIFEST).is_file():
         return Section(
             "clusters",
@@ -243,7 +246,7 @@ def about_clusters(inputs: Inputs) -> Section:
     alt = "Patches of each cluster by rank, logarithmic axes"
     note = (
         f"Patches of each of the {number(len(counts))} clusters in falling order; the largest "
-        f"holds {number(max(counts))}, the smallest {number(min(counts))}."
+        f"has {number(max(counts))}, the smallest {number(min(counts))}."
     )
     svg = rank_frequency([("clusters", counts)], alt, x_label="rank of the cluster", y_label="patches")
     sizes = Charts("Sizes of the clusters", [Chart(svg, "")], (), note, wide=True)

@@ -1,17 +1,17 @@
-"""The data set and the CLIP: counts, examples, quarantine, and retrieval beside chance."""
+"""The data set and the CLIP: counts, examples, quarantine, and retrieval and chance."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import iter_batches, read_header, read_table
+from vqpipe.data.build import DatasetMetrics
 from vqpipe.data.quarantine import rows_left_out
 from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import (
@@ -36,7 +36,7 @@ from vqpipe.report.pictures import decode_png, picture
 def about_dataset(inputs: Inputs, params: ReportParams) -> Section:
     """The section `Data set`."""
     blocks: list[Block] = []
-    metrics = inputs.stages.get("dataset")
+    metrics = inputs.dataset
     if metrics is None:
         blocks.append(
             Absent("Counts are absent: there is no metrics file of the dataset stage. Run: dvc repro dataset")
@@ -60,24 +60,22 @@ def about_dataset(inputs: Inputs, params: ReportParams) -> Section:
     return Section("dataset", "Data set", blocks)
 
 
-def _counts(metrics: Mapping[str, Any]) -> list[Block]:
-    images, captions = metrics.get("images", {}), metrics.get("captions", {})
+def _counts(metrics: DatasetMetrics) -> list[Block]:
     rows = [
-        [Cell(split), Cell(number(n)), Cell(number(captions.get(split, 0)))] for split, n in images.items()
+        [Cell(split), Cell(number(n)), Cell(number(metrics.captions.get(split, 0)))]
+        for split, n in metrics.images.items()
     ]
     columns = [Column("split", numeric=False), Column("images"), Column("captions")]
     order = {"train": 0, "validation": 1, "test": 2}
     rows.sort(key=lambda row: order.get(row[0].text, 3))
-    bad, share = metrics.get("quarantined", {}), metrics.get("bad_fraction", 0.0)
-    lost = (
-        ", ".join(f"{number(count)} {reason.replace('_', ' ')}" for reason, count in sorted(bad.items()))
-        or "nothing"
+    lost = ", ".join(
+        f"{number(count)} {reason.replace('_', ' ')}" for reason, count in sorted(metrics.quarantined.items())
     )
     return [
         Table("Images and captions", columns, rows),
         Text(
-            f"{number(metrics.get('num_classes', 0))} classes. Quarantined: {lost} "
-            f"({share:.2%} of the source's images)."
+            f"{number(metrics.num_classes)} classes. Quarantined: {lost or 'nothing'} "
+            f"({metrics.bad_fraction:.2%} of the source's images)."
         ),
     ]
 
@@ -136,7 +134,7 @@ def _quarantine(folder: Path) -> list[Block]:
         f"The counts are of everything. The quarantine table keeps {number(table.num_rows)} rows; "
         f"{number(lacking.total())} more were left out of it."
     )
-    return [Table("Quarantine: what was left out, and why", columns, rows, note if lacking else "")]
+    return [Table("Quarantine: items left out, and why", columns, rows, note if lacking else "")]
 
 
 def _example(entry: Mapping[str, str] | None) -> Cell:
@@ -145,42 +143,39 @@ def _example(entry: Mapping[str, str] | None) -> Cell:
 
 def about_clip(inputs: Inputs) -> Section:
     """The section `CLIP`."""
-    metrics = inputs.stages.get("clip")
+    metrics = inputs.clip
     if metrics is None:
         return Section(
             "clip",
             "CLIP",
             [Absent("Retrieval is absent: there is no metrics file of the clip stage. Run: dvc repro clip")],
         )
-    names = [name.removeprefix("chance_") for name in metrics if name.startswith("chance_")]
-    rows = []
-    for name in sorted(names):
-        direction, _, rank = name.rpartition("_r")
-        value, chance = metrics.get(name), metrics[f"chance_{name}"]
-        if value is not None:
-            rows.append(
-                [
-                    Cell(f"{direction.replace('_', ' ')}, R@{rank}"),
-                    Cell(f"{100 * value:.1f}"),
-                    Cell(f"{100 * chance:.2f}"),
-                    Cell(f"{value / chance:,.0f}x" if chance else "–"),
-                ]
-            )
+    measured = (
+        ("image to text, R@1", metrics.image_to_text_r1, metrics.chance_image_to_text_r1),
+        ("image to text, R@5", metrics.image_to_text_r5, metrics.chance_image_to_text_r5),
+        ("text to image, R@1", metrics.text_to_image_r1, metrics.chance_text_to_image_r1),
+        ("text to image, R@5", metrics.text_to_image_r5, metrics.chance_text_to_image_r5),
+    )
+    rows = [
+        [
+            Cell(label),
+            Cell(f"{100 * value:.1f}"),
+            Cell(f"{100 * chance:.2f}"),
+            Cell(f"{value / chance:,.0f}x" if chance else "–"),
+        ]
+        for label, value, chance in measured
+    ]
     columns = [
         Column("retrieval", numeric=False),
         Column("found", "%", HIGHER),
         Column("chance", "%"),
         Column("times chance"),
     ]
-    n = (
-        f"n = {number(metrics.get('num_validation', 0))} validation images and "
-        f"{number(metrics.get('num_texts', 0))} distinct captions"
-    )
+    n = f"n = {number(metrics.num_validation)} validation images and {number(metrics.num_texts)} distinct captions"
     blocks: list[Block] = [
         Text(
-            f"The CLIP in use is {metrics.get('id', 'of unknown id')}. Recall at k: how "
-            "often one of the k best candidates is right; "
-            f"chance is the recall of a random order."
+            f"The CLIP in use is {metrics.id}. Recall at k: the share of queries of which one of the k best candidates "
+            "is right; chance is the recall of a random order."
         ),
         Table("Image-text retrieval on the validation split", columns, rows, n),
     ]

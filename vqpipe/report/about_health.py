@@ -87,19 +87,23 @@ def _numbers(inputs: Inputs, books: Sequence[Book]) -> Table:
     ]
     rows = []
     for book in books:
-        found = inputs.evaluate.get(book.variant, {}).get("codes", {}).get(book.group, {})
-        sampled = "nearest_similarity_sampled" in found
-        near = found.get("nearest_similarity_sampled" if sampled else "nearest_similarity")
+        evaluated = inputs.evaluate.get(book.variant)
+        found = evaluated.codes.get(book.group) if evaluated is not None else None
+        near = found.nearest_similarity if found is not None else None
+        sampled = found.nearest_similarity_sampled if found is not None else None
         curve = inputs.curves.get("tokenizer", {}).get(book.variant, {})
         used, share = int((book.counts > 0).sum()), float((book.counts > 0).mean())
         rows.append(
             [
                 Cell(book.label),
                 Cell(f"{number(used)} of {number(len(book.counts))}", f"{share:.1%}"),
-                *(_percent(found.get(name)) for name in ("perplexity_share", "tail_mass", "share_for_90_percent")),
+                *(
+                    _percent(getattr(found, name, None))
+                    for name in ("perplexity_share", "tail_mass", "share_for_90_percent")
+                ),
                 _percent(_last(curve, f"ae/dead_share_{book.index}")),
                 Cell(_collapse(inputs, book)),
-                Cell("–" if near is None else number(near, 3), "of a sample" if sampled else ""),
+                _nearest(near, sampled),
             ]
         )  # fmt: skip
     note = (
@@ -109,6 +113,12 @@ def _numbers(inputs: Inputs, books: Sequence[Book]) -> Table:
         f"{HIGHER} higher is better, {LOWER} lower is better."
     )
     return Table("The codebooks in numbers", columns, rows, note)
+
+
+def _nearest(value: float | None, sampled: float | None) -> Cell:
+    if sampled is not None:
+        return Cell(number(sampled, 3), "of a sample")
+    return Cell("–" if value is None else number(value, 3))
 
 
 def _percent(value: Any) -> Cell:
@@ -121,10 +131,10 @@ def _last(curve: Curve, name: str) -> float | None:
 
 
 def _collapse(inputs: Inputs, book: Book) -> str:
-    watched = inputs.tokenizer.get(book.variant, {}).get("codes", {}).get("collapse_steps")
-    if not isinstance(watched, list) or book.index >= len(watched):
+    trained = inputs.tokenizer.get(book.variant)
+    if trained is None or book.index >= len(trained.codes.collapse_steps):
         return "–"
-    step = watched[book.index]
+    step = trained.codes.collapse_steps[book.index]
     return "none" if step is None else number(step)
 
 
@@ -144,7 +154,7 @@ def _over_training(inputs: Inputs, labels: Mapping[tuple[str, int], str]) -> lis
     if not lines:
         return [
             Absent(
-                "The time line of dead codes is absent: no training curve holds it. Run: dvc repro tokenizer"
+                "The time line of dead codes is absent: no training curve contains it. Run: dvc repro tokenizer"
             )
         ]
     several = {variant for variant, index in lines if index > 0}

@@ -1,16 +1,16 @@
-"""The priors: bits beside the unigram entropy, distances beside floor and ceiling, samples."""
+"""The priors: bits and the unigram entropy, distances with floor and ceiling, samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from vqpipe.artifacts.intact import read_intact
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.specs.generator import NEAREST, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.params.report import ReportParams
+from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Section, Table
 from vqpipe.report.inputs import Inputs
@@ -48,21 +48,22 @@ def about_priors(inputs: Inputs, params: ReportParams) -> Section:
 
 def _tables(inputs: Inputs) -> list[Block]:
     prior = inputs.prior
-    tables: list[Block] = [_bits(prior, inputs.stages.get("dataset", {}).get("images", {}).get("test"))]
-    reasons = {
-        m["samples"]["not_measured"]: None for m in prior.values() if "not_measured" in m.get("samples", {})
-    }
+    tables: list[Block] = [
+        _bits(prior, inputs.dataset.images.get("test") if inputs.dataset is not None else None)
+    ]
+    reasons = dict.fromkeys(
+        m.samples.not_measured for m in prior.values() if m.samples.not_measured is not None
+    )
     tables += [Absent(f"Distances of samples are left out: {reason}.") for reason in reasons]
-    names = [name for name in DISTANCES if any(name in m.get("samples", {}) for m in prior.values())]
+    names = [name for name in DISTANCES if any(getattr(m.samples, name) is not None for m in prior.values())]
     if names:
         tables.append(_distances(prior, names))
-    if any("nearest_train" in metrics for metrics in prior.values()):
-        tables.append(_memorisation(prior))
+    tables.append(_memorisation(prior))
     tables.append(_runs(inputs))
     return tables
 
 
-def _bits(prior: Mapping[str, Mapping[str, Any]], num_images: int | None) -> Table:
+def _bits(prior: Mapping[str, PriorMetrics], num_images: int | None) -> Table:
     columns = [
         Column("prior", numeric=False),
         Column("bits per token", "test", LOWER),
@@ -76,7 +77,7 @@ def _bits(prior: Mapping[str, Mapping[str, Any]], num_images: int | None) -> Tab
     ]
     rows = []
     for pair, metrics in prior.items():
-        own, floor = metrics.get("bits_per_token"), metrics.get("unigram_bits_per_token")
+        own, floor = metrics.bits_per_token, metrics.unigram_bits_per_token
         saved = Cell(number(100 * (1 - own / floor), 1)) if own is not None and floor else Cell("–")
         rows.append(
             [
@@ -84,11 +85,14 @@ def _bits(prior: Mapping[str, Mapping[str, Any]], num_images: int | None) -> Tab
                 cell("bits_per_token", own),
                 cell("bits_per_token", floor),
                 saved,
-                cell("bits_per_token", metrics.get("fixed_length_bits_per_token")),
-                cell("bits_per_image", metrics.get("bits_per_image")),
-                cell("bits_per_image", metrics.get("unigram_bits_per_image")),
-                cell("bits_per_token", metrics.get("validation", {}).get("bits_per_token")),
-                cell("bits_per_token", metrics.get("train", {}).get("bits_per_token")),
+                cell("bits_per_token", metrics.fixed_length_bits_per_token),
+                cell("bits_per_image", metrics.bits_per_image),
+                cell("bits_per_image", metrics.unigram_bits_per_image),
+                cell(
+                    "bits_per_token",
+                    metrics.validation.bits_per_token if metrics.validation is not None else None,
+                ),
+                cell("bits_per_token", metrics.train.bits_per_token if metrics.train is not None else None),
             ]
         )
     n = f"n = {number(num_images)} test images. " if num_images else ""
@@ -102,22 +106,20 @@ def _bits(prior: Mapping[str, Mapping[str, Any]], num_images: int | None) -> Tab
     return Table("How well the tokens are predicted", columns, rows, note)
 
 
-def _distances(prior: Mapping[str, Mapping[str, Any]], names: list[str]) -> Table:
+def _distances(prior: Mapping[str, PriorMetrics], names: list[str]) -> Table:
     rows: list[list[Cell]] = []
     quiet: set[int] = set()
     for pair, metrics in prior.items():
+        of_kind = {
+            "samples": metrics.samples,
+            "unigram_samples": metrics.unigram_samples,
+            "reconstructions": metrics.reconstructions,
+        }
         for kind, label in ROWS.items():
-            if kind in metrics:
-                if kind != "samples":
-                    quiet.add(len(rows))
-                values = metrics[kind]
-                rows.append(
-                    [
-                        Cell(label.format(pair=pair)),
-                        Cell(number(metrics.get("num_samples", 0))),
-                        *(cell(n, values.get(n)) for n in names),
-                    ]
-                )
+            if kind != "samples":
+                quiet.add(len(rows))
+            values = (cell(name, getattr(of_kind[kind], name)) for name in names)
+            rows.append([Cell(label.format(pair=pair)), Cell(number(metrics.num_samples)), *values])
     columns = [Column("prior", numeric=False), Column("n", "images a side"), *map(column, names)]
     note = (
         "Samples against equally many test images. The floor decodes codes drawn "
@@ -126,10 +128,10 @@ def _distances(prior: Mapping[str, Mapping[str, Any]], names: list[str]) -> Tabl
         "reconstructions of those test images, which no prior over these codes can "
         f"be expected to pass. {BOTH}"
     )
-    return Table("Samples beside floor and ceiling", columns, rows, note, frozenset(quiet))
+    return Table("Samples, floor and ceiling", columns, rows, note, frozenset(quiet))
 
 
-def _memorisation(prior: Mapping[str, Mapping[str, Any]]) -> Table:
+def _memorisation(prior: Mapping[str, PriorMetrics]) -> Table:
     columns = [
         Column("prior", numeric=False),
         Column("n", "images"),
@@ -140,21 +142,15 @@ def _memorisation(prior: Mapping[str, Mapping[str, Any]]) -> Table:
     rows: list[list[Cell]] = []
     quiet: set[int] = set()
     for pair, metrics in prior.items():
-        found = metrics.get("nearest_train", {})
-        for kind, label in (("samples", "{pair}"), ("reconstructions", "reconstructed test images, {pair}")):
-            if kind in found:
-                if kind != "samples":
-                    quiet.add(len(rows))
-                own = found[kind]
-                rows.append(
-                    [
-                        Cell(label.format(pair=pair)),
-                        Cell(number(found.get("num_compared", 0))),
-                        Cell(number(own["rmse"], 1)),
-                        Cell(number(100 * own["same_codes"], 1)),
-                        Cell(number(own["copies"])),
-                    ]
-                )
+        found = metrics.nearest_train
+        for label, own in (
+            (pair, found.samples),
+            (f"reconstructed test images, {pair}", found.reconstructions),
+        ):
+            if own is found.reconstructions:
+                quiet.add(len(rows))
+            numbers = (number(found.num_compared), number(own.rmse, 1), number(100 * own.same_codes, 1))
+            rows.append([Cell(label), *map(Cell, numbers), Cell(number(own.copies))])
     note = (
         "Samples that are much nearer to training images than reconstructed test images are would be copies."
     )
@@ -174,32 +170,31 @@ def _runs(inputs: Inputs) -> Table:
     speeds = {cost.output: cost.further.get("sampled_tokens_per_second") for cost in inputs.costs}
     rows = []
     for pair, metrics in inputs.prior.items():
-        speed = speeds.get(f"generator/{pair}")
-        count = metrics.get("num_parameters")
+        speed = speeds.get(f"prior/{pair}")
         rows.append(
             [
                 Cell(pair),
-                Cell(str(metrics.get("condition", "–"))),
-                cell("", metrics.get("num_steps")),
-                cell("", metrics.get("num_rollbacks")),
-                Cell(str(metrics.get("weights", "–"))),
-                Cell("–" if count is None else number(count / 1e6, 2)),
+                Cell(str(metrics.condition)),
+                cell("", metrics.num_steps),
+                cell("", metrics.num_rollbacks),
+                Cell(metrics.weights),
+                Cell(number(metrics.num_parameters / 1e6, 2)),
                 Cell(NOT_MEASURED if speed is None else number(speed, 0)),
             ]
         )
     return Table("Training runs", columns, rows)
 
 
-def _generators(inputs: Inputs) -> Iterator[tuple[str, Path]]:
+def _published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
     for pair in inputs.pairs:
-        folder = inputs.folder("generator", pair)
+        folder = inputs.folder("prior", pair)
         if (folder / MANIFEST).is_file():
             yield pair, folder
 
 
 def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
-    for pair, folder in _generators(inputs):
+    for pair, folder in _published(inputs):
         rows = (
             read_table(folder / "samples.parquet", SAMPLES, ["image", "label_name"])
             .slice(0, params.num_samples)
@@ -232,13 +227,13 @@ def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
             )
         )
     return blocks or [
-        Absent("Samples are absent: no generator in this checkout. Run: dvc pull, or dvc repro prior")
+        Absent("Samples are absent: no prior in this checkout. Run: dvc pull, or dvc repro prior")
     ]
 
 
 def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
-    for pair, folder in _generators(inputs):
+    for pair, folder in _published(inputs):
         groups = []
         for i, row in enumerate(
             read_table(folder / "nearest.parquet", NEAREST).slice(0, params.num_samples).to_pylist()
@@ -263,7 +258,7 @@ def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:
                 )
             )
         note = (
-            "Each sample beside the training image that is nearest in pixels (root "
+            "Each sample and the training image that is nearest in pixels (root "
             "mean squared difference in grey levels), and the largest part of codes "
             "in the same place that any training image shares. A model that copies "
             "shows pairs of equal pictures."
@@ -271,7 +266,6 @@ def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:
         blocks.append(Gallery(pair, groups, note if not blocks else "", compact=True))
     return blocks or [
         Absent(
-            "Nearest training images are absent: no generator in this checkout. Run: "
-            "dvc pull, or dvc repro prior"
+            "Nearest training images are absent: no prior in this checkout. Run: dvc pull, or dvc repro prior"
         )
     ]

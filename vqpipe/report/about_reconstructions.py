@@ -15,6 +15,7 @@ from markupsafe import Markup
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.evaluation import EVALUATION, EXAMPLES, REPLACED, USAGE, WORDS
 from vqpipe.artifacts.tables import read_table
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Table, Text
 from vqpipe.report.inputs import Inputs
@@ -223,12 +224,13 @@ def _numbers(inputs: Inputs, found: Mapping[str, Found]) -> Table:
     columns += [Column(ordinal(rank), "dB", HIGHER) for rank in ranks]
     rows, lacking = [], []
     for variant, own in found.items():
-        measured = inputs.evaluate.get(variant, {}).get("replaced", {})
+        evaluated = inputs.evaluate.get(variant)
+        measured = evaluated.replaced if evaluated is not None else None
         values: dict[int, list[float]] = {0: [row["psnr"] for row in own.rows]}
         for row in own.rows:
             for rank, psnr in zip(row["ranks"], row["psnrs"], strict=True):
                 values.setdefault(rank, []).append(psnr)
-        cells = [_cell(values.get(rank), measured.get(f"psnr_{rank}")) for rank in (0, *ranks)]
+        cells = [_cell(values.get(rank), measured.psnr(rank) if measured else None) for rank in (0, *ranks)]
         rows.append([Cell(variant), Cell(", ".join(number(k) for k in own.num_codes)), *cells])
         if own.left_out:
             lacking.append(f"{variant} has no {', '.join(ordinal(rank) for rank in own.left_out)} code")
@@ -242,10 +244,10 @@ def _numbers(inputs: Inputs, found: Mapping[str, Found]) -> Table:
     return Table("PSNR after every token was replaced", columns, rows, note)
 
 
-def _cell(values: list[float] | None, interval: Mapping[str, float] | None) -> Cell:
+def _cell(values: list[float] | None, interval: Interval | None) -> Cell:
     if not values:
         return Cell("–")
-    small = f"{number(interval['low'], 2)} to {number(interval['high'], 2)}" if interval else ""
+    small = f"{number(interval.low, 2)} to {number(interval.high, 2)}" if interval else ""
     return Cell(number(float(np.mean(values)), 2), small)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
-from vqpipe.metrics.measured import MEASURED
+from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import WATCHED
@@ -29,6 +30,8 @@ from vqpipe.report.charts import NUM_COLOURS, rank_frequency
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import BOTH, MEASURES, cell, column, measure, number
 
+Side = Literal["images", "protocol"]
+SIDES: tuple[Side, ...] = ("images", "protocol")
 PER_IMAGE = ("bits_per_image", "psnr", "ssim", "l1", "l2", "clip_distance", "lpips_alex", "lpips_vgg")
 DISTANCES = ("fd_clip", "kd_clip", "precision_clip", "recall_clip", "fid", "kid", "precision", "recall")
 USAGE_COLUMNS = (
@@ -75,92 +78,101 @@ def about_tokenizers(inputs: Inputs, params: ReportParams) -> Section:
     return Section("tokenizers", "Tokenizers", blocks, parts)
 
 
-def _protocol(evaluate: Mapping[str, Any]) -> Text:
-    protocol = next(iter(evaluate.values())).get("protocol", {})
-    judged = protocol.get("distance_images", 0)
+def _protocol(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
+    protocol = next(iter(evaluate.values())).protocol
+    judged = protocol.distance_images
     distances = (
         f"Distances between sets of images compare n = {number(judged)} a side, in "
-        f"features of {protocol.get('features')} "
-        f"with {number(protocol.get('feature_dim', 0))} dimensions."
+        f"features of {protocol.features} with {number(protocol.feature_dim or 0)} dimensions."
         if judged
-        else "Distances between sets of images are left out: "
-        f"{protocol.get('distances_left_out', 'no features')}."
+        else f"Distances between sets of images are left out: {protocol.distances_left_out or 'no features'}."
     )
     return Text(
-        f"Measured on the {protocol.get('split', 'test')} split, n = "
-        f"{number(protocol.get('num_images', 0))} images of "
-        f"{protocol.get('resolution', '?')} x {protocol.get('resolution', '?')} "
-        "pixels, decoded to 8 bits and never compressed with loss. Small print is "
-        "the 95 % bootstrap interval of the mean "
-        f"({number(protocol.get('num_bootstrap', 0))} resamples of the images). "
+        f"Measured on the {protocol.split} split, n = {number(protocol.num_images)} images of "
+        f"{protocol.resolution} x {protocol.resolution} pixels, decoded to 8 bits, never compressed with loss. Small print "
+        f"is the 95 % bootstrap interval of the mean ({number(protocol.num_bootstrap)} resamples of the images). "
         f"{distances} "
-        "Floors need no learning; the ceiling is what a model that draws perfectly would get."
+        "Floors need no training; the ceiling is what a perfect model would reach."
         f"{_digests(evaluate)}"
     )
 
 
-def _recorded(evaluate: Mapping[str, Any], side: str) -> dict[str, list[str]]:
+def _recorded(evaluate: Mapping[str, EvaluationMetrics], side: Side) -> dict[str, list[str]]:
     """Tokenizers by the digest of what they were measured on (`images`) or how (`protocol`)."""
     found: dict[str, list[str]] = {}
     for variant, metrics in evaluate.items():
-        digest = metrics.get(MEASURED, {}).get(side, {}).get("digest", "not recorded")
+        measured = metrics.measured
+        digest = measured.images.digest if side == "images" else str(measured.protocol["digest"])
         found.setdefault(digest, []).append(variant)
     return found
 
 
-def _digests(evaluate: Mapping[str, Any]) -> str:
+def _digests(evaluate: Mapping[str, EvaluationMetrics]) -> str:
     images, protocol = _recorded(evaluate, "images"), _recorded(evaluate, "protocol")
-    if len(images) > 1 or len(protocol) > 1 or "not recorded" in images:
+    if len(images) > 1 or len(protocol) > 1:
         return ""
     return f" Digest of the images {next(iter(images))}, of the protocol {next(iter(protocol))}."
 
 
-def _unlike(evaluate: Mapping[str, Any]) -> Iterator[Absent]:
+def _unlike(evaluate: Mapping[str, EvaluationMetrics]) -> Iterator[Absent]:
     """A sentence for the images and for the protocol, where the tokenizers were not all measured alike."""
-    for side in ("images", "protocol"):
+    for side in SIDES:
         found = _recorded(evaluate, side)
         if len(found) > 1:
             listed = "; ".join(f"{', '.join(variants)}: {digest}" for digest, variants in found.items())
             yield Absent(
-                f"The rows below do not share one digest of the {side}, so compare with care. {listed}."
+                f"The rows below do not share one digest of the {side}, and are not comparable without care. {listed}."
             )
 
 
-def _quality(evaluate: Mapping[str, Any], title: str, measures: Sequence[str]) -> Iterator[Table]:
+def _quality(
+    evaluate: Mapping[str, EvaluationMetrics], title: str, measures: Sequence[str]
+) -> Iterator[Table]:
     """Tokenizers, then the floors and ceilings that have these measures, each distinct one once."""
-    entries: list[tuple[str, Mapping[str, Any]]] = list(evaluate.items())
-    quiet_from = len(entries)
-    seen: dict[str, tuple[str, Mapping[str, Any], list[str]]] = {}
+    names = [name for name in measures if any(_has(metrics, name) for metrics in evaluate.values())]
+    rows = [_row(variant, metrics, names) for variant, metrics in evaluate.items()]
+    floors: dict[str, tuple[str, Metrics, list[str]]] = {}
     for variant, metrics in evaluate.items():
-        for name, values in {**metrics.get("floors", {}), **metrics.get("ceiling", {})}.items():
-            key = f"{name} {sorted(values.items(), key=str)}"
-            seen.setdefault(key, (name, values, []))[2].append(variant)
-    for name, values, variants in seen.values():
-        label = FLOORS.get(name, name)
-        if name.startswith("patch_kmeans") and "num_codes" in values:
-            label += f", K = {number(values['num_codes'])}"
-        entries.append(
-            (label if len(variants) == len(evaluate) else f"{label} ({', '.join(variants)})", values)
-        )
-    names = [name for name in measures if any(name in values for _, values in entries)]
+        for label, found in _compared(metrics):
+            if any(_has(found, name) for name in measures):
+                floors.setdefault(f"{label} {found}", (label, found, []))[2].append(variant)
+    names = [
+        name for name in measures if name in names or any(_has(one, name) for _, one, _ in floors.values())
+    ]
     if not names:
         return
-    judged = [(label, values) for label, values in entries if any(name in values for name in names)]
-    quiet_from -= len(
-        [values for _, values in entries[:quiet_from] if not any(name in values for name in names)]
-    )
-    rows = [[Cell(label), *(cell(name, values.get(name)) for name in names)] for label, values in judged]
+    rows = [_row(v, m, names) for v, m in evaluate.items() if any(_has(m, name) for name in names)]
+    quiet_from = len(rows)
+    for label, found, variants in floors.values():
+        shown = label if len(variants) == len(evaluate) else f"{label} ({', '.join(variants)})"
+        rows.append(_row(shown, found, names))
     quiet = frozenset(range(quiet_from, len(rows)))
     yield Table(title, [Column("tokenizer", numeric=False), *map(column, names)], rows, BOTH, quiet)
 
 
-def _usage_table(evaluate: Mapping[str, Any]) -> Table:
-    rows = []
-    for variant, metrics in evaluate.items():
-        groups = metrics.get("codes", {})
-        for group, values in groups.items():
-            label = book_name(variant, group, len(groups))
-            rows.append([Cell(label), *(cell(name, values.get(name)) for name in USAGE_COLUMNS)])
+def _has(metrics: Metrics, name: str) -> bool:
+    return getattr(metrics, name, None) is not None
+
+
+def _row(label: str, metrics: Metrics, names: Sequence[str]) -> list[Cell]:
+    return [Cell(label), *(cell(name, getattr(metrics, name, None)) for name in names)]
+
+
+def _compared(metrics: EvaluationMetrics) -> Iterator[tuple[str, Metrics]]:
+    """The floors and ceilings of an evaluation, with what the table calls them."""
+    for part in (metrics.floors, metrics.ceiling):
+        for name, found in part or ():
+            if found is not None:
+                k = getattr(found, "num_codes", None)
+                yield FLOORS.get(name, name) + (f", K = {number(k)}" if k is not None else ""), found
+
+
+def _usage_table(evaluate: Mapping[str, EvaluationMetrics]) -> Table:
+    rows = [
+        _row(book_name(variant, group, len(metrics.codes)), found, USAGE_COLUMNS)
+        for variant, metrics in evaluate.items()
+        for group, found in metrics.codes.items()
+    ]
     note = (
         "Utilisation counts codes used at least once over the whole split; a code that is "
         f"used once counts as much as any other, so read it with the perplexity. {BOTH}"
@@ -170,14 +182,13 @@ def _usage_table(evaluate: Mapping[str, Any]) -> Table:
     )
 
 
-def _terms(evaluate: Mapping[str, Any]) -> Terms:
-    present = {name for metrics in evaluate.values() for name in metrics}
+def _terms(evaluate: Mapping[str, EvaluationMetrics]) -> Terms:
     items = [
         (measure(n).label, MEASURES[n].about)
         for n in (*PER_IMAGE, *DISTANCES, *USAGE_COLUMNS)
-        if n in MEASURES and (n in present or n in USAGE_COLUMNS)
+        if n in MEASURES and (n in USAGE_COLUMNS or any(_has(metrics, n) for metrics in evaluate.values()))
     ]
-    return Terms("What each measure says", items)
+    return Terms("What each measure means", items)
 
 
 def _curves(inputs: Inputs) -> list[Block]:
@@ -194,7 +205,7 @@ def _curves(inputs: Inputs) -> list[Block]:
         ]
         rows = []
         for name, metrics in inputs.tokenizer.items():
-            parts = {part: count for part, count in metrics.get("parameters", {}).items() if count}
+            parts = {part: count for part, count in metrics.parameters if count}
             millions = Cell(
                 number(sum(parts.values()) / 1e6, 2),
                 ", ".join(f"{part} {number(count / 1e6, 2)}" for part, count in parts.items()),
@@ -202,10 +213,10 @@ def _curves(inputs: Inputs) -> list[Block]:
             rows.append(
                 [
                     Cell(name),
-                    cell("", metrics.get("num_steps")),
-                    cell("", metrics.get("num_rollbacks")),
-                    Cell(str(metrics.get("weights", "–"))),
-                    cell("psnr", metrics.get("validation", {}).get("psnr")),
+                    cell("", metrics.num_steps),
+                    cell("", metrics.num_rollbacks),
+                    Cell(metrics.weights),
+                    cell("psnr", metrics.validation.psnr),
                     millions,
                 ]
             )

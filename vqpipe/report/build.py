@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vqpipe.artifacts.intact import generation
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import ArtifactError, human_bytes
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_codebooks import about_clusters, about_words
@@ -20,7 +21,7 @@ from vqpipe.report.about_priors import about_priors
 from vqpipe.report.about_tasks import about_reading
 from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
-from vqpipe.report.inputs import Cost, Inputs, read_inputs
+from vqpipe.report.inputs import STAGES, Cost, Inputs, read_inputs
 from vqpipe.report.names import NOT_MEASURED, number
 from vqpipe.runtime.terminal import harmless
 
@@ -37,7 +38,7 @@ class Report:
 
 
 def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Report:
-    """Build the report of whatever lies under `artifacts`; parts whose inputs are absent say so in words.
+    """Build the report of what is under `artifacts`; parts whose inputs are absent are named.
 
     Raises:
         ParamsError: no params file.
@@ -90,27 +91,24 @@ def _leaf(value: Any) -> str:
 
 
 def summary(inputs: Inputs) -> dict[str, Any]:
-    """Numbers and text, sorted: `tokenizer.VARIANT`, `prior.PAIR`, `read.VARIANT`, and one entry for each other stage.
+    """Numbers and text, sorted: `tokenizer.VARIANT`, `prior.PAIR`, `task.PAIR`, and one entry for each other stage.
 
-    A tokenizer's measures (mean of `{mean, low, high}`) lie beside its `training` metrics; floors and
-    ceilings keep their names. Lists are left out, and so are the stages' protocols, since `measured` has them.
+    A tokenizer's measures (the mean of an interval) are next to its `training` metrics; floors and ceilings keep their
+    names. Lists are left out, and so are the stages' protocols, since `measured` has them.
     """
-    content: dict[str, Any] = {name: values(metrics) for name, metrics in inputs.stages.items()}
-    tokenizers = {}
-    for name in inputs.variants:
-        own: dict[str, Any] = {}
-        if name in inputs.evaluate:
-            own |= values({k: v for k, v in inputs.evaluate[name].items() if k != "protocol"})
-        if name in inputs.tokenizer:
-            own["training"] = values(inputs.tokenizer[name])
-        if own:
-            tokenizers[name] = own
-    content["tokenizer"] = tokenizers
-    content["prior"] = {name: values(metrics) for name, metrics in inputs.prior.items()}
-    content["read"] = {
-        name: values({k: v for k, v in metrics.items() if k != "protocol"})
-        for name, metrics in inputs.read.items()
+
+    def of(metrics: Metrics) -> dict[str, Any]:
+        return values({key: value for key, value in metrics.plain().items() if key != "protocol"})
+
+    content: dict[str, Any] = {
+        name: of(metrics) for name in STAGES if (metrics := getattr(inputs, name)) is not None
     }
+    tokenizers = {name: of(inputs.evaluate[name]) for name in inputs.variants if name in inputs.evaluate}
+    for name, metrics in inputs.tokenizer.items():
+        tokenizers.setdefault(name, {})["training"] = of(metrics)
+    content["tokenizer"] = tokenizers
+    for group, found in (("prior", inputs.prior), ("task", inputs.task)):
+        content[group] = {name: of(metrics) for name, metrics in found.items()}
     return {key: content[key] for key in sorted(content)}
 
 
@@ -133,7 +131,7 @@ def about_run(inputs: Inputs) -> Section:
         Text(
             "Every number on this page comes from the params below; the same params "
             "give the same numbers on the "
-            "same kind of machine. Times and memory belong to the machine that ran the stage."
+            "same kind of machine. Times and memory are of the machine that ran the stage."
         ),
         Tree("Params, section by section", inputs.params),
     ]
@@ -152,7 +150,7 @@ def _costs(costs: tuple[Cost, ...]) -> Block:
     measured = [cost for cost in costs if cost.seconds is not None and cost.peak_memory_bytes is not None]
     if not measured:
         return Absent(
-            f"Cost: {NOT_MEASURED}. Sidecars with time and memory lie beside the artifacts where a stage ran."
+            f"Cost: {NOT_MEASURED}. Sidecars with time and memory are next to the artifacts where a stage ran."
         )
     columns = [Column("output", numeric=False), Column("time", "s"), Column("peak memory"), Column("cores")]
     rows = [

@@ -6,28 +6,46 @@ import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.lineage import Lineage, misfit, need_own_lineage
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, tree_digest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.show import read_cost
+from vqpipe.clip_fit import ClipMetrics
+from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.base import read_yaml
 from vqpipe.params.names import check_names
+from vqpipe.priors.measure import PriorMetrics
+from vqpipe.text.graph import GraphMetrics
+from vqpipe.text.vocabulary import VocabularyMetrics
+from vqpipe.tokenizers.train import TokenizerMetrics
+from vqpipe.vision.cluster import ClusterMetrics
+from vqpipe.vision.patches import PatchesMetrics
+
+MODELS: dict[str, type[Metrics]] = {
+    "dataset": DatasetMetrics, "clip": ClipMetrics, "vocabulary": VocabularyMetrics, "graph": GraphMetrics,
+    "patches": PatchesMetrics, "cluster": ClusterMetrics, "tokenizer": TokenizerMetrics, "evaluate": EvaluationMetrics,
+    "prior": PriorMetrics, "task": TaskMetrics,
+}  # fmt: skip
+"""The model of each stage's metrics."""
+STAGES = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster")
+"""The stages of one output each, which have metrics."""
 
 Curve = dict[str, list[float]]
 """Columns of a curves file by name, `step` among them; empty cells are NaN."""
-
-Metrics = dict[str, Any]
 
 _COST_KEYS = ("stage", "seconds", "peak_memory_bytes", "cpu_seconds", "cores", "output")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one output cost; None where it was not measured for the content that lies here.
+    """What one output cost; None where it was not measured for the content that is here.
 
     `further` holds what a stage measured besides, such as tokens per second.
     """
@@ -45,14 +63,19 @@ class Inputs:
 
     root: Path
     params: dict[str, Any]
-    stages: dict[str, Metrics] = field(default_factory=dict)
-    tokenizer: dict[str, Metrics] = field(default_factory=dict)
-    evaluate: dict[str, Metrics] = field(default_factory=dict)
-    prior: dict[str, Metrics] = field(default_factory=dict)
-    read: dict[str, Metrics] = field(default_factory=dict)
+    dataset: DatasetMetrics | None = None
+    clip: ClipMetrics | None = None
+    vocabulary: VocabularyMetrics | None = None
+    graph: GraphMetrics | None = None
+    patches: PatchesMetrics | None = None
+    cluster: ClusterMetrics | None = None
+    tokenizer: dict[str, TokenizerMetrics] = field(default_factory=dict)
+    evaluate: dict[str, EvaluationMetrics] = field(default_factory=dict)
+    prior: dict[str, PriorMetrics] = field(default_factory=dict)
+    task: dict[str, TaskMetrics] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
-    """Where the stages' artifacts lie, whether or not they are there."""
+    """Where the stages' artifacts are, whether or not they are there."""
     costs: tuple[Cost, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
@@ -68,9 +91,9 @@ class Inputs:
         return _names(self.params, "prior", "pairs")
 
     @property
-    def readings(self) -> list[str]:
-        """The readings that the params file names, in its order."""
-        return _names(self.params, "read", "variants")
+    def tasks(self) -> list[str]:
+        """The tasks that the params file names, in its order."""
+        return _names(self.params, "task", "pairs")
 
     def folder(self, *parts: str) -> Path:
         """A folder under the root, whether or not it is there."""
@@ -90,49 +113,53 @@ def read_inputs(root: Path, params: Path) -> Inputs:
     check_names(tree, params.name)
     if not root.is_dir():
         raise ArtifactError(f"there is no artifacts folder {root}", run="dvc repro")
-    variants, pairs = _names(tree, "tokenizer", "variants"), _names(tree, "prior", "pairs")
-    readings = _names(tree, "read", "variants")
-    metrics = root / "metrics"
-    named = {"tokenizer": variants, "evaluate": variants, "prior": pairs, "read": readings}
-    read = {group: _read_all(metrics / group, names) for group, names in named.items()}
-    strays = [
-        f"{group} {path.stem}"
-        for group, names in named.items()
-        for path in sorted((metrics / group).glob("*.json"))
-        if path.stem not in names
-    ]
-    own = {path.stem: read_json(path) for path in sorted(metrics.glob("*.json"))}
-    curves = {
-        "clip": _curves(root / "curves", ["clip"]),
-        "cluster": _curves(root / "curves", ["cluster"]),
-        "tokenizer": _curves(root / "curves" / "tokenizer", variants),
-        "prior": _curves(root / "curves" / "prior", pairs),
-        "read": _curves(root / "curves" / "read", readings),
+    names = {
+        "tokenizer": _names(tree, "tokenizer", "variants"),
+        "evaluate": _names(tree, "tokenizer", "variants"),
+        "prior": _names(tree, "prior", "pairs"),
+        "task": _names(tree, "task", "pairs"),
     }
-    outputs = [root / output for output in _outputs(variants, pairs, readings)]
+    outputs = [root / output for output in _outputs(names)]
     lineages = _lineages(outputs)
     _need_fit(root, lineages)
-    grouped = [Path(group, name) for group, names in named.items() for name in names]
-    for stem in [*map(Path, {**own, **dict.fromkeys(_OWN)}), *grouped]:
+    for stem in [*map(Path, STAGES), *(Path(group, name) for group, own in names.items() for name in own)]:
         _need_tied(root, stem, lineages)
-    costs = tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs)
+    read = partial(_read_metrics, root / "metrics")
+    groups = {group: read(group, known) for group, known in names.items()}
+    strays = [
+        f"{group} {path.stem}"
+        for group, known in names.items()
+        for path in sorted((root / "metrics" / group).glob("*.json"))
+        if path.stem not in known
+    ]
+    single: dict[str, Any] = read(".", STAGES)
     return Inputs(
-        root,
-        tree,
-        own,
-        read["tokenizer"],
-        read["evaluate"],
-        read["prior"],
-        read["read"],
-        curves,
-        tuple(outputs),
-        costs,
-        _packages(lineages.values()),
-        tuple(strays),
-    )
+        root, tree,
+        **single, **groups,
+        curves={
+            **{name: _curves(root / "curves", [name]) for name in ("clip", "cluster")},
+            **{group: _curves(root / "curves" / group, names[group]) for group in ("tokenizer", "prior", "task")},
+        },
+        outputs=tuple(outputs),
+        costs=tuple(_cost(path, path.relative_to(root).as_posix()) for path in outputs),
+        packages=_packages(lineages.values()),
+        strays=tuple(strays),
+    )  # fmt: skip
 
 
-def read_json(path: Path) -> Metrics:
+def _read_metrics(folder: Path, group: str, names: Iterable[str]) -> dict[str, Any]:
+    """The metrics files of a group that are there, through the model of their stage."""
+    found = {}
+    for name in names:
+        path = folder / group / f"{name}.json"
+        if path.is_file():
+            model = MODELS[name if group == "." else group]
+            run = f"git checkout {path}, or dvc repro {name if group == '.' else f'{group}@{name}'}"
+            found[name] = model.of(read_json(path), path, run)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """A metrics file, which may be one that no stage wrote and that has no checksum.
 
     Raises:
@@ -164,22 +191,18 @@ def _names(tree: Mapping[str, Any], *keys: str) -> list[str]:
     return [str(name) for name in node] if isinstance(node, Mapping) else []
 
 
-def _read_all(folder: Path, names: Iterable[str]) -> dict[str, Metrics]:
-    return {name: read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
-
-
 def _curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
     return {name: read_curve(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").is_file()}
 
 
-def _outputs(variants: list[str], pairs: list[str], readings: list[str]) -> list[str]:
+def _outputs(names: Mapping[str, list[str]]) -> list[str]:
     """The outputs with sidecars, in the order of the stages."""
-    common = ["dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches"]
+    common = ["dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches"]
     groups = (
-        ("tokenizer", variants), ("tokens", variants), ("generator", pairs), ("evaluation", variants),
-        ("reading", readings),
+        ("tokenizer", names["tokenizer"]), ("tokens", names["tokenizer"]), ("prior", names["prior"]),
+        ("evaluation", names["tokenizer"]), ("task", names["task"]),
     )  # fmt: skip
-    return common + [f"{group}/{name}" for group, names in groups for name in names]
+    return common + [f"{group}/{name}" for group, own in groups for name in own]
 
 
 def _cost(path: Path, output: str) -> Cost:
@@ -223,17 +246,12 @@ def _need_fit(root: Path, lineages: Mapping[Path, Lineage]) -> None:
                     raise misfit(path, lineage, spec, str(lineage.inputs.get(name)), other, digest)
 
 
-_OWN = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster")
-"""The stages of one output each, which have metrics."""
-_PLACES = {
-    "graph": "prior/words", "cluster": "prior/patches", "evaluate": "evaluation", "prior": "generator",
-    "read": "reading",
-}  # fmt: skip
-"""Where the artifact of a metrics file lies, where that is not as the file is called."""
+_PLACES = {"graph": "codebook/words", "cluster": "codebook/patches", "evaluate": "evaluation"}
+"""Where the artifact of a metrics file is, where its path is not that of the metrics file."""
 
 
 def _need_tied(root: Path, stem: Path, lineages: Mapping[Path, Lineage]) -> None:
-    """Check that metrics are there where their artifact is, and are of the artifact and the curves that lie there.
+    """Check that metrics are there where their artifact is, and are of the artifact and the curves that are there.
 
     Args:
         stem: of the metrics file under `metrics`, such as `evaluate/vq`.
@@ -253,10 +271,8 @@ def _need_tied(root: Path, stem: Path, lineages: Mapping[Path, Lineage]) -> None
             raise ArtifactError(f"{path} is not there, and {artifact} is", run=run)
         return
     curves = root.joinpath("curves", f"{stem}.csv")
-    aligner = root.joinpath("aligner", *stem.parts[1:])
-    places = {"curves": curves, "aligner": aligner, "no-aligner": aligner}
     for name, digest in parse_sealed(path.read_bytes(), path, run, required=False)[1].items():
-        other = places.get(name, artifact)
+        other = curves if name == "curves" else artifact
         if other == curves and not curves.is_file():
             raise ArtifactError(f"{curves} is not there, and {path} is", run=run)
         if other.exists() and not (found := tree_digest(other)).startswith(digest):

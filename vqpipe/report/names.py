@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from vqpipe.metrics.measured import Interval
 from vqpipe.report.blocks import Cell, Column
 
 
@@ -194,26 +193,19 @@ def column(name: str) -> Column:
     return Column(found.label, found.unit, found.better)
 
 
-def cell(name: str, value: Any) -> Cell:
-    """A measure's value; of `{mean, low, high}` the interval is small print; None is a dash."""
-    if isinstance(value, Mapping):
-        if "mean" not in value:
-            return Cell("–")
-        interval = (
-            f"{_plain(name, value['low'])} to {_plain(name, value['high'])}"
-            if {"low", "high"} <= set(value)
-            else ""
-        )
-        return Cell(_plain(name, value["mean"]), interval)
+def cell(name: str, value: Interval | float | str | None) -> Cell:
+    """A measure's value; the bounds of an interval are small print; None is a dash."""
+    if isinstance(value, Interval):
+        return Cell(_plain(name, value.mean), f"{_plain(name, value.low)} to {_plain(name, value.high)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell("–" if value is None else str(value))
     return Cell(_plain(name, value))
 
 
-def change(name: str, interval: Mapping[str, float]) -> Cell:
-    """The change `{mean, low, high}` of a measure, its sign always there, its interval as small print."""
-    mean, low, high = (_plain(name, interval[key]) for key in ("mean", "low", "high"))
-    return Cell(f"+{mean}" if interval["mean"] > 0 else mean, f"{low} to {high}")
+def change(name: str, interval: Interval) -> Cell:
+    """The change of a measure, always with its sign, its bounds as small print."""
+    mean, low, high = (_plain(name, value) for value in (interval.mean, interval.low, interval.high))
+    return Cell(f"+{mean}" if interval.mean > 0 else mean, f"{low} to {high}")
 
 
 def _plain(name: str, value: float) -> str:
