@@ -16,7 +16,7 @@ from tests.text_captions import counted, publish
 from vqpipe.artifacts.publish import publish_folder, publish_sealed
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.seal import read_sealed_json
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.card import card
@@ -50,7 +50,7 @@ def write_patches(path: Path) -> Path:
         "centroids": torch.tensor([[0.0, 0], [4, 0], [1, 0], [2, 0], [3, 0]]),
         "counts": torch.tensor([40, 30, 20, 10, 0]),
     }
-    with publish_folder(path, CENTROIDS, facts) as folder:
+    with publish_folder(path, PATCHES_CODEBOOK, facts) as folder:
         write_tensors(folder / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
     return path
 
