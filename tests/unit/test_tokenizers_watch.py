@@ -37,7 +37,7 @@ def test_a_collapse_is_told_once_and_a_healthy_run_never(capsys: pytest.CaptureF
     watch = CodeWatch([K], STEPS, EVERY, title="vq")
     train(watch, 1, STEPS, collapse=False)
     assert capsys.readouterr().err == ""
-    assert watch.metrics()["collapse_step"] is None
+    assert watch.metrics().collapse_step is None
     watch = CodeWatch([K], STEPS, EVERY, title="vq")
     train(watch, 1, 54, collapse=True)
     assert capsys.readouterr().err == ""  # two windows are low, the third is not over
@@ -63,7 +63,7 @@ def test_the_group_that_collapses_is_named(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().err
     assert told.count("seems to collapse") == 1  # five codes are too few to judge
     assert "group 2" in told
-    assert watch.metrics()["collapse_steps"] == [None, None, 25]
+    assert watch.metrics().collapse_steps == [None, None, 25]
 
 
 def test_dead_codes_of_a_sequence_by_hand() -> None:
