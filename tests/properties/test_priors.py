@@ -20,7 +20,7 @@ from vqpipe.priors.artifact import PriorPictures, load_prior, save_prior
 from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace, Prior
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
-ALL: Table[Prior] = Table("prior", {**PRIORS._places, **PLACES})
+ALL: Table[Prior] = Table("prior", {**PLACES, **PRIORS._places})
 GRID, CHANNELS, CLASSES = (2, 3), 4, ("red", "green", "blue")
 SPACES = {groups: ImageSpace(codes, GRID, CLASSES, CHANNELS) for groups, codes in ((1, (5,)), (2, (3, 4)))}
 CASES = [
@@ -34,8 +34,7 @@ EVERY = pytest.mark.parametrize(("kind", "condition", "groups"), CASES)
 
 @pytest.fixture(autouse=True)
 def whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, place in PLACES.items():
-        monkeypatch.setitem(PRIORS._places, kind, place)
+    monkeypatch.setattr(PRIORS, "_places", ALL._places)
 
 
 def make(kind: str, condition: ConditionKind, groups: int) -> Prior:
