@@ -138,7 +138,7 @@ def test_card_of_words(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     text = card(path)
     assert text == card(path)
-    assert text.startswith("# Codebook prior: words\n")
+    assert text.startswith("# Codebook: words\n")
     for line in (
         "| adjectives | 4 |", "| CLIP | none |", "| graph.weight | count |", "| nouns without an edge | 1 |",
         "| red | bird | 2 | 0.51 |", "Made by the stage `graph` from these inputs:",
@@ -155,15 +155,15 @@ def test_card_without_its_own_lineage(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     sidecar = tmp_path / "words.lineage.json"
     publish_sealed(sidecar, {**read_sealed_json(sidecar), "output": "another"})
-    assert "the lineage beside it is of other content" in card(path)
+    assert "the lineage next to the codebook is of other content" in card(path)
     sidecar.unlink()
-    assert "there is no lineage beside the prior" in card(path)
+    assert "there is no lineage next to the codebook" in card(path)
 
 
 def test_card_of_words_without_edges(tmp_path: Path) -> None:
     text = card(write_words(tmp_path / "words", min_count=9))
     assert "| edges | 0 |" in text
-    assert "said most" not in text
+    assert "most frequent pairs" not in text
 
 
 def test_card_of_centroids(tmp_path: Path) -> None:
