@@ -1,4 +1,4 @@
-"""The clip stage publishes the CLIP that every other stage uses: a pretrained one, or a small one fitted to captions."""
+"""The clip stage: the CLIP that every other stage uses, a pretrained one or a small one fitted to the captions."""
 
 from pathlib import Path
 from typing import Annotated

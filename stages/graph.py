@@ -35,7 +35,7 @@ def main(
     from vqpipe.artifacts.publish import MANIFEST
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
-    from vqpipe.artifacts.specs.words import VOCABULARY, WORDS
+    from vqpipe.artifacts.specs.codebooks import VOCABULARY, WORDS_CODEBOOK
     from vqpipe.codebooks.words import publish_words_codebook
     from vqpipe.params.base import load_params
     from vqpipe.runtime.device import device
@@ -54,7 +54,12 @@ def main(
     inputs += [(clip, CLIP)] if needs_clip else []
     shown = {"graph": config.model_dump(mode="json")}
     with stage_run(
-        "graph", shown, inputs, [(out, WORDS), (metrics, JSON)], mixed=mixed, roles=corpus_role(captions)
+        "graph",
+        shown,
+        inputs,
+        [(out, WORDS_CODEBOOK), (metrics, JSON)],
+        mixed=mixed,
+        roles=corpus_role(captions),
     ) as run:
         vectors = word_vectors(
             read_vocabulary(vocabulary), config.vectors, partial(Clip.load, clip, device())

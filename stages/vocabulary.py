@@ -24,7 +24,7 @@ def main(
     """
     from vqpipe.artifacts.places import JSON
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.artifacts.specs.words import VOCABULARY
+    from vqpipe.artifacts.specs.codebooks import VOCABULARY
     from vqpipe.data.captions import Unusable
     from vqpipe.data.corpus import read_captions
     from vqpipe.params.base import load_params

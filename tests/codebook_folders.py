@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqpipe.artifacts.publish import publish_folder
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
@@ -21,7 +21,7 @@ def publish_words(folder: Path, words: WordsCodebook, clip: str | None) -> Path:
     weights = words.weights.tolist()
     whole = replace(
         words,
-        facts={"clip": clip, "vectors": {"kind": "clip" if clip else "random"}, "dim": words.vectors.shape[1]},
+        facts={"clip_id": clip, "vectors": {"kind": "clip" if clip else "random"}, "dim": words.vectors.shape[1]},
         adjective_counts=[1] * len(words.adjectives), noun_counts=[1] * len(words.nouns),
         edge_counts=[int(weight) for weight in weights], edge_pmi=[0.0] * len(weights),
         edge_examples=[["0"]] * len(weights),
@@ -37,7 +37,7 @@ def publish_centroids(folder: Path, vectors: Tensor, clip: str) -> Path:
         "objective": 1.0, "num_vectors": 100, "method": "kmeans", "per_class": False, "prefixes": [],
     }  # fmt: skip
     tensors = {"centroids": vectors, "counts": (vectors[:, 0] * 0 + 1).long()}
-    with publish_folder(folder, CENTROIDS, facts) as partial:
+    with publish_folder(folder, PATCHES_CODEBOOK, facts) as partial:
         write_tensors(partial / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
     return folder
 

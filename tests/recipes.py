@@ -294,7 +294,6 @@ def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> 
     """A tiny tokenizer of a recipe in eval mode, initialised from data where the recipe asks for it."""
     quantizer = validate(recipe.params, "quantizer", AnyQuantizer)
     section = {**TOKENIZER, "quantizer": recipe.params, "codebook": quantizer.codebook, **changes}
-    section["prior"] = section.pop("codebook")  # shim: moved
     config = validate(section, "tokenizer", TokenizerParams)
     torch.manual_seed(0)
     tokenizer = cls(config, build(config.quantizer, recipe.codebook))

@@ -19,23 +19,30 @@ ONE, TWO = (11,), (7, 13)
 PLAIN = TokenSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0)
 
 
-def params(**changes: Any) -> GPTParams:
-    content: dict[str, Any] = {
-        "kind": "gpt", "tokenizer": "vq", "seed": 0, "condition": "class", "label_drop": 0.1,
-        "token_noise": 0.0, "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1},
+def shared() -> dict[str, Any]:
+    """The params that all priors have but `kind` and `sampling`."""
+    return {
+        "tokenizer": "vq", "seed": 0, "condition": "class", "label_drop": 0.1,
         "training": {
             "num_steps": 4, "batch_size": 4, "learning_rate": 0.01, "betas": [0.9, 0.95],
             "weight_decay": 0.01,
             "warmup_fraction": 0.0, "final_lr_fraction": 1.0, "clip_grad_norm": 1.0,
             "ema_decay": 0.0, "precision": "fp32", "log_every": 2, "checkpoint_every": 2,
         },
-        "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0},
         "num_samples": 16,
         "distances": {
             "features": "clip", "num_subsets": 2, "subset_images": 8, "num_neighbours": 3, "seed": 0,
         },
     }  # fmt: skip
-    return validate({**content, **changes}, "prior", GPTParams)
+
+
+def params(**changes: Any) -> GPTParams:
+    own = {
+        "kind": "gpt",
+        **GPT.example(),
+        "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1},
+    }
+    return validate({**shared(), **own, **changes}, "prior", GPTParams)
 
 
 def space(num_codes: Sequence[int], num_classes: int = 3) -> ImageSpace:

@@ -29,6 +29,11 @@ class Unigram(Prior):
     Params: ClassVar[type[PriorParams]] = UnigramParams
     conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class")
 
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """The fields that tests of every prior need."""
+        return {"sampling": {"guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0}}
+
     def __init__(self, config: UnigramParams, space: ImageSpace) -> None:
         super().__init__(config, space)
         # One row per class; the last one is for images without a class.

@@ -107,7 +107,6 @@ def open_wordnet(path: Path = BUNDLE) -> WordNetCorpusReader:
         return English(nltk.data.ZipFilePathPointer(archive), None)
 
 
-
 SUFFIXES = {"noun": "noun", "verb": "verb", "adjective": "adj", "adverb": "adv"}
 """The endings of WordNet's file names by class."""
 SENSE_TYPES = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adjective"}

@@ -1,6 +1,6 @@
 """k-means at a large K on real features: python -m tests.bench.large_k --patches FOLDER --num-clusters 100000
 
-Prints the time of each iteration, objective, empty clusters, and each prefix beside k-means of its own size.
+Prints the time of each iteration, objective, empty clusters, and each prefix compared with k-means of its own size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 import typer
 
 from vqpipe.vision import kmeans as front
-from vqpipe.vision import lloyd
 from vqpipe.vision.features import open_vectors, patch_facts
 
 
@@ -37,7 +36,7 @@ def main(
         f"n {len(vectors):,}  d {vectors.shape[1]}  K {num_clusters:,}  {algorithm}, {torch.get_num_threads()} threads"
     )
     print(f"features of {patch_facts(patches)['clip_id']}", flush=True)
-    plain, marks = lloyd.assign, [time.perf_counter()]
+    plain, lloyd, marks = front.assign, front.lloyd, [time.perf_counter()]
 
     def assign(*arguments: Any) -> Any:
         found = plain(*arguments)
@@ -50,7 +49,14 @@ def main(
         )
         return found
 
-    lloyd.assign = assign
+    def timed_lloyd(*arguments: Any, **options: Any) -> Any:
+        front.assign = assign
+        try:
+            return lloyd(*arguments, **options)
+        finally:
+            front.assign = plain
+
+    front.lloyd = timed_lloyd
     wanted = [int(k) for k in prefixes.split(",") if k]
     begun = time.perf_counter()
     found = front.kmeans(
@@ -62,7 +68,7 @@ def main(
         f"objective {found.objective:.6g} (before pull {found.objective_before_pull}), empty {found.num_empty}"
     )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB", flush=True)
-    lloyd.assign = plain
+    front.lloyd = lloyd
     for k, objective in found.prefixes:
         start = time.perf_counter()
         own = front.kmeans(vectors, k, iterations, 1, algorithm=algorithm).objective if direct else None  # type: ignore[arg-type]

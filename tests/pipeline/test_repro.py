@@ -78,7 +78,7 @@ def test_prose_makes_no_stage_stale_and_an_operator_those_that_import_it(pico: C
             assert found == {stage for stage, own in files.items() if path in own} - {"row"}
         finally:
             source.write_text(before)
-    pico.run("dvc", "repro", "-q", "code")
+            pico.run("dvc", "repro", "-q", "code")
     assert stale(pico) == []
 
 

@@ -93,7 +93,7 @@ def test_publishes_the_words_codebook(folder: Path) -> None:
     assert pairs == {("red", "bird"), ("green", "tree")}
     assert words.weights.tolist() == [1.0, 1.0]
     assert words.noun_vectors.shape == (2, 4)
-    assert words.facts["clip"] == "fake:test:0"
+    assert words.facts["clip_id"] == "fake:test:0"
 
 
 def test_metrics_hold_precision_and_recall(folder: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_glove_file_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPat
     assert (words.adjectives, words.nouns) == (["red"], ["tree", "bird"])
     assert words.noun_vectors.tolist() == [[5.0, 6.0], [3.0, 4.0]]
     assert words.adjectives_of("tree") == {"red": 1.0}
-    assert words.facts["clip"] is None
+    assert words.facts["clip_id"] is None
     assert str(folder) not in (folder / "words/manifest.json").read_text()
     metrics = json.loads((folder / "words.json").read_text())
     assert metrics["vectors"]["adjectives"] == {

@@ -29,7 +29,7 @@ INPUTS: dict[str, dict[str, str]] = {
     "tokens": {"dataset": "dataset", "tokenizer": "tokenizer"},
     "prior": {"tokens": "tokens", "tokenizer": "tokenizer", "dataset": "dataset", "clip": "clip"},
     "evaluate": {"dataset": "dataset", "clip": "clip", "tokenizer": "tokenizer"},
-    "read": {"tokenizer": "tokenizer", "aligner": "no-aligner", "dataset": "dataset", "clip": "clip"},
+    "task": {"tokenizer": "tokenizer", "aligner": "no-aligner", "dataset": "dataset", "clip": "clip"},
     "row": {"dataset": "dataset", "clip": "clip", "prior": "centroids"},
     "report": {},
 }
@@ -45,13 +45,13 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "tokens": {"out": "tokens"},
     "prior": {"out": "prior", "metrics": "file", "curves": "file"},
     "evaluate": {"out": "evaluation", "metrics": "file"},
-    "read": {"out": "reading", "metrics": "file", "curves": "file"},
+    "task": {"out": "task", "metrics": "file", "curves": "file"},
     "row": {"metrics": "file", "cost": "file"},
     "report": {"out": "page"},
 }
 """What each option that is an output publishes."""
 PLAIN = {
-    "tokenizer": ["--variant=vq"], "prior": ["--pair=vq-gpt"], "read": ["--variant=vq"],
+    "tokenizer": ["--variant=vq"], "prior": ["--pair=vq-gpt"], "task": ["--pair=vq-masked_words"],
     "row": ["--row=vq", "--seed=0", f"--params={ROOT / 'scoreboard/params.yaml'}"],
 }  # fmt: skip
 EACH_INPUT = [(stage, option) for stage, options in INPUTS.items() for option in options]
@@ -176,7 +176,7 @@ def test_an_output_that_cannot_be_written_is_refused(
     assert list((tmp_path / "locked").iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", ["clip", "patches", "cluster", "tokenizer", "prior", "read", "row"])
+@pytest.mark.parametrize("stage", ["clip", "patches", "cluster", "tokenizer", "prior", "task", "row"])
 def test_scratch_that_cannot_be_written_is_refused(
     stage: str, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

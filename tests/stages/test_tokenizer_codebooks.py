@@ -82,9 +82,9 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("codebook", "quantizer", "losses", "says"),
     [
         ("words-bare", VQCT_SMALL, ALONE, ["needs a graph", "without edges", "transfer.kind: mlp", "graph"]),
-        ("none", LC_SMALL, ALONE, ["no prior", "a centroids prior", "dvc repro cluster"]),
-        ("words", LC_SMALL, ALONE, ["quantizer lc", "words prior (5 adj", "a centroids prior"]),
-        ("centroids", VQCT_SMALL, ALONE, ["quantizer vqct", "(20 x 8)", "a words prior", "dvc repro graph"]),
+        ("none", LC_SMALL, ALONE, ["quantizer lc", "dvc repro cluster"]),
+        ("words", LC_SMALL, ALONE, ["quantizer lc", "5 adjectives", "dvc repro cluster"]),
+        ("centroids", VQCT_SMALL, ALONE, ["quantizer vqct", "20 x 8", "dvc repro graph"]),
         (
             "centroids",
             {**LC_SMALL, "num_codes": 21},

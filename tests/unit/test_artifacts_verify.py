@@ -29,10 +29,10 @@ from vqpipe.artifacts.publish import (
 )
 from vqpipe.artifacts.seal import SEAL, UNSEALED, sealed_text
 from vqpipe.artifacts.spec import FolderSpec
+from vqpipe.artifacts.specs.codebooks import ADJECTIVES, NOUNS, PAIRS, VOCABULARY
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR, TOKENIZER, WEIGHTS
 from vqpipe.artifacts.specs.tokens import CODES
-from vqpipe.artifacts.specs.words import ADJECTIVES, NOUNS, PAIRS, VOCABULARY
 from vqpipe.artifacts.tables import stream_table, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.artifacts.verify import MAX_LINES, Verified, verify

@@ -16,7 +16,7 @@ from tests.text_captions import counted, publish
 from vqpipe.artifacts.publish import publish_folder, publish_sealed
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.seal import read_sealed_json
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.card import card
@@ -50,7 +50,7 @@ def write_patches(path: Path) -> Path:
         "centroids": torch.tensor([[0.0, 0], [4, 0], [1, 0], [2, 0], [3, 0]]),
         "counts": torch.tensor([40, 30, 20, 10, 0]),
     }
-    with publish_folder(path, CENTROIDS, facts) as folder:
+    with publish_folder(path, PATCHES_CODEBOOK, facts) as folder:
         write_tensors(folder / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
     return path
 
@@ -138,7 +138,7 @@ def test_card_of_words(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     text = card(path)
     assert text == card(path)
-    assert text.startswith("# Codebook prior: words\n")
+    assert text.startswith("# Codebook: words\n")
     for line in (
         "| adjectives | 4 |", "| CLIP | none |", "| graph.weight | count |", "| nouns without an edge | 1 |",
         "| red | bird | 2 | 0.51 |", "Made by the stage `graph` from these inputs:",
@@ -155,15 +155,15 @@ def test_card_without_its_own_lineage(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     sidecar = tmp_path / "words.lineage.json"
     publish_sealed(sidecar, {**read_sealed_json(sidecar), "output": "another"})
-    assert "the lineage beside it is of other content" in card(path)
+    assert "the lineage next to the codebook is of other content" in card(path)
     sidecar.unlink()
-    assert "there is no lineage beside the prior" in card(path)
+    assert "there is no lineage next to the codebook" in card(path)
 
 
 def test_card_of_words_without_edges(tmp_path: Path) -> None:
     text = card(write_words(tmp_path / "words", min_count=9))
     assert "| edges | 0 |" in text
-    assert "said most" not in text
+    assert "most frequent pairs" not in text
 
 
 def test_card_of_centroids(tmp_path: Path) -> None:

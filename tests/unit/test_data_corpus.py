@@ -203,10 +203,10 @@ def test_json_without_captions_says_what_it_has(tmp_path: Path, kind: str, text:
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)holds no \*\.txt and no \*\.txt\.gz.*an empty folder"):
+    with pytest.raises(DataError, match=r"(?s)has no \*\.txt and no \*\.txt\.gz.*an empty folder"):
         read(kind="text", path=str(tmp_path))
     (tmp_path / "a.csv").write_text("a bus\n")
-    with pytest.raises(DataError, match=r"(?s)holds no shard-\*.*found: +a\.csv"):
+    with pytest.raises(DataError, match=r"(?s)has no shard-\*.*found: +a\.csv"):
         read(kind="text", path=str(tmp_path), files="shard-*")
     with pytest.raises(DataError, match=r"(?s)is not a folder.*found: +a file"):
         read(kind="text", path=str(tmp_path / "a.csv"), files="*.txt")

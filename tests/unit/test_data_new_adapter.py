@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -187,3 +189,9 @@ def test_every_adapter_states_what_it_gives(kind: str) -> None:
         assert model is not None
         assert model.model_fields["kind"].annotation == Literal[kind]  # type: ignore[valid-type]
         assert issubclass(model, Corpus) == (gives == "captions")
+
+
+def test_the_data_are_read_without_torch() -> None:
+    """Each worker of `dataset` imports these modules anew, and torch takes seconds."""
+    code = "import sys, vqpipe.data.build, vqpipe.data.corpus; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

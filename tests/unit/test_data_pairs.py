@@ -1,4 +1,4 @@
-"""Images with captions: each layout and how it is recognised, odd names and encodings, what has no partner or leads out."""
+"""Images with captions: each layout and how it is recognised, odd names and encodings, and what leads out."""
 
 from __future__ import annotations
 

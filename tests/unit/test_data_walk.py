@@ -1,4 +1,4 @@
-"""The files of a source: order, links, hidden and special files, names; and the members of a tar, however it is made."""
+"""The files of a source: order, links, hidden and special files, names; and the members of a tar."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_the_error_says_what_was_found(tmp_path: Path) -> None:
         "1 hidden (such as .git); 1 no ending files (such as LICENSE)"
     )
     error = str(no_images("photos", bad, "images", "look elsewhere"))
-    assert error.startswith("photos holds no usable image\n")
+    assert error.startswith("photos has no usable image\n")
     assert "run:      look elsewhere" in error
     assert "dataset.source.path: …/x.tgz" in str(no_images("p", [module.other_file("x.tgz")], "images", "no"))
     assert "found:    nothing" in str(no_images("p", [], "images", "no"))

@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny import CLIP, picture, write_tiny_clip
 from vqpipe.artifacts.publish import publish_folder
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.words import publish_words_codebook
 from vqpipe.params.base import validate
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         "num_vectors": 6, "method": "normal", "per_class": False, "prefixes": [],
     }  # fmt: skip
     tensors = {"centroids": torch.eye(dim)[:6], "counts": torch.ones(6, dtype=torch.int64)}
-    with publish_folder(tmp_path / "prior/patches", CENTROIDS, facts) as out:
+    with publish_folder(tmp_path / "prior/patches", PATCHES_CODEBOOK, facts) as out:
         write_tensors(out / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
     picture(1, True).save(tmp_path / "photo.png")
     return tmp_path

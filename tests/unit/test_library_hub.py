@@ -22,7 +22,7 @@ from tests.every_recipe import every_recipe, make_tokenizer
 from tests.tiny import write_tokenizer
 from vqpipe import Tokenizer
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
-from vqpipe.library.card import card
+from vqpipe.library.cards import tokenizer_card
 from vqpipe.tokenizers import tokenizer as training
 
 RECIPES = every_recipe()
@@ -149,7 +149,7 @@ def test_what_is_pushed_is_what_is_pulled(saved: Path, remote: Remote) -> None:
 
 
 @pytest.mark.parametrize("name", ["lc-paper", "residual-vqct", "vqct-paper"])
-def test_priors_and_names_come_back_from_the_hub(name: str, remote: Remote) -> None:
+def test_codebooks_and_names_come_back_from_the_hub(name: str, remote: Remote) -> None:
     tokenizer = make_tokenizer(RECIPES[name], Tokenizer)
     tokenizer.push_to_hub("some/one")
     again = Tokenizer.from_pretrained("some/one")
@@ -215,37 +215,37 @@ def test_the_card_says_what_is_known(saved: Path, tmp_path: Path) -> None:
         "codes": {"code": {"utilisation": 0.5, "perplexity": 7.0, "num_codes": 16, "num_tokens": 99}},
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(measured))
-    text = card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
+    text = tokenizer_card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
     assert "| PSNR, dB | 21.5 | 21.4 to 21.6 |" in text
     assert "| code | 0.5000 | 7.0 | 16 | 99 |" in text
     assert "2,000 images (test)" in text
     assert "| codes (code) | 16 |" in text
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="does not hold the metrics"):
-        card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
+    with pytest.raises(ArtifactError, match="does not contain the metrics"):
+        tokenizer_card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
 
 
-def test_the_card_names_the_prior_and_its_licences() -> None:
+def test_the_card_names_the_codebook_and_its_licences() -> None:
     tokenizer = make_tokenizer(RECIPES["vqct-paper"])
-    assert "Its facts are not known" in card(tokenizer)
-    tokenizer.facts["prior"] = {"clip": "vit:fitted:00", "pos": {"kind": "wordnet"}}
-    text = card(tokenizer)
+    assert "Its facts are not known" in tokenizer_card(tokenizer)
+    tokenizer.facts["codebook"] = {"clip": "vit:fitted:00", "pos": {"kind": "wordnet"}}
+    text = tokenizer_card(tokenizer)
     assert "| codes (noun) | 7 |" in text
     assert "vit:fitted:00" in text
     assert "Captions." in text
     tokenizer.facts["origin"] = {"layout": "VQGAN"}
-    assert "vqpipe did not train them" in card(tokenizer)
+    assert "vqpipe did not train them" in tokenizer_card(tokenizer)
 
 
-def test_the_card_refuses_another_prior(tmp_path: Path) -> None:
+def test_the_card_refuses_another_codebook(tmp_path: Path) -> None:
     from vqpipe.artifacts.publish import write_manifest
     from vqpipe.artifacts.spec import header_for
     from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
 
     (tmp_path / "none").mkdir()
     write_manifest(tmp_path / "none", header_for(NO_PRIOR, {}))
-    with pytest.raises(MismatchError, match="not the prior of this tokenizer"):
-        card(make_tokenizer(RECIPES["lc-paper"]), prior=tmp_path / "none")
+    with pytest.raises(MismatchError, match="not the codebook of this tokenizer"):
+        tokenizer_card(make_tokenizer(RECIPES["lc-paper"]), codebook=tmp_path / "none")
 
 
 def test_pictures_to_tensors_and_back(saved: Path) -> None:

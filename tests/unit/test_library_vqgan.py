@@ -18,9 +18,7 @@ from tests.tiny import picture
 from vqpipe.cli.app import app
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.evaluation.evaluate import evaluate_folder
-from vqpipe.library.foreign import read_checkpoint
-from vqpipe.library.vqgan import Imported, import_vqgan, read_config
-from vqpipe.params.vqgan import TARGETS
+from vqpipe.library.vqgan import TARGETS, Imported, import_vqgan, read_checkpoint, read_config
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 EVALUATE: dict[str, Any] = {
@@ -277,7 +275,7 @@ def test_configs_of_another_form_say_what_is_expected(text: str, message: str, t
 def test_a_second_set_of_weights_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
     state = make_state(config)
     averaged = {f"model_ema.{key.replace('.', '')}": tensor * 2 for key, tensor in state.items()}
-    with pytest.raises(MismatchError, match=r"averaged weights beside the raw ones.*\n.*model_ema\.decoder"):
+    with pytest.raises(MismatchError, match=r"averaged weights and raw ones.*\n.*model_ema\.decoder"):
         read(tmp_path, config, {**state, **averaged})
 
 

@@ -47,6 +47,7 @@ def test_the_record_has_the_parts_that_people_read() -> None:
     assert found.images("test").plain() | {"digest": ""} == {
         "split": "test", "num_images": 5, "pixels": "3 x 4 x 4", "digest": "",
     }  # fmt: skip
+    assert found.images("test", {"captions": "ab"}).plain()["captions"] == "ab"
 
 
 def test_the_digest_does_not_depend_on_the_machine() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from vqpipe.artifacts.publish import tree_digest
+from vqpipe.artifacts.specs.codebooks import WORD_VECTORS
 from vqpipe.artifacts.specs.dataset import TRUTH
-from vqpipe.artifacts.specs.words import WORD_VECTORS
 from vqpipe.artifacts.tables import stream_table, to_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.codebooks.words import WordsCodebook, publish_words_codebook, read_words_codebook
@@ -152,7 +152,7 @@ def test_codebook_round_trip(tmp_path: Path, vocabulary: Vocabulary) -> None:
     assert words.edges.tolist() == [[0, 0, 1, 2], [0, 2, 1, 2]]
     assert words.edges.dtype == torch.int64
     assert words.weights.tolist() == [5.0, 1.0, 2.0, 1.0]
-    assert words.facts["clip"] == "tiny:test:0"
+    assert words.facts["clip_id"] == "tiny:test:0"
     assert words.facts["vectors"] == {"kind": "clip", "prompts": PROMPTS.model_dump()}
     assert words.facts["pos"] == {"kind": "wordnet"}
     assert words.edge_counts == [5, 1, 2, 1]

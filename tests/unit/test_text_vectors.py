@@ -69,7 +69,11 @@ def test_prompts() -> None:
     found = made({"kind": "clip", "prompts": prompts}, load=Encoder)
     assert found.adjectives.tolist() == [[12.0, 1.0], [14.0, 1.0], [13.0, 1.0]]
     assert found.nouns[0].tolist() == [6.0, 1.0]
-    assert found.facts == {"clip": "fake:test:0", "vectors": {"kind": "clip", "prompts": prompts}, "dim": 2}
+    assert found.facts == {
+        "clip_id": "fake:test:0",
+        "vectors": {"kind": "clip", "prompts": prompts},
+        "dim": 2,
+    }
     assert found.vocabulary == WORDS
 
 
@@ -83,7 +87,7 @@ def test_token_embeddings_are_averaged_without_start_end_and_padding() -> None:
     mean = (17 + 4 + 3) / 3  # r, e, d
     assert found.adjectives[0].tolist() == pytest.approx([mean, -2 * mean])
     assert torch.equal(found.adjectives[1], found.nouns[1])
-    assert found.facts == {"clip": "fake:test:0", "vectors": {"kind": "clip_tokens"}, "dim": 2}
+    assert found.facts == {"clip_id": "fake:test:0", "vectors": {"kind": "clip_tokens"}, "dim": 2}
 
 
 def test_a_word_without_tokens_is_told() -> None:
@@ -101,7 +105,7 @@ def test_glove_drops_unknown_words_and_counts_them(file: Path) -> None:
     assert measured(found).plain() == {
         "adjectives": {**coverage, "coverage_said": 0.9}, "nouns": {**coverage, "coverage_said": 0.875},
     }  # fmt: skip
-    assert found.facts["clip"] is None
+    assert found.facts["clip_id"] is None
     assert found.facts["vectors"] == {
         "kind": "glove", "dim": 3, "unknown": "drop", "seed": 0, "file": "glove.txt",
         "sha256": sha256(GLOVE.encode()).hexdigest(),
@@ -226,4 +230,4 @@ def test_random_vectors_depend_only_on_class_and_word() -> None:
     assert not torch.equal(found.adjectives[1], found.nouns[1])  # light and light
     fewer = made(config, Vocabulary(WORDS.pos, {"teal": 9}, {"bird": 1}))
     assert torch.equal(fewer.adjectives[0], found.adjectives[2])
-    assert found.facts == {"clip": None, "vectors": config, "dim": 4000}
+    assert found.facts == {"clip_id": None, "vectors": config, "dim": 4000}

@@ -37,7 +37,7 @@ def test_a_collapse_is_told_once_and_a_healthy_run_never(capsys: pytest.CaptureF
     watch = CodeWatch([K], STEPS, EVERY, title="vq")
     train(watch, 1, STEPS, collapse=False)
     assert capsys.readouterr().err == ""
-    assert watch.metrics()["collapse_step"] is None
+    assert watch.metrics().collapse_step is None
     watch = CodeWatch([K], STEPS, EVERY, title="vq")
     train(watch, 1, 54, collapse=True)
     assert capsys.readouterr().err == ""  # two windows are low, the third is not over
@@ -45,7 +45,7 @@ def test_a_collapse_is_told_once_and_a_healthy_run_never(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert told.count("seems to collapse") == 1
     assert told.startswith("vq: the codebook seems to collapse at step 55: perplexity 2.0 of 64 codes")
-    assert watch.metrics() == {"collapse_step": 55, "collapse_steps": [55], "dead_after_steps": [EVERY]}
+    assert watch.metrics().plain() == {"collapse_step": 55, "collapse_steps": [55], "dead_after_steps": [EVERY]}
 
 
 def test_a_dip_that_passes_and_the_first_steps_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_the_group_that_collapses_is_named(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().err
     assert told.count("seems to collapse") == 1  # five codes are too few to judge
     assert "group 2" in told
-    assert watch.metrics()["collapse_steps"] == [None, None, 25]
+    assert watch.metrics().collapse_steps == [None, None, 25]
 
 
 def test_dead_codes_of_a_sequence_by_hand() -> None:

@@ -40,11 +40,12 @@ from vqpipe.params.graph import GraphParams
 from vqpipe.params.names import check_names
 from vqpipe.params.patches import PatchesParams
 from vqpipe.params.prior import PriorParams
-from vqpipe.params.reading import ReadingParams
 from vqpipe.params.report import ReportParams
 from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.params.tokens import TokensParams
 from vqpipe.params.vocabulary import VocabularyParams
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.task import task_entry
 
 KEYWORDS = ("base", "description", "replace")
 """Top-level keys of a preset file that are not params sections."""
@@ -232,9 +233,14 @@ SECTIONS: dict[str, Any] = {
 GROUPS: dict[str, tuple[str, Any]] = {
     "tokenizer": ("variants", TokenizerParams),
     "prior": ("pairs", PriorParams),
-    "read": ("variants", ReadingParams),
+    "task": ("pairs", TASKS.params()),
 }
-"""Sections of `common` and of named entries, each of which is read with `common` below it."""
+"""Sections of `common` and of named entries, each of which is read with `common` below it (`entry`)."""
+
+
+def entry(section: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """What a stage reads for a named entry of a group; in `task`, `common` has a block per kind too."""
+    return task_entry(common, own) if section == "task" else merged(common, own)
 
 
 def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
@@ -247,11 +253,14 @@ def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
     entries, model = GROUPS[head]
     section = params.get(head, {})
     if keys[1] == "common":
-        return field_types(model, keys[2:], section.get("common"))
+        common, inside = section.get("common", {}), keys[2:]
+        if head == "task" and inside and inside[0] in TASKS:
+            return field_types(model, inside[1:], {**common.get(inside[0], {}), "kind": inside[0]})
+        return field_types(model, inside, common)
     if keys[1] != entries or len(keys) < 3:
         return set()
     own = section.get(entries, {}).get(keys[2], {})
-    return field_types(model, keys[3:], merged(section.get("common", {}), own))
+    return field_types(model, keys[3:], entry(head, section.get("common", {}), own))
 
 
 def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) -> ParamsError | None:
@@ -275,7 +284,7 @@ def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) 
                         f"{source}: {name} is not a block of fields", expected=f"common, {entries}"
                     )
                 for key, own in section.get(entries, {}).items():
-                    whole = merged(section.get("common", {}), own)
+                    whole = entry(name, section.get("common", {}), own)
                     validate(whole, f"{name}.{entries}.{key}", model, source)
     except ParamsError as mistake:
         return mistake

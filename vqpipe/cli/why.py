@@ -137,7 +137,9 @@ def _unknown_words(known: _Known, adjective: str, noun: str) -> list[str]:
     if lines and adjective in known.nouns and noun in known.adjectives:
         return [*lines, f"  did you mean {noun} {adjective}?"]
     if lines:
-        lines.append("  (a word is left out that is too rare, or tagged as another part of speech: see vqpipe pairs)")
+        lines.append(
+            "  (a word is left out that is too rare, or tagged as another part of speech: see vqpipe pairs)"
+        )
     return lines
 
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.spec import OneOf
-from vqpipe.artifacts.specs.centroids import CENTROIDS
+from vqpipe.artifacts.specs.codebooks import PATCHES_CODEBOOK, WORDS_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
-from vqpipe.artifacts.specs.words import WORDS
 from vqpipe.codebooks.patches import PatchesCodebook, read_patches_codebook
 from vqpipe.codebooks.words import WordsCodebook, read_words_codebook
 from vqpipe.errors import ArtifactError
 
 PretrainedCodebook = WordsCodebook | PatchesCodebook | None
 """The codebook that a tokenizer is built on; None for one that needs none."""
-PRETRAINED = OneOf("pretrained codebook", (WORDS, CENTROIDS, NO_PRIOR))
+PRETRAINED = OneOf("pretrained codebook", (WORDS_CODEBOOK, PATCHES_CODEBOOK, NO_PRIOR))
 """Their artifacts."""
 
 
@@ -30,16 +29,16 @@ def load_pretrained(folder: Path) -> PretrainedCodebook:
     if not folder.exists():
         raise ArtifactError(f"the codebook {folder} does not exist", run="dvc repro graph cluster")
     spec = read_manifest(folder).header.spec
-    if spec == WORDS.name:
+    if spec == WORDS_CODEBOOK.name:
         return read_words_codebook(folder)
-    if spec == CENTROIDS.name:
+    if spec == PATCHES_CODEBOOK.name:
         return read_patches_codebook(folder)
     if spec == NO_PRIOR.name:
         return None
     raise ArtifactError(
         f"{folder} is no pretrained codebook",
         found=spec,
-        choices=[WORDS.name, CENTROIDS.name, NO_PRIOR.name],
+        choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name, NO_PRIOR.name],
     )
 
 
@@ -56,7 +55,7 @@ def load_codebook(folder: str | Path) -> WordsCodebook | PatchesCodebook:
     if codebook is None:
         raise ArtifactError(
             f"{folder} means that a tokenizer needs no pretrained codebook: it has no codebook",
-            choices=[WORDS.name, CENTROIDS.name],
+            choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name],
         )
     return codebook
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.search import nearest
 from vqpipe.errors import MismatchError
@@ -63,7 +63,7 @@ def read_patches_codebook(folder: Path) -> PatchesCodebook:
     Raises:
         ArtifactError: missing, damaged, or another artifact.
     """
-    facts = read_manifest(folder, CENTROIDS).facts
+    facts = read_manifest(folder, PATCHES_CODEBOOK).facts
     tensors, _ = read_tensors(folder / "centroids.safetensors", CENTROID_TENSORS)
     return PatchesCodebook(tensors["centroids"], tensors["counts"], facts)
 

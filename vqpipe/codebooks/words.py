@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.specs.words import (
+from vqpipe.artifacts.specs.codebooks import (
     ADJECTIVES,
     EDGES,
     NOUNS,
     WORD_VECTORS,
-    WORDS,
+    WORDS_CODEBOOK,
     read_word_counts,
     write_word_counts,
 )
@@ -26,7 +26,7 @@ from vqpipe.artifacts.tables import read_table, to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, MismatchError
 
-_VECTOR_FACTS = ("clip", "vectors", "dim")
+_VECTOR_FACTS = ("clip_id", "vectors", "dim")
 """The facts that the file of the vectors has too."""
 
 
@@ -58,7 +58,7 @@ class WordsCodebook:
     """Row 0: index of the adjective, row 1: index of the noun; sorted, each pair once."""
     weights: Float32[Tensor, " e"]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """clip, vectors, dim, pos, phrases, weight, min_count and counts."""
+    """clip_id, vectors, dim, pos, phrases, weight, min_count and counts."""
     adjective_counts: list[int] = field(default_factory=list)
     """How often each adjective occurs in the captions."""
     noun_counts: list[int] = field(default_factory=list)
@@ -137,7 +137,7 @@ def publish_words_codebook(path: Path, codebook: WordsCodebook) -> None:
         "count": codebook.edge_counts, "weight": codebook.weights.tolist(), "pmi": codebook.edge_pmi,
         "examples": codebook.edge_examples,
     }  # fmt: skip
-    with publish_folder(path, WORDS, dict(codebook.facts)) as folder:
+    with publish_folder(path, WORDS_CODEBOOK, dict(codebook.facts)) as folder:
         write_word_counts(
             folder,
             dict(zip(codebook.adjectives, codebook.adjective_counts, strict=True)),
@@ -155,7 +155,8 @@ def read_words_codebook(path: Path) -> WordsCodebook:
     Raises:
         ArtifactError: missing, damaged, of another version, or its parts do not fit each other.
     """
-    facts = read_manifest(path, WORDS).facts
+    facts = read_manifest(path, WORDS_CODEBOOK).facts
+    facts = {**facts, "clip": facts.get("clip_id")}  # shim: moved
     adjectives, nouns = read_word_counts(path, ADJECTIVES), read_word_counts(path, NOUNS)
     vectors, _ = read_tensors(path / "vectors.safetensors", WORD_VECTORS)
     table = read_table(path / "edges.parquet", EDGES).to_pydict()

@@ -1,4 +1,4 @@
-"""The dataset artifact as tensors: its splits, whole splits in order, and random batches with crop and flip.
+"""The images of a dataset as tensors: whole splits in order, and random batches with crop and flip.
 
 Nothing is resized here: `dataset.resize` did that with its named filter. A crop of `resolution` pixels is taken. The
 pixels are decoded in memory (`InMemory`), or encoded in a memory-mapped pack (`Packed`).
@@ -8,68 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.kept import is_sound
-from vqpipe.artifacts.publish import publish_file, read_manifest
+from vqpipe.artifacts.publish import publish_file
 from vqpipe.artifacts.seal import need_equal
 from vqpipe.artifacts.spec import TensorSpec
-from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
-from vqpipe.artifacts.tables import iter_batches
 from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
 from vqpipe.data.images import damaged_image, decode_png
-from vqpipe.errors import ArtifactError, DataError, MismatchError
+from vqpipe.data.read import Split, open_split
+from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.runtime.env import scratch_root, workers
 from vqpipe.runtime.preflight import need_disk, need_memory
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.signals import close_pool
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a published dataset: its number of images, its shard files in order, and their SHA-256."""
-
-    dataset: Path
-    name: str
-    num_images: int
-    shards: tuple[Path, ...]
-    digests: tuple[str, ...]
-    facts: dict[str, Any]
-
-    def batches(self, columns: Sequence[str] | None = None, rows: int = 1024) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in order, in record batches of at most `rows` rows of IMAGES."""
-        for shard in self.shards:
-            yield from iter_batches(shard, IMAGES, columns, rows)
-
-
-def open_split(dataset: Path, split: str) -> Split:
-    """Find a split of a published dataset.
-
-    Raises:
-        ArtifactError: no dataset there, or a damaged one.
-        DataError: no such split.
-    """
-    manifest = read_manifest(dataset, DATASET)
-    splits = manifest.facts["splits"]
-    if split not in splits:
-        raise DataError(f"{dataset} has no split {split}", found=split, choices=splits)
-    names = splits[split]["shards"]
-    digests = tuple(str(manifest.files[name]["sha256"]) for name in names)
-    shards = tuple(dataset / name for name in names)
-    return Split(dataset, split, int(splits[split]["images"]), shards, digests, manifest.facts)
-
 
 Image = UInt8[np.ndarray, "3 h w"]
 BATCH = 256

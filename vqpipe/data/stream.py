@@ -35,7 +35,7 @@ from vqpipe.data.images import (
     damaged_image,
     decode_squares,
 )
-from vqpipe.data.loader import open_split
+from vqpipe.data.read import open_split
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import images_below
 from vqpipe.errors import ArtifactError, DataError, of_system, printable
@@ -109,7 +109,7 @@ class ImageStream:
         out does not depend on their number.
 
         Raises:
-            ArtifactError: a shard or an image in it is damaged; the dataset held none when it was made.
+            ArtifactError: a shard or an image in it is damaged; a dataset has no damaged image when it is made.
             SetupError: as `vqpipe.runtime.shards.map_shards`.
         """
         chunks: deque[tuple[Path, list[str], bool]] = deque()

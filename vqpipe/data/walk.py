@@ -69,7 +69,7 @@ def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataEr
         run: the command or the change that helps.
     """
     return DataError(
-        f"{where} holds no usable image", found=describe(bad), expected=expected, run=other_source(bad) or run
+        f"{where} has no usable image", found=describe(bad), expected=expected, run=other_source(bad) or run
     )
 
 
@@ -79,9 +79,7 @@ def other_source(bad: Sequence[Bad]) -> str | None:
     if archives:
         return f"a tar is a source of its own: dataset.source.path: …/{printable(archives[0])}"
     if any((entry.reason, entry.detail) == OUTSIDE for entry in bad):
-        return (
-            "put the files in place of the links, or name as the source a folder that holds what they lead to"
-        )
+        return "put the files in place of the links, or name as the source a folder that contains what they lead to"
     return None
 
 

@@ -5,8 +5,8 @@
 
 `batch` is free, r is fixed. The quantizer is in both graphs, its codes as constants; what they were made from (word
 vectors, centroids, projector) is left out. The nearest-code search is that of `vqpipe.codebooks.search_traced`, whose
-memory does not grow with K; quantizers that choose by logits (`gumbel`, `ibq`) hold batch * h * w * K logits, as their
-eval does.
+memory does not grow with K; quantizers that choose by logits (`gumbel`, `ibq`) need batch * h * w * K logits, as in
+eval mode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vqpipe.artifacts.places import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.library.identity import identity
+from vqpipe.library.tokens import identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ OPSET = 18
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 ONE_FILE_BYTES = 1_800_000_000
-"""Weights beyond this go to `NAME.onnx.data` beside the graph: a protobuf file may not reach 2 GiB."""
+"""Weights beyond this go to `NAME.onnx.data` next to the graph: a protobuf file may not reach 2 GiB."""
 MIN_EQUAL_INDICES, MAX_IMAGE_ERROR = 0.99, 1e-3
 """What the check of a finished export asks for; beyond, the graphs compute something else."""
 

@@ -11,21 +11,26 @@ The class of the training half, `vqpipe.tokenizers.tokenizer.Tokenizer`, reads f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vqpipe.errors import ArtifactError, SetupError
-from vqpipe.library.card import card
-from vqpipe.library.images import preprocess, to_pil
+from vqpipe.data.images import centre_square, to_rgb
+from vqpipe.data.loader import to_float, to_uint8
+from vqpipe.errors import ArtifactError, MismatchError, SetupError
+from vqpipe.library.cards import tokenizer_card
 from vqpipe.tokenizers import tokenizer as training
 from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, named_folder, read_config, write_config_folder
+
+if TYPE_CHECKING:
+    from typing import Self
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
@@ -45,8 +50,6 @@ except ImportError as error:
         run="pip install huggingface_hub",
     ) from error
 
-if TYPE_CHECKING:
-    from typing import Self
 
 TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 """The base error of the HTTP client that huggingface_hub uses; its versions use different ones."""
@@ -61,8 +64,8 @@ class Tokenizer(
 ):
     """A tokenizer with `from_pretrained`, `save_pretrained` and `push_to_hub`.
 
-    The latter two are huggingface_hub's. Their `model_card_kwargs` may hold `prior` (folder of the codebook prior),
-    `metrics` (what the stage `evaluate` wrote) and `license` (a name of the Hub's list).
+    The latter two are huggingface_hub's. Their `model_card_kwargs` may have `codebook` (folder of the pretrained
+    codebook), `metrics` (what the stage `evaluate` wrote) and `license` (a name of the Hub's list).
     """
 
     @classmethod
@@ -86,7 +89,7 @@ class Tokenizer(
             revision: branch, tag or commit on the Hub.
             cache_dir: huggingface_hub's cache, where not the usual one.
             force_download: download again what is in the cache.
-            local_files_only: take what the cache holds, and ask no network.
+            local_files_only: use only what is in the cache.
             token: access token of the Hub, where not the one that is logged in.
 
         Raises:
@@ -99,7 +102,7 @@ class Tokenizer(
             return super(ModelHubMixin, cls).from_pretrained(Path(name), device)
         if name.startswith((".", "~", os.sep)):
             return super(ModelHubMixin, cls).from_pretrained(Path(name).expanduser(), device)
-        with _told(name):
+        with _explained(name):
             config = Path(
                 hf_hub_download(
                     name, CONFIG, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
@@ -110,7 +113,7 @@ class Tokenizer(
             read_config(config)  # before the weights, which may be large
         except ArtifactError as error:
             raise ArtifactError(f"{name} on the Hub: {error}".splitlines()) from error
-        with _told(name):
+        with _explained(name):
             hf_hub_download(
                 name, MODEL, revision=config.parent.name, cache_dir=cache_dir, force_download=force_download,
                 token=token, local_files_only=local_files_only,
@@ -118,11 +121,11 @@ class Tokenizer(
         return super(ModelHubMixin, cls).from_pretrained(config.parent, device)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Float[Tensor, "b 3 r r"]:
-        """PIL images as this tokenizer takes them, on its device; see `vqpipe.library.images.preprocess`."""
+        """PIL images as this tokenizer takes them, on its device; see `vqpipe.library.hub.preprocess`."""
         return preprocess(images, self.resolution).to(self.latent_scale.device)
 
     def to_pil(self, images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
-        """What `decode` gave, as PIL images; see `vqpipe.library.images.to_pil`."""
+        """What `decode` gave, as PIL images; see `vqpipe.library.hub.to_pil`."""
         return to_pil(images)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -135,29 +138,70 @@ class Tokenizer(
             ArtifactError: not a name that a repository can have.
             SetupError: the Hub cannot be reached, or does not give access.
         """
-        with _told(repo_id):
+        with _explained(repo_id):
             return str(super().push_to_hub(repo_id, **options))
 
     def generate_model_card(  # type: ignore[override]
         self,
         *,
-        prior: Path | str | None = None,
+        codebook: Path | str | None = None,
         metrics: Path | str | None = None,
         license: str | None = None,
     ) -> ModelCard:
-        """The card: what the tokenizer is, its prior and where that comes from, K, metrics, what to check.
+        """The card: what the tokenizer is, its codebook and where that comes from, K, metrics, what to check.
 
         Raises:
-            ArtifactError: the prior or the metrics cannot be read.
-            MismatchError: a prior of another kind than the tokenizer was built on.
+            ArtifactError: the codebook or the metrics cannot be read.
+            MismatchError: another codebook than the one that the tokenizer was built on.
         """
         shared: dict[str, Any] = type(self)._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
         data = {**shared, **({"license": license} if license else {})}
-        text = card(self, Path(prior) if prior else None, Path(metrics) if metrics else None)
+        text = tokenizer_card(self, Path(codebook) if codebook else None, Path(metrics) if metrics else None)
         return ModelCard(f"---\n{_front(data)}\n---\n\n{text}")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_config_folder(save_directory, self.state_dict(), self.described(self.facts))
+
+
+def preprocess(images: Image.Image | Sequence[Image.Image], resolution: int) -> Float[Tensor, "b 3 r r"]:
+    """PIL images of any mode and shape as float32 in [-1, 1], r = `resolution`.
+
+    Upright by EXIF, transparency over white, 8-bit RGB; then the shorter side is scaled to `resolution` (Lanczos,
+    antialiased) and the centre is cut out, as `vqpipe evaluate` and `vqpipe tokenize` do.
+
+    Raises:
+        MismatchError: no image, or something that is not a PIL image.
+        BadImage: floating-point or 32-bit pixels, whose range is not known.
+    """
+    given: Any = images
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str | bytes) else [given]
+    if not all(isinstance(image, Image.Image) for image in listed):
+        kind = next(type(image) for image in listed if not isinstance(image, Image.Image))
+        raise MismatchError(
+            "these are not PIL images", found=f"{kind.__module__}.{kind.__name__}",
+            expected="a PIL image, or a list of them",
+            run="Image.open(path) for a file, Image.fromarray(array) for pixels (H, W, 3) in uint8",
+        )  # fmt: skip
+    if not listed:
+        raise MismatchError("there is no image to prepare", expected="a PIL image, or a list of them")
+    squares = [centre_square(to_rgb(image), resolution) for image in listed]
+    return to_float(torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2))
+
+
+def to_pil(images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
+    """Images in [-1, 1] as PIL images; values beyond are clamped.
+
+    Raises:
+        MismatchError: another shape or dtype, or values that are not finite.
+    """
+    expected = "floating-point values of shape (b, 3, H, W), as decode gives them"
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+        found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise MismatchError("these are not images", found=found, expected=expected)
+    if not images.is_floating_point() or not bool(images.isfinite().all()):
+        found = f"{images.dtype}" if not images.is_floating_point() else "values that are NaN or infinite"
+        raise MismatchError("these are not images in [-1, 1]", found=found, expected=expected)
+    return [Image.fromarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def _front(data: dict[str, Any]) -> str:
@@ -172,8 +216,8 @@ def _front(data: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turns what the Hub's client raises into a message that says what to do."""
+def _explained(name: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into a message that says what to do."""
     try:
         yield
     except HFValidationError as error:
@@ -199,7 +243,7 @@ def _told(name: str) -> Iterator[None]:
         ) from error  # fmt: skip
     except EntryNotFoundError as error:
         raise ArtifactError(
-            f"{name} on the Hub holds no tokenizer of this library", found=_first(error),
+            f"{name} on the Hub has no tokenizer of this library", found=_first(error),
             expected=f"{CONFIG} and {MODEL}, as push_to_hub writes them",
         ) from error  # fmt: skip
     except HfHubHTTPError as error:

@@ -2,12 +2,15 @@
 
 The file is a Parquet artifact of the tokens stage's table `codes`: image_id (path below the folder), split (`images`),
 label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
-`grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and sha256. Beside it `NAME.quarantine.parquet` lists
-what was left out, and why; it is written even where it is empty. See `vqpipe.data.quarantine` for its length.
+`grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and SHA-256 (`digest`). A second file,
+`NAME.quarantine.parquet`, lists what was left out, and why; it is written even where it is empty. See
+`vqpipe.data.quarantine` for its length.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,16 +35,17 @@ from vqpipe.data.quarantine import quarantine_table
 from vqpipe.data.records import Bad
 from vqpipe.data.walk import counts, no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
-from vqpipe.library.identity import identity, named
 from vqpipe.runtime.progress import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import codes_table
 
+SHOWN = 12
+"""Hexadecimal digits that are shown in messages."""
 SPLIT = "images"
-"""What stands in the column `split`."""
+"""The value of the column `split`."""
 NO_LABEL = -1
 CHUNK_ROWS = 1024
-"""Rows that are held before they are written, as a row group."""
+"""Rows that are collected before they are written, as a row group."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def tokenize(
             append(codes_table(ids, SPLIT, np.full(len(ids), NO_LABEL), torch.cat(parts)))
         left_out = counts(bad)
         if not images:
-            raise no_images(str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that holds the images")
+            raise no_images(
+                str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that contains the images"
+            )
         quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
         table, lacking = quarantine_table([(SPLIT, entry) for entry in bad])
         with stream_table(quarantine, QUARANTINE, {"images": images, "left_out": left_out, **lacking}) as add:
@@ -220,3 +226,32 @@ def _write(folder: Path, image_id: str, png: bytes, tokens: Path) -> str:
             found=repr(image_id),
         ) from error
     return path.relative_to(folder).as_posix()
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """SHA-256, in hexadecimal, over what decides which indices an image gets and which image indices give.
+
+    That is the params of trunk and quantizer, and every weight and buffer by name, dtype, shape and bytes. How the
+    tokenizer was trained, its card and its file's form do not count.
+    """
+    config = tokenizer.config
+    shape = {
+        "trunk": config.trunk.model_dump(mode="json"),
+        "quantizer": config.quantizer.model_dump(mode="json"),
+    }
+    found = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"\0{name}\0{plain.dtype}\0{list(plain.shape)}\0".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def identity(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What an artifact made with a tokenizer keeps of it."""
+    return {"quantizer": tokenizer.config.quantizer.kind, "sha256": digest(tokenizer)}
+
+
+def named(identity: dict[str, Any]) -> str:
+    """An identity in words."""
+    return f"{identity['quantizer']}, sha256 {str(identity['sha256'])[:SHOWN]}…"

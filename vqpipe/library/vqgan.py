@@ -1,8 +1,9 @@
 """A foreign VQGAN checkpoint (taming-transformers layout) as a tokenizer of this library.
 
 Source: Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841). That layout and
-`vqpipe.models.trunk` compute the same function; only names differ, and attention keeps its three projections apart.
-`name_table` is the whole of the difference.
+`vqpipe.models.trunk` compute the same function; only names differ, and attention has three separate projections.
+`name_table` is the whole of the difference. `VqganParams` is the part of its YAML config, under `model.params`, that
+decides what the network computes; only tensors of its checkpoint are read, never code.
 """
 
 from __future__ import annotations
@@ -12,28 +13,47 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vqpipe.artifacts.publish import file_digest
-from vqpipe.errors import MismatchError, ParamsError, did_you_mean
-from vqpipe.library.foreign import read_checkpoint
-from vqpipe.params.base import read_yaml, section_of, validate
+from vqpipe.errors import DataError, MismatchError, ParamsError, did_you_mean
+from vqpipe.params.base import Params, read_yaml, section_of, validate
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.params.vqgan import (
-    BESIDE_MODEL,
-    BESIDE_PARAMS,
-    NEUTRAL,
-    TARGETS,
-    TRAINING_ONLY,
-    DdConfig,
-    VqganParams,
-)
 from vqpipe.quantizers import build
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
+GROUPS = 32
+"""Groups of every GroupNorm in that layout."""
+TARGETS = (
+    "taming.models.vqgan.VQModel", "taming.models.vqgan.VQNoDiscModel", "taming.models.vqgan.EMAVQ",
+    "ldm.models.autoencoder.VQModel", "ldm.models.autoencoder.VQModelInterface",
+)  # fmt: skip
+"""Classes (`model.target`) that encode and decode with one codebook, searched by Euclidean distance to its rows."""
+TRAINING_ONLY = (
+    "lossconfig", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "monitor", "sane_index_shape",
+    "learning_rate", "base_learning_rate", "scheduler_config", "lr_g_factor", "batch_resize_range", "beta", "legacy",
+)  # fmt: skip
+"""Fields of `model.params` that do not change which indices an image gets, nor which image indices give."""
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "use_ema": (False, None), "use_l2_norm": (False, None), "l2_norm": (False, None), "l2_normalize": (False, None),
+    "codebook_l2_norm": (False, None), "use_cosine_sim": (False, None), "distance": ("l2", "euclidean", None),
+}  # fmt: skip
+"""Fields of `model.params` that change the arithmetic, and the values with which they do not."""
+MODEL_FIELDS = ("target", "params", "base_learning_rate", "learning_rate")
+"""Fields of `model`."""
+CONFIG_SECTIONS = (
+    "model", "data", "dataset", "lightning", "trainer", "seed_everything", "ckpt_path", "logger", "callbacks",
+)  # fmt: skip
+"""Sections of the file; all but `model` are about the training."""
+POINTER = b"version https://git-lfs"
+"""How a Git LFS pointer file begins."""
+HEAD = 64
+"""Bytes of a file that are inspected before it is read."""
 LAYOUT = "VQGAN, taming-transformers"
 BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
 """Parts of a residual block: their name, ours."""
@@ -54,13 +74,150 @@ Names = dict[str, tuple[str, ...]]
 """Our name of a parameter, without `.weight` or `.bias`, to theirs; several are joined along the first axis."""
 
 
+class DdConfig(Params):
+    """`model.params.ddconfig`: encoder and decoder."""
+
+    ch: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]
+    """Channels of the encoder's first convolution; every width is a multiple of it."""
+    ch_mult: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+    """Channels of each level as a multiple of `ch`."""
+    num_res_blocks: Annotated[int, Field(ge=1)]
+    """Residual blocks per level of the encoder; the decoder has one more."""
+    attn_resolutions: tuple[Annotated[int, Field(ge=1)], ...]
+    """Sides, in pixels, at which every block is followed by attention."""
+    resolution: Annotated[int, Field(ge=8)]
+    """Side of the images, pixels."""
+    z_channels: Annotated[int, Field(ge=1)]
+    """Channels of the encoder's output."""
+    in_channels: Literal[3]
+    """Channels of the images that the encoder takes."""
+    out_ch: Literal[3]
+    """Channels of the images that the decoder gives."""
+    dropout: Annotated[float | int, Field(ge=0, lt=1)] = 0.0
+    """Dropout inside residual blocks."""
+    double_z: Literal[False] = False
+    """True is a Gaussian latent (a KL autoencoder), which has no codebook."""
+    resamp_with_conv: Literal[True] = True
+    """Down- and up-sampling have a convolution."""
+    attn_type: Literal["vanilla", "vanilla-xformers"] = "vanilla"
+    """Which attention; the two names compute the same."""
+    use_linear_attn: Literal[False] = False
+    """True is linear attention, which is not this trunk's."""
+    give_pre_end: Literal[False] = False
+    """True stops the decoder before its last convolution."""
+    tanh_out: Literal[False] = False
+    """True puts a tanh after the decoder."""
+
+    @property
+    def attention_levels(self) -> tuple[int, ...]:
+        """The levels (0 is the full resolution) whose side is in `attn_resolutions`."""
+        return tuple(
+            level
+            for level in range(len(self.ch_mult))
+            if self.resolution // 2**level in self.attn_resolutions
+        )
+
+
+class VqganParams(Params):
+    """`model.params` without the losses."""
+
+    ddconfig: DdConfig
+    """Encoder and decoder."""
+    embed_dim: Annotated[int, Field(ge=1)]
+    """Dimension of a code."""
+    n_embed: Annotated[int, Field(ge=1)]
+    """K, the number of codes."""
+    remap: Literal[None] = None
+    """A file that renumbers the codes; such a checkpoint's indices are not those of its codebook."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> VqganParams:
+        factor = 2 ** (len(self.ddconfig.ch_mult) - 1)
+        if self.ddconfig.resolution % factor:
+            raise ValueError(
+                f"resolution {self.ddconfig.resolution} is not a multiple of {factor}, the downsampling"
+            )
+        return self
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The state dict of a `.safetensors` file or of a PyTorch checkpoint, on the CPU.
+
+    PyTorch files are read with `weights_only=True`: nothing of them runs. A state dict is taken from under the key
+    `state_dict` where there is one.
+
+    Raises:
+        DataError: no such file, a Git LFS pointer, a web page, a file that is cut short, one whose pickle has more
+            than tensors and plain values, or one without a state dict.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file", expected="a checkpoint: .ckpt, .pt, .pth or .safetensors")
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    if head.startswith(POINTER):
+        raise DataError(
+            f"{path} is a Git LFS pointer and not the checkpoint itself", found=f"{path.stat().st_size} bytes",
+            expected="the file itself", run="git lfs pull, in the repository that it came from",
+        )  # fmt: skip
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{path} is a web page, not a checkpoint", run="download the file again")
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    found = content.get("state_dict", content)
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise DataError(
+            f"{path} has no state dict", found=f"the keys {', '.join(sorted(map(str, content))[:12])}",
+            expected="tensors by name, or a mapping `state_dict` of them",
+        )  # fmt: skip
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+def _safetensors(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _torch(path: Path) -> Mapping[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise _refused(path, str(error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a PyTorch checkpoint: it is damaged, cut short or something else",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        ) from error  # fmt: skip
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path} has no state dict", found=type(content).__name__)
+    return content
+
+
+def _refused(path: Path, reason: str) -> DataError:
+    """The error for a pickle that has more than weights; `reason` is torch's text."""
+    lines = [line.strip() for line in reason.splitlines()]
+    named = next(
+        (line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0] if lines else ""
+    )
+    return DataError(
+        f"{path} is refused: its pickle asks for code that is not on PyTorch's list of harmless types, and loading "
+        "it would run that code",
+        found=named[:300],
+        expected="a file with weights alone. Where you trust this one, load it in a sandbox with the software that "
+        "wrote it and save `{'state_dict': checkpoint['state_dict']}`, or the state dict as .safetensors",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Imported:
     """A tokenizer made of foreign weights, in eval mode, and what became of the checkpoint's keys."""
 
     tokenizer: Tokenizer
     num_mapped: int
-    """Keys of the checkpoint that the tokenizer holds."""
+    """Keys of the checkpoint that the tokenizer uses."""
     left_out: tuple[str, ...]
     """The other keys, sorted: losses, averaged copies, statistics of training."""
 
@@ -139,8 +296,8 @@ def read_config(path: Path) -> VqganParams:
     data = read_yaml(path)
     model = _mapping(section_of(data, "model", path), "model", path)
     _check_target(model, path)
-    _check_fields(data, BESIDE_MODEL, "", path)
-    _check_fields(model, BESIDE_PARAMS, "model.", path)
+    _check_fields(data, CONFIG_SECTIONS, "", path)
+    _check_fields(model, MODEL_FIELDS, "model.", path)
     params = _mapping(section_of(data, "model.params", path), "model.params", path)
     _check_fields(params, (*VqganParams.model_fields, *NEUTRAL, *TRAINING_ONLY), "model.params.", path)
     for name, neutral in NEUTRAL.items():
@@ -311,8 +468,8 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
     averaged = sorted(key for key in state if key.startswith("model_ema.") and key not in AVERAGING)
     if averaged:
         raise MismatchError(
-            f"{where} has averaged weights beside the raw ones, and its config's class has none: it is another class's "
-            "file, or which of the two its numbers are of is not known", found=_some(averaged),
+            f"{where} has averaged weights and raw ones, and its config's class has only one set: it is of another "
+            "class, or it is not known which of the two its published numbers are of", found=_some(averaged),
             expected="one set of weights: a state dict with the keys of model_ema. left out, or in place of the others",
         )  # fmt: skip
     extra = sorted(
@@ -322,7 +479,7 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
         raise MismatchError(
             f"{where} has {len(extra)} keys that its config does not ask for",
             found=_some(extra), expected="the config of this very checkpoint: ch_mult, num_res_blocks and "
-            f"attn_resolutions decide which keys there are; beside them only {', '.join(LEFT_OUT)}",
+            f"attn_resolutions decide which keys there are; apart from these only {', '.join(LEFT_OUT)}",
         )  # fmt: skip
 
 

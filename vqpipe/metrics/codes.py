@@ -1,4 +1,4 @@
-"""Codebook health: how evenly codes are used, how soon they are used, the geometry of the code vectors, and maps of them.
+"""Codebook health: how evenly and how soon codes are used, the geometry of the code vectors, and maps of them.
 
 Counts are those of a whole split. Everything that compares codes in pairs runs in tiles, and for large K from a sample
 of the codes, so that memory is bounded for K = 100,000; the names of sampled numbers end in `_sampled`.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, UInt8
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from vqpipe.artifacts.metrics import Metrics
@@ -39,7 +40,10 @@ class Interval(Metrics):
 
 
 class MeasuredImages(Metrics):
-    """The images that numbers were measured on."""
+    """The images that numbers were measured on, and by name digests of what else belongs to them, such as `captions`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str] = Field(init=False)
 
     split: str
     """The name of their split."""
@@ -49,8 +53,6 @@ class MeasuredImages(Metrics):
     """Channels x height x width."""
     digest: str
     """Of the pixels of all of them; neither order nor names count."""
-    captions: str | None = None
-    """A digest of their captions, where these were measured too."""
 
 
 class Measured(Metrics):
@@ -107,15 +109,13 @@ class ImagesDigest:
         for image in images.cpu().numpy():
             self._digests.append(hashlib.sha256(shape.encode() + b"\0" + image.tobytes()).digest())
 
-    def images(self, split: str, captions: str | None = None) -> MeasuredImages:
-        """The record of the images added so far."""
-        return MeasuredImages(
-            split=split,
-            num_images=len(self._digests),
-            pixels=", ".join(sorted(self._shapes)),
-            digest=_short(b"".join(sorted(self._digests))),
-            captions=captions,
-        )
+    def images(self, split: str, further: Mapping[str, str] | None = None) -> MeasuredImages:
+        """The record of the images added so far, with `further` digests by name."""
+        own = {
+            "split": split, "num_images": len(self._digests), "pixels": ", ".join(sorted(self._shapes)),
+            "digest": _short(b"".join(sorted(self._digests))),
+        }  # fmt: skip
+        return MeasuredImages.model_validate({**own, **(further or {})})
 
     def record(self, split: str) -> dict[str, Any]: return self.images(split).plain()  # fmt: skip  # shim: moved
 

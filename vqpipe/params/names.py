@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 from vqpipe.errors import ParamsError
 
-NAMED = {"tokenizer": "variants", "prior": "pairs", "read": "variants"}
+NAMED = {"tokenizer": "variants", "prior": "pairs", "task": "pairs"}
 """Sections of a params file with named entries, and where those are."""
 MAX_LENGTH = 100
 RULE = f"letters from A to Z, digits, `.`, `_`, `-` and `+`, at most {MAX_LENGTH}; the first is neither `.` nor `-`"

@@ -168,6 +168,15 @@ class Prior(nn.Module, ABC):
     """Which tokens can be given to `sample`: none, the first ones in raster order, or any subset."""
     config: PriorParams
 
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """A small prior for the tests that every prior of the table goes through.
+
+        Returns:
+            Values of `sampling` and of the fields that its params add to `PriorParams`.
+        """
+        return {"sampling": {"guidance": 1.0}}
+
     def __init__(self, config: PriorParams, space: ImageSpace) -> None:
         super().__init__()
         self.config, self.space = config, space

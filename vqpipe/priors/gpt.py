@@ -83,6 +83,15 @@ class GPT(Prior):
     known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "prefix"
     config: GPTParams
 
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """Two layers of width 16."""
+        return {
+            "token_noise": 0.0,
+            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+            "sampling": {"guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0},
+        }
+
     def __init__(self, config: GPTParams, space: ImageSpace) -> None:
         super().__init__(config, space)
         shape = config.model

@@ -65,9 +65,9 @@ class SampleDistances(Metrics):
     """Kernel distance in Inception features; lower is better."""
     kid_std: float | None = None
     """Standard deviation of the kernel distance over subsets."""
-    precision: float | None = None
+    precision_inception: float | None = None
     """As `precision_clip`, in Inception features."""
-    recall: float | None = None
+    recall_inception: float | None = None
     """As `recall_clip`, in Inception features."""
     not_measured: str | None = None
     """Why there are no distances; None where there are."""

@@ -63,4 +63,5 @@ def from_state(
     return QUANTIZERS[config.kind].from_state(config, tensors, names)
 
 
+__all__ += ["Prior", "QuantizerModule"]  # shim: moved
 QuantizerModule = Quantizer  # shim: moved

@@ -142,7 +142,7 @@ class NearestCodeQuantizer(Quantizer):
         return rows
 
     def search(self, rows: Float[Tensor, "n dg"], codes: Float[Tensor, "K dg"]) -> Int64[Tensor, " n"]:
-        """The code of each row: here the nearest."""
+        """The code of each row, called without gradients: here the nearest."""
         return nearest(rows, codes, self.metric)
 
     def search_in_training(
@@ -195,10 +195,11 @@ class NearestCodeQuantizer(Quantizer):
         terms: dict[str, Tensor] = {}
         for name, part, group_codes in zip(self.group_names, self._split(z), codes, strict=True):
             rows = self.prepare(_rows(part))
-            if self.training:
-                index = self.search_in_training(rows, group_codes, progress)
-            else:
-                index = self.search(rows, group_codes)
+            with torch.no_grad():
+                if self.training:
+                    index = self.search_in_training(rows, group_codes, progress)
+                else:
+                    index = self.search(rows, group_codes)
             loss, found = self.losses(rows, group_codes, index, progress)
             if self.training:
                 with torch.no_grad():

@@ -84,7 +84,7 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
         if self.config.stochastic_share == 0:
             return indices
         masked = torch.rand(len(rows), device=rows.device) < self.config.stochastic_share
-        indices[masked] = self._sample(rows.detach()[masked], codes.detach(), progress)
+        indices[masked] = self._sample(rows[masked], codes, progress)
         return indices
 
     def losses(
@@ -102,7 +102,6 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
             terms["prior"] = divergence.detach()
         return loss, terms
 
-    @torch.no_grad()
     def _sample(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
         def step(part: Tensor) -> tuple[Tensor]:
             logits = self._logits(part, codes, progress)

@@ -1,1 +1,1 @@
-"""What frozen codes say of captions: heads trained on them, masked words, retrieval, relations."""
+"""The boards' way to the tasks, until their params name tasks: see `vqpipe.tasks`."""

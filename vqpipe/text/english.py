@@ -107,13 +107,13 @@ _WEIGHTS = {
 """Words of more than one class, or that running text uses otherwise than WordNet: relative weights by tag."""
 
 BE = frozenset(word for word in _WORDS["X"].split())
-"""Forms of "be", alone or contracted with "not" or a pronoun."""
+"""Forms of "be", by themselves or contracted with "not" or a pronoun."""
 
 FIXED = {
     "next": {"to": "R"}, "close": {"to": "R", "up": "N"}, "such": {"as": "I"}, "other": {"than": "R"},
     "more": {"than": "R"}, "less": {"than": "R"}, "due": {"to": "R"}, "each": {"other": "O"},
 }  # fmt: skip
-"""The tag of a word by the word that follows it, where the two are as good as one word."""
+"""The tag of a word by the word that follows it, where the two act as one word."""
 _BEFORE_T = "don doesn didn hasn haven hadn won wouldn can couldn shouldn isn aren wasn weren"
 FIXED |= {word: {"t": "W"} for word in _BEFORE_T.split()}
 

@@ -6,7 +6,7 @@ things differ:
 
 - a compound that WordNet knows keeps its adjective: "high school student" gives (high, school);
 - joined parts of one body share their adjectives: "a red head and neck", "a yellow belly, breast and crown";
-- on request, a shade before a colour belongs to the colour: "dark red bird" gives (red, bird) alone;
+- on request, a shade before a colour belongs to the colour: "dark red bird" gives only (red, bird);
 - on request, "the bird is red" counts too.
 
 Arcs (`arc_pairs`), with English labels of spaCy or universal ones. An adjective modifies the noun that its `amod` arc
@@ -202,7 +202,7 @@ class Arcs(NamedTuple):
     labels: Sequence[str]
 
     def children(self, position: int) -> Iterator[int]:
-        """Positions of the tokens that hang on one, in order."""
+        """Positions of the tokens whose head is this one, in order."""
         return (at for at, head in enumerate(self.heads) if head == position and at != position)
 
 
@@ -223,7 +223,7 @@ def arc_pairs(arcs: Arcs, config: PhraseParams) -> list[tuple[int, int]]:
 
 
 def _first_conjunct(arcs: Arcs, position: int) -> int:
-    """What an adjective is coordinated with, through adjectives alone: "blue" of "red and blue" gives "red"."""
+    """What an adjective is coordinated with, through other adjectives only: "blue" of "red and blue" gives "red"."""
     for _ in arcs.words:  # a parser's arcs have no cycles; this bounds the loop all the same
         head = arcs.heads[position]
         if arcs.labels[position] != "conj" or arcs.words[head].pos != "adjective":
@@ -244,7 +244,7 @@ def _modified(arcs: Arcs, position: int) -> int | None:
             return _compound_head(arcs, position, head)
         if arcs.words[head].pos != "adjective":
             return None
-        position = head  # "light brown dog", where "light" hangs on "brown"
+        position = head  # "light brown dog", where the head of "light" is "brown"
     return None
 
 

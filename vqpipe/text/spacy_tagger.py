@@ -78,7 +78,7 @@ class SpacyPos(PosParams):
 class SpacyTagger(Tagger):
     """Tags and parses captions with a spaCy pipeline, over our tokens with contractions split.
 
-    Captions run in batches, each in a memory zone of its own (`Language.memory_zone`): what it adds to the
+    Captions run in batches, each in its own memory zone (`Language.memory_zone`): what it adds to the
     vocabulary is forgotten after it, so memory does not grow with the number of captions. spaCy's floats can
     depend on a batch in their last bits; batches start with each list of captions, so that equal lists give
     equal words.

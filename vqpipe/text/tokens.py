@@ -10,7 +10,7 @@ MAX_CHARACTERS = 2000
 """A caption longer than this is cut here, at a word's end (about 400 words), and counted as cut."""
 
 STARTS_SENTENCE = frozenset({".", "!", "?", ":", '"', "\u201c"})
-"""After these tokens a capital says nothing."""
+"""After these tokens a capital letter does not mark a name."""
 
 MAX_ESCAPES = 4
 """How often an entity may be escaped again: `&amp;amp;#39;` is an apostrophe escaped twice more."""

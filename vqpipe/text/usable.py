@@ -113,7 +113,7 @@ def is_other_language(tokens: Sequence[str]) -> bool:
     """Whether most words of a caption in Latin script are neither English nor numbers, by the lexicon.
 
     Words that are frequent in other languages count as foreign, since WordNet has many as names and units. Unknown
-    words alone decide only where there are three or more; capitalised ones, which may be names, count half. So
+    words by themselves decide only where there are three or more; capitalised ones, which may be names, count half. So
     captions of one or two words are taken as they are.
     """
     if not _PLAINLY_ENGLISH.isdisjoint(tokens):

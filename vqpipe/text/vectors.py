@@ -136,7 +136,7 @@ class WordVectors:
     adjectives: Float[Tensor, "ka d"]
     nouns: Float[Tensor, "kn d"]
     facts: Mapping[str, Any]
-    """`clip`: the CLIP's id, or None where none made them; `vectors`: kind, params and source; `dim`."""
+    """`clip_id`: None where no CLIP made them; `vectors`: kind, params and source; `dim`."""
     metrics: VectorMetrics | None = None
     """Of a GloVe file."""
 
@@ -221,7 +221,7 @@ def token_vectors(words: Sequence[str], clip: TextEncoder) -> Float[Tensor, "n w
 def _packed(
     vocabulary: Vocabulary, made: tuple[Tensor, Tensor], config: VectorParams, clip_id: str | None
 ) -> WordVectors:
-    facts = {"clip": clip_id, "vectors": config.model_dump(mode="json"), "dim": made[0].shape[1]}
+    facts = {"clip_id": clip_id, "vectors": config.model_dump(mode="json"), "dim": made[0].shape[1]}
     return WordVectors(vocabulary, *made, facts)
 
 
@@ -274,7 +274,7 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
         source["member"] = glove.member
     left_out = {"path", "sha256"} | ({"hyphens"} if config.hyphens == "whole" else set())
     facts = {
-        "clip": None,
+        "clip_id": None,
         "vectors": {**config.model_dump(mode="json", exclude=left_out), **source},
         "dim": config.dim,
     }

@@ -16,7 +16,7 @@ from pydantic import Field
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.specs.words import (
+from vqpipe.artifacts.specs.codebooks import (
     ADJECTIVES,
     NOUNS,
     PAIRS,
@@ -129,7 +129,7 @@ class Vocabulary:
     phrases: PhraseParams = PLAIN
     """What counts as a pair."""
     pairs: pa.Table = field(default_factory=_no_pairs)
-    """Columns as `vqpipe.artifacts.specs.words.PAIRS`, by adjective, then noun: all pairs that occur."""
+    """Columns as `vqpipe.artifacts.specs.codebooks.PAIRS`, by adjective, then noun: all pairs that occur."""
     num_pairs_said: int = 0
     """How often any pair occurs in the captions, pairs with words outside the vocabulary included."""
 

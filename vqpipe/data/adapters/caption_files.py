@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from vqpipe.data.adapters.base import Adapter, Corpus, need_inside
 from vqpipe.data.captions import Unusable, identifier
 from vqpipe.data.encodings import known_encoding
-from vqpipe.data.loader import open_split
+from vqpipe.data.read import open_split
 from vqpipe.data.records import SplitName
 from vqpipe.data.structured_files import cells_under_header, rows, text_rows
 from vqpipe.data.text_files import MAX_JSON_LINE, PACKED, lines
@@ -87,7 +87,7 @@ def corpus_files(source: FileCorpus, adapter: Adapter) -> list[tuple[str, Path]]
     if not found:
         others = sorted(child.name for child in path.iterdir())
         raise DataError(
-            f"corpus: {path} holds no {' and no '.join(patterns)}",
+            f"corpus: {path} has no {' and no '.join(patterns)}",
             found=f"{', '.join(others[:5])}{', …' if len(others) > 5 else ''}"
             if others
             else "an empty folder",
@@ -309,9 +309,8 @@ def _captions_of_table(source: TsvCorpus, label: str, path: Path, noted: Unusabl
     names = skipped[-1] if skipped else []
     caption_at = _column(source.caption_column, names, path, delimiter)
     id_at = None if source.id_column is None else _column(source.id_column, names, path, delimiter)
-    header = (
-        names if isinstance(source.caption_column, str) else []
-    )  # by number, lines are skipped whatever they are
+    # Where the column is a number, the skipped lines need not be a header.
+    header = names if isinstance(source.caption_column, str) else []
     for number, found in texts:
         caption_id = f"{label}{number}"
         cells = cells_under_header(found, header, caption_at, delimiter)

@@ -128,7 +128,7 @@ class _Listing:
         self.bad.append((self.split, Bad(printable(item), reason, printable(detail), annotations)))
 
     def read(self, path: Path, kind: str) -> None:
-        """Add a captions or instances json in one pass, whatever the order of its arrays."""
+        """Add a captions or instances json in one pass, in any order of its arrays."""
         source = JsonArrays(path)
         seen: set[str] = set()
         annotations: list[tuple[str, str | None, Any]] = []
@@ -245,7 +245,7 @@ def _number(listings: Iterable[_Listing]) -> dict[str, tuple[int, str]]:
     """Categories of all splits, numbered from 1 in the order of their ids.
 
     Raises:
-        DataError: two splits disagree about a name, or there are more than a uint8 map holds.
+        DataError: two splits disagree about a name, or there are more than a uint8 map can have.
     """
     names: dict[str, str] = {}
     for listing in listings:

@@ -235,7 +235,7 @@ class _Survey:
         return False
 
     def check(self) -> None:
-        """Raise `DataError` where a split's folder holds no image; the message states what was found instead."""
+        """Raise `DataError` where a split's folder has no image; the message states what was found instead."""
         empty = [split for split in SPLITS if self.images.get(split) == 0]
         if not empty:
             return

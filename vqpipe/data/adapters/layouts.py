@@ -94,7 +94,7 @@ def _some_folders(root: Path) -> Iterator[tuple[int, Path, list[str]]]:
 
 
 def _twins(names: Iterable[str]) -> list[str]:
-    """The files of a folder that have an image's name and may hold its captions."""
+    """The files of a folder that have an image's name and may contain its captions."""
     known = list(names)
     images = {stem for name in known if is_image(name) for stem in (name, PurePosixPath(name).stem)}
     return [

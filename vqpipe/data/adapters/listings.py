@@ -262,7 +262,7 @@ def _columns(head: str) -> _Columns | None:
 
 
 def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    """The rows of a listing in their order; what names no image comes as a `Bad` that stands for one annotation.
+    """The rows of a listing in their order; what names no image comes as a `Bad` that counts one annotation.
 
     Raises:
         DataError: the file lists no images, is damaged, or lacks a field that was named.

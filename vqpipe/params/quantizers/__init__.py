@@ -1,3 +1,5 @@
 """Moved."""
 # shim: moved
-from vqpipe.quantizers import AnyQuantizer as QuantizerParams  # noqa: F401
+from vqpipe.quantizers import AnyQuantizer
+
+QuantizerParams = AnyQuantizer

@@ -2,5 +2,5 @@
 # shim: moved
 import sys
 import vqpipe.quantizers.lc
-from vqpipe.quantizers.lc import *  # noqa: F403
+from vqpipe.quantizers.lc import *
 sys.modules[__name__] = sys.modules["vqpipe.quantizers.lc"]

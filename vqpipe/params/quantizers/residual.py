@@ -2,5 +2,5 @@
 # shim: moved
 import sys
 import vqpipe.quantizers.residual
-from vqpipe.quantizers.residual import *  # noqa: F403
+from vqpipe.quantizers.residual import *
 sys.modules[__name__] = sys.modules["vqpipe.quantizers.residual"]

@@ -1,4 +1,4 @@
 """Moved."""
 # shim: moved
-from vqpipe.quantizers.fsq import MAX_CODES, FsqParams  # noqa: F401
-from vqpipe.quantizers.lfq import LfqParams  # noqa: F401
+from vqpipe.quantizers.fsq import MAX_CODES as MAX_CODES, FsqParams as FsqParams  # noqa: F401
+from vqpipe.quantizers.lfq import LfqParams as LfqParams  # noqa: F401

@@ -1,0 +1,75 @@
+"""Eight captions and frozen codes for them, and what each task measures on them, for tests of tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_alignment import CAPTIONS, GLOBAL, MASKED, RELATIONSHIP, captions, make, params
+from tests.tiny import TOKENIZER
+from vqpipe.alignment.aligner import Aligner
+from vqpipe.params.base import validate
+from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.quantizers import build
+from vqpipe.tasks import TASKS, masked_words
+from vqpipe.tasks.captions import TestCaptions, TrainCaptions
+from vqpipe.tasks.inputs import FrozenInputs
+from vqpipe.tasks.task import HeadResult, Task, TaskParams, task_entry
+from vqpipe.tokenizers.tokenizer import Tokenizer
+
+EIGHT = [*CAPTIONS, *CAPTIONS[:2], [[320], [321]], [[322]], CAPTIONS[1][::-1]]
+"""Eight captions: rows 3 and 4 repeat 0 and 1, and row 6 has one word."""
+HEAD = {"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 12}
+COMMON: dict[str, Any] = {
+    "tokenizer": "vq", "training": None, "seed": 3, "num_images": None, "batch_size": 3, "num_bootstrap": 100,
+    "num_pictures": 2,
+    "masked_words": {"head": HEAD, "masked": MASKED, "masked_counts": [1, 3], "num_predictions": 3},
+    "retrieval": {"head": HEAD, "contrastive": GLOBAL, "num_candidates": 2},
+    "relations": {"head": HEAD, "masked": MASKED, "relationship": RELATIONSHIP},
+}  # fmt: skip
+
+
+def config(kind: str, **changes: Any) -> TaskParams:
+    found: TaskParams = validate(task_entry(COMMON, {"kind": kind, **changes}), "task", TASKS.params())
+    return found
+
+
+def frozen(collapsed: bool = False, texts: Any = EIGHT) -> FrozenInputs:
+    torch.manual_seed(1)
+    settings = validate(TOKENIZER, "tokenizer", TokenizerParams)
+    tokenizer = Tokenizer(settings, build(settings.quantizer, None)).eval()
+    vectors = tokenizer.get_parameter("quantizer.codes").data.normal_()
+    indices = torch.randint(16, (len(texts), 1, 4, 4), dtype=torch.int32)
+    return FrozenInputs(tokenizer, torch.full_like(indices, 5) if collapsed else indices, (vectors,))
+
+
+def head(*losses: str) -> Aligner:
+    return make(params(*losses), dims=(4,), latent=4, positions=16).eval()
+
+
+def task(kind: str, **changes: Any) -> Task:
+    return TASKS[kind](config(kind, **changes), Path("dataset"), cast(Any, None), 16, None)
+
+
+def measured(
+    kind: str, collapsed: bool = False, model: Aligner | None = None, texts: Any = EIGHT, **changes: Any
+) -> HeadResult:
+    """A fresh head's result; the commonest training words are (300,) and (301, 302). Examples 0 and 6 are shown."""
+    split = cast(Any, SimpleNamespace(ids=[str(at) for at in range(len(texts))]))
+    text = captions(texts)
+    test = TestCaptions(split, np.arange(len(texts)), captions=["" for _ in texts], clip=cast(Any, None))
+    test._texts[12] = text
+    train = TrainCaptions(
+        split, np.arange(0), draw=cast(Any, None), text=cast(Any, None), vocabulary=torch.arange(0)
+    )
+    own = task(kind, **changes)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(own, "shown", lambda test: [0, 6])
+        patch.setattr(masked_words, "_train_counts", lambda train: Counter({(300,): 2, (301, 302): 1}))
+        return own.measure(model or head(), frozen(collapsed, texts), test, train)

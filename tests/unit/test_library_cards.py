@@ -1,0 +1,57 @@
+"""The parts of cards that depend on where vectors come from, and a tokenizer's card with its codebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.codebook_folders import publish_centroids
+from tests.every_recipe import every_recipe, make_tokenizer
+from vqpipe.errors import MismatchError
+from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
+
+RECIPES = every_recipe()
+WORDS: dict[str, Any] = {"clip": None, "vectors": {"kind": "random"}, "pos": {"kind": "nltk"}}
+
+
+def notes(call: str, **facts: Any) -> list[str]:
+    template = _environment().from_string(
+        '{% from "notes.md.j2" import words_licences, patches_licences %}{{ ' + call + " }}"
+    )
+    return [line for line in template.render(facts=facts).splitlines() if line]
+
+
+def test_licences_of_words_name_what_made_the_vectors() -> None:
+    plain = notes("words_licences(facts)", **WORDS)
+    assert [line.split("**")[1] for line in plain] == ["Captions.", "Language."]
+    assert "NLTK's perceptron tagger" in plain[1]
+    fitted = notes("words_licences(facts)", **{**WORDS, "clip": "vit:fitted:00"})
+    assert fitted[2].startswith("- **CLIP.** `vit:fitted:00` was fitted by vqpipe")
+    glove = {"kind": "glove", "file": "glove.txt", "sha256": "0123456789abcdef0"}
+    both = notes("words_licences(facts)", **{**WORDS, "clip": "vit:openai:01", "vectors": glove})
+    assert both[2].startswith("- **CLIP.** The word vectors come from the weights `vit:openai:01`.")
+    assert both[3].startswith(
+        "- **Word vectors.** They are rows of `glove.txt` (SHA-256 `0123456789abcdef…`)"
+    )
+    assert "See the tagger" in notes("words_licences(facts)", **{**WORDS, "pos": {"kind": "own"}})[1]
+
+
+def test_the_card_of_a_tokenizer_has_the_facts_of_its_codebook(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(RECIPES["lc-paper"])
+    path = publish_centroids(tmp_path / "patches", torch.eye(4), "vit:openai:0123")
+    text = tokenizer_card(tokenizer, codebook=path)
+    assert "| clip\\_id | vit:openai:0123 |" in text
+    assert "The features come from the weights `vit:openai:0123`" in text
+    tokenizer.facts["codebook"] = {"clip_id": "another"}
+    with pytest.raises(MismatchError, match="another codebook, of the same kind"):
+        tokenizer_card(tokenizer, codebook=path)
+
+
+def test_facts_are_shown_as_text() -> None:
+    shown = [value(item) for item in (None, True, 1234, 0.5, {"a": 1}, [1, 2], [], "a_b")]
+    assert shown == ["none", "yes", "1,234", "0.5", "a: 1", "1; 2", "none", "a\\_b"]
+    assert table(["n", "x"], [(1, "a"), (2, "b")]).splitlines()[1] == "|--:|---|"
+    assert escape("<a>\n[b]") == "&lt;a> \\[b\\]"

@@ -1,0 +1,54 @@
+"""The task artifact: what heads over a tokenizer's frozen tokens make of test images, image by image and as pictures.
+
+`head` says which head: `fresh` (trained on the frozen tokens) or `own` (trained together with the tokenizer). The tables
+of pictures are in `pictures.parquet`; each task has its own columns.
+"""
+
+from vqpipe.artifacts.spec import FolderSpec, TableSpec
+
+TASK_PER_IMAGE = TableSpec(
+    "task-per-image", 1,
+    {"head": "string", "measure": "string", "image_id": "string", "value": "double"},
+    stage="task", about="each measure's value of each test image that has one; measures are named as in the metrics",
+)  # fmt: skip
+
+MASKED_WORDS_PICTURES = TableSpec(
+    "task-masked-words", 1,
+    {
+        "head": "string", "count": "int32", "image_id": "string", "picture": "binary", "caption": "string",
+        "masked": "string", "words": "list<string>", "predictions": "list<list<string>>",
+        "chances": "list<list<double>>", "right": "list<bool>",
+    },
+    stage="task",
+    about="masked words of test captions: `masked`, the caption without them; each word, its best predictions "
+    "with their probabilities, and whether the first is right; PNG",
+)  # fmt: skip
+
+RETRIEVAL_PICTURES = TableSpec(
+    "task-retrieval", 1,
+    {
+        "head": "string", "direction": "string", "image_id": "string", "picture": "binary", "caption": "string",
+        "captions": "list<string>", "image_ids": "list<string>", "pictures": "list<binary>", "scores": "list<double>",
+        "right": "list<bool>",
+    },
+    stage="task",
+    about="direction image_to_text: an image and its best captions; text_to_image: a caption and its best images; "
+    "with cosines; PNG",
+)  # fmt: skip
+
+RELATIONS_PICTURES = TableSpec(
+    "task-relations", 1,
+    {
+        "head": "string", "image_id": "string", "picture": "binary", "caption": "string", "words": "list<string>",
+        "positions": "list<int32>", "codes": "list<list<int32>>", "word_cosines": "list<list<double>>",
+        "code_cosines": "list<list<double>>", "projected_cosines": "list<list<double>>",
+    },
+    stage="task",
+    about="a caption's words, the position and the codes (one per group) assigned to each, and the cosines of "
+    "words, of code vectors and of projected ones (null without a projection); PNG",
+)  # fmt: skip
+
+TASK = FolderSpec(
+    "task", 1, stage="task", required=("per_image.parquet",),
+    about="facts: kind, split, num_images, grid, groups, heads (which heads were measured: fresh, own)",
+)  # fmt: skip

@@ -1,0 +1,127 @@
+"""The tools around one tokenizer: `vqpipe tokenize`, `detokenize`, `export` and `import-vqgan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqpipe.runtime.terminal import say
+
+TokenizerOption = Annotated[
+    str, typer.Option(metavar="PATH", help="The tokenizer: a folder, or owner/name on the Hub.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in memory at once.")]
+
+
+def tokenize(
+    images: Annotated[Path, typer.Argument(metavar="IMAGE_DIR", help="A folder of images, at any depth.")],
+    tokenizer: TokenizerOption,
+    out: Annotated[Path, typer.Option(help="The Parquet file to publish.")],
+    batch_size: BatchSize = 32,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Side of the squares in pixels; the tokenizer's without it.")
+    ] = None,
+) -> None:
+    """Write the indices of every image below a folder to a Parquet file, and what was left out to a second one.
+
+    Example: vqpipe tokenize photos --tokenizer artifacts/tokenizer/lc --out photos.parquet
+    """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.tokens import CODES
+    from vqpipe.library.hub import Tokenizer
+    from vqpipe.library.tokens import tokenize as run
+    from vqpipe.runtime.device import device
+
+    need_output(out, CODES)
+    done = run(images, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size, resolution)
+    groups, rows, columns = done.facts["shape"]
+    codes = " x ".join(f"{count:,}" for count in done.facts["num_codes"])
+    say(f"wrote {out}: {done.images:,} images, {groups} x {rows} x {columns} indices each, of {codes} codes")
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in done.left_out.items()) or "none"
+    say(f"left out: {sum(done.left_out.values()):,} files ({reasons}); see {done.quarantine}")
+
+
+def detokenize(
+    tokens: Annotated[Path, typer.Argument(metavar="TOKENS", help="What `vqpipe tokenize` wrote.")],
+    tokenizer: TokenizerOption,
+    out: Annotated[Path, typer.Option(help="The folder of PNG files to publish.")],
+    batch_size: BatchSize = 32,
+) -> None:
+    """Write the image of every row of a tokens file as a PNG, with the tokenizer that made the file.
+
+    Example: vqpipe detokenize photos.parquet --tokenizer artifacts/tokenizer/lc --out again
+    """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.exported import DECODED
+    from vqpipe.library.hub import Tokenizer
+    from vqpipe.library.tokens import detokenize as run
+    from vqpipe.runtime.device import device
+
+    need_output(out, DECODED)
+    count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
+    say(f"wrote {out}: {count:,} images")
+
+
+def export(
+    tokenizer: Annotated[
+        str, typer.Argument(metavar="PATH", help="The tokenizer: a folder, or owner/name on the Hub.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder to publish: encoder.onnx, decoder.onnx, manifest.json.")
+    ],
+) -> None:
+    """Write a tokenizer's encoder and decoder as ONNX graphs, and check them in onnxruntime.
+
+    Example: vqpipe export artifacts/tokenizer/lc --out lc-onnx
+    """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.exported import ONNX
+    from vqpipe.library.export import export_tokenizer, need_packages
+
+    need_packages()
+    need_output(out, ONNX)
+    from vqpipe.library.hub import Tokenizer
+
+    done = export_tokenizer(Tokenizer.from_pretrained(tokenizer), out)
+    facts = done.facts
+    side, (rows, columns) = facts["resolution"], facts["grid"]
+    say(
+        f"wrote {out}: images (batch, 3, {side}, {side}) to indices (batch, {facts['groups']}, {rows}, {columns}) and "
+        f"back, opset {facts['opset']}"
+    )
+    say(
+        f"in onnxruntime: {done.num_equal} of {done.num_indices} indices equal, images within {done.image_error:.1e}"
+    )
+
+
+def import_vqgan(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint: .ckpt, .pt, .pth or .safetensors.")],
+    config: Annotated[Path, typer.Argument(help="Its YAML config, with model.params.ddconfig.")],
+    out: Annotated[Path, typer.Option(help="The tokenizer's folder to publish.")],
+    list_: Annotated[bool, typer.Option("--list", help="List every key that is left out.")] = False,
+) -> None:
+    """Read a VQGAN checkpoint of the taming-transformers layout, weights only, into a tokenizer.
+
+    Example: vqpipe import-vqgan last.ckpt model.yaml --out artifacts/tokenizer/vqgan
+    """
+    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+    from vqpipe.library.vqgan import import_vqgan as read
+    from vqpipe.library.vqgan import publish_import
+
+    need_output(out, TOKENIZER)
+    imported = read(checkpoint, config)
+    publish_import(imported, checkpoint, config, out)
+    tokenizer = imported.tokenizer
+    dropped = ", ".join(f"{name} {count:,}" for name, count in imported.left_out_counts.items()) or "none"
+    say(f"keys mapped: {imported.num_mapped:,}; left out: {len(imported.left_out):,} ({dropped})")
+    for key in imported.left_out if list_ else ():
+        say(f"  {key}")
+    rows, columns = tokenizer.grid
+    say(
+        f"wrote {out}: K = {tokenizer.num_codes[0]:,}, {tokenizer.resolution} x {tokenizer.resolution} pixels to "
+        f"{rows} x {columns} indices"
+    )
+    say(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")

@@ -1,0 +1,313 @@
+"""What the tasks on captions share: their examples, their head over the codes, and words as byte-pair tokens.
+
+LG-VQ (arXiv 2405.14206) reports what the heads trained with its tokenizer can do. A plain tokenizer has no such heads,
+so a number of theirs is no statement about the codes alone. Here both kinds of tokenizer get fresh heads, trained for
+the same steps on frozen codes; an aligned tokenizer's own heads are measured as well.
+
+Letters: b batch, t tokens, s words, v tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.code_transformer import EncodedCodes
+from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.data.caption_draw import CaptionDraw, epoch_of, split_draw
+from vqpipe.data.loader import ImageSplit
+from vqpipe.data.read import open_split
+from vqpipe.engine.batches import over_tensors
+from vqpipe.metrics.measured import text_digest
+from vqpipe.params.align import AlignParams, GlobalParams, MaskedParams, RelationshipParams
+from vqpipe.params.base import Params
+from vqpipe.quantizers.contract import Quantized
+from vqpipe.runtime.seeds import derive
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
+from vqpipe.tasks.task import Album, Examples, H, Row, Task, TaskMetrics, TaskParams, TaskProtocol
+from vqpipe.tokenizers.caption_text import CaptionText, token_rows
+from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
+
+if TYPE_CHECKING:
+    from vqpipe.vision.clip import Clip
+
+MAX_WORDS = 256
+"""Width of the draws over words, whatever the captions, so that a caption's draw does not depend on the others."""
+
+Word = tuple[int, ...]
+"""A word's byte-pair ids."""
+
+
+class CaptionHeadParams(Params):
+    """The transformer over the codes, as LG-VQ's (`align` of a tokenizer variant)."""
+
+    width: Annotated[int, Field(ge=8)]
+    """Channels (256 in the reference code)."""
+    num_layers: Annotated[int, Field(ge=1)]
+    """Layers (2)."""
+    num_heads: Annotated[int, Field(ge=1)]
+    """Attention heads, there and in masked text prediction (1); they divide both widths."""
+    max_tokens: Annotated[int, Field(ge=3)]
+    """Longest caption in byte-pair tokens, start and end included (30); longer ones are cut."""
+
+
+class CaptionTaskParams(TaskParams):
+    """What the tasks on captions have."""
+
+    head: CaptionHeadParams
+    """The transformer over the codes."""
+
+    def align(self) -> AlignParams:
+        """The head with its losses, as an aligner has them."""
+        raise NotImplementedError
+
+    def _align(
+        self,
+        contrastive: GlobalParams | None = None,
+        masked: MaskedParams | None = None,
+        relationship: RelationshipParams | None = None,
+    ) -> AlignParams:
+        losses = {"global": contrastive, "masked": masked, "relationship": relationship}
+        return AlignParams(**vars(self.head), **losses)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> CaptionTaskParams:
+        try:
+            self.align()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+
+class CaptionProtocol(TaskProtocol):
+    """What was measured, in words and counts."""
+
+    captions: str
+    """Which captions."""
+    num_tokens: int
+    """Byte-pair tokens in the vocabulary: those of the captions of all splits."""
+
+
+class CaptionTaskMetrics(TaskMetrics[H], Generic[H]):
+    """The metrics of a task on captions."""
+
+    protocol: CaptionProtocol
+    """What was measured."""
+
+
+class CaptionHeadMetrics(Metrics):
+    """What the numbers of each head on captions begin with."""
+
+    losses: str
+    """The losses of LG-VQ that the head was trained by, such as `global, masked`."""
+
+
+@dataclass(frozen=True)
+class TrainCaptions(Examples):
+    """The captions of the training images, one of which is drawn for each image and epoch (`CaptionDraw`)."""
+
+    draw: CaptionDraw = field(kw_only=True)
+    text: CaptionText = field(kw_only=True)
+    vocabulary: Int64[Tensor, " v"] = field(kw_only=True)
+    """The token ids of the captions of all splits, rising. Those of the other splits are wrong answers in training;
+    nothing else of those splits is used."""
+
+    @classmethod
+    def open(
+        cls,
+        split: ImageSplit,
+        dataset: Path,
+        clip: Clip,
+        *,
+        max_tokens: int,
+        seed: int,
+        where: str,
+        folder: Path | None,
+    ) -> TrainCaptions:
+        """The captions of a split; `folder` keeps their features (`CaptionText`).
+
+        Raises:
+            DataError: images without a caption.
+            MismatchError: captions longer than the CLIP takes.
+        """
+        draw = split_draw(split, seed, where)
+        text = CaptionText(split.captions, clip, max_tokens, folder)
+        others = torch.from_numpy(_tokens_of_other_splits(dataset, max_tokens))
+        vocabulary = torch.unique(torch.cat([text.vocabulary, others]))
+        return cls(split, np.arange(len(split)), draw=draw, text=text, vocabulary=vocabulary)
+
+    def batch(self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)) -> TextBatch:
+        """One caption per image. All of the batch are drawn, so that draws do not depend on the number of ranks."""
+        epoch = epoch_of(step, len(self), len(rows))
+        return self.text.batch(self.draw.numbers(self.positions[rows], epoch), share)
+
+
+def _tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
+    """The distinct token ids of the captions of all splits but the training split, cut as those are."""
+    texts: dict[str, None] = {}
+    for name in sorted(set(open_split(dataset, "train").facts["splits"]) - {"train"}):
+        for batch in open_split(dataset, name).batches(["captions"]):
+            texts |= dict.fromkeys(text for own in batch.column("captions").to_pylist() for text in own or ())
+    rows = token_rows(list(texts), max_tokens)
+    return np.unique(rows.ids[np.arange(rows.ids.shape[1]) < rows.lengths[:, None]]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TestCaptions(Examples):
+    """One caption for each test image, drawn by the seed."""
+
+    __test__ = False
+    captions: list[str] = field(kw_only=True)
+    clip: Clip = field(kw_only=True)
+    _texts: dict[int, TextBatch] = field(default_factory=dict, kw_only=True)
+
+    @classmethod
+    def open(
+        cls, split: ImageSplit, positions: Int64[np.ndarray, " n"], clip: Clip, *, seed: int, where: str
+    ) -> TestCaptions:
+        """The captions of some images of a split.
+
+        Raises:
+            DataError: images without a caption.
+        """
+        draw = split_draw(split, seed, where)
+        numbers = draw.numbers(positions, 0) - draw.starts[positions]
+        drawn = [split.captions[p][n] for p, n in zip(positions.tolist(), numbers.tolist(), strict=True)]
+        return cls(split, positions, captions=drawn, clip=clip)
+
+    def text(self, max_tokens: int) -> TextBatch:
+        """All captions on the CPU, cut to `max_tokens`; errors as `CaptionText`."""
+        if max_tokens not in self._texts:
+            text = CaptionText([[caption] for caption in self.captions], self.clip, max_tokens)
+            self._texts[max_tokens] = text.batch(np.arange(len(self)))
+        return self._texts[max_tokens]
+
+    def digests(self) -> dict[str, str]:
+        return {"captions": text_digest(self.captions)}
+
+
+class CaptionTask(Task):
+    """A task whose examples are captioned images and whose head is an `Aligner` with one or two of its losses."""
+
+    config: CaptionTaskParams
+
+    def examples(self, split: str) -> Examples:
+        images, positions = self.images(split)
+        seed, where = self.config.seed, self.where(split)
+        if split == "train":
+            return TrainCaptions.open(
+                images, self.dataset, self.clip, max_tokens=self.config.head.max_tokens, seed=seed, where=where,
+                folder=self.scratch,
+            )  # fmt: skip
+        found = TestCaptions.open(images, positions, self.clip, seed=seed, where=where)
+        self.check(found, found.text(self.config.head.max_tokens))
+        return found
+
+    def check(self, test: TestCaptions, text: TextBatch) -> None:
+        """Refuse test captions that cannot be measured; called before anything is trained.
+
+        Raises:
+            DataError, SetupError: as the task says.
+        """
+
+    def align(self, space: CodeSpace) -> AlignParams:
+        """The head's params for this input."""
+        return self.config.align()
+
+    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+        assert isinstance(train, TrainCaptions)
+        align, table = self.align(space), self.clip.token_embeddings()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive(self.config.seed, "task", "head"))
+            return Aligner(
+                align,
+                num_positions=space.num_positions,
+                latent_dim=space.dim,
+                code_dims=space.code_dims,
+                vocabulary=train.vocabulary,
+                embeddings=table[train.vocabulary.to(table.device)].cpu(),
+                text_dim=self.clip.embed_dim,
+            )
+
+    def own_head(self, aligner: Aligner, test: Examples) -> nn.Module | None:
+        assert isinstance(test, TestCaptions)
+        if not self.fits(aligner):
+            return None
+        self.check(test, test.text(aligner.config.max_tokens))
+        return aligner
+
+    def fits(self, aligner: Aligner) -> bool:
+        """Whether an aligner has the losses that the task's measures need."""
+        raise NotImplementedError
+
+    def loss(
+        self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        loss, terms = head(inputs, batch, progress)
+        return loss, terms
+
+    def networks(self, head: nn.Module) -> list[nn.Module]:
+        assert isinstance(head, Aligner)
+        return [head.code_transformer]
+
+    def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
+        assert isinstance(train, TrainCaptions)
+        return CaptionProtocol(
+            **dict(super().describe(inputs, test, train)), captions="one of each image, drawn by seed",
+            num_tokens=len(train.vocabulary),
+        )  # fmt: skip
+
+
+def text_of(head: nn.Module, test: Examples) -> tuple[Aligner, TextBatch]:
+    """A head of a caption task as the aligner that it is, and the captions cut to its length."""
+    assert isinstance(head, Aligner)
+    assert isinstance(test, TestCaptions)
+    return head, test.text(head.config.max_tokens)
+
+
+def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> TextBatch:
+    """Some captions on the head's device, as its losses take them."""
+    return head.checked(over_tensors(text, rows_on(rows, head.vocabulary.embeddings.device)))
+
+
+def rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Takes rows of a tensor to a device."""
+    return lambda part: part[torch.from_numpy(rows).to(part.device)].to(device)
+
+
+def encoded(head: Aligner, inputs: Quantized) -> EncodedCodes:
+    """The head's transformer over the codes."""
+    found: EncodedCodes = head.code_transformer(inputs.z_q)
+    return found
+
+
+def spelled(word: Word) -> str:
+    """A word's text from its byte-pair ids."""
+    return str(byte_pairs().decode(list(word))).strip()
+
+
+def caption_words(text: TextBatch, row: int) -> list[Word]:
+    """A caption's words, in order."""
+    words: dict[int, list[int]] = {}
+    for number, token in zip(text.words[row].tolist(), text.tokens[row].tolist(), strict=True):
+        if number >= 0:
+            words.setdefault(number, []).append(token)
+    return [tuple(word) for word in words.values()]
+
+
+def caption_row(test: Examples, album: Album, row: int) -> Row:
+    """The columns that every table of pictures of captions has."""
+    assert isinstance(test, TestCaptions)
+    return {
+        "image_id": test.ids[row], "picture": album.picture(row), "caption": test.captions[row],
+    }  # fmt: skip

@@ -1,0 +1,283 @@
+"""Solving a task from one tokenizer: train a head on its frozen tokens, and measure it on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from vqpipe.alignment.aligner import Aligner
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
+from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.data.loader import epoch_order
+from vqpipe.engine.batches import over_tensors
+from vqpipe.engine.loop import fit
+from vqpipe.engine.trainable import FitResult, NoHooks
+from vqpipe.errors import MismatchError
+from vqpipe.metrics.measured import ImagesDigest, measured
+from vqpipe.params.training import TrainingParams
+from vqpipe.runtime.distributed import own_share, rank
+from vqpipe.runtime.seeds import derive, seed_everything
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.inputs import FrozenInputs
+from vqpipe.tasks.task import (
+    Album,
+    Examples,
+    HeadResult,
+    HeadTrainingMetrics,
+    Row,
+    Task,
+    TaskMetrics,
+    TaskParams,
+)
+from vqpipe.tokenizers.aligner_folder import load_aligner
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision.clip import Clip
+
+SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
+"""Params of training that change no result but its rounding."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A task's metrics, and its artifact's content: `tables` by file name."""
+
+    metrics: TaskMetrics[Any]
+    tables: dict[str, pa.Table]
+    facts: dict[str, Any]
+    task: Task
+
+    def write(self, folder: Path) -> Path:
+        """Publish the task artifact and return its folder."""
+        specs = {"per_image": TASK_PER_IMAGE, "pictures": self.task.picture_spec}
+        with publish_folder(folder, TASK, self.facts) as partial:
+            for name, table in self.tables.items():
+                spec = specs[name]
+                assert spec is not None
+                write_table(partial / f"{name}.parquet", spec, table, self.facts)
+        return folder
+
+
+def solve_task(
+    config: TaskParams,
+    tokenizer: Tokenizer,
+    own: Aligner | None,
+    dataset: Path,
+    clip: Clip,
+    *,
+    scratch: Path,
+    curves: Path | None,
+    device: torch.device,
+    title: str,
+) -> Solved:
+    """Train a fresh head on a tokenizer's frozen tokens and measure it, and the head that it was aligned with.
+
+    Args:
+        config: the pair's params, of the kind of the task.
+        tokenizer: in eval mode, on `device`; it does not change.
+        own: the aligner that was trained with the tokenizer, in eval mode (`own_aligner`), or None.
+        dataset: the dataset artifact.
+        clip: the run's CLIP.
+        scratch: folder of the checkpoint; a run that was killed resumes from it.
+        curves: where the training curves are published.
+        title: names the run on the progress bar.
+
+    Raises:
+        DataError, MismatchError, SetupError: the task cannot be solved from these images and tokens, as the task says.
+        MismatchError: fewer training examples than one batch.
+        TrainingError: losses that do not stay finite.
+    """
+    task = TASKS[config.kind](config, dataset, clip, tokenizer.resolution, scratch)
+    test = task.examples("test")
+    own_head = None if own is None else task.own_head(own, test)
+    digest = ImagesDigest()
+    inputs = FrozenInputs.encode(
+        tokenizer, test.split, test.positions, config.batch_size, device, digest, config.input
+    )
+    train = task.examples("train")
+    training = training_of(config, tokenizer)
+    head = task.head(inputs.space, train).to(device)
+    fitted = _train(task, head, tokenizer, train, training, scratch, curves, device, title)
+    heads = {"fresh": head} | ({} if own_head is None else {"own": own_head.to(device)})
+    results: dict[str, HeadResult] = {}
+    album, pictures, per_image = Album(test), list[Row](), list[Row]()
+    for name, network in heads.items():
+        with torch.no_grad():
+            results[name] = task.measure(network, inputs, test, train)
+        rows = task.pictures(network, results[name], inputs, test, album)
+        pictures += [{"head": name, **row} for row in rows]
+        per_image += _per_image(name, results[name], test)
+    metrics = task.Metrics(
+        kind=config.kind,
+        **{name: result.metrics for name, result in results.items()},
+        training=HeadTrainingMetrics(
+            num_steps=fitted.num_steps, num_rollbacks=fitted.num_rollbacks,
+            weights="ema" if fitted.averaged else "last", loss=fitted.rows[-1]["main/loss"],
+            batch_size=training.batch_size, tokenizer_steps=tokenizer.config.training.num_steps,
+        ),
+        protocol=task.describe(inputs, test, train),
+        measured=measured({**digest.record("test"), **test.digests()}, _protocol(task, training)),
+    )  # fmt: skip
+    facts = {
+        "kind": config.kind, "split": "test", "num_images": metrics.protocol.num_images,
+        "grid": list(tokenizer.grid), "groups": tokenizer.groups, "heads": list(heads),
+    }  # fmt: skip
+    tables = {"per_image": to_table(TASK_PER_IMAGE, per_image, facts)}
+    if task.picture_spec is not None:
+        tables["pictures"] = to_table(task.picture_spec, pictures, facts)
+    return Solved(metrics, tables, facts, task)
+
+
+def solve_tasks(
+    configs: Mapping[str, TaskParams],
+    tokenizer: Tokenizer,
+    own: Aligner | None,
+    dataset: Path,
+    clip: Clip,
+    *,
+    scratch: Path,
+    device: torch.device,
+    title: str,
+) -> dict[str, TaskMetrics[Any]]:
+    """The metrics of several tasks by the names of `configs`, such as those of a board's row; see `solve_task`."""
+    found = {}
+    for name, config in configs.items():
+        folder = scratch / f"task-{name}"
+        folder.mkdir(exist_ok=True)
+        solved = solve_task(
+            config, tokenizer, own, dataset, clip,
+            scratch=folder, curves=None, device=device, title=f"{title}, {name}",
+        )  # fmt: skip
+        found[name] = solved.metrics
+    return found
+
+
+def training_of(config: TaskParams, tokenizer: Tokenizer) -> TrainingParams:
+    """How the head is trained: by the params' own block, or as the tokenizer, without its options for convolutions."""
+    if config.training is not None:
+        return config.training
+    return tokenizer.config.training.model_copy(update={"channels_last": False, "compile": False})
+
+
+def own_aligner(folder: Path | None, tokenizer: Tokenizer, clip: Clip) -> Aligner | None:
+    """The aligner that was trained with the tokenizer, in eval mode; None where it was trained without alignment.
+
+    Raises:
+        MismatchError: it was trained with another tokenizer's weights, or with another CLIP.
+    """
+    stored = load_aligner(folder) if folder is not None else None
+    if stored is None:
+        return None
+    if not stored.belongs_to(tokenizer):
+        raise MismatchError(
+            f"{folder} was not trained with this tokenizer",
+            found="the digest of other weights",
+            run="dvc repro tokenizer",
+        )
+    if stored.facts["clip"] != clip.id:
+        raise MismatchError(
+            f"{folder} was trained with another CLIP", found=stored.facts["clip"], expected=clip.id
+        )
+    return stored.aligner
+
+
+class HeadTraining(NoHooks):
+    """A head over frozen inputs as the training loop takes it: one phase, the task's loss."""
+
+    phases: tuple[str, ...] = ("main",)
+
+    def __init__(self, task: Task, head: nn.Module, inputs: FrozenInputs) -> None:
+        self.module: nn.Module = head
+        self.task, self.inputs = task, inputs
+
+    def parameters(self, phase: str) -> list[dict[str, Any]]:
+        """One group."""
+        return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
+
+    def active(self, phase: str, progress: float) -> bool:
+        return True
+
+    def networks(self) -> list[nn.Module]:
+        return self.task.networks(self.module)
+
+    def loss(
+        self, phase: str, batch: tuple[Tensor, Any], progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        values, own = batch
+        return self.task.loss(self.module, self.inputs.quantized(values), own, progress)
+
+
+def _train(
+    task: Task,
+    head: nn.Module,
+    tokenizer: Tokenizer,
+    train: Examples,
+    training: TrainingParams,
+    scratch: Path,
+    curves: Path | None,
+    device: torch.device,
+    title: str,
+) -> FitResult:
+    """Train a head in place; it is in eval mode afterwards, without gradients.
+
+    Images are encoded once, centre-cropped and not mirrored. Weights, order and draws depend on the params' seed alone,
+    not on the tokenizer.
+    """
+    if len(train) < training.batch_size:
+        raise MismatchError(
+            "fewer training examples than one batch of the head",
+            found=f"{len(train)} examples",
+            expected=f"batch_size of {len(train)} or less",
+        )
+    config = task.config
+    inputs = FrozenInputs.encode(
+        tokenizer, train.split, train.positions, config.batch_size, device, kind=config.input
+    )
+    order = derive(config.seed, "task", "order")
+    seed_everything(config.seed, "task", "training", rank())
+
+    def batch_at(step: int) -> tuple[Tensor, Any]:
+        # What belongs to the images is drawn for the whole batch, so that it does not depend on the number of ranks.
+        rows, share = (
+            epoch_order(len(train), training.batch_size, order, step),
+            own_share(training.batch_size),
+        )
+        batch = inputs.rows(rows[share]), train.batch(rows, step, share)
+        moved: tuple[Tensor, Any] = over_tensors(batch, lambda part: part.to(device, non_blocking=True))
+        return moved
+
+    fitted = fit(
+        HeadTraining(task, head.train(), inputs), batch_at, training,
+        scratch=scratch, curves=curves, device=device, title=title,
+    )  # fmt: skip
+    head.load_state_dict(fitted.weights)
+    head.eval().requires_grad_(False)
+    return fitted
+
+
+def _protocol(task: Task, training: TrainingParams) -> dict[str, Any]:
+    """What the numbers depend on besides the images and the tokenizer."""
+    protocol = task.config.model_dump(
+        mode="json", exclude={"tokenizer", "num_images", "batch_size", "num_pictures"}, exclude_none=True
+    )
+    return protocol | {
+        "version": task.protocol, "crop": "centre", "clip": task.clip.id,
+        "training": training.model_dump(mode="json", exclude=SPEED, exclude_none=True),
+    }  # fmt: skip
+
+
+def _per_image(head: str, result: HeadResult, test: Examples) -> list[Row]:
+    """Each measure's values, of the examples that have one; see `TASK_PER_IMAGE`."""
+    ids = test.ids
+    return [
+        {"head": head, "measure": name, "image_id": ids[at], "value": float(values[at])}
+        for name, values in sorted(result.values.items())
+        for at in np.flatnonzero(np.isfinite(values)).tolist()
+    ]

@@ -1,0 +1,375 @@
+"""The one contract of all tasks, and the params and metrics that they share.
+
+A task is one file with a model of its params, a model of its metrics, and a class:
+
+    class ClassLabel(Task):
+        kind, Params, Metrics = "class_label", ClassLabelParams, TaskMetrics[ClassLabelMetrics]
+
+        def examples(self, split): ...            # which images, and what belongs to each
+        def head(self, space, train): ...         # a fresh network over the codes
+        def loss(self, head, inputs, batch): ...  # what it is trained by
+        def measure(self, head, inputs, test, train): ...  # its numbers on the test split, with chance and floors
+
+`vqpipe.tasks.solve` does the rest: it encodes the images, trains the head, measures it and publishes the result.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqpipe.alignment.aligner import Aligner
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.spec import TableSpec
+from vqpipe.data.images import encode_png
+from vqpipe.data.loader import ImageSplit
+from vqpipe.engine.batches import over_tensors
+from vqpipe.errors import DataError
+from vqpipe.metrics.bootstrap import mean_interval
+from vqpipe.params.base import Params, load_params, merged, validate
+from vqpipe.params.names import Name
+from vqpipe.params.training import TrainingParams
+from vqpipe.quantizers.contract import Quantized
+from vqpipe.runtime.progress import track
+from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, Input
+
+if TYPE_CHECKING:
+    from vqpipe.vision.clip import Clip
+
+Row = dict[str, Any]
+"""A row of a table of pictures."""
+
+
+class TaskParams(Params):
+    """What all tasks have: `task.common`, its block for the kind, and `task.pairs.NAME`, merged in this order."""
+
+    kind: str
+    """The task, a key of `TASKS`; each task's own params name it."""
+    tokenizer: Name
+    """The tokenizer variant whose frozen tokens the task is solved from."""
+    input: Input = "codes"
+    """What the head sees of an image: its codes, the latent before quantisation (`latents`), or nothing (`none`)."""
+    training: TrainingParams | None = None
+    """How the head is trained; null for as the tokenizer was: as many steps and images, at its learning rate."""
+    seed: Annotated[int, Field(ge=0)]
+    """Seed of the head's weights, the order of the examples, what is drawn for the measures, and the bootstrap."""
+    num_images: Annotated[int, Field(ge=2)] | None = None
+    """Test images that are measured, drawn at random; null measures the whole test split."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images per pass in encoding and measuring; results agree to rounding for any value."""
+    num_bootstrap: Annotated[int, Field(ge=100)]
+    """Bootstrap resamples of each 95 % interval."""
+    num_pictures: Annotated[int, Field(ge=0)]
+    """Test images that are kept as pictures for the report, drawn by the seed: the same for every tokenizer."""
+
+    def interval(self, values: Float64[np.ndarray, " n"]) -> Interval:
+        """The mean of the finite values, with its bootstrap interval."""
+        return Interval(**mean_interval(values[np.isfinite(values)], self.num_bootstrap, self.seed))
+
+
+def task_entry(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain params of one pair.
+
+    `common` has what all tasks share, and under the name of a kind what its pairs share. The pair's own are merged
+    over the block of its kind, and that over the rest.
+    """
+    shared = {name: value for name, value in common.items() if name not in TASKS}
+    of_kind = common.get(own["kind"], {}) if own.get("kind") in TASKS else {}
+    return dict(merged(merged(shared, of_kind), own))
+
+
+def load_task(path: Path, pair: str) -> TaskParams:
+    """The params of one pair of a params file.
+
+    Raises:
+        ParamsError: no such pair or kind, or params that are not valid.
+    """
+    common, own = (
+        load_params(path, section, dict[str, Any]) for section in ("task.common", f"task.pairs.{pair}")
+    )
+    found: TaskParams = validate(task_entry(common, own), f"task.pairs.{pair}", TASKS.params(), path.name)
+    return found
+
+
+def tasks_of(common: Mapping[str, Any], source: str, **own: Any) -> dict[str, TaskParams]:
+    """The params of each kind that `common` has a block for, such as all tasks of a board's row.
+
+    Args:
+        common: as in `task_entry`.
+        source: what messages call it.
+        own: merged over it, such as `tokenizer` and `seed`.
+
+    Raises:
+        ParamsError: params that are not valid.
+    """
+    return {
+        kind: validate(task_entry(common, {"kind": kind, **own}), kind, TASKS.params(), source)
+        for kind in TASKS
+        if kind in common
+    }
+
+
+class Interval(Metrics):
+    """A mean over examples with its 95 % bootstrap interval."""
+
+    mean: float
+    """The mean."""
+    low: float
+    """The 2.5th percentile of the resampled means."""
+    high: float
+    """The 97.5th percentile."""
+
+
+class HeadTrainingMetrics(Metrics):
+    """How the fresh head was trained."""
+
+    num_steps: int
+    """Optimiser steps."""
+    num_rollbacks: int
+    """Times that training went back to a checkpoint after a loss that was not finite."""
+    weights: Literal["ema", "last"]
+    """Which weights were measured: their moving average, or the last ones."""
+    loss: float
+    """The mean training loss over the last window of the curves; lower is better."""
+    batch_size: int
+    """Examples per step."""
+    tokenizer_steps: int
+    """Optimiser steps of the tokenizer's own training."""
+
+
+class TaskProtocol(Metrics):
+    """What was measured, in words and counts."""
+
+    split: str
+    """The split."""
+    num_images: int
+    """Its images that were measured."""
+    seed: int
+    """As in the params."""
+    num_positions: int
+    """Positions of the token grid, h w."""
+    groups: int
+    """Codes per position."""
+
+
+H = TypeVar("H", bound=Metrics)
+
+
+class TaskMetrics(Metrics, Generic[H]):
+    """The metrics of one pair; `H` is the model of one head's numbers."""
+
+    kind: str
+    """The task."""
+    fresh: H
+    """The head that was trained on the frozen input."""
+    own: H | None = None
+    """The head that was trained together with the tokenizer; None where it has none for the task."""
+    training: HeadTrainingMetrics
+    """How the fresh head was trained."""
+    protocol: TaskProtocol
+    """What was measured."""
+    measured: dict[str, dict[str, Any]]
+    """Digests of images and protocol (`vqpipe.metrics.measured`): numbers with equal ones can be compared."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one split: an image each, and what belongs to it.
+
+    A task whose examples draw something anew in each epoch, such as a caption, overrides `batch`.
+    """
+
+    split: ImageSplit
+    positions: Int64[np.ndarray, " n"]
+    """The image of each example, by its place in the split."""
+    targets: Any = None
+    """Tensors on the CPU with a row per example, in a tuple, mapping or dataclass; or None."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def ids(self) -> list[str]:
+        """The image id of each example."""
+        return [self.split.ids[at] for at in self.positions.tolist()]
+
+    def batch(self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)) -> Any:
+        """What belongs to some examples.
+
+        Args:
+            rows: examples of the batch of all ranks.
+            step: number of the training step, from 0.
+            share: this rank's part of the batch.
+        """
+        return over_tensors(self.targets, lambda part: part[torch.from_numpy(rows[share])])
+
+    def digests(self) -> dict[str, str]:
+        """Digests of what belongs to the images, for the record of what was measured."""
+        return {}
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What one head was measured to do."""
+
+    metrics: Metrics
+    """As `H` of the task's `TaskMetrics`."""
+    values: dict[str, Float64[np.ndarray, " n"]] = field(default_factory=dict)
+    """Each measure by name with a value per example, NaN where it has none."""
+    kept: Any = None
+    """What `pictures` needs of it."""
+
+
+class Album:
+    """Images of examples as PNG, each encoded once."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self._known: dict[int, bytes] = {}
+
+    def picture(self, row: int) -> bytes:
+        """The image of one example."""
+        if row not in self._known:
+            position = int(self._examples.positions[row])
+            pixels = self._examples.split.gather([position], None, "centre", False)[0]
+            self._known[row] = encode_png(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+        return self._known[row]
+
+
+class Task(ABC):
+    """One task with its params. It keeps no state: what is trained is the head.
+
+    Args:
+        config: of the task's `Params`.
+        dataset: the dataset artifact.
+        clip: the run's CLIP, on its device.
+        resolution: side of the images in pixels, the tokenizer's.
+        scratch: folder for what a killed run need not compute again; None keeps it in memory.
+    """
+
+    kind: ClassVar[str]
+    """The name in `TASKS` and in the params."""
+    Params: ClassVar[type[TaskParams]]
+    Metrics: ClassVar[Any]
+    """`TaskMetrics[H]`, or a model that is derived from it."""
+    protocol: ClassVar[int] = 1
+    """Raise it when a change of the code alters what a number means."""
+    picture_spec: ClassVar[TableSpec | None] = None
+    """The table of `pictures`; None for a task without pictures."""
+
+    def __init__(self, config: Any, dataset: Path, clip: Clip, resolution: int, scratch: Path | None) -> None:
+        self.config: Any = config
+        self.dataset, self.clip, self.resolution, self.scratch = dataset, clip, resolution, scratch
+
+    @abstractmethod
+    def examples(self, split: str) -> Examples:
+        """The examples of `train` or `test`; `images` gives the images that the params ask for.
+
+        Called for `test` first, so that what cannot be measured is refused before anything is trained.
+
+        Raises:
+            DataError: the split lacks what the task needs.
+        """
+
+    @abstractmethod
+    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+        """A fresh head on the CPU; its weights depend on `seed` alone, the same for every tokenizer of one shape.
+
+        Raises:
+            MismatchError: the task cannot be solved from this input.
+        """
+
+    @abstractmethod
+    def loss(
+        self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """The scalar to minimise, and named terms for the curves.
+
+        Args:
+            head: in training mode.
+            inputs: what the head sees of the images (`FrozenInputs.quantized`), without gradient.
+            batch: as `Examples.batch`, on the head's device.
+            progress: part of the training that is done, in [0, 1).
+        """
+
+    @abstractmethod
+    def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
+        """Measure a head on the test examples, with chance and floors; `batches` goes through them in batches.
+
+        Called without gradients. All draws come from the params' seed, the same for every tokenizer, so that values
+        of one image can be compared between tokenizers.
+
+        Args:
+            head: in eval mode, on the tokenizer's device.
+            inputs: of the test examples, in their order.
+            train: for floors such as the most frequent answer.
+        """
+
+    def pictures(
+        self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
+    ) -> list[Row]:
+        """Rows of `picture_spec` for the examples of `shown`, without the column `head`."""
+        return []
+
+    def own_head(self, aligner: Aligner, test: Examples) -> nn.Module | None:
+        """The head for this task that the tokenizer was aligned with; None where it has none."""
+        return None
+
+    def networks(self, head: nn.Module) -> list[nn.Module]:
+        """The parts of a head that `training.compile` compiles."""
+        return [head]
+
+    def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
+        """What was measured."""
+        return TaskProtocol(
+            split="test", num_images=len(np.unique(test.positions)), seed=self.config.seed,
+            num_positions=inputs.space.num_positions, groups=len(inputs.space.num_codes),
+        )  # fmt: skip
+
+    def images(self, name: str) -> tuple[ImageSplit, Int64[np.ndarray, " n"]]:
+        """A split, and the places of its images that are used: `num_images` of the test split, else all.
+
+        Raises:
+            DataError: fewer than two images.
+        """
+        split = ImageSplit.open(self.dataset, name, self.resolution)
+        positions, count = np.arange(len(split)), self.config.num_images
+        if len(split) < 2:
+            raise DataError(
+                "a task compares images with each other",
+                found=f"{len(split)} images in {self.where(name)}",
+                expected="2 or more",
+            )
+        if name == "test" and count is not None and count < len(split):
+            positions = np.sort(
+                numpy_rng(self.config.seed, "images").choice(len(split), count, replace=False)
+            )
+        return split, positions
+
+    def where(self, split: str) -> str:
+        """A split's name in messages."""
+        return f"{self.dataset}, split {split}"
+
+    def shown(self, test: Examples) -> list[int]:
+        """The examples that are kept as pictures, rising; the same for every tokenizer."""
+        count = min(self.config.num_pictures, len(test))
+        draws = numpy_rng(self.config.seed, "examples")
+        return sorted(draws.choice(len(test), count, replace=False).tolist())
+
+    def batches(self, inputs: FrozenInputs, device: torch.device) -> Iterator[tuple[np.ndarray, Quantized]]:
+        """The rows of each batch of examples in order, and what the head sees of them."""
+        size = self.config.batch_size
+        for at in track(range(0, len(inputs), size), f"measure {self.kind}"):
+            rows = np.arange(at, min(at + size, len(inputs)))
+            yield rows, inputs.quantized(inputs.rows(rows).to(device))
