@@ -62,7 +62,7 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         options = dict(zip(command[3::2], command[4::2], strict=True))
         row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
         board.tokenizer(row, seed)
-        board.reader(row, seed)
+        board.tasks_of(row, seed)
         inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--codebook")]
         for path in inputs:
             if not path.exists():

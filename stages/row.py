@@ -1,4 +1,4 @@
-"""One row of a board: train a tokenizer, measure it on the test split, read it; only its numbers are kept."""
+"""One row of a board: train a tokenizer, measure it on the test split, solve tasks from it; only its numbers are kept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +46,7 @@ def main(
 
     torch.set_num_threads(threads)
     board, code, where = load_board(params), stage_code("row"), device()
-    config, reading = board.tokenizer(row, seed), board.reader(row, seed)
+    config, tasks = board.tokenizer(row, seed), board.tasks_of(row, seed)
     if config.training.compile:
         need_compiler(where.type)
     with (
@@ -61,7 +61,7 @@ def main(
         scratch = run.scratch(f"-{code}")
         made = train_row(
             config, board.evaluate, load_prior(codebook), dataset, Clip.load(clip, where),
-            scratch=scratch, device=where, title=f"{row}-{seed}", reading=reading,
+            scratch=scratch, device=where, title=f"{row}-{seed}", tasks=tasks,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
         run.metrics(metrics, {**made.metrics, **about})

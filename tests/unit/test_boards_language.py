@@ -33,7 +33,10 @@ from vqpipe.report.boards.results import Estimate, Results
 FOLDER = Path(__file__).parents[2] / "boards"
 CLAIMS = read_claims(FOLDER / "language")
 MAIN = ("vq", "cvq", "vqct", "lc")
-RECALL, OTHER = "read.own.masked_1.recall", "read.own.masked_1.other_image"
+MASKED, RELATED = "task.masked_words.fresh.masked_1", "task.relations.{}.similarity"
+MSE, OWN_MSE = f"{RELATED.format('fresh')}.raw.mse", f"{RELATED.format('own')}.raw.mse"
+ONE_COSINE = f"{RELATED.format('own')}.constant"
+RECALL, OTHER = "task.masked_words.own.masked_1.recall", "task.masked_words.own.masked_1.other_image"
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +103,22 @@ def test_each_ablation_has_the_losses_that_its_name_says(board: Board) -> None:
         assert board.plain(row) == (row.split("+")[0] if named else None)
 
 
-def test_every_row_of_a_seed_is_read_in_the_same_way(board: Board) -> None:
-    one, other, later = board.reader("vq", 1), board.reader("lc+lg", 1), board.reader("vq", 2)
-    assert one is not None
-    assert other is not None
-    assert later is not None
-    assert other == one.model_copy(update={"tokenizer": "lc+lg"})
-    assert later == one.model_copy(update={"seed": 2})
+def test_every_row_of_a_seed_has_the_same_tasks(board: Board) -> None:
+    one, other, later = board.tasks_of("vq", 1), board.tasks_of("lc+lg", 1), board.tasks_of("vq", 2)
+    assert set(one) == {"masked_words", "retrieval", "relations"}
     align = board.tokenizer("vq+lg", 0).align
     assert align is not None
-    assert (align.width, align.num_layers, align.max_tokens) == (
-        one.align.width,
-        one.align.num_layers,
-        one.align.max_tokens,
-    )
+    for kind, task in one.items():
+        assert other[kind] == task.model_copy(update={"tokenizer": "lc+lg"})
+        assert later[kind] == task.model_copy(update={"seed": 2})
+        head = task.align()
+        assert (align.width, align.num_layers, align.max_tokens) == (
+            head.width,
+            head.num_layers,
+            head.max_tokens,
+        )
     with pytest.raises(ParamsError, match="did you mean vq"):
-        board.reader("vqq", 0)
+        board.tasks_of("vqq", 0)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_every_row_of_a_seed_is_read_in_the_same_way(board: Board) -> None:
         ("base: ../scenes/params.yaml", "base: ../none.yaml", "none.yaml does not exist"),
         ("base: ../scenes/params.yaml", "base: 3", "base is no path"),
         ("base: ../scenes/params.yaml", "base: ../language/params.yaml", "has a base itself"),
-        ("reading:\n", "reading:\n  tokenizer: vq\n", "every row is read"),
+        ("tasks:\n", "tasks:\n  tokenizer: vq\n", "solved from every row"),
     ],
 )
 def test_a_board_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -161,13 +164,13 @@ def named(text: str) -> Claim:
         ("PSNR changes little: CVQ's stays within 2 %", {"cvq": {"psnr": 21.0}, "cvq+lg": {"psnr": 20.0}},
          NOT_REPRODUCED),
         ("VQ-GAN: codes relate as words do, MSE by fresh heads falls",
-         {"vq": {"read.fresh.similarity.raw.mse": 0.6}, "vq+lg": {"read.fresh.similarity.raw.mse": 0.04}}, REPRODUCED),
+         {"vq": {MSE: 0.6}, "vq+lg": {MSE: 0.04}}, REPRODUCED),
         ("VQ-GAN: MSE by its own heads lies below the plain row's",
-         {"vq": {"read.fresh.similarity.raw.mse": 0.2}, "vq+lg": {"read.own.similarity.raw.mse": 0.3}}, NOT_REPRODUCED),
+         {"vq": {MSE: 0.2}, "vq+lg": {OWN_MSE: 0.3}}, NOT_REPRODUCED),
         ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
-         {"vq+lg": {"read.own.similarity.raw.mse": 0.03, "read.own.similarity.constant": 0.05}}, REPRODUCED),
+         {"vq+lg": {OWN_MSE: 0.03, ONE_COSINE: 0.05}}, REPRODUCED),
         ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
-         {"vq+lg": {"read.own.similarity.raw.mse": 0.05, "read.own.similarity.constant": 0.05}}, NOT_REPRODUCED),
+         {"vq+lg": {OWN_MSE: 0.05, ONE_COSINE: 0.05}}, NOT_REPRODUCED),
         ("VQ-GAN: codes relate as words do, MSE by fresh heads falls", {"vq": {"psnr": 20.0}}, NOT_RUN),
     ],
 )  # fmt: skip
@@ -194,12 +197,12 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
 
 
 def test_every_number_of_a_reading_has_chance_and_the_plain_row_beside_it() -> None:
-    read = [table for table in CLAIMS.tables if any(name.startswith("read.") for name in table.metrics)]
+    read = [table for table in CLAIMS.tables if any(name.startswith("task.") for name in table.metrics)]
     assert len(read) == 7
     for table in read:
         rows = [row for _, row in table.rows]
         assert {row.split("+")[0] for row in rows} <= set(rows)
-        assert all(name in COLUMNS for name in table.metrics if name.startswith("read."))
+        assert all(name in COLUMNS for name in table.metrics if name.startswith("task."))
         if table.title.startswith("LG-VQ Table 2"):
             continue  # one column, whose chance is in Table 4
         assert any("chance" in name for name in table.metrics)
@@ -210,18 +213,18 @@ def test_every_number_of_a_reading_has_chance_and_the_plain_row_beside_it() -> N
 
 def test_shares_of_a_reading_are_shown_in_percent_and_errors_as_they_are() -> None:
     value = Estimate(0.4321, 0.4, 0.46, "seeds", 3)
-    assert shown("read.fresh.masked_1.recall", value) == "43.2 % [40.0, 46.0]"
-    assert shown("read.own.similarity.raw.mse", value) == "0.4321 [0.4000, 0.4600]"
-    assert head("read.own.image_to_text.r10").startswith("image to text R@10, own heads, % ")
-    assert column("read.else").label == "read.else"
+    assert shown("task.masked_words.fresh.masked_1.recall", value) == "43.2 % [40.0, 46.0]"
+    assert shown("task.relations.own.similarity.raw.mse", value) == "0.4321 [0.4000, 0.4600]"
+    assert head("task.retrieval.own.image_to_text.r10").startswith("image to text R@10, own heads, % ")
+    assert column("task.else").label == "task.else"
     assert shown("psnr", None) == "missing"
 
 
 def test_the_page_with_and_without_rows(board: Board) -> None:
     assert "No row has been run. Run: `make board-language`" in page(board, Results(board, {}, {}))
     numbers = {
-        "vq": {"psnr": 21.0, "fd_clip": 1.0, "read.fresh.masked_1.recall": 0.41, "read.fresh.masked_1.chance": 0.006},
-        "vq+lg": {"psnr": 21.0, "fd_clip": 0.8, "read.fresh.masked_1.recall": 0.62, RECALL: 0.65, OTHER: 0.4},
+        "vq": {"psnr": 21.0, "fd_clip": 1.0, f"{MASKED}.recall": 0.41, f"{MASKED}.chance": 0.006},
+        "vq+lg": {"psnr": 21.0, "fd_clip": 0.8, f"{MASKED}.recall": 0.62, RECALL: 0.65, OTHER: 0.4},
     }  # fmt: skip
     text = page(board, results(board, numbers))
     assert "What the reading numbers are" in text

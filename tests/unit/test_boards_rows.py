@@ -6,10 +6,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from stages.dvcfile import Stage, read_stages
 from vqpipe.errors import ParamsError
+from vqpipe.metrics.codes import usage_metrics
 from vqpipe.params.base import read_yaml
 from vqpipe.report.boards.board import load_board
 from vqpipe.report.boards.row import code_use
@@ -45,8 +47,8 @@ def test_every_row_is_valid_and_shares_all_but_its_quantizer_and_alignment(name:
     folders = {Path(run.codebook).name for run in board.runs.values() if run.row == row}
     assert len(folders) == 1
     (folder,) = folders
-    assert (folder == "none") == (config.prior == "none")
-    assert (folder == "words") == (config.prior == "words")
+    assert (folder == "none") == (config.codebook == "none")
+    assert (folder == "words") == (config.codebook == "words")
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value)
@@ -120,13 +122,13 @@ def test_an_unknown_row_is_told_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["scenes", "tiny-imagenet"])
-def test_boards_without_a_reading_say_nothing_of_it(name: str) -> None:
+def test_boards_without_tasks_do_not_mention_them(name: str) -> None:
     board = BOARDS[name]
-    assert board.reader("vq", 0) is None
+    assert board.tasks_of("vq", 0) == {}
     assert set(board.identity("vq", 0)) == {"protocol", "row", "seed", "tokenizer", "evaluate"}
     assert board.plain("vq") is None
-    read = board.model_copy(update={"reading": BOARDS["language"].reading})
-    assert read.identity("vq", 0) == {**board.identity("vq", 0), "reading": read.reading}
+    other = board.model_copy(update={"tasks": BOARDS["language"].tasks})
+    assert other.identity("vq", 0) == {**board.identity("vq", 0), "tasks": other.tasks}
 
 
 def test_identity_follows_row_seed_and_protocol_and_nothing_else() -> None:
@@ -142,8 +144,8 @@ def test_identity_follows_row_seed_and_protocol_and_nothing_else() -> None:
 
 def test_use_over_groups() -> None:
     groups = {
-        "adjective": {"num_codes": 4, "utilisation": 0.5, "entropy_bits": 1.0},
-        "noun": {"num_codes": 16, "utilisation": 1.0, "entropy_bits": 4.0},
+        "adjective": usage_metrics(np.array([1, 1, 0, 0])),
+        "noun": usage_metrics(np.ones(16, np.int64)),
     }
     found = code_use(groups)
     assert found["num_codes"] == "4 x 16"

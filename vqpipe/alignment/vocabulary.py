@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.alignment.text
+
 from vqpipe.alignment.text import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.alignment.text"]

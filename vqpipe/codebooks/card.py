@@ -1,5 +1,5 @@
 """Moved."""
 # shim: moved
-from vqpipe.library.cards import codebook_card as card  # noqa: F401
+from vqpipe.library.cards import codebook_card as card
 
 __all__ = ["card"]

@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.codebooks.patches
+
 from vqpipe.codebooks.patches import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.codebooks.patches"]

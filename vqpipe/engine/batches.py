@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.training.step
+
 from vqpipe.training.step import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.training.step"]

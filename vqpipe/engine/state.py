@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.training.checkpoint
+
 from vqpipe.training.checkpoint import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.training.checkpoint"]

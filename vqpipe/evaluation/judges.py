@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.evaluation.reconstructions
+
 from vqpipe.evaluation.reconstructions import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.evaluation.reconstructions"]

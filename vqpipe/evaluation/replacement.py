@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.evaluation.pictures
+
 from vqpipe.evaluation.pictures import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.evaluation.pictures"]

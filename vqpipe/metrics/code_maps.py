@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.metrics.codes
+
 from vqpipe.metrics.codes import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.metrics.codes"]

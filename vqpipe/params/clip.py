@@ -1,6 +1,7 @@
 """Moved."""
 # shim: moved
 import sys
-import vqpipe.clip_fit
+
 from vqpipe.clip_fit import *  # noqa: F403
+
 sys.modules[__name__] = sys.modules["vqpipe.clip_fit"]

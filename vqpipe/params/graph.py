@@ -4,5 +4,9 @@ from vqpipe.text.glove import GloveVectors  # noqa: F401
 from vqpipe.text.graph import GraphParams  # noqa: F401
 from vqpipe.text.tagger import PhraseParams  # noqa: F401
 from vqpipe.text.vectors import (  # noqa: F401
-    ClipTokenVectors, ClipVectors, Prompts, RandomVectors, VectorParams,
+    ClipTokenVectors,
+    ClipVectors,
+    Prompts,
+    RandomVectors,
+    VectorParams,
 )

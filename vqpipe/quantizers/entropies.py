@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.quantizers.soft
+
 from vqpipe.quantizers.soft import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.quantizers.soft"]

@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.quantizers.contract
+
 from vqpipe.quantizers.contract import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.quantizers.contract"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
-from vqpipe.artifacts.specs.reading import READING_MASKED, READING_RETRIEVAL, READING_SIMILARITY
+from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES, RELATIONS_PICTURES, RETRIEVAL_PICTURES
 from vqpipe.artifacts.tables import read_table
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import similarity_map
@@ -33,107 +36,115 @@ from vqpipe.report.blocks import (
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
-from vqpipe.report.task_pairs import COSINES, DIRECTIONS, RANKS, Reading, alignment, families, read_readings
+from vqpipe.report.task_pairs import (
+    COSINES,
+    DIRECTIONS,
+    RANKS,
+    TaskRun,
+    alignment,
+    families,
+    of_kind,
+    task_runs,
+)
+from vqpipe.tasks.masked_words import MaskedWordsMetrics
+from vqpipe.tasks.relations import WordRelationsMetrics
+from vqpipe.tasks.retrieval import RetrievalMetrics
 
-HEADS = (Column("reading", numeric=False), Column("heads", numeric=False))
+HEADS = (Column("tokenizer", numeric=False), Column("head", numeric=False))
 TERMS = (
     "masked_recall", "masked_other_image", "masked_gain", *RANKS, "similarity_mse", "correlation", "same_position",
 )  # fmt: skip
 
 
-def about_reading(inputs: Inputs, params: ReportParams) -> Section:
-    """The section `What the codes say`.
+def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
+    """The section `Tasks on frozen codes`.
 
     Raises:
-        ParamsError: params of a reading that do not fit the stage.
-        ArtifactError: a reading that is damaged or of another version.
+        ParamsError: params of a pair that do not fit the stage.
+        ArtifactError: a task artifact that is damaged or of another version.
     """
-    if not inputs.readings:
-        told = "Nothing has been read from the codes: the params name no reading under read.variants."
-        return Section("reading", "What the codes say", [Absent(told)])
-    readings = read_readings(inputs)
-    if not readings:
-        told = (
-            "What the codes say is absent: no tokenizer has been read in this checkout. Run: dvc repro read"
-        )
-        return Section("reading", "What the codes say", [Absent(told)])
-    blocks: list[Block] = [*_words(readings), _terms(readings)]
-    missing = [name for name in inputs.readings if name not in inputs.read]
+    title = "Tasks on frozen codes"
+    if not inputs.tasks:
+        return Section("tasks", title, [Absent("No task was solved: the params name none under task.pairs.")])
+    runs = task_runs(inputs)
+    if not runs:
+        absent = "Tasks are absent: none has been solved in this checkout. Run: dvc repro task"
+        return Section("tasks", title, [Absent(absent)])
+    blocks: list[Block] = [*_about(runs), _terms()]
+    missing = [name for name in inputs.tasks if name not in inputs.task]
     if missing:
-        blocks.append(Absent(f"Not read in this checkout: {', '.join(missing)}. Run: dvc repro read"))
-    away = [reading.label for reading in readings if not reading.has_tables]
+        blocks.append(Absent(f"Not solved in this checkout: {', '.join(missing)}. Run: dvc repro task"))
+    away = [run.name for run in runs if not run.has_tables]
     if away:
-        told = "Pictures and differences are absent in this checkout for"
-        blocks.append(Absent(f"{told} {', '.join(away)}. Run: dvc pull, or dvc repro read"))
-    shown = families(readings)
+        blocks.append(
+            Absent(
+                f"Pictures and differences are absent for {', '.join(away)}. Run: dvc pull, or dvc repro task"
+            )
+        )
+    masked, found, related = (of_kind(runs, kind) for kind in ("masked_words", "retrieval", "relations"))
+    known = {run.name for run in (*masked, *found, *related)}
+    others = [run for run in runs if run.name not in known]
     parts = [
-        Section("reading-alignment", "What alignment bought", alignment(readings)),
-        Section("reading-masked", "Masked words", [*_masked(readings), *masked_words(shown, params)]),
-        Section("reading-retrieval", "Retrieval", [*_retrieval(readings), *retrieval(shown, params)]),
-        Section("reading-similarity", "Words and codes", [*_similarity(readings), *relations(shown, params)]),
-        Section("reading-training", "The heads' training", _training(inputs, readings)),
+        Section("task-alignment", "Effect of alignment", alignment(runs)),
+        Section("task-masked", "Masked words", [*_masked(masked), *masked_words(families(masked), params)]),
+        Section("task-retrieval", "Retrieval", [*_retrieval(found), *retrieval(families(found), params)]),
+        Section(
+            "task-relations", "Words and codes", [*_relations(related), *relations(families(related), params)]
+        ),
+        *([Section("task-others", "Other tasks", [_numbers(run) for run in others])] if others else []),
+        Section("task-training", "Training of the heads", _training(inputs, runs)),
     ]
-    return Section("reading", "What the codes say", blocks, parts)
+    return Section("tasks", title, blocks, parts)
 
 
-def _words(readings: Sequence[Reading]) -> list[Block]:
-    counts = {reading.label: reading.metrics["protocol"]["num_images"] for reading in readings}
+def _about(runs: Sequence[TaskRun]) -> list[Block]:
+    counts = {run.name: run.metrics.protocol.num_images for run in runs}
     if len(set(counts.values())) == 1:
-        images = f"n = {number(next(iter(counts.values())))} images, the same ones for each reading"
+        images = f"n = {number(next(iter(counts.values())))} images, the same for each tokenizer"
     else:
-        images = f"n images: {', '.join(f'{number(n)} for {label}' for label, n in counts.items())}"
+        images = f"n images: {', '.join(f'{number(n)} for {name}' for name, n in counts.items())}"
     return [
         Text(
-            "How much of a caption can be read from an image's codes: words that are masked in it, which caption "
-            "belongs to which image, and whether codes relate to one another as words do."
+            "What can be predicted from an image's codes: words that are masked in its caption, which caption belongs "
+            "to which image, and whether codes relate to each other as words do."
         ),
         Text(
-            "Fresh heads are trained on a tokenizer's frozen codes, in the same way for each: they tell what its codes "
-            "hold, and are what aligned and plain tokenizers are compared by. Own heads were trained together with an "
-            "aligned tokenizer: they tell what the two make of an image together. Plain tokenizers have none."
+            "Fresh heads are trained on a tokenizer's frozen codes, in the same way for each tokenizer: compare "
+            "aligned and plain tokenizers by these. Own heads were trained together with an aligned tokenizer; plain "
+            "ones have none."
         ),
         Text(
-            f"Measured on the {readings[0].metrics['protocol']['split']} split, one caption of each image, {images}. "
+            f"Measured on the {runs[0].metrics.protocol.split} split, {images}; captions: one of each image. "
             "Small print is the 95 % bootstrap interval over images "
-            f"({number(readings[0].config.num_bootstrap)} resamples); another training may differ by more."
+            f"({number(runs[0].config.num_bootstrap)} resamples); another training may differ by more."
         ),
     ]  # fmt: skip
 
 
-def _terms(readings: Sequence[Reading]) -> Terms:
-    return Terms("What each measure says", [(MEASURES[name].label, MEASURES[name].about) for name in TERMS])
+def _terms() -> Terms:
+    return Terms("What each measure means", [(MEASURES[name].label, MEASURES[name].about) for name in TERMS])
 
 
-def _found(readings: Sequence[Reading], part: str) -> list[tuple[Reading, str, Mapping[str, Any]]]:
-    """Each reading and reader that measured a part, with what was found."""
-    return [
-        (reading, reader, reading.metrics[reader][part])
-        for reading in readings
-        for reader in reading.readers
-        if part in reading.metrics[reader]
-    ]
-
-
-def _head(reading: Reading, reader: str) -> list[Cell]:
-    return [Cell(reading.label), Cell(reader)]
+def _head(run: TaskRun, head: str) -> list[Cell]:
+    return [Cell(run.label), Cell(head)]
 
 
 def references(
-    found: Sequence[tuple[Reading, str, Mapping[str, Any]]],
+    found: Sequence[tuple[TaskRun, str, Any]],
     label: str,
-    values: Sequence[tuple[str, str]],
+    values: Sequence[tuple[str, Callable[[Any], float | None]]],
     width: int,
 ) -> list[list[Cell]]:
-    """Quiet rows of a reference; `values`: the first columns' measures and their names in what was found.
+    """Quiet rows of a reference; `values`: the first columns' measures and where their values are in what was found.
 
-    One row where it is the same for all, else one for each distinct value with the readings it belongs to.
+    One row where it is the same for all, else one for each distinct value with the tokenizers it is of.
     """
     distinct: dict[tuple[str, ...], tuple[list[Cell], list[str]]] = {}
-    for reading, _, part in found:
-        cells = [cell(name, part[key]) if key in part else Cell("") for name, key in values]
+    for run, _, part in found:
+        cells = [Cell("") if (value := of(part)) is None else cell(name, value) for name, of in values]
         own = distinct.setdefault(tuple(item.text for item in cells), (cells, []))[1]
-        if reading.label not in own:
-            own.append(reading.label)
+        if run.label not in own:
+            own.append(run.label)
     return [
         [Cell(label if len(distinct) == 1 else f"{label} ({', '.join(names)})"), Cell(""), *cells]
         + [Cell("")] * (width - len(cells))
@@ -141,145 +152,183 @@ def references(
     ]
 
 
-def masked_parts(readings: Sequence[Reading]) -> list[tuple[str, str]]:
-    """The masked counts that were measured, as the part's name in the metrics and its title."""
-    counts = sorted({count for reading in readings for count in reading.config.masked_counts})
-    return [
-        (f"masked_{count}", "One masked word" if count == 1 else f"{number(count)} masked words")
-        for count in counts
-        if _found(readings, f"masked_{count}")
+def _masked(runs: Sequence[TaskRun]) -> list[Block]:
+    measured = [
+        (count, run, head, part)
+        for run in runs
+        for head, metrics in run.heads.items()
+        if isinstance(metrics, MaskedWordsMetrics)
+        for count, part in metrics.counts.items()
     ]
-
-
-def _masked(readings: Sequence[Reading]) -> list[Block]:
     blocks: list[Block] = []
-    for part, title in masked_parts(readings):
-        found = _found(readings, part)
+    for count in sorted({count for count, *_ in measured}):
+        found = [(run, head, part) for k, run, head, part in measured if k == count]
         rows = []
-        for reading, reader, values in found:
-            gain = reading.gain(reader, part)
+        for run, head, part in found:
+            gain = run.gain(head, f"masked_{count}")
             rows.append(
                 [
-                    *_head(reading, reader),
-                    cell("masked_recall", values["recall"]),
-                    cell("masked_other_image", values["other_image"]),
-                    cell("masked_gain", reading.interval(gain) if gain else None),
-                    Cell(number(values["num_captions"])),
+                    *_head(run, head),
+                    cell("masked_recall", part.recall),
+                    cell("masked_other_image", part.other_image),
+                    cell("masked_gain", run.interval(gain) if gain else None),
+                    Cell(number(part.num_captions)),
                 ]
             )
         quiet = len(rows)
-        rows += references(
-            found, "the training captions' commonest word", [("masked_recall", "commonest")], 4
-        )
-        rows += references(found, "chance: a word drawn evenly", [("masked_recall", "chance")], 4)
-        names = ("masked_recall", "masked_other_image", "masked_gain")
-        short = sorted({values["num_left_out"] for _, _, values in found if values["num_left_out"]})
+        commonest, chance = "the most frequent word of the training captions", "chance: a word drawn evenly"
+        rows += references(found, commonest, [("masked_recall", lambda part: part.commonest)], 4)
+        rows += references(found, chance, [("masked_recall", lambda part: part.chance)], 4)
+        short = sorted({part.num_left_out for _, _, part in found if part.num_left_out})
         left = f" Captions with fewer words are left out: {', '.join(map(number, short))}." if short else ""
-        note = f"Where the codes' part is not above 0, the words come from the caption alone.{left} {BOTH}"
+        note = f"Where the gain from the codes is not above 0, the words come from the caption alone.{left} {BOTH}"
+        names = ("masked_recall", "masked_other_image", "masked_gain")
         columns = [*HEADS, *map(column, names), Column("n", "captions")]
-        blocks.append(Table(title, columns, rows, note, frozenset(range(quiet, len(rows)))))
-    return blocks or [Absent("Masked words were not measured: no heads for them.")]
+        blocks.append(Table(masked_title(count), columns, rows, note, frozenset(range(quiet, len(rows)))))
+    return blocks or [Absent("Masked words were not measured: no pair of this task.")]
 
 
-def _retrieval(readings: Sequence[Reading]) -> list[Block]:
+def masked_title(count: int) -> str:
+    """How a number of masked words is called."""
+    return "One masked word" if count == 1 else f"{number(count)} masked words"
+
+
+def _retrieval(runs: Sequence[TaskRun]) -> list[Block]:
     both = [
-        (reading, reader, reading.metrics[reader])
-        for reading in readings
-        for reader in reading.readers
-        if set(DIRECTIONS) <= reading.metrics[reader].keys()
+        (run, head, metrics)
+        for run in runs
+        for head, metrics in run.heads.items()
+        if isinstance(metrics, RetrievalMetrics)
     ]
     if not both:
-        return [Absent("Retrieval was not measured: no heads for it.")]
+        return [Absent("Retrieval was not measured: no pair of this task.")]
+    columns = [(way, rank) for way in DIRECTIONS for rank in RANKS]
     rows = [
-        [*_head(reading, reader), *(cell(rank, values[way][rank]) for way in DIRECTIONS for rank in RANKS)]
-        for reading, reader, values in both
+        [*_head(run, head), *(cell(rank, getattr(getattr(metrics, way), rank)) for way, rank in columns)]
+        for run, head, metrics in both
     ]
     quiet = len(rows)
-    chances = [
-        (reading, reader, {f"{way}.{rank}": values[way][f"chance_{rank}"] for way in DIRECTIONS for rank in RANKS})
-        for reading, reader, values in both
-    ]  # fmt: skip
-    rows += references(
-        chances, "chance", [(rank, f"{way}.{rank}") for way in DIRECTIONS for rank in RANKS], 6
-    )
-    columns = [
+    chances = [(rank, attrgetter(f"{way}.chance_{rank}")) for way, rank in columns]
+    rows += references(both, "chance", chances, 6)
+    heads = [
         *HEADS,
-        *(Column(MEASURES[rank].label, f"%, {said}", HIGHER) for said in DIRECTIONS.values() for rank in RANKS),
-    ]  # fmt: skip
+        *(Column(MEASURES[rank].label, f"%, {DIRECTIONS[way]}", HIGHER) for way, rank in columns),
+    ]
     among = {
-        way: " or ".join(dict.fromkeys(number(values[way]["num_candidates"]) for _, _, values in both))
+        way: " or ".join(
+            dict.fromkeys(number(getattr(metrics, way).num_candidates) for _, _, metrics in both)
+        )
         for way in DIRECTIONS
     }
     note = (
         f"By the cosine of the codes' global token and the caption's feature: an image's caption among "
         f"{among['image_to_text']} different ones, a caption's image among {among['text_to_image']}. More candidates "
-        f"make it harder, so that chance stands below. {BOTH.split(',')[0]}."
+        f"make it harder; compare with chance. {BOTH.split(',')[0]}."
     )  # fmt: skip
-    return [Table("Retrieval from codes", columns, rows, note, frozenset(range(quiet, len(rows))))]
+    return [Table("Retrieval from codes", heads, rows, note, frozenset(range(quiet, len(rows))))]
 
 
-def _similarity(readings: Sequence[Reading]) -> list[Block]:
-    found = _found(readings, "similarity")
+def _relations(runs: Sequence[TaskRun]) -> list[Block]:
+    found = [
+        (run, head, metrics.similarity)
+        for run in runs
+        for head, metrics in run.heads.items()
+        if isinstance(metrics, WordRelationsMetrics)
+    ]
     if not found:
-        return [Absent("Words and codes were not compared: no quantizer that was read has code vectors.")]
+        return [Absent("Words and codes were not compared: no pair of this task.")]
     blocks: list[Block] = []
-    for kind, said in COSINES.items():
-        own = [item for item in found if kind in item[2]]
+    for kind, vectors in COSINES.items():
+        own = [item for item in found if getattr(item[2], kind) is not None]
         if not own:
             continue
-        rows = [
-            [
-                *_head(reading, reader),
-                cell("similarity_mse", values[kind]["mse"]),
-                cell("similarity_chance", values[kind]["chance"]),
-                cell("correlation", values[kind].get("correlation")),
-                cell("same_position", values["same_position"]),
-            ]
-            for reading, reader, values in own
-        ]
+        rows = []
+        for run, head, similarity in own:
+            cosines = getattr(similarity, kind)
+            rows.append(
+                [
+                    *_head(run, head),
+                    cell("similarity_mse", cosines.mse),
+                    cell("similarity_chance", cosines.chance),
+                    cell("correlation", cosines.correlation),
+                    cell("same_position", similarity.same_position),
+                ]
+            )
         quiet = len(rows)
-        rows += references(own, "one cosine for all, at best", [("similarity_mse", "constant")], 4)
+        rows += references(
+            own,
+            "one cosine for all, at best",
+            [("similarity_mse", lambda similarity: similarity.constant)],
+            4,
+        )
         columns = [
             *HEADS, *map(column, ("similarity_mse", "similarity_chance", "correlation", "same_position")),
         ]  # fmt: skip
         note = (
             "Cosines of the words' frozen vectors and of the codes that the heads assign to them. Codes that learned "
-            "the words' relations beat both chance and one cosine for all. Words of one position have a cosine of 1 "
-            f"whatever the codes are; a word and its repetition are no pair. {BOTH}"
+            "the words' relations are better than both chance and one cosine for all. Words at one position have a "
+            f"cosine of 1 for any codes; a word and its repetition are no pair. {BOTH}"
         )  # fmt: skip
         if kind == "projected":
-            note = "The same behind the heads' trained projection, which can make up for what the codes lack."
-        title = f"Cosines of words and of {said}"
+            note = "The same after the heads' trained projection, which can make up for what the codes lack."
+        title = f"Cosines of words and of {vectors}"
         blocks.append(Table(title, columns, rows, note, frozenset(range(quiet, len(rows)))))
     return blocks or [Absent("Words and codes were not compared: no caption has two words.")]
 
 
-def _training(inputs: Inputs, readings: Sequence[Reading]) -> list[Block]:
+def _numbers(run: TaskRun) -> Table:
+    """The numbers of a task that the report has no section for; intervals as small print."""
+    heads = list(run.heads)
+    flat = {head: dict(_leaves(metrics)) for head, metrics in run.heads.items()}
+    names = list(dict.fromkeys(name for own in flat.values() for name in own))
+    rows = [
+        [
+            Cell(name.replace("_", " ").replace(".", ": ")),
+            *(cell(name, flat[head].get(name)) for head in heads),
+        ]
+        for name in names
+    ]
+    columns = [Column("measure", numeric=False), *(Column(f"{head} head") for head in heads)]
+    return Table(f"{run.config.kind.replace('_', ' ')}: {run.label}", columns, rows)
+
+
+def _leaves(metrics: Metrics, prefix: str = "") -> Iterator[tuple[str, Interval | float | str | None]]:
+    """The fields of a metrics model by dotted name."""
+    for name, value in metrics:
+        if isinstance(value, Interval) or not isinstance(value, Metrics):
+            yield f"{prefix}{name}", value
+        else:
+            yield from _leaves(value, f"{prefix}{name}.")
+
+
+def _training(inputs: Inputs, runs: Sequence[TaskRun]) -> list[Block]:
     columns = [
-        Column("reading", numeric=False), Column("heads", numeric=False), Column("steps"),
-        Column("images", "per step"), Column("tokenizer's steps"), Column("loss", "at the end"), Column("rollbacks"),
+        Column("task and tokenizer", numeric=False), Column("steps"), Column("images", "per step"),
+        Column("tokenizer's steps"), Column("loss", "at the end"), Column("rollbacks"),
         Column("weights", numeric=False),
     ]  # fmt: skip
     rows = []
-    for reading in readings:
-        facts = reading.metrics["training"]
+    for run in runs:
+        facts = run.metrics.training
         rows.append([
-            Cell(reading.label), Cell(reading.metrics["fresh"]["heads"]), Cell(number(facts["num_steps"])),
-            Cell(number(facts["batch_size"])), Cell(number(facts["tokenizer_steps"])), Cell(number(facts["loss"], 3)),
-            Cell(number(facts["num_rollbacks"])), Cell(facts["weights"]),
+            Cell(run.name), Cell(number(facts.num_steps)), Cell(number(facts.batch_size)),
+            Cell(number(facts.tokenizer_steps)), Cell(number(facts.loss, 3)), Cell(number(facts.num_rollbacks)),
+            Cell(facts.weights),
         ])  # fmt: skip
-    note = "Own heads were trained for their tokenizer's steps; fresh ones compare with them where they had as many."
+    note = "Own heads were trained for their tokenizer's steps; they are comparable with fresh ones of as many steps."
     table = Table("Training of the fresh heads", columns, rows, note)
-    curves = {name: curve for name, curve in inputs.curves.get("read", {}).items() if name in inputs.read}
+    curves = {name: curve for name, curve in inputs.curves.get("task", {}).items() if name in inputs.task}
     if not curves:
-        return [table, Absent("The heads' training curves are absent. Run: dvc repro read")]
+        return [table, Absent("The heads' training curves are absent. Run: dvc repro task")]
     return [table, curve_charts("Training curves of the fresh heads", curves, "Losses by optimiser step.")]
 
 
 Row = Mapping[str, Any]
-Said = tuple[Reading, Row]
-"""A reading and what its artifact says of one example."""
-Families = Sequence[Sequence[Reading]]
+Shown = tuple[TaskRun, Row]
+"""A run and a row of its pictures."""
+Families = Sequence[Sequence[TaskRun]]
+
+PICTURES = "pictures.parquet"
 
 CANDIDATE_PIXELS = 80
 """Longer side of an image that is found."""
@@ -288,42 +337,41 @@ MAP_PIXELS, LEAST_CELL, MOST_CELL = 170, 13, 18
 
 
 def masked_words(families: Families, params: ReportParams) -> list[Block]:
-    """Captions with words left out, and what each reading puts there (figure 5)."""
-    rows = _rows(families, "masked.parquet", READING_MASKED)
+    """Captions with masked words, and what each head predicts (LG-VQ, figure 5)."""
+    rows = _rows(families, MASKED_WORDS_PICTURES)
     blocks: list[Block] = []
     for count in sorted({row["count"] for _, row in rows}):
-        own = [(reading, row) for reading, row in rows if row["count"] == count]
+        own = [(run, row) for run, row in rows if row["count"] == count]
         items = [
             Example(
-                row["masked"], _asked(row, params), _answers(families, said, _predictions),
-                f"left out: {', '.join(row['words'])}",
+                row["masked"], _asked(row, params), _answers(families, found, _predictions),
+                f"masked: {', '.join(row['words'])}",
             )
-            for row, said in _grouped(own, ("image_id", "masked"), params)
+            for row, found in _grouped(own, ("image_id", "masked"), params)
         ]  # fmt: skip
         note = (
             "Images drawn at random. For each gap, in order, the likeliest word with its probability, whether it is "
             "right, and the next ones."
         )
-        title = "One masked word" if count == 1 else f"{number(count)} masked words"
-        blocks.append(Examples(f"{title}: examples", items, "" if blocks else note))
+        blocks.append(Examples(f"{masked_title(count)}: examples", items, "" if blocks else note))
     return blocks
 
 
 def retrieval(families: Families, params: ReportParams) -> list[Block]:
-    """Images with the captions found for them, and captions with the images found (figure 4)."""
-    rows = _rows(families, "retrieval.parquet", READING_RETRIEVAL)
+    """Images with the captions retrieved for them, and captions with the images retrieved (LG-VQ, figure 4)."""
+    rows = _rows(families, RETRIEVAL_PICTURES)
     wanted: tuple[tuple[str, str, str, Callable[[Row], Answer]], ...] = (
         ("image_to_text", "Captions found for an image",
-         "The image and its own caption; the best captions by each reading with their cosines.", _captions),
+         "The image and its own caption; the best captions by each head with their cosines.", _captions),
         ("text_to_image", "Images found for a caption",
-         "The caption and its own image; the best images by each reading with their cosines.", _images),
+         "The caption and its own image; the best images by each head with their cosines.", _images),
     )  # fmt: skip
     blocks: list[Block] = []
     for way, title, note, answer in wanted:
-        own = [(reading, row) for reading, row in rows if row["direction"] == way]
+        own = [(run, row) for run, row in rows if row["direction"] == way]
         items = [
-            Example(row["caption"], _asked(row, params), _answers(families, said, answer))
-            for row, said in _grouped(own, ("image_id",), params)
+            Example(row["caption"], _asked(row, params), _answers(families, found, answer))
+            for row, found in _grouped(own, ("image_id",), params)
         ]
         if items:
             blocks.append(Examples(title, items, note))
@@ -331,56 +379,63 @@ def retrieval(families: Families, params: ReportParams) -> list[Block]:
 
 
 def relations(families: Families, params: ReportParams) -> list[Block]:
-    """Heat maps of the cosines of a caption's words and of the codes that stand for them (figure 6)."""
-    rows = _rows(families, "similarity.parquet", READING_SIMILARITY)
+    """Heat maps of the cosines of a caption's words and of the codes assigned to them (LG-VQ, figure 6)."""
+    rows = _rows(families, RELATIONS_PICTURES)
     items = []
-    for row, said in _grouped(rows, ("image_id", "words"), params):
+    for row, found in _grouped(rows, ("image_id", "words"), params):
         known = Answer("words", drawing=_map(row["word_cosines"], row["words"], f"words of {row['caption']}"))
-        shown = [own for family in families for own in _maps(family, said)]
+        shown = [own for family in families for own in _maps(family, found)]
         items.append(Example(row["caption"], _asked(row, params), shown, known=known))
     if not items:
         return []
     note = (
-        "Beside the words' cosines, those of the codes that the heads assign to them; columns bear the codes' numbers. "
-        "The closer the patterns, the more of the words' relations the codes took over. Blocks of one colour come "
-        "from words that one code stands for."
+        "Cosines of the words, then of the codes that the heads assign to them; columns have the codes' numbers. The "
+        "closer the patterns, the more of the words' relations the codes have. Blocks of one colour come from words "
+        "with the same code."
     )
     scale = scale_bar("cosine", signed_scale(), "\N{MINUS SIGN}1", "1")
     return [Examples("Cosines of words and of their codes", items, note, scale)]
 
 
-def _rows(families: Families, file: str, spec: TableSpec) -> list[Said]:
+def _rows(families: Families, spec: TableSpec) -> list[Shown]:
     return [
-        (reading, row | {"file": reading.folder / file})
+        (run, row | {"file": run.folder / PICTURES})
         for family in families
-        for reading in family
-        if reading.has_tables
-        for row in read_table(reading.folder / file, spec).to_pylist()
+        for run in family
+        if run.has_tables
+        for row in read_table(run.folder / PICTURES, spec).to_pylist()
     ]
 
 
-def _grouped(rows: Iterable[Said], keys: Sequence[str], params: ReportParams) -> list[tuple[Row, list[Said]]]:
+def _grouped(
+    rows: Iterable[Shown], keys: Sequence[str], params: ReportParams
+) -> list[tuple[Row, list[Shown]]]:
     """Rows of one example together, the first one apart; the first `num_read_examples` images."""
-    groups: dict[str, list[Said]] = {}
-    for reading, row in rows:
-        groups.setdefault(str([row[key] for key in keys]), []).append((reading, row))
-    images = list(dict.fromkeys(said[0][1]["image_id"] for said in groups.values()))[
+    groups: dict[str, list[Shown]] = {}
+    for run, row in rows:
+        groups.setdefault(str([row[key] for key in keys]), []).append((run, row))
+    images = list(dict.fromkeys(found[0][1]["image_id"] for found in groups.values()))[
         : params.num_read_examples
     ]
     return [
-        (said[0][1], said) for image in images for said in groups.values() if said[0][1]["image_id"] == image
+        (found[0][1], found)
+        for image in images
+        for found in groups.values()
+        if found[0][1]["image_id"] == image
     ]
 
 
-def _answers(families: Families, said: Sequence[Said], answer: Callable[[Row], Answer]) -> list[list[Answer]]:
-    """A row of answers for each family that says something."""
+def _answers(
+    families: Families, found: Sequence[Shown], answer: Callable[[Row], Answer]
+) -> list[list[Answer]]:
+    """A row of answers for each family that has some."""
     rows = []
     for family in families:
-        names = {reading.name for reading in family}
+        names = {run.name for run in family}
         own = [
-            _titled(answer(row), f"{reading.label}, {row['reader']} heads")
-            for reading, row in said
-            if reading.name in names
+            _titled(answer(row), f"{run.label}, {row['head']} heads")
+            for run, row in found
+            if run.name in names
         ]
         if own:
             rows.append(own)
@@ -393,7 +448,7 @@ def _titled(answer: Answer, title: str) -> Answer:
 
 def _asked(row: Row, params: ReportParams) -> Picture:
     where = f"{row['file']}: image {row['image_id']}"
-    pixels = decode_png(row["picture"], params.max_picture_pixels, where, "read")
+    pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
     return picture(pixels, f"test image {row['image_id']}: {row['caption']}")
 
 
@@ -424,7 +479,7 @@ def _images(row: Row) -> Answer:
     found = []
     columns = (row[name] for name in ("pictures", "image_ids", "scores", "right"))
     for content, image_id, score, right in zip(*columns, strict=True):
-        pixels = decode_png(content, CANDIDATE_PIXELS, f"{row['file']}: image {image_id}", "read")
+        pixels = decode_png(content, CANDIDATE_PIXELS, f"{row['file']}: image {image_id}", "task")
         alt = f"test image {image_id}, {'right' if right else 'not right'}"
         found.append(picture(pixels, alt, number(score, 2), right))
     return Answer("", pictures=found, note="" if any(row["right"]) else "its own image is not among them")
@@ -437,12 +492,12 @@ def _map(cosines: Any, words: Sequence[str], alt: str, above: Sequence[str] | No
     )  # fmt: skip
 
 
-def _maps(family: Sequence[Reading], said: Sequence[Said]) -> list[list[Answer]]:
-    """A row of maps for each kind of cosines, or a single reading's kinds in one row."""
+def _maps(family: Sequence[TaskRun], found: Sequence[Shown]) -> list[list[Answer]]:
+    """A row of maps for each kind of cosines, or a single run's kinds in one row."""
     rows = [
         [answer for answer in own if answer.drawing is not None]
         for kind in COSINES
-        for own in _answers([family], said, partial(_codes, kind=kind))
+        for own in _answers([family], found, partial(_codes, kind=kind))
     ]
     rows = [own for own in rows if own]
     if rows and all(len(own) == 1 for own in rows):
@@ -456,9 +511,9 @@ def _codes(row: Row, kind: str) -> Answer:
         return Answer("")
     names = ["/".join(map(str, codes)) for codes in row["codes"]]
     drawing = _map(cosines, row["words"], f"{COSINES[kind]} for the words of {row['caption']}", names)
-    told = f"{COSINES[kind]}, {number(len(set(names)))} codes for {number(len(names))} words"
+    note = f"{COSINES[kind]}, {number(len(set(names)))} codes for {number(len(names))} words"
     off = ~np.eye(len(names), dtype=bool)
     if off.any():
         error = (np.array(row["word_cosines"])[off] - np.array(cosines)[off]) ** 2
-        told += f"; MSE {number(float(error.mean()), 3)}"
-    return Answer("", drawing=drawing, note=told)
+        note += f"; MSE {number(float(error.mean()), 3)}"
+    return Answer("", drawing=drawing, note=note)

@@ -89,8 +89,8 @@ def _protocol(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
     )
     return Text(
         f"Measured on the {protocol.split} split, n = {number(protocol.num_images)} images of "
-        f"{protocol.resolution} x {protocol.resolution} pixels, decoded to 8 bits, never compressed with loss. Small print "
-        f"is the 95 % bootstrap interval of the mean ({number(protocol.num_bootstrap)} resamples of the images). "
+        f"{protocol.resolution} x {protocol.resolution} pixels, decoded to 8 bits, never compressed with loss. Small "
+        f"print is the 95 % bootstrap interval of the mean ({number(protocol.num_bootstrap)} resamples of the images). "
         f"{distances} "
         "Floors need no training; the ceiling is what a perfect model would reach."
         f"{_digests(evaluate)}"

@@ -18,7 +18,7 @@ from vqpipe.report.about_codebooks import about_clusters, about_words
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_health import about_health
 from vqpipe.report.about_priors import about_priors
-from vqpipe.report.about_tasks import about_reading
+from vqpipe.report.about_tasks import about_tasks
 from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
 from vqpipe.report.inputs import STAGES, Cost, Inputs, read_inputs
@@ -55,7 +55,7 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
         about_clusters(inputs),
         about_tokenizers(inputs, params),
         about_health(inputs, params),
-        about_reading(inputs, params),
+        about_tasks(inputs, params),
         about_priors(inputs, params),
     ]
     for path, seen in before.items():

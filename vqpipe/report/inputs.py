@@ -22,6 +22,8 @@ from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.base import read_yaml
 from vqpipe.params.names import check_names
 from vqpipe.priors.measure import PriorMetrics
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.task import TaskMetrics
 from vqpipe.text.graph import GraphMetrics
 from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.tokenizers.train import TokenizerMetrics
@@ -31,9 +33,9 @@ from vqpipe.vision.patches import PatchesMetrics
 MODELS: dict[str, type[Metrics]] = {
     "dataset": DatasetMetrics, "clip": ClipMetrics, "vocabulary": VocabularyMetrics, "graph": GraphMetrics,
     "patches": PatchesMetrics, "cluster": ClusterMetrics, "tokenizer": TokenizerMetrics, "evaluate": EvaluationMetrics,
-    "prior": PriorMetrics, "task": TaskMetrics,
+    "prior": PriorMetrics,
 }  # fmt: skip
-"""The model of each stage's metrics."""
+"""The model of each stage's metrics; a task's is that of its kind."""
 STAGES = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster")
 """The stages of one output each, which have metrics."""
 
@@ -72,7 +74,7 @@ class Inputs:
     tokenizer: dict[str, TokenizerMetrics] = field(default_factory=dict)
     evaluate: dict[str, EvaluationMetrics] = field(default_factory=dict)
     prior: dict[str, PriorMetrics] = field(default_factory=dict)
-    task: dict[str, TaskMetrics] = field(default_factory=dict)
+    task: dict[str, TaskMetrics[Any]] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     outputs: tuple[Path, ...] = ()
     """Where the stages' artifacts are, whether or not they are there."""
@@ -132,10 +134,10 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         for path in sorted((root / "metrics" / group).glob("*.json"))
         if path.stem not in known
     ]
-    single: dict[str, Any] = read(".", STAGES)
+    single: dict[str, Any] = {**read(".", STAGES), **groups}
     return Inputs(
         root, tree,
-        **single, **groups,
+        **single,
         curves={
             **{name: _curves(root / "curves", [name]) for name in ("clip", "cluster")},
             **{group: _curves(root / "curves" / group, names[group]) for group in ("tokenizer", "prior", "task")},
@@ -153,10 +155,25 @@ def _read_metrics(folder: Path, group: str, names: Iterable[str]) -> dict[str, A
     for name in names:
         path = folder / group / f"{name}.json"
         if path.is_file():
-            model = MODELS[name if group == "." else group]
             run = f"git checkout {path}, or dvc repro {name if group == '.' else f'{group}@{name}'}"
-            found[name] = model.of(read_json(path), path, run)
+            content = read_json(path)
+            model = (
+                _task_model(content, path, run)
+                if group == "task"
+                else MODELS[name if group == "." else group]
+            )
+            found[name] = model.of(content, path, run)
     return found
+
+
+def _task_model(content: Mapping[str, Any], path: Path, run: str) -> type[Metrics]:
+    kind = content.get("kind")
+    if kind not in TASKS:
+        raise ArtifactError(
+            f"{path} is not the metrics of a known task", found=repr(kind), choices=list(TASKS), run=run
+        )
+    model: type[Metrics] = TASKS[str(kind)].Metrics
+    return model
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -48,7 +48,7 @@ MEASURES: dict[str, Measure] = {
         LOWER,
         4,
         "A perceptual distance between activations of the CLIP in use. It is not "
-        "LPIPS and does not compare with it.",
+        "LPIPS and is not comparable with it.",
     ),
     "lpips_alex": Measure(
         "LPIPS (alex)", "", LOWER, 3, "Learned perceptual image patch similarity, v0.1, AlexNet trunk."
@@ -155,7 +155,7 @@ MEASURES: dict[str, Measure] = {
         "The same words predicted with the codes of another image: what the caption alone gives away.",
     ),
     "masked_gain": Measure(
-        "the codes' part", "points", HIGHER, 1,
+        "gain from the codes", "points", HIGHER, 1,
         "Recall@1 with the image's codes less that with another image's, caption by caption.",
     ),
     "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
@@ -163,14 +163,14 @@ MEASURES: dict[str, Measure] = {
     "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),
     "similarity_mse": Measure(
         "MSE", "", LOWER, 3,
-        "Squared difference between the cosine of two words and that of the codes that stand for them, a mean over a "
+        "Squared difference between the cosine of two words and that of the codes assigned to them, a mean over a "
         "caption's pairs of words, then over captions.",
     ),
     "similarity_chance": Measure("chance", "MSE", "", 3, "The same for codes at positions drawn at random."),
     "correlation": Measure(
         "correlation", "", HIGHER, 3, "Pearson's, of the words' and the codes' cosines over all pairs."
     ),
-    "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words that one position stands for."),
+    "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
 }  # fmt: skip
 
 PERCENT = {

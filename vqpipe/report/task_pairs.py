@@ -1,4 +1,4 @@
-"""Which heads were measured, and the differences of aligned and plain tokenizers, paired over images."""
+"""The task runs that were measured, and the differences between aligned and plain tokenizers, paired over images."""
 
 from __future__ import annotations
 
@@ -11,179 +11,188 @@ from typing import Any
 
 import numpy as np
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.artifacts.specs.reading import READING_PER_IMAGE
+from vqpipe.artifacts.specs.task import TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
-from vqpipe.metrics.bootstrap import mean_interval
+from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import merged, validate
-from vqpipe.params.reading import ReadingParams
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import HIGHER, MEASURES, cell, change
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.masked_words import MaskedWordsMetrics
+from vqpipe.tasks.relations import WordRelationsMetrics
+from vqpipe.tasks.retrieval import RetrievalMetrics
+from vqpipe.tasks.task import TaskMetrics, TaskParams, task_entry
 
-READERS = ("fresh", "own")
-"""Whose heads read, in the order in which they are shown."""
 RANKS = ("r1", "r5", "r10")
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 COSINES = {"raw": "code vectors", "projected": "projected code vectors"}
-"""The reading's two kinds of codes' cosines."""
+"""The two kinds of cosines between codes."""
 
 Values = Mapping[str, float]
 """A measure's value by image id."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A reading whose metrics are there; `trained` are its tokenizer's params, `config` its own."""
+class TaskRun:
+    """A pair of `task.pairs` whose metrics are there; `trained` are its tokenizer's params, `config` its own."""
 
     name: str
     folder: Path
-    metrics: Mapping[str, Any]
+    metrics: TaskMetrics[Any]
     trained: Mapping[str, Any]
-    config: ReadingParams
+    config: TaskParams
+    label: str
+    """The tokenizer's name; the pair's too, where several pairs solve one task from this tokenizer."""
 
     @property
     def aligned(self) -> bool:
-        """Whether its tokenizer was trained with alignment heads, which have been read as well."""
-        return "own" in self.metrics
+        """Whether its tokenizer was trained with alignment losses."""
+        return self.trained.get("align") is not None
 
     @property
-    def readers(self) -> list[str]:
-        """Which heads have read: `fresh`, and `own` of an aligned tokenizer."""
-        return [reader for reader in READERS if reader in self.metrics]
-
-    @property
-    def label(self) -> str:
-        """The variant's name, with its tokenizer's where that is another."""
-        return self.name if self.name == self.config.tokenizer else f"{self.name} ({self.config.tokenizer})"
+    def heads(self) -> dict[str, Metrics]:
+        """The metrics of the fresh head, and of the one that the tokenizer was aligned with."""
+        own: dict[str, Metrics] = {} if self.metrics.own is None else {"own": self.metrics.own}
+        return {"fresh": self.metrics.fresh, **own}
 
     @property
     def has_tables(self) -> bool:
-        """Whether the artifact is there, beside its metrics."""
+        """Whether the artifact is there as well as its metrics."""
         return (self.folder / MANIFEST).is_file()
 
     @cached_property
     def values(self) -> Mapping[tuple[str, str], Values]:
-        """Each measure's values by image, for (reader, measure); empty without the artifact.
+        """Each measure's values by image, for (head, measure); empty without the artifact.
 
         Raises:
             ArtifactError: the table is damaged or of another version.
         """
         if not self.has_tables:
             return {}
-        table = read_table(self.folder / "per_image.parquet", READING_PER_IMAGE)
+        table = read_table(self.folder / "per_image.parquet", TASK_PER_IMAGE)
         found: dict[tuple[str, str], dict[str, float]] = {}
-        columns = (table[name].to_pylist() for name in ("reader", "measure", "image_id", "value"))
-        for reader, measure, image_id, value in zip(*columns, strict=True):
-            found.setdefault((reader, measure), {})[image_id] = value
+        columns = (table[name].to_pylist() for name in ("head", "measure", "image_id", "value"))
+        for head, measure, image_id, value in zip(*columns, strict=True):
+            found.setdefault((head, measure), {})[image_id] = value
         return found
 
-    def gain(self, reader: str, part: str) -> Values | None:
-        """What the codes add to a masked word's recall, by image; None where that was not measured."""
-        own = self.values.get((reader, f"{part}.recall"))
-        other = self.values.get((reader, f"{part}.other_image"))
+    def gain(self, head: str, part: str) -> Values | None:
+        """What the codes add to the recall of masked words, by image; None where that was not measured."""
+        own = self.values.get((head, f"{part}.recall"))
+        other = self.values.get((head, f"{part}.other_image"))
         if own is None or other is None or own.keys() != other.keys():
             return None
         return {image: value - other[image] for image, value in own.items()}
 
-    def difference(self, values: Values | None, base: Values | None) -> dict[str, float] | None:
+    def difference(self, values: Values | None, base: Values | None) -> Interval | None:
         """The mean of `values` minus `base`, image by image, with its paired-bootstrap 95 % interval.
 
         None where one side was not measured, or the two were not measured on the same images.
         """
         if not values or not base or values.keys() != base.keys():
             return None
-        pairs = np.array([values[image] - base[image] for image in sorted(values)])
-        return mean_interval(pairs, self.config.num_bootstrap, self.config.seed)
+        return self.interval({image: value - base[image] for image, value in values.items()})
 
-    def interval(self, values: Values) -> dict[str, float]:
+    def interval(self, values: Values) -> Interval:
         """The mean over images with its bootstrap 95 % interval."""
-        return mean_interval(
+        return interval(
             np.array([values[i] for i in sorted(values)]), self.config.num_bootstrap, self.config.seed
         )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An aligned reading beside a plain one; `further`: in what else their params differ."""
+    """A task solved from an aligned tokenizer and from a plain one; `further`: their other differences in params."""
 
-    plain: Reading
-    aligned: Reading
+    plain: TaskRun
+    aligned: TaskRun
     further: Sequence[str]
 
 
-def read_readings(inputs: Inputs) -> list[Reading]:
-    """Every reading whose metrics are there, in the order of the params file.
+def task_runs(inputs: Inputs) -> list[TaskRun]:
+    """Every pair whose metrics are there, in the order of the params file.
 
     Raises:
-        ParamsError: params of a reading that do not fit the stage.
+        ParamsError: params of a pair that do not fit the stage.
     """
-    section = inputs.params.get("read", {})
-    tokenizer = inputs.params.get("tokenizer", {})
+    section, tokenizer = inputs.params.get("task", {}), inputs.params.get("tokenizer", {})
     trained = {
         name: merged(tokenizer.get("common", {}), own or {})
         for name, own in tokenizer.get("variants", {}).items()
     }
-    readings = []
-    for name, metrics in inputs.read.items():
-        own = merged(section.get("common", {}), section["variants"][name])
-        config = validate(own, f"read.variants.{name}", ReadingParams)
-        folder = inputs.folder("reading", name)
-        readings.append(Reading(name, folder, metrics, trained.get(config.tokenizer, {}), config))
-    return readings
+    configs: dict[str, TaskParams] = {
+        name: validate(task_entry(section.get("common", {}), section["pairs"][name]), f"task.pairs.{name}",
+                       TASKS.params())
+        for name in inputs.task
+    }  # fmt: skip
+    count = [(config.kind, config.tokenizer) for config in configs.values()]
+    runs = []
+    for name, config in configs.items():
+        several = count.count((config.kind, config.tokenizer)) > 1
+        label = f"{config.tokenizer} ({name})" if several else config.tokenizer
+        own = trained.get(config.tokenizer, {})
+        runs.append(TaskRun(name, inputs.folder("task", name), inputs.task[name], own, config, label))
+    return runs
 
 
-def paired(readings: Sequence[Reading]) -> list[Pair]:
-    """Each aligned reading with the plain one of the same kind of quantizer that differs from it in the fewest params.
+def of_kind(runs: Sequence[TaskRun], kind: str) -> list[TaskRun]:
+    """The runs of one task."""
+    return [run for run in runs if run.config.kind == kind]
 
-    Of equally near ones the first; an aligned reading without a plain one of its kind has no pair.
+
+def paired(runs: Sequence[TaskRun]) -> list[Pair]:
+    """Each run on an aligned tokenizer with the run of the same task on the plain one nearest to it.
+
+    Nearest: the same kind of quantizer, and the fewest params that differ; of equally near ones the first.
     """
     pairs = []
-    for aligned in (reading for reading in readings if reading.aligned):
+    for aligned in (run for run in runs if run.aligned):
         found = [
             Pair(plain, aligned, _further(plain, aligned))
-            for plain in readings
-            if not plain.aligned and _kind(plain) == _kind(aligned)
+            for plain in of_kind(runs, aligned.config.kind)
+            if not plain.aligned and _quantizer(plain) == _quantizer(aligned)
         ]
         if found:
             pairs.append(min(found, key=lambda pair: len(pair.further)))
     return pairs
 
 
-def families(readings: Sequence[Reading]) -> list[list[Reading]]:
-    """Readings that stand side by side: a plain one with its aligned ones; what has no other is one last family."""
-    pairs = paired(readings)
-    beside: dict[str, list[Reading]] = {}
-    for pair in pairs:
-        beside.setdefault(pair.plain.name, [pair.plain]).append(pair.aligned)
-    shown = {reading.name for family in beside.values() for reading in family}
-    alone = [reading for reading in readings if reading.name not in shown]
-    return [*beside.values(), *([alone] if alone else [])]
+def families(runs: Sequence[TaskRun]) -> list[list[TaskRun]]:
+    """Runs that are shown together: a plain one with its aligned ones; those without another are one last family."""
+    groups: dict[str, list[TaskRun]] = {}
+    for pair in paired(runs):
+        groups.setdefault(pair.plain.name, [pair.plain]).append(pair.aligned)
+    shown = {run.name for family in groups.values() for run in family}
+    alone = [run for run in runs if run.name not in shown]
+    return [*groups.values(), *([alone] if alone else [])]
 
 
-def _kind(reading: Reading) -> Any:
-    return reading.trained.get("quantizer", {}).get("kind")
+def _quantizer(run: TaskRun) -> Any:
+    return run.trained.get("quantizer", {}).get("kind")
 
 
-def _further(plain: Reading, aligned: Reading) -> list[str]:
-    """In what else than alignment two readings differ: `tokenizer` params, then the reading's own."""
-    told = []
-    for name, of in (("tokenizer", _tokenizer_params), ("read", _reading_params)):
+def _further(plain: TaskRun, aligned: TaskRun) -> list[str]:
+    """Differences other than alignment: params of the tokenizers, then of the task."""
+    found = []
+    for name, of in (("tokenizer", _tokenizer_params), ("task", _task_params)):
         a, b = of(plain), of(aligned)
-        told += [
-            f"{name}.{key} ({_said(a.get(key))} and {_said(b.get(key))})"
+        found += [
+            f"{name}.{key} ({_text(a.get(key))} and {_text(b.get(key))})"
             for key in dict.fromkeys([*a, *b])
             if a.get(key) != b.get(key)
         ]
-    return told
+    return found
 
 
-def _tokenizer_params(reading: Reading) -> dict[str, Any]:
-    return _flat({key: value for key, value in reading.trained.items() if key != "align"})
+def _tokenizer_params(run: TaskRun) -> dict[str, Any]:
+    return _flat({key: value for key, value in run.trained.items() if key != "align"})
 
 
-def _reading_params(reading: Reading) -> dict[str, Any]:
-    return _flat(reading.config.model_dump(mode="json", by_alias=True, exclude={"tokenizer", "examples"}))
+def _task_params(run: TaskRun) -> dict[str, Any]:
+    return _flat(run.config.model_dump(mode="json", by_alias=True, exclude={"tokenizer", "num_pictures"}))
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -196,7 +205,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -205,123 +214,122 @@ BETTER, WORSE, UNCLEAR, EQUAL = "better", "worse", "unclear", "equal"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A measure that is compared: its label, its name in `MEASURES`, and chance as text."""
+class Compared:
+    """A measure of a pair: its label, its name in `MEASURES`, chance as text, and its values by image."""
 
+    pair: Pair
     label: str
     name: str
     chance: str
     plain: Values
     aligned: Mapping[str, Values]
+    """By head."""
 
 
-def alignment(readings: Sequence[Reading]) -> list[Block]:
-    """A table for each aligned reading beside its plain one, and where to find what alignment did besides."""
-    pairs = paired(readings)
+def alignment(runs: Sequence[TaskRun]) -> list[Block]:
+    """A table for each aligned tokenizer and its plain one, and links to the other effects of alignment."""
+    if not any(run.aligned for run in runs):
+        return [
+            Absent(
+                "Nothing to compare: no task was solved from an aligned tokenizer (`align` in its params)."
+            )
+        ]
+    pairs = paired(runs)
     blocks: list[Block] = []
-    lonely = [
-        reading.label
-        for reading in readings
-        if reading.aligned and reading.name not in {pair.aligned.name for pair in pairs}
-    ]
-    if not any(reading.aligned for reading in readings):
-        told = "Nothing to compare: no aligned tokenizer, one with align in its params, has been read."
-        return [Absent(told)]
-    if lonely:
-        told = f"Without a plain tokenizer of the same kind that has been read: {', '.join(lonely)}."
-        blocks.append(Absent(told))
+    alone = {run.label for run in runs if run.aligned} - {pair.aligned.label for pair in pairs}
+    if alone:
+        blocks.append(
+            Absent(f"Without a plain tokenizer of the same kind and task: {', '.join(sorted(alone))}.")
+        )
+    groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
-        blocks += _compared(pair)
+        groups.setdefault((pair.plain.label, pair.aligned.label), []).append(pair)
+    for (plain, aligned), own in groups.items():
+        blocks += _comparison(plain, aligned, own)
     if pairs:
-        links = [
-            ("quality of the reconstructions", "tokenizers"), ("time and memory of the training", "run"),
-        ]  # fmt: skip
-        blocks.append(Text("What alignment did to the pictures, and what it cost:", links))
+        links = [("quality of the reconstructions", "tokenizers"), ("time and memory of the training", "run")]
+        blocks.append(Text("What alignment changes in the reconstructions, and what it costs:", links))
     return blocks
 
 
-def _compared(pair: Pair) -> list[Block]:
-    plain, aligned = pair.plain, pair.aligned
-    title = f"{aligned.label} beside {plain.label}"
-    judged = list(_judged(pair))
-    if not judged:
-        told = "not both artifacts are in this checkout, or they hold no measure of the same images"
-        return [Absent(f"{title}: {told}. Run: dvc pull, or dvc repro read")]
+def _comparison(plain: str, aligned: str, pairs: Sequence[Pair]) -> list[Block]:
+    title = f"{aligned} compared with {plain}"
+    compared = [measure for pair in pairs for measure in _measures(pair)]
+    if not compared:
+        reason = "not all artifacts are in this checkout, or they have no measure of the same images"
+        return [Absent(f"{title}: {reason}. Run: dvc pull, or dvc repro task")]
+    heads = ["fresh", *(["own"] if any("own" in pair.aligned.heads for pair in pairs) else [])]
     rows, verdicts = [], []
-    for item in judged:
+    for item in compared:
+        run = item.pair.aligned
         row = [
-            Cell(item.label, _unit(item.name)),
-            Cell(item.chance),
-            cell(item.name, plain.interval(item.plain)),
-        ]
-        for reader in aligned.readers:
-            values = item.aligned.get(reader)
-            row.append(cell(item.name, aligned.interval(values)) if values else Cell("–"))
-            found = aligned.difference(values, item.plain)
+            Cell(item.label, _unit(item.name)), Cell(item.chance),
+            cell(item.name, item.pair.plain.interval(item.plain)),
+        ]  # fmt: skip
+        for head in heads:
+            values = item.aligned.get(head)
+            row.append(cell(item.name, run.interval(values)) if values else Cell("–"))
+            found = run.difference(values, item.plain)
             if found is None:
                 row += [Cell("–"), Cell("other images" if values else "–")]
                 continue
-            said = verdict(item.name, found)
-            row += [change(item.name, found), said]
-            if reader == "fresh":
-                verdicts.append(said.text)
+            outcome = verdict(item.name, found)
+            row += [change(item.name, found), outcome]
+            if head == "fresh":
+                verdicts.append(outcome.text)
         rows.append(row)
     columns = [
-        Column("measure", numeric=False),
-        Column("chance", f"of {plain.label}"),
-        Column(plain.label, "plain, fresh heads"),
-    ]
-    for reader in aligned.readers:
+        Column("measure", numeric=False), Column("chance", f"of {plain}"), Column(plain, "plain, fresh heads"),
+    ]  # fmt: skip
+    for head in heads:
         columns += [
-            Column(aligned.label, f"{reader} heads"), Column("change", "from plain"), Column("", numeric=False),
+            Column(aligned, f"{head} heads"), Column("change", "from plain"), Column("", numeric=False),
         ]  # fmt: skip
     counts = [(word, verdicts.count(word)) for word in (BETTER, WORSE, UNCLEAR, EQUAL)]
-    told = ", ".join(f"{count} {word}" for word, count in counts if count)
-    lead = f"{title}, by fresh heads: of {len(verdicts)} measures {told}."
+    summary = ", ".join(f"{count} {word}" for word, count in counts if count)
+    lead = f"{title}, by fresh heads: of {len(verdicts)} measures {summary}."
     if not verdicts:
-        lead = f"{title}: read on other images, so that no change is told."
-    if pair.further:
-        lead += f" The two differ in more than alignment: {'; '.join(pair.further)}."
-    fresh = aligned.config.align.max_tokens
-    if (own := (aligned.trained.get("align") or {}).get("max_tokens", fresh)) != fresh:
-        lead += f" Own heads read {own} tokens of a caption, fresh ones {fresh}, so that other words may be masked."
+        lead = f"{title}: measured on different images, so no change is computed."
+    if further := list(dict.fromkeys(text for pair in pairs for text in pair.further)):
+        lead += f" The two differ in more than alignment: {'; '.join(further)}."
     note = (
-        "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that holds "
-        "0, equal where no image differs. Of twenty such verdicts about one comes from the draw of images alone. Own "
-        "heads stand beside the plain tokenizer's fresh ones, as it has none of its own."
+        "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that "
+        "contains 0, equal where no image differs. Of twenty such verdicts about one is due to the draw of images. Own "
+        "heads, which a plain tokenizer does not have, are compared with its fresh ones."
     )
     return [Text(lead), Table(title, columns, rows, note)]
 
 
-def _judged(pair: Pair) -> Iterator[Judged]:
-    """The measures that the plain reading has for images, in the order of the metrics."""
-    metrics = pair.plain.metrics["fresh"]
+def _measures(pair: Pair) -> Iterator[Compared]:
+    """The measures that both runs have by image, in the order of the metrics."""
+    plain, metrics = pair.plain, pair.plain.metrics.fresh
 
-    def of(label: str, name: str, key: str, chance: str) -> Iterator[Judged]:
-        base = pair.plain.values.get(("fresh", key))
-        own = {reader: values for (reader, k), values in pair.aligned.values.items() if k == key}
+    def of(label: str, name: str, key: str, chance: str) -> Iterator[Compared]:
+        base = plain.values.get(("fresh", key))
+        own = {head: values for (head, k), values in pair.aligned.values.items() if k == key}
         if base and own:
-            yield Judged(label, name, chance, base, own)
+            yield Compared(pair, label, name, chance, base, own)
 
-    for count in pair.plain.config.masked_counts:
-        part, words = f"masked_{count}", "one masked word" if count == 1 else f"{count} masked words"
-        if part in metrics:
-            yield from of(f"{words}: recall@1", "masked_recall", f"{part}.recall",
-                          cell("masked_recall", metrics[part]["chance"]).text)  # fmt: skip
-            gain = {r: v for r in pair.aligned.readers if (v := pair.aligned.gain(r, part))}
-            base = pair.plain.gain("fresh", part)
+    if isinstance(metrics, MaskedWordsMetrics):
+        for count, found in metrics.counts.items():
+            part, words = f"masked_{count}", "one masked word" if count == 1 else f"{count} masked words"
+            chance = cell("masked_recall", found.chance).text
+            yield from of(f"{words}: recall@1", "masked_recall", f"{part}.recall", chance)
+            gain = {head: v for head in pair.aligned.heads if (v := pair.aligned.gain(head, part))}
+            base = plain.gain("fresh", part)
             if base and gain:
-                yield Judged(
-                    f"{words}: the codes' part", "masked_gain", cell("masked_gain", 0.0).text, base, gain
-                )
-    for way, said in DIRECTIONS.items():
-        for rank in RANKS if way in metrics else ():
-            chance = cell(rank, metrics[way][f"chance_{rank}"]).text
-            yield from of(f"{said}: {MEASURES[rank].label}", rank, f"{way}.{rank}", chance)
-    for kind, said in COSINES.items():
-        if kind in metrics.get("similarity", {}):
-            chance = cell("similarity_chance", metrics["similarity"][kind]["chance"]["mean"]).text
-            yield from of(f"words and {said}: MSE", "similarity_mse", f"similarity.{kind}", chance)
+                zero = cell("masked_gain", 0.0).text
+                yield Compared(pair, f"{words}: gain from the codes", "masked_gain", zero, base, gain)
+    if isinstance(metrics, RetrievalMetrics):
+        for way, words in DIRECTIONS.items():
+            for rank in RANKS:
+                chance = cell(rank, getattr(getattr(metrics, way), f"chance_{rank}")).text
+                yield from of(f"{words}: {MEASURES[rank].label}", rank, f"{way}.{rank}", chance)
+    if isinstance(metrics, WordRelationsMetrics):
+        for kind, words in COSINES.items():
+            if (cosines := getattr(metrics.similarity, kind)) is not None:
+                chance = cell("similarity_chance", cosines.chance.mean).text
+                yield from of(f"words and {words}: MSE", "similarity_mse", f"similarity.{kind}", chance)
 
 
 def _unit(name: str) -> str:
@@ -329,10 +337,10 @@ def _unit(name: str) -> str:
     return ", ".join(part for part in (found.unit, found.better) if part)
 
 
-def verdict(name: str, found: Mapping[str, float]) -> Cell:
-    """Whether a change `{mean, low, high}` is one for the better; the measure says which way that is."""
+def verdict(name: str, found: Interval) -> Cell:
+    """Whether a change is for the better; the measure states which way that is."""
     sign = 1 if MEASURES[name].better == HIGHER else -1
-    low, high = sorted((sign * found["low"], sign * found["high"]))
+    low, high = sorted((sign * found.low, sign * found.high))
     if low == high == 0:
         return Cell(EQUAL)
     if low > 0:

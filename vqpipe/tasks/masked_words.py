@@ -25,6 +25,7 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.align import AlignParams, MaskedParams
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.captions import (
@@ -44,7 +45,7 @@ from vqpipe.tasks.captions import (
     text_rows,
 )
 from vqpipe.tasks.inputs import FrozenInputs, other_examples
-from vqpipe.tasks.task import Album, Examples, HeadResult, Interval, Row
+from vqpipe.tasks.task import Album, Examples, HeadResult, Row
 
 BLANK = "____"
 """What is shown for a masked word."""

@@ -27,6 +27,7 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RELATIONS_PICTURES
 from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import MismatchError
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.align import AlignParams, MaskedParams, RelationshipParams
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.quantizers.learned import unit
@@ -47,7 +48,7 @@ from vqpipe.tasks.captions import (
     text_rows,
 )
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
-from vqpipe.tasks.task import Album, Examples, HeadResult, Interval, Row
+from vqpipe.tasks.task import Album, Examples, HeadResult, Row
 
 
 class WordRelationsParams(CaptionTaskParams):

@@ -24,6 +24,7 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.align import AlignParams, GlobalParams
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.tasks.captions import (
@@ -37,7 +38,7 @@ from vqpipe.tasks.captions import (
     text_of,
 )
 from vqpipe.tasks.inputs import FrozenInputs
-from vqpipe.tasks.task import Album, Examples, HeadResult, Interval, Row
+from vqpipe.tasks.task import Album, Examples, HeadResult, Row
 
 RANKS = (1, 5, 10)
 DIRECTIONS = ("image_to_text", "text_to_image")

@@ -34,7 +34,7 @@ from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import DataError
-from vqpipe.metrics.bootstrap import mean_interval
+from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import Params, load_params, merged, validate
 from vqpipe.params.names import Name
 from vqpipe.params.training import TrainingParams
@@ -75,7 +75,7 @@ class TaskParams(Params):
 
     def interval(self, values: Float64[np.ndarray, " n"]) -> Interval:
         """The mean of the finite values, with its bootstrap interval."""
-        return Interval(**mean_interval(values[np.isfinite(values)], self.num_bootstrap, self.seed))
+        return interval(values[np.isfinite(values)], self.num_bootstrap, self.seed)
 
 
 def task_entry(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,17 +118,6 @@ def tasks_of(common: Mapping[str, Any], source: str, **own: Any) -> dict[str, Ta
         for kind in TASKS
         if kind in common
     }
-
-
-class Interval(Metrics):
-    """A mean over examples with its 95 % bootstrap interval."""
-
-    mean: float
-    """The mean."""
-    low: float
-    """The 2.5th percentile of the resampled means."""
-    high: float
-    """The 97.5th percentile."""
 
 
 class HeadTrainingMetrics(Metrics):

@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.text.usable
+
 from vqpipe.text.usable import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.text.usable"]

@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.text.corrections
+
 from vqpipe.text.corrections import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.text.corrections"]

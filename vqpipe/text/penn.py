@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.text.english
+
 from vqpipe.text.english import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.text.english"]

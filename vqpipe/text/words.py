@@ -2,7 +2,7 @@
 
 # shim: moved
 import sys
-import vqpipe.text.tagger
+
 from vqpipe.text.tagger import *  # noqa: F403
 
 sys.modules[__name__] = sys.modules["vqpipe.text.tagger"]

@@ -1,6 +1,7 @@
 """Moved."""
 # shim: moved
 import sys
-import vqpipe.artifacts.specs.codebooks
+
 from vqpipe.artifacts.specs.codebooks import *  # noqa: F403
+
 sys.modules[__name__] = sys.modules["vqpipe.artifacts.specs.codebooks"]

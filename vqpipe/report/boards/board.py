@@ -1,7 +1,7 @@
 """Params of a board: rows that differ in their quantizer or alignment, runs of them, one protocol.
 
 Rows stay plain data until `Board.tokenizer` merges them over `common`, so that a field that is added to a model
-with a neutral default makes no row another one. So does `reading` until `Board.reader` says whose it is.
+with a neutral default makes no row another one. So does `tasks` until `Board.tasks_of` adds whose they are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
 from vqpipe.params.cluster import ClusterParams
 from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.names import Name, NamePath
-from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.tasks.task import TaskParams, tasks_of
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_board` reads; a board's file holds sections of other stages beside them."""
@@ -51,9 +51,9 @@ class Board(Params):
     """Runs by name: `ROW-SEED`."""
     clusters: dict[Name, ClusterParams]
     """Codebooks of the board's own."""
-    reading: dict[str, Any] | None = None
-    """How every row is read after it is measured, as `read.common` of the main pipeline; null reads none. Its seed is
-    the run's own."""
+    tasks: dict[str, Any] | None = None
+    """What is solved from every row after it is measured, as `task.common` of the main pipeline; null for nothing. The
+    tasks' seed is the run's own."""
 
     @model_validator(mode="after")
     def _runs_fit(self) -> Self:
@@ -62,8 +62,8 @@ class Board(Params):
                 raise ValueError(f"run {name} is of row {run.row}, which is not among the rows")
             if name != f"{run.row}-{run.seed}":
                 raise ValueError(f"run {name} should be called {run.row}-{run.seed}")
-        if self.reading is not None and "tokenizer" in self.reading:
-            raise ValueError("reading.tokenizer is set, and every row is read")
+        if self.tasks is not None and "tokenizer" in self.tasks:
+            raise ValueError("tasks.tokenizer is set, and the tasks are solved from every row")
         return self
 
     def identity(self, row: str, seed: int) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Board(Params):
             "protocol": self.protocol, "row": row, "seed": seed,
             "tokenizer": merged(self.common, self.rows[row]),
             "evaluate": self.evaluate.model_dump(mode="json", exclude_unset=True),
-            **({} if self.reading is None else {"reading": self.reading}),
+            **({} if self.tasks is None else {"tasks": self.tasks}),
         }  # fmt: skip
 
     def tokenizer(self, row: str, seed: int) -> TokenizerParams:
@@ -90,20 +90,19 @@ class Board(Params):
         whole = merged(merged(self.common, self.rows[row]), {"seed": seed})
         return validate(whole, f"rows.{row}", TokenizerParams, "the board's params")
 
-    def reader(self, row: str, seed: int) -> ReadingParams | None:
-        """The params that a row is read with, or None on a board that reads none.
+    def tasks_of(self, row: str, seed: int) -> dict[str, TaskParams]:
+        """The tasks that are solved from a row, by kind; none on a board without `tasks`.
 
-        The run's seed is the reading's too: the interval over seeds then holds the chance of the heads and of the
-        captions that were drawn, and rows of one seed are read by the same heads with the same captions.
+        The run's seed is the tasks' too: the interval over seeds then contains the chance of the heads and of the
+        captions drawn, and rows of one seed have the same heads and captions.
 
         Raises:
             ParamsError: no such row, or the section is not valid.
         """
         self._known(row)
-        if self.reading is None:
-            return None
-        whole = merged(self.reading, {"tokenizer": row, "seed": seed})
-        return validate(whole, "reading", ReadingParams, "the board's params")
+        if self.tasks is None:
+            return {}
+        return tasks_of(self.tasks, "the board's params", tokenizer=row, seed=seed)
 
     def plain(self, row: str) -> str | None:
         """The row that has the same params as this one but for its alignment, of which it has none; None for none.
@@ -138,7 +137,7 @@ def load_board(path: Path) -> Board:
     """
     data = _with_base(read_yaml(path), path)
     content = {name: section_of(data, name, path) for name in SECTIONS}
-    parts = {"clusters": data.get("clusters", {}), "reading": data.get("reading")}
+    parts = {"clusters": data.get("clusters", {}), "tasks": data.get("tasks")}
     return validate({**content, **parts}, "board", Board, path.name)
 
 

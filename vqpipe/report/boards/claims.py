@@ -232,7 +232,7 @@ def _objection(
     return f"{name} and {other_name} cannot be told apart"
 
 
-READERS = {"fresh": "fresh heads", "own": "own heads"}
+HEADS = {"fresh": "fresh heads", "own": "own heads"}
 COUNTS = {1: "1 word", 3: "3 words"}
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 RANKS = (1, 5, 10)
@@ -284,21 +284,21 @@ def shown(name: str, value: Estimate | None, difference: bool = False) -> str:
     return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
 
 
-def _read() -> Iterator[tuple[str, BoardColumn]]:
-    """What is read from the codes; see `vqpipe.reading.measure.measure_reading`."""
-    for reader, who in READERS.items():
+def _tasks() -> Iterator[tuple[str, BoardColumn]]:
+    """What the tasks on captions measure, `task.KIND.HEAD.NAME`."""
+    for head, who in HEADS.items():
         for count, words in COUNTS.items():
-            name = f"read.{reader}.masked_{count}"
+            name = f"task.masked_words.{head}.masked_{count}"
             yield f"{name}.recall", BoardColumn(f"{words}, {who}", 1, True, HIGHER)
             yield f"{name}.other_image", BoardColumn(f"{words}, {who}, other image", 1, True)
             yield f"{name}.commonest", BoardColumn(f"{words}, commonest", 1, True)
             yield f"{name}.chance", BoardColumn(f"{words}, chance", 1, True)
         for direction, way in DIRECTIONS.items():
             for rank in RANKS:
-                name = f"read.{reader}.{direction}"
+                name = f"task.retrieval.{head}.{direction}"
                 yield f"{name}.r{rank}", BoardColumn(f"{way} R@{rank}, {who}", 2, True, HIGHER)
                 yield f"{name}.chance_r{rank}", BoardColumn(f"{way} R@{rank}, chance", 2, True)
-        name = f"read.{reader}.similarity"
+        name = f"task.relations.{head}.similarity"
         yield f"{name}.raw.mse", BoardColumn(f"MSE, {who}", 4, better=LOWER)
         yield f"{name}.raw.chance", BoardColumn("MSE, drawn positions", 4)
         yield f"{name}.constant", BoardColumn("MSE, one cosine", 4)
@@ -310,5 +310,5 @@ COLUMNS: dict[str, BoardColumn] = {
     "utilisation": BoardColumn("codes used", 1, True, HIGHER),
     "perplexity_share": BoardColumn("perplexity / K", 1, True, HIGHER),
     "bits_per_image": BoardColumn("bits", 0),
-    **dict(_read()),
+    **dict(_tasks()),
 }

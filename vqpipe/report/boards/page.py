@@ -159,11 +159,11 @@ def _rows(table: BoardTable, results: Results) -> tuple[list[str], list[list[str
 COLUMNS = (
     ("CPU ms / step", "cpu_seconds_per_step", 1e3, 1), ("ms / step", "seconds_per_step", 1e3, 1),
     ("peak memory, MiB", "peak_memory_bytes", MIB, 0), ("of the training, MiB", "training_memory_bytes", MIB, 0),
-    ("evaluation, CPU s", "evaluate_cpu_seconds", 1.0, 1), ("reading, CPU s", "read_cpu_seconds", 1.0, 1),
+    ("evaluation, CPU s", "evaluate_cpu_seconds", 1.0, 1), ("tasks, CPU s", "task_cpu_seconds", 1.0, 1),
     ("encoder", "parameters.encoder", 1.0, 0), ("quantizer", "parameters.quantizer", 1.0, 0),
     ("decoder", "parameters.decoder", 1.0, 0), ("aligner", "parameters.aligner", 1.0, 0),
 )  # fmt: skip
-LATER = {"training_memory_bytes": "missing", "read_cpu_seconds": "missing", "parameters.aligner": "0"}
+LATER = {"training_memory_bytes": "missing", "task_cpu_seconds": "missing", "parameters.aligner": "0"}
 """Columns that are left out where no row has them, and what stands for a row that has not."""
 ABOUT_MEMORY = (
     "Memory of the training is its peak over what the process used before it: weights, moments and averages, images "

@@ -1,4 +1,4 @@
-"""One row of the board: a tokenizer trained, measured and read in one go, of which only numbers are kept."""
+"""One row of a board: a tokenizer trained and measured, and tasks solved from it; only numbers are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from vqpipe.alignment.aligner import Aligner
 from vqpipe.artifacts.checkpoints import is_sound
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
@@ -20,16 +19,16 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.trainable import FitResult
 from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import Judges
-from vqpipe.evaluation.measure import evaluate
-from vqpipe.metrics.measured import MEASURED
+from vqpipe.evaluation.measure import EvaluationMetrics, evaluate
+from vqpipe.metrics.codes import UsageMetrics
 from vqpipe.params.evaluate import EvaluateParams
-from vqpipe.params.reading import ReadingParams
 from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.reading.read import read_heads
 from vqpipe.runtime.memory import PeakMemory
-from vqpipe.tokenizers.caption_text import check_max_tokens
-from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.tokenizers.train import train_tokenizer
+from vqpipe.tasks.captions import CaptionTaskParams
+from vqpipe.tasks.solve import solve_tasks
+from vqpipe.tasks.task import TaskMetrics, TaskParams
+from vqpipe.tokenizers.captions import check_max_tokens
+from vqpipe.tokenizers.train import TokenizerMetrics, train_tokenizer
 from vqpipe.vision.clip import Clip
 
 SPENT = "spent.json"
@@ -67,31 +66,33 @@ def train_row(
     scratch: Path,
     device: torch.device,
     title: str,
-    reading: ReadingParams | None = None,
+    tasks: Mapping[str, TaskParams] | None = None,
 ) -> Row:
     """Train a tokenizer on the training split and measure it on the test split.
 
     Args:
         prior: what the quantizer is built on, or None.
         dataset: the dataset artifact.
-        scratch: folder of the checkpoints: a row that was killed goes on from it.
+        scratch: folder of the checkpoints: a row that was killed resumes from them.
         title: names the row on the progress bar.
-        reading: how the frozen codes are read after that, or None.
+        tasks: what is solved from the frozen codes after that, by kind.
 
     Returns:
-        Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` beside them (95 %
+        Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` (95 %
         bootstrap over images), the distances between sets, `utilisation` and `perplexity_share` over all groups,
         every group's numbers as `codes.GROUP.NAME`, the mean PSNR of replaced tokens as `replaced.psnr_RANK` where it
-        is asked for, what is read as `read.NAME` (`read_row`). Cost: processor and wall seconds of a training step,
-        memory as in `TrainingSpent`, parameters by part; processor seconds of measuring, and of reading in this
+        is asked for, those of tasks as `task.KIND.HEAD.NAME`. Cost: processor and wall seconds of a training step,
+        memory as in `TrainingSpent`, parameters by part; processor seconds of measuring, and of tasks in this
         process. A cost is None where no step was taken in this process.
 
     Raises:
         MismatchError: a prior that does not fit the quantizer, or captions longer than the CLIP takes.
-        DataError: images without a caption, which `align` and `reading` need.
+        DataError: images without a caption, which `align` and the tasks on captions need.
         TrainingError: training that does not come back from non-finite losses.
     """
-    check_reading(reading, clip)
+    for task in (tasks or {}).values():
+        if isinstance(task, CaptionTaskParams):
+            check_max_tokens(task.head.max_tokens, clip)
     memory = PeakMemory(device)
     spent: list[TrainingSpent] = []
 
@@ -112,17 +113,18 @@ def train_row(
     images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
     measured = evaluate(tokenizer, images, evaluation, judges).metrics
     seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}
-    read: dict[str, Any] = {}
-    if reading is not None:
+    solved: dict[str, Any] = {}
+    if tasks:
         begun = time.process_time()
-        read = read_row(
-            tokenizer, done.aligner, dataset, clip, reading,
-            scratch=scratch, device=device, title=f"read {title}",
-        )  # fmt: skip
-        seconds["read_cpu_seconds"] = round(time.process_time() - begun, 3)
+        solved = flat_tasks(
+            solve_tasks(
+                tasks, tokenizer, done.aligner, dataset, clip, scratch=scratch, device=device, title=title
+            )
+        )
+        seconds["task_cpu_seconds"] = round(time.process_time() - begun, 3)
     return Row(
-        {**_flat_training(trained), **flat_evaluation(measured), **read},
-        _cost(trained["parameters"], spent[0], seconds, device),
+        {**_flat_training(trained), **flat_evaluation(measured), **solved},
+        _cost(trained.parameters.plain(), spent[0], seconds, device),
     )
 
 
@@ -135,48 +137,43 @@ def _kept_spent(path: Path) -> TrainingSpent | None:
     return TrainingSpent(**read_sealed_json(path))
 
 
-def _flat_training(trained: Mapping[str, Any]) -> dict[str, Any]:
+def _flat_training(trained: TokenizerMetrics) -> dict[str, Any]:
     return {
-        "num_steps": trained["num_steps"], "num_rollbacks": trained["num_rollbacks"], "weights": trained["weights"],
-        "collapse_step": trained["codes"]["collapse_step"], "validation_psnr": trained["validation"]["psnr"],
+        "num_steps": trained.num_steps, "num_rollbacks": trained.num_rollbacks, "weights": trained.weights,
+        "collapse_step": trained.codes.collapse_step, "validation_psnr": trained.validation.psnr,
     }  # fmt: skip
 
 
-def flat_evaluation(measured: Mapping[str, Any]) -> dict[str, Any]:
+def flat_evaluation(metrics: EvaluationMetrics) -> dict[str, Any]:
     """An evaluation's metrics on one level, without floors and ceiling; intervals as `NAME_low` and `NAME_high`.
 
     The record of what was measured (`metrics.measured`) has dotted names.
     """
-    flat: dict[str, Any] = {}
-    for name, value in measured.items():
-        if name in ("floors", "ceiling", "codes", "protocol", "replaced", MEASURED):
-            continue
-        if isinstance(value, Mapping):
-            flat |= {name: value["mean"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
-        else:
-            flat[name] = value
+    measured = metrics.plain()
+    parts = ("floors", "ceiling", "codes", "protocol", "replaced", "measured")
+    own = flat({name: value for name, value in measured.items() if name not in parts}, "")
+    own = {name.removeprefix("."): value for name, value in own.items()}
     for name, value in measured.get("replaced", {}).items():
-        flat[f"replaced.{name}"] = value["mean"] if isinstance(value, Mapping) else value
+        own[f"replaced.{name}"] = value["mean"] if isinstance(value, Mapping) else value
     kept = ("split", "num_images", "resolution", "grid", "perceptual", "features", "distance_images")
-    flat |= {name: measured["protocol"][name] for name in kept if name in measured["protocol"]}
-    flat |= flat_metrics(measured[MEASURED], MEASURED)
-    codes = measured["codes"]
-    flat |= code_use(codes)
-    for group, numbers in codes.items():
-        flat |= {f"codes.{group}.{name}": value for name, value in numbers.items()}
-    return flat
+    own |= {name: measured["protocol"][name] for name in kept if name in measured["protocol"]}
+    own |= flat(measured["measured"], "measured")
+    own |= code_use(metrics.codes)
+    for group, numbers in measured["codes"].items():
+        own |= {f"codes.{group}.{name}": value for name, value in numbers.items()}
+    return own
 
 
-def code_use(codes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def code_use(codes: Mapping[str, UsageMetrics]) -> dict[str, Any]:
     """Use of the codes over all groups.
 
     Returns:
         `num_codes` such as `55 x 77`; `utilisation`: codes used at least once over all codes; `perplexity_share`: the
         geometric mean over groups of perplexity / K; `entropy_bits`: of one position, groups taken as independent.
     """
-    counts = [int(group["num_codes"]) for group in codes.values()]
-    used = sum(round(group["utilisation"] * group["num_codes"]) for group in codes.values())
-    entropies = [float(group["entropy_bits"]) for group in codes.values()]
+    counts = [group.num_codes for group in codes.values()]
+    used = sum(round(group.utilisation * group.num_codes) for group in codes.values())
+    entropies = [group.entropy_bits for group in codes.values()]
     below = [entropy - math.log2(count) for entropy, count in zip(entropies, counts, strict=True)]
     return {
         "num_codes": " x ".join(map(str, counts)), "utilisation": used / sum(counts),
@@ -198,52 +195,19 @@ def _cost(
     }  # fmt: skip
 
 
-# MERGED DOC (fold into the docstring, then delete): """What is read from a row's frozen codes, as flat numbers."""
-
 INTERVAL = {"mean", "low", "high"}
-PROTOCOL = ("num_images", "num_tokens", "num_positions")
 
 
-def check_reading(config: ReadingParams | None, clip: Clip) -> None:
-    """Refuse a reading that would fail when the row is already trained.
-
-    Raises:
-        MismatchError: captions longer than the CLIP takes.
-    """
-    if config is not None:
-        check_max_tokens(config.align.max_tokens, clip)
-
-
-def read_row(
-    tokenizer: Tokenizer,
-    own: Aligner | None,
-    dataset: Path,
-    clip: Clip,
-    config: ReadingParams,
-    *,
-    scratch: Path,
-    device: torch.device,
-    title: str,
-) -> dict[str, Any]:
-    """Read a row's tokenizer as `read_heads`, and give its measures flat; errors as there.
-
-    Returns:
-        `read.fresh.NAME`, what fresh heads read that were trained on the frozen codes; `read.own.NAME`, what its own
-        heads read, where the tokenizer was trained with any; `read.training.NAME`, how the fresh ones were trained;
-        `read.num_images`, and the tokens of the vocabulary and positions of the grid. A mean is `NAME`, its 95 %
-        bootstrap interval over images `NAME_low` and `NAME_high`.
-    """
-    folder = scratch / "reader"
-    folder.mkdir(exist_ok=True)
-    found = read_heads(
-        tokenizer, own, dataset, clip, config, scratch=folder, curves=None, device=device, title=title
-    ).metrics
-    protocol = {f"read.{name}": found["protocol"][name] for name in PROTOCOL}
-    return {**flat({name: part for name, part in found.items() if name != "protocol"}, "read"), **protocol}
+def flat_tasks(found: Mapping[str, TaskMetrics[Any]]) -> dict[str, Any]:
+    """The metrics of tasks by kind on one level: `task.KIND.fresh.NAME`, `task.KIND.own.NAME` and so on."""
+    tasks = {
+        kind: {k: v for k, v in metrics.plain().items() if k != "kind"} for kind, metrics in found.items()
+    }
+    return flat(tasks, "task")
 
 
 def flat(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested metrics with dotted names; `{mean, low, high}` is one number with its interval beside it."""
+    """Nested metrics with dotted names; of an interval the mean, and its bounds as `NAME_low` and `NAME_high`."""
     out: dict[str, Any] = {}
     for name, value in content.items():
         full = f"{prefix}.{name}"
