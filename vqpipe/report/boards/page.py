@@ -94,13 +94,15 @@ def _facts(results: Results, claims: BoardClaims) -> list[str]:
         f"{num_runs} of {len(results.board.runs)} runs of {len(results.board.rows)} rows. Every row: "
         f"{one('num_steps')} steps; measured on {one('num_images')} images of the {one('split')} split at "
         f"{one('resolution')} pixels, grid {one('grid')}, "
-        f"features of {one('features')}, protocol {results.board.protocol}.",
+        f"features of {one('features')}, protocol {one('protocol')}.",
         f"The numbers were made by {len(codes)} version{'s' * (len(codes) != 1)} of the code: {one('code')}."
         + (" Rows of different versions compare only as far as the changes between them left results alone."
            if len(codes) > 1 else ""),
     ]  # fmt: skip
     if stale:
-        lines.append(f"Made under another protocol, to be run again: {', '.join(stale)}.")
+        lines.append(
+            f"Made under another protocol than the board's ({results.board.protocol}), to be run again: {', '.join(stale)}."
+        )
     if missing:
         lines.append(f"Missing runs: {', '.join(missing)}. Run: `{claims.run}`")
     return lines
