@@ -1,4 +1,4 @@
-"""What all stages share: one Typer app around one function, and exit code 2 with a message for a user's mistake."""
+"""Shared by all stages: one Typer app around one function, and exit code 2 with a message for a user's mistake."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Mixed = Annotated[
     bool,
     typer.Option(
         "--mixed",
-        help="Take inputs that were not made from each other, such as a tokenizer of another data set.",
+        help="Accept inputs that were not made from each other, such as a tokenizer of another data set.",
     ),
 ]
-Corpus = Annotated[Path | None, typer.Option(help="The captions; without it where corpus.path says.")]
+Corpus = Annotated[Path | None, typer.Option(help="The captions; by default the path in corpus.path.")]
 
 MEMORY = {
     "dataset": "dataset.source.resolution",
@@ -41,11 +41,11 @@ MEMORY = {
     "read": "read.common.batch_size or read.common.training.batch_size",
     "report": "report.max_picture_pixels",
 }
-"""The params that a stage's memory grows with."""
+"""The params that determine a stage's memory, for its message when there is too little."""
 
 
 def stage_app(main: Callable[..., None]) -> typer.Typer:
-    """A Typer app with `main` as its only command; its docstring is the help text."""
+    """A Typer app with `main` as its only command; its doc string is the help text."""
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
 
 
 def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
-    """The section `corpus` of a params file, read from `corpus` where that is named; and it as a stage's input."""
+    """The section `corpus` of a params file, with `corpus` as its path if given, and the same as an input of a stage."""
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.params.base import load_params
     from vqpipe.params.corpus import CorpusParams
@@ -72,5 +72,5 @@ def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input
 
 
 def corpus_role(captions: Input) -> dict[Path, str | None]:
-    """The role of the captions: a dataset artifact that they come from need not be the one of the images."""
+    """The role of the captions among the inputs: their dataset artifact need not be that of the images."""
     return {} if isinstance(captions, Path) else {captions[0]: "corpus"}
