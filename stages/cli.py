@@ -60,7 +60,7 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
 
 
 def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
-    """The section `corpus` of a params file, with `corpus` as its path if given, and the same as an input of a stage."""
+    """The section `corpus` of a params file, with `corpus` as its path if given, and as a stage's input."""
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.params.base import load_params
     from vqpipe.params.corpus import CorpusParams
