@@ -38,7 +38,7 @@ MEMORY = {
     "tokens": "tokens.batch_size",
     "prior": "prior.common.training.batch_size or prior.common.model.width",
     "evaluate": "evaluate.batch_size",
-    "read": "read.common.batch_size or read.common.training.batch_size",
+    "task": "task.common.batch_size or task.common.training.batch_size",
     "report": "report.max_picture_pixels",
 }
 """The params that determine a stage's memory, for its message when there is too little."""

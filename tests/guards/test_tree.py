@@ -35,7 +35,7 @@ def name_of(path: Path) -> str:
 
 SOURCES = found("*.py", "vqpipe", "stages")
 PROGRAMS = [*SOURCES, *found("*.py", "examples")]
-PARAMS_FILES = [ROOT / "params.yaml", *found("*.yaml", "vqpipe/presets"), *found("params.yaml", "scoreboard")]
+PARAMS_FILES = [ROOT / "params.yaml", *found("*.yaml", "vqpipe/presets"), *found("params.yaml", "boards")]
 STAGES = read_stages(ROOT)
 assert STAGES
 BANNED_KEYS = {"size", "nfiles"}
@@ -139,7 +139,7 @@ def test_a_stage_names_its_module_its_listing_and_existing_params(name: str) -> 
 
 
 def test_the_code_of_every_stage_is_listed_and_of_nothing_else() -> None:
-    boards = [read_yaml(file)["stages"] for file in found("dvc.yaml", "scoreboard")]
+    boards = [read_yaml(file)["stages"] for file in found("dvc.yaml", "boards")]
     entries = [
         entry for stages in (read_yaml(ROOT / "dvc.yaml")["stages"], *boards) for entry in stages.values()
     ]
