@@ -6,16 +6,12 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vqpipe.errors import sentences
 from vqpipe.runtime.signals import end_with_parent, stop_on_signals
-
-if TYPE_CHECKING:
-    from vqpipe.artifacts.places import Input
-    from vqpipe.params.corpus import CorpusParams
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
@@ -26,7 +22,6 @@ Mixed = Annotated[
         help="Accept inputs that were not made from each other, such as a tokenizer of another data set.",
     ),
 ]
-Corpus = Annotated[Path | None, typer.Option(help="The captions; by default the path in corpus.path.")]
 
 MEMORY = {
     "dataset": "dataset.source.resolution",
@@ -57,20 +52,3 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(guarded)
     return app
-
-
-def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
-    """The section `corpus` of a params file, with `corpus` as its path if given, and as a stage's input."""
-    from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.params.base import load_params
-    from vqpipe.params.corpus import CorpusParams
-
-    stated: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
-    source = stated if corpus is None else stated.model_copy(update={"path": str(corpus)})
-    path = Path(source.path)
-    return source, (path, DATASET) if source.kind == "dataset" else path
-
-
-def corpus_role(captions: Input) -> dict[Path, str | None]:
-    """The role of the captions among the inputs: their dataset artifact need not be that of the images."""
-    return {} if isinstance(captions, Path) else {captions[0]: "corpus"}

@@ -148,6 +148,23 @@ def test_the_code_of_every_stage_is_listed_and_of_nothing_else() -> None:
     assert set(words[3 : words.index("--out")]) == modules - {"code"}
 
 
+@pytest.mark.parametrize(
+    ("package", "stages"),
+    [
+        ("vqpipe/data/adapters", ["clip", "patches", "cluster", "tokenizer", "tokens", "prior"]),
+        ("vqpipe/quantizers", ["dataset", "clip", "vocabulary", "graph", "patches", "cluster", "report"]),
+        ("vqpipe/priors", ["tokenizer", "tokens", "evaluate"]),
+    ],
+)
+def test_a_new_plugin_makes_no_stage_stale_that_does_not_use_its_table(
+    package: str, stages: list[str]
+) -> None:
+    assert (ROOT / package).is_dir()
+    for stage in stages:
+        used = [path for path in Code(ROOT).closure(f"stages.{stage}") if path.startswith(f"{package}/")]
+        assert not used, f"{stage} imports {used}"
+
+
 def test_a_folder_of_data_is_named_by_a_module_next_to_it() -> None:
     """A listing has the data that its modules name; data that none names could change numbers unnoticed."""
     code = Code(ROOT)
