@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test test-fast lint format bench bench-text bench-gpu scoreboard scoreboard-language scoreboard-tiny-imagenet lock check-lock clean
+.PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet lock check-lock clean
 
 repro: $(STAMP)
 	dvc repro
@@ -40,22 +40,22 @@ bench-gpu: $(STAMP)
 	python -m tests.bench.gpu --out gpu.json
 
 # Codebooks first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
-scoreboard: $(STAMP)
-	dvc repro graph cluster scoreboard/dvc.yaml:cluster
-	python -m stages.scoreboard
-	vqpipe scoreboard
+board-scenes: $(STAMP)
+	dvc repro graph cluster boards/scenes/dvc.yaml:cluster
+	python -m stages.boards --folder boards/scenes
+	vqpipe boards
 
 # LG-VQ's rows, from the same codebooks; it needs none of the rows above.
-scoreboard-language: $(STAMP)
+board-language: $(STAMP)
 	dvc repro graph cluster
-	python -m stages.scoreboard --folder scoreboard/language
-	vqpipe scoreboard
+	python -m stages.boards --folder boards/language
+	vqpipe boards
 
-# The first scoreboard's main rows on a copy of the data of your own; scoreboard/tiny-imagenet/params.yaml says where it is looked for.
-scoreboard-tiny-imagenet: $(STAMP)
-	dvc repro cluster scoreboard/tiny-imagenet/dvc.yaml:graph scoreboard/tiny-imagenet/dvc.yaml:cluster
-	python -m stages.scoreboard --folder scoreboard/tiny-imagenet
-	vqpipe scoreboard
+# The main rows of boards/scenes on your own copy of the data; boards/tiny-imagenet/params.yaml has the path.
+board-tiny-imagenet: $(STAMP)
+	dvc repro cluster boards/tiny-imagenet/dvc.yaml:graph boards/tiny-imagenet/dvc.yaml:cluster
+	python -m stages.boards --folder boards/tiny-imagenet
+	vqpipe boards
 
 # Was what git tracks of the results made by the code and the params of the tree?
 check-lock: $(STAMP)

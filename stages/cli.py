@@ -1,4 +1,4 @@
-"""What all stages share: one Typer app around one function, and exit code 2 with a message for a user's mistake."""
+"""Shared by all stages: one Typer app around one function, and exit code 2 with a message for a user's mistake."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from vqpipe.errors import sentences
 from vqpipe.runtime.signals import end_with_parent, stop_on_signals
-
-if TYPE_CHECKING:
-    from vqpipe.artifacts.places import Input
-    from vqpipe.params.corpus import CorpusParams
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
@@ -23,10 +19,9 @@ Mixed = Annotated[
     bool,
     typer.Option(
         "--mixed",
-        help="Take inputs that were not made from each other, such as a tokenizer of another data set.",
+        help="Accept inputs that were not made from each other, such as a tokenizer of another data set.",
     ),
 ]
-Corpus = Annotated[Path | None, typer.Option(help="The captions; without it where corpus.path says.")]
 
 MEMORY = {
     "dataset": "dataset.source.resolution",
@@ -41,11 +36,11 @@ MEMORY = {
     "task": "task.common.batch_size or task.common.training.batch_size",
     "report": "report.max_picture_pixels",
 }
-"""The params that a stage's memory grows with."""
+"""The params that determine a stage's memory, for its message when there is too little."""
 
 
 def stage_app(main: Callable[..., None]) -> typer.Typer:
-    """A Typer app with `main` as its only command; its docstring is the help text."""
+    """A Typer app with `main` as its only command; its doc string is the help text."""
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> None:
@@ -57,20 +52,3 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(guarded)
     return app
-
-
-def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
-    """The section `corpus` of a params file, read from `corpus` where that is named; and it as a stage's input."""
-    from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.params.base import load_params
-    from vqpipe.params.corpus import CorpusParams
-
-    stated: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
-    source = stated if corpus is None else stated.model_copy(update={"path": str(corpus)})
-    path = Path(source.path)
-    return source, (path, DATASET) if source.kind == "dataset" else path
-
-
-def corpus_role(captions: Input) -> dict[Path, str | None]:
-    """The role of the captions: a dataset artifact that they come from need not be the one of the images."""
-    return {} if isinstance(captions, Path) else {captions[0]: "corpus"}

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Corpus, Mixed, Params, corpus_input, corpus_role, stage_app
+from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
+from stages.corpus import Corpus, corpus_input, corpus_role
 
 OUT = Path("artifacts/codebook/words")
 METRICS = Path("artifacts/metrics/graph.json")

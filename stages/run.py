@@ -1,4 +1,4 @@
-"""Run stages by the commands of dvc.yaml where DVC is not installed; `dvc commit` records the results afterwards."""
+"""Run stages by their commands in dvc.yaml where DVC is not installed; `dvc commit` records the results afterwards."""
 
 import shlex
 import sys

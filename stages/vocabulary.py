@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from stages.cli import DEFAULT_PARAMS, Corpus, Params, corpus_input, corpus_role, stage_app
+from stages.cli import DEFAULT_PARAMS, Params, stage_app
+from stages.corpus import Corpus, corpus_input, corpus_role
 from vqpipe.runtime.terminal import say
 
 OUT = Path("artifacts/vocabulary")

@@ -1,4 +1,4 @@
-"""The tree keeps its own rules: lengths, params, DVC files, declared packages, and what must never be committed."""
+"""Rules of the tree: lengths, params, DVC files, declared packages, and what must never be committed."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def found(pattern: str, *folders: str) -> list[Path]:
-    """The files under the folders at any depth; a guard of no files would guard nothing."""
+    """The files under the folders at any depth, at least one in each."""
     files = []
     for folder in folders:
         own = sorted((ROOT / folder).rglob(pattern))
@@ -35,7 +35,7 @@ def name_of(path: Path) -> str:
 
 SOURCES = found("*.py", "vqpipe", "stages")
 PROGRAMS = [*SOURCES, *found("*.py", "examples")]
-PARAMS_FILES = [ROOT / "params.yaml", *found("*.yaml", "vqpipe/presets"), *found("params.yaml", "scoreboard")]
+PARAMS_FILES = [ROOT / "params.yaml", *found("*.yaml", "vqpipe/presets"), *found("params.yaml", "boards")]
 STAGES = read_stages(ROOT)
 assert STAGES
 BANNED_KEYS = {"size", "nfiles"}
@@ -55,7 +55,7 @@ def test_nothing_is_left_of_a_move() -> None:
 
 
 @pytest.mark.parametrize("file", PROGRAMS, ids=name_of)
-def test_every_module_says_what_it_is_for(file: Path) -> None:
+def test_every_module_has_a_doc_string(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
@@ -75,16 +75,19 @@ def test_no_param_has_a_name_that_dvc_ignores(file: Path) -> None:
 
 
 def fields_of(file: Path) -> set[str]:
-    """Annotated names at any depth of a module: the fields of its params models, and more."""
-    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-    return {n.target.id for n in nodes if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    """Annotated names in the bodies of classes with a base, at any depth: the fields of params models among them."""
+    classes = [
+        n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)
+    ]
+    fields = [n for c in classes if c.bases for n in c.body if isinstance(n, ast.AnnAssign)]
+    return {n.target.id for n in fields if isinstance(n.target, ast.Name)}
 
 
 PRINTS = ("print", "typer.echo", "typer.secho", "warnings.warn", "sys.stdout.write", "sys.stderr.write")
 
 
 def prints_of(source: str) -> list[str]:
-    """Calls that print text as it is. An error's text, after `error: `, is made printable where it is built."""
+    """Calls that print text unchanged. The text of an error, after `error: `, was made printable when it was built."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [
         ast.unparse(call)
@@ -95,28 +98,24 @@ def prints_of(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=name_of)
-def test_what_is_printed_is_made_harmless_first(file: Path) -> None:
+def test_printed_text_is_made_printable_first(file: Path) -> None:
     if name_of(file) != "vqpipe/runtime/terminal.py":
         assert not prints_of(file.read_text(encoding="utf-8")), "use vqpipe.runtime.terminal.say"
 
 
-def test_the_guard_of_printing_sees_it() -> None:
+def test_the_guard_finds_calls_that_print() -> None:
     assert len(prints_of("print(x)\ntyper.echo(f'{x}', err=True)\nsys.stderr.write(x)")) == 3
     assert not prints_of("say(x)\ntyper.echo(f'error: {x}')")
 
 
-@pytest.mark.parametrize("file", found("*.py", "vqpipe/params"), ids=name_of)
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
 def test_no_params_model_has_a_name_that_dvc_ignores(file: Path) -> None:
     assert not fields_of(file) & BANNED_KEYS
 
 
-def test_the_guards_of_names_look_into_every_folder(tmp_path: Path) -> None:
-    names = {name_of(path) for path in found("*.py", "vqpipe/params")}
-    assert "vqpipe/params/quantizers/vqct.py" in names
-    boards = {name_of(path) for path in PARAMS_FILES}
-    assert {"scoreboard/params.yaml", "scoreboard/language/params.yaml", "vqpipe/presets/pico.yaml"} <= boards
+def test_the_guards_of_names_find_one_at_any_depth(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("class A:\n    class B:\n        size: int = 1\n")
+    bad.write_text("class A(Params):\n    class B(Params):\n        size: int = 1\n")
     assert fields_of(bad) & BANNED_KEYS == {"size"}
     assert keys_of({"a": [{"b": {"nfiles": 1}}]}) & BANNED_KEYS == {"nfiles"}
 
@@ -140,13 +139,30 @@ def test_a_stage_names_its_module_its_listing_and_existing_params(name: str) -> 
 
 
 def test_the_code_of_every_stage_is_listed_and_of_nothing_else() -> None:
-    boards = [read_yaml(file)["stages"] for file in found("dvc.yaml", "scoreboard")]
+    boards = [read_yaml(file)["stages"] for file in found("dvc.yaml", "boards")]
     entries = [
         entry for stages in (read_yaml(ROOT / "dvc.yaml")["stages"], *boards) for entry in stages.values()
     ]
     modules = {entry.get("do", entry)["cmd"].split()[2].removeprefix("stages.") for entry in entries}
     words = STAGES["code"].cmd.split()
     assert set(words[3 : words.index("--out")]) == modules - {"code"}
+
+
+@pytest.mark.parametrize(
+    ("package", "stages"),
+    [
+        ("vqpipe/data/adapters", ["clip", "patches", "cluster", "tokenizer", "tokens", "prior"]),
+        ("vqpipe/quantizers", ["dataset", "clip", "vocabulary", "graph", "patches", "cluster", "report"]),
+        ("vqpipe/priors", ["tokenizer", "tokens", "evaluate"]),
+    ],
+)
+def test_a_new_plugin_makes_no_stage_stale_that_does_not_use_its_table(
+    package: str, stages: list[str]
+) -> None:
+    assert (ROOT / package).is_dir()
+    for stage in stages:
+        used = [path for path in Code(ROOT).closure(f"stages.{stage}") if path.startswith(f"{package}/")]
+        assert not used, f"{stage} imports {used}"
 
 
 def test_a_folder_of_data_is_named_by_a_module_next_to_it() -> None:
@@ -175,7 +191,9 @@ def test_every_path_of_a_stage_command_is_declared() -> None:
             )
 
 
-@pytest.mark.parametrize("name", sorted({s.cmd.split()[2] for s in STAGES.values()}))
+@pytest.mark.parametrize(
+    "name", [*sorted({s.cmd.split()[2] for s in STAGES.values()}), "vqpipe.runtime.code"]
+)
 def test_a_stage_module_imports_nothing_heavy(name: str) -> None:
     code = f"import sys, {name}; print(' '.join(sorted(sys.modules)))"
     loaded = subprocess.run(
@@ -203,8 +221,8 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def test_no_test_looks_at_a_clock() -> None:
-    """On a busy machine anything may take any time; benchmarks are for measuring it."""
+def test_no_test_reads_a_clock() -> None:
+    """Times on a busy machine mean nothing; benchmarks measure them."""
     assert settings.default is not None
     assert settings.default.deadline is None
     for file in found("*.py", "tests"):
@@ -225,7 +243,7 @@ def test_every_imported_package_is_declared() -> None:
             assert dists & declared, f"{file.name} imports {top}, which pyproject.toml does not declare"
 
 
-def test_the_lock_holds_every_declared_package_and_no_address() -> None:
+def test_the_lock_has_every_declared_package_and_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock
     assert " @ " not in lock
@@ -240,7 +258,7 @@ def test_no_pickle_and_no_unsafe_load() -> None:
         text = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            # The exception that a refused load raises is all that may come from there.
+            # Only the exception that a refused load raises may be imported from pickle.
             only_error = isinstance(node, ast.ImportFrom) and {a.name for a in node.names} == {
                 "UnpicklingError"
             }

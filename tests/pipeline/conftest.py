@@ -1,4 +1,4 @@
-"""A checkout of its own at pico scale, where DVC has run the whole pipeline once."""
+"""A checkout of its own with the preset pico, where DVC has run the whole pipeline once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def counted(source, target, **options):
 os.replace = counted
 """
 """A `sitecustomize` that kills its process where one checkpoint more than TEST_KILL_AT is about to get its name."""
-PARTS = ("vqpipe", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "artifacts/prior/none", "pyproject.toml")
+PARTS = ("vqpipe", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "artifacts/codebook/none", "pyproject.toml")
 
 
 @dataclass

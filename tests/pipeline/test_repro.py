@@ -13,11 +13,11 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
 PAIRED = ("vq", "vqct", "lc")
-READ = ("vq", "vq+lg")
+SOLVED = ("vq", "vq+lg")
 FOLDERS = [
-    "dataset", "clip", "vocabulary", "prior/words", "patches", "prior/patches",
+    "dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches",
     *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
-    "aligner/vq+lg", *(f"reading/{v}" for v in READ), *(f"generator/{v}-gpt" for v in PAIRED),
+    *(f"task/{v}" for v in SOLVED), *(f"prior/{v}-gpt" for v in PAIRED),
 ]  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
     metrics = json.loads((report / "metrics.json").read_text())
     assert set(VARIANTS) == set(metrics["tokenizer"])
     assert {f"{v}-gpt" for v in PAIRED} == set(metrics["prior"])
-    assert set(READ) == set(metrics["read"])
+    assert set(SOLVED) == set(metrics["task"])
     assert {"clip", "graph"} <= set(metrics)
 
 
@@ -111,8 +111,8 @@ def test_one_variant_alone_reruns_and_metrics_diff_shows_it(pico: Checkout) -> N
 
 def test_the_same_bytes_for_another_number_of_workers(pico: Checkout, tmp_path: Path) -> None:
     for stage, outs in {
-        "dataset": ["dataset"], "vocabulary": ["vocabulary"], "graph": ["prior/words"],
-        "patches": ["patches"], "cluster": ["prior/patches"], "tokens@vq": ["tokens/vq"],
+        "dataset": ["dataset"], "vocabulary": ["vocabulary"], "graph": ["codebook/words"],
+        "patches": ["patches"], "cluster": ["codebook/patches"], "tokens@vq": ["tokens/vq"],
     }.items():  # fmt: skip
         before = {out: tree_digest(pico.folder / "artifacts" / out) for out in outs}
         pico.run("stages.run", stage, VQPIPE_WORKERS="3")
@@ -123,7 +123,7 @@ def test_training_again_gives_the_same_bytes(pico: Checkout) -> None:
     for stage, out in {
         "clip": "clip",
         "tokenizer@vqct": "tokenizer/vqct",
-        "prior@vqct-gpt": "generator/vqct-gpt",
+        "prior@vqct-gpt": "prior/vqct-gpt",
     }.items():
         before = tree_digest(pico.folder / "artifacts" / out)
         metrics = {p: p.read_bytes() for p in (pico.folder / "artifacts/metrics").rglob("*.json")}

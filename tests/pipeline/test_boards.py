@@ -14,20 +14,20 @@ from vqpipe.params.base import merged, read_yaml
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 
-RUNS = {"vq-0": "prior/none", "lc-0": "prior/patches"}
+RUNS = {"vq-0": "codebook/none", "lc-0": "codebook/patches"}
 
 
 @pytest.fixture(scope="module")
 def board(pico: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy of the pico checkout with a scoreboard of two rows, both of which have run."""
-    folder = tmp_path_factory.mktemp("scoreboard") / "repo"
+    """A copy of the pico checkout with a board of two rows, both of which have run."""
+    folder = tmp_path_factory.mktemp("boards") / "repo"
     shutil.copytree(pico.folder, folder, symlinks=True)
     shutil.copytree(
-        ROOT / "scoreboard", folder / "scoreboard", ignore=shutil.ignore_patterns("metrics", "cost")
+        ROOT / "boards", folder / "boards", ignore=shutil.ignore_patterns("metrics", "cost")
     )
-    write_params(folder / "scoreboard/params.yaml", read_yaml(folder / "params.yaml"))
+    write_params(folder / "boards/scenes/params.yaml", read_yaml(folder / "params.yaml"))
     checkout = Checkout(folder)
-    checkout.run("stages.scoreboard", "--jobs", "2")
+    checkout.run("stages.boards", "--jobs", "2")
     return checkout
 
 
@@ -47,13 +47,13 @@ def write_params(path: Path, pico: dict[str, dict[str, object]]) -> None:
 
 def test_a_row_leaves_its_numbers_and_no_weights(board: Checkout) -> None:
     for name in RUNS:
-        metrics = json.loads((board.folder / f"scoreboard/metrics/{name}.json").read_text())
+        metrics = json.loads((board.folder / f"boards/scenes/metrics/{name}.json").read_text())
         assert all(not isinstance(value, dict | list) for value in metrics.values())
         assert (metrics["row"], metrics["seed"], metrics["num_steps"]) == (name[:-2], 0, 24)
         assert metrics["psnr_low"] < metrics["psnr"] < metrics["psnr_high"]
         assert 0 < metrics["utilisation"] <= 1
         assert {"fd_clip", "clip_distance", "perplexity_share", "code", "protocol", "given"} <= set(metrics)
-        cost = json.loads((board.folder / f"scoreboard/cost/{name}.json").read_text())
+        cost = json.loads((board.folder / f"boards/scenes/cost/{name}.json").read_text())
         assert cost["num_steps"] == 24
         assert cost["cpu_seconds_per_step"] > 0
         assert cost["parameters.decoder"] > 0
@@ -62,23 +62,23 @@ def test_a_row_leaves_its_numbers_and_no_weights(board: Checkout) -> None:
 
 
 def test_dvc_and_the_runner_agree_that_nothing_is_left_to_do(board: Checkout) -> None:
-    assert "up to date" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
-    done = board.run("stages.scoreboard", "--dry")
+    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
+    done = board.run("stages.boards", "--dry")
     assert done.stdout.strip() == ""
     assert "0 of 2 rows" in done.stderr
 
 
 def test_only_the_row_whose_params_changed_is_run_again_and_all_after_the_protocol(board: Checkout) -> None:
-    path = board.folder / "scoreboard/params.yaml"
+    path = board.folder / "boards/scenes/params.yaml"
     text = path.read_text()
     changed = text.replace("beta: 0.33", "beta: 0.5")
     raised = text.replace("protocol: 1", "protocol: 2")
     assert text not in (changed, raised)
     try:
         path.write_text(changed)
-        assert board.run("stages.scoreboard", "--dry").stdout.split() == ["lc-0"]
+        assert board.run("stages.boards", "--dry").stdout.split() == ["lc-0"]
         path.write_text(raised)
-        assert board.run("stages.scoreboard", "--dry").stdout.split() == ["vq-0", "lc-0"]
+        assert board.run("stages.boards", "--dry").stdout.split() == ["vq-0", "lc-0"]
     finally:
         path.write_text(text)
 
@@ -88,26 +88,26 @@ def test_rows_that_other_code_made_are_listed_and_kept_until_they_are_asked_for(
     text = path.read_text()
     try:
         path.write_text(text + "CHANGED = 1\n")
-        done = board.run("stages.scoreboard", "--dry")
+        done = board.run("stages.boards", "--dry")
         assert done.stdout.strip() == ""
         assert "2 rows were made by other code" in done.stderr
-        board.run("stages.scoreboard")
+        board.run("stages.boards")
         board.run("dvc", "repro", "-q", "code")
-        assert "artifacts/code/row.txt" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
-        again = board.run("stages.scoreboard", "--dry", "--other-code")
+        assert "artifacts/code/row.txt" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
+        again = board.run("stages.boards", "--dry", "--other-code")
         assert again.stdout.split() == list(RUNS)
     finally:
         path.write_text(text)
     board.run("dvc", "repro", "-q", "code")
-    assert "up to date" in board.run("dvc", "status", "scoreboard/dvc.yaml").stdout
+    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
 
 
 def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path) -> None:
-    metrics = board.folder / "scoreboard/metrics/vq-0.json"
+    metrics = board.folder / "boards/scenes/metrics/vq-0.json"
     whole = metrics.read_bytes()
     words = [
-        "stages.row", "--params", "scoreboard/params.yaml", "--row", "vq", "--seed", "0",
-        "--prior", "artifacts/prior/none", "--metrics", "again.json", "--cost", "cost.json",
+        "stages.row", "--params", "boards/scenes/params.yaml", "--row", "vq", "--seed", "0",
+        "--codebook", "artifacts/codebook/none", "--metrics", "again.json", "--cost", "cost.json",
     ]  # fmt: skip
     board.run_killed(tmp_path, 3, *words)
     assert not (board.folder / "again.json").exists()
@@ -117,16 +117,16 @@ def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path)
     assert 0 < cost["num_steps"] < 24, "the cost is that of the steps of this process"
 
 
-def test_a_row_that_fails_is_told_and_the_others_are_run(board: Checkout) -> None:
-    metrics = board.folder / "scoreboard/metrics"
+def test_a_row_that_fails_is_reported_and_the_others_are_run(board: Checkout) -> None:
+    metrics = board.folder / "boards/scenes/metrics"
     whole = {name: (metrics / f"{name}.json").read_bytes() for name in RUNS}
     for name in RUNS:
         (metrics / f"{name}.json").unlink()
-    words = board.folder / "artifacts/prior/patches/centroids.safetensors"
+    words = board.folder / "artifacts/codebook/patches/centroids.safetensors"
     kept = words.read_bytes()
     try:
         words.write_bytes(kept[:-64])
-        done = board.run("stages.scoreboard", check=False)
+        done = board.run("stages.boards", check=False)
     finally:
         words.write_bytes(kept)
     assert done.returncode == 1
@@ -137,7 +137,7 @@ def test_a_row_that_fails_is_told_and_the_others_are_run(board: Checkout) -> Non
 
 
 def test_the_page_shows_the_rows_and_names_what_is_missing(board: Checkout) -> None:
-    board.run("vqpipe.cli.app", "scoreboard", "--out", "page.md")
+    board.run("vqpipe.cli.app", "boards", "--out", "page.md")
     page = (board.folder / "page.md").read_text()
     assert "2 of 2 runs" in page
     assert "| `vqct` | missing | missing |" in page
@@ -145,7 +145,7 @@ def test_the_page_shows_the_rows_and_names_what_is_missing(board: Checkout) -> N
 
 
 def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(board: Checkout) -> None:
-    path = board.folder / "scoreboard/language/params.yaml"
+    path = board.folder / "boards/language/params.yaml"
     own = read_yaml(path)
     narrow = {"width": 16, "max_tokens": 24, "masked": {"width": 16}}
     short = {"num_steps": 24, "batch_size": 8, "log_every": 4, "checkpoint_every": 8}
@@ -154,23 +154,23 @@ def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(boa
         own["reading"], {"align": narrow, "training": short, "num_images": 48, "num_bootstrap": 100}
     )
     own["rows"] = {"vq+lg": {"quantizer": {**own["rows"]["vq+lg"]["quantizer"], "num_codes": 16}}}
-    own["runs"] = {"vq+lg-0": {"row": "vq+lg", "seed": 0, "codebook": "prior/none"}}
+    own["runs"] = {"vq+lg-0": {"row": "vq+lg", "seed": 0, "codebook": "codebook/none"}}
     with path.open("w", encoding="utf-8") as stream:
         YAML().dump(own, stream)
-    folder = ("--folder", "scoreboard/language")
-    assert board.run("stages.scoreboard", *folder, "--dry").stdout.split() == ["vq+lg-0"]
-    board.run("stages.scoreboard", *folder, "vq+*")
-    metrics = json.loads((board.folder / "scoreboard/language/metrics/vq+lg-0.json").read_text())
+    folder = ("--folder", "boards/language")
+    assert board.run("stages.boards", *folder, "--dry").stdout.split() == ["vq+lg-0"]
+    board.run("stages.boards", *folder, "vq+*")
+    metrics = json.loads((board.folder / "boards/language/metrics/vq+lg-0.json").read_text())
     assert metrics["num_steps"] == metrics["read.training.num_steps"] == 24
     assert 0 <= metrics["read.own.masked_1.recall"] <= 1
-    assert "up to date" in board.run("dvc", "status", "scoreboard/language/dvc.yaml").stdout
-    assert board.run("stages.scoreboard", *folder, "--dry").stdout.strip() == ""
-    base = board.folder / "scoreboard/params.yaml"
+    assert "up to date" in board.run("dvc", "status", "boards/language/dvc.yaml").stdout
+    assert board.run("stages.boards", *folder, "--dry").stdout.strip() == ""
+    base = board.folder / "boards/scenes/params.yaml"
     text = base.read_text()
     try:
         base.write_text(text.replace("num_bootstrap: 100", "num_bootstrap: 200"))
         assert base.read_text() != text
-        assert board.run("stages.scoreboard", *folder, "--dry").stdout.split() == ["vq+lg-0"]
-        assert "scoreboard/params.yaml" in board.run("dvc", "status", "scoreboard/language/dvc.yaml").stdout
+        assert board.run("stages.boards", *folder, "--dry").stdout.split() == ["vq+lg-0"]
+        assert "boards/scenes/params.yaml" in board.run("dvc", "status", "boards/language/dvc.yaml").stdout
     finally:
         base.write_text(text)
