@@ -135,18 +135,13 @@ class Vocabulary:
 
     def only(self, adjectives: Mapping[str, int], nouns: Mapping[str, int]) -> Vocabulary:
         """The vocabulary of these words with these counts, in their order, and the pairs of them that it has."""
-        places = []
-        for own, kept in ((self.adjectives, adjectives), (self.nouns, nouns)):
-            at = {word: index for index, word in enumerate(kept)}
-            places.append(np.array([at.get(word, -1) for word in own], np.int32))
-        ends = [
-            side[self.pairs[name].to_numpy()]
-            for side, name in zip(places, ("adjective", "noun"), strict=True)
-        ]
         pairs = self.pairs
-        for index, name in enumerate(("adjective", "noun")):
-            pairs = pairs.set_column(index, pairs.schema.field(name), pa.array(ends[index], pa.int32()))
-        pairs = pairs.filter(pa.array((ends[0] >= 0) & (ends[1] >= 0)))
+        for name, own, kept in (("adjective", self.adjectives, adjectives), ("noun", self.nouns, nouns)):
+            at = {word: index for index, word in enumerate(kept)}
+            moved = np.array([at.get(word, -1) for word in own], np.int32)
+            ends = pa.array(moved[pairs[name].to_numpy()], pa.int32())
+            pairs = pairs.set_column(pairs.schema.get_field_index(name), pairs.schema.field(name), ends)
+            pairs = pairs.filter(pc.greater_equal(ends, 0))
         pairs = pairs.sort_by([("adjective", "ascending"), ("noun", "ascending")])
         return replace(self, adjectives=dict(adjectives), nouns=dict(nouns), pairs=pairs)
 
