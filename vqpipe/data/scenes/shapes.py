@@ -17,7 +17,7 @@ Polygon = tuple[Point, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Polygons painted together. `role` says in which colour: see `vqpipe.data.scenes.drawing.ROLES`."""
+    """Polygons painted together. `role` is the name of their colour: see `vqpipe.data.scenes.drawing.ROLES`."""
 
     role: str
     polygons: tuple[Polygon, ...]
