@@ -15,7 +15,7 @@ from PIL import Image
 
 from vqpipe.data.adapters import ADAPTERS
 from vqpipe.data.adapters.base import Holdout, Plan, chunked, split_of
-from vqpipe.data.adapters.image_folder import captions_of
+from vqpipe.data.adapters.image_folder import captions_of_class
 from vqpipe.data.build import Source
 from vqpipe.data.records import Bad, Record
 from vqpipe.errors import DataError, ParamsError
@@ -128,7 +128,7 @@ def test_class_folders(tmp_path: Path) -> None:
         ("validation", "val/ant/2.png", 0, "ant"),
     ]
     assert records[1][1].captions == ("a photo of an ant", "the ant")
-    assert captions_of(None, ["a face"]) == ("a face",)
+    assert captions_of_class(None, ["a face"]) == ("a face",)
     assert records[0][1].captions == ("a photo of a red owl", "the red owl")
     assert records[0][1].image.shape == (10, 20, 3)
 

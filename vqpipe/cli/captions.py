@@ -29,7 +29,7 @@ PARAMS = (".yaml", ".yml")
 MAX_PARAMS = 1 << 20
 """A params file is smaller than this, in bytes."""
 NUM_LOOKED_AT = 20
-"""Lines that say what a file's columns are."""
+"""Lines that are looked at to find a file's columns."""
 EXPECTED = (
     "captions (.json as COCO or Karpathy write it, .jsonl, .txt, .tsv, .csv, .parquet, each maybe compressed), a "
     "folder of one of these, a dataset artifact, or a params file (.yaml) with the section corpus"

@@ -38,18 +38,11 @@ from vqpipe.runtime.progress import track
 from vqpipe.runtime.shards import map_shards
 from vqpipe.runtime.terminal import say
 
-if TYPE_CHECKING:
-    from vqpipe.data.adapters.coco import CocoSource
-    from vqpipe.data.adapters.image_folder import ImageFolderSource
-    from vqpipe.data.adapters.pairs import PairsSource
-    from vqpipe.data.adapters.scenes import ScenesSource
-
 QUARANTINE_FILE = "quarantine.parquet"
 TRUTH_FILE = "truth.parquet"
 
-
 if TYPE_CHECKING:
-    Source = ScenesSource | CocoSource | ImageFolderSource | PairsSource
+    Source = Any
 else:
     Source = source_params("images")
     """The params of an adapter that gives images."""
@@ -313,7 +306,7 @@ def _check_enough(
             f"{metrics.bad_fraction:.1%} of the images of {config.source.path} cannot be used; {where}",
             found=shown,
             expected=f"at most dataset.max_bad_fraction = {config.max_bad_fraction:.1%}",
-            run="mend the items, or raise dataset.max_bad_fraction in params.yaml",
+            run="repair the items, or raise dataset.max_bad_fraction in params.yaml",
         )
     if lost > most:
         raise DataError(
@@ -321,7 +314,7 @@ def _check_enough(
             f"{where}",
             found=shown,
             expected=f"at most dataset.max_bad_{'' if limit is None else 'annotation_'}fraction = {most:.1%}",
-            run="mend the items, or set dataset.max_bad_annotation_fraction in params.yaml",
+            run="repair the items, or set dataset.max_bad_annotation_fraction in params.yaml",
         )
     counts = ", ".join(f"{split} {count}" for split, count in metrics.images.items())
     raise DataError(

@@ -33,7 +33,7 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-"""File name endings, in lower case, that are taken for images; the bytes say which of `FORMATS` they are."""
+"""File name endings, in lower case, that are taken for images; the bytes decide which of `FORMATS` they are."""
 
 _FILTERS: dict[str, Image.Resampling] = {
     "box": Image.Resampling.BOX,
@@ -103,7 +103,7 @@ def _decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """An opened image as uint8 RGB, upright, converted as the module's text says.
+    """An opened image as uint8 RGB, upright, converted as described above.
 
     Raises:
         BadImage: with reason `unsupported_pixels`.
@@ -214,7 +214,7 @@ _TIFF_TAGS = frozenset((
 
 
 def turn_of(image: Image.Image) -> Transpose | None:
-    """How an opened image is turned to be upright, by its EXIF or XMP; None where neither says so in a readable way."""
+    """How an opened image is turned to be upright, by its EXIF or XMP; None where neither can be read."""
     for _ in range(2):  # Pillow keeps the tags that it read before one that it cannot read
         try:
             return _TURNS.get(image.getexif().get(ORIENTATION))
@@ -353,7 +353,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "squash")
 
 Encoded = tuple[bytes | None, int, int]
-"""An encoded image, and the height and width that its row says."""
+"""An encoded image, and the height and width that its row states."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ class BadMask(ValueError):
     """A segmentation that is neither polygons nor a run-length code of the image's shape."""
 
 
-def number(value: object) -> float | None:
-    """A finite number from a JSON value: a number, or a string that writes one; else None."""
+def finite_number(value: object) -> float | None:
+    """A finite number from a JSON value: a number, or a string of one; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -66,7 +66,7 @@ def runs_to_mask(counts: Sequence[int], height: int, width: int) -> Bool[np.ndar
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """A mask from polygons, each [x0, y0, x1, y1, …] in pixels, whose union is the object; empty ones say nothing.
+    """A mask from polygons, each [x0, y0, x1, y1, …] in pixels, whose union is the object; empty ones are ignored.
 
     Raises:
         BadMask: a polygon of fewer than three points, or of something else than finite numbers.
@@ -130,7 +130,7 @@ def to_mask(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "h w
     if not isinstance(segmentation, dict):
         raise BadMask("a segmentation that is neither polygons nor a run-length code")
     shape = segmentation.get("size")
-    if not isinstance(shape, list) or [number(side) for side in shape] != [height, width]:
+    if not isinstance(shape, list) or [finite_number(side) for side in shape] != [height, width]:
         raise BadMask("a segmentation that is not of the image's shape")
     counts = segmentation.get("counts")
     if isinstance(counts, str):

@@ -62,9 +62,9 @@ class Record:
 
     `image` is uint8 RGB of shape (height, width, 3); or, where it is still to be decoded, its file or the file's
     bytes; or None for captions alone. `label` is the class index, or None; where only `label_name` is given, an
-    adapter's default `plan` numbers the classes. `segmentation`, where there is one, is uint8 of shape (height,
-    width), 0 for the background. `split` is the split that the source states; the source's `holdout`, if it has one,
-    divides the images of `train` further.
+    adapter's default `plan` numbers the classes in the order in which they first appear. `segmentation`, where there
+    is one, is uint8 of shape (height, width), 0 for the background. `split` is the split that the source states; the
+    source's `holdout`, if it has one, divides the images of `train` further.
     """
 
     image_id: str

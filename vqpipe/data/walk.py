@@ -162,7 +162,7 @@ class _Trees:
         try:
             return self.folders.setdefault(_key(os.stat(path)), path) == path
         except OSError:
-            return True  # the visit says why
+            return True  # the visit reports why
 
     def add(self, top: str) -> set[Key]:
         """Add a tree without following its links; returns the inodes of images that an earlier tree has too."""
@@ -184,7 +184,7 @@ class _Trees:
                         elif kind == "file" and is_image(entry.name):
                             inodes.append(entry.inode())
             except OSError:
-                continue  # the visit says why
+                continue  # the visit reports why
         known: set[Key] = set()
         for device, inodes in found.items():
             new = np.sort(np.frombuffer(inodes, dtype=np.uint64))

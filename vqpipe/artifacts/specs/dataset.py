@@ -26,7 +26,7 @@ TRUTH = TableSpec(
         "adjective": "string", "noun": "string", "probability": "double",
         "said_train": "int64", "said_validation": "int64", "said_test": "int64",
     },
-    stage="dataset", about="scenes only: how likely a noun has an adjective, and how often the captions say the pair",
+    stage="dataset", about="scenes only: how likely a noun has an adjective, and how often the captions state the pair",
 )  # fmt: skip
 
 DATASET = FolderSpec(

@@ -127,7 +127,7 @@ class Adapter:
     caption_layout: ClassVar[str] = ""
     """The layout where it gives captions alone, if that is another one."""
     endings: ClassVar[tuple[str, ...]] = ()
-    """The usual endings of its files of captions: what is read of a folder without `corpus.files`."""
+    """The usual endings of its files of captions, which are read in a folder without `corpus.files`."""
     further_endings: ClassVar[tuple[str, ...]] = ()
     """Endings that are read in a folder where no file has a usual one."""
     has_splits: ClassVar[bool] = False

@@ -42,7 +42,7 @@ from vqpipe.data.adapters.caption_files import (
 )
 from vqpipe.data.captions import BadCaption, Unusable, clean_caption, identifier
 from vqpipe.data.images import resize_labels
-from vqpipe.data.masks import BadMask, bounds, number, to_mask
+from vqpipe.data.masks import BadMask, bounds, finite_number, to_mask
 from vqpipe.data.records import SPLITS, Bad, Record, SplitName, Thing
 from vqpipe.data.structured_files import EVERY, TOP, JsonArrays
 from vqpipe.errors import DataError, printable
@@ -162,7 +162,7 @@ class _Listing:
             elif own_id is not None and given.setdefault(own_id, entry := (image_id, content)) is not entry:
                 if given[own_id] == entry:
                     self.note(image_id, "duplicate_annotation", f"{own_id} is in {path.name} twice")
-                else:  # an id that names several annotations says nothing
+                else:  # an id of several annotations is ignored
                     self._add_annotation(item, kind, content)
             else:
                 self._add_annotation(item, kind, content)
@@ -222,7 +222,7 @@ class _Listing:
 
 def _shape(image: dict[str, Any]) -> tuple[int, int] | None:
     """(height, width) of an image's json in whole pixels, or None."""
-    sides = number(image.get("height")), number(image.get("width"))
+    sides = finite_number(image.get("height")), finite_number(image.get("width"))
     if any(side is None or side < 1 or side != int(side) for side in sides):
         return None
     return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
@@ -409,7 +409,7 @@ def _box(
     The box is None when it is not four finite numbers or nothing is left of it; the reach is in pixels of
     `declared`.
     """
-    numbers = [number(one) for one in raw] if isinstance(raw, list | tuple) else []
+    numbers = [finite_number(one) for one in raw] if isinstance(raw, list | tuple) else []
     if len(numbers) != 4 or any(one is None for one in numbers):
         return None, 0.0
     x, y, width, height = (float(one) for one in numbers if one is not None)

@@ -140,7 +140,7 @@ def _read_names(source: ImageFolderSource) -> dict[str, str] | None:
     return names
 
 
-def captions_of(name: str | None, templates: Iterable[str]) -> tuple[str, ...]:
+def captions_of_class(name: str | None, templates: Iterable[str]) -> tuple[str, ...]:
     """The captions of a class: `{}` is its name, `{a}` the article that fits its first letter."""
     if name is None:
         return tuple(templates)
@@ -298,7 +298,7 @@ class ImageFolder(Adapter):
         survey.check()
         classes = _classes(source, survey.classes)
         names = [name for _, name in classes.values()]
-        captions = {name: captions_of(name, source.templates) for name in [*names, None]}
+        captions = {name: captions_of_class(name, source.templates) for name in [*names, None]}
 
         def items() -> Iterator[tuple[SplitName, int, Record | Bad]]:
             given: set[str] = set()

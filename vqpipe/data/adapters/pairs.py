@@ -27,7 +27,7 @@ from vqpipe.data.adapters.listings import (
     read_lists,
     splits_of,
 )
-from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, match, read_sides
+from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, group_sides, read_sides
 from vqpipe.data.encodings import known_encoding
 from vqpipe.data.images import byte_limit
 from vqpipe.data.records import Bad, Record, SplitName
@@ -197,7 +197,7 @@ def _plan_folder(source: PairsSource, root: Path) -> Plan:
                     yield entry
 
         for folder, files in groupby(names(), key=_parts):
-            sides, faults = match(list(files), dotted=False)
+            sides, faults = group_sides(list(files), dotted=False)
             bad.extend(faults)
             yield sides, folder
 
@@ -325,7 +325,7 @@ def _survey_shard(
             names[entry.name] = None
             if not is_image(entry.name):
                 texts[entry.name] = entry.data
-    pairs, faults = match(list(names), dotted=True)
+    pairs, faults = group_sides(list(names), dotted=True)
     for left in faults:
         note(left)
     found: dict[str, tuple[tuple[str, ...], str | None]] = {}

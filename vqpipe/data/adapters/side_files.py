@@ -40,7 +40,7 @@ class SideContent:
     bad: tuple[tuple[str, str, int], ...]
 
 
-def match(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
+def group_sides(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
     """Find the files that belong to each image of a folder or a tar, in the order of the images.
 
     They have the image's name without its ending, or with it (x.jpg.txt), in front of their own ending. In a tar

@@ -133,11 +133,9 @@ def _plain(g: Ground) -> Plane:
 
 
 TEXTURES: Final[dict[str, Texture]] = {
-    "sky": _plain, "wall": _plain, "carpet": _meadow, "sea": _sea, "water": _sea, "sand": _sandy,
-        "dune": _sandy,
+    "sky": _plain, "wall": _plain, "carpet": _meadow, "sea": _sea, "water": _sea, "sand": _sandy, "dune": _sandy,
     "seabed": _sandy, "snow": _plain, "foliage": _leafy, "grass": _meadow, "lawn": _meadow, "hill": _meadow,
-    "shore": _meadow, "mountain": _rocky, "coral": _branches, "skyline": _windows, "pavement": _slabs,
-        "road": _lane,
+    "shore": _meadow, "mountain": _rocky, "coral": _branches, "skyline": _windows, "pavement": _slabs, "road": _lane,
     "pier": _planks, "floor": _planks, "fence": _pickets, "cupboard": _doors, "curtain": _drapes,
 }  # fmt: skip
 
@@ -225,8 +223,7 @@ NATURAL: Final[dict[str, tuple[int, int, int]]] = {
     "foliage": (62, 104, 62), "grass": (112, 168, 78), "lawn": (110, 178, 84), "hill": (110, 150, 96),
     "mountain": (132, 136, 152), "snow": (240, 244, 250), "shore": (150, 140, 98), "skyline": (130, 132, 146),
     "pavement": (186, 184, 180), "road": (110, 110, 118), "pier": (158, 120, 84), "fence": (206, 190, 166),
-    "wall": (234, 224, 206), "cupboard": (186, 148, 108), "floor": (186, 150, 116), "curtain": (190, 120,
-        120),
+    "wall": (234, 224, 206), "cupboard": (186, 148, 108), "floor": (186, 150, 116), "curtain": (190, 120, 120),
     "carpet": (178, 130, 120), "coral": (214, 120, 130), "seabed": (206, 186, 140),
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ class Stack:
     """A shape made ready: its corners around the centre of the unit box, each polygon's slice of them and its
     layer.
 
-    `rim` says which polygons reach the outline; the line around the thing needs no others. `drops` shifts
+    `rim` states which polygons reach the outline; the line around the thing needs no others. `drops` shifts
     each corner to its layer: (0, layer + 1).
     """
 

@@ -62,8 +62,7 @@ SKY: Final = Band("sky")
 PLACES_BUILT: Final[dict[str, Place]] = {
     "beach": _built(
         SKY, Band("sea", (0.40, 0.48)), Band("sand", (0.60, 0.68), "hills", 0.03), ground=(0.76, 0.95),
-        nouns="umbrella ball boat sun bird dog chair kite hat fish balloon duck star cloud", water="sea",
-            at="on",
+        nouns="umbrella ball boat sun bird dog chair kite hat fish balloon duck star cloud", water="sea", at="on",
     ),
     "forest": _built(
         SKY, Band("foliage", (0.12, 0.26), "trees", 0.07), Band("grass", (0.62, 0.70), "hills", 0.03),
@@ -72,8 +71,7 @@ PLACES_BUILT: Final[dict[str, Place]] = {
     "street": _built(
         SKY, Band("skyline", (0.22, 0.34), "blocks", 0.12), Band("pavement", (0.60, 0.64)), Band("road",
             (0.74, 0.78)),
-        ground=(0.78, 0.95), nouns="car truck house dog lamp cat clock balloon tree cloud umbrella box bird",
-            at="on",
+        ground=(0.78, 0.95), nouns="car truck house dog lamp cat clock balloon tree cloud umbrella box bird", at="on",
     ),
     "desert": _built(
         SKY, Band("dune", (0.40, 0.52), "hills", 0.10), Band("sand", (0.66, 0.74), "hills", 0.04),
@@ -105,15 +103,12 @@ PLACES_BUILT: Final[dict[str, Place]] = {
         nouns="cup bottle apple pear chair vase clock lamp box cat pumpkin fish book", indoor=True,
     ),
     "bedroom": _built(
-        Band("wall"), Band("curtain", (0.0, 0.0), "sides", 0.12), Band("carpet", (0.60, 0.68)), ground=(0.72,
-            0.95),
+        Band("wall"), Band("curtain", (0.0, 0.0), "sides", 0.12), Band("carpet", (0.60, 0.68)), ground=(0.72, 0.95),
         nouns="lamp chair book clock hat box cat vase ball umbrella cup balloon", indoor=True,
     ),
     "reef": _built(
-        Band("water"), Band("coral", (0.56, 0.66), "bumps", 0.10), Band("seabed", (0.78, 0.84), "hills",
-            0.03),
-        ground=(0.82, 0.96), nouns="fish rock star bottle boat ball box castle duck vase", water="water",
-            indoor=True,
+        Band("water"), Band("coral", (0.56, 0.66), "bumps", 0.10), Band("seabed", (0.78, 0.84), "hills", 0.03),
+        ground=(0.82, 0.96), nouns="fish rock star bottle boat ball box castle duck vase", water="water", indoor=True,
     ),
 }  # fmt: skip
 """By class name, in the order of the class indices."""
@@ -143,8 +138,7 @@ class Item:
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom."""
         return (
-            self.x - self.width / 2, self.y - self.height / 2, self.x + self.width / 2,
-                self.y + self.height / 2,
+            self.x - self.width / 2, self.y - self.height / 2, self.x + self.width / 2, self.y + self.height / 2,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ Polygon = tuple[Point, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Polygons painted together. `role` says in which colour: see `vqpipe.data.scenes.drawing.ROLES`."""
+    """Polygons painted together. `role` is the name of their colour: see `vqpipe.data.scenes.drawing.ROLES`."""
 
     role: str
     polygons: tuple[Polygon, ...]
@@ -135,18 +135,15 @@ def _eye(
 
 
 _NATURE: Final[dict[str, Shape]] = {
-    "sun": shape(0.28, 0.28, "air", ("tint", [burst(50, 50, 50, 36, 12)]), ("body", [ellipse(50, 50, 34,
-        34)])),
+    "sun": shape(0.28, 0.28, "air", ("tint", [burst(50, 50, 50, 36, 12)]), ("body", [ellipse(50, 50, 34, 34)])),
     "moon": shape(
         0.20, 0.26, "air",
-        ("body", [arc(66, 50, 62, 50, -pi * 0.42, -pi * 1.58, 22) + arc(92, 50, 56, 40, pi * 0.60, pi * 1.40,
-            14)]),
+        ("body", [arc(66, 50, 62, 50, -pi * 0.42, -pi * 1.58, 22) + arc(92, 50, 56, 40, pi * 0.60, pi * 1.40, 14)]),
     ),
     "star": shape(0.24, 0.24, "air", ("body", [burst(50, 53, 52, 22, 5)])),
     "cloud": shape(
         0.40, 0.20, "air",
-        ("body", [ellipse(25, 66, 25, 32), ellipse(50, 42, 28, 42), ellipse(76, 62, 24, 36), rect(22, 60, 80,
-            97)]),
+        ("body", [ellipse(25, 66, 25, 32), ellipse(50, 42, 28, 42), ellipse(76, 62, 24, 36), rect(22, 60, 80, 97)]),
         ("tint", [ellipse(46, 30, 16, 18)]),
     ),
     "bird": shape(
@@ -172,8 +169,7 @@ _NATURE: Final[dict[str, Shape]] = {
     "duck": shape(
         0.30, 0.26, "water",
         ("beak", [poly("86 22 100 30 86 36")]),
-        ("body", [smooth("0 46 22 58 46 54 56 46 60 62 84 66 80 90 56 100 24 98 8 80"), ellipse(73, 26, 18,
-            25)]),
+        ("body", [smooth("0 46 22 58 46 54 56 46 60 62 84 66 80 90 56 100 24 98 8 80"), ellipse(73, 26, 18, 25)]),
         ("body", [poly("56 40 84 44 82 70 52 72")]),
         ("shade", [smooth("20 66 46 60 60 72 44 86 24 84")]),
         *_eye(77, 20, 5, 6),
@@ -188,16 +184,14 @@ _NATURE: Final[dict[str, Shape]] = {
     "cactus": shape(
         0.26, 0.38, "ground",
         ("body", [
-            smooth("36 100 36 16 50 0 64 16 64 100", 5),
-                smooth("0 34 8 26 16 34 18 56 40 56 40 74 10 72 1 60"),
+            smooth("36 100 36 16 50 0 64 16 64 100", 5), smooth("0 34 8 26 16 34 18 56 40 56 40 74 10 72 1 60"),
             smooth("100 24 92 16 84 24 82 46 60 46 60 64 90 62 99 50"),
         ]),
         ("tint", [rect(46, 12, 51, 94)]),
     ),
     "flower": shape(
         0.24, 0.34, "ground",
-        ("leaf", [*stroke("50 50 52 100", 7), smooth("52 88 66 66 92 62 80 86"),
-            smooth("50 92 36 74 12 72 22 92")]),
+        ("leaf", [*stroke("50 50 52 100", 7), smooth("52 88 66 66 92 62 80 86"), smooth("50 92 36 74 12 72 22 92")]),
         ("body", [ellipse(50 + 26 * x, 30 + 18.5 * y, 21, 15, 14) for x, y in (
             (0, -1), (0.9, -0.4), (0.65, 0.8), (-0.65, 0.8), (-0.9, -0.4))]),
         ("gold", [ellipse(50, 30, 15, 11, 14)]),
@@ -238,8 +232,7 @@ _NATURE: Final[dict[str, Shape]] = {
     "rabbit": shape(
         0.26, 0.32, "ground",
         ("light", [ellipse(8, 80, 8, 8, 12)]),
-        ("body", [ellipse(42, 76, 36, 24), ellipse(72, 49, 22, 17), ellipse(60, 20, 8, 21), ellipse(80, 20, 8,
-            21)]),
+        ("body", [ellipse(42, 76, 36, 24), ellipse(72, 49, 22, 17), ellipse(60, 20, 8, 21), ellipse(80, 20, 8, 21)]),
         ("blush", [ellipse(60, 20, 3.5, 14, 10), ellipse(80, 20, 3.5, 14, 10), ellipse(93, 52, 3, 3, 8)]),
         ("body", [ellipse(66, 95, 18, 6)]),
         *_eye(78, 46, 4.5),
@@ -319,8 +312,7 @@ _MADE: Final[dict[str, Shape]] = {
             poly("0 24 0 14 7 14 7 20 11 20 11 14 19 14 19 20 23 20 23 14 30 14 30 100 0 100"),
             poly("70 24 70 14 77 14 77 20 81 20 81 14 89 14 89 20 93 20 93 14 100 14 100 100 70 100"),
         ]),
-        ("dark", [arc(50, 76, 12, 14, -pi, 0.0) + poly("62 100 38 100"), rect(12, 34, 18, 48),
-                  rect(82, 34, 88, 48)]),
+        ("dark", [arc(50, 76, 12, 14, -pi, 0.0) + poly("62 100 38 100"), rect(12, 34, 18, 48), rect(82, 34, 88, 48)]),
         ("brick", [poly("50 10 50 0 64 4 50 8")]),
         top=0.42,
     ),
@@ -385,8 +377,7 @@ _MADE: Final[dict[str, Shape]] = {
     ),
     "clock": shape(
         0.26, 0.29, "ground",
-        ("steel", [poly("16 84 28 84 20 100 8 100"), poly("72 84 84 84 92 100 80 100"), ellipse(50, 5, 9, 5,
-            10)]),
+        ("steel", [poly("16 84 28 84 20 100 8 100"), poly("72 84 84 84 92 100 80 100"), ellipse(50, 5, 9, 5, 10)]),
         ("body", [ellipse(50, 50, 50, 45, 26)]),
         ("light", [ellipse(50, 50, 30, 27, 22)]),
         ("dark", [*stroke("50 50 50 30", 6), *stroke("50 50 64 56", 6)]),
@@ -409,8 +400,7 @@ _MADE: Final[dict[str, Shape]] = {
         0.38, 0.36, "ground",
         ("bark", [rect(48, 0, 52, 96), *stroke("50 94 54 99 62 98 64 90", 4)]),
         ("body", [
-            arc(50, 52, 50, 46, -pi, 0.0, 20) + arc(87, 52, 13, 9, 0.0, -pi, 7) + arc(62, 52, 12, 9, 0.0, -pi,
-                7)
+            arc(50, 52, 50, 46, -pi, 0.0, 20) + arc(87, 52, 13, 9, 0.0, -pi, 7) + arc(62, 52, 12, 9, 0.0, -pi, 7)
             + arc(38, 52, 12, 9, 0.0, -pi, 7) + arc(13, 52, 13, 9, 0.0, -pi, 7)
         ]),
         ("shade", [arc(50, 48, 14, 42, -pi, 0.0, 12) + arc(50, 50, 13, 8, 0.0, -pi, 7)]),
