@@ -153,7 +153,7 @@ def short(dim: int) -> Recipe:
 T = TypeVar("T", bound=Tokenizer)
 
 
-ALL: dict[str, dict[str, Recipe]] = {
+RECIPES: dict[str, dict[str, Recipe]] = {
     "cvq": {
         "closest": Recipe(CVQ, None, {"codes"}),
         "probrandom-contrastive": Recipe(
@@ -286,7 +286,7 @@ def example(kind: str) -> Recipe:
 
 def every_recipe() -> dict[str, Recipe]:
     """Recipes by `kind-name`, and `kind-example` of the quantizers without recipes."""
-    by_kind = {kind: ALL.get(kind, {"example": example(kind)}) for kind in sorted(QUANTIZERS)}
+    by_kind = {kind: RECIPES.get(kind, {"example": example(kind)}) for kind in sorted(QUANTIZERS)}
     return {f"{kind}-{name}": own[name] for kind, own in by_kind.items() for name in sorted(own)}
 
 
@@ -302,5 +302,4 @@ def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> 
     return tokenizer.eval().requires_grad_(False)
 
 
-RECIPES = ALL  # shim: moved
 centroids = patches  # shim: moved

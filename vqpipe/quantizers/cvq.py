@@ -11,7 +11,7 @@ of that batch:
 
 The similarity s_ik of latent and code is -|z_i - e_k|^2, or their cosine with `distance: cosine`; the search goes
 by the same. The anchor is the most similar latent (`closest`); one drawn with probability softmax_i(s_ik)
-(`probrandom`); or any (`random`: each latent as rarely as can be; the reference code draws from a pool that also
+(`probrandom`); or any (`random`: each latent as seldom as possible; the reference code draws from a pool that also
 has latents of past steps, which is left out). Codes are also trained by the losses of `vq`, with respect to the
 codes as they were in the pass. In eval nothing moves.
 

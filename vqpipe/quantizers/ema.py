@@ -74,7 +74,7 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
     about = About(
         title="EMA",
         codes="a buffer that follows the mean of its latents",
-        moved_by="no gradient; moving averages, restart of dead codes by choice",
+        moved_by="no gradient; moving averages, optional restart of dead codes",
         papers="VQ-VAE 1711.00937, appendix A.1",
         example={
             "kind": "ema", "dim": 8, "num_codes": 16, "beta": 1.0, "decay": 0.99, "epsilon": 1e-5, "init": "uniform",

@@ -41,7 +41,7 @@ class FactorisedCodesQuantizer(LearnedCodesQuantizer):
     Params = FcParams
     about = About(
         title="FC",
-        codes="a parameter of few dimensions, on the unit sphere by choice",
+        codes="a parameter of few dimensions, optionally on the unit sphere",
         moved_by="its codebook loss",
         papers="ViT-VQGAN 2110.04627",
         example={"kind": "fc", **LEARNED_EXAMPLE, "normalise": True},

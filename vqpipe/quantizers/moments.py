@@ -11,7 +11,7 @@ _FLAT = 1e-6
 
 
 def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
-    """`num` of the rows at random, each as rarely as can be; repeats are moved by 1 % of the standard
+    """`num` of the rows at random, each as seldom as possible; repeats are moved by 1 % of the standard
     deviation.
 
     Draws from torch's global CPU generator, as layers do for their weights.
@@ -23,7 +23,7 @@ def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
 
 
 def draw_order(num_rows: int, num: int) -> Int64[Tensor, " num"]:
-    """Which of `num_rows` rows to take, on the CPU: at random, each as rarely as can be."""
+    """Which of `num_rows` rows to take, on the CPU: at random, each as seldom as possible."""
     rounds = -(-num // num_rows)
     return torch.cat([torch.randperm(num_rows) for _ in range(rounds)])[:num]
 

@@ -94,7 +94,7 @@ def code_losses(
 class NearestCodeQuantizer(Quantizer):
     """z is split into one part per group, and each part takes its nearest code.
 
-    Always in float32, also under autocast. In training the codes are made anew on every forward pass; in eval without
+    Always in float32, also under autocast. In training the codes are made on every forward pass; in eval without
     gradients they are made once and kept until a parameter or buffer changes.
 
     Args:

@@ -120,7 +120,7 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
         return -math.log(len(codes)) - logs.mean()
 
     def _logits(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
-        """-|z - e|^2 / temperature but for |z|^2, which is the same for all codes."""
+        """-|z - e|^2 / temperature without |z|^2, which is the same for all codes."""
         scores = rows @ codes.T - codes.square().sum(1) / 2
         return scores * (2 / value_at(self.config.temperature, progress))
 

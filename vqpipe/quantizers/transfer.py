@@ -52,7 +52,7 @@ class MlpTransferParams(Params):
 class NoTransferParams(Params):
     """The word vectors are the codes (Table 3, rows i and ii; SPAE's codebook).
 
-    As they are where they have the codes' dimension; where they have more, along their principal directions, which
+    Unchanged where they have the codes' dimension; where they have more, along their principal directions, which
     are found once and never trained. Where they have fewer, the quantizer is refused.
     """
 
