@@ -60,7 +60,9 @@ def run(
     inputs: Path, work: Path, folder: str, quantizer: dict[str, Any], losses: dict[str, Any], **changes: Any
 ) -> Result:
     section = deepcopy(TOKENIZER) | {"quantizer": quantizer, **changes}
-    section["codebook"] = changes.get("codebook", {"vqct": "words", "lc": "patches"}.get(quantizer["kind"], "none"))
+    section["codebook"] = changes.get(
+        "codebook", {"vqct": "words", "lc": "patches"}.get(quantizer["kind"], "none")
+    )
     section["losses"] |= losses
     (work / "params.yaml").write_text(json.dumps({"tokenizer": {"common": section, "variants": {"v": {}}}}))
     options = {
@@ -93,7 +95,12 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("centroids", {**LC_SMALL, "projector": False}, ALONE, ["dim: 4", "dimension 8", "dim: 8"]),
         ("words", {**VQCT_SMALL, "topk_adjectives": 6}, ALONE, ["topk_adjectives: 6", "at most 5"]),
-        ("foreign", LC_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_codebook", "dvc repro patches cluster"]),
+        (
+            "foreign",
+            LC_SMALL,
+            IN_CLIP,
+            [OTHER, "tiny:fresh:", "foreign_codebook", "dvc repro patches cluster"],
+        ),
         ("words-foreign", VQCT_SMALL, IN_CLIP, [OTHER, "tiny:fresh:", "foreign_codebook", "dvc repro graph"]),
     ],
 )

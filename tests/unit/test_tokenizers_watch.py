@@ -45,7 +45,11 @@ def test_a_collapse_is_told_once_and_a_healthy_run_never(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert told.count("seems to collapse") == 1
     assert told.startswith("vq: the codebook seems to collapse at step 55: perplexity 2.0 of 64 codes")
-    assert watch.metrics().plain() == {"collapse_step": 55, "collapse_steps": [55], "dead_after_steps": [EVERY]}
+    assert watch.metrics().plain() == {
+        "collapse_step": 55,
+        "collapse_steps": [55],
+        "dead_after_steps": [EVERY],
+    }
 
 
 def test_a_dip_that_passes_and_the_first_steps_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,8 @@ class Tokenizer(nn.Module):
         return self._latent(images)
 
     def _latent(self, images: Tensor) -> Tensor:
-        return torch.as_tensor(self.quant_conv(self.encoder(_as(images, self.dtype))))
+        latent: Tensor = self.quant_conv(self.encoder(_as(images, self.dtype)))
+        return latent
 
     def decode_latent(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images of a quantised latent, in the tokenizer's dtype.
@@ -241,7 +242,8 @@ class Tokenizer(nn.Module):
             MismatchError: another rank or number of channels.
         """
         check_latent(z_q, self.config.quantizer.dim, False)
-        return torch.as_tensor(self.decoder(self.post_quant_conv(_as(z_q, self.dtype))))
+        images: Tensor = self.decoder(self.post_quant_conv(_as(z_q, self.dtype)))
+        return images
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b g h w"]:
@@ -326,9 +328,9 @@ class Tokenizer(nn.Module):
 
 def _indices(quantizer: QuantizerModule, latent: Tensor) -> Tensor:
     """The indices of a latent without the method's losses."""
-    if hasattr(quantizer, "indices"):
-        return torch.as_tensor(quantizer.indices(latent))  # type: ignore[operator]
-    return torch.as_tensor(quantizer(latent, 1.0).indices)
+    search: Any = getattr(quantizer, "indices", None)
+    found: Tensor = quantizer(latent, 1.0).indices if search is None else search(latent)
+    return found
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
