@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.small_priors import ONE, TWO, images, labels, model
+from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.priors.artifact import contact_sheet
 from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.measure import (
     NearestImages,
+    PriorMetrics,
     code_frequencies,
     image_bits,
     same_codes,
@@ -103,3 +106,11 @@ def test_a_contact_sheet_is_in_reading_order_on_white() -> None:
     assert (sheet[6:, :5] == 2).all()
     assert (sheet[6:, 5:] == 255).all()
     assert (sheet[4:6] == 255).all()
+
+
+def test_the_committed_metrics_are_read_through_the_model() -> None:
+    paths = sorted((Path(__file__).parents[2] / "artifacts/metrics/prior").glob("*.json"))
+    assert paths
+    for path in paths:
+        content, _ = parse_sealed(path.read_bytes(), path)
+        assert PriorMetrics.read(path).plain() == content
