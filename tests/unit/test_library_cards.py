@@ -53,5 +53,5 @@ def test_the_card_of_a_tokenizer_has_the_facts_of_its_codebook(tmp_path: Path) -
 def test_facts_are_shown_as_text() -> None:
     shown = [value(item) for item in (None, True, 1234, 0.5, {"a": 1}, [1, 2], [], "a_b")]
     assert shown == ["none", "yes", "1,234", "0.5", "a: 1", "1; 2", "none", "a\\_b"]
-    assert table(["n", "x"], [(1, "a"), (2, "b")]).splitlines()[1] == "|--:|---|"
+    assert table(["n", "x"], [(1, "a"), (2, "b")])[1] == "|--:|---|"
     assert escape("<a>\n[b]") == "&lt;a> \\[b\\]"

@@ -20,7 +20,7 @@ from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import read_header, read_table, stream_table, to_table, write_table
 from vqpipe.cli.app import app
 from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
-from vqpipe.library.tokens import detokenize, digest, tokenize
+from vqpipe.library.tokens import detokenize, tokenize, tokenizer_digest
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_the_commands_there_and_back(photos: Path, tokenizer: Tokenizer, tmp_pat
     assert table["indices"].type == pa.list_(pa.int32())
     facts = read_header(out).facts
     assert facts["shape"] == [1, 4, 4]
-    assert facts["tokenizer"] == {"quantizer": "vq", "sha256": digest(tokenizer)}
+    assert facts["tokenizer"] == {"quantizer": "vq", "sha256": tokenizer_digest(tokenizer)}
     expected = tokenizer.encode(tokenizer.preprocess([Image.open(photos / name) for name in ids]))
     assert np.array_equal(np.array(table["indices"].to_pylist()), expected.flatten(1).numpy())
     done = CliRunner().invoke(app, ["detokenize", str(out), *options, "--out", str(again)])
@@ -151,8 +151,8 @@ def test_tokens_of_another_tokenizer_are_refused_naming_both(
     other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=1))
     with pytest.raises(MismatchError) as caught:
         detokenize(tmp_path / "t.parquet", other, tmp_path / "again", 4)
-    assert digest(tokenizer)[:12] in str(caught.value)
-    assert digest(other)[:12] in str(caught.value)
+    assert tokenizer_digest(tokenizer)[:12] in str(caught.value)
+    assert tokenizer_digest(other)[:12] in str(caught.value)
     assert not (tmp_path / "again").exists()
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.small_priors import ONE, TWO, images, labels, model
+from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.priors.artifact import contact_sheet
 from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.measure import (
     NearestImages,
+    PriorMetrics,
+    code_frequencies,
     image_bits,
     same_codes,
-    unigram,
     unigram_bits,
     unigram_samples,
 )
@@ -48,7 +51,7 @@ def test_image_bits_are_the_likelihood_in_any_batch(num_codes: tuple[int, ...]) 
 def test_unigram_adds_one_to_every_count() -> None:
     codes = torch.tensor([[0, 0], [1, 0]]).view(2, 1, 1, 2).int()
     train = TokenSplit("train", ["a", "b"], torch.tensor([0, 0]), codes)
-    (probs,) = unigram(train, (3,))
+    (probs,) = code_frequencies(train, (3,))
     assert probs.tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
     test = TokenSplit("test", ["c"], torch.tensor([0]), torch.tensor([2, 0]).view(1, 1, 1, 2).int())
     assert unigram_bits([probs], test) == pytest.approx((math.log2(7) + math.log2(7 / 4)) / 2)
@@ -56,7 +59,7 @@ def test_unigram_adds_one_to_every_count() -> None:
 
 def test_unigram_of_two_groups_is_the_mean_over_tokens() -> None:
     data = split(TWO)
-    floor = unigram(data, TWO)
+    floor = code_frequencies(data, TWO)
     assert [len(probs) for probs in floor] == list(TWO)
     own = [unigram_bits([probs], TokenSplit("x", data.ids, data.labels, data.indices[:, g : g + 1]))
            for g, probs in enumerate(floor)]  # fmt: skip
@@ -103,3 +106,11 @@ def test_a_contact_sheet_is_in_reading_order_on_white() -> None:
     assert (sheet[6:, :5] == 2).all()
     assert (sheet[6:, 5:] == 255).all()
     assert (sheet[4:6] == 255).all()
+
+
+def test_the_committed_metrics_are_read_through_the_model() -> None:
+    paths = sorted((Path(__file__).parents[2] / "artifacts/metrics/prior").glob("*.json"))
+    assert paths
+    for path in paths:
+        content, _ = parse_sealed(path.read_bytes(), path)
+        assert PriorMetrics.read(path).plain() == content

@@ -1,8 +1,5 @@
 """Moved."""
 # shim: moved
-from vqpipe.library.cards import escape, value  # noqa: F401
-from vqpipe.library.cards import table as _table
+from vqpipe.library.cards import escape, table, value
 
-
-def table(columns, rows):  # type: ignore[no-untyped-def]
-    return _table(columns, rows).splitlines()
+__all__ = ["escape", "table", "value"]

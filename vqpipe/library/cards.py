@@ -275,17 +275,15 @@ def value(item: Any) -> str:
     return escape(item) if isinstance(item, str) else escape(json.dumps(item))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; columns of numbers are aligned to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table; columns of numbers are aligned to the right."""
     cells = [[value(cell) for cell in row] for row in rows]
     numeric = [bool(cells) and all(_NUMBER.fullmatch(row[at]) for row in cells) for at in range(len(columns))]
-    return "\n".join(
-        [
-            f"| {' | '.join(columns)} |",
-            f"|{'|'.join('--:' if right else '---' for right in numeric)}|",
-            *(f"| {' | '.join(row)} |" for row in cells),
-        ]
-    )
+    return [
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join('--:' if right else '---' for right in numeric)}|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
 
 
 def _nested(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -309,7 +307,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {"escaped": escape, "nested": _nested, "degrees": _degrees}
-    environment.globals["table"] = table
+    environment.globals["table"] = lambda columns, rows: "\n".join(table(columns, rows))
     return environment
 
 

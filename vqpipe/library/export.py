@@ -27,7 +27,7 @@ from vqpipe.artifacts.places import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.library.tokens import identity
+from vqpipe.library.tokens import tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def export_tokenizer(tokenizer: Tokenizer, out: Path) -> Exported:
     indices = tokenizer.eval().encode(images)
     facts: dict[str, Any] = {
         "opset": OPSET, "resolution": side, "grid": [rows, columns], "groups": tokenizer.groups,
-        "num_codes": list(tokenizer.num_codes), "image_range": [-1, 1], "tokenizer": identity(tokenizer),
+        "num_codes": list(tokenizer.num_codes), "image_range": [-1, 1], "tokenizer": tokenizer_identity(tokenizer),
         "encoder": {"file": ENCODER, "input": "images", "output": "indices"},
         "decoder": {"file": DECODER, "input": "indices", "output": "images"},
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 The file is a Parquet artifact of the tokens stage's table `codes`: image_id (path below the folder), split (`images`),
 label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
-`grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and SHA-256 (`digest`). A second file,
+`grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and SHA-256 (`tokenizer_digest`). A second file,
 `NAME.quarantine.parquet`, lists what was left out, and why; it is written even where it is empty. See
 `vqpipe.data.quarantine` for its length.
 """
@@ -92,7 +92,7 @@ def tokenize(
     grid = [side // step, side // step]
     facts = {
         "shape": [tokenizer.groups, *grid], "groups": tokenizer.groups, "grid": grid,
-        "num_codes": list(tokenizer.num_codes), "resolution": side, "tokenizer": identity(tokenizer),
+        "num_codes": list(tokenizer.num_codes), "resolution": side, "tokenizer": tokenizer_identity(tokenizer),
     }  # fmt: skip
     bad: list[Bad] = []
     images = 0
@@ -124,7 +124,7 @@ def tokenize(
 def _encoded(
     found: Iterator[Square | Bad], tokenizer: Tokenizer, batch_size: int, bad: list[Bad]
 ) -> Iterator[tuple[list[str], Int64[Tensor, "b g h w"]]]:
-    """Full batches in order; what is no image goes to `bad`."""
+    """Full batches in order; files that are not usable images go to `bad`."""
     waiting: list[Square] = []
 
     def encode() -> tuple[list[str], Tensor]:
@@ -154,16 +154,16 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
         The number of images.
 
     Raises:
-        ArtifactError: no such file, not what `tokenize` writes, rows of another shape than it says, an id that leads
-            out of the folder or comes twice, or an `out` that would be overwritten.
+        ArtifactError: no such file, not what `tokenize` writes, rows of another shape than its header has, an id that
+            leads out of the folder or comes twice, or an `out` that would be overwritten.
         MismatchError: another tokenizer made the tokens; the message names both. Indices out of range.
     """
     facts = read_facts(tokens)
-    own = identity(tokenizer)
+    own = tokenizer_identity(tokenizer)
     if facts["tokenizer"] != own:
         raise MismatchError(
-            f"{tokens} was made by another tokenizer", found=f"tokens of {named(facts['tokenizer'])}",
-            expected=f"tokens of this one: {named(own)}",
+            f"{tokens} was made by another tokenizer", found=f"tokens of {identity_text(facts['tokenizer'])}",
+            expected=f"tokens of this one: {identity_text(own)}",
         )  # fmt: skip
     need_output(out, DECODED)
     shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
@@ -177,7 +177,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             values = batch["indices"].flatten().to_numpy(zero_copy_only=False)
             if values.size != batch.num_rows * np.prod(shape) or batch["indices"].null_count:
                 raise ArtifactError(
-                    f"{tokens} does not have the shape that it says", expected=f"{shape} a row",
+                    f"{tokens} does not have the shape in its header", expected=f"{shape} a row",
                     found=f"{values.size} indices in {batch.num_rows} rows",
                 )  # fmt: skip
             indices = torch.from_numpy(np.array(values.reshape(-1, *shape), dtype=np.int64)).to(where)
@@ -203,7 +203,7 @@ def read_facts(tokens: Path) -> dict[str, Any]:
     check_header(header, CODES, tokens)
     if "tokenizer" not in header.facts:
         raise ArtifactError(
-            f"{tokens} does not say which tokenizer made it", found="a shard of the tokens stage",
+            f"{tokens} does not name the tokenizer that made it", found="a shard of the tokens stage",
             expected="a file of `vqpipe tokenize`",
         )  # fmt: skip
     return header.facts
@@ -228,7 +228,7 @@ def _write(folder: Path, image_id: str, png: bytes, tokens: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def digest(tokenizer: Tokenizer) -> str:
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """SHA-256, in hexadecimal, over what decides which indices an image gets and which image indices give.
 
     That is the params of trunk and quantizer, and every weight and buffer by name, dtype, shape and bytes. How the
@@ -247,11 +247,11 @@ def digest(tokenizer: Tokenizer) -> str:
     return found.hexdigest()
 
 
-def identity(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What an artifact made with a tokenizer keeps of it."""
-    return {"quantizer": tokenizer.config.quantizer.kind, "sha256": digest(tokenizer)}
+def tokenizer_identity(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The facts by which an artifact names the tokenizer that made it."""
+    return {"quantizer": tokenizer.config.quantizer.kind, "sha256": tokenizer_digest(tokenizer)}
 
 
-def named(identity: dict[str, Any]) -> str:
-    """An identity in words."""
+def identity_text(identity: dict[str, Any]) -> str:
+    """`tokenizer_identity` as text for a message."""
     return f"{identity['quantizer']}, sha256 {str(identity['sha256'])[:SHOWN]}…"

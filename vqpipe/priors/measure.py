@@ -139,7 +139,7 @@ class PriorMetrics(Metrics):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageSets:
     """Three sets of n images: samples, their floor, and reconstructed test images."""
 
     codes: dict[str, Int64[Tensor, "n g h w"]]
@@ -194,7 +194,7 @@ def split_bits(
     Args:
         batches: the images of `train`, `validation` and `test`.
         test: the test split's codes.
-        floor: as `unigram`.
+        floor: as `code_frequencies`.
     """
     num_codes, grid = prior.space.num_codes, prior.space.grid
     tokens_per_image = prior.space.groups * math.prod(grid)
@@ -218,7 +218,7 @@ def split_bits(
     }
 
 
-def unigram(train: TokenSplit, num_codes: tuple[int, ...]) -> list[Float64[Tensor, " k"]]:
+def code_frequencies(train: TokenSplit, num_codes: tuple[int, ...]) -> list[Float64[Tensor, " k"]]:
     """Per group, each code's training frequency with one added to every count: (c + 1) / (n + k)."""
     counts = [
         torch.bincount(train.indices[:, group].flatten().long(), minlength=codes).double() + 1
@@ -306,7 +306,7 @@ def decode_images(
     return torch.cat([to_uint8(part).cpu() for part in parts])
 
 
-def compare(
+def sample_distances(
     images: dict[str, UInt8[Tensor, "n 3 H W"]],
     real: UInt8[Tensor, "n 3 H W"],
     features: Features,
@@ -325,7 +325,7 @@ def compare(
     }
 
 
-def memorisation(drawn: Drawn, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
+def memorisation(drawn: ImageSets, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
     """Search the training images for the first samples, and for as many reconstructed test images.
 
     A copied code grid decodes to a training image's reconstruction and not to the image, so samples are compared with

@@ -28,14 +28,14 @@ from vqpipe.priors.artifact import PriorPictures, save_prior
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, ImageSpace, Prior, PriorParams, check_labels
 from vqpipe.priors.measure import (
     TRAIN_CHUNK,
-    Drawn,
+    ImageSets,
     PriorMetrics,
-    compare,
+    code_frequencies,
     decode_images,
     draw_samples,
     memorisation,
+    sample_distances,
     split_bits,
-    unigram,
     unigram_samples,
 )
 from vqpipe.runtime.distributed import is_main, rank, world_size
@@ -245,7 +245,7 @@ def train_and_measure(
     """
     splits = {name: tokens.split(name) for name in ("train", "validation", "test")}
     images = {name: ImageSplit.open(dataset, name, tokenizer.resolution) for name in splits}
-    _check(config, tokens, tokenizer, splits, images)
+    _check_inputs(config, tokens, tokenizer, splits, images)
     examples = {name: Examples(split, images[name], tokenizer, config) for name, split in splits.items()}
     features = load_features(config.distances, clip, device) if is_main() else None
     started = time.perf_counter()
@@ -262,17 +262,17 @@ def train_and_measure(
     started = time.perf_counter()
     samples = to_codes(prior, draw_samples(prior, examples["train"].condition(labels), n), tokenizer)
     cost["sampled_tokens_per_second"] = round(samples.numel() / (time.perf_counter() - started), 1)
-    floor = unigram(splits["train"], tokens.num_codes)
+    floor = code_frequencies(splits["train"], tokens.num_codes)
     codes = {
         "samples": samples,
         "unigram_samples": unigram_samples(floor, n, tokens.grid, torch_rng(config.seed, "prior", "unigram")),
         "reconstructions": splits["test"].indices[:n].long(),
     }
-    drawn = Drawn(codes, {name: decode_images(tokenizer, own, device) for name, own in codes.items()})
+    drawn = ImageSets(codes, {name: decode_images(tokenizer, own, device) for name, own in codes.items()})
     near = memorisation(drawn, splits["train"], images["train"])
     measured_splits = examples | {"train": examples["train"].head(len(splits["test"]))}
     batches = {name: own.batches() for name, own in measured_splits.items()}
-    distances = compare(drawn.images, images["test"].images(0, n), features, config.distances)
+    distances = sample_distances(drawn.images, images["test"].images(0, n), features, config.distances)
     record = _measured(images["test"], n, features, config)
     metrics = PriorMetrics(
         **split_bits(prior, batches, splits["test"], floor),
@@ -314,7 +314,7 @@ def _measured(test: ImageSplit, num_samples: int, features: Features, config: Pr
     return measured(digest.record("test"), protocol)
 
 
-def _check(
+def _check_inputs(
     config: PriorParams,
     tokens: TokenSet,
     tokenizer: Tokenizer,
