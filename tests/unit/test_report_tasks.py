@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
-from report_tree import HOSTILE, PARAMS, write_params
+from report_tree import HOSTILE, PARAMS, filled, write_metrics, write_params
 from report_tree_tasks import KINDS, NUM_IMAGES, name_tasks, values, write_task, write_tasks
 from ruamel.yaml import YAML
 from test_report_page import check_valid, rows_of, shown
 
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.publish import publish_text
 from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.metrics.measured import Interval, interval
 from vqpipe.report.about_health import similarity_map
@@ -21,6 +23,28 @@ from vqpipe.report.build import Report, build_report
 from vqpipe.report.gate import breaches, deltas, flatten, parse_gate
 from vqpipe.report.names import change
 from vqpipe.report.task_pairs import verdict
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.task import Task, TaskMetrics, TaskParams
+
+
+class ShapeMetrics(Metrics):
+    accuracy: Interval
+    chance: float
+    by_class: dict[str, float]
+    confusion: tuple[int, ...] = ()
+
+
+class ShapeParams(TaskParams):
+    kind: Literal["shape"]
+
+
+class Shape(Task):
+    """A task that the report has no section for."""
+
+    kind = "shape"
+    Params = ShapeParams
+    Metrics = TaskMetrics[ShapeMetrics]
+
 
 WORDS = ("boat", "red", HOSTILE, "harbor")
 UP, DOWN = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
@@ -320,7 +344,7 @@ def test_tasks_on_other_images_are_not_compared(tree: Path, tmp_path: Path) -> N
     root = tmp_path / "copy"
     write_tasks(root, "vq+lg", {"fresh": 0.2, "own": 0.2}, WORDS, first=1)
     page = made(root)
-    assert "vq+lg compared with vq: read on other images, so that no change is told." in section(page.html)
+    assert "vq+lg compared with vq: measured on different images" in section(page.html)
     assert [row[4:6] for row in rows_of(page.html, "vq+lg compared with vq")[1:]] == [
         ["–", "other images"]
     ] * 12
@@ -331,6 +355,54 @@ def test_it_is_no_wider_than_a_narrow_window(report: Report, tmp_path: Path) -> 
     broken, total, overflow = shown(report.html, tmp_path, 400)
     assert total == 2 * (2 + 1 + (1 + 4 * 2) + 1)
     assert (broken, overflow) == (0, 0)
+
+
+@pytest.fixture
+def shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TASKS, "_places", {**TASKS._places, "shape": f"{__name__}:Shape"})
+    monkeypatch.setattr(TASKS, "_loaded", {**TASKS._loaded, "shape": Shape})
+
+
+def test_a_task_without_its_own_section_gets_a_table(shape: None, tmp_path: Path) -> None:
+    name_tasks(write_params(tmp_path), {"vq": "vq", "vq+lg": "vq+lg"}, {"vq+lg": "vq"}, ("shape",))
+    content = {
+        "accuracy": Interval(mean=0.75, low=0.5, high=1.0), "chance": 0.125, "by_class": {HOSTILE: 0.25},
+        "confusion": [3, 1],
+    }  # fmt: skip
+    for name in ("vq", "vq+lg"):
+        measured = {"kind": "shape", "fresh": ShapeMetrics.model_validate(content)}
+        write_metrics(tmp_path, f"task/{name}-shape", filled(TaskMetrics[ShapeMetrics], measured))
+    publish_text(tmp_path / "artifacts/curves/task/vq-shape.csv", "step,main/loss\n10,5.5\n20,4.2\n")
+    page = made(tmp_path)
+    check_valid(page.html)
+    assert rows_of(page.html, "shape: vq") == [
+        ["measure", "fresh head"],
+        ["accuracy", "0.7500|0.5000 to 1"],
+        ["chance", "0.1250"],
+        [f"by class: {HOSTILE}", "0.2500"],
+    ]
+    own = section(page.html)
+    assert "What can be predicted from an image&#39;s codes: shape." in own
+    assert "Training curves of the fresh heads" in own
+    assert "have no comparison by image: shape" in own
+    assert page.metrics["task"]["vq-shape"]["fresh"]["accuracy"] == 0.75
+
+
+def test_metrics_of_a_task_that_is_not_known_are_refused(tmp_path: Path) -> None:
+    name_tasks(write_params(tmp_path), {"vq": "vq"}, {}, ("shape",))
+    write_metrics(tmp_path, "task/vq-shape", filled(TaskMetrics[ShapeMetrics], {"kind": "shape"}))
+    with pytest.raises(
+        ArtifactError, match=r"(?s)not the metrics of a known task.*masked_words.*task@vq-shape"
+    ):
+        made(tmp_path)
+
+
+def test_pairs_of_one_task_and_tokenizer_are_told_apart(tmp_path: Path) -> None:
+    name_tasks(write_params(tmp_path), {"vq": "vq", "again": "vq"}, {}, ("retrieval",))
+    for name in ("vq", "again"):
+        write_tasks(tmp_path, name, {"fresh": 0.0}, WORDS, ("retrieval",))
+    rows = rows_of(made(tmp_path).html, "Retrieval from codes")
+    assert [row[0] for row in rows[1:3]] == ["vq (vq-retrieval)", "vq (again-retrieval)"]
 
 
 def test_damaged_tasks_are_refused(tree: Path, tmp_path: Path) -> None:
