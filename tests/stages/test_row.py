@@ -1,4 +1,4 @@
-"""The row stage end to end, with and without a reading, and that a row that was killed ends with the same bytes."""
+"""The row stage end to end, with and without tasks, and that a row that was killed ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from stages import row as stage
-from stages.scoreboard import missing_rows
+from stages.boards import missing_rows
 from tests.damage import DAMAGES
+from tests.small_alignment import GLOBAL, MASKED, RELATIONSHIP
 from tests.small_alignment import params as heads
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
@@ -22,12 +23,11 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_sealed, write_manifest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import header_for
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ParamsError
-from vqpipe.report.comparable import records
-from vqpipe.report.gate import flatten
-from vqpipe.rows.row import TrainingSpent, _kept_spent
-from vqpipe.tokenizers.aligned import Captions
+from vqpipe.report.boards.row import TrainingSpent, _kept_spent
+from vqpipe.report.gate import flatten, records
+from vqpipe.tasks.captions import TrainCaptions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
 STEPS = {"num_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}
@@ -38,10 +38,14 @@ EVALUATE: dict[str, Any] = {
     "floors": {"num_patches": 8, "num_iterations": 1, "max_num_codes": 2},
     "examples": {"num_images": 0, "num_codes": 0, "num_patches": 0},
 }  # fmt: skip
-READING: dict[str, Any] = {
-    "align": {**ALIGN, "max_tokens": 8}, "training": None, "seed": 0, "num_images": None, "masked_counts": [1, 3],
-    "batch_size": 8, "num_bootstrap": 100, "examples": {"num_images": 0, "num_candidates": 1, "num_predictions": 1},
+HEAD = {"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 8}
+TASKS: dict[str, Any] = {
+    "training": None, "seed": 0, "num_images": None, "batch_size": 8, "num_bootstrap": 100, "num_pictures": 0,
+    "masked_words": {"head": HEAD, "masked": MASKED, "masked_counts": [1, 3], "num_predictions": 1},
+    "retrieval": {"head": HEAD, "contrastive": GLOBAL, "num_candidates": 1},
+    "relations": {"head": HEAD, "masked": MASKED, "relationship": RELATIONSHIP},
 }  # fmt: skip
+KINDS = ("masked_words", "retrieval", "relations")
 BASE = {"protocol": 1, "common": merged(TOKENIZER, {"training": STEPS}), "evaluate": EVALUATE}
 QUANTIZER = {"quantizer": {"num_codes": 16}}
 ROWS = {"vq": {"align": None, **QUANTIZER}, "vq+lg": QUANTIZER}
@@ -50,18 +54,18 @@ RUNS = {f"{row}-0": {"row": row, "seed": 0, "codebook": "none"} for row in ROWS}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a CLIP, and two boards: `plain`, and `read` that takes what is shared from it."""
+    """A data set, a CLIP, and two boards: `plain`, and `solved` that takes what is shared from it."""
     root = tmp_path_factory.mktemp("rows")
     write_dataset(
         root, {"train": 12, "validation": 4, "test": 20}, templates=["a {} picture", "one rather {} thing"]
     )
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     boards = {
         "plain": {**BASE, "rows": {"vq": QUANTIZER}, "runs": {"vq-0": RUNS["vq-0"]}},
-        "read": {
-            "base": "../plain/params.yaml", "protocol": 1, "common": {"align": ALIGN}, "reading": READING,
+        "solved": {
+            "base": "../plain/params.yaml", "protocol": 1, "common": {"align": ALIGN}, "tasks": TASKS,
             "rows": ROWS, "runs": RUNS,
         },
     }  # fmt: skip
@@ -73,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(root: Path, board: str, row: str, out: Path) -> Result:
     given = {
-        "row": row, "seed": 0, "prior": root / "none", "metrics": out, "cost": out.with_suffix(".cost"),
+        "row": row, "seed": 0, "codebook": root / "none", "metrics": out, "cost": out.with_suffix(".cost"),
         "dataset": root / "dataset", "clip": root / "clip", "params": root / board / "params.yaml",
     }  # fmt: skip
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
@@ -98,7 +102,7 @@ def whole(root: Path) -> Path:
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQPIPE_SCRATCH", str(root / "scratch"))
-        for board, row in (("plain", "vq"), ("read", "vq"), ("read", "vq+lg")):
+        for board, row in (("plain", "vq"), ("solved", "vq"), ("solved", "vq+lg")):
             made(root, board, row, folder / f"{board}-{row}.json")
     return folder
 
@@ -107,30 +111,36 @@ def content(path: Path) -> dict[str, Any]:
     return parse_sealed(path.read_bytes(), path, required=False)[0]
 
 
-def test_an_aligned_row_is_read_by_fresh_heads_and_by_its_own(whole: Path) -> None:
-    metrics, cost = (content(whole / f"read-vq+lg.{end}") for end in ("json", "cost"))
+def test_tasks_are_solved_from_an_aligned_row_by_fresh_heads_and_by_its_own(whole: Path) -> None:
+    metrics, cost = (content(whole / f"solved-vq+lg.{end}") for end in ("json", "cost"))
     assert all(not isinstance(value, dict | list) for value in metrics.values())
-    for reader in ("fresh", "own"):
+    for head in ("fresh", "own"):
         own = {
-            name.removeprefix(f"read.{reader}."): v for name, v in metrics.items() if f".{reader}." in name
+            name.removeprefix("task.").replace(f".{head}.", "."): v
+            for name, v in metrics.items()
+            if f".{head}." in name
         }
         for count in (1, 3):
-            low, mean, high = (own[f"masked_{count}.recall{end}"] for end in ("_low", "", "_high"))
+            part = f"masked_words.masked_{count}"
+            low, mean, high = (own[f"{part}.recall{end}"] for end in ("_low", "", "_high"))
             assert 0 <= low <= mean <= high <= 1
-            assert {f"masked_{count}.{name}" for name in ("other_image", "commonest", "chance")} <= set(own)
+            assert {f"{part}.{name}" for name in ("other_image", "commonest", "chance")} <= set(own)
         for direction in ("image_to_text", "text_to_image"):
-            ranks = [own[f"{direction}.r{rank}"] for rank in (1, 5, 10)]
+            part = f"retrieval.{direction}"
+            ranks = [own[f"{part}.r{rank}"] for rank in (1, 5, 10)]
             assert ranks == sorted(ranks)
-            assert 0 < own[f"{direction}.chance_r1"] < own[f"{direction}.chance_r5"] <= 1
-        assert own["similarity.raw.mse_low"] <= own["similarity.raw.mse"] <= own["similarity.raw.mse_high"]
-        assert own["similarity.constant"] >= 0
-    assert metrics["read.training.num_steps"] == metrics["num_steps"] == 4
-    assert metrics["read.num_images"] == metrics["num_images"] == 20
-    assert metrics["measured.images.digest"] == metrics["read.measured.images.digest"]  # the same test images
+            assert 0 < own[f"{part}.chance_r1"] < own[f"{part}.chance_r5"] <= 1
+        low, mean, high = (own[f"relations.similarity.raw.mse{end}"] for end in ("_low", "", "_high"))
+        assert low <= mean <= high
+        assert own["relations.similarity.constant"] >= 0
+    for kind in KINDS:
+        assert metrics[f"task.{kind}.training.num_steps"] == metrics["num_steps"] == 4
+        assert metrics[f"task.{kind}.protocol.num_images"] == metrics["num_images"] == 20
+        assert metrics[f"task.{kind}.measured.images.digest"] == metrics["measured.images.digest"]
     assert {run: sorted(record) for run, record in records(flatten(metrics)).items()} == {
-        "": ["images", "protocol"], "read": ["images", "protocol"],
+        "": ["images", "protocol"], **{f"task.{kind}": ["images", "protocol"] for kind in KINDS},
     }  # fmt: skip
-    assert cost["read_cpu_seconds"] > 0
+    assert cost["task_cpu_seconds"] > 0
     assert cost["parameters.aligner"] > 0
     assert (
         cost["training_memory_bytes"] is None
@@ -138,78 +148,79 @@ def test_an_aligned_row_is_read_by_fresh_heads_and_by_its_own(whole: Path) -> No
     )
 
 
-def test_a_reading_adds_to_a_row_and_changes_nothing_of_it(whole: Path) -> None:
-    alone, read = content(whole / "plain-vq.json"), content(whole / "read-vq.json")
-    assert not any("read" in name or "align" in name for name in alone)
-    unread = {name: value for name, value in read.items() if not name.startswith("read.")}
-    assert unread == {**alone, "given": read["given"]}
-    assert alone["given"] != read["given"]
-    assert not any(".own." in name for name in read)
-    assert "read.fresh.masked_1.recall" in read
-    cheap, dear = content(whole / "plain-vq.cost"), content(whole / "read-vq.cost")
-    assert set(dear) - set(cheap) == {"read_cpu_seconds"}
+def test_tasks_add_to_a_row_and_change_nothing_of_it(whole: Path) -> None:
+    alone, solved = content(whole / "plain-vq.json"), content(whole / "solved-vq.json")
+    assert not any("task" in name or "align" in name for name in alone)
+    without = {name: value for name, value in solved.items() if not name.startswith("task.")}
+    assert without == {**alone, "given": solved["given"]}
+    assert alone["given"] != solved["given"]
+    assert not any(".own." in name for name in solved)
+    assert "task.masked_words.fresh.masked_1.recall" in solved
+    cheap, dear = content(whole / "plain-vq.cost"), content(whole / "solved-vq.cost")
+    assert set(dear) - set(cheap) == {"task_cpu_seconds"}
 
 
-def test_a_row_that_is_killed_while_it_is_read_ends_with_the_same_bytes(
+def test_a_row_that_is_killed_in_a_task_ends_with_the_same_bytes(
     root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, steps = Captions.batch, list[int]()
+    batch, steps = TrainCaptions.batch, list[int]()
 
-    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+    def killed(self: TrainCaptions, rows: Any, step: int = 0, share: slice = slice(None)) -> TextBatch:
         steps.append(step)
-        if steps.count(3) == 2:  # once in the tokenizer's training, then in the reader's
+        if steps.count(3) == 2:  # in the second task
             raise KeyboardInterrupt
-        return batch(self, images, step, share)
+        return batch(self, rows, step, share)
 
     out = tmp_path / "again.json"
     with monkeypatch.context() as patch:
-        patch.setattr(Captions, "batch", killed)
-        assert run(root, "read", "vq+lg", out).exit_code != 0
+        patch.setattr(TrainCaptions, "batch", killed)
+        assert run(root, "solved", "vq+lg", out).exit_code != 0
     assert steps.count(3) == 2
     assert not out.exists()
     left = {path.parent.name for path in (tmp_path / "scratch").rglob("checkpoint.safetensors")}
-    assert len(left) == 2
-    assert "reader" in left
-    _, cost = made(root, "read", "vq+lg", out)
-    assert out.read_bytes() == (whole / "read-vq+lg.json").read_bytes()
+    assert {"task-masked_words", "task-retrieval"} <= left
+    assert len(left) == 3
+    _, cost = made(root, "solved", "vq+lg", out)
+    assert out.read_bytes() == (whole / "solved-vq+lg.json").read_bytes()
     assert cost["num_steps"] == 4, "the cost is that of the process that trained it"
     assert cost["cpu_seconds_per_step"] > 0
     assert not list((tmp_path / "scratch/row").iterdir())
 
 
-def test_what_is_read_is_part_of_a_rows_params_and_the_base_is_too(
-    root: Path, whole: Path, tmp_path: Path
-) -> None:
-    def missing(board: Path, name: str = "read") -> list[str]:
+def test_tasks_are_part_of_a_rows_params_and_the_base_is_too(root: Path, whole: Path, tmp_path: Path) -> None:
+    def missing(board: Path, name: str = "solved") -> list[str]:
         options = ["--row", "vq", "--seed", "0", "--metrics", str(whole / f"{name}-vq.json")]
-        inputs = ["--dataset", root / "dataset", "--clip", root / "clip", "--prior", root / "none"]
+        inputs = ["--dataset", root / "dataset", "--clip", root / "clip", "--codebook", root / "none"]
         return list(
             missing_rows(board, {"vq-0": ["python", "-m", "stages.row", *options, *map(str, inputs)]})
         )
 
-    for name in ("plain", "read"):
+    for name in ("plain", "solved"):
         (tmp_path / name).mkdir()
         assert missing(root / name, name) == []
     plain = (root / "plain/params.yaml").read_text()
-    own = json.loads((root / "read/params.yaml").read_text())
+    own = json.loads((root / "solved/params.yaml").read_text())
     for board, changed, stale in (
         (own, {}, []),
-        ({**own, "reading": {**READING, "num_bootstrap": 200}}, {}, ["vq-0"]),
+        ({**own, "tasks": {**TASKS, "num_bootstrap": 200}}, {}, ["vq-0"]),
         ({**own, "rows": {**ROWS, "vq+lg": {"align": None}}}, {}, []),
         (own, {"evaluate": {**EVALUATE, "num_bootstrap": 200}}, ["vq-0"]),
     ):
-        for name, content in (("plain", {**json.loads(plain), **changed}), ("read", board)):
+        for name, content in (("plain", {**json.loads(plain), **changed}), ("solved", board)):
             (tmp_path / name / "params.yaml").write_text(json.dumps(content))
-        assert missing(tmp_path / "read") == stale
-    wrong = {**own, "reading": {**READING, "masked_counts": [3, 1]}}
-    (tmp_path / "read/params.yaml").write_text(json.dumps(wrong))
+        assert missing(tmp_path / "solved") == stale
+    words = {**TASKS["masked_words"], "masked_counts": [3, 1]}
+    wrong = {**own, "tasks": {**TASKS, "masked_words": words}}
+    (tmp_path / "solved/params.yaml").write_text(json.dumps(wrong))
     with pytest.raises(ParamsError, match="do not rise"):
-        missing(tmp_path / "read")
+        missing(tmp_path / "solved")
 
 
 def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: Path, tmp_path: Path) -> None:
-    own = json.loads((root / "read/params.yaml").read_text())
-    own = merged(own, {"base": str(root / "plain/params.yaml"), "reading": {"align": {"max_tokens": 9}}})
+    own = json.loads((root / "solved/params.yaml").read_text())
+    own = merged(
+        own, {"base": str(root / "plain/params.yaml"), "tasks": {"masked_words": {"head": {"max_tokens": 9}}}}
+    )
     (tmp_path / "params.yaml").write_text(json.dumps(own))
     words = [
         "--row",
@@ -223,7 +234,7 @@ def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: P
         "--cost",
         "c",
     ]
-    inputs = ["--prior", root / "none", "--dataset", root / "dataset", "--clip", root / "clip"]
+    inputs = ["--codebook", root / "none", "--dataset", root / "dataset", "--clip", root / "clip"]
     done = CliRunner().invoke(stage.app, [*words, *map(str, inputs)])
     assert done.exit_code == 2, done.output
     assert "9 tokens, and CLIP tiny:fresh" in " ".join(done.output.split())
@@ -241,6 +252,6 @@ def test_a_damaged_record_of_what_the_training_took_is_not_read(
     assert capsys.readouterr().err == ""
     damage(path)
     assert _kept_spent(path) is None
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.endswith("; what the training of this row cost is not known\n")
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.endswith("; what the training of this row cost is not known\n")

@@ -14,7 +14,7 @@ import torch
 from vqpipe.artifacts.checkpoints import is_sound
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.data.loader import ImageSplit
 from vqpipe.engine.trainable import FitResult
 from vqpipe.evaluation.evaluate import SplitImages
@@ -59,7 +59,7 @@ class TrainingSpent:
 def train_row(
     config: TokenizerParams,
     evaluation: EvaluateParams,
-    prior: Prior,
+    codebook: PretrainedCodebook,
     dataset: Path,
     clip: Clip,
     *,
@@ -71,7 +71,7 @@ def train_row(
     """Train a tokenizer on the training split and measure it on the test split.
 
     Args:
-        prior: what the quantizer is built on, or None.
+        codebook: what the quantizer is built on, or None.
         dataset: the dataset artifact.
         scratch: folder of the checkpoints: a row that was killed resumes from them.
         title: names the row on the progress bar.
@@ -86,7 +86,7 @@ def train_row(
         process. A cost is None where no step was taken in this process.
 
     Raises:
-        MismatchError: a prior that does not fit the quantizer, or captions longer than the CLIP takes.
+        MismatchError: a codebook that does not fit the quantizer, or captions longer than the CLIP takes.
         DataError: images without a caption, which `align` and the tasks on captions need.
         TrainingError: training that does not come back from non-finite losses.
     """
@@ -103,7 +103,7 @@ def train_row(
         publish_sealed(scratch / SPENT, asdict(spent[0]))
 
     done = train_tokenizer(
-        config, prior, dataset, clip,
+        config, codebook, dataset, clip,
         scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_fit=note,
     )  # fmt: skip
     tokenizer, trained = done.tokenizer, done.metrics
