@@ -1,4 +1,4 @@
-"""Build the report: one page that opens from disk, and the metrics of all stages beside it."""
+"""Build the report: one page that opens from disk, and the metrics of all stages in one file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def main(
     ),
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Build index.html and metrics.json from whatever stages have run.
+    """Build index.html and metrics.json from the stages that have run.
 
     Example: python -m stages.report --artifacts artifacts --out artifacts/report --params params.yaml
     """

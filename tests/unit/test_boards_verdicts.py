@@ -100,7 +100,7 @@ def test_the_evidence_says_which_comparison_fails_and_how(board: Board) -> None:
     evidence = judge(claim, results(board, rows)).evidence
     assert "vqct 21.00 [20.90, 21.10]" in evidence
     assert "vqct and cvq are the other way round" in evidence
-    assert "vqct and gumbel cannot be told apart" in evidence
+    assert "vqct and gumbel cannot be distinguished" in evidence
     assert "vqct and vq " not in evidence.split("; ", 1)[1]
 
 
@@ -117,7 +117,7 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
     assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
     assert (
-        "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
+        "cannot be distinguished" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
     )
 
 
@@ -160,9 +160,9 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     ("other", "expected", "told"),
     [
         ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
-        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
+        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be distinguished"),
         ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are the other way round"),
-        ([20.2], NOT_REPRODUCED, "cannot be told apart"),
+        ([20.2], NOT_REPRODUCED, "cannot be distinguished"),
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
@@ -181,7 +181,7 @@ def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Board) -> Non
     claim = Claim("no loss", ("vqct", "vq"), "psnr", "no_rise", 0.01)
     verdict = judge(claim, results(board, {"vqct": [24.6, 24.7, 24.8], "vq": [25.0, 25.1, 25.2]}))
     assert verdict.outcome == NOT_REPRODUCED
-    assert "vq lies above vqct by 1.6%" in verdict.evidence
+    assert "vq is above vqct by 1.6%" in verdict.evidence
 
 
 def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Board) -> None:

@@ -264,7 +264,7 @@ def norms(books: Sequence[Book]) -> list[Block]:
         )
         groups.append((book.label, [image]))
     note = (
-        "One cell for each code, in reading order from the most used to the least used. Unused codes, at the end, "
+        "One cell for each code, row by row from the most used to the least used. Unused codes, at the end, "
         "often keep the norm they started with; an edge between the colours there shows where use ends."
     )
     scale = scale_bar("norm", heat_scale(), "0", "largest of a used code")
@@ -290,7 +290,7 @@ def maps(books: Sequence[Book]) -> list[Block]:
     if charts:
         note = (
             "t-SNE of the code vectors; active codes are used at least once over the test split. Neighbours mean "
-            "something, distances between far groups do not. Inactive codes in clumps of their own lie far from what "
+            "something, distances between far groups do not. Inactive codes in clumps of their own are far from what "
             "the encoder gives."
         )
         blocks.append(Charts("t-SNE of the codes", charts, [("d0", "active"), ("d1", "inactive")], note))
@@ -334,7 +334,7 @@ _FEWEST_PIXELS = 260
 
 
 def scatter(points: Sequence[tuple[str, Float[np.ndarray, "n 2"]]], alt: str, side: int = _SIDE) -> Markup:
-    """Dots of several classes on one scale, (colour class, places); later classes lie on top.
+    """Dots of several classes on one scale, (colour class, places); later classes are drawn on top.
 
     The axes have no unit, so none are drawn. All dots of a class are one path of zero-length strokes, which keeps a
     map of a thousand codes small.
@@ -361,7 +361,7 @@ def similarity_map(
     above: Sequence[str] | None = None,
     cell: int = _CELL,
 ) -> Markup:
-    """Cosines as colours of [-1, 1], the codes' names beside the rows and above the columns, or others `above`; cells
+    """Cosines as colours of [-1, 1], the codes' names next to the rows and above the columns, or others `above`; cells
     of `cell` pixels.
 
     Wider than a narrow window, it scrolls in its own box rather than shrink its names.
@@ -391,7 +391,7 @@ def similarity_map(
 
 
 def norm_grid(norms: Float[np.ndarray, " m"], top: float) -> np.ndarray:
-    """Norms in reading order in a grid about as wide as high, coloured over [0, top] and enlarged to be seen; cells
+    """Norms row by row in a grid about as wide as high, coloured over [0, top] and enlarged to be seen; cells
     after the last are grey."""
     columns = max(1, math.ceil(math.sqrt(len(norms))))
     rows = max(1, math.ceil(len(norms) / columns))

@@ -68,7 +68,7 @@ def reconstructions(inputs: Inputs, params: ReportParams) -> list[Block]:
         ]
         if groups:
             note = (
-                "The original, then each tokenizer's reconstruction with its error beside it: the "
+                "The original, then each tokenizer's reconstruction with its error next to it: the "
                 "absolute difference averaged over colours."
             )
             blocks.append(Gallery(title, groups, note if not blocks else "", scale))
@@ -120,7 +120,7 @@ def code_words(inputs: Inputs, params: ReportParams) -> list[Block]:
                     for i, patch in enumerate(row["patches"])
                 ]
                 groups.append((f"{name}: {number(row['count'])} times", patches))
-            note = "The most used codes, each with cells of test images, drawn at random, that it stands for."
+            note = "The most used codes, each with cells of test images, drawn at random, that it encodes."
             blocks.append(
                 Gallery(
                     book_name(variant, group, len(by_group)), groups, note if not blocks else "", compact=True
@@ -189,7 +189,7 @@ def replaced(inputs: Inputs, params: ReportParams) -> list[Block]:
     text = Text(
         "Every token becomes the n-th nearest other code of its codebook, and the image is decoded (VQGAN-LC, figure "
         "5). Where many codes are in use and near ones mean alike, little changes; where few are, an image falls "
-        "apart. The n-th nearest of a small codebook lies farther off than that of a large one, so read n beside K."
+        "apart. The n-th nearest of a small codebook is farther away than that of a large one, so compare n with K."
     )
     blocks: list[Block] = [text, _numbers(inputs, found)]
     by_image: dict[str, dict[str, Mapping[str, Any]]] = {}

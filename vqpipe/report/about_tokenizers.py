@@ -1,4 +1,4 @@
-"""The tokenizers: measures beside floors and ceiling, code usage, training and its curves."""
+"""The tokenizers: measures with floors and ceiling, code usage, training and its curves."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def about_tokenizers(inputs: Inputs, params: ReportParams) -> Section:
         Section("curves", "Training", _curves(inputs)),
         Section("codes", "How the codes are used", _usage_charts(inputs)),
         Section("reconstructions", "Reconstructions", reconstructions(inputs, params)),
-        Section("code-words", "What the codes stand for", code_words(inputs, params)),
+        Section("code-words", "Image patches of each code", code_words(inputs, params)),
     ]
     return Section("tokenizers", "Tokenizers", blocks, parts)
 
@@ -174,7 +174,7 @@ def _usage_table(evaluate: Mapping[str, EvaluationMetrics]) -> Table:
     ]
     note = (
         "Utilisation counts codes used at least once over the whole split; a code that is "
-        f"used once counts as much as any other, so read it with the perplexity. {BOTH}"
+        f"used once counts as much as any other, so compare the perplexity too. {BOTH}"
     )
     return Table(
         "Use of the codes", [Column("tokenizer", numeric=False), *map(column, USAGE_COLUMNS)], rows, note

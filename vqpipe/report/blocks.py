@@ -72,8 +72,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that belong together, in groups that stay side by side; `compact` ones are small and many,
-    `dense` ones fill rows of narrow columns, `even` ones stand below each other in columns of a picture's width."""
+    """Pictures that belong together, in groups that stay on one line; `compact` ones are small and many,
+    `dense` ones fill rows of narrow columns, `even` ones are below each other in columns of a picture's width."""
 
     title: str
     groups: Sequence[tuple[str, Sequence[Picture]]]
@@ -119,7 +119,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one reader makes of an example: lines, pictures or a drawing, under its name."""
+    """What one head predicts for an example: lines, pictures or a drawing, under its name."""
 
     title: str
     lines: Sequence[Line] = ()
@@ -130,7 +130,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A text and a picture, with what is known of it, and rows of answers that stand side by side."""
+    """A text and a picture, with what is known of it, and rows of answers that are shown side by side."""
 
     text: str
     picture: Picture

@@ -176,7 +176,7 @@ def breaches(gates: Sequence[Gate], changes: Sequence[Delta]) -> list[str]:
             change to judge.
     """
     by_name = {change.name: change for change in changes}
-    told = []
+    found = []
     for gate in gates:
         if gate.name not in by_name:
             raise unknown_metric(gate, list(by_name))
@@ -190,7 +190,7 @@ def breaches(gates: Sequence[Gate], changes: Sequence[Delta]) -> list[str]:
             )
         if gate.relation == CHANGED:
             if change.changed:
-                told.append(f"{gate.text}: {gate.name} went from {_cell(change.a)} to {_cell(change.b)}")
+                found.append(f"{gate.text}: {gate.name} went from {_cell(change.a)} to {_cell(change.b)}")
             continue
         if value is None:
             raise MismatchError(
@@ -200,10 +200,10 @@ def breaches(gates: Sequence[Gate], changes: Sequence[Delta]) -> list[str]:
             )
         if _OPERATORS[gate.relation](value, gate.bound):
             unit = "%" if gate.relative else ""
-            told.append(
+            found.append(
                 f"{gate.text}: {gate.name} went from {_cell(change.a)} to {_cell(change.b)} ({value:+g}{unit})"
             )
-    return told
+    return found
 
 
 def unknown_metric(gate: Gate, known: Sequence[str]) -> VqpipeError:
@@ -305,8 +305,8 @@ def differences(a: Mapping[str, Value], b: Mapping[str, Value]) -> list[Differen
     return [Difference(kind, tuple(runs), parts) for (kind, parts), runs in found.items()]
 
 
-def told(found: Sequence[Difference]) -> str:
-    """The differences in words, with the parts of both sides beside each other."""
+def described(found: Sequence[Difference]) -> str:
+    """The differences in words, with the parts of both sides next to each other."""
     lines = []
     for difference in found:
         runs = ", ".join(run or "the run" for run in difference.runs)
@@ -342,7 +342,7 @@ def check_alike(
         if records(a) or records(b):
             return None
         return f"neither side records which images it measured, and how; they may differ ({where})"
-    problem = [f"A and B did not measure alike ({where})", *told(found).splitlines()]
+    problem = [f"A and B did not measure alike ({where})", *described(found).splitlines()]
     if allow:
         return "\n".join(problem)
     raise MismatchError(

@@ -49,7 +49,7 @@ _COST_KEYS = ("stage", "seconds", "peak_memory_bytes", "cpu_seconds", "cores", "
 class Cost:
     """What one output cost; None where it was not measured for the content that is here.
 
-    `further` holds what a stage measured besides, such as tokens per second.
+    `further` has what else a stage measured, such as tokens per second.
     """
 
     output: str

@@ -1,4 +1,4 @@
-"""Every measure by name: its label, its unit, which way is better, and what it says."""
+"""Every measure by name: its label, its unit, which way is better, and what it means."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _plain(name: str, value: float) -> str:
 
 
 def number(value: float, digits: int | None = None) -> str:
-    """A number for reading: thousands separated, a true minus, four significant digits unless told."""
+    """A number as text: thousands separated, a true minus, four significant digits unless `digits` is given."""
     if not math.isfinite(value):
         return "–"
     if digits is None:

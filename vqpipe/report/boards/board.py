@@ -20,7 +20,7 @@ from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.tasks.task import TaskParams, tasks_of
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
-"""What `load_board` reads; a board's file holds sections of other stages beside them."""
+"""What `load_board` reads; a board's file also has sections of other stages."""
 SHARED = ("common", "evaluate")
 """Sections that a board takes from the one that it names as its `base`, its own merged over them."""
 
@@ -33,11 +33,11 @@ class RunParams(Params):
     seed: Annotated[int, Field(ge=0)]
     """Seed of weights, batches and augmentation, in place of `common.seed`."""
     codebook: NamePath
-    """Folder of the codebook prior under `artifacts/`."""
+    """Folder of the codebook under `artifacts/`."""
 
 
 class Board(Params):
-    """The sections that training and measuring a row rest on."""
+    """The sections that training and measuring a row need."""
 
     protocol: Annotated[int, Field(ge=1)]
     """Number of the protocol: raise it when the code changes what a row's numbers mean, and all rows are run again."""

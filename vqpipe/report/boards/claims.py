@@ -37,18 +37,18 @@ class Claim:
     `relation` is between the rows' numbers, in their order; those of `metric`, or of `metrics`, one for each row, which
     may then name a row twice:
 
-    - `rises`, `falls`: each row lies above (below) the one before it;
-    - `above_all`, `below_all`: the first row lies above (below) every other;
-    - `no_rise`: no mean lies above the first row's by more than `margin` of it;
+    - `rises`, `falls`: each row is above (below) the one before it;
+    - `above_all`, `below_all`: the first row is above (below) every other;
+    - `no_rise`: no mean is above the first row's by more than `margin` of it;
     - `stays`: every mean differs from the first row's by at most `margin` of it;
     - `at_least`: every mean is at least `margin`.
 
-    A row lies above another where their 95 % intervals do not overlap; where one of the two has no interval, where
+    A row is above another where their 95 % intervals do not overlap; where one of the two has no interval, where
     the means differ by more than `margin` of the other's. There is no verdict before all seeds of the rows are there.
 
     With `paired`, numbers that have two or more seeds in common are compared seed by seed: runs of one seed share first
-    weights, batches and test images, so the difference is known better than either number. A row then lies above
-    another where the 95 % interval of their differences (Student's t) lies above 0.
+    weights, batches and test images, so the difference is known better than either number. A row is then above
+    another where the 95 % interval of their differences (Student's t) is above 0.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Claim:
     relation: Relation = "rises"
     margin: float = 0.05
     untestable: str | None = None
-    """Why the claim cannot be tested here, whatever the rows say: what it rests on that this run does not have."""
+    """Why the claim cannot be tested here, for any numbers of the rows: what this run lacks for it."""
     metrics: tuple[str, ...] = ()
     paired: bool = False
 
@@ -152,8 +152,8 @@ def judge(claim: Claim, results: Results) -> Verdict:
     return Verdict(claim, NOT_REPRODUCED if against else REPRODUCED, "; ".join([evidence, *against, *note]))
 
 
-def lies_above(a: Estimate, b: Estimate, margin: float) -> bool:
-    """Whether `a` lies above `b` by the rule of `Claim`."""
+def is_above(a: Estimate, b: Estimate, margin: float) -> bool:
+    """Whether `a` is above `b` by the rule of `Claim`."""
     if _by_means(a, b):
         return a.mean - b.mean > margin * abs(b.mean)
     return a.low > b.high
@@ -170,7 +170,7 @@ def _pairs(claim: Claim) -> list[tuple[int, int]]:
     if claim.relation in ("above_all", "below_all"):
         return [(0, other) for other in range(1, count)]
     if claim.relation in ("rises", "falls"):
-        return [(row + 1, row) for row in range(count - 1)]  # the later row beside the one before it
+        return [(row + 1, row) for row in range(count - 1)]  # the later row and the one before it
     return []
 
 
@@ -197,7 +197,7 @@ def _objections(
         ]
     if claim.relation == "no_rise":
         return [
-            f"{row} lies above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
+            f"{row} is above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
             for row, value in others
             if value.mean - first.mean > margin * abs(first.mean)
         ]
@@ -220,7 +220,7 @@ def _objection(
     if difference is not None:
         above, below = difference.low > 0, difference.high < 0
     else:
-        above, below = lies_above(value, other, margin), lies_above(other, value, margin)
+        above, below = is_above(value, other, margin), is_above(other, value, margin)
     if above if up else below:
         return ""
     if below if up else above:
@@ -229,7 +229,7 @@ def _objection(
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
-    return f"{name} and {other_name} cannot be told apart"
+    return f"{name} and {other_name} cannot be distinguished"
 
 
 HEADS = {"fresh": "fresh heads", "own": "own heads"}

@@ -167,7 +167,7 @@ COLUMNS = (
     ("decoder", "parameters.decoder", 1.0, 0), ("aligner", "parameters.aligner", 1.0, 0),
 )  # fmt: skip
 LATER = {"training_memory_bytes": "missing", "task_cpu_seconds": "missing", "parameters.aligner": "0"}
-"""Columns that are left out where no row has them, and what stands for a row that has not."""
+"""Columns that are left out where no row has them, and what is shown for a row that has none."""
 ABOUT_MEMORY = (
     "Memory of the training is its peak over what the process used before it: weights, moments and averages, images "
     "and captions, activations, without libraries and CLIP."

@@ -53,7 +53,7 @@ class TrainingSpent:
     """Of the whole process."""
     training_memory_bytes: int | None
     """Of the training over what was held before it: weights, averages and moments, images and captions, activations.
-    None where the system does not tell it."""
+    None where the system does not report it."""
 
 
 def train_row(
