@@ -100,7 +100,7 @@ def test_the_evidence_says_which_comparison_fails_and_how(board: Board) -> None:
     evidence = judge(claim, results(board, rows)).evidence
     assert "vqct 21.00 [20.90, 21.10]" in evidence
     assert "vqct and cvq are the other way round" in evidence
-    assert "vqct and gumbel cannot be distinguished" in evidence
+    assert "vqct and gumbel cannot be told apart" in evidence
     assert "vqct and vq " not in evidence.split("; ", 1)[1]
 
 
@@ -117,7 +117,7 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
     assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
     assert (
-        "cannot be distinguished" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
+        "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
     )
 
 
@@ -160,9 +160,9 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     ("other", "expected", "told"),
     [
         ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
-        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be distinguished"),
+        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
         ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are the other way round"),
-        ([20.2], NOT_REPRODUCED, "cannot be distinguished"),
+        ([20.2], NOT_REPRODUCED, "cannot be told apart"),
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(

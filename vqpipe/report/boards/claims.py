@@ -229,7 +229,7 @@ def _objection(
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
-    return f"{name} and {other_name} cannot be distinguished"
+    return f"{name} and {other_name} cannot be told apart"
 
 
 HEADS = {"fresh": "fresh heads", "own": "own heads"}
