@@ -27,7 +27,7 @@ from vqpipe.errors import ParamsError
 from vqpipe.report.comparable import records
 from vqpipe.report.gate import flatten
 from vqpipe.rows.row import TrainingSpent, _kept_spent
-from vqpipe.tokenizers.aligned import Captions
+from vqpipe.tasks.captions import TrainCaptions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
 STEPS = {"num_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}
@@ -153,23 +153,23 @@ def test_a_reading_adds_to_a_row_and_changes_nothing_of_it(whole: Path) -> None:
 def test_a_row_that_is_killed_while_it_is_read_ends_with_the_same_bytes(
     root: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, steps = Captions.batch, list[int]()
+    batch, steps = TrainCaptions.batch, list[int]()
 
-    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+    def killed(self: TrainCaptions, rows: Any, step: int, share: slice) -> TextBatch:
         steps.append(step)
-        if steps.count(3) == 2:  # once in the tokenizer's training, then in the reader's
+        if steps.count(3) == 2:  # once in the first task's training, then in the second's
             raise KeyboardInterrupt
-        return batch(self, images, step, share)
+        return batch(self, rows, step, share)
 
     out = tmp_path / "again.json"
     with monkeypatch.context() as patch:
-        patch.setattr(Captions, "batch", killed)
+        patch.setattr(TrainCaptions, "batch", killed)
         assert run(root, "read", "vq+lg", out).exit_code != 0
     assert steps.count(3) == 2
     assert not out.exists()
     left = {path.parent.name for path in (tmp_path / "scratch").rglob("checkpoint.safetensors")}
-    assert len(left) == 2
-    assert "reader" in left
+    assert len(left) == 3
+    assert {"task-masked_words", "task-retrieval"} < left
     _, cost = made(root, "read", "vq+lg", out)
     assert out.read_bytes() == (whole / "read-vq+lg.json").read_bytes()
     assert cost["num_steps"] == 4, "the cost is that of the process that trained it"

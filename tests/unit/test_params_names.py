@@ -87,7 +87,7 @@ def test_every_reader_of_params_refuses_it(
             read()
 
 
-@pytest.mark.parametrize("section", ["prior", "read"])
+@pytest.mark.parametrize("section", ["prior", "task"])
 def test_the_name_of_a_tokenizer_elsewhere_is_checked_too(
     section: str, params: dict[str, Any], tmp_path: Path
 ) -> None:

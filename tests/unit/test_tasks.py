@@ -17,6 +17,9 @@ from tests.small_alignment import IDS, captions
 from tests.small_tasks import COMMON, EIGHT, config, frozen, head, measured, task
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
 from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
+from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.params.base import validate
@@ -447,3 +450,24 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
 def test_wrong_params_are_refused(own: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         validate(task_entry(COMMON, own), "task.pairs.vq", TASKS.params())
+
+
+# --- a task of one's own
+
+
+def test_a_task_of_one_file_and_one_line(
+    learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._places, "class_label", "tests.toy_task:ClassLabel")
+    dataset, clip, tokenizer = learnable
+    settings = config("class_label", training={**TRAINING, "learning_rate": 0.05}, batch_size=16)
+    solved = solve_task(
+        settings, tokenizer, None, dataset, clip, scratch=tmp_path, curves=None, device=CPU, title="toy"
+    )
+    assert solved.metrics.fresh.accuracy.mean > 0.9
+    assert solved.metrics.fresh.commonest == 0.5
+    assert solved.metrics.protocol.num_images == 32
+    solved.write(tmp_path / "out")
+    assert read_manifest(tmp_path / "out", TASK).facts["kind"] == "class_label"
+    assert read_table(tmp_path / "out/per_image.parquet", TASK_PER_IMAGE).num_rows == 32
+    assert type(solved.metrics).of(solved.metrics.plain(), "it") == solved.metrics

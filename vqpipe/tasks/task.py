@@ -201,7 +201,8 @@ class Examples:
             step: number of the training step, from 0.
             share: this rank's part of the batch.
         """
-        return over_tensors(self.targets, lambda part: part[torch.from_numpy(rows[share])])
+        chosen = torch.from_numpy(np.array(rows[share]))
+        return over_tensors(self.targets, lambda part: part[chosen])
 
     def digests(self) -> dict[str, str]:
         """Digests of what belongs to the images, for the record of what was measured."""
