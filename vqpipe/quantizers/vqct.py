@@ -224,8 +224,8 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         words = torch.cat([self.adjective_vectors, self.noun_vectors])
         if isinstance(self.config.transfer, GcnTransferParams):
             adjacency = self._adjacency.get([self.edges, self.edge_weights], self._graph)
-            return torch.as_tensor(self.transfer(words, adjacency))
-        return torch.as_tensor(self.transfer(words))
+            return self.transfer(words, adjacency)
+        return self.transfer(words)
 
     @torch.no_grad()
     def _graph(self) -> Tensor:
