@@ -40,7 +40,7 @@ class Interval(Metrics):
 
 
 class MeasuredImages(Metrics):
-    """The images that numbers were measured on; other fields are digests of what belongs to them, such as `captions`."""
+    """The images that numbers were measured on; other fields are digests of what belongs to them (`captions`)."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str] = Field(init=False)
