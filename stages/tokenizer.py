@@ -48,10 +48,11 @@ def main(
         process_group(),
         stage_run("tokenizer", config, inputs, outputs, mixed=mixed, roles=foreign) as run,
     ):
+        scratch = run.scratch()
         pretrained = load_prior(codebook)
         trained = train_tokenizer(
             config, pretrained, dataset, Clip.load(clip, device()),
-            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=variant,
+            scratch=scratch, curves=run.staged(curves), device=device(), title=variant,
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, trained.metrics)
