@@ -178,7 +178,9 @@ def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
         export_tokenizer(tokenizer, tmp_path / "mine/thesis.tex")
 
 
-def test_a_missing_package_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     need_packages()
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(SetupError, match=r'no onnxscript\n.*pip install "vqpipe\[export\]"'):

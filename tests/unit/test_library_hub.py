@@ -172,7 +172,7 @@ def test_without_a_network_the_message_says_so(remote: Remote) -> None:
         Tokenizer.from_pretrained("some/one")
 
 
-def test_a_refused_connection_is_told(saved: Path, tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported(saved: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from vqpipe import Tokenizer; from vqpipe.errors import SetupError\n"
         "try: Tokenizer.from_pretrained(sys.argv[1]).push_to_hub('some/one', token='none')\n"

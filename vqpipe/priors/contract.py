@@ -209,8 +209,8 @@ class Prior(nn.Module, ABC):
         """
 
     def networks(self) -> Sequence[nn.Module]:
-        """The modules whose forward passes `training.compile` compiles."""
-        return [self]
+        """The modules whose forward passes `training.compile` compiles; none by default."""
+        return ()
 
     def log_likelihood(self, batch: Tensor, condition: Condition) -> Float[Tensor, "b ..."] | None:
         """Natural log-probability of each image, or terms that add up to it; None where the prior cannot compute it.
