@@ -63,7 +63,7 @@ def invoke(app: Any, **options: Any) -> Result:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, and a plain, an aligned and a lattice tokenizer with their aligners."""
-    root = tmp_path_factory.mktemp("read")
+    root = tmp_path_factory.mktemp("task")
     write_dataset(root, {"train": 12, "validation": 4, "test": 9}, templates=TEMPLATES)
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()

@@ -281,7 +281,7 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
 
 
 def test_a_word_and_its_repetition_are_no_pair() -> None:
-    """They stand for one position, so that their codes agree whatever the codes are."""
+    """Both have one position, so that their codes agree for any codes."""
     one, two, pieces = [300], [301], [302, 303]
     text = captions([[one, two, one], [one, one], [pieces, [302], pieces, two], [two]])
     model, codes = head().requires_grad_(False), frozen()

@@ -201,7 +201,7 @@ class Examples:
 
     @property
     def ids(self) -> list[str]:
-        """The image id of each example."""
+        """Each example's id, by which values are paired: its image's. Override it for several examples of an image."""
         return [self.split.ids[at] for at in self.positions.tolist()]
 
     def batch(self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)) -> Any:
@@ -368,9 +368,9 @@ class Task(ABC):
         draws = numpy_rng(self.config.seed, "examples")
         return sorted(draws.choice(len(test), count, replace=False).tolist())
 
-    def batches(self, inputs: FrozenInputs, device: torch.device) -> Iterator[tuple[np.ndarray, Quantized]]:
+    def batches(self, inputs: FrozenInputs) -> Iterator[tuple[Int64[np.ndarray, " b"], Quantized]]:
         """The rows of each batch of examples in order, and what the head sees of them."""
         size = self.config.batch_size
         for at in track(range(0, len(inputs), size), f"measure {self.kind}"):
             rows = np.arange(at, min(at + size, len(inputs)))
-            yield rows, inputs.quantized(inputs.rows(rows).to(device))
+            yield rows, inputs.seen(rows)
