@@ -437,7 +437,8 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"kind": "masked_word"}, "masked_word"),
+        ({"kind": "masked_word"}, "no task masked_word; did you mean masked_words"),
+        ({"tokenizer": "vq"}, "a pair without its kind"),
         ({"kind": "retrieval", "head": {"num_heads": 3}}, "width 16 is not a multiple of num_heads 3"),
         ({"kind": "masked_words", "masked_counts": [3, 1]}, "do not rise"),
         (
