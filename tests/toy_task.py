@@ -53,11 +53,9 @@ class ClassLabel(Task):
         return cross_entropy(head(inputs.z_q.mean(dim=(2, 3))), batch), {}
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
-        device = next(head.parameters()).device
-        found = [
-            head(seen.z_q.mean(dim=(2, 3))).argmax(dim=1).cpu() for _, seen in self.batches(inputs, device)
-        ]
-        right = (torch.cat(found) == test.targets).double().numpy()
+        seen = (quantized.z_q.mean(dim=(2, 3)) for _, quantized in self.batches(inputs))
+        found = torch.cat([head(codes).argmax(dim=1).cpu() for codes in seen])
+        right = (found == test.targets).double().numpy()
         commonest = np.bincount(train.targets.numpy()).argmax()
         metrics = ClassLabelMetrics(
             accuracy=self.config.interval(right), commonest=float((test.targets.numpy() == commonest).mean())

@@ -281,7 +281,7 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
 
 
 def test_a_word_and_its_repetition_are_no_pair() -> None:
-    """They stand for one position, so that their codes agree whatever the codes are."""
+    """Both have one position, so that their codes agree for any codes."""
     one, two, pieces = [300], [301], [302, 303]
     text = captions([[one, two, one], [one, one], [pieces, [302], pieces, two], [two]])
     model, codes = head().requires_grad_(False), frozen()
@@ -437,7 +437,8 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"kind": "masked_word"}, "masked_word"),
+        ({"kind": "masked_word"}, "no task masked_word; did you mean masked_words"),
+        ({"tokenizer": "vq"}, "a pair without its kind"),
         ({"kind": "retrieval", "head": {"num_heads": 3}}, "width 16 is not a multiple of num_heads 3"),
         ({"kind": "masked_words", "masked_counts": [3, 1]}, "do not rise"),
         (

@@ -21,7 +21,6 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.caption_draw import CaptionDraw, epoch_of, split_draw
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
 
 MAX_WORDS = 256
-"""Width of the draws over words, whatever the captions, so that a caption's draw does not depend on the others."""
+"""Width of the draws over words for all captions, so that a caption's draw does not depend on the others."""
 
 Word = tuple[int, ...]
 """A word's byte-pair ids."""
@@ -283,12 +282,6 @@ def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> 
 def rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
     """Takes rows of a tensor to a device."""
     return lambda part: part[torch.from_numpy(rows).to(part.device)].to(device)
-
-
-def encoded(head: Aligner, inputs: Quantized) -> EncodedCodes:
-    """The head's transformer over the codes."""
-    found: EncodedCodes = head.code_transformer(inputs.z_q)
-    return found
 
 
 def spelled(word: Word) -> str:

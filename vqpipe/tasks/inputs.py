@@ -134,6 +134,10 @@ class FrozenInputs:
         found = self.values[torch.from_numpy(numbers if self.order is None else self.order[numbers])]
         return found if self.kind == "latents" else found.long()
 
+    def seen(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
+        """What the head sees of some examples, on the tokenizer's device."""
+        return self.quantized(self.rows(rows).to(self.tokenizer.device))
+
     @torch.no_grad()
     def quantized(self, values: Tensor) -> Quantized:
         """What the head sees for values of `rows`, on their device; the loss is 0.

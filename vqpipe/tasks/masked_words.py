@@ -39,7 +39,6 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
-    encoded,
     spelled,
     text_of,
     text_rows,
@@ -134,20 +133,19 @@ class MaskedWords(CaptionTask):
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         config, (model, text) = self.config, text_of(head, test)
         assert isinstance(train, TrainCaptions)
-        device = model.vocabulary.embeddings.device
         masks = {count: draw_masks(text.words, count, config.seed) for count in config.masked_counts}
         foreign = inputs.exchanged(other_examples(len(inputs), config.seed))
         commonest, evenly = commonest_words(_train_counts(train)), float(len(model.vocabulary))
         shown, values = set(self.shown(test)), dict[str, list[np.ndarray]]()
         kept: dict[int, dict[int, MaskedExample]] = {}
-        for rows, quantized in self.batches(inputs, device):
+        for rows, quantized in self.batches(inputs):
             batch = text_rows(model, text, rows)
             sources = {
-                "recall": encoded(model, quantized),
-                "other_image": encoded(model, foreign.quantized(foreign.rows(rows).to(device))),
+                "recall": model.code_transformer(quantized.z_q),
+                "other_image": model.code_transformer(foreign.seen(rows).z_q),
             }
             for count, mask in masks.items():
-                masked = mask[rows][:, : batch.tokens.shape[1]].to(device)
+                masked = mask[rows][:, : batch.tokens.shape[1]].to(batch.tokens.device)
                 found = {}
                 for name, source in sources.items():
                     logits = masked_logits(model, batch, source, masked)

@@ -41,7 +41,6 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
-    encoded,
     rows_on,
     spelled,
     text_of,
@@ -127,13 +126,13 @@ class WordRelations(CaptionTask):
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         model, text = text_of(head, test)
-        device = model.vocabulary.embeddings.device
         draws = numpy_rng(self.config.seed, "positions")
         drawn = torch.from_numpy(draws.integers(0, inputs.space.num_positions, (len(inputs), MAX_WORDS)))
         gathered, shown = Gathered(), set(self.shown(test))
-        for rows, quantized in self.batches(inputs, device):
+        for rows, quantized in self.batches(inputs):
             batch = text_rows(model, text, rows)
-            found = relate(model, quantized, encoded(model, quantized), batch, drawn[rows].to(device))
+            codes = model.code_transformer(quantized.z_q)
+            found = relate(model, quantized, codes, batch, drawn[rows].to(codes.tokens.device))
             gathered.add(found)
             own = np.array([at for at, row in enumerate(rows.tolist()) if row in shown], dtype=np.int64)
             if len(own):
