@@ -14,6 +14,13 @@ from stages.report import app
 from vqpipe.artifacts.publish import publish_json, publish_text
 from vqpipe.artifacts.seal import read_sealed_json
 
+CLIP = {
+    "id": "x", "num_validation": 4, "num_texts": 8, "num_parameters": 100,
+    **{
+        f"{chance}{way}_{rank}": 0.1 if chance else 0.5
+        for chance in ("", "chance_") for way in ("image_to_text", "text_to_image") for rank in ("r1", "r5")
+    },
+}  # fmt: skip
 REPORT = {
     "title": "A <small> run",
     "max_picture_pixels": 64,
@@ -51,10 +58,7 @@ def run(folder: Path, out: str = "report") -> tuple[int, str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_params(tmp_path)
-    publish_json(
-        tmp_path / "artifacts/metrics/clip.json",
-        {"id": "x", "image_to_text_r1": 0.5, "chance_image_to_text_r1": 0.1},
-    )
+    publish_json(tmp_path / "artifacts/metrics/clip.json", CLIP)
     publish_text(tmp_path / "artifacts/curves/tokenizer/vq.csv", "step,ae/loss\n0,1\n1,0.5\n")
     return tmp_path
 
@@ -65,12 +69,7 @@ def test_it_publishes_a_page_and_metrics(folder: Path) -> None:
     html5lib.HTMLParser(strict=True).parse(html)
     assert "<title>A &lt;small&gt; run</title>" in html
     metrics = read_sealed_json(folder / "report/metrics.json")
-    assert metrics == {
-        "clip": {"chance_image_to_text_r1": 0.1, "id": "x", "image_to_text_r1": 0.5},
-        "prior": {},
-        "read": {},
-        "tokenizer": {},
-    }
+    assert metrics == {"clip": CLIP, "prior": {}, "task": {}, "tokenizer": {}}
     lineage = json.loads((folder / "report/index.html.lineage.json").read_text())
     assert lineage["stage"] == "report"
 
@@ -82,7 +81,7 @@ def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
         assert (folder / "report" / name).read_bytes() == (folder / "again" / name).read_bytes()
 
 
-def test_bad_params_are_told(folder: Path) -> None:
+def test_bad_params_are_refused(folder: Path) -> None:
     write_params(folder, num_pair=3)
     code, output = run(folder)
     assert code == 2
@@ -100,7 +99,19 @@ def test_a_damaged_input_leaves_the_old_report(folder: Path) -> None:
     assert (folder / "report/index.html").read_bytes() == before
 
 
-def test_a_missing_artifacts_folder_is_told(tmp_path: Path) -> None:
+def test_metrics_of_another_form_are_one_error_with_the_command(folder: Path) -> None:
+    path = folder / "artifacts/metrics/clip.json"
+    publish_json(path, {**CLIP, "accuracy_at_1": 0.5})
+    code, output = run(folder)
+    assert code == 2
+    message = " ".join(output.split())
+    assert "clip.json is not written as this version writes it" in message
+    assert "accuracy_at_1" in message
+    assert "dvc repro clip" in message
+    assert not (folder / "report").exists()
+
+
+def test_a_missing_artifacts_folder_is_refused(tmp_path: Path) -> None:
     write_params(tmp_path)
     code, output = run(tmp_path)
     assert code == 2

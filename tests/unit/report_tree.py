@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 from report_tree_health import png, write_health, write_replaced
 from ruamel.yaml import YAML
 
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder, publish_json, publish_text
 from vqpipe.artifacts.run import stage_run
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import (
+    ADJECTIVES,
+    CENTROID_TENSORS,
+    EDGES,
+    NOUNS,
+    PATCHES_CODEBOOK,
+    WORD_VECTORS,
+    WORDS_CODEBOOK,
+)
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.specs.evaluation import (
     EVALUATION,
@@ -21,13 +31,22 @@ from vqpipe.artifacts.specs.evaluation import (
     USAGE,
     WORDS,
 )
-from vqpipe.artifacts.specs.generator import GENERATOR, NEAREST, SAMPLES
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORD_VECTORS
-from vqpipe.artifacts.specs.words import WORDS as PRIOR_WORDS
+from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.clip_fit import ClipMetrics
+from vqpipe.data.build import DatasetMetrics
+from vqpipe.evaluation.measure import EvaluationMetrics, FloorMetrics
+from vqpipe.metrics.codes import CodeMetrics
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.report import ReportParams
+from vqpipe.priors.measure import PriorMetrics, SplitBits
+from vqpipe.text.graph import GraphMetrics
+from vqpipe.text.vocabulary import VocabularyMetrics
+from vqpipe.tokenizers.train import TokenizerMetrics
+from vqpipe.vision.cluster import ClusterMetrics
 
+M = TypeVar("M", bound=Metrics)
 HOSTILE = "</figcaption><script>alert(1)</script> <img src=x onerror=alert(2)> \"'& {{ 7 * 7 }}"
 VARIANTS, PAIRS = ("vq", "vqct", "lc"), ("vq-gpt", "lc-gpt")
 
@@ -45,13 +64,39 @@ PARAMS = ReportParams(
 )
 
 
+def filled(model: type[M], known: Mapping[str, Any]) -> M:
+    """Metrics with `known` fields; others that the model requires are 0, empty, or the first choice."""
+    content = dict(known)
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Metrics) and (field.is_required() or name in known):
+            own = content.get(name, {})
+            content[name] = own if isinstance(own, Metrics) else filled(kind, own)
+        elif name not in known and field.is_required():
+            content[name] = _blank(kind)
+    return model.model_validate(content)
+
+
+def _blank(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return get_args(kind)[0]
+    blanks: dict[Any, Any] = {int: 0, float: 0.0, str: "x", dict: {}, list: []}
+    return blanks.get(get_origin(kind) or kind)
+
+
+def write_metrics(root: Path, name: str, metrics: Metrics) -> Path:
+    """Publish `artifacts/metrics/NAME.json`."""
+    return publish_json(root / f"artifacts/metrics/{name}.json", metrics.plain())
+
+
 def write_params(root: Path) -> Path:
     tree = {
         "dataset": {"source": {"kind": "scenes", "seed": 0}, "max_bad_fraction": 0.01},
         "tokenizer": {
             "common": {"resolution": 32, "training": {"learning_rate": 1e-4, "betas": [0.5, 0.9]}},
             "variants": {
-                name: {"prior": "none", "quantizer": {"kind": name, "num_codes": 1024}} for name in VARIANTS
+                name: {"codebook": "none", "quantizer": {"kind": name, "num_codes": 1024}}
+                for name in VARIANTS
             },
         },
         "prior": {
@@ -95,8 +140,8 @@ def write_dataset(folder: Path, caption: str) -> None:
         )
 
 
-def interval(mean: float, spread: float = 0.01) -> dict[str, float]:
-    return {"mean": mean, "low": mean - spread, "high": mean + spread}
+def interval(mean: float, spread: float = 0.01) -> Interval:
+    return Interval(mean=mean, low=mean - spread, high=mean + spread)
 
 
 def measures(gain: float) -> dict[str, Any]:
@@ -115,66 +160,54 @@ def measures(gain: float) -> dict[str, Any]:
     }
 
 
+def evaluated(number: int, groups: tuple[str, ...] = ("code",), **further: Any) -> EvaluationMetrics:
+    """What the evaluation of the `number`-th tokenizer measured; `further` fields replace these."""
+    usage = filled(
+        CodeMetrics,
+        {
+            "num_codes": 1024, "num_tokens": 128000, "utilisation": 0.2 + 0.3 * number, "uniform_expectation": 1.0,
+            "perplexity": 101.0 + number, "entropy_bits": 7.0, "perplexity_share": (101.0 + number) / 1024,
+            "tail_mass": 0.05 * number, "share_for_90_percent": 0.1 + 0.2 * number, "norm_ratio": 1.5,
+            "effective_rank": 12.25, "nearest_similarity": 0.75,
+        },
+    )  # fmt: skip
+    k_means = {**measures(-1), "num_codes": 1024, "wanted_num_codes": 1024}
+    content = {
+        **measures(number),
+        "codes": dict.fromkeys(groups, usage),
+        "floors": {
+            "block_mean": {**measures(-2), "bits_per_image": 1536.0},
+            "patch_kmeans": filled(FloorMetrics, k_means),
+        },
+        "ceiling": {
+            "train_halves": {"fd_clip": 1.5, "kd_clip": 0.0001, "precision_clip": 0.8, "recall_clip": 0.8}
+        },
+        "replaced": {"num_images": 3, "psnr_0": interval(21.0 + number), "psnr_1": interval(18.9)},
+        "protocol": {
+            "split": "test", "num_images": 2000, "resolution": 32, "grid": "8 x 8", "num_bootstrap": 1000,
+            "perceptual": "clip_distance", "distance_images": 2000, "features": "a small CLIP", "feature_dim": 128,
+        },
+        "measured": {
+            "images": {"split": "test", "num_images": 2000, "pixels": "3 x 32 x 32", "digest": "a1b2"},
+            "protocol": {"digest": "c3d4", "features": "a small CLIP"},
+        },
+    }  # fmt: skip
+    return filled(EvaluationMetrics, content | further)
+
+
 def write_evaluation(root: Path, number: int, variant: str, word: str) -> None:
     groups = ("adjective", "noun") if variant == "vqct" else ("code",)
-    usage = {
-        "num_codes": 1024,
-        "num_tokens": 128000,
-        "utilisation": 0.2 + 0.3 * number,
-        "uniform_expectation": 1.0,
-        "perplexity": 101.0 + number,
-        "entropy_bits": 7.0,
-        "perplexity_share": (101.0 + number) / 1024,
-        "tail_mass": 0.05 * number,
-        "share_for_90_percent": 0.1 + 0.2 * number,
-        "norm_ratio": 1.5,
-        "effective_rank": 12.25,
-        "nearest_similarity": 0.75,
-    }
-    floors = {
-        "block_mean": {**measures(-2), "bits_per_image": 1536.0},
-        "patch_kmeans": {**measures(-1), "num_codes": 1024, "wanted_num_codes": 1024},
-    }
-    ceiling = {"train_halves": {"fd_clip": 1.5, "kd_clip": 0.0001, "precision_clip": 0.8, "recall_clip": 0.8}}
-    protocol = {
-        "split": "test",
-        "num_images": 2000,
-        "resolution": 32,
-        "grid": "8 x 8",
-        "num_bootstrap": 1000,
-        "perceptual": "clip_distance",
-        "distance_images": 2000,
-        "features": "a small CLIP",
-        "feature_dim": 128,
-    }
-    publish_json(
-        root / f"artifacts/metrics/evaluate/{variant}.json",
-        {
-            **measures(number),
-            "num_identical": 0,
-            "codes": dict.fromkeys(groups, usage),
-            "floors": floors,
-            "ceiling": ceiling,
-            "replaced": {"num_images": 3, "psnr_0": interval(21.0 + number), "psnr_1": interval(18.9)},
-            "protocol": protocol,
+    write_metrics(root, f"evaluate/{variant}", evaluated(number, groups))
+    collapse = 120 if variant == "vq" else None
+    trained = {
+        "num_steps": 300, "latent_scale": 0.7, "validation": {"psnr": 20.5 + number},
+        "codes": {
+            "collapse_step": collapse, "collapse_steps": [collapse] * len(groups),
+            "dead_after_steps": [20] * len(groups),
         },
-    )
-    publish_json(
-        root / f"artifacts/metrics/tokenizer/{variant}.json",
-        {
-            "num_steps": 300,
-            "num_rollbacks": 0,
-            "weights": "ema",
-            "latent_scale": 0.7,
-            "codes": {
-                "collapse_step": 120 if variant == "vq" else None,
-                "collapse_steps": [120 if variant == "vq" else None] * len(groups),
-                "dead_after_steps": [20] * len(groups),
-            },
-            "validation": {"psnr": 20.5 + number},
-            "parameters": {"encoder": 500_000, "quantizer": 60_000, "decoder": 700_000, "discriminator": 0},
-        },
-    )
+        "parameters": {"encoder": 500_000, "quantizer": 60_000, "decoder": 700_000, "discriminator": 0},
+    }  # fmt: skip
+    write_metrics(root, f"tokenizer/{variant}", filled(TokenizerMetrics, trained))
     names_of = [
         "ae/loss", "ae/codes_in_batch_0", "ae/psnr",
         *(f"ae/{name}_{g}" for g in range(len(groups)) for name in ("dead_share", "window_perplexity")),
@@ -257,20 +290,20 @@ def write_words(root: Path, word: str) -> None:
         for a, n in pairs
     ]
     facts = {"weight": "binary", "min_count": 5, "clip": "x", "dim": 4}
-    with publish_folder(root / "artifacts/prior/words", PRIOR_WORDS, facts) as folder:
+    with publish_folder(root / "artifacts/codebook/words", WORDS_CODEBOOK, facts) as folder:
         for spec, words in ((ADJECTIVES, adjectives), (NOUNS, nouns)):
             rows = [{"index": i, "word": w, "count": 900 // (i + 1)} for i, w in enumerate(words)]
             write_table(folder / f"{spec.name}.parquet", spec, to_table(spec, rows))
         write_table(folder / "edges.parquet", EDGES, to_table(EDGES, edges))
         vectors = {"adjectives": torch.zeros(15, 4), "nouns": torch.zeros(20, 4)}
         write_tensors(folder / "vectors.safetensors", WORD_VECTORS, vectors)
-    with publish_folder(root / "artifacts/prior/patches", CENTROIDS, {}) as folder:
+    with publish_folder(root / "artifacts/codebook/patches", PATCHES_CODEBOOK, {}) as folder:
         tensors = {"centroids": torch.zeros(64, 4), "counts": torch.arange(64, 0, -1) ** 2}
         write_tensors(folder / "centroids.safetensors", CENTROID_TENSORS, tensors)
 
 
-def write_generator(root: Path, number: int, pair: str) -> None:
-    with publish_folder(root / "artifacts/generator" / pair, GENERATOR, {}) as folder:
+def write_prior(root: Path, number: int, pair: str, **further: Any) -> None:
+    with publish_folder(root / "artifacts/prior" / pair, PRIOR, {}) as folder:
         (folder / "model.safetensors").write_bytes(b"")
         (folder / "samples.png").write_bytes(png(1))
         (folder / "unigram.png").write_bytes(png(2, 96))
@@ -288,86 +321,56 @@ def write_generator(root: Path, number: int, pair: str) -> None:
         return {"rmse": distance, "same_codes": 0.2, "copies": 0}
 
     own = measures(number)
-    publish_json(
-        root / f"artifacts/metrics/prior/{pair}.json",
-        {
-            "bits_per_image": 512.0,
-            "bits_per_token": 8.0,
-            "unigram_bits_per_token": 9.2,
-            "unigram_bits_per_image": 588.8,
-            "fixed_length_bits_per_token": 10.0,
-            "validation": {"bits_per_token": 8.1},
-            "train": {"bits_per_token": 7.9},
-            "num_parameters": 1_300_000,
-            "num_steps": 300,
-            "num_rollbacks": 0,
-            "weights": "ema",
-            "condition": "class",
-            "num_samples": 500,
-            **{
-                kind: {k: own[k] for k in ("fd_clip", "kd_clip", "precision_clip", "recall_clip")}
-                for kind in ("samples", "unigram_samples", "reconstructions")
-            },
-            "nearest_train": {
-                "samples": near(31.0),
-                "reconstructions": near(33.0),
-                "num_compared": 128,
-                "rmse_ratio": 0.94,
-            },
+    content = {
+        "bits_per_image": 512.0, "bits_per_token": 8.0, "unigram_bits_per_token": 9.2, "unigram_bits_per_image": 588.8,
+        "fixed_length_bits_per_token": 10.0, "validation": SplitBits(bits_per_token=8.1),
+        "train": SplitBits(bits_per_token=7.9), "num_parameters": 1_300_000, "num_steps": 300, "condition": "class",
+        "num_samples": 500,
+        **{
+            kind: {k: own[k] for k in ("fd_clip", "kd_clip", "precision_clip", "recall_clip")}
+            for kind in ("samples", "unigram_samples", "reconstructions")
         },
-    )
+        "nearest_train": {
+            "samples": near(31.0), "reconstructions": near(33.0), "num_compared": 128, "rmse_ratio": 0.94,
+        },
+    }  # fmt: skip
+    write_metrics(root, f"prior/{pair}", filled(PriorMetrics, content | further))
     lines = [f"{s},{9 - 3 * s / 300 - number / 2:.4f}" for s in range(0, 300, 10)]
     publish_text(root / f"artifacts/curves/prior/{pair}.csv", "\n".join(["step,main/loss", *lines, ""]))
 
 
 def write_tree(root: Path, caption: str = HOSTILE) -> Path:
-    """A synthetic artifacts folder beside its params file."""
+    """A synthetic artifacts folder next to its params file."""
     params = write_params(root)
     with stage_run("dataset", {}) as run:
         write_dataset(run.staged(root / "artifacts/dataset"), caption)
-    metrics = root / "artifacts/metrics"
-    publish_json(
-        metrics / "dataset.json",
-        {
+    degree = {
+        "mean": 4.0, "quarter": 2.0, "median": 4.0, "three_quarters": 5.5, "ninety_percent": 7.2, "max": 9,
+    }  # fmt: skip
+    single: dict[type[Metrics], dict[str, Any]] = {
+        DatasetMetrics: {
             "images": {"test": 2000, "train": 4000, "validation": 500},
             "captions": {"test": 8000, "train": 16000, "validation": 2000},
-            "num_classes": 24,
-            "quarantined": {"truncated": 1},
-            "bad_fraction": 0.00015,
+            "num_classes": 24, "quarantined": {"truncated": 1}, "bad_fraction": 0.00015,
         },
-    )
-    publish_json(
-        metrics / "clip.json",
-        {
-            "id": caption,
-            "num_validation": 500,
-            "num_texts": 1900,
-            "image_to_text_r1": 0.31,
-            "chance_image_to_text_r1": 0.002,
-            "image_to_text_r5": 0.66,
-            "chance_image_to_text_r5": 0.01,
-            "text_to_image_r1": 0.3,
-            "chance_text_to_image_r1": 0.002,
+        ClipMetrics: {
+            "id": caption, "num_validation": 500, "num_texts": 1900,
+            "image_to_text_r1": 0.31, "chance_image_to_text_r1": 0.002,
+            "image_to_text_r5": 0.66, "chance_image_to_text_r5": 0.01,
+            "text_to_image_r1": 0.3, "chance_text_to_image_r1": 0.002,
         },
-    )
-    spread = {
-        "mean": 4.0,
-        "quarter": 2.0,
-        "median": 4.0,
-        "three_quarters": 5.5,
-        "ninety_percent": 7.2,
-        "max": 9,
-    }
-    degree = {"adjectives": spread, "nouns": spread}
-    publish_json(
-        metrics / "graph.json", {"num_edges": 60, "precision": 0.98, "recall": 0.97, "degree": degree}
-    )
-    publish_json(metrics / "vocabulary.json", {"num_adjectives": 46, "num_nouns": 61})
+        VocabularyMetrics: {"num_adjectives": 46, "num_nouns": 61},
+        GraphMetrics: {
+            "num_edges": 60, "precision": 0.98, "recall": 0.97, "degree": {"adjectives": degree, "nouns": degree},
+        },
+        ClusterMetrics: {"num_clusters": 64, "objective": 0.41},
+    }  # fmt: skip
+    for model, content in single.items():
+        write_metrics(root, model.__name__.removesuffix("Metrics").lower(), filled(model, content))
     publish_text(
         root / "artifacts/curves/clip.csv",
         "step,main/loss,main/accuracy\n0,5.5,0.01\n10,4.2,0.1\n20,3.0,0.3\n",
     )
-    publish_json(metrics / "cluster.json", {"num_clusters": 64, "objective": 0.41})
     publish_text(
         root / "artifacts/curves/cluster.csv",
         "step,objective,empty,refilled\n1,0.9,3,3\n2,0.55,1,1\n3,0.41,0,0\n",
@@ -376,5 +379,5 @@ def write_tree(root: Path, caption: str = HOSTILE) -> Path:
     for number, variant in enumerate(VARIANTS):
         write_evaluation(root, number, variant, caption)
     for number, pair in enumerate(PAIRS):
-        write_generator(root, number, pair)
+        write_prior(root, number, pair)
     return params

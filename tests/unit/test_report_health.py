@@ -11,10 +11,10 @@ from report_tree import HOSTILE, PARAMS, write_tree
 from test_report_page import check_valid, rows_of
 
 from vqpipe.artifacts.publish import publish_text
+from vqpipe.report.about_health import norm_grid, scatter, similarity_map
+from vqpipe.report.about_reconstructions import ordinal
 from vqpipe.report.build import build_report
-from vqpipe.report.code_figures import norm_grid, scatter, similarity_map
 from vqpipe.report.pictures import signed_map
-from vqpipe.report.replaced_pictures import ordinal
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_every_part_is_there(page: str) -> None:
     check_valid(page)
     own = section(page)
     for title in (
-        "Codes over the training", "Usage against images seen", "How similar codes are", "Norm of each code",
+        "Codes over the training", "Codes against images seen", "How similar codes are", "Norm of each code",
         "t-SNE of the codes", "Each code through the decoder", "Tokens replaced by others",
     ):  # fmt: skip
         assert title in own
@@ -47,7 +47,7 @@ def test_every_part_is_there(page: str) -> None:
     assert own.count("decodes a grid of") == 3 * 6
 
 
-def test_the_table_tells_each_codebook(page: str) -> None:
+def test_the_table_has_each_codebook(page: str) -> None:
     rows = rows_of(page, "The codebooks in numbers")
     assert [row[0] for row in rows[1:]] == ["vq", "vqct, adjective", "vqct, noun", "lc"]
     assert [name.split("|")[0] for name in rows[0]] == [
@@ -58,7 +58,7 @@ def test_the_table_tells_each_codebook(page: str) -> None:
     assert [row[6] for row in rows[2:]] == ["none"] * 3
 
 
-def test_replaced_tokens_are_told_and_shown(page: str) -> None:
+def test_replaced_tokens_are_listed_and_shown(page: str) -> None:
     assert rows_of(page, "PSNR after every token was replaced") == [
         ["tokenizer", "K", "reconstruction|dB, ↑", "nearest|dB, ↑", "50th nearest|dB, ↑"],
         ["vq", "1,024", "21.00|20.99 to 21.01", "18.90|18.89 to 18.91", "–"],
@@ -101,7 +101,7 @@ def test_equal_inputs_give_equal_bytes(tree: Path, page: str) -> None:
     assert build_report(tree / "artifacts", tree / "params.yaml", PARAMS).html == page
 
 
-def test_what_is_absent_is_said(tree: Path, tmp_path: Path) -> None:
+def test_what_is_absent_is_named(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree, tmp_path / "copy")
     root = tmp_path / "copy"
     for variant in ("vq", "vqct", "lc"):
@@ -137,7 +137,7 @@ def test_norms_fill_a_grid_in_reading_order() -> None:
     assert cells[1][2] == [128] * 3
 
 
-def test_points_lie_within_their_drawing() -> None:
+def test_points_are_within_their_drawing() -> None:
     places = np.random.default_rng(0).normal(size=(30, 2)) * [50, 3]
     svg = str(scatter([("d0", places), ("d1", np.zeros((0, 2)))], "a map"))
     width, height = (float(value) for value in svg.split('viewBox="0 0 ')[1].split('"')[0].split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -11,9 +10,18 @@ from typing import Any
 
 import html5lib
 import pytest
-from report_tree import HOSTILE, PARAMS, VARIANTS, measures, write_params, write_tree
+from report_tree import (
+    HOSTILE,
+    PARAMS,
+    VARIANTS,
+    evaluated,
+    write_metrics,
+    write_params,
+    write_prior,
+    write_tree,
+)
 
-from vqpipe.artifacts.publish import publish_json, publish_sealed, publish_text
+from vqpipe.artifacts.publish import publish_sealed, publish_text
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.report.build import Report, build_report
@@ -124,7 +132,7 @@ def test_floors_and_ceiling_share_the_tokenizers_table(report: Report) -> None:
     assert not any("LPIPS" in name or name.startswith("FID") for name in rows[0] + distances[0])
 
 
-def test_utilisation_stands_beside_n_and_the_uniform_expectation(report: Report) -> None:
+def test_utilisation_is_next_to_n_and_the_uniform_expectation(report: Report) -> None:
     rows = rows_of(report.html, "Use of the codes")
     names = [name.split("|")[0] for name in rows[0]]
     assert names[1:5] == ["K", "N", "utilisation", "uniform expectation"]
@@ -132,10 +140,10 @@ def test_utilisation_stands_beside_n_and_the_uniform_expectation(report: Report)
     assert [row[0] for row in rows[1:]] == ["vq", "vqct, adjective", "vqct, noun", "lc"]
 
 
-def test_priors_stand_beside_floor_and_ceiling(report: Report) -> None:
+def test_priors_are_next_to_floor_and_ceiling(report: Report) -> None:
     rows = rows_of(report.html, "How well the tokens are predicted")
     assert rows[1][:5] == ["vq-gpt", "8.000", "9.200", "13.0", "10.000"]
-    rows = rows_of(report.html, "Samples beside floor and ceiling")
+    rows = rows_of(report.html, "Samples, floor and ceiling")
     assert [row[0] for row in rows[1:4]] == [
         "vq-gpt",
         "floor: codes by frequency, vq-gpt",
@@ -145,9 +153,9 @@ def test_priors_stand_beside_floor_and_ceiling(report: Report) -> None:
 
 
 def test_edges_by_count_and_by_surprise(report: Report) -> None:
-    said = rows_of(report.html, "The 10 most said of 60 edges")
-    assert said[0] == ["adjective", "noun", "said|times", "PMI|nats"]
-    counts = [int(row[2]) for row in said[1:]]
+    frequent = rows_of(report.html, "The 10 most frequent of 60 edges")
+    assert frequent[0] == ["adjective", "noun", "count|in captions", "PMI|nats"]
+    counts = [int(row[2]) for row in frequent[1:]]
     assert len(counts) == 10
     assert counts == sorted(counts, reverse=True)
     surprising = [row[3] for row in rows_of(report.html, "The 10 most surprising edges")[1:]]
@@ -178,12 +186,12 @@ def test_the_k_means_objective_has_a_curve(tree: Path, report: Report) -> None:
         curve.write_text(content)
 
 
-def test_retrieval_stands_beside_chance(report: Report) -> None:
+def test_retrieval_is_next_to_chance(report: Report) -> None:
     rows = rows_of(report.html, "Image-text retrieval on the validation split")
     assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155x"]
 
 
-def test_costs_are_those_of_the_outputs_that_lie_here(tree: Path, report: Report) -> None:
+def test_costs_are_those_of_the_outputs_that_are_here(tree: Path, report: Report) -> None:
     rows = {row[0]: row[1] for row in rows_of(report.html, "Cost of each output")}
     assert re.fullmatch(r"\d+\.\d", rows["dataset"])
     assert "Not measured in this checkout: clip, " in report.html
@@ -201,27 +209,17 @@ def made(tree: Path) -> Report:
     return build_report(tree / "artifacts", tree / "params.yaml", PARAMS)
 
 
-def evaluation_of(tree: Path, variant: str) -> tuple[Path, dict[str, Any]]:
-    path = tree / f"artifacts/metrics/evaluate/{variant}.json"
-    return path, json.loads(path.read_text())
-
-
-def test_the_digests_are_beside_the_protocol_and_rows_that_were_not_measured_alike_are_named(
+def test_the_digests_follow_the_protocol_and_rows_that_were_not_measured_alike_are_named(
     tree: Path, tmp_path: Path
 ) -> None:
-    assert "Digest of the images" not in made(tree).html  # metrics of an earlier version have none
-    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
-    for variant in VARIANTS:
-        path, metrics = evaluation_of(copy, variant)
-        record = {"images": {"digest": "a1b2"}, "protocol": {"digest": "c3d4", "features": "a small CLIP"}}
-        publish_json(path, metrics | {"measured": record})
-    report = made(copy)
+    report = made(tree)
     assert "Digest of the images a1b2, of the protocol c3d4." in report.html
     assert "do not share one digest" not in report.html
-    assert report.metrics["tokenizer"]["lc"]["measured"] == record
-    path, metrics = evaluation_of(copy, "lc")
-    metrics["measured"]["images"]["digest"] = "ffff"
-    publish_json(path, metrics)
+    measured = report.metrics["tokenizer"]["lc"]["measured"]
+    assert measured["protocol"] == {"digest": "c3d4", "features": "a small CLIP"}
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    measured["images"]["digest"] = "ffff"
+    write_metrics(copy, "evaluate/lc", evaluated(2, measured=measured))
     html = made(copy).html
     assert "do not share one digest of the images" in html
     assert "do not share one digest of the protocol" not in html
@@ -229,9 +227,27 @@ def test_the_digests_are_beside_the_protocol_and_rows_that_were_not_measured_ali
     assert "Digest of the images" not in html
 
 
+def test_distances_in_inception_features_have_their_own_columns(tree: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    found = {"fid": 12.5, "kid": 0.01, "precision_inception": 0.75, "recall_inception": 0.5}
+    write_prior(copy, 0, "vq-gpt", samples=found)
+    rows = rows_of(made(copy).html, "Samples, floor and ceiling")
+    names = [name.split("|")[0] for name in rows[0]]
+    assert names[-4:] == ["FID", "KID", "precision", "recall"]
+    assert rows[1][-4:] == ["12.50", "0.0100", "0.750", "0.500"]
+
+
+def test_a_prior_without_a_likelihood_has_its_samples(tree: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    write_prior(copy, 0, "vq-gpt", bits_per_token=None, bits_per_image=None, validation=None, train=None)
+    html = made(copy).html
+    assert rows_of(html, "How well the tokens are predicted")[1][:4] == ["vq-gpt", "–", "9.200", "–"]
+    assert rows_of(html, "Samples, floor and ceiling")[1][0] == "vq-gpt"
+
+
 def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     metrics = report.metrics
-    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "read", "tokenizer", "vocabulary"}
+    assert set(metrics) == {"clip", "cluster", "dataset", "graph", "prior", "task", "tokenizer", "vocabulary"}
     assert list(metrics["tokenizer"]) == list(VARIANTS)
     assert metrics["tokenizer"]["lc"]["psnr"] == 22
     assert metrics["tokenizer"]["lc"]["codes"]["code"]["utilisation"] == 0.8
@@ -240,19 +256,19 @@ def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     assert metrics["clip"]["id"]  # text too, since another CLIP makes other numbers
 
 
-def test_an_empty_checkout_says_so_in_words(tmp_path: Path) -> None:
+def test_an_empty_checkout_names_the_commands(tmp_path: Path) -> None:
     params = write_params(tmp_path)
     (tmp_path / "artifacts").mkdir()
     empty = build_report(tmp_path / "artifacts", params, PARAMS)
     check_valid(empty.html)
     for command in ("dataset", "clip", "vocabulary", "graph", "cluster", "tokenizer", "evaluate", "prior"):
         assert f"dvc repro {command}" in empty.html
-    assert empty.metrics == {"prior": {}, "read": {}, "tokenizer": {}}
+    assert empty.metrics == {"prior": {}, "task": {}, "tokenizer": {}}
 
 
 def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
     params = write_params(tmp_path)
-    publish_json(tmp_path / "artifacts/metrics/evaluate/old.json", measures(1))
+    write_metrics(tmp_path, "evaluate/old", evaluated(1))
     made = build_report(tmp_path / "artifacts", params, PARAMS)
     assert "Left over from earlier params and not shown: evaluate old." in made.html
     assert made.metrics["tokenizer"] == {}
@@ -269,14 +285,14 @@ def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
         ("dataset.cost.json", "", "cannot be read as JSON"),
     ],
 )
-def test_damaged_inputs_are_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_damaged_inputs_are_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
     params = write_params(tmp_path)
     publish_text(tmp_path / "artifacts" / name, content)
     with pytest.raises(ArtifactError, match=told):
         build_report(tmp_path / "artifacts", params, PARAMS)
 
 
-def test_missing_roots_are_told(tmp_path: Path) -> None:
+def test_missing_roots_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="does not exist"):
         build_report(tmp_path, tmp_path / "params.yaml", PARAMS)
     params = write_params(tmp_path)

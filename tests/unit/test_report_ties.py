@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from report_tree import filled
 
-from vqpipe.artifacts.places import CURVES, JSON
+from vqpipe.artifacts.inputs_outputs import CURVES, JSON
 from vqpipe.artifacts.publish import publish_folder, publish_text
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.spec import FolderSpec
+from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import VqpipeError
 from vqpipe.report.inputs import read_inputs
+from vqpipe.tokenizers.train import TokenizerMetrics
 
 TOKENIZER = FolderSpec("tokenizer", 1, stage="tokenizer")
 DATASET = FolderSpec("dataset", 1, stage="dataset")
@@ -25,7 +28,7 @@ def run_stages(number: int) -> None:
     ) as run:
         with publish_folder(run.staged(ROOT / "dataset"), DATASET, {"number": number}):
             pass
-        run.metrics(ROOT / "metrics/dataset.json", {"n": number})
+        run.metrics(ROOT / "metrics/dataset.json", filled(DatasetMetrics, {"num_classes": number}))
     out, metrics, curves = (
         ROOT / name for name in ("tokenizer/vq", "metrics/tokenizer/vq.json", "curves/tokenizer/vq.csv")
     )
@@ -34,7 +37,7 @@ def run_stages(number: int) -> None:
         with publish_folder(run.staged(out), TOKENIZER, {"number": number}):
             pass
         publish_text(run.staged(curves), f"step,ae/loss\n1,{number}\n")
-        run.metrics(metrics, {"psnr": number})
+        run.metrics(metrics, filled(TokenizerMetrics, {"validation": {"psnr": number}}))
 
 
 @pytest.fixture
@@ -53,8 +56,9 @@ def keep(path: Path) -> Callable[[], None]:
 
 def test_what_one_run_left_is_taken(store: Path) -> None:
     inputs = read_inputs(ROOT, Path("params.yaml"))
-    assert inputs.stages["dataset"] == {"n": 1}
-    assert inputs.tokenizer["vq"] == {"psnr": 1}
+    assert inputs.dataset is not None
+    assert inputs.dataset.num_classes == 1
+    assert inputs.tokenizer["vq"].validation.psnr == 1
     assert inputs.curves["tokenizer"]["vq"]["ae/loss"] == [1.0]
 
 
@@ -64,7 +68,7 @@ def test_metrics_alone_are_taken(store: Path) -> None:
         (ROOT / name / "manifest.json").unlink()
         (ROOT / name).rmdir()
         (ROOT / f"{name}.lineage.json").unlink()
-    assert read_inputs(ROOT, Path("params.yaml")).tokenizer["vq"] == {"psnr": 1}
+    assert read_inputs(ROOT, Path("params.yaml")).tokenizer["vq"].validation.psnr == 1
 
 
 @pytest.mark.parametrize(

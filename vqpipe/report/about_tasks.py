@@ -51,6 +51,12 @@ from vqpipe.tasks.relations import WordRelationsMetrics
 from vqpipe.tasks.retrieval import RetrievalMetrics
 
 HEADS = (Column("tokenizer", numeric=False), Column("head", numeric=False))
+QUESTIONS = {
+    "masked_words": "words that are masked in its caption",
+    "retrieval": "which caption belongs to which image",
+    "relations": "whether codes relate to each other as words do",
+}
+"""What each task asks."""
 TERMS = (
     "masked_recall", "masked_other_image", "masked_gain", *RANKS, "similarity_mse", "correlation", "same_position",
 )  # fmt: skip
@@ -103,11 +109,10 @@ def _about(runs: Sequence[TaskRun]) -> list[Block]:
         images = f"n = {number(next(iter(counts.values())))} images, the same for each tokenizer"
     else:
         images = f"n images: {', '.join(f'{number(n)} for {name}' for name, n in counts.items())}"
+    kinds = dict.fromkeys(run.config.kind for run in runs)
+    asked = [QUESTIONS.get(kind, kind.replace("_", " ")) for kind in kinds]
     return [
-        Text(
-            "What can be predicted from an image's codes: words that are masked in its caption, which caption belongs "
-            "to which image, and whether codes relate to each other as words do."
-        ),
+        Text(f"What can be predicted from an image's codes: {'; '.join(asked)}."),
         Text(
             "Fresh heads are trained on a tokenizer's frozen codes, in the same way for each tokenizer: compare "
             "aligned and plain tokenizers by these. Own heads were trained together with an aligned tokenizer; plain "
@@ -292,12 +297,14 @@ def _numbers(run: TaskRun) -> Table:
     return Table(f"{run.config.kind.replace('_', ' ')}: {run.label}", columns, rows)
 
 
-def _leaves(metrics: Metrics, prefix: str = "") -> Iterator[tuple[str, Interval | float | str | None]]:
-    """The fields of a metrics model by dotted name."""
-    for name, value in metrics:
-        if isinstance(value, Interval) or not isinstance(value, Metrics):
+def _leaves(
+    metrics: Metrics | Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Interval | float | str]]:
+    """The numbers, intervals and texts of a metrics model by dotted name."""
+    for name, value in metrics.items() if isinstance(metrics, Mapping) else metrics:
+        if isinstance(value, Interval | int | float | str):
             yield f"{prefix}{name}", value
-        else:
+        elif isinstance(value, Metrics | Mapping):
             yield from _leaves(value, f"{prefix}{name}.")
 
 

@@ -28,12 +28,11 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import NUM_COLOURS, rank_frequency
 from vqpipe.report.inputs import Inputs
-from vqpipe.report.names import BOTH, MEASURES, cell, column, measure, number
+from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, measure, number
 
 Side = Literal["images", "protocol"]
 SIDES: tuple[Side, ...] = ("images", "protocol")
 PER_IMAGE = ("bits_per_image", "psnr", "ssim", "l1", "l2", "clip_distance", "lpips_alex", "lpips_vgg")
-DISTANCES = ("fd_clip", "kd_clip", "precision_clip", "recall_clip", "fid", "kid", "precision", "recall")
 USAGE_COLUMNS = (
     "num_codes",
     "num_tokens",

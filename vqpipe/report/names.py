@@ -90,14 +90,14 @@ MEASURES: dict[str, Measure] = {
         3,
         "Share of the real images that fall among the judged ones in feature space (improved recall).",
     ),
-    "precision": Measure(
+    "precision_inception": Measure(
         "precision",
         "Inception features",
         HIGHER,
         3,
         "Share of the judged images that fall among the real ones in feature space (improved precision).",
     ),
-    "recall": Measure(
+    "recall_inception": Measure(
         "recall",
         "Inception features",
         HIGHER,
@@ -172,6 +172,11 @@ MEASURES: dict[str, Measure] = {
     ),
     "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
 }  # fmt: skip
+
+DISTANCES = (
+    "fd_clip", "kd_clip", "precision_clip", "recall_clip", "fid", "kid", "precision_inception", "recall_inception",
+)  # fmt: skip
+"""Distances between two sets of images, in either network's features."""
 
 PERCENT = {
     "utilisation", "uniform_expectation", "masked_recall", "masked_other_image", "masked_gain", "r1", "r5", "r10",

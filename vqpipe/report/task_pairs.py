@@ -31,6 +31,9 @@ DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"
 COSINES = {"raw": "code vectors", "projected": "projected code vectors"}
 """The two kinds of cosines between codes."""
 
+COMPARED = (MaskedWordsMetrics, RetrievalMetrics, WordRelationsMetrics)
+"""Heads whose measures are compared image by image."""
+
 Values = Mapping[str, float]
 """A measure's value by image id."""
 
@@ -236,6 +239,9 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
         ]
     pairs = paired(runs)
     blocks: list[Block] = []
+    kinds = {run.config.kind for run in runs if not isinstance(run.metrics.fresh, COMPARED)}
+    if kinds:
+        blocks.append(Absent(f"Tasks that have no comparison by image: {', '.join(sorted(kinds))}."))
     alone = {run.label for run in runs if run.aligned} - {pair.aligned.label for pair in pairs}
     if alone:
         blocks.append(
@@ -243,6 +249,8 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
         )
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
+        if not isinstance(pair.plain.metrics.fresh, COMPARED):
+            continue
         groups.setdefault((pair.plain.label, pair.aligned.label), []).append(pair)
     for (plain, aligned), own in groups.items():
         blocks += _comparison(plain, aligned, own)

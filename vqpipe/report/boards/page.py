@@ -101,7 +101,8 @@ def _facts(results: Results, claims: BoardClaims) -> list[str]:
     ]  # fmt: skip
     if stale:
         lines.append(
-            f"Made under another protocol than the board's ({results.board.protocol}), to be run again: {', '.join(stale)}."
+            f"Made under another protocol than the board's ({results.board.protocol}), to be run again: "
+            f"{', '.join(stale)}."
         )
     if missing:
         lines.append(f"Missing runs: {', '.join(missing)}. Run: `{claims.run}`")
