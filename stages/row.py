@@ -1,4 +1,4 @@
-"""One row of a board: train a tokenizer, measure it on the test split, solve tasks from it; only its numbers are kept."""
+"""One row of a board: train a tokenizer, measure it on the test split, solve tasks from it; only numbers are kept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.codebooks.load import PRIOR, load_prior
+    from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.report.boards.board import load_board
     from vqpipe.report.boards.row import train_row
     from vqpipe.runtime.code import stage_code
@@ -53,14 +53,14 @@ def main(
         stage_run(
             "row",
             board.identity(row, seed),
-            [(dataset, DATASET), (clip, CLIP), (codebook, PRIOR)],
+            [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
             [(metrics, JSON), (cost, JSON)],
-            roles={codebook: None} if config.foreign_prior else {},
+            roles={codebook: None} if config.foreign_codebook else {},
         ) as run,
     ):
         scratch = run.scratch(f"-{code}")
         made = train_row(
-            config, board.evaluate, load_prior(codebook), dataset, Clip.load(clip, where),
+            config, board.evaluate, load_pretrained(codebook), dataset, Clip.load(clip, where),
             scratch=scratch, device=where, title=f"{row}-{seed}", tasks=tasks,
         )  # fmt: skip
         about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vqpipe.artifacts.metrics import Metrics
+from vqpipe.metrics.measured import Interval
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
-from vqpipe.tasks.task import Examples, HeadResult, Interval, Task, TaskMetrics, TaskParams
+from vqpipe.tasks.task import Examples, HeadResult, Task, TaskMetrics, TaskParams
 
 
 class ClassLabelParams(TaskParams):

@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from stages import row as stage
-from stages.scoreboard import missing_rows
+from stages.boards import missing_rows
 from tests.damage import DAMAGES
 from tests.small_alignment import params as heads
 from tests.small_training import merged
@@ -22,11 +22,10 @@ from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.publish import publish_sealed, write_manifest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import header_for
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ParamsError
-from vqpipe.report.comparable import records
-from vqpipe.report.gate import flatten
-from vqpipe.rows.row import TrainingSpent, _kept_spent
+from vqpipe.report.boards.row import TrainingSpent, _kept_spent
+from vqpipe.report.gate import flatten, records
 from vqpipe.tasks.captions import TrainCaptions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
@@ -57,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     boards = {
         "plain": {**BASE, "rows": {"vq": QUANTIZER}, "runs": {"vq-0": RUNS["vq-0"]}},
         "read": {

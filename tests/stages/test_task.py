@@ -19,7 +19,7 @@ from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import ArtifactError, SetupError
 from vqpipe.tasks import TASKS, retrieval
@@ -67,7 +67,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root, {"train": 12, "validation": 4, "test": 9}, templates=TEMPLATES)
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     variants = {name: merged(deepcopy(TOKENIZER), own) for name, own in VARIANTS.items()}
     (root / "params.yaml").write_text(json.dumps({"tokenizer": {"common": {}, "variants": variants}}))
     with pytest.MonkeyPatch.context() as patch:

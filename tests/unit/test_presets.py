@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
+from vqpipe.cli.presets import SECTIONS, describe, load_preset, preset_names, preset_text
+from vqpipe.data.corpus import CorpusParams, ManyCorpora
 from vqpipe.params.base import merged, validate
-from vqpipe.params.corpus import CorpusParams, ManyCorpora
-from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
-from vqpipe.params.prior import PriorParams
-from vqpipe.params.sections import SECTIONS
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.text.graph import GraphParams
-from vqpipe.text.vocabulary import VocabularyParams
+from vqpipe.priors import AnyPrior
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.task import task_entry
+from vqpipe.text.graph import GraphParams
+from vqpipe.text.vocabulary import VocabularyParams
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 ROOT = Path(__file__).parents[2]
 F16 = (
@@ -47,11 +46,11 @@ def variants(preset: str) -> dict[str, TokenizerParams]:
     }
 
 
-def pairs(preset: str) -> dict[str, PriorParams]:
+def pairs(preset: str) -> dict[str, AnyPrior]:
     """Each pair of a preset with the common params below it, as the stage reads it."""
     section = content(preset)["prior"]
     return {
-        name: validate(merged(section["common"], own), f"prior.pairs.{name}", PriorParams, preset)
+        name: validate(merged(section["common"], own), f"prior.pairs.{name}", AnyPrior, preset)
         for name, own in section["pairs"].items()
     }
 

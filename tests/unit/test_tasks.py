@@ -23,7 +23,6 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import FrozenInputs, other_examples
@@ -32,8 +31,8 @@ from vqpipe.tasks.relations import relate
 from vqpipe.tasks.retrieval import chances, recalls
 from vqpipe.tasks.solve import solve_task, training_of
 from vqpipe.tasks.task import task_entry, tasks_of
-from vqpipe.tokenizers.latent_init import whiten
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import whiten
 from vqpipe.vision.clip import Clip
 
 CPU = torch.device("cpu")

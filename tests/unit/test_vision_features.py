@@ -17,7 +17,7 @@ from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
-from vqpipe.codebooks.centroids import read_centroids
+from vqpipe.codebooks.patches import read_patches_codebook
 from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.vision import patches, towers
@@ -340,7 +340,7 @@ def test_an_empty_split_is_refused(clip: Clip, tmp_path: Path) -> None:
 def test_centroids_are_read_back_with_what_they_are_made_of(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(20), patches_params(), tmp_path / "patches")
     metrics = write_patches_codebook(tmp_path / "patches", cluster_params(), tmp_path / "centroids")
-    prior = read_centroids(tmp_path / "centroids")
+    prior = read_patches_codebook(tmp_path / "centroids")
     assert prior.vectors.shape == (5, 6)
     assert prior.vectors.dtype == torch.float32
     assert prior.counts.sum() == 80
@@ -362,4 +362,4 @@ def test_missing_inputs_name_their_stage(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="dvc repro patches"):
         write_patches_codebook(tmp_path / "none", cluster_params(), tmp_path / "centroids")
     with pytest.raises(ArtifactError, match="dvc repro cluster"):
-        read_centroids(tmp_path / "none")
+        read_patches_codebook(tmp_path / "none")

@@ -19,14 +19,13 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
+from vqpipe.alignment.masked_text import MaskedParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, MaskedParams
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.captions import (
     MAX_WORDS,

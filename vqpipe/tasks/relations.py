@@ -19,18 +19,16 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
-from vqpipe.alignment.relationship import assign, code_vectors, word_vectors
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
+from vqpipe.alignment.masked_text import MaskedParams
+from vqpipe.alignment.relationship import RelationshipParams, assign, code_vectors, word_vectors
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RELATIONS_PICTURES
-from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, MaskedParams, RelationshipParams
 from vqpipe.quantizers.contract import Quantized
-from vqpipe.quantizers.learned import unit
+from vqpipe.quantizers.nearest import unit
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.captions import (
     MAX_WORDS,
@@ -48,6 +46,7 @@ from vqpipe.tasks.captions import (
 )
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row
+from vqpipe.training.step import over_tensors
 
 
 class WordRelationsParams(CaptionTaskParams):

@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.aligner import Aligner, AlignParams
+from vqpipe.alignment.global_alignment import GlobalParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, GlobalParams
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.tasks.captions import (
     CaptionHeadMetrics,

@@ -32,17 +32,17 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
-from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import DataError, ParamsError, did_you_mean, printable
-from vqpipe.metrics.measured import Interval, interval
+from vqpipe.metrics.measured import Interval, Measured, interval
 from vqpipe.params.base import Params, load_params, merged, validate
 from vqpipe.params.names import Name
-from vqpipe.params.training import TrainingParams
 from vqpipe.quantizers.contract import Quantized
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, Input
+from vqpipe.training.objective import TrainingParams
+from vqpipe.training.step import over_tensors
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
@@ -175,7 +175,7 @@ class TaskMetrics(Metrics, Generic[H]):
     """How the fresh head was trained."""
     protocol: TaskProtocol
     """What was measured."""
-    measured: dict[str, dict[str, Any]]
+    measured: Measured
     """Digests of images and protocol (`vqpipe.metrics.measured`): numbers with equal ones can be compared."""
 
 
