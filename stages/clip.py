@@ -23,7 +23,7 @@ def main(
 
     Example: python -m stages.clip --dataset artifacts/dataset --out artifacts/clip
     """
-    from vqpipe.artifacts.places import CURVES, JSON
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET

@@ -30,9 +30,9 @@ def main(
 
     Example: python -m stages.cluster --patches artifacts/patches --out artifacts/codebook/patches
     """
-    from vqpipe.artifacts.places import CURVES, JSON
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.artifacts.specs.centroids import CENTROIDS
+    from vqpipe.artifacts.specs.codebooks import PATCHES_CODEBOOK
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.patches import PATCHES
     from vqpipe.params.base import load_params
@@ -49,7 +49,7 @@ def main(
             "cluster",
             config,
             [(patches, PATCHES), *([(labels, DATASET)] if labels else [])],
-            [(out, CENTROIDS), (metrics, JSON), (curves, CURVES)],
+            [(out, PATCHES_CODEBOOK), (metrics, JSON), (curves, CURVES)],
             mixed=mixed,
         ) as run,
     ):

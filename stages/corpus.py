@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vqpipe.artifacts.places import Input
-    from vqpipe.params.corpus import CorpusParams
+    from vqpipe.artifacts.inputs_outputs import Input
+    from vqpipe.data.corpus import CorpusParams
 
 Corpus = Annotated[Path | None, typer.Option(help="The captions; by default the path in corpus.path.")]
 
@@ -17,8 +17,8 @@ Corpus = Annotated[Path | None, typer.Option(help="The captions; by default the 
 def corpus_input(params: Path, corpus: Path | None) -> tuple[CorpusParams, Input]:
     """The section `corpus` of a params file, with `corpus` as its path if given, and as a stage's input."""
     from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.data.corpus import CorpusParams
     from vqpipe.params.base import load_params
-    from vqpipe.params.corpus import CorpusParams
 
     stated: CorpusParams = load_params(params, "corpus", CorpusParams)  # type: ignore[arg-type]
     source = stated if corpus is None else stated.model_copy(update={"path": str(corpus)})

@@ -24,7 +24,7 @@ def main(
 
     Example: python -m stages.dataset --out artifacts/dataset --params params.yaml
     """
-    from vqpipe.artifacts.places import JSON
+    from vqpipe.artifacts.inputs_outputs import JSON
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.data.build import DatasetParams, build_dataset, raw_inputs

@@ -26,7 +26,7 @@ def main(
     Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
     --metrics artifacts/metrics/evaluate/lc.json
     """
-    from vqpipe.artifacts.places import JSON, Input
+    from vqpipe.artifacts.inputs_outputs import JSON, Input
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET

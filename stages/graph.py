@@ -32,7 +32,7 @@ def main(
     """
     from functools import partial
 
-    from vqpipe.artifacts.places import JSON, Input, need_input
+    from vqpipe.artifacts.inputs_outputs import JSON, Input, need_input
     from vqpipe.artifacts.publish import MANIFEST
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP

@@ -24,7 +24,7 @@ def main(
 
     Example: python -m stages.patches --clip artifacts/clip --out artifacts/patches
     """
-    from vqpipe.artifacts.places import JSON
+    from vqpipe.artifacts.inputs_outputs import JSON
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET

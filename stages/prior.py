@@ -26,7 +26,7 @@ def main(
 
     Example: python -m stages.run prior@vq-gpt
     """
-    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET

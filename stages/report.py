@@ -21,7 +21,7 @@ def main(
 
     Example: python -m stages.report --artifacts artifacts --out artifacts/report --params params.yaml
     """
-    from vqpipe.artifacts.places import HTML, JSON
+    from vqpipe.artifacts.inputs_outputs import HTML, JSON
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.artifacts.run import stage_run
     from vqpipe.params.base import load_params

@@ -14,10 +14,6 @@ def main(
     out: Annotated[Path, typer.Option(help="The task artifact to publish.")],
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
     curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")],
-    aligner: Annotated[
-        Path | None,
-        typer.Option(help="The aligner that was trained with the tokenizer; its head is measured too."),
-    ] = None,
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
     params: Params = DEFAULT_PARAMS,
@@ -28,9 +24,8 @@ def main(
 
     Example: python -m stages.run task@vq-masked_words
     """
-    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
-    from vqpipe.artifacts.specs.aligner import ANY_ALIGNER
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.task import TASK
@@ -46,15 +41,14 @@ def main(
 
     config = load_task(params, pair)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
-    aligners: list[Input] = [(aligner, ANY_ALIGNER)] if aligner is not None else []
     outputs: list[Output] = [(out, TASK), (metrics, JSON), (curves, CURVES)]
     if config.training is not None and config.training.compile:
         need_compiler(device().type)
-    with process_group(), stage_run("task", config, [*inputs, *aligners], outputs, mixed=mixed) as run:
+    with process_group(), stage_run("task", config, inputs, outputs, mixed=mixed) as run:
         scratch = run.scratch()
         model, text = Tokenizer.from_pretrained(tokenizer, device()), Clip.load(clip, device())
         solved = solve_task(
-            config, model, own_aligner(aligner, model, text), dataset, text,
+            config, model, own_aligner(tokenizer, text), dataset, text,
             scratch=scratch, curves=run.staged(curves), device=device(), title=f"task {pair}",
         )  # fmt: skip
         if is_main_process():

@@ -23,12 +23,12 @@ def main(
 
     Example: python -m stages.run tokenizer@lc
     """
-    from vqpipe.artifacts.places import CURVES, JSON, Input, Output
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
-    from vqpipe.codebooks.load import PRIOR, load_prior
+    from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.params.base import load_merged
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
@@ -39,7 +39,7 @@ def main(
     from vqpipe.vision.clip import Clip
 
     config = load_merged(params, "tokenizer.common", f"tokenizer.variants.{variant}", TokenizerParams)
-    inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (codebook, PRIOR)]
+    inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)]
     outputs: list[Output] = [(out, TOKENIZER), (metrics, JSON), (curves, CURVES)]
     foreign = {codebook: None} if config.foreign_codebook else {}
     if config.training.compile:
@@ -48,10 +48,11 @@ def main(
         process_group(),
         stage_run("tokenizer", config, inputs, outputs, mixed=mixed, roles=foreign) as run,
     ):
-        pretrained = load_prior(codebook)
+        scratch = run.scratch()
+        pretrained = load_pretrained(codebook)
         trained = train_tokenizer(
             config, pretrained, dataset, Clip.load(clip, device()),
-            scratch=run.scratch(), curves=run.staged(curves), device=device(), title=variant,
+            scratch=scratch, curves=run.staged(curves), device=device(), title=variant,
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, trained.metrics)

@@ -19,7 +19,7 @@ def main(
 
     Example: python -m stages.tokens --tokenizer artifacts/tokenizer/vq --out artifacts/tokens/vq
     """
-    from vqpipe.artifacts.places import Input
+    from vqpipe.artifacts.inputs_outputs import Input
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER

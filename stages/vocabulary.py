@@ -23,7 +23,7 @@ def main(
 
     Example: python -m stages.vocabulary --corpus artifacts/dataset --out artifacts/vocabulary
     """
-    from vqpipe.artifacts.places import JSON
+    from vqpipe.artifacts.inputs_outputs import JSON
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.codebooks import VOCABULARY
     from vqpipe.data.captions import Unusable

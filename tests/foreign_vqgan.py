@@ -1,6 +1,6 @@
 """A VQGAN in the taming-transformers layout, made from the layout's facts alone: keys, and functions of them.
 
-Nothing here imports the library: it is what the imported tokenizer is measured against.
+Nothing here imports the library: the imported tokenizer is compared with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 
 
 def make_config(**changes: Any) -> dict[str, Any]:
-    """A config as it lies in YAML; `changes` go to ddconfig, or to params where they belong there."""
+    """A config as in its YAML file; `changes` go to ddconfig, or to params where they belong there."""
     params: dict[str, Any] = {"embed_dim": 6, "n_embed": 40}
     dd: dict[str, Any] = {
         "double_z": False, "z_channels": 10, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,

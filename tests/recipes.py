@@ -12,20 +12,19 @@ from typing import Any, TypeVar
 import torch
 
 from tests.tiny import TOKENIZER
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.load import Prior
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
 DIM = 8
 
 
 def words() -> Any:
     draw = torch.Generator().manual_seed(3)
-    return Words(
+    return WordsCodebook(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -37,7 +36,7 @@ def words() -> Any:
 
 def patches() -> Any:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
-    return Centroids(vectors, torch.ones(40, dtype=torch.int64), {})
+    return PatchesCodebook(vectors, torch.ones(40, dtype=torch.int64), {})
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Recipe:
     """One way to build a quantizer."""
 
     params: dict[str, Any]
-    codebook: Prior = None
+    codebook: PretrainedCodebook = None
     """The pretrained codebook."""
     trained: set[str] | None = field(default_factory=set)
     """The parameters that its loss must move; None for all of them."""
@@ -53,7 +52,6 @@ class Recipe:
     """Whether its codes have names."""
     identity: bool = True
     """Whether z gets the gradient of z_q unchanged, where the method has none of its own."""
-    prior = property(lambda self: self.codebook)  # shim: moved
 
 
 COMMON = {"dim": DIM, "beta": 0.25, "beta_on": "commitment"}
@@ -300,6 +298,3 @@ def make_tokenizer(recipe: Recipe, cls: type[T] = Tokenizer, **changes: Any) -> 
     side = config.resolution
     tokenizer.train()(torch.rand(8, 3, side, side) * 2 - 1)
     return tokenizer.eval().requires_grad_(False)
-
-
-centroids = patches  # shim: moved

@@ -15,13 +15,12 @@ from tests.small_alignment import CAPTIONS, GLOBAL, MASKED, RELATIONSHIP, captio
 from tests.tiny import TOKENIZER
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS, masked_words
 from vqpipe.tasks.captions import TestCaptions, TrainCaptions
 from vqpipe.tasks.inputs import FrozenInputs
 from vqpipe.tasks.task import HeadResult, Task, TaskParams, task_entry
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
 EIGHT = [*CAPTIONS, *CAPTIONS[:2], [[320], [321]], [[322]], CAPTIONS[1][::-1]]
 """Eight captions: rows 3 and 4 repeat 0 and 1, and row 6 has one word."""

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vqpipe.data.build import build_dataset
+from vqpipe.data.build import DatasetParams, build_dataset
 from vqpipe.params.base import validate
-from vqpipe.params.dataset import DatasetParams
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import numpy_rng, seed_everything
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams

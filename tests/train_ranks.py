@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.recipes import centroids
+from tests.recipes import patches
 from vqpipe.params.base import validate
 from vqpipe.runtime.distributed import process_group, rank, world_size
 from vqpipe.tokenizers.tokenizer import TokenizerParams
@@ -28,7 +28,7 @@ def train_all(root: Path) -> None:
         config = validate(section, "tokenizer", TokenizerParams)
         own = root / f"{world_size()}" / name
         own.mkdir(parents=True, exist_ok=True)
-        codebook = centroids() if config.codebook == "patches" else None
+        codebook = patches() if config.codebook == "patches" else None
         clip = Clip.load(root / "clip") if config.align is not None else None
         done = train_tokenizer(
             config, codebook, root / "dataset", clip, scratch=own, curves=own / "curves.csv",

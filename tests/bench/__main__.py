@@ -70,9 +70,9 @@ def start_up() -> None:
 
 
 def rendering() -> None:
-    from vqpipe.data.scenes import render
+    from vqpipe.data.adapters.scenes import render
+    from vqpipe.data.build import DatasetParams
     from vqpipe.params.base import load_params
-    from vqpipe.params.dataset import DatasetParams
 
     title("scenes")
     source = load_params(ROOT / "params.yaml", "dataset", DatasetParams).source

@@ -22,17 +22,16 @@ import typer
 from torch import Tensor
 
 from tests.small_training import CPU, make, merged
-from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.alignment.text import TextBatch
-from vqpipe.engine.loop import _prepare
-from vqpipe.engine.step import Stepper
+from vqpipe.cli.presets import load_preset
 from vqpipe.models.perceptual import build_perceptual
-from vqpipe.params.align import AlignParams
 from vqpipe.params.base import validate
-from vqpipe.params.presets import load_preset
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import Quantized
-from vqpipe.tokenizers.objective import TokenizerTraining
+from vqpipe.tokenizers.objective import TokenizerObjective
+from vqpipe.tokenizers.tokenizer import TokenizerParams
+from vqpipe.training.loop import _prepare
+from vqpipe.training.step import Stepper
 from vqpipe.vision.clip import Clip
 
 ALWAYS = {
@@ -90,11 +89,11 @@ def align_params(form: Form, names: tuple[str, ...]) -> AlignParams:
     return validate(section, "align", AlignParams)
 
 
-class AlignedSteps(TokenizerTraining):
+class AlignedSteps(TokenizerObjective):
     """The tokenizer's training with an aligner in phase `ae`, on one batch of captions."""
 
     def __init__(
-        self, config: TokenizerParams, plain: TokenizerTraining, own: Aligner, text: TextBatch
+        self, config: TokenizerParams, plain: TokenizerObjective, own: Aligner, text: TextBatch
     ) -> None:
         tokenizer = plain.tokenizer
         super().__init__(config, tokenizer, plain.perceptual)

@@ -28,8 +28,7 @@ from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.tables import ShardWriter, to_table
 from vqpipe.clip_fit import ClipParams, open_clip_config
-from vqpipe.data.fit import Fit, fit_images
-from vqpipe.data.images import encode_png
+from vqpipe.data.images import Preprocess, decode_squares, encode_png
 from vqpipe.data.read import open_split
 from vqpipe.params.base import load_params, read_yaml
 from vqpipe.vision.clip import Clip, write_clip
@@ -98,7 +97,7 @@ def compare(name: str, config: dict[str, Any], images: list[np.ndarray], params:
         clip = Clip.load(root / "clip")
         split = open_split(root / "dataset", "train")
         encoded = [data for batch in split.batches(["image"]) for data in batch.column("image").to_pylist()]
-        fit = Fit(clip.image_size, clip.interpolation, clip.resize_mode)
+        fit = Preprocess(clip.image_size, clip.interpolation, clip.resize_mode)
         rows = [(d, *image.shape[:2]) for d, image in zip(encoded, images, strict=True)]
         plain_loop(clip.model, clip.image_size, encoded[: params["batch_size"]], params["batch_size"])
 
@@ -112,7 +111,7 @@ def compare(name: str, config: dict[str, Any], images: list[np.ndarray], params:
                 seconds(lambda: plain_loop(clip.model, clip.image_size, encoded, params["batch_size"]))
             )
             ours.append(seconds(stage))
-            decoding.append(seconds(lambda: fit_images(fit, rows)))
+            decoding.append(seconds(lambda: decode_squares(fit, rows)))
         rate, other, alone = (len(images) / statistics.median(t) for t in (ours, theirs, decoding))
         shape = f"{images[0].shape[1]} x {images[0].shape[0]} to {clip.image_size}"
         print(f"\n{name}: {len(images)} images of {shape} px, batches of {params['batch_size']}")

@@ -204,15 +204,14 @@ def large_codebooks(tiny: bool) -> Iterator[Row]:
 
 def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int | None, tiny: bool) -> Row:
     """Seconds, images per second and memory of a training step through the engine's own stepper."""
-    from vqpipe.codebooks.centroids import Centroids
-    from vqpipe.engine.loop import _compiled, _prepare, _set_channels_last
-    from vqpipe.engine.step import Stepper
+    from vqpipe.cli.presets import load_preset
+    from vqpipe.codebooks.patches import PatchesCodebook
     from vqpipe.params.base import merged, validate
-    from vqpipe.params.presets import load_preset
-    from vqpipe.params.tokenizer import TokenizerParams
     from vqpipe.quantizers import build
-    from vqpipe.tokenizers.objective import TokenizerTraining
-    from vqpipe.tokenizers.tokenizer import Tokenizer
+    from vqpipe.tokenizers.objective import TokenizerObjective
+    from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+    from vqpipe.training.loop import _compiled, _prepare, _set_channels_last
+    from vqpipe.training.step import Stepper
 
     section = load_preset("pico" if tiny else "imagenet")["tokenizer"]
     content = merged(section["common"], section["variants"][variant])
@@ -231,9 +230,9 @@ def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int
     config = validate(merged(content, changes), "tokenizer", TokenizerParams)
     prior = None
     if num_codes is not None:
-        prior = Centroids(torch.randn(num_codes, 768), torch.ones(num_codes, dtype=torch.int64), {})
+        prior = PatchesCodebook(torch.randn(num_codes, 768), torch.ones(num_codes, dtype=torch.int64), {})
     torch.manual_seed(0)
-    run = TokenizerTraining(config, Tokenizer(config, build(config.quantizer, prior)), None)
+    run = TokenizerObjective(config, Tokenizer(config, build(config.quantizer, prior)), None)
     run.module.to(DEVICE).train()
     if config.training.channels_last:
         _set_channels_last(run.module)
@@ -271,8 +270,8 @@ def sampling(tiny: bool) -> Iterator[Row]:
 
 
 def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
+    from vqpipe.cli.presets import load_preset
     from vqpipe.params.base import merged, validate
-    from vqpipe.params.presets import load_preset
     from vqpipe.priors.contract import Condition, ImageSpace
     from vqpipe.priors.gpt import GPT, GPTParams
 

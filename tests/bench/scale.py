@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import psutil
 
+from vqpipe.data.adapters.coco import CocoCorpus
 from vqpipe.data.corpus import read_captions
-from vqpipe.params.corpus import CocoCorpus
 from vqpipe.runtime.seeds import numpy_rng
 
 ROOT = Path(__file__).parents[2]

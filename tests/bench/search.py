@@ -122,19 +122,18 @@ def steps() -> None:
 
 def training_step(preset: str, resolution: int, batch: int, num_codes: int) -> Callable[[], None]:
     """One step of a preset's trunk with `lc`: pixel and code losses, AdamW; without judges and discriminator."""
-    from vqpipe.codebooks.centroids import Centroids
+    from vqpipe.cli.presets import load_preset
+    from vqpipe.codebooks.patches import PatchesCodebook
     from vqpipe.params.base import merged, validate
-    from vqpipe.params.presets import load_preset
-    from vqpipe.params.tokenizer import TokenizerParams
     from vqpipe.quantizers import build
-    from vqpipe.tokenizers.tokenizer import Tokenizer
+    from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
     section = load_preset(preset)["tokenizer"]
     changes = {"resolution": resolution, "quantizer": {"num_codes": num_codes, "dim": 8}}
     content = merged(merged(section["common"], section["variants"]["lc"]), changes)
     config = validate(content, "tokenizer", TokenizerParams)
     torch.manual_seed(0)
-    centroids = Centroids(torch.randn(num_codes, 768), torch.ones(num_codes, dtype=torch.int64), {})
+    centroids = PatchesCodebook(torch.randn(num_codes, 768), torch.ones(num_codes, dtype=torch.int64), {})
     tokenizer = Tokenizer(config, build(config.quantizer, centroids)).train()
     optimizer = torch.optim.AdamW(tokenizer.parameters())
     images = torch.rand(batch, 3, resolution, resolution) * 2 - 1

@@ -29,9 +29,9 @@ from tests.text_quality import (
     score,
     score_captions,
 )
+from vqpipe.data.build import DatasetParams
 from vqpipe.errors import DataError, SetupError
 from vqpipe.params.base import load_params
-from vqpipe.params.dataset import DatasetParams
 from vqpipe.text.english import part_of_speech
 from vqpipe.text.nltk_tagger import NltkPos
 from vqpipe.text.phrases import PLAIN
@@ -162,7 +162,7 @@ def real_captions(path: Path) -> tuple[list[str], str]:
     """Captions to time with, and what they are: COCO's, or those of scenes where there are none."""
     if path.is_file():
         return [row["caption"] for row in json.loads(path.read_text())["annotations"]], path.name
-    from vqpipe.data.scenes import compose
+    from vqpipe.data.adapters.scenes import compose
 
     source = load_params(ROOT / "params.yaml", "dataset", DatasetParams).source
     assert source.kind == "scenes", "the bench draws scenes; run it with params.yaml as preset scenes"

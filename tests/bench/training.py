@@ -18,12 +18,12 @@ import typer
 from torch import Tensor
 
 from tests.small_training import CPU, make, merged
-from vqpipe.engine.loop import _compiled, _prepare, _set_channels_last
-from vqpipe.engine.step import Stepper
+from vqpipe.cli.presets import load_preset
 from vqpipe.params.base import validate
-from vqpipe.params.presets import load_preset
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.runtime.determinism import deterministic_algorithms
+from vqpipe.runtime.device import deterministic_algorithms
+from vqpipe.tokenizers.tokenizer import TokenizerParams
+from vqpipe.training.loop import _compiled, _prepare, _set_channels_last
+from vqpipe.training.step import Stepper
 
 ALWAYS = {
     "losses": {"perceptual": {"kind": "none"}, "adversarial": {"start": 0.0, "warmup": 0.0}},

@@ -76,7 +76,7 @@ def run_timed(module: str, arguments: list[str], out: Path) -> None:
 
 def shares() -> None:
     from stages.dvcfile import read_stages
-    from vqpipe.params.presets import preset_text
+    from vqpipe.cli.presets import preset_text
 
     print(f"{'stage':22s} {'seconds':>8s} {'checks, ms':>11s} {'calls':>6s} {'share':>8s}", flush=True)
     with tempfile.TemporaryDirectory() as name:

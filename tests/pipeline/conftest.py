@@ -28,7 +28,15 @@ def counted(source, target, **options):
 os.replace = counted
 """
 """A `sitecustomize` that kills its process where one checkpoint more than TEST_KILL_AT is about to get its name."""
-PARTS = ("vqpipe", "stages", "dvc.yaml", ".dvcignore", ".gitignore", "artifacts/codebook/none", "pyproject.toml")
+PARTS = (
+    "vqpipe",
+    "stages",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "artifacts/codebook/none",
+    "pyproject.toml",
+)
 
 
 @dataclass

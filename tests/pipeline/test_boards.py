@@ -22,9 +22,7 @@ def board(pico: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A copy of the pico checkout with a board of two rows, both of which have run."""
     folder = tmp_path_factory.mktemp("boards") / "repo"
     shutil.copytree(pico.folder, folder, symlinks=True)
-    shutil.copytree(
-        ROOT / "boards", folder / "boards", ignore=shutil.ignore_patterns("metrics", "cost")
-    )
+    shutil.copytree(ROOT / "boards", folder / "boards", ignore=shutil.ignore_patterns("metrics", "cost"))
     write_params(folder / "boards/scenes/params.yaml", read_yaml(folder / "params.yaml"))
     checkout = Checkout(folder)
     checkout.run("stages.boards", "--jobs", "2")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.storage import LargestOutput
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.load import Prior
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.params.base import validate
 from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
 
@@ -33,9 +33,9 @@ EMA = {
 CVQ = {"kind": "cvq", **LEARNED, "init": "uniform", "decay": 0.99}
 
 
-def many_words() -> Words:
+def many_words() -> WordsCodebook:
     half = K // 2
-    return Words(
+    return WordsCodebook(
         [f"a{i}" for i in range(half)], [f"n{i}" for i in range(half)], torch.randn(half, 8), torch.randn(half, 8),
         torch.randint(half, (2, half)), torch.ones(half),
     )  # fmt: skip
@@ -74,9 +74,9 @@ for kind in QUANTIZERS:
         CASES[kind] = {**example, "dim": DIM, "num_codes": K}
 
 
-def codebook_for(kind: str) -> Prior:
+def codebook_for(kind: str) -> PretrainedCodebook:
     if kind == "lc":
-        return Centroids(torch.randn(K, 8), torch.ones(K, dtype=torch.int64), {})
+        return PatchesCodebook(torch.randn(K, 8), torch.ones(K, dtype=torch.int64), {})
     return many_words() if kind == "vqct" else None
 
 

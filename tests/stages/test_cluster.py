@@ -21,8 +21,8 @@ from tests.codebook_folders import write_patches
 from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
-from vqpipe.codebooks.centroids import read_centroids
-from vqpipe.vision.features import read_vectors
+from vqpipe.codebooks.patches import read_patches_codebook
+from vqpipe.vision.features import open_vectors
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {
@@ -82,7 +82,7 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path:
         result = run(patches, tmp_path / name)
         assert result.exit_code == 0, result.output
     assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
-    prior = read_centroids(tmp_path / "first")
+    prior = read_patches_codebook(tmp_path / "first")
     assert prior.vectors.shape == (6, 5)
     assert prior.counts.sum() == 300
     assert prior.facts["clip_id"] == "tiny:random:0"
@@ -97,10 +97,10 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path:
 
 def test_prefixes_are_measured_and_recorded(patches: Path, tmp_path: Path) -> None:
     assert run(patches, tmp_path / "out", num_clusters=30, prefixes=[5, 10]).exit_code == 0
-    prior = read_centroids(tmp_path / "out")
+    prior = read_patches_codebook(tmp_path / "out")
     assert list(prior.prefixes) == [5, 10, 30]
     assert sorted(prior.prefixes.values(), reverse=True) == list(prior.prefixes.values())
-    vectors = read_vectors(patches)
+    vectors = open_vectors(patches)[:].astype(np.float32)
     for k, objective in prior.prefixes.items():
         nearest = torch.cdist(torch.from_numpy(vectors), prior.vectors[:k]).square().min(dim=1).values
         assert objective == pytest.approx(float(nearest.mean()), rel=1e-4)
@@ -197,9 +197,9 @@ def test_codebooks_without_k_means(patches: Path, tmp_path: Path, method: str) -
     for name in ("first", "second"):
         assert run(patches, tmp_path / name, method=method, prefixes=[2]).exit_code == 0
     assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
-    prior = read_centroids(tmp_path / "first")
+    prior = read_patches_codebook(tmp_path / "first")
     assert (prior.facts["method"], prior.counts.sum()) == (method, 300)
-    vectors = {tuple(row) for row in read_vectors(patches).tolist()}
+    vectors = {tuple(row) for row in open_vectors(patches)[:].astype(np.float32).tolist()}
     own = sum(tuple(row) in vectors for row in prior.vectors.tolist())
     assert own == (6 if method == "selection" else 0)
     assert json.loads((tmp_path / "first.json").read_text())["num_iterations"] == 0
@@ -207,7 +207,10 @@ def test_codebooks_without_k_means(patches: Path, tmp_path: Path, method: str) -
 
 def test_normal_vectors_have_the_features_moments(patches: Path, tmp_path: Path) -> None:
     assert run(patches, tmp_path / "out", method="normal", num_clusters=300).exit_code == 0
-    drawn, features = read_centroids(tmp_path / "out").vectors, torch.from_numpy(read_vectors(patches))
+    drawn, features = (
+        read_patches_codebook(tmp_path / "out").vectors,
+        torch.from_numpy(open_vectors(patches)[:].astype(np.float32)),
+    )
     torch.testing.assert_close(drawn.std(dim=0), features.std(dim=0), rtol=0.2, atol=0)
     torch.testing.assert_close(drawn.mean(dim=0), features.mean(dim=0), rtol=0, atol=0.25)
 
@@ -220,7 +223,7 @@ def test_per_class_divides_k_among_the_classes(tmp_path: Path) -> None:
     write_dataset(tmp_path / "dataset", list(labels))
     result = run(patches, tmp_path / "out", per_class=True, num_clusters=9, prefixes=[2])
     assert result.exit_code == 0, result.output
-    prior = read_centroids(tmp_path / "out")
+    prior = read_patches_codebook(tmp_path / "out")
     near_one = prior.vectors.mean(dim=1) > 50
     assert int(near_one.sum()) == 4
     assert near_one[:2].sum() == 1

@@ -17,7 +17,7 @@ from tests.pair_layouts import LAYOUTS, NUM, caption
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.artifacts.specs.dataset import IMAGES
 from vqpipe.artifacts.tables import read_table
-from vqpipe.params.presets import load_preset
+from vqpipe.cli.presets import load_preset
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"```yaml (\w+)\n(.*?)```", PAGE, re.DOTALL))

@@ -20,16 +20,14 @@ from vqpipe.artifacts.publish import file_digest, read_manifest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
 from vqpipe.artifacts.tables import read_table
-from vqpipe.data.build import build_dataset
+from vqpipe.data.build import DatasetParams, build_dataset
 from vqpipe.errors import DataError
 from vqpipe.evaluation.evaluate import evaluate_folder
 from vqpipe.params.base import validate
-from vqpipe.params.dataset import DatasetParams
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
-from vqpipe.rows.row import flat_evaluation
+from vqpipe.report.boards.row import flat_evaluation
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.vision import towers
 from vqpipe.vision.clip import Clip, write_clip
 

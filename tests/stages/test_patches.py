@@ -25,7 +25,7 @@ from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.specs.patches import PATCHES
 from vqpipe.artifacts.tables import read_table, write_table
 from vqpipe.vision.clip import write_clip
-from vqpipe.vision.features import read_vectors
+from vqpipe.vision.features import open_vectors
 from vqpipe.vision.towers import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(inputs: Path, tmp_path: 
     facts = read_manifest(tmp_path / "first", PATCHES).facts
     assert (facts["num_images"], facts["num_vectors"], facts["dim"], facts["grid"]) == (70, 280, 8, 2)
     assert facts["clip_id"] == read_manifest(inputs / "clip").facts["id"]
-    assert read_vectors(tmp_path / "first").shape == (280, 8)
+    assert open_vectors(tmp_path / "first").shape == (280, 8)
     metrics = json.loads((tmp_path / "first.json").read_text())
     assert metrics["num_vectors"] == 280
     assert metrics["variance_per_dim"] > 0

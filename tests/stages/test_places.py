@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from vqpipe.artifacts.catalogue import all_specs
 from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.remedies import all_specs
 from vqpipe.artifacts.spec import FolderSpec
-from vqpipe.params.presets import preset_text
+from vqpipe.cli.presets import preset_text
 
 ROOT = Path(__file__).parents[2]
 INPUTS: dict[str, dict[str, str]] = {

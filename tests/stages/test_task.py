@@ -19,7 +19,7 @@ from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import ArtifactError, SetupError
 from vqpipe.tasks import TASKS, retrieval
@@ -63,11 +63,11 @@ def invoke(app: Any, **options: Any) -> Result:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, and a plain, an aligned and a lattice tokenizer with their aligners."""
-    root = tmp_path_factory.mktemp("read")
+    root = tmp_path_factory.mktemp("task")
     write_dataset(root, {"train": 12, "validation": 4, "test": 9}, templates=TEMPLATES)
     write_tiny_clip(root / "clip")
     (root / "none").mkdir()
-    write_manifest(root / "none", header_for(NO_PRIOR, {}))
+    write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     variants = {name: merged(deepcopy(TOKENIZER), own) for name, own in VARIANTS.items()}
     (root / "params.yaml").write_text(json.dumps({"tokenizer": {"common": {}, "variants": variants}}))
     with pytest.MonkeyPatch.context() as patch:
@@ -255,7 +255,7 @@ def test_plain_tokenizers_have_no_heads_of_their_own(inputs: Path, tmp_path: Pat
         ("masked_words", "plain", {"masked_counts": [3, 1]}, "do not rise"),
         ("masked_words", "plain", {"masked_counts": [7]}, "no test caption has 7 words"),
         ("masked_words", "plain", {"head": {"max_tokens": 9}}, "more than the CLIP's text encoder takes"),
-        ("retreival", "plain", {}, "kind"),
+        ("retreival", "plain", {}, "did you mean retrieval"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -16,8 +16,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from stages import tokenizer as stage
-from tests.every_recipe import every_recipe
-from tests.recipes import LC
+from tests.recipes import LC, every_recipe
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.text import TextBatch
@@ -26,8 +25,8 @@ from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER as SPEC
 from vqpipe.artifacts.tensors import read_tensor_header
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
@@ -252,7 +251,11 @@ def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path
     refused = set()
     for recipe in every_recipe().values():
         codebook = (
-            "none" if recipe.prior is None else "words" if isinstance(recipe.prior, Words) else "patches"
+            "none"
+            if recipe.codebook is None
+            else "words"
+            if isinstance(recipe.codebook, WordsCodebook)
+            else "patches"
         )
         whole = section(codebook=codebook) | {"quantizer": recipe.params}
         whole["trunk"] = merged(whole["trunk"], {"latent_channels": 8})
@@ -300,7 +303,7 @@ def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_co
     with pytest.raises(MismatchError, match="a variant with align needs a CLIP"):
         train_tokenizer(config, None, inputs / "dataset", None, **where)
     clip = Clip.load(inputs / "clip")
-    codebook = Centroids(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
+    codebook = PatchesCodebook(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
     lc = {"codebook": "patches", "quantizer": {**LC, "dim": 4}}
     plain = validate(section(**lc, align=None), "v", TokenizerParams)
     assert check_codebook(plain, codebook, clip) == ForeignCodebook(clip="another", run_clip=clip.id)

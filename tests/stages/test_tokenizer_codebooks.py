@@ -20,7 +20,7 @@ from vqpipe.artifacts.publish import read_manifest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.clip import CLIP
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.data.loader import ImageSplit
 from vqpipe.tokenizers import train
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -46,7 +46,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_words(root / "words", known, own)
     publish_words(root / "words-foreign", known, OTHER)
     publish_words(root / "words-glove", known, None)
-    bare = Words(
+    bare = WordsCodebook(
         known.adjectives, known.nouns, known.adjective_vectors, known.noun_vectors,
         torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0),
     )  # fmt: skip

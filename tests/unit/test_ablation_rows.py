@@ -16,21 +16,19 @@ import torch
 from tests.codebook_folders import write_patches
 from tests.recipes import GCN, LC, VQ, VQCT
 from tests.tiny import TOKENIZER
-from vqpipe.codebooks.centroids import Centroids, read_centroids
-from vqpipe.codebooks.load import Prior
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.codebooks.patches import PatchesCodebook, read_patches_codebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.params.base import merged, validate
-from vqpipe.params.cluster import ClusterParams
-from vqpipe.params.graph import GloveVectors
-from vqpipe.params.pos import WordnetPos
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
+from vqpipe.text.glove import GloveVectors
 from vqpipe.text.vectors import word_vectors
 from vqpipe.text.vocabulary import Vocabulary
-from vqpipe.tokenizers.objective import TokenizerTraining
-from vqpipe.tokenizers.prior_fit import check_prior
-from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.vision.centroids import write_centroids
+from vqpipe.text.wordnet_tagger import WordnetPos
+from vqpipe.tokenizers.objective import TokenizerObjective
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import check_codebook
+from vqpipe.vision.cluster import ClusterParams, write_patches_codebook
 
 ADJECTIVES, NOUNS = ["red", "old", "tall"], ["cat", "sea", "red", "tree"]
 EDGES = torch.tensor([[0, 0, 1, 2], [0, 2, 1, 3]])
@@ -101,7 +99,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
+def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PretrainedCodebook]:
     """The priors of all rows, those that the stages make differently as they make them."""
     folder = tmp_path_factory.mktemp("priors")
     draw = torch.Generator().manual_seed(0)
@@ -119,22 +117,22 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
     write_patches(folder / "others", torch.randn(60, CENTROID_DIM, generator=draw) * 2 + 1)
     return {
         "none": None,
-        "words": Words(ADJECTIVES, NOUNS, *clip_like, EDGES, weights),
-        "glove": Words(ADJECTIVES, NOUNS, found.adjectives, found.nouns, EDGES, weights, found.facts),
+        "words": WordsCodebook(ADJECTIVES, NOUNS, *clip_like, EDGES, weights),
+        "glove": WordsCodebook(ADJECTIVES, NOUNS, found.adjectives, found.nouns, EDGES, weights, found.facts),
         "patches": cluster(patches, "kmeans"),
         "selection": cluster(patches, "selection"),
         "elsewhere": cluster(folder / "others", "kmeans"),
     }
 
 
-def cluster(patches: Path, method: str) -> Centroids:
+def cluster(patches: Path, method: str) -> PatchesCodebook:
     section = {
         "num_clusters": 12, "method": method, "algorithm": "torch", "start": "random", "num_iterations": 3, "seed": 0,
         "spherical": False, "prefixes": [2, 6], "pull": 0.0,
     }  # fmt: skip
     out = patches.with_name(f"{patches.name}-{method}")
-    write_centroids(patches, validate(section, "cluster", ClusterParams), out)
-    return read_centroids(out)
+    write_patches_codebook(patches, validate(section, "cluster", ClusterParams), out)
+    return read_patches_codebook(out)
 
 
 def starts(this: Row) -> list[str]:
@@ -147,19 +145,21 @@ def starts(this: Row) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "start"), [(name, start) for name, this in ROWS.items() for start in starts(this)]
 )
-def test_it_builds_and_trains_what_it_should(name: str, start: str, priors: dict[str, Prior]) -> None:
+def test_it_builds_and_trains_what_it_should(
+    name: str, start: str, priors: dict[str, PretrainedCodebook]
+) -> None:
     this = ROWS[name]
     prior = priors[this.prior]
-    kind = "none" if prior is None else "words" if isinstance(prior, Words) else "patches"
+    kind = "none" if prior is None else "words" if isinstance(prior, WordsCodebook) else "patches"
     section = merged(TOKENIZER, {"losses": {"adversarial": {"weight": 0.5, "start": 0.0}}})
     section = merged(section, {"quantizer": {**this.quantizer, "init": start}, "codebook": kind, **this.over})
     config = validate(section, "tokenizer", TokenizerParams)
-    assert check_prior(config, prior, None) is None
+    assert check_codebook(config, prior, None) is None
     torch.manual_seed(0)
     tokenizer = Tokenizer(config, build(config.quantizer, prior))
     with torch.no_grad():  # spread latents: they take codes of both kinds
         tokenizer.quant_conv.weight.mul_(10)
-    training = TokenizerTraining(config, tokenizer, None)
+    training = TokenizerObjective(config, tokenizer, None)
     assert training.phases == (("ae",) if this.over.get("losses") is PLAIN else ("ae", "disc"))
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     assert isinstance(tokenizer.quantizer, torch.nn.Module)
@@ -184,10 +184,10 @@ def test_it_builds_and_trains_what_it_should(name: str, start: str, priors: dict
         assert torch.equal(tokenizer.decode(indices), tokenizer(images)[0])
 
 
-def test_selection_is_of_the_patches_and_k_means_is_not(priors: dict[str, Prior]) -> None:
+def test_selection_is_of_the_patches_and_k_means_is_not(priors: dict[str, PretrainedCodebook]) -> None:
     selected, means = priors["selection"], priors["patches"]
-    assert isinstance(selected, Centroids)
-    assert isinstance(means, Centroids)
+    assert isinstance(selected, PatchesCodebook)
+    assert isinstance(means, PatchesCodebook)
     assert torch.equal(selected.vectors, selected.vectors.half().float())  # patches are stored so
     assert not torch.equal(means.vectors, means.vectors.half().float())
     assert list(means.prefixes) == [2, 6, 12]

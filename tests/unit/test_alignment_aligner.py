@@ -8,26 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.every_recipe import every_recipe
-from tests.recipes import LC, RECIPES, Recipe
+from tests.recipes import LC, RECIPES, Recipe, every_recipe
 from tests.small_alignment import CAPTIONS, GLOBAL, LEARNED, PARTS, TEXT_DIM, captions, codes, make, params
 from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.quantizers import QuantizerModule, build
+from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.tokenizers.captions import code_dims
-from vqpipe.tokenizers.tokenizer import check_alignment, trains_codes
+from vqpipe.tokenizers.tokenizer import check_alignment
 
 ALL = every_recipe()
 WITHOUT = {"ema", "fsq", "lfq"}
 PAPERS = [name for name in ALL if name.split("-")[0] in ("vq", "cvq", "vqct", "lc")]
 
 
-def built(recipe: Recipe) -> tuple[QuantizerParams, QuantizerModule]:
+def built(recipe: Recipe) -> tuple[AnyQuantizer, Quantizer]:
     torch.manual_seed(0)
-    config = validate(recipe.params, "quantizer", QuantizerParams)  # type: ignore[arg-type]
-    quantizer = build(config, recipe.prior).train()
+    config = validate(recipe.params, "quantizer", AnyQuantizer)  # type: ignore[arg-type]
+    quantizer = build(config, recipe.codebook).train()
     if "codes" in quantizer.state_dict():
         quantizer.state_dict()["codes"].normal_()  # spread out, so that more than one is used
     return config, quantizer
@@ -49,7 +47,7 @@ def moved(recipe: Recipe, *losses: str) -> tuple[set[str], Tensor | None]:
 def test_the_relationship_loss_moves_what_makes_the_codes(name: str) -> None:
     recipe = ALL[name]
     config, quantizer = built(recipe)
-    if not trains_codes(config):
+    if not config.trains_codes:
         assert not list(quantizer.parameters())
         return
     found, latent = moved(recipe, "relationship")
@@ -81,7 +79,7 @@ def test_whether_codes_take_a_gradient_is_known_from_the_params(name: str) -> No
     config, quantizer = built(ALL[name])
     vectors = quantizer(torch.randn(3, quantizer.dim, 3, 4)).vectors
     live = bool(vectors) and all(v.requires_grad for v in vectors)
-    assert trains_codes(config) == live
+    assert config.trains_codes == live
     dims = code_dims(config, quantizer)
     assert dims == (tuple(v.shape[1] for v in vectors) if live else ())
     align = params()
@@ -111,7 +109,7 @@ def test_frozen_codes_are_refused() -> None:
         ({**RECIPES["vqct"]["paper"].params, "transfer": {"kind": "none"}}, False),
         ({**RECIPES["vqct"]["paper"].params, "transfer": {"kind": "none"}, "trainable_words": True}, True),
     ):  # fmt: skip
-        assert trains_codes(validate(quantizer, "quantizer", QuantizerParams)) == expected  # type: ignore[arg-type]
+        assert validate(quantizer, "quantizer", AnyQuantizer).trains_codes == expected  # type: ignore[arg-type]
 
 
 def test_the_sum_is_weighted_and_the_terms_are_not() -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tests.damage import DAMAGES, DELETED
-from vqpipe.artifacts import kept
-from vqpipe.artifacts.kept import Found, is_sound, keep_before, recover
+from vqpipe.artifacts import checkpoints
+from vqpipe.artifacts.checkpoints import Found, is_intact, keeping_previous, recover
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError
@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 
 def save(path: Path, number: int) -> None:
-    with keep_before(path):
+    with keeping_previous(path):
         publish_sealed(path, {"number": number, "long": "x" * 100})
 
 
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_both(tmp_path: Path) -> None:
     path = three(tmp_path)
 
     def full() -> None:
-        with keep_before(path):
+        with keeping_previous(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -179,9 +179,9 @@ def test_rank_0_decides_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def never(_: Path) -> None:
         raise AssertionError("only rank 0 reads")
 
-    monkeypatch.setattr(kept, "is_main", lambda: False)
+    monkeypatch.setattr(checkpoints, "is_main", lambda: False)
     for answer in Found:
-        monkeypatch.setattr(kept, "all_reduce_sum", lambda own, answer=answer: own + int(answer))
+        monkeypatch.setattr(checkpoints, "all_reduce_sum", lambda own, answer=answer: own + int(answer))
         assert recover(path, never, CPU) == answer
     assert path.read_bytes() == b""
 
@@ -200,9 +200,9 @@ def test_damage_is_one_line_with_what_was_found(capsys: pytest.CaptureFixture[st
     def check() -> None:
         raise ArtifactError("x is damaged", found="SHA-256 1", expected="SHA-256 2", run="dvc repro x")
 
-    assert is_sound(lambda: None, "it is made again")
+    assert is_intact(lambda: None, "it is made again")
     assert capsys.readouterr().err == ""
-    assert not is_sound(check, "it is made again")
+    assert not is_intact(check, "it is made again")
     assert (
         capsys.readouterr().err == "x is damaged (found: SHA-256 1, expected: SHA-256 2); it is made again\n"
     )

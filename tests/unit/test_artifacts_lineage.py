@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vqpipe.artifacts.inputs_outputs import CURVES, JSON, Output
 from vqpipe.artifacts.lineage import need_own_lineage, read_lineage
-from vqpipe.artifacts.places import CURVES, JSON, Output
 from vqpipe.artifacts.publish import publish_folder, publish_text, tree_digest
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.seal import parse_sealed

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqpipe.artifacts.catalogue import all_specs
 from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.remedies import all_specs
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.show import show
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec

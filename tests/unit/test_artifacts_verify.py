@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from stages.dvcfile import read_stages
 from vqpipe.artifacts import verify as module
-from vqpipe.artifacts.mend import OF_VARIANTS
 from vqpipe.artifacts.publish import (
     MANIFEST,
     file_digest,
@@ -27,11 +26,12 @@ from vqpipe.artifacts.publish import (
     publish_text,
     tree_digest,
 )
+from vqpipe.artifacts.remedies import OF_VARIANTS
 from vqpipe.artifacts.seal import SEAL, UNSEALED, sealed_text
 from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.artifacts.specs.codebooks import ADJECTIVES, NOUNS, PAIRS, VOCABULARY
 from vqpipe.artifacts.specs.exported import DECODED
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR, TOKENIZER, WEIGHTS
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK, TOKENIZER, WEIGHTS
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import stream_table, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
@@ -90,7 +90,7 @@ def root(tmp_path: Path) -> Path:
     for seed, name in enumerate(("lc", "vq+lg")):
         write_tokenizer(root, name, seed)
     write_vocabulary(root)
-    with publish_folder(root / "prior/none", NO_PRIOR, {}):
+    with publish_folder(root / "prior/none", NO_CODEBOOK, {}):
         pass
     with publish_folder(root / "pictures", DECODED, {}) as partial:
         (partial / "a.png").write_bytes(b"\x89PNG")

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.cli import presets
 from vqpipe.cli.app import app
-from vqpipe.params import presets
-from vqpipe.params.pos import PosParams, WordnetPos
 from vqpipe.text.pos import tagger
-from vqpipe.text.words import Tagger
+from vqpipe.text.tagger import PosParams, Tagger
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "prior-card", "evaluate")
 

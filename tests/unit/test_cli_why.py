@@ -221,7 +221,7 @@ def test_a_search_without_end_stops(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_prior_card(folder: Path) -> None:
     runner = CliRunner()
     assert runner.invoke(app, ["prior-card", "words"]).output == "wrote words.card.md\n"
-    assert (folder / "words.card.md").read_text().startswith("# Codebook prior: words")
+    assert (folder / "words.card.md").read_text().startswith("# Codebook: words")
     assert runner.invoke(app, ["prior-card", "words", "--out=pages/a.md"]).exit_code == 0
     assert (folder / "pages/a.md").read_bytes() == (folder / "words.card.md").read_bytes()
     for arguments, told in ((["gone"], "does not exist"), (["words", "--out=words"], "is a folder")):

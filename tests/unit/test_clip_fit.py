@@ -212,7 +212,7 @@ def test_params_say_what_is_missing() -> None:
 RANK_PROGRAM = """
 import torch
 from vqpipe.clip_fit import ContrastiveTraining, ImageTextBatch
-from vqpipe.engine.step import PhaseLoss
+from vqpipe.training.step import PhaseLoss
 from vqpipe.runtime.distributed import data_parallel
 from vqpipe.vision.towers import build_model
 

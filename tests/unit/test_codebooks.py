@@ -17,13 +17,13 @@ from vqpipe.artifacts.publish import publish_folder, publish_sealed
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.codebooks.card import card
 from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.codebooks.statistics import components, graph_shape, mutual_information
 from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.library.cards import codebook_card
 
 GRAPH = {
     "min_count": 1, "weight": "count",
@@ -99,7 +99,7 @@ def test_centroids(tmp_path: Path) -> None:
 
 
 def test_what_is_no_codebook_is_told(tmp_path: Path) -> None:
-    with publish_folder(tmp_path / "none", NO_PRIOR, {}):
+    with publish_folder(tmp_path / "none", NO_CODEBOOK, {}):
         pass
     with pytest.raises(ArtifactError, match="no codebook"):
         vqpipe.load_codebook(tmp_path / "none")
@@ -136,8 +136,8 @@ def test_mutual_information() -> None:
 
 def test_card_of_words(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
-    text = card(path)
-    assert text == card(path)
+    text = codebook_card(path)
+    assert text == codebook_card(path)
     assert text.startswith("# Codebook: words\n")
     for line in (
         "| adjectives | 4 |", "| CLIP | none |", "| graph.weight | count |", "| nouns without an edge | 1 |",
@@ -155,19 +155,19 @@ def test_card_without_its_own_lineage(tmp_path: Path) -> None:
     path = write_words(tmp_path / "words")
     sidecar = tmp_path / "words.lineage.json"
     publish_sealed(sidecar, {**read_sealed_json(sidecar), "output": "another"})
-    assert "the lineage next to the codebook is of other content" in card(path)
+    assert "the lineage next to the codebook is of other content" in codebook_card(path)
     sidecar.unlink()
-    assert "there is no lineage next to the codebook" in card(path)
+    assert "there is no lineage next to the codebook" in codebook_card(path)
 
 
 def test_card_of_words_without_edges(tmp_path: Path) -> None:
-    text = card(write_words(tmp_path / "words", min_count=9))
+    text = codebook_card(write_words(tmp_path / "words", min_count=9))
     assert "| edges | 0 |" in text
     assert "most frequent pairs" not in text
 
 
 def test_card_of_centroids(tmp_path: Path) -> None:
-    text = card(write_patches(tmp_path / "patches"))
+    text = codebook_card(write_patches(tmp_path / "patches"))
     for line in (
         "| 2 | 2 | 4.000 |", "| largest | 0 | 40 | 40 % | 0 |", "Clusters without a patch: 1.",
         "codebook.prefix(2) ", "weights `vit:openai:0123`", "Not known: there is no lineage",
@@ -177,7 +177,12 @@ def test_card_of_centroids(tmp_path: Path) -> None:
 
 def test_the_loading_code_of_the_cards_runs(tmp_path: Path) -> None:
     for path in (write_words(tmp_path / "words"), write_patches(tmp_path / "patches")):
-        code = card(path).split("```python\n")[1].split("```")[0].replace(f'"{path.name}"', repr(str(path)))
+        code = (
+            codebook_card(path)
+            .split("```python\n")[1]
+            .split("```")[0]
+            .replace(f'"{path.name}"', repr(str(path)))
+        )
         dim = 6 if path.name == "words" else 2
         names: dict[str, Any] = {"features": torch.zeros(1, dim)}
         exec(code, names)
@@ -185,7 +190,7 @@ def test_the_loading_code_of_the_cards_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a|b", "<script>", "[x](y)", "*a* _b_ `c`", "two\nlines"])
 def test_text_from_data_is_no_markup(text: str) -> None:
-    from vqpipe.codebooks.markdown import escape, table
+    from vqpipe.library.cards import escape, table
 
     assert "\n" not in escape(text)
     assert "<" not in escape(text).replace("&lt;", "")

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.every_recipe import make_tokenizer
-from tests.recipes import LC, VQCT, Recipe, centroids, words
+from tests.recipes import LC, VQCT, Recipe, make_tokenizer, patches, words
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.evaluation.pictures import (
@@ -34,7 +33,7 @@ MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dt
 @pytest.fixture(scope="module", params=["lc", "vqct"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if request.param == "lc":
-        return make_tokenizer(Recipe({**LC, "dim": 4, "distance": "euclidean", "init": "data"}, centroids()))
+        return make_tokenizer(Recipe({**LC, "dim": 4, "distance": "euclidean", "init": "data"}, patches()))
     gcn = {**VQCT["transfer"], "final_relu": False}  # type: ignore[dict-item]
     return make_tokenizer(Recipe({**VQCT, "dim": 4, "transfer": gcn, "init": "data"}, words()))
 
@@ -193,7 +192,7 @@ def test_neighbours_are_near_as_the_method_searches() -> None:
     for metric, expected in (("cosine", 1), ("euclidean", 2)):
         books.codebooks = lambda m=metric: [Codebook("code", vectors, None, m)]  # type: ignore[assignment, misc]
         assert replace_by_neighbours(books, first, 1).item() == expected
-    cosine = make_tokenizer(Recipe({**LC, "dim": 4, "distance": "cosine", "init": "data"}, centroids()))
+    cosine = make_tokenizer(Recipe({**LC, "dim": 4, "distance": "cosine", "init": "data"}, patches()))
     assert [book.metric for book in cosine.codebooks()] == ["cosine"]
 
 

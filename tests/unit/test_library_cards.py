@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.codebook_folders import publish_centroids
-from tests.every_recipe import every_recipe, make_tokenizer
+from tests.recipes import every_recipe, make_tokenizer
 from vqpipe.errors import MismatchError
 from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from tests.every_recipe import every_recipe, make_tokenizer
+from tests.recipes import every_recipe, make_tokenizer
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.cli.app import app
-from vqpipe.codebooks import search_traced
-from vqpipe.codebooks.search import nearest
-from vqpipe.codebooks.search_traced import nearest_traced
+from vqpipe.codebooks import search
+from vqpipe.codebooks.search import nearest, nearest_traced
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library import export
 from vqpipe.library.export import export_tokenizer, need_packages, run_onnx, to_onnx, write_onnx
@@ -130,7 +129,7 @@ def _looks_right_from_outside(path: Path) -> None:
 def test_the_traced_search_finds_what_the_exact_one_does(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_traced, "CODES", 64)  # tiles, with a last one of 2 codes
+    monkeypatch.setattr(search, "CODES", 64)  # tiles, with a last one of 2 codes
     z, codes = draw(500, 6) + 30, draw(258, 6, seed=1) + 30  # far from the origin, where scores are coarse
     assert torch.equal(nearest_traced(z, codes, metric == "cosine"), nearest(z, codes, metric))
     for num in (1, 2, 3):
@@ -140,7 +139,7 @@ def test_the_traced_search_finds_what_the_exact_one_does(
 
 
 def test_of_equal_codes_the_traced_search_takes_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_traced, "CODES", 16)
+    monkeypatch.setattr(search, "CODES", 16)
     codes = draw(40, 4).repeat(2, 1)
     assert nearest_traced(codes, codes).tolist() == [*range(40)] * 2
 
@@ -162,7 +161,7 @@ def test_a_large_codebook_is_searched_in_tiles(tmp_path: Path) -> None:
     assert np.array_equal(run_onnx(tmp_path / "s.onnx", z.numpy()), search(z).numpy())
     inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "s.onnx"), data_prop=True)
     dims = [d.dim_value for v in inferred.graph.value_info for d in v.type.tensor_type.shape.dim[1:]]
-    assert max(dims) == search_traced.CODES
+    assert max(dims) == search.CODES
 
 
 def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
@@ -178,7 +177,9 @@ def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
         export_tokenizer(tokenizer, tmp_path / "mine/thesis.tex")
 
 
-def test_a_missing_package_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     need_packages()
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(SetupError, match=r'no onnxscript\n.*pip install "vqpipe\[export\]"'):

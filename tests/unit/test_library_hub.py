@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 import vqpipe.library.hub as hub
-from tests.every_recipe import every_recipe, make_tokenizer
+from tests.recipes import every_recipe, make_tokenizer
 from tests.tiny import write_tokenizer
 from vqpipe import Tokenizer
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
@@ -172,7 +172,7 @@ def test_without_a_network_the_message_says_so(remote: Remote) -> None:
         Tokenizer.from_pretrained("some/one")
 
 
-def test_a_refused_connection_is_told(saved: Path, tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported(saved: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from vqpipe import Tokenizer; from vqpipe.errors import SetupError\n"
         "try: Tokenizer.from_pretrained(sys.argv[1]).push_to_hub('some/one', token='none')\n"
@@ -240,10 +240,10 @@ def test_the_card_names_the_codebook_and_its_licences() -> None:
 def test_the_card_refuses_another_codebook(tmp_path: Path) -> None:
     from vqpipe.artifacts.publish import write_manifest
     from vqpipe.artifacts.spec import header_for
-    from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+    from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 
     (tmp_path / "none").mkdir()
-    write_manifest(tmp_path / "none", header_for(NO_PRIOR, {}))
+    write_manifest(tmp_path / "none", header_for(NO_CODEBOOK, {}))
     with pytest.raises(MismatchError, match="not the codebook of this tokenizer"):
         tokenizer_card(make_tokenizer(RECIPES["lc-paper"]), codebook=tmp_path / "none")
 

@@ -279,7 +279,7 @@ def test_a_second_set_of_weights_is_refused(config: dict[str, Any], tmp_path: Pa
         read(tmp_path, config, {**state, **averaged})
 
 
-def test_keys_beside_the_layout_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+def test_keys_outside_the_layout_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
     state = make_state(config)
     for key in (
         "cond_stage.weight",

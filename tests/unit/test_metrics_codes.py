@@ -11,8 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from tests.every_recipe import every_recipe, make_tokenizer
-from tests.recipes import Recipe
+from tests.recipes import Recipe, every_recipe, make_tokenizer
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE, USAGE_CURVE
 from vqpipe.artifacts.tables import to_table
 from vqpipe.errors import MismatchError

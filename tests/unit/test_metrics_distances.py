@@ -15,7 +15,6 @@ from vqpipe.metrics.distances import (
     DistanceParams,
     Features,
     clip_features,
-    distances,
     feature_distances,
     load_features,
     refusal,
@@ -43,6 +42,13 @@ class FakeClip(nn.Module):
         assert images.min() >= -1
         assert images.max() <= 1
         return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1) @ self.weight
+
+
+def distances(
+    generated: torch.Tensor, real: torch.Tensor, features: Features, params: DistanceParams, batch_size: int
+) -> dict[str, float]:
+    sets = (features.extract(generated, batch_size), features.extract(real, batch_size))
+    return feature_distances(*sets, features, params)
 
 
 @pytest.fixture

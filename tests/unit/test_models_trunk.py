@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vqpipe.models.discriminator import PatchDiscriminator
+from vqpipe.models.losses import DiscriminatorParams
 from vqpipe.models.trunk import AttentionBlock, Decoder, Encoder, ResidualBlock, TrunkParams
 from vqpipe.params.base import validate
-from vqpipe.params.losses import DiscriminatorParams
 
 PAPER = {
     "patch": 1, "channels": 128, "channel_multipliers": [1, 1, 2, 2, 4], "num_blocks": 2, "attention_levels": [4],

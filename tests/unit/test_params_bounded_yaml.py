@@ -10,12 +10,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 
 from stages.dvcfile import read_stages
+from vqpipe.cli.presets import preset_text
 from vqpipe.errors import ParamsError
 from vqpipe.library.vqgan import read_config
 from vqpipe.params.base import MAX_MISTAKES, Params, load_merged, load_params, read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED, PARAMS, Limits, parse_yaml
-from vqpipe.params.presets import preset_text
-from vqpipe.params.scoreboard import load_scoreboard
+from vqpipe.report.boards.board import load_board
 
 NINES = [f"[{','.join([f'*a{i}'] * 9)}]" for i in range(9)]
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} {nine}\n" for i, nine in enumerate(NINES))
@@ -63,7 +63,7 @@ def test_hostile_yaml_is_refused_before_it_is_built_by_every_reader(
         lambda: read_yaml(path),
         lambda: load_params(path, "a", Plain),
         lambda: load_merged(path, "a", "a.b", Plain),
-        lambda: load_scoreboard(path),
+        lambda: load_board(path),
         lambda: read_config(path),
         lambda: read_stages(tmp_path),
         lambda: preset_text("p", folder=tmp_path),

@@ -10,15 +10,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.dvcfile import read_stages
+from vqpipe.cli.presets import GROUPS, load_preset, preset_text
+from vqpipe.data.build import DatasetParams
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import load_merged, load_params, read_yaml, section_of
-from vqpipe.params.dataset import DatasetParams
 from vqpipe.params.names import NAMED, check_name
-from vqpipe.params.presets import load_preset, preset_text
-from vqpipe.params.scoreboard import Scoreboard
-from vqpipe.params.sections import GROUPS
-from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.report.boards.board import Board
 from vqpipe.report.inputs import read_inputs
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -87,7 +86,7 @@ def test_every_reader_of_params_refuses_it(
             read()
 
 
-@pytest.mark.parametrize("section", ["prior", "read"])
+@pytest.mark.parametrize("section", ["prior", "task"])
 def test_the_name_of_a_tokenizer_elsewhere_is_checked_too(
     section: str, params: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -105,14 +104,14 @@ def test_the_name_of_a_tokenizer_elsewhere_is_checked_too(
 @pytest.mark.parametrize("key", ["rows", "runs", "clusters", "row", "codebook"])
 def test_a_scoreboard_checks_its_own(key: str) -> None:
     data = read_yaml(ROOT / "scoreboard/params.yaml")
-    parts = {name: data.get(name) for name in Scoreboard.model_fields if data.get(name) is not None}
+    parts = {name: data.get(name) for name in Board.model_fields if data.get(name) is not None}
     if key in ("row", "codebook"):
         run = next(iter(data["runs"]))
         parts["runs"] = {run: {**data["runs"][run], key: "../../x"}}
     else:
         parts[key] = {"../x": next(iter(data[key].values()))}
     with pytest.raises(ValueError, match="not a name"):
-        Scoreboard.model_validate_json(json.dumps(parts))
+        Board.model_validate_json(json.dumps(parts))
 
 
 def test_the_paths_that_a_run_names_become_parts_of_its_command_only_as_names(tmp_path: Path) -> None:

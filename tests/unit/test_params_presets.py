@@ -8,8 +8,8 @@ import pytest
 from dvc.utils.serialize import parse_yaml
 from ruamel.yaml import YAML
 
+from vqpipe.cli.presets import describe, load_preset, preset_names, preset_text
 from vqpipe.errors import ParamsError
-from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
 
 BASE = """\
 # The base.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vqpipe.cli.presets import SECTIONS, describe, load_preset, preset_names, preset_text
+from vqpipe.data.corpus import CorpusParams, ManyCorpora
 from vqpipe.params.base import merged, validate
-from vqpipe.params.corpus import CorpusParams, ManyCorpora
-from vqpipe.params.presets import describe, load_preset, preset_names, preset_text
-from vqpipe.params.prior import PriorParams
-from vqpipe.params.reading import ReadingParams
-from vqpipe.params.sections import SECTIONS
-from vqpipe.params.tokenizer import TokenizerParams
+from vqpipe.priors import AnyPrior
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.task import task_entry
 from vqpipe.text.graph import GraphParams
 from vqpipe.text.vocabulary import VocabularyParams
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 ROOT = Path(__file__).parents[2]
 F16 = (
@@ -45,11 +46,20 @@ def variants(preset: str) -> dict[str, TokenizerParams]:
     }
 
 
-def pairs(preset: str) -> dict[str, PriorParams]:
+def pairs(preset: str) -> dict[str, AnyPrior]:
     """Each pair of a preset with the common params below it, as the stage reads it."""
     section = content(preset)["prior"]
     return {
-        name: validate(merged(section["common"], own), f"prior.pairs.{name}", PriorParams, preset)
+        name: validate(merged(section["common"], own), f"prior.pairs.{name}", AnyPrior, preset)
+        for name, own in section["pairs"].items()
+    }
+
+
+def tasks(preset: str) -> dict[str, Any]:
+    """Each task of a preset with the params below it, as the stage reads it."""
+    section = content(preset)["task"]
+    return {
+        name: validate(task_entry(section["common"], own), name, TASKS.params(), preset)
         for name, own in section["pairs"].items()
     }
 
@@ -65,14 +75,14 @@ def test_params_yaml_is_the_preset_scenes() -> None:
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_section_holds(preset: str) -> None:
-    assert set(content(preset)) == {*SECTIONS, "tokenizer", "prior", "read"}
+    assert set(content(preset)) == {*SECTIONS, "tokenizer", "prior", "task"}
     for section, model in SECTIONS.items():
         validate(content(preset)[section], section, model, preset)
     assert variants(preset)
     assert {pair.tokenizer for pair in pairs(preset).values()} <= set(variants(preset))
-    for name, own in content(preset)["read"]["variants"].items():
-        reading = validate(merged(content(preset)["read"]["common"], own), name, ReadingParams, preset)
-        assert reading.tokenizer in variants(preset)
+    for task in tasks(preset).values():
+        assert task.tokenizer in variants(preset)
+    assert {task.kind for task in tasks(preset).values()} == set(TASKS)
 
 
 @pytest.mark.parametrize("preset", [name for name in preset_names() if name != "scenes"])
@@ -143,11 +153,7 @@ def test_the_nano_presets_fit_eighty_images() -> None:
     assert params["cluster"]["num_clusters"] <= num_vectors
     batches = [variant.training.batch_size for variant in variants("coco").values()]
     batches += [pair.training.batch_size for pair in pairs("coco").values()]
-    common = params["read"]["common"]
-    for name, own in params["read"]["variants"].items():
-        training = validate(merged(common, own), name, ReadingParams).training
-        assert training is not None
-        batches.append(training.batch_size)
+    batches += [task.training.batch_size for task in tasks("coco").values()]
     assert max(batches) <= num_train
     assert params["clip"]["fit"]["training"]["batch_size"] <= num_train
 
@@ -182,32 +188,30 @@ def test_small_aligned_variants_differ_from_their_backbones_in_align_alone(prese
     found = variants(preset)
     aligned = {name for name in found if name.endswith("+lg")}
     assert aligned == {"vq+lg"}
-    read = content(preset)["read"]["variants"]
+    solved = {task.tokenizer: task for task in tasks(preset).values() if task.kind == "masked_words"}
     for name in aligned:
         align = found[name].align
         assert align is not None
         assert align.losses() == ("global", "masked", "relationship")
         assert found[name].model_copy(update={"align": None}) == found[name.removesuffix("+lg")]
-        assert {name, name.removesuffix("+lg")} <= set(read)
-        # The heads that are trained with the tokenizer and the reader's own are of one form.
-        reader = validate(merged(content(preset)["read"]["common"], read[name]), name, ReadingParams).align
+        assert {name, name.removesuffix("+lg")} <= set(solved)
+        # The head that is trained with the tokenizer and the fresh one are of one form.
+        fresh = solved[name]
         assert (align.width, align.num_layers, align.num_heads) == (
-            reader.width, reader.num_layers, reader.num_heads,
+            fresh.head.width, fresh.head.num_layers, fresh.head.num_heads,
         )  # fmt: skip
         assert align.masked is not None
-        assert reader.masked is not None
-        assert align.masked.model_copy(update={"weight": 1.0}) == reader.masked
+        assert align.masked.model_copy(update={"weight": 1.0}) == fresh.masked
 
 
 @pytest.mark.parametrize("preset", F16)
-def test_readers_at_the_papers_scale_have_its_heads_and_the_tokenizers_schedule(preset: str) -> None:
-    for name, own in content(preset)["read"]["variants"].items():
-        reading = validate(merged(content(preset)["read"]["common"], own), name, ReadingParams)
-        align = reading.align
-        assert reading.training is None
-        assert (align.width, align.num_layers, align.num_heads, align.max_tokens) == (256, 2, 1, 30)
-        assert align.masked is not None
-        assert (align.masked.width, align.masked.num_layers, align.masked.dropout) == (512, 2, 0.1)
+def test_tasks_at_the_papers_scale_have_its_heads_and_the_tokenizers_schedule(preset: str) -> None:
+    for task in tasks(preset).values():
+        head = task.head
+        assert task.training is None
+        assert (head.width, head.num_layers, head.num_heads, head.max_tokens) == (256, 2, 1, 30)
+        if task.kind != "retrieval":
+            assert (task.masked.width, task.masked.num_layers, task.masked.dropout) == (512, 2, 0.1)
 
 
 def test_vqct_s_recipe_for_its_codebooks() -> None:

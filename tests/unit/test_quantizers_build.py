@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, build, from_state
@@ -33,7 +33,7 @@ def config(params: dict[str, Any]) -> Any:
 
 
 def centroids(num: int = 10) -> Any:
-    return Centroids(torch.randn(num, 7), torch.ones(num), {})
+    return PatchesCodebook(torch.randn(num, 7), torch.ones(num), {})
 
 
 def words(**changes: Any) -> Any:
@@ -41,7 +41,7 @@ def words(**changes: Any) -> Any:
         "adjectives": ["red", "old"], "nouns": ["cat", "sea", "sun"], "adjective_vectors": torch.randn(2, 7),
         "noun_vectors": torch.randn(3, 7), "edges": torch.tensor([[0, 1], [2, 0]]), "weights": torch.ones(2),
     }  # fmt: skip
-    return Words(**{**parts, **changes})
+    return WordsCodebook(**{**parts, **changes})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def words(**changes: Any) -> Any:
         (VQCT, None, ["quantizer vqct", "no codebook", "a words codebook", "dvc repro graph"]),
         (VQCT, centroids(), ["quantizer vqct", "patches codebook", "a words codebook"]),
         ({**LC, "num_codes": 11}, centroids(), ["num_codes: 11", "10 centroids", "at most 10"]),
-        (LC, Centroids(torch.full((9, 3), torch.nan), torch.ones(9), {}), ["27 values not finite"]),
+        (LC, PatchesCodebook(torch.full((9, 3), torch.nan), torch.ones(9), {}), ["27 values not finite"]),
         (VQCT, words(adjectives=[], adjective_vectors=torch.zeros(0, 7)), ["both kinds", "0 adjectives"]),
         (
             VQCT,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.quantizers.estimators import straight_through
@@ -37,7 +37,7 @@ def vq(num_codes: int = 16, init: str = "uniform") -> Quantizer:
 
 def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
     draw = torch.Generator().manual_seed(3)
-    codebook = Words(
+    codebook = WordsCodebook(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -50,7 +50,7 @@ def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
 
 def lc_from_data() -> Quantizer:
     vectors = torch.randn(40, 20, generator=torch.Generator().manual_seed(4))
-    codebook = Centroids(vectors, torch.ones(40), {})
+    codebook = PatchesCodebook(vectors, torch.ones(40), {})
     return fresh(codebook, kind="lc", num_codes=40, distance="cosine", init="data")
 
 

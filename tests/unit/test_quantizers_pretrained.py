@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.recipes import GCN, LC, MLP, VQCT, patches, words
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, Quantizer, build
@@ -100,7 +100,7 @@ def test_words_stay_frozen_under_a_network() -> None:
 
 
 def test_random_words_have_the_scale_of_the_prior_and_nothing_else_of_it() -> None:
-    many = Words(
+    many = WordsCodebook(
         [f"a{i}" for i in range(300)], [f"n{i}" for i in range(300)], latent(300, 12) * 3 + 4,
         latent(300, 12, seed=2) * 3 + 4, torch.tensor([[0], [1]]), torch.ones(1),
     )  # fmt: skip
@@ -157,7 +157,7 @@ def test_the_adjacency_of_a_whole_vocabulary_takes_memory_in_proportion_to_its_e
     ka, kn, num = 1949, 4258, 20_000
     pairs = torch.randperm(ka * kn, generator=torch.Generator().manual_seed(0))[:num]
     edges = torch.stack([pairs // kn, pairs % kn])
-    codebook = Words([""] * ka, [""] * kn, latent(ka, 6), latent(kn, 6), edges, torch.ones(num))
+    codebook = WordsCodebook([""] * ka, [""] * kn, latent(ka, 6), latent(kn, 6), edges, torch.ones(num))
     quantizer = fresh(VQCT, codebook).eval()
     assert isinstance(quantizer, CodebookTransferQuantizer)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_trainable_centroids_move_and_frozen_ones_do_not(projector: bool) -> Non
 
 def test_random_centroids_have_the_moments_of_those_they_stand_for() -> None:
     spread = torch.linspace(0.1, 5, 20)
-    codebook = Centroids(
+    codebook = PatchesCodebook(
         latent(2000, 20) * spread + torch.arange(20), torch.ones(2000, dtype=torch.int64), {}
     )
     first, again = (fresh(LC, codebook, num_codes=1500, source="random").state_dict() for _ in range(2))

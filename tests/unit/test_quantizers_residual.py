@@ -12,8 +12,8 @@ from tests.recipes import DIM, FSQ, GUMBEL, LC, VQ, VQCT, patches, residual, wor
 from tests.tiny import TOKENIZER
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import AnyQuantizer, Quantizer, build
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 DATA = {**VQ, "init": "data"}
 

@@ -21,8 +21,8 @@ from vqpipe.errors import SetupError
 from vqpipe.runtime import distributed, preflight, seeds
 from vqpipe.runtime.device import autocast, device
 from vqpipe.runtime.env import engine, scratch_root, workers
-from vqpipe.runtime.progress import progress_bar, track
 from vqpipe.runtime.scratch import scratch_folder
+from vqpipe.runtime.terminal import progress_bar, track
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])

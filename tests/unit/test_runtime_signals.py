@@ -295,7 +295,7 @@ def test_the_rows_of_a_scoreboard_end_with_it(signum: signal.Signals, tmp_path: 
         "out = open('rows', 'w')\nprint('ready', file=out, flush=True)\n" + STAGE
     )
     program = (
-        "from pathlib import Path\nfrom stages.scoreboard import run_all\nimport vqpipe.runtime.signals as s\n"
+        "from pathlib import Path\nfrom stages.boards import run_all\nimport vqpipe.runtime.signals as s\n"
         "print('ready', flush=True)\nwith s.stop_on_signals():\n"
         "    run_all({n: ['python', 'row.py'] for n in 'abc'}, 2, Path('logs'))\n"
     )

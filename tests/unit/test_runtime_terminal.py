@@ -12,11 +12,11 @@ import pytest
 import rich.progress
 
 from vqpipe.cli.app import app
-from vqpipe.codebooks.markdown import escape
-from vqpipe.codebooks.markdown import table as markdown_table
+from vqpipe.library.cards import escape
+from vqpipe.library.cards import table as markdown_table
 from vqpipe.report.blocks import Cell, Column, Section, Table, Text
-from vqpipe.report.page import render
-from vqpipe.runtime import progress
+from vqpipe.report.build import render
+from vqpipe.runtime import terminal
 from vqpipe.runtime.scratch import scratch_folder
 from vqpipe.runtime.terminal import harmless, say
 
@@ -52,10 +52,10 @@ def test_say(err: bool, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_titles_and_notes_of_progress_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(terminal.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(rich.progress.Progress, "add_task", lambda _, title, **fields: shown.append(title))
     monkeypatch.setattr(rich.progress.Progress, "update", lambda *_, note, **fields: shown.append(note))
-    with progress.progress_bar(HOSTILE) as bar:
+    with terminal.progress_bar(HOSTILE) as bar:
         bar.advance(note=HOSTILE)
     assert shown == [harmless(HOSTILE)] * 2
 

@@ -17,10 +17,12 @@ from tests.small_alignment import IDS, captions
 from tests.small_tasks import COMMON, EIGHT, config, frozen, head, measured, task
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
 from vqpipe.alignment.text import TextBatch
+from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
+from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.params.base import validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import FrozenInputs, other_examples
@@ -29,8 +31,8 @@ from vqpipe.tasks.relations import relate
 from vqpipe.tasks.retrieval import chances, recalls
 from vqpipe.tasks.solve import solve_task, training_of
 from vqpipe.tasks.task import task_entry, tasks_of
-from vqpipe.tokenizers.latent_init import whiten
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import whiten
 from vqpipe.vision.clip import Clip
 
 CPU = torch.device("cpu")
@@ -278,7 +280,7 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
 
 
 def test_a_word_and_its_repetition_are_no_pair() -> None:
-    """They stand for one position, so that their codes agree whatever the codes are."""
+    """Both have one position, so that their codes agree for any codes."""
     one, two, pieces = [300], [301], [302, 303]
     text = captions([[one, two, one], [one, one], [pieces, [302], pieces, two], [two]])
     model, codes = head().requires_grad_(False), frozen()
@@ -434,7 +436,8 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"kind": "masked_word"}, "masked_word"),
+        ({"kind": "masked_word"}, "no task masked_word; did you mean masked_words"),
+        ({"tokenizer": "vq"}, "a pair without its kind"),
         ({"kind": "retrieval", "head": {"num_heads": 3}}, "width 16 is not a multiple of num_heads 3"),
         ({"kind": "masked_words", "masked_counts": [3, 1]}, "do not rise"),
         (
@@ -447,3 +450,24 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
 def test_wrong_params_are_refused(own: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         validate(task_entry(COMMON, own), "task.pairs.vq", TASKS.params())
+
+
+# --- a task of one's own
+
+
+def test_a_task_of_one_file_and_one_line(
+    learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS._places, "class_label", "tests.toy_task:ClassLabel")
+    dataset, clip, tokenizer = learnable
+    settings = config("class_label", training={**TRAINING, "learning_rate": 0.05}, batch_size=16)
+    solved = solve_task(
+        settings, tokenizer, None, dataset, clip, scratch=tmp_path, curves=None, device=CPU, title="toy"
+    )
+    assert solved.metrics.fresh.accuracy.mean > 0.9
+    assert solved.metrics.fresh.commonest == 0.5
+    assert solved.metrics.protocol.num_images == 32
+    solved.write(tmp_path / "out")
+    assert read_manifest(tmp_path / "out", TASK).facts["kind"] == "class_label"
+    assert read_table(tmp_path / "out/per_image.parquet", TASK_PER_IMAGE).num_rows == 32
+    assert type(solved.metrics).of(solved.metrics.plain(), "it") == solved.metrics

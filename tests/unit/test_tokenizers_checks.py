@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tests.every_recipe import every_recipe, make_tokenizer
+from tests.recipes import every_recipe, make_tokenizer
 from tests.tiny import TOKENIZER, write_tokenizer
 from vqpipe import Tokenizer
 from vqpipe.errors import ArtifactError, MismatchError

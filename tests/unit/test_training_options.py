@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.recipes import VQ
-from tests.recipes_soft import IBQ, residual
+from tests.recipes import IBQ, VQ, residual
 from tests.small_training import BATCH, CPU, GRID, STEPS, batch_at, dying_at, make, params, same_bytes, train
 from tests.unit.test_training_loop import batch_at as line_batch
 from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.runtime.determinism import deterministic_algorithms
+from vqpipe.runtime.device import deterministic_algorithms
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.training.loop import _prepare
 from vqpipe.training.step import Stepper, channels_last, micro_batches

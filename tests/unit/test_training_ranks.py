@@ -15,8 +15,8 @@ from tests.ranks import ROOT, torchrun
 from tests.small_training import merged
 from tests.tiny import write_dataset, write_tiny_clip
 from tests.train_ranks import train_all
+from vqpipe.cli.presets import load_preset
 from vqpipe.params.base import validate
-from vqpipe.params.presets import load_preset
 from vqpipe.tokenizers.tokenizer import TokenizerParams
 
 RUNS: dict[str, dict[str, Any]] = {

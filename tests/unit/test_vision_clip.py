@@ -17,10 +17,9 @@ from torch import nn
 from tests.tiny import write_tiny_clip
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
-from vqpipe.params.graph import ClipTokenVectors
-from vqpipe.params.pos import WordnetPos
-from vqpipe.text.vectors import word_vectors
+from vqpipe.text.vectors import ClipTokenVectors, word_vectors
 from vqpipe.text.vocabulary import Vocabulary
+from vqpipe.text.wordnet_tagger import WordnetPos
 from vqpipe.vision import towers
 from vqpipe.vision.byte_pairs import is_single_token
 from vqpipe.vision.clip import RESIZE_MODES, Clip, resize_to, weights_digest, write_clip

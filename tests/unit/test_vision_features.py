@@ -17,13 +17,13 @@ from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
-from vqpipe.codebooks.centroids import read_centroids
+from vqpipe.codebooks.patches import read_patches_codebook
 from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.vision import patches, towers
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.cluster import ClusterParams, write_patches_codebook
-from vqpipe.vision.features import iter_shards, open_vectors, plan_shards, pool, read_vectors
+from vqpipe.vision.features import iter_shards, open_vectors, plan_shards, pool
 from vqpipe.vision.kmeans import kmeans
 from vqpipe.vision.patches import PatchesParams
 
@@ -129,7 +129,7 @@ def test_the_vectors_are_the_pooled_features_of_each_image(clip: Clip, tmp_path:
 def test_unprojected_features_have_the_towers_width(clip: Clip, tmp_path: Path) -> None:
     metrics = write_patches(clip, Pictures(2), patches_params(projected=False), tmp_path / "p")
     assert metrics.dim == 8
-    assert read_vectors(tmp_path / "p").shape == (8, 8)
+    assert open_vectors(tmp_path / "p").shape == (8, 8)
 
 
 def test_shards_together_are_one_shard(clip: Clip, tmp_path: Path) -> None:
@@ -138,7 +138,10 @@ def test_shards_together_are_one_shard(clip: Clip, tmp_path: Path) -> None:
     metrics = write_patches(clip, Pictures(200), small, tmp_path / "many")
     assert metrics.num_shards == 10
     assert (tmp_path / "many" / "patches-00009.safetensors").is_file()
-    np.testing.assert_array_equal(read_vectors(tmp_path / "many")[:32], read_vectors(tmp_path / "one"))
+    np.testing.assert_array_equal(
+        open_vectors(tmp_path / "many")[:32],
+        open_vectors(tmp_path / "one")[:],
+    )
     images = torch.cat([shard["image"] for shard in iter_shards(tmp_path / "many")])
     assert images.tolist() == [number for number in range(200) for _ in range(4)]
 
@@ -267,9 +270,9 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(clip: Clip, tmp_path
     shard = next(iter_shards(tmp_path / "p"))
     assert shard["image"].unique().tolist() == [0, 2, 3, 4, 5]
     write_patches(clip, Pictures(9), params, tmp_path / "all")
-    every = read_vectors(tmp_path / "all").reshape(9, 4, 6)
+    every = open_vectors(tmp_path / "all")[:].astype(np.float32).reshape(9, 4, 6)
     torch.testing.assert_close(
-        torch.from_numpy(read_vectors(tmp_path / "p").reshape(5, 4, 6)),
+        torch.from_numpy(open_vectors(tmp_path / "p")[:].astype(np.float32).reshape(5, 4, 6)),
         torch.from_numpy(every[[0, 2, 3, 4, 5]]), atol=2e-3, rtol=2e-3,
     )  # fmt: skip
 
@@ -290,14 +293,15 @@ def test_a_shard_without_a_readable_image_is_empty(clip: Clip, tmp_path: Path) -
     metrics = write_patches(clip, Pictures(60, [*range(25), *range(42, 60)]), params, tmp_path / "p")
     assert metrics.num_shards == 3
     assert [len(part) for part in open_vectors(tmp_path / "p").parts] == [0, 68, 0]
-    assert read_vectors(tmp_path / "p").shape == (68, 6)
+    assert open_vectors(tmp_path / "p").shape == (68, 6)
     with pytest.raises(DataError, match="3 of the 3 train images cannot be read"):
         write_patches(clip, Pictures(3, range(3)), patches_params(max_bad_fraction=0.99), tmp_path / "q")
 
 
 def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(60), patches_params(shard_bytes=1 << 10), tmp_path / "p")
-    mapped, whole = open_vectors(tmp_path / "p"), read_vectors(tmp_path / "p")
+    mapped = open_vectors(tmp_path / "p")
+    whole = np.concatenate([shard["features"].numpy() for shard in iter_shards(tmp_path / "p")])
     assert len(mapped.parts) == 3
     assert mapped.shape == whole.shape
     for rows in (slice(0, 5), slice(80, 90), slice(3, 230), slice(84, 84), slice(-3, None), slice(300, 400)):
@@ -336,13 +340,13 @@ def test_an_empty_split_is_refused(clip: Clip, tmp_path: Path) -> None:
 def test_centroids_are_read_back_with_what_they_are_made_of(clip: Clip, tmp_path: Path) -> None:
     write_patches(clip, Pictures(20), patches_params(), tmp_path / "patches")
     metrics = write_patches_codebook(tmp_path / "patches", cluster_params(), tmp_path / "centroids")
-    prior = read_centroids(tmp_path / "centroids")
+    prior = read_patches_codebook(tmp_path / "centroids")
     assert prior.vectors.shape == (5, 6)
     assert prior.vectors.dtype == torch.float32
     assert prior.counts.sum() == 80
     assert prior.facts["clip_id"] == clip.id
     assert prior.facts["objective"] == metrics.objective
-    vectors = torch.from_numpy(read_vectors(tmp_path / "patches"))
+    vectors = torch.from_numpy(open_vectors(tmp_path / "patches")[:].astype(np.float32))
     nearest = torch.cdist(vectors, prior.vectors).square().min(dim=1).values
     assert metrics.objective == pytest.approx(float(nearest.mean()), rel=1e-4)
 
@@ -358,4 +362,4 @@ def test_missing_inputs_name_their_stage(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="dvc repro patches"):
         write_patches_codebook(tmp_path / "none", cluster_params(), tmp_path / "centroids")
     with pytest.raises(ArtifactError, match="dvc repro cluster"):
-        read_centroids(tmp_path / "none")
+        read_patches_codebook(tmp_path / "none")

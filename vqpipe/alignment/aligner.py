@@ -269,6 +269,3 @@ class Aligner(nn.Module):
                 f"these tensors are not the state of an aligner with these params: {error}"
             ) from error
         return aligner.eval()
-
-
-code_dims = lambda *a: __import__("vqpipe.tokenizers.captions", fromlist=["code_dims"]).code_dims(*a)  # noqa: E731  # shim: moved

@@ -118,10 +118,3 @@ def _damage(error: ArtifactError | OSError) -> str:
     problem, *parts = (" ".join(line.split()) for line in str(error).splitlines())
     shown = ", ".join(part for part in parts if not part.startswith("run:"))
     return f"{problem} ({shown})" if shown else problem
-
-
-before = previous_path  # shim: moved
-
-keep_before = keeping_previous  # shim: moved
-
-is_sound = is_intact  # shim: moved

@@ -24,7 +24,7 @@ from vqpipe.artifacts.spec import (
     make_command,
     repair_command,
 )
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ArtifactError
 
 
@@ -49,7 +49,7 @@ def spec_of(header: Header) -> Spec | None:
     return all_specs().get(header.spec)
 
 
-OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "read")
+OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "task")
 """Stages that run once per variant or pair: `dvc repro STAGE@NAME`, with the last part of the output's path as name."""
 METRICS, CURVES = "metrics", "curves"
 """Folders of the same layout: `metrics/PART.json` belongs to `curves/PART.csv`."""
@@ -67,7 +67,7 @@ def repair_folder(folder: Path) -> str:
     spec = None
     with suppress(ArtifactError, OSError):
         spec = all_specs().get(str(parse_object((folder / MANIFEST).read_bytes(), folder).get("spec")))
-    if spec == NO_PRIOR:
+    if spec == NO_CODEBOOK:
         return f"git checkout {quoted(folder)}"
     if spec is None:
         return repair_command(folder)
@@ -101,14 +101,3 @@ def counterpart(path: Path, folder: str, other: str, ending: str) -> Path | None
     """The file of the same name in the other of the folders `metrics` and `curves`, or None for a file in neither."""
     below = path_below(path, folder)
     return None if below is None else (below[0] / other / below[1]).with_name(below[1].stem + ending)
-
-
-for_folder = repair_folder  # shim: moved
-
-for_output = repair_output  # shim: moved
-
-for_metrics = repair_metrics  # shim: moved
-
-place = path_below  # shim: moved
-
-twin = counterpart  # shim: moved

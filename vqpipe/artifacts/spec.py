@@ -143,8 +143,3 @@ def missing(where: Path, *specs: Spec) -> ArtifactError:
         return ArtifactError(f"{where} does not exist (a {wanted} artifact)", run=run)
     held = ", ".join(path.name for path in sorted(where.iterdir())[:8]) if where.is_dir() else "a file"
     return ArtifactError(f"{where} is not a {wanted} artifact", found=held or "an empty folder", run=run)
-
-
-mend = repair_command  # shim: moved
-
-maker = make_command  # shim: moved

@@ -11,9 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqpipe.cli.export import export
-from vqpipe.cli.import_vqgan import import_vqgan
-from vqpipe.cli.tokenize import detokenize, tokenize
+from vqpipe.cli.tokenizers import detokenize, export, import_vqgan, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
 from vqpipe.runtime.terminal import say
@@ -155,8 +153,7 @@ def compare(
 
     Example: vqpipe compare main artifacts/report/metrics.json --fail-on 'tokenizer.lc.psnr<-0.2'
     """
-    from vqpipe.report.comparable import check_alike
-    from vqpipe.report.gate import breaches, deltas, parse_gate, read_metrics, table
+    from vqpipe.report.gate import breaches, check_alike, deltas, parse_gate, read_metrics, table
 
     gates = [parse_gate(text) for text in fail_on or []]
     first, second = read_metrics(a, path), read_metrics(b, path)
@@ -197,7 +194,7 @@ def pairs(
     Example: vqpipe pairs "a small red boat under a grey sky"
     """
     from vqpipe.cli.pairs import side_by_side
-    from vqpipe.params.graph import PhraseParams
+    from vqpipe.text.tagger import PhraseParams
 
     phrases = PhraseParams(predicative=predicative, shades="noun")
     say(side_by_side(caption, backend or [], spacy_model, phrases))
@@ -260,7 +257,7 @@ def card(
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
-    from vqpipe.codebooks.card import card as card_text
+    from vqpipe.library.cards import codebook_card as card_text
 
     target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
     publish_text(target, card_text(path))

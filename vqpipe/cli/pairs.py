@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from vqpipe.errors import ParamsError, SetupError, did_you_mean
-from vqpipe.params.graph import PhraseParams
-from vqpipe.params.pos import NltkPos, PosParams, SpacyPos, WordnetPos
+from vqpipe.text.nltk_tagger import NltkPos
 from vqpipe.text.pos import tagger
-from vqpipe.text.words import Analysis
+from vqpipe.text.spacy_tagger import SpacyPos
+from vqpipe.text.tagger import Analysis, PhraseParams, PosParams
+from vqpipe.text.wordnet_tagger import WordnetPos
 
 Pair = tuple[str, str]
 

@@ -28,24 +28,24 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
+from vqpipe.clip_fit import ClipParams
+from vqpipe.data.build import DatasetParams
+from vqpipe.data.corpus import CorpusParams
 from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.evaluation.measure import EvaluateParams
 from vqpipe.params.base import field_types, merged, validate
 from vqpipe.params.bounded_yaml import parse_yaml
-from vqpipe.params.clip import ClipParams
-from vqpipe.params.cluster import ClusterParams
-from vqpipe.params.corpus import CorpusParams
-from vqpipe.params.dataset import DatasetParams
-from vqpipe.params.evaluate import EvaluateParams
-from vqpipe.params.graph import GraphParams
 from vqpipe.params.names import check_names
-from vqpipe.params.patches import PatchesParams
-from vqpipe.params.prior import PriorParams
 from vqpipe.params.report import ReportParams
-from vqpipe.params.tokenizer import TokenizerParams
-from vqpipe.params.tokens import TokensParams
-from vqpipe.params.vocabulary import VocabularyParams
+from vqpipe.priors import AnyPrior
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.task import task_entry
+from vqpipe.text.graph import GraphParams
+from vqpipe.text.vocabulary import VocabularyParams
+from vqpipe.tokenizers.tokenizer import TokenizerParams
+from vqpipe.tokenizers.tokens import TokensParams
+from vqpipe.vision.cluster import ClusterParams
+from vqpipe.vision.patches import PatchesParams
 
 KEYWORDS = ("base", "description", "replace")
 """Top-level keys of a preset file that are not params sections."""
@@ -232,7 +232,7 @@ SECTIONS: dict[str, Any] = {
 """Sections that are read as they are."""
 GROUPS: dict[str, tuple[str, Any]] = {
     "tokenizer": ("variants", TokenizerParams),
-    "prior": ("pairs", PriorParams),
+    "prior": ("pairs", AnyPrior),
     "task": ("pairs", TASKS.params()),
 }
 """Sections of `common` and of named entries, each of which is read with `common` below it (`entry`)."""

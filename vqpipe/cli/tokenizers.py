@@ -28,7 +28,7 @@ def tokenize(
 
     Example: vqpipe tokenize photos --tokenizer artifacts/tokenizer/lc --out photos.parquet
     """
-    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.tokens import CODES
     from vqpipe.library.hub import Tokenizer
     from vqpipe.library.tokens import tokenize as run
@@ -53,7 +53,7 @@ def detokenize(
 
     Example: vqpipe detokenize photos.parquet --tokenizer artifacts/tokenizer/lc --out again
     """
-    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.exported import DECODED
     from vqpipe.library.hub import Tokenizer
     from vqpipe.library.tokens import detokenize as run
@@ -76,7 +76,7 @@ def export(
 
     Example: vqpipe export artifacts/tokenizer/lc --out lc-onnx
     """
-    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.exported import ONNX
     from vqpipe.library.export import export_tokenizer, need_packages
 
@@ -106,7 +106,7 @@ def import_vqgan(
 
     Example: vqpipe import-vqgan last.ckpt model.yaml --out artifacts/tokenizer/vqgan
     """
-    from vqpipe.artifacts.places import need_output
+    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.library.vqgan import import_vqgan as read
     from vqpipe.library.vqgan import publish_import

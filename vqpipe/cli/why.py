@@ -10,7 +10,7 @@ from vqpipe.cli.captions import named_captions
 from vqpipe.codebooks.words import Edge, WordsCodebook, read_words_codebook
 from vqpipe.errors import ParamsError, SetupError, VqpipeError
 from vqpipe.params.base import validate
-from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.text.lexicon import lexicon
 from vqpipe.text.phrases import pairs
 from vqpipe.text.pos import pos_params, tagger

@@ -8,14 +8,14 @@ from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.spec import OneOf
 from vqpipe.artifacts.specs.codebooks import PATCHES_CODEBOOK, WORDS_CODEBOOK
-from vqpipe.artifacts.specs.tokenizer import NO_PRIOR
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.codebooks.patches import PatchesCodebook, read_patches_codebook
 from vqpipe.codebooks.words import WordsCodebook, read_words_codebook
 from vqpipe.errors import ArtifactError
 
 PretrainedCodebook = WordsCodebook | PatchesCodebook | None
 """The codebook that a tokenizer is built on; None for one that needs none."""
-PRETRAINED = OneOf("pretrained codebook", (WORDS_CODEBOOK, PATCHES_CODEBOOK, NO_PRIOR))
+PRETRAINED = OneOf("pretrained codebook", (WORDS_CODEBOOK, PATCHES_CODEBOOK, NO_CODEBOOK))
 """Their artifacts."""
 
 
@@ -33,12 +33,12 @@ def load_pretrained(folder: Path) -> PretrainedCodebook:
         return read_words_codebook(folder)
     if spec == PATCHES_CODEBOOK.name:
         return read_patches_codebook(folder)
-    if spec == NO_PRIOR.name:
+    if spec == NO_CODEBOOK.name:
         return None
     raise ArtifactError(
         f"{folder} is no pretrained codebook",
         found=spec,
-        choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name, NO_PRIOR.name],
+        choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name, NO_CODEBOOK.name],
     )
 
 
@@ -58,10 +58,3 @@ def load_codebook(folder: str | Path) -> WordsCodebook | PatchesCodebook:
             choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name],
         )
     return codebook
-
-
-Prior = PretrainedCodebook  # shim: moved
-
-PRIOR = PRETRAINED  # shim: moved
-
-load_prior = load_pretrained  # shim: moved

@@ -66,8 +66,3 @@ def read_patches_codebook(folder: Path) -> PatchesCodebook:
     facts = read_manifest(folder, PATCHES_CODEBOOK).facts
     tensors, _ = read_tensors(folder / "centroids.safetensors", CENTROID_TENSORS)
     return PatchesCodebook(tensors["centroids"], tensors["counts"], facts)
-
-
-Centroids = PatchesCodebook  # shim: moved
-
-read_centroids = read_patches_codebook  # shim: moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import log
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -104,11 +104,6 @@ def graph_shape(pairs: Pairs, num_adjectives: int, num_nouns: int) -> GraphStati
         isolated_nouns=int((counts["nouns"] == 0).sum()),
         degree=DegreesByClass(adjectives=_degrees(counts["adjectives"]), nouns=_degrees(counts["nouns"])),
     )
-
-
-def graph_statistics(pairs: Pairs, num_adjectives: int, num_nouns: int) -> dict[str, Any]:  # shim: moved
-    """As `graph_shape`."""  # shim: moved
-    return graph_shape(pairs, num_adjectives, num_nouns).plain()  # shim: moved
 
 
 def _degrees(values: np.ndarray) -> Degrees:

@@ -156,7 +156,6 @@ def read_words_codebook(path: Path) -> WordsCodebook:
         ArtifactError: missing, damaged, of another version, or its parts do not fit each other.
     """
     facts = read_manifest(path, WORDS_CODEBOOK).facts
-    facts = {**facts, "clip": facts.get("clip_id")}  # shim: moved
     adjectives, nouns = read_word_counts(path, ADJECTIVES), read_word_counts(path, NOUNS)
     vectors, _ = read_tensors(path / "vectors.safetensors", WORD_VECTORS)
     table = read_table(path / "edges.parquet", EDGES).to_pydict()
@@ -177,8 +176,3 @@ def read_words_codebook(path: Path) -> WordsCodebook:
         torch.tensor(table["weight"], dtype=torch.float32), facts, list(adjectives.values()), list(nouns.values()),
         table["count"], table["pmi"], table["examples"],
     )  # fmt: skip
-
-
-Words = WordsCodebook  # shim: moved
-
-read_words = read_words_codebook  # shim: moved

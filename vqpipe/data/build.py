@@ -34,9 +34,8 @@ from vqpipe.data.records import (
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 from vqpipe.runtime.env import scratch_root
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.shards import map_shards
-from vqpipe.runtime.terminal import say
+from vqpipe.runtime.terminal import say, track
 
 QUARANTINE_FILE = "quarantine.parquet"
 TRUTH_FILE = "truth.parquet"

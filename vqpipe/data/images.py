@@ -419,12 +419,3 @@ def decode_squares(preprocess: Preprocess, rows: Sequence[Encoded]) -> DecodedSq
     for plane, image in zip(planes, pixels, strict=True):
         plane[:] = image.transpose(2, 0, 1)
     return DecodedSquares(planes, tuple(bad))
-
-
-Fit = Preprocess  # shim: moved
-
-Fitted = DecodedSquares  # shim: moved
-
-fit_square = to_square  # shim: moved
-
-fit_images = decode_squares  # shim: moved

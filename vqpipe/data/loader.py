@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.publish import publish_file
 from vqpipe.artifacts.seal import need_equal
 from vqpipe.artifacts.spec import TensorSpec
@@ -106,7 +106,7 @@ class Packed:
         key = hashlib.sha256("\n".join(split.digests).encode()).hexdigest()[:16]
         self._path = path = scratch_root() / "packs" / f"{split.name}-{key}.bin"
         self._pool = ThreadPoolExecutor(workers())
-        if not _index(path).is_file() or not is_sound(
+        if not _index(path).is_file() or not is_intact(
             lambda: _check(path, self._pool), "the pack is built again"
         ):
             _build(split, path, self._pool)

@@ -210,6 +210,3 @@ def _load(root: Path, side: int, chunk: tuple[str | Bad, ...]) -> list[Square | 
         image = read_image(image_id, root / name, MAX_PIXELS, root)
         done.append(image if isinstance(image, Bad) else (image_id, centre_square(image, side)))
     return done
-
-
-LAYOUT = IMAGES_LAYOUT  # shim: moved

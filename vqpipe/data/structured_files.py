@@ -312,6 +312,3 @@ class JsonArrays:
         """Pass the comma behind a member, unless the closing bracket follows."""
         if self._peek() != closing:
             self._expect(",")
-
-
-fitted = cells_under_header  # shim: moved

@@ -473,6 +473,3 @@ def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member
             found=f"{type(error).__name__}: {error}; last member read: {printable(last)}",
             expected="a tar, or one packed with gzip, bzip2 or xz",
         ) from error
-
-
-counts = __import__("vqpipe.data.records", fromlist=["x"]).count_by_reason  # shim: moved

@@ -255,8 +255,3 @@ def _one_per_image(places: np.ndarray, cells: int, count: int, rng: np.random.Ge
 
 def _code_name(book: Codebook, code: int) -> str | None:
     return book.names[code] if book.names is not None else None
-
-
-Health = CodeHealth  # shim: moved
-
-measure_health = measure_codes  # shim: moved

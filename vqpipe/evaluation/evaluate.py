@@ -12,10 +12,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vqpipe.data.folder import LAYOUT, squares
 from vqpipe.data.loader import ImageSplit
-from vqpipe.data.records import Bad
-from vqpipe.data.walk import counts, images_below, no_images
+from vqpipe.data.records import Bad, count_by_reason
+from vqpipe.data.stream import IMAGES_LAYOUT, squares
+from vqpipe.data.walk import images_below, no_images
 from vqpipe.evaluation.measure import EvaluateParams, Evaluation, evaluate
 from vqpipe.evaluation.pictures import ExampleParams
 from vqpipe.evaluation.reconstructions import Images, MetricNetworks, TokenizerLike
@@ -24,8 +24,8 @@ from vqpipe.metrics.floors import FloorsParams
 from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.device import device
 from vqpipe.runtime.preflight import need_memory
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -141,8 +141,10 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
         ids.append(entry[0])
         pixels.append(torch.from_numpy(entry[1]).permute(2, 0, 1))
     if not ids:
-        raise no_images(str(folder), bad, LAYOUT, "vqpipe evaluate with the folder that holds the images")
-    return MemoryImages(ids, torch.stack(pixels)), counts(bad)
+        raise no_images(
+            str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that holds the images"
+        )
+    return MemoryImages(ids, torch.stack(pixels)), count_by_reason(bad)
 
 
 def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:

@@ -60,8 +60,8 @@ from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
 from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
 from vqpipe.models.perceptual import PerceptualParams
 from vqpipe.params.base import Params
-from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.runtime.terminal import progress_bar
 
 PROTOCOL = 1
 """Number of the protocol in the code: raise it when a change alters what a number means."""
@@ -203,12 +203,6 @@ class EvaluationMetrics(ReconstructionMetrics):
     """How it was measured."""
     measured: Measured
     """Digests of the images and the protocol."""
-
-    def items(self) -> Any: return self.plain().items()  # fmt: skip  # shim: moved
-
-    def get(self, key: str, default: Any) -> Any: return self.plain().get(key, default)  # fmt: skip  # shim: moved
-
-    def __getitem__(self, key: str) -> Any: return self.plain()[key]  # fmt: skip  # shim: moved
 
 
 @dataclass(frozen=True)
@@ -484,6 +478,3 @@ def _with_tables(
     if replaced is not None:
         tables["replaced"] = to_table(REPLACED, replaced.rows, facts)
     return Evaluation(metrics, tables, facts)
-
-
-Seen = PassResult  # shim: moved

@@ -275,6 +275,3 @@ def _decode(
     return torch.cat(
         [decode_to_uint8(tokenizer, part.to(device)).cpu() for part in torch.split(tokens, batch_size)]
     )
-
-
-Replaced = Replacements  # shim: moved

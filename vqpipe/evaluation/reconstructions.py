@@ -130,14 +130,3 @@ def decode_to_uint8(tokenizer: TokenizerLike, indices: Int[Tensor, "b g h w"]) -
     if not bool(torch.isfinite(images).all()):
         raise DataError("the tokenizer decodes to values that are not finite", run="dvc repro tokenizer")
     return to_uint8(images.float())
-
-
-Coder = TokenizerLike  # shim: moved
-
-Judges = MetricNetworks  # shim: moved
-
-View = BatchFeatures  # shim: moved
-
-Row = ReconstructionErrors  # shim: moved
-
-reconstruct = decode_to_uint8  # shim: moved

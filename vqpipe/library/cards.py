@@ -20,10 +20,10 @@ from torch import Tensor
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.seal import parse_sealed
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.load import Prior, load_codebook, load_prior
-from vqpipe.codebooks.statistics import graph_statistics
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.load import PretrainedCodebook, load_codebook, load_pretrained
+from vqpipe.codebooks.patches import PatchesCodebook
+from vqpipe.codebooks.statistics import graph_shape
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError, human_bytes
 from vqpipe.runtime.terminal import harmless
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def codebook_card(path: Path) -> str:
         "size": human_bytes(sum(int(entry["bytes"]) for entry in manifest.files.values())),
         "quantiles": list(QUANTILES),
     }  # fmt: skip
-    if isinstance(codebook, Words):
+    if isinstance(codebook, WordsCodebook):
         return _render("words", content | _words(codebook))
     return _render("patches", content | _patches(codebook))
 
@@ -91,7 +91,7 @@ def tokenizer_card(tokenizer: Tokenizer, codebook: Path | None = None, metrics: 
     ]
     return _render("tokenizer", {
         "facts": facts, "resolution": tokenizer.resolution, "groups": tokenizer.groups, "grid": tokenizer.grid,
-        "quantizer": config.quantizer, "downsampling": config.trunk.downsampling, "kind": config.prior,
+        "quantizer": config.quantizer, "downsampling": config.trunk.downsampling, "kind": config.codebook,
         "codebook_given": given is not None, "origin": tokenizer.facts.get("origin"),
         "source": dict(given.facts) if given is not None else dict(_codebook_facts(tokenizer) or {}),
         "metrics": None if metrics is None else _measured(metrics),
@@ -104,11 +104,11 @@ def _codebook_facts(tokenizer: Tokenizer) -> Mapping[str, Any] | None:
     return kept
 
 
-def _given_codebook(tokenizer: Tokenizer, folder: Path | None) -> Prior:
+def _given_codebook(tokenizer: Tokenizer, folder: Path | None) -> PretrainedCodebook:
     if folder is None:
         return None
-    codebook, needed = load_prior(folder), tokenizer.config.prior
-    found = "none" if codebook is None else "words" if isinstance(codebook, Words) else "patches"
+    codebook, needed = load_pretrained(folder), tokenizer.config.codebook
+    found = "none" if codebook is None else "words" if isinstance(codebook, WordsCodebook) else "patches"
     if found != needed:
         raise MismatchError(
             f"{folder} is not the codebook of this tokenizer",
@@ -138,7 +138,7 @@ def _lineage(path: Path) -> dict[str, Any] | str:
     }
 
 
-def _words(words: Words) -> dict[str, Any]:
+def _words(words: WordsCodebook) -> dict[str, Any]:
     pairs = [(a, n) for a, n in words.edges.T.tolist()]
     named = [(words.adjectives[a], words.nouns[n]) for a, n in pairs]
     listed = list(zip(named, words.edge_counts, words.edge_pmi, strict=True))
@@ -152,7 +152,7 @@ def _words(words: Words) -> dict[str, Any]:
     }
     return {
         "words": words,
-        "shape": graph_statistics(pairs, len(words.adjectives), len(words.nouns)),
+        "shape": graph_shape(pairs, len(words.adjectives), len(words.nouns)).plain(),
         "frequent_pairs": rows(sorted(listed, key=lambda pair: (-pair[1], pair[0]))),
         "surprising_pairs": rows(sorted(listed, key=lambda pair: (-pair[2], pair[0]))),
         "norms": [
@@ -176,7 +176,7 @@ def _neighbours(
     return near
 
 
-def _patches(patches: Centroids) -> dict[str, Any]:
+def _patches(patches: PatchesCodebook) -> dict[str, Any]:
     counts, sizes = patches.counts, _norms(patches.vectors)
     order = counts.argsort(descending=True, stable=True)
     ends = [("largest", order[:NUM_CLUSTERS]), ("smallest", order[NUM_CLUSTERS:][-NUM_CLUSTERS:].flip(0))]

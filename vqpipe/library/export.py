@@ -4,7 +4,7 @@
     decoder.onnx   indices int64 (batch, g, h, w)                ->  images   float32 (batch, 3, r, r), not clamped
 
 `batch` is free, r is fixed. The quantizer is in both graphs, its codes as constants; what they were made from (word
-vectors, centroids, projector) is left out. The nearest-code search is that of `vqpipe.codebooks.search_traced`, whose
+vectors, centroids, projector) is left out. The nearest-code search is that of `vqpipe.codebooks.search`, whose
 memory does not grow with K; quantizers that choose by logits (`gumbel`, `ibq`) need batch * h * w * K logits, as in
 eval mode.
 """
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqpipe.artifacts.places import need_output
+from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
@@ -51,7 +51,7 @@ class EncoderGraph(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, images: Float[Tensor, "b 3 r r"]) -> Int[Tensor, "b g h w"]:
-        indices: Tensor = self.tokenizer.quantizer(self.tokenizer.encode_latent(images), 1.0).indices
+        indices: Tensor = self.tokenizer.quantizer.indices(self.tokenizer.encode_latent(images))
         return indices
 
 

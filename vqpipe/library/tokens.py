@@ -4,7 +4,7 @@ The file is a Parquet artifact of the tokens stage's table `codes`: image_id (pa
 label (-1), indices (list<int32>, flattened from groups, h, w). Its header's facts: `shape` of the indices, `groups`,
 `grid`, `num_codes`, `resolution`, and the tokenizer's quantizer and SHA-256 (`tokenizer_digest`). A second file,
 `NAME.quarantine.parquet`, lists what was left out, and why; it is written even where it is empty. See
-`vqpipe.data.quarantine` for its length.
+`vqpipe.data.records` for its length.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vqpipe.artifacts.places import need_output
+from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.publish import fit_name, publish_folder
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.specs.exported import DECODED
 from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import iter_batches, read_header, stream_table
-from vqpipe.data.folder import LAYOUT, Square, squares
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import to_float, to_uint8
-from vqpipe.data.quarantine import quarantine_table
-from vqpipe.data.records import Bad
-from vqpipe.data.walk import counts, no_images
+from vqpipe.data.records import Bad, count_by_reason, quarantine_table
+from vqpipe.data.stream import IMAGES_LAYOUT, Square, squares
+from vqpipe.data.walk import no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
-from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import codes_table
 
@@ -68,7 +67,7 @@ def tokenize(
     the same bytes on the same kind of device.
 
     Args:
-        folder: the images, at any depth; see `vqpipe.data.folder.squares`.
+        folder: the images, at any depth; see `vqpipe.data.stream.squares`.
         tokenizer: in eval mode, on its device.
         out: the Parquet file.
         batch_size: images encoded at once.
@@ -109,10 +108,10 @@ def tokenize(
                 ids, parts = [], []
         if ids:
             append(codes_table(ids, SPLIT, np.full(len(ids), NO_LABEL), torch.cat(parts)))
-        left_out = counts(bad)
+        left_out = count_by_reason(bad)
         if not images:
             raise no_images(
-                str(folder), bad, LAYOUT, "vqpipe tokenize with the folder that contains the images"
+                str(folder), bad, IMAGES_LAYOUT, "vqpipe tokenize with the folder that contains the images"
             )
         quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
         table, lacking = quarantine_table([(SPLIT, entry) for entry in bad])

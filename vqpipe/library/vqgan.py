@@ -23,9 +23,8 @@ from torch import Tensor
 from vqpipe.artifacts.publish import file_digest
 from vqpipe.errors import DataError, MismatchError, ParamsError, did_you_mean
 from vqpipe.params.base import Params, read_yaml, section_of, validate
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.quantizers import build
-from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
 GROUPS = 32
 """Groups of every GroupNorm in that layout."""
@@ -368,7 +367,7 @@ def import_vqgan(checkpoint: Path, config: Path) -> Imported:
 
     Raises:
         ParamsError: as `read_config`.
-        DataError: as `vqpipe.library.foreign.read_checkpoint`.
+        DataError: as `vqpipe.library.vqgan.read_checkpoint`.
         MismatchError: checkpoint and config do not fit: keys that are missing or beyond the layout, wrong shapes,
             values that are not finite.
     """

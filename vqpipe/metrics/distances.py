@@ -241,22 +241,3 @@ def feature_distances(
         names["precision"]: float(manifold[KEY_METRIC_PRECISION]),
         names["recall"]: float(manifold[KEY_METRIC_RECALL]),
     }
-
-
-def distances(
-    generated: UInt8[Tensor, "n 3 h w"],
-    real: UInt8[Tensor, "n 3 h2 w2"],
-    features: Features,
-    params: DistanceParams,
-    batch_size: int,
-) -> dict[str, float]:
-    """Distances of generated images from real ones; see `feature_distances` for the names, ranges and
-    errors."""
-    if len(generated) != len(real):
-        raise MismatchError(
-            "distances need the same number of images on both sides",
-            found=f"{len(generated)} and {len(real)}",
-        )
-    return feature_distances(
-        features.extract(generated, batch_size), features.extract(real, batch_size), features, params
-    )

@@ -40,7 +40,7 @@ class Interval(Metrics):
 
 
 class MeasuredImages(Metrics):
-    """The images that numbers were measured on; other fields are digests of what belongs to them, such as `captions`."""
+    """The images that numbers were measured on; other fields are digests of what belongs to them (`captions`)."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str] = Field(init=False)
@@ -117,8 +117,6 @@ class ImagesDigest:
         }  # fmt: skip
         return MeasuredImages.model_validate({**own, **(further or {})})
 
-    def record(self, split: str) -> dict[str, Any]: return self.images(split).plain()  # fmt: skip  # shim: moved
-
 
 def text_digest(texts: Iterable[str]) -> str:
     """A digest over texts whose order does not count."""
@@ -151,12 +149,3 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGITS]
-
-
-def mean_interval(values: Any, num_bootstrap: int, seed: int) -> dict[str, float]: return interval(values, num_bootstrap, seed).plain()  # noqa: D103, E501  # fmt: skip  # shim: moved
-
-
-def summarise(table: Any, num_bootstrap: int, seed: int) -> dict[str, dict[str, float]]: return {n: i.plain() for n, i in intervals(table, num_bootstrap, seed).items()}  # noqa: D103, E501  # fmt: skip  # shim: moved
-
-
-def measured(images: Mapping[str, Any], protocol: Mapping[str, Any]) -> Any: return {"images": dict(images), "protocol": {**_plain(protocol), "digest": _short(_canonical(_plain(protocol)))}}  # noqa: D103, E501  # fmt: skip  # shim: moved

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from vqpipe.params.losses import DiscriminatorParams
+from vqpipe.models.losses import DiscriminatorParams
 
 
 class PatchDiscriminator(nn.Module):

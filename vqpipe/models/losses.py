@@ -13,8 +13,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vqpipe.models.perceptual import PerceptualParams
 from vqpipe.params.base import Params
-from vqpipe.params.perceptual import PerceptualParams
 from vqpipe.runtime.distributed import average, world_size
 
 

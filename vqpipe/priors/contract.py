@@ -19,11 +19,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError
+from vqpipe.metrics.distances import DistanceParams
 from vqpipe.models.transformer import decay_groups
 from vqpipe.params.base import Params
-from vqpipe.params.distances import DistanceParams
 from vqpipe.params.names import Name
-from vqpipe.params.training import TrainingParams
+from vqpipe.training.objective import TrainingParams
 
 ConditionKind = Literal["none", "class", "text", "label_map"]
 """What the params can ask for. Known tokens are no kind: a prior that takes them takes them with every kind."""
@@ -209,8 +209,8 @@ class Prior(nn.Module, ABC):
         """
 
     def networks(self) -> Sequence[nn.Module]:
-        """The modules whose forward passes `training.compile` compiles."""
-        return [self]
+        """The modules whose forward passes `training.compile` compiles; none by default."""
+        return ()
 
     def log_likelihood(self, batch: Tensor, condition: Condition) -> Float[Tensor, "b ..."] | None:
         """Natural log-probability of each image, or terms that add up to it; None where the prior cannot compute it.

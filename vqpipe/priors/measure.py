@@ -21,12 +21,11 @@ from torch.nn import functional as F
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.metrics.codes import bits_per_image
-from vqpipe.metrics.distances import feature_distances, refusal
-from vqpipe.metrics.extractors import Features
-from vqpipe.params.distances import DistanceParams
+from vqpipe.metrics.distances import DistanceParams, Features, feature_distances, refusal
+from vqpipe.metrics.measured import Measured
 from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import torch_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 
@@ -134,7 +133,7 @@ class PriorMetrics(Metrics):
     """Which weights are published and measured."""
     condition: ConditionKind
     """What the prior is given."""
-    measured: dict[str, dict[str, Any]]
+    measured: Measured
     """The images and the protocol of the numbers, with a digest each; see `vqpipe.metrics.measured`."""
 
 

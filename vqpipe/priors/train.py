@@ -17,12 +17,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float
-from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult, NoHooks
 from vqpipe.errors import MismatchError
-from vqpipe.metrics.distances import load_features
-from vqpipe.metrics.extractors import Features
-from vqpipe.metrics.measured import ImagesDigest, Measured, measured
+from vqpipe.metrics.distances import Features, load_features
+from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import PriorPictures, save_prior
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, ImageSpace, Prior, PriorParams, check_labels
@@ -42,6 +39,8 @@ from vqpipe.runtime.distributed import is_main, rank, world_size
 from vqpipe.runtime.seeds import derive, numpy_rng, seed_everything, torch_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet, TokenSplit
+from vqpipe.training.loop import run_training
+from vqpipe.training.objective import Objective, TrainingResult
 from vqpipe.vision.clip import Clip
 
 PROTOCOL = 1
@@ -118,7 +117,7 @@ def to_codes(prior: Prior, drawn: Tensor, tokenizer: Tokenizer) -> Int64[Tensor,
     return indices.cpu()
 
 
-class PriorTraining(NoHooks):
+class PriorTraining(Objective):
     """A prior in the training loop: one phase, its own loss and its own groups of parameters."""
 
     phases: tuple[str, ...] = ("main",)
@@ -161,7 +160,7 @@ def train_prior(
     curves: Path | None,
     device: torch.device,
     title: str,
-) -> tuple[Prior, FitResult]:
+) -> tuple[Prior, TrainingResult]:
     """Train a prior on the training split; it comes back in eval mode with its averaged or last weights.
 
     Raises:
@@ -186,7 +185,7 @@ def train_prior(
 
     # Dropout, dropped labels and noise draw from the global generator, which checkpoints contain.
     seed_everything(config.seed, "prior", "training", rank())
-    result = fit(
+    result = run_training(
         PriorTraining(prior, device),
         batch_at,
         config.training,
@@ -286,7 +285,7 @@ def train_and_measure(
         num_rollbacks=result.num_rollbacks,
         weights="ema" if result.averaged else "last",
         condition=config.condition,
-        measured={"images": record["images"], "protocol": record["protocol"]},
+        measured=record,
     )
     rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
     pictures = PriorPictures(
@@ -311,7 +310,7 @@ def _measured(test: ImageSplit, num_samples: int, features: Features, config: Pr
         "version": PROTOCOL, "crop": "centre", "num_samples": num_samples, "features": features.source,
         "distances": config.distances.model_dump(mode="json"),
     }  # fmt: skip
-    return measured(digest.record("test"), protocol)
+    return measured_with(digest.images("test"), protocol)
 
 
 def _check_inputs(

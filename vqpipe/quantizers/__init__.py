@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.params.plugins import Table
 from vqpipe.quantizers.contract import Codebook, Names, Quantized, Quantizer, QuantizerParams
 
@@ -47,7 +47,7 @@ else:
     """The type of a field that takes the params of any method, by its `kind`."""
 
 
-def build(config: QuantizerParams, codebook: Prior) -> Quantizer:
+def build(config: QuantizerParams, codebook: PretrainedCodebook) -> Quantizer:
     """A quantizer ready to train, on the CPU; its weights draw from torch's global generator.
 
     Raises:
@@ -61,7 +61,3 @@ def from_state(
 ) -> Quantizer:
     """The quantizer of a checkpoint, in eval mode, without its pretrained codebook; see `Quantizer.from_state`."""
     return QUANTIZERS[config.kind].from_state(config, tensors, names)
-
-
-__all__ += ["Prior", "QuantizerModule"]  # shim: moved
-QuantizerModule = Quantizer  # shim: moved

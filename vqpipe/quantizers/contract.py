@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from vqpipe.codebooks.centroids import Centroids
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.codebooks.search import Metric
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import Params
 from vqpipe.quantizers.estimators import Estimator
@@ -196,7 +196,7 @@ class Quantizer(nn.Module, ABC):
         return done is not None and not bool(done)
 
     @classmethod
-    def from_codebook(cls, config: Any, codebook: Prior) -> Quantizer:
+    def from_codebook(cls, config: Any, codebook: PretrainedCodebook) -> Quantizer:
         """A quantizer ready to train. Here from no pretrained codebook: the params are all that it needs.
 
         Raises:
@@ -292,32 +292,32 @@ def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
             raise MismatchError(problem, found=found, expected=expected)
 
 
-def describe(codebook: Prior) -> str:
+def describe(codebook: PretrainedCodebook) -> str:
     """A pretrained codebook in a few words, for messages."""
     if codebook is None:
         return "no codebook"
-    if isinstance(codebook, Words):
+    if isinstance(codebook, WordsCodebook):
         return f"a words codebook ({len(codebook.adjectives)} adjectives, {len(codebook.nouns)} nouns)"
-    if isinstance(codebook, Centroids):
+    if isinstance(codebook, PatchesCodebook):
         return f"a patches codebook ({' x '.join(str(n) for n in codebook.vectors.shape)})"
     return f"a {type(codebook).__name__}"
 
 
-def need_words(kind: str, codebook: Prior) -> Words:
+def need_words(kind: str, codebook: PretrainedCodebook) -> WordsCodebook:
     """The codebook as words, or `MismatchError`."""
-    if not isinstance(codebook, Words):
+    if not isinstance(codebook, WordsCodebook):
         raise _wrong_codebook(kind, codebook, "words")
     return codebook
 
 
-def need_patches(kind: str, codebook: Prior) -> Centroids:
+def need_patches(kind: str, codebook: PretrainedCodebook) -> PatchesCodebook:
     """The codebook as patches, or `MismatchError`."""
-    if not isinstance(codebook, Centroids):
+    if not isinstance(codebook, PatchesCodebook):
         raise _wrong_codebook(kind, codebook, "patches")
     return codebook
 
 
-def _wrong_codebook(kind: str, codebook: Prior, needed: CodebookKind) -> MismatchError:
+def _wrong_codebook(kind: str, codebook: PretrainedCodebook, needed: CodebookKind) -> MismatchError:
     return MismatchError(
         f"quantizer {kind} and its codebook do not fit",
         found=describe(codebook),
@@ -339,6 +339,3 @@ def float_matrix(values: Any, what: str) -> Float[Tensor, "K d"]:
             f"the codebook's {what} cannot serve as vectors", found=found, expected="finite, (K, d)"
         )
     return tensor
-
-
-QuantizerModule = Quantizer  # shim: moved

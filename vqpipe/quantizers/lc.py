@@ -23,7 +23,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.errors import MismatchError
 from vqpipe.quantizers.contract import About, CodebookKind, Names, float_matrix, need_patches
 from vqpipe.quantizers.moments import compose, moment_map
@@ -102,7 +102,7 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
         self.projector = nn.Linear(centroids.shape[1], config.dim) if config.projector else None
 
     @classmethod
-    def from_codebook(cls, config: LcParams, codebook: Prior) -> LargeCodebookQuantizer:
+    def from_codebook(cls, config: LcParams, codebook: PretrainedCodebook) -> LargeCodebookQuantizer:
         """See `Quantizer.from_codebook`; the first `num_codes` centroids are taken.
 
         Raises:

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.quantizers import QUANTIZERS
 from vqpipe.quantizers.contract import (
     About,
@@ -135,7 +135,7 @@ class ResidualQuantizer(Quantizer):
         self.scales = [ratio**s for s in range(config.num_stages)]
 
     @classmethod
-    def from_codebook(cls, config: ResidualParams, codebook: Prior) -> ResidualQuantizer:
+    def from_codebook(cls, config: ResidualParams, codebook: PretrainedCodebook) -> ResidualQuantizer:
         """See `Quantizer.from_codebook`; every stage takes the base's codebook."""
         method = QUANTIZERS[config.base.kind]
         return cls(config, lambda stage: method.from_codebook(config.base, codebook))

@@ -30,9 +30,9 @@ from jaxtyping import Float, Int, Int64
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vqpipe.codebooks.load import Prior
+from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.codebooks.search import nearest_topk
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import MismatchError
 from vqpipe.quantizers.contract import (
     About,
@@ -177,7 +177,7 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         return 1 if self.config.codebooks == "single" else 2
 
     @classmethod
-    def from_codebook(cls, config: VqctParams, codebook: Prior) -> CodebookTransferQuantizer:
+    def from_codebook(cls, config: VqctParams, codebook: PretrainedCodebook) -> CodebookTransferQuantizer:
         """See `Quantizer.from_codebook`; the codebooks are as large as the vocabularies.
 
         Raises:
@@ -224,8 +224,8 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         words = torch.cat([self.adjective_vectors, self.noun_vectors])
         if isinstance(self.config.transfer, GcnTransferParams):
             adjacency = self._adjacency.get([self.edges, self.edge_weights], self._graph)
-            return torch.as_tensor(self.transfer(words, adjacency))
-        return torch.as_tensor(self.transfer(words))
+            return self.transfer(words, adjacency)
+        return self.transfer(words)
 
     @torch.no_grad()
     def _graph(self) -> Tensor:
@@ -280,7 +280,7 @@ def _form(config: VqctParams) -> type[CodebookTransferQuantizer]:
     return MeanAdjectiveQuantizer if config.topk_adjectives > 1 else CodebookTransferQuantizer
 
 
-def take_words(config: VqctParams, codebook: Prior) -> Words:
+def take_words(config: VqctParams, codebook: PretrainedCodebook) -> WordsCodebook:
     """The codebook with tensors of its own on the CPU; vectors drawn from torch's generator with `words: random`.
 
     Raises:
@@ -306,7 +306,7 @@ def take_words(config: VqctParams, codebook: Prior) -> Words:
     return replace(words, adjective_vectors=adjectives, noun_vectors=nouns)
 
 
-def _check_parts(words: Words) -> None:
+def _check_parts(words: WordsCodebook) -> None:
     given = describe(words)
     adjectives, nouns = words.adjective_vectors, words.noun_vectors
     edges, weights = words.edges, words.weights
@@ -328,7 +328,7 @@ def _check_parts(words: Words) -> None:
         )
 
 
-def _check_params(config: VqctParams, words: Words) -> None:
+def _check_params(config: VqctParams, words: WordsCodebook) -> None:
     num_adjectives, word_dim = words.adjective_vectors.shape
     if isinstance(config.transfer, GcnTransferParams) and words.edges.numel() == 0:
         raise MismatchError(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS
-from vqpipe.artifacts.specs.words import ADJECTIVES, EDGES, NOUNS, WORDS
+from vqpipe.artifacts.specs.codebooks import ADJECTIVES, CENTROID_TENSORS, EDGES, NOUNS, WORDS_CODEBOOK
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.statistics import DegreesByClass, degrees
@@ -138,7 +137,7 @@ def read_side(folder: Path, name: str) -> list[Word]:
 
 def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
     """What the report shows of the graph of a words codebook."""
-    manifest = read_manifest(folder, WORDS)
+    manifest = read_manifest(folder, WORDS_CODEBOOK)
     adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
     rows = read_table(folder / "edges.parquet", EDGES, ["adjective", "noun", "count", "pmi"]).to_pylist()
     if not rows:

@@ -12,7 +12,7 @@ from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import iter_batches, read_header, read_table
 from vqpipe.data.build import DatasetMetrics
-from vqpipe.data.quarantine import rows_left_out
+from vqpipe.data.records import rows_left_out
 from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import (
     Absent,

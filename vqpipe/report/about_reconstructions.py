@@ -24,9 +24,9 @@ from vqpipe.report.pictures import decode_png, heat_map, heat_scale, mean_error,
 
 KINDS = {
     "random": "Drawn at random",
-    "hard": "Hard: where the mean colour of each cell says least",
+    "hard": "Hard: where the mean colour of each cell reconstructs worst",
     "typical": "Typical",
-    "easy": "Easy: where the mean colour of each cell says most",
+    "easy": "Easy: where the mean colour of each cell reconstructs best",
     "worst": "The worst of each tokenizer",
 }
 
@@ -39,9 +39,9 @@ def evaluations(inputs: Inputs) -> Iterator[tuple[str, Path]]:
             yield variant, folder
 
 
-def book_name(variant: str, group: str, numbook_names: int) -> str:
+def book_name(variant: str, group: str, num_groups: int) -> str:
     """A codebook's name: the variant's, with the group (such as adjective) where there are several."""
-    return variant if numbook_names == 1 else f"{variant}, {group}"
+    return variant if num_groups == 1 else f"{variant}, {group}"
 
 
 def reconstructions(inputs: Inputs, params: ReportParams) -> list[Block]:

@@ -20,29 +20,29 @@ from jaxtyping import Int64
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
+from vqpipe.alignment.aligner import Aligner, AlignParams
+from vqpipe.alignment.global_alignment import GlobalParams
+from vqpipe.alignment.masked_text import MaskedParams
+from vqpipe.alignment.relationship import RelationshipParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.data.caption_draw import CaptionDraw, epoch_of, split_draw
 from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
-from vqpipe.engine.batches import over_tensors
 from vqpipe.metrics.measured import text_digest
-from vqpipe.params.align import AlignParams, GlobalParams, MaskedParams, RelationshipParams
 from vqpipe.params.base import Params
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, H, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tokenizers.caption_text import CaptionText, token_rows
+from vqpipe.tokenizers.captions import CaptionDraw, CaptionText, epoch_of, split_draw, token_rows
+from vqpipe.training.step import over_tensors
 from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
 
 MAX_WORDS = 256
-"""Width of the draws over words, whatever the captions, so that a caption's draw does not depend on the others."""
+"""Width of the draws over words for all captions, so that a caption's draw does not depend on the others."""
 
 Word = tuple[int, ...]
 """A word's byte-pair ids."""
@@ -283,12 +283,6 @@ def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> 
 def rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
     """Takes rows of a tensor to a device."""
     return lambda part: part[torch.from_numpy(rows).to(part.device)].to(device)
-
-
-def encoded(head: Aligner, inputs: Quantized) -> EncodedCodes:
-    """The head's transformer over the codes."""
-    found: EncodedCodes = head.code_transformer(inputs.z_q)
-    return found
 
 
 def spelled(word: Word) -> str:

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqpipe.alignment.aligner import code_dims
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.metrics.measured import ImagesDigest
-from vqpipe.quantizers.contract import Quantized, QuantizerModule
+from vqpipe.quantizers.contract import Quantized, Quantizer
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tokenizers.captions import code_dims
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 Input = Literal["codes", "latents", "none"]
@@ -117,7 +117,7 @@ class FrozenInputs:
     def space(self) -> CodeSpace:
         """What a head is built for."""
         tokenizer, quantizer = self.tokenizer, self.tokenizer.quantizer
-        assert isinstance(quantizer, QuantizerModule)
+        assert isinstance(quantizer, Quantizer)
         dims = code_dims(tokenizer.config.quantizer, quantizer) if self.vectors else ()
         return CodeSpace(
             tokenizer.grid, tokenizer.config.quantizer.dim, tokenizer.num_codes, bool(self.vectors), dims
@@ -133,6 +133,10 @@ class FrozenInputs:
         numbers = np.array(rows, dtype=np.int64)
         found = self.values[torch.from_numpy(numbers if self.order is None else self.order[numbers])]
         return found if self.kind == "latents" else found.long()
+
+    def seen(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
+        """What the head sees of some examples, on the tokenizer's device."""
+        return self.quantized(self.rows(rows).to(self.tokenizer.device))
 
     @torch.no_grad()
     def quantized(self, values: Tensor) -> Quantized:

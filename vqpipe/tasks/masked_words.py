@@ -19,14 +19,13 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
+from vqpipe.alignment.masked_text import MaskedParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, MaskedParams
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.captions import (
     MAX_WORDS,
@@ -39,7 +38,6 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
-    encoded,
     spelled,
     text_of,
     text_rows,
@@ -134,20 +132,19 @@ class MaskedWords(CaptionTask):
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         config, (model, text) = self.config, text_of(head, test)
         assert isinstance(train, TrainCaptions)
-        device = model.vocabulary.embeddings.device
         masks = {count: draw_masks(text.words, count, config.seed) for count in config.masked_counts}
         foreign = inputs.exchanged(other_examples(len(inputs), config.seed))
         commonest, evenly = commonest_words(_train_counts(train)), float(len(model.vocabulary))
         shown, values = set(self.shown(test)), dict[str, list[np.ndarray]]()
         kept: dict[int, dict[int, MaskedExample]] = {}
-        for rows, quantized in self.batches(inputs, device):
+        for rows, quantized in self.batches(inputs):
             batch = text_rows(model, text, rows)
             sources = {
-                "recall": encoded(model, quantized),
-                "other_image": encoded(model, foreign.quantized(foreign.rows(rows).to(device))),
+                "recall": model.code_transformer(quantized.z_q),
+                "other_image": model.code_transformer(foreign.seen(rows).z_q),
             }
             for count, mask in masks.items():
-                masked = mask[rows][:, : batch.tokens.shape[1]].to(device)
+                masked = mask[rows][:, : batch.tokens.shape[1]].to(batch.tokens.device)
                 found = {}
                 for name, source in sources.items():
                     logits = masked_logits(model, batch, source, masked)

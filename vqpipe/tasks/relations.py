@@ -19,18 +19,16 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.code_transformer import EncodedCodes
-from vqpipe.alignment.relationship import assign, code_vectors, word_vectors
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
+from vqpipe.alignment.masked_text import MaskedParams
+from vqpipe.alignment.relationship import RelationshipParams, assign, code_vectors, word_vectors
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RELATIONS_PICTURES
-from vqpipe.engine.batches import over_tensors
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, MaskedParams, RelationshipParams
 from vqpipe.quantizers.contract import Quantized
-from vqpipe.quantizers.learned import unit
+from vqpipe.quantizers.nearest import unit
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.captions import (
     MAX_WORDS,
@@ -41,7 +39,6 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
-    encoded,
     rows_on,
     spelled,
     text_of,
@@ -49,6 +46,7 @@ from vqpipe.tasks.captions import (
 )
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row
+from vqpipe.training.step import over_tensors
 
 
 class WordRelationsParams(CaptionTaskParams):
@@ -127,13 +125,13 @@ class WordRelations(CaptionTask):
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         model, text = text_of(head, test)
-        device = model.vocabulary.embeddings.device
         draws = numpy_rng(self.config.seed, "positions")
         drawn = torch.from_numpy(draws.integers(0, inputs.space.num_positions, (len(inputs), MAX_WORDS)))
         gathered, shown = Gathered(), set(self.shown(test))
-        for rows, quantized in self.batches(inputs, device):
+        for rows, quantized in self.batches(inputs):
             batch = text_rows(model, text, rows)
-            found = relate(model, quantized, encoded(model, quantized), batch, drawn[rows].to(device))
+            codes = model.code_transformer(quantized.z_q)
+            found = relate(model, quantized, codes, batch, drawn[rows].to(codes.tokens.device))
             gathered.add(found)
             own = np.array([at for at, row in enumerate(rows.tolist()) if row in shown], dtype=np.int64)
             if len(own):

@@ -19,13 +19,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.aligner import Aligner, AlignParams
+from vqpipe.alignment.global_alignment import GlobalParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.align import AlignParams, GlobalParams
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.tasks.captions import (
     CaptionHeadMetrics,
@@ -34,7 +34,6 @@ from vqpipe.tasks.captions import (
     CaptionTaskParams,
     TestCaptions,
     caption_row,
-    encoded,
     text_of,
 )
 from vqpipe.tasks.inputs import FrozenInputs
@@ -121,9 +120,9 @@ class Retrieval(CaptionTask):
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         model, text = text_of(head, test)
-        device = model.vocabulary.embeddings.device
-        features = [encoded(model, quantized).feature.cpu() for _, quantized in self.batches(inputs, device)]
-        scores = Scores(_cosines(inputs, torch.cat(features), text.features), text_numbers(text))
+        seen = (quantized for _, quantized in self.batches(inputs))
+        features = torch.cat([model.code_transformer(quantized.z_q).feature.cpu() for quantized in seen])
+        scores = Scores(_cosines(inputs, features, text.features), text_numbers(text))
         values: dict[str, Float64[np.ndarray, " n"]] = {}
         found = {direction: self._direction(direction, scores, values) for direction in DIRECTIONS}
         losses = ", ".join(model.config.losses())

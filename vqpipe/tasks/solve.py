@@ -17,12 +17,8 @@ from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import epoch_order
-from vqpipe.engine.batches import over_tensors
-from vqpipe.engine.loop import fit
-from vqpipe.engine.trainable import FitResult, NoHooks
 from vqpipe.errors import MismatchError
-from vqpipe.metrics.measured import ImagesDigest, measured
-from vqpipe.params.training import TrainingParams
+from vqpipe.metrics.measured import ImagesDigest, measured_with
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tasks import TASKS
@@ -37,8 +33,11 @@ from vqpipe.tasks.task import (
     TaskMetrics,
     TaskParams,
 )
-from vqpipe.tokenizers.aligner_folder import load_aligner
+from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.training.loop import run_training
+from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
+from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
@@ -123,7 +122,7 @@ def solve_task(
             batch_size=training.batch_size, tokenizer_steps=tokenizer.config.training.num_steps,
         ),
         protocol=task.describe(inputs, test, train),
-        measured=measured({**digest.record("test"), **test.digests()}, _protocol(task, training)),
+        measured=measured_with(digest.images("test", test.digests()), _protocol(task, training)),
     )  # fmt: skip
     facts = {
         "kind": config.kind, "split": "test", "num_images": metrics.protocol.num_images,
@@ -166,29 +165,23 @@ def training_of(config: TaskParams, tokenizer: Tokenizer) -> TrainingParams:
     return tokenizer.config.training.model_copy(update={"channels_last": False, "compile": False})
 
 
-def own_aligner(folder: Path | None, tokenizer: Tokenizer, clip: Clip) -> Aligner | None:
-    """The aligner that was trained with the tokenizer, in eval mode; None where it was trained without alignment.
+def own_aligner(tokenizer: Path, clip: Clip) -> Aligner | None:
+    """The aligner in a tokenizer's folder, in eval mode; None where it was trained without alignment.
 
     Raises:
-        MismatchError: it was trained with another tokenizer's weights, or with another CLIP.
+        MismatchError: it was trained with another CLIP.
     """
-    stored = load_aligner(folder) if folder is not None else None
+    stored = load_aligner(tokenizer)
     if stored is None:
         return None
-    if not stored.belongs_to(tokenizer):
+    if stored.clip != clip.id:
         raise MismatchError(
-            f"{folder} was not trained with this tokenizer",
-            found="the digest of other weights",
-            run="dvc repro tokenizer",
-        )
-    if stored.facts["clip"] != clip.id:
-        raise MismatchError(
-            f"{folder} was trained with another CLIP", found=stored.facts["clip"], expected=clip.id
+            f"the aligner of {tokenizer} was trained with another CLIP", found=stored.clip, expected=clip.id
         )
     return stored.aligner
 
 
-class HeadTraining(NoHooks):
+class HeadTraining(Objective):
     """A head over frozen inputs as the training loop takes it: one phase, the task's loss."""
 
     phases: tuple[str, ...] = ("main",)
@@ -224,7 +217,7 @@ def _train(
     curves: Path | None,
     device: torch.device,
     title: str,
-) -> FitResult:
+) -> TrainingResult:
     """Train a head in place; it is in eval mode afterwards, without gradients.
 
     Images are encoded once, centre-cropped and not mirrored. Weights, order and draws depend on the params' seed alone,
@@ -253,7 +246,7 @@ def _train(
         moved: tuple[Tensor, Any] = over_tensors(batch, lambda part: part.to(device, non_blocking=True))
         return moved
 
-    fitted = fit(
+    fitted = run_training(
         HeadTraining(task, head.train(), inputs), batch_at, training,
         scratch=scratch, curves=curves, device=device, title=title,
     )  # fmt: skip

@@ -32,17 +32,17 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
-from vqpipe.engine.batches import over_tensors
-from vqpipe.errors import DataError
-from vqpipe.metrics.measured import Interval, interval
+from vqpipe.errors import DataError, ParamsError, did_you_mean, printable
+from vqpipe.metrics.measured import Interval, Measured, interval
 from vqpipe.params.base import Params, load_params, merged, validate
 from vqpipe.params.names import Name
-from vqpipe.params.training import TrainingParams
 from vqpipe.quantizers.contract import Quantized
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, Input
+from vqpipe.training.objective import TrainingParams
+from vqpipe.training.step import over_tensors
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
@@ -83,10 +83,17 @@ def task_entry(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
 
     `common` has what all tasks share, and under the name of a kind what its pairs share. The pair's own are merged
     over the block of its kind, and that over the rest.
+
+    Raises:
+        ParamsError: the pair names no kind, or one that is not in `TASKS`.
     """
+    kind = printable(str(own.get("kind"))[:100])
+    if kind not in TASKS:
+        known = list(TASKS)
+        what = f"no task {kind}{did_you_mean(kind, known)}" if "kind" in own else "a pair without its kind"
+        raise ParamsError(f"there is {what}, in task.pairs", found=str(dict(own))[:200], choices=known)
     shared = {name: value for name, value in common.items() if name not in TASKS}
-    of_kind = common.get(own["kind"], {}) if own.get("kind") in TASKS else {}
-    return dict(merged(merged(shared, of_kind), own))
+    return dict(merged(merged(shared, common.get(kind, {})), own))
 
 
 def load_task(path: Path, pair: str) -> TaskParams:
@@ -168,7 +175,7 @@ class TaskMetrics(Metrics, Generic[H]):
     """How the fresh head was trained."""
     protocol: TaskProtocol
     """What was measured."""
-    measured: dict[str, dict[str, Any]]
+    measured: Measured
     """Digests of images and protocol (`vqpipe.metrics.measured`): numbers with equal ones can be compared."""
 
 
@@ -190,7 +197,7 @@ class Examples:
 
     @property
     def ids(self) -> list[str]:
-        """The image id of each example."""
+        """Each example's id, by which values are paired: its image's. Override it for several examples of an image."""
         return [self.split.ids[at] for at in self.positions.tolist()]
 
     def batch(self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)) -> Any:
@@ -201,7 +208,8 @@ class Examples:
             step: number of the training step, from 0.
             share: this rank's part of the batch.
         """
-        return over_tensors(self.targets, lambda part: part[torch.from_numpy(rows[share])])
+        chosen = torch.from_numpy(np.array(rows[share]))
+        return over_tensors(self.targets, lambda part: part[chosen])
 
     def digests(self) -> dict[str, str]:
         """Digests of what belongs to the images, for the record of what was measured."""
@@ -356,9 +364,9 @@ class Task(ABC):
         draws = numpy_rng(self.config.seed, "examples")
         return sorted(draws.choice(len(test), count, replace=False).tolist())
 
-    def batches(self, inputs: FrozenInputs, device: torch.device) -> Iterator[tuple[np.ndarray, Quantized]]:
+    def batches(self, inputs: FrozenInputs) -> Iterator[tuple[Int64[np.ndarray, " b"], Quantized]]:
         """The rows of each batch of examples in order, and what the head sees of them."""
         size = self.config.batch_size
         for at in track(range(0, len(inputs), size), f"measure {self.kind}"):
             rows = np.arange(at, min(at + size, len(inputs)))
-            yield rows, inputs.quantized(inputs.rows(rows).to(device))
+            yield rows, inputs.seen(rows)

@@ -304,8 +304,3 @@ def correct_before_nouns(words: Sequence[str], names: list[str]) -> None:
             more_often = shares.get(_ADJECTIVE, -inf) > shares.get(_NOUN, -inf)
             if more_often and not _compound(words, names, at):
                 names[at] = "adjective"
-
-
-mend = correct_tags  # shim: moved
-
-mend_before_nouns = correct_before_nouns  # shim: moved

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from vqpipe.errors import DataError
 from vqpipe.params.base import Params
-from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.terminal import progress_bar
 
 FORMAT = "lines such as `bird 0.418 -0.0412 …`, numbers between single spaces"
 MAX_DAMAGED = 0.001

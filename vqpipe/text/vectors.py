@@ -16,8 +16,8 @@ from torch import Tensor
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.base import Params
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.text.glove import GloveVectors, read_glove
 from vqpipe.text.vocabulary import Vocabulary
 

@@ -27,7 +27,7 @@ from vqpipe.artifacts.specs.codebooks import (
 from vqpipe.artifacts.tables import read_table, to_table, write_table
 from vqpipe.errors import ArtifactError, DataError
 from vqpipe.params.base import Params, validate
-from vqpipe.runtime.progress import track
+from vqpipe.runtime.terminal import track
 from vqpipe.text.counting import MARKS, WORDS, Merged, Pairs, Repeats, count_captions, merge_words
 from vqpipe.text.phrases import PLAIN
 from vqpipe.text.pos import AnyPos, pos_params

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.alignment.text import TextBatch
-from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import check_tensors, read_tensor_header, write_tensors
@@ -29,16 +29,16 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
-from vqpipe.runtime.progress import track
 from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.runtime.terminal import track
 from vqpipe.text.tokens import clean, token_spans
-from vqpipe.tokenizers.tokenizer import TokenizerParams, trains_codes
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 from vqpipe.vision.byte_pairs import END, START, Piece, normalised, pieces
 from vqpipe.vision.clip import Clip
 
 if TYPE_CHECKING:
-    from vqpipe.params.quantizers import QuantizerParams
-    from vqpipe.quantizers.contract import QuantizerModule
+    from vqpipe.quantizers import AnyQuantizer
+    from vqpipe.quantizers.contract import Quantizer
     from vqpipe.tokenizers.tokenizer import Tokenizer
 
 SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
@@ -174,9 +174,9 @@ def _other_tokens(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
     return np.unique(rows.ids[real]).astype(np.int64)
 
 
-def code_dims(config: QuantizerParams, quantizer: QuantizerModule) -> tuple[int, ...]:
+def code_dims(config: AnyQuantizer, quantizer: Quantizer) -> tuple[int, ...]:
     """Dimension of each group's code vectors; none where they take no gradient (`trains_codes`)."""
-    if not trains_codes(config):
+    if not config.trains_codes:
         return ()
     return tuple(int(book.vectors.shape[1]) for book in quantizer.codebooks())
 
@@ -441,7 +441,7 @@ def _features(
 
 
 def _is_kept(file: Path) -> bool:
-    return file.is_file() and is_sound(
+    return file.is_file() and is_intact(
         lambda: check_tensors(file, FEATURES), "its captions are encoded again"
     )
 
@@ -455,6 +455,3 @@ def _mapped(file: Path) -> Float32[np.ndarray, "c e"]:
 
 def _encode(ids: Int32[np.ndarray, "n t"], clip: Clip) -> Float32[np.ndarray, "n e"]:
     return np.asarray(clip.encode_tokens(torch.from_numpy(ids).long()).float().cpu().numpy())
-
-
-Captioned = CaptionedImages  # shim: moved

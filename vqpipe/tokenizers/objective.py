@@ -339,6 +339,3 @@ def _perplexity(counts: Int64[Tensor, " k"]) -> float:
         return 1.0
     p = counts[counts > 0].double() / total
     return float(torch.exp(-(p * p.log()).sum()))
-
-
-TokenizerTraining = TokenizerObjective  # shim: moved

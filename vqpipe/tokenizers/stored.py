@@ -43,8 +43,6 @@ class StoredAligner:
     aligner: Aligner
     clip: str
     """The id of the CLIP whose text features and token embeddings it was trained with."""
-    facts = property(lambda self: {"clip": self.clip})  # shim: moved
-    belongs_to = staticmethod(lambda tokenizer: True)  # shim: moved
 
 
 def write_artifact(

@@ -20,15 +20,10 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import AlignParams
 from vqpipe.models.losses import LossParams
-from vqpipe.models.trunk import Decoder, Encoder
+from vqpipe.models.trunk import Decoder, Encoder, TrunkParams
 from vqpipe.params.base import Params, validate
-from vqpipe.params.quantizers import QuantizerParams
-from vqpipe.params.quantizers.lc import LcParams
-from vqpipe.params.quantizers.residual import ResidualParams
-from vqpipe.params.quantizers.vqct import NoTransferParams, VqctParams
-from vqpipe.params.trunk import TrunkParams
-from vqpipe.quantizers import from_state
-from vqpipe.quantizers.contract import Codebook, Quantized, QuantizerModule, check_latent
+from vqpipe.quantizers import AnyQuantizer, from_state
+from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_latent
 from vqpipe.tokenizers.checks import check_eval, check_form, check_values
 from vqpipe.tokenizers.stored import StoredAligner, named_folder, read_tokenizer, write_artifact
 from vqpipe.training.objective import TrainingParams
@@ -64,7 +59,7 @@ class TokenizerParams(Params):
     latent_init: Literal["standard", "whiten"]
     """The 1x1 convolution before the quantizer at the start: `standard` (the layer's own, as in the papers), or
     `whiten`: set on the first training images so that the latent has mean 0 and identity covariance."""
-    quantizer: QuantizerParams
+    quantizer: AnyQuantizer
     losses: LossParams
     training: TrainingParams
     augment: AugmentParams
@@ -96,55 +91,22 @@ class TokenizerParams(Params):
             )
         if self.align is not None:
             check_alignment(self.align, self.quantizer)
-        needed = needed_codebook(self.quantizer)
-        if self.codebook != needed:
-            over = f" over {self.quantizer.base.kind}" if isinstance(self.quantizer, ResidualParams) else ""
+        if self.codebook != self.quantizer.codebook:
             raise ValueError(
-                f"quantizer {self.quantizer.kind}{over} needs codebook {needed}, but codebook is {self.codebook}"
+                f"quantizer {self.quantizer.label} needs codebook {self.quantizer.codebook}, "
+                f"but codebook is {self.codebook}"
             )
         return self
 
-    prior = property(lambda self: self.codebook)  # shim: moved
-    foreign_prior = property(lambda self: self.foreign_codebook)  # shim: moved
 
-
-def needed_codebook(quantizer: QuantizerParams) -> CodebookKind:
-    """The pretrained codebook that a quantizer needs; `residual` needs that of its base."""
-    base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
-    return _CODEBOOK_OF.get(base.kind, "none")
-
-
-def trains_codes(quantizer: QuantizerParams) -> bool:
-    """Whether a loss on the method's code vectors trains something: the codes, or what makes them.
-
-    False for `fsq`, `lfq` (no vectors), `ema` (a buffer), a frozen `lc` without projector, and `vqct` with neither a
-    transfer network nor trained words.
-    """
-    base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
-    if isinstance(base, LcParams):
-        return base.projector or base.trainable
-    if isinstance(base, VqctParams):
-        return base.trainable_words or not isinstance(base.transfer, NoTransferParams)
-    return base.kind not in _WITHOUT_GRADIENT
-
-
-def check_alignment(align: AlignParams, quantizer: QuantizerParams) -> None:
+def check_alignment(align: AlignParams, quantizer: AnyQuantizer) -> None:
     """Raise `ValueError` where the relationship loss has no code vectors to train."""
-    if "relationship" in align.losses() and not trains_codes(quantizer):
-        base = quantizer.base if isinstance(quantizer, ResidualParams) else quantizer
-        over = "residual over " if base is not quantizer else ""
+    if "relationship" in align.losses() and not quantizer.trains_codes:
+        hint = f", or {quantizer.to_train_codes}" if quantizer.to_train_codes else ""
         raise ValueError(
-            f"align.relationship trains code vectors, and quantizer {over}{base.kind} has none that take a gradient; "
-            f"set align.relationship to null, or its weight to 0{_OTHER_WAYS.get(base.kind, '')}"
+            f"align.relationship trains code vectors, and quantizer {quantizer.label} has none that take a gradient; "
+            f"set align.relationship to null, or its weight to 0{hint}"
         )
-
-
-_CODEBOOK_OF: dict[str, CodebookKind] = {"vqct": "words", "lc": "patches"}
-_WITHOUT_GRADIENT = ("ema", "fsq", "lfq")
-_OTHER_WAYS = {
-    "lc": ", or the quantizer's projector or trainable to true",
-    "vqct": ", or give the quantizer a transfer network or trainable_words",
-}
 
 
 class Tokenizer(nn.Module):
@@ -157,7 +119,7 @@ class Tokenizer(nn.Module):
 
     latent_scale: Tensor
 
-    def __init__(self, config: TokenizerParams, quantizer: QuantizerModule) -> None:
+    def __init__(self, config: TokenizerParams, quantizer: Quantizer) -> None:
         super().__init__()
         self.config = config
         dim = config.quantizer.dim
@@ -199,7 +161,7 @@ class Tokenizer(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of encoder, decoder and decoded images: float32, or the dtype that `half`, `bfloat16` or `double` set.
 
-        The quantizer stays float32 (`QuantizerModule`), so that its codes are not rounded.
+        The quantizer stays float32 (`Quantizer`), so that its codes are not rounded.
         """
         return self.quant_conv.weight.dtype
 
@@ -260,7 +222,7 @@ class Tokenizer(nn.Module):
         if len(images) == 0 and not torch.compiler.is_exporting():
             sides = [side // self.config.trunk.downsampling for side in images.shape[2:]]
             return torch.empty(0, self.groups, *sides, dtype=torch.int64, device=images.device)
-        return _indices(self.quantizer, self._latent(images))
+        return self.quantizer.indices(self._latent(images))
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b 3 H W"]:
@@ -324,13 +286,6 @@ class Tokenizer(nn.Module):
         tokenizer.load_state_dict(tensors)
         tokenizer.facts = facts
         return tokenizer.to(device).eval().requires_grad_(False)
-
-
-def _indices(quantizer: QuantizerModule, latent: Tensor) -> Tensor:
-    """The indices of a latent without the method's losses."""
-    search: Any = getattr(quantizer, "indices", None)
-    found: Tensor = quantizer(latent, 1.0).indices if search is None else search(latent)
-    return found
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

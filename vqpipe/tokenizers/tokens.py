@@ -25,7 +25,7 @@ from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
-from vqpipe.runtime.progress import progress_bar
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")

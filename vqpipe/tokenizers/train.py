@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.codebooks.load import Prior
-from vqpipe.codebooks.words import Words
+from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
 from vqpipe.errors import MismatchError
 from vqpipe.models.perceptual import build_perceptual
@@ -88,7 +88,6 @@ class TokenizerMetrics(Metrics):
     """Where the codebook was made with another CLIP than the run's."""
     captions: CaptionMetrics | None = None
     """Where the variant has `align`."""
-    __getitem__ = lambda self, name: self.plain()[name]  # noqa: E731  # shim: moved
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class TrainedTokenizer:
     clip: str | None
     """The id of the CLIP that the captions were encoded with, where the variant has `align`."""
 
-    def save(self, folder: Path, codebook: Prior) -> None:
+    def save(self, folder: Path, codebook: PretrainedCodebook) -> None:
         """Publish the tokenizer and its aligner as one artifact, which names the codebook that it was built on."""
         source = dict(codebook.facts) if codebook is not None else None
         aligner = None
@@ -114,7 +113,7 @@ class TrainedTokenizer:
 
 def train_tokenizer(
     config: TokenizerParams,
-    codebook: Prior,
+    codebook: PretrainedCodebook,
     dataset: Path,
     clip: Clip | None,
     *,
@@ -123,7 +122,6 @@ def train_tokenizer(
     device: torch.device,
     title: str,
     on_trained: Callable[[TrainingResult], None] | None = None,
-    on_fit: Callable[[TrainingResult], None] | None = None,  # shim: moved
 ) -> TrainedTokenizer:
     """Train one variant on the training split and measure it shortly on the validation split.
 
@@ -142,7 +140,6 @@ def train_tokenizer(
         DataError: `align`, and training images without a caption.
         TrainingError: training that does not come back from non-finite losses.
     """
-    on_trained = on_trained or on_fit  # shim: moved
     foreign = check_codebook(config, codebook, clip)
     seed_everything(config.seed, "weights")
     tokenizer = Tokenizer(config, build(config.quantizer, codebook))
@@ -199,7 +196,9 @@ def train_tokenizer(
     return TrainedTokenizer(tokenizer, metrics, aligner, captions.clip.id if captions is not None else None)
 
 
-def check_codebook(config: TokenizerParams, codebook: Prior, clip: Clip | None) -> ForeignCodebook | None:
+def check_codebook(
+    config: TokenizerParams, codebook: PretrainedCodebook, clip: Clip | None
+) -> ForeignCodebook | None:
     """Both CLIPs where the codebook was made with another one than the run's, else None.
 
     Args:
@@ -222,7 +221,7 @@ def check_codebook(config: TokenizerParams, codebook: Prior, clip: Clip | None) 
             found=f"a codebook of {made_by}, and losses of {clip.id}",
             expected=f"a codebook of {clip.id}, the option --clip with the CLIP of the codebook, or "
             "foreign_codebook: true in the variant's params",
-            run="dvc repro graph" if isinstance(codebook, Words) else "dvc repro patches cluster",
+            run="dvc repro graph" if isinstance(codebook, WordsCodebook) else "dvc repro patches cluster",
         )
     return ForeignCodebook(clip=str(made_by), run_clip=clip.id)
 
@@ -290,7 +289,3 @@ def _psnr(tokenizer: Tokenizer, split: ImageSplit, device: torch.device) -> floa
     return float(
         np.concatenate([one(split.images(at, min(at + 50, stop))) for at in range(0, stop, 50)]).mean()
     )
-
-
-Trained = TrainedTokenizer  # shim: moved
-check_prior = check_codebook  # shim: moved

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vqpipe.artifacts.kept import keep_before
+from vqpipe.artifacts.checkpoints import keeping_previous
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.runtime.distributed import barrier, gather, is_main, rank
@@ -107,7 +107,7 @@ class TrainingState:
             "window": self.window, "scaler": self.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
         }  # fmt: skip
-        with keep_before(path):
+        with keeping_previous(path):
             write_tensors(path, CHECKPOINT, tensors, facts, sealed=True)
         return barrier()
 
@@ -145,6 +145,3 @@ class TrainingState:
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-Average = AveragedWeights  # shim: moved

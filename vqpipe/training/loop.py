@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from vqpipe.artifacts.kept import Found, recover
+from vqpipe.artifacts.checkpoints import Found, recover
 from vqpipe.artifacts.publish import publish_text
 from vqpipe.artifacts.tensors import check_tensors
 from vqpipe.errors import MismatchError, SetupError, VqpipeError
-from vqpipe.runtime.determinism import deterministic_algorithms
+from vqpipe.runtime.device import deterministic_algorithms
 from vqpipe.runtime.distributed import broadcast_module, is_main
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.preflight import need_compiler
-from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.signals import close_pool
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
 from vqpipe.training.step import Stepper, check_shares
@@ -275,6 +275,3 @@ class Trackers:
             self._board.close()
         if self._live is not None:
             self._live.end()
-
-
-fit = run_training  # shim: moved

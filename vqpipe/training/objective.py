@@ -122,10 +122,3 @@ class TrainingResult:
     rows: Sequence[Mapping[str, float]]
     """The training curves."""
     cost: TrainingCost
-    spent = property(lambda self: self.cost)  # shim: moved
-
-
-Trainable = Objective  # shim: moved
-NoHooks = Objective  # shim: moved
-Spent = TrainingCost  # shim: moved
-FitResult = TrainingResult  # shim: moved

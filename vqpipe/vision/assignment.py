@@ -245,10 +245,3 @@ def relocate(part: RankPart, found: Assignment, centroids: Float32[Tensor, "k d"
     counts[cluster] = 1
     found.counts.copy_(torch.from_numpy(counts))
     return len(takers)
-
-
-Engine = SearchMethod  # shim: moved
-ENGINES = SEARCH_METHODS  # shim: moved
-squared = squared_distances  # shim: moved
-Renewal = IncrementalSearch  # shim: moved
-Before = PreviousAssignment  # shim: moved

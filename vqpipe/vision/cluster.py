@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder, publish_text, read_manifest
-from vqpipe.artifacts.specs.centroids import CENTROID_TENSORS, CENTROIDS
+from vqpipe.artifacts.specs.codebooks import CENTROID_TENSORS, PATCHES_CODEBOOK
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.specs.patches import PATCH_IMAGES
 from vqpipe.artifacts.tables import iter_batches, read_table
@@ -181,7 +181,7 @@ def write_patches_codebook(
     }  # fmt: skip
     if is_main():
         tensors = {"centroids": torch.from_numpy(found.centroids), "counts": torch.from_numpy(found.counts)}
-        with publish_folder(out, CENTROIDS, facts) as partial:
+        with publish_folder(out, PATCHES_CODEBOOK, facts) as partial:
             write_tensors(partial / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
         if curves is not None:
             publish_text(curves, curve_text(found.rows))
@@ -379,7 +379,3 @@ def _common_rows(found: list[KMeans]) -> tuple[CurveRow, ...]:
         row = {"step": step + 1, "objective": objective / total}
         rows.append(row | {name: sum(r[name] for r in now) for name in ("empty", "refilled")})
     return tuple(rows)
-
-
-write_centroids = write_patches_codebook  # shim: moved
-shares = clusters_per_class  # shim: moved

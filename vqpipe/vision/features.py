@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Float, Float16
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -24,7 +24,6 @@ from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.patches import PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tensors import read_tensor_header, read_tensors
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.runtime.preflight import need_memory
 
 FP16_BYTES = 2
 
@@ -88,23 +87,6 @@ def iter_shards(folder: Path) -> Iterator[dict[str, Tensor]]:
     """The shards of a PATCHES artifact in order: `features` F16 [n, d], `image` and `position` I32 [n]."""
     for number in range(patch_facts(folder)["num_shards"]):
         yield read_tensors(folder / Shard(number, 0, 0).name, PATCH_SHARD)[0]
-
-
-def read_vectors(folder: Path) -> Float32[np.ndarray, "n d"]:
-    """All vectors of a PATCHES artifact in one float32 matrix.
-
-    Raises:
-        ArtifactError: missing or damaged.
-        SetupError: they do not fit into memory.
-    """
-    mapped = open_vectors(folder)
-    need_memory(4 * len(mapped) * mapped.dim, "the patch features")
-    vectors = np.empty((len(mapped), mapped.dim), dtype=np.float32)
-    start = 0
-    for part in mapped.parts:
-        vectors[start : start + len(part)] = part
-        start += len(part)
-    return vectors
 
 
 class MappedVectors:

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from vqpipe.artifacts.kept import Found, keep_before, recover
+from vqpipe.artifacts.checkpoints import Found, keeping_previous, recover
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
 from vqpipe.errors import MismatchError
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank
-from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.vision.assignment import (
     SEARCH_METHODS,
     Algorithm,
@@ -279,7 +279,7 @@ class LloydState:
     def save(self, path: Path) -> None:
         """Write the checkpoint; atomic, with a checksum. The one at `path` becomes the one before."""
         facts = {"rows": self.rows, "done": self.done}
-        with keep_before(path):
+        with keeping_previous(path):
             write_tensors(path, CHECKPOINT, {"centroids": self.centroids}, facts, sealed=True)
 
     @classmethod
@@ -416,10 +416,3 @@ def _outcome(
     centroids: Float32[np.ndarray, "k d"], counts: Float64[np.ndarray, " k"], objective: float
 ) -> KMeans:
     return KMeans(centroids, counts.astype(np.int64), objective, (), 0)
-
-
-Row = CurveRow  # shim: moved
-State = LloydState  # shim: moved
-unit = unit_rows  # shim: moved
-resumable = has_checkpoint  # shim: moved
-ordered = order_and_measure  # shim: moved

@@ -24,7 +24,7 @@ from jaxtyping import Float, Float16, Float64, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from vqpipe.artifacts.kept import is_sound
+from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import file_digest, publish_folder, publish_sealed, remove_leftovers
 from vqpipe.artifacts.seal import need_equal, read_sealed_json
@@ -36,8 +36,8 @@ from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
 from vqpipe.runtime.env import workers
 from vqpipe.runtime.preflight import need_disk
-from vqpipe.runtime.progress import progress_bar
 from vqpipe.runtime.signals import close_pool
+from vqpipe.runtime.terminal import progress_bar
 from vqpipe.vision.clip import Clip
 from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, pool, total_variance
 from vqpipe.vision.vectors import map_threads
@@ -187,7 +187,7 @@ def _missing(scratch: Path, shards: list[Shard]) -> list[bool]:
     def is_missing(shard: Shard) -> bool:
         if not (scratch / shard.name).is_file() and not shard_record_path(scratch, shard).is_file():
             return True
-        return not is_sound(lambda: check_shard(scratch, shard), f"{shard.name} is made again")
+        return not is_intact(lambda: check_shard(scratch, shard), f"{shard.name} is made again")
 
     pool = ThreadPoolExecutor(workers())
     try:
@@ -416,12 +416,3 @@ def check_shard(folder: Path, shard: Shard) -> None:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing", run="dvc repro patches")
     need_equal(path, file_digest(path), record.sha256, "dvc repro patches")
-
-
-extract_shards = write_shards  # shim: moved
-Record = ShardRecord  # shim: moved
-Images = ImageSource  # shim: moved
-Batch = ImageBatch  # shim: moved
-clip_dim = feature_dim  # shim: moved
-read_record = read_shard_record  # shim: moved
-record_path = shard_record_path  # shim: moved

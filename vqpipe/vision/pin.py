@@ -244,6 +244,3 @@ def _is_torchscript(path: Path) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
-
-
-pin = load_pretrained_clip  # shim: moved

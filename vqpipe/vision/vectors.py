@@ -252,10 +252,3 @@ def largest_value(part: RankPart, num_clusters: int) -> float:
             expected="features that differ from patch to patch; check the images and the CLIP that made them",
         )
     return float(torch.maximum(low.abs(), high.abs()).max())
-
-
-Chosen = SubsetVectors  # shim: moved
-Unit = UnitVectors  # shim: moved
-take = take_rows  # shim: moved
-Part = RankPart  # shim: moved
-gather = gather_ranks  # shim: moved

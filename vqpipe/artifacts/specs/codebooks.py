@@ -93,8 +93,3 @@ def read_word_counts(folder: Path, spec: TableSpec) -> dict[str, int]:
     """
     table = read_table(folder / f"{spec.name}.parquet", spec)
     return dict(zip(table["word"].to_pylist(), table["count"].to_pylist(), strict=True))
-
-
-WORDS = WORDS_CODEBOOK  # shim: moved
-
-CENTROIDS = PATCHES_CODEBOOK  # shim: moved

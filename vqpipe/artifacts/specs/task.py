@@ -1,6 +1,6 @@
-"""The task artifact: what heads over a tokenizer's frozen tokens make of test images, image by image and as pictures.
+"""The task artifact: the results of heads on a tokenizer's frozen tokens, image by image and as pictures.
 
-`head` says which head: `fresh` (trained on the frozen tokens) or `own` (trained together with the tokenizer). The tables
+`head` is `fresh` (trained on the frozen tokens) or `own` (trained together with the tokenizer). The tables
 of pictures are in `pictures.parquet`; each task has its own columns.
 """
 

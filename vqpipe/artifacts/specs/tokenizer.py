@@ -21,4 +21,3 @@ TOKENIZER = FolderSpec(
 NO_CODEBOOK = FolderSpec(
     "no-codebook", 1, stage="tokenizer", about="the codebook of a variant that needs no pretrained one"
 )
-NO_PRIOR = NO_CODEBOOK  # shim: moved

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.evaluation.measure import EvaluateParams
 from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
-from vqpipe.params.cluster import ClusterParams
-from vqpipe.params.evaluate import EvaluateParams
 from vqpipe.params.names import Name, NamePath
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.tasks.task import TaskParams, tasks_of
+from vqpipe.tokenizers.tokenizer import TokenizerParams
+from vqpipe.vision.cluster import ClusterParams
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_board` reads; a board's file also has sections of other stages."""

@@ -11,24 +11,23 @@ from typing import Any
 
 import torch
 
-from vqpipe.artifacts.checkpoints import is_sound
+from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.data.loader import ImageSplit
-from vqpipe.engine.trainable import FitResult
 from vqpipe.evaluation.evaluate import SplitImages
-from vqpipe.evaluation.judges import Judges
-from vqpipe.evaluation.measure import EvaluationMetrics, evaluate
+from vqpipe.evaluation.measure import EvaluateParams, EvaluationMetrics, evaluate
+from vqpipe.evaluation.reconstructions import MetricNetworks
 from vqpipe.metrics.codes import UsageMetrics
-from vqpipe.params.evaluate import EvaluateParams
-from vqpipe.params.tokenizer import TokenizerParams
 from vqpipe.runtime.memory import PeakMemory
 from vqpipe.tasks.captions import CaptionTaskParams
 from vqpipe.tasks.solve import solve_tasks
 from vqpipe.tasks.task import TaskMetrics, TaskParams
 from vqpipe.tokenizers.captions import check_max_tokens
+from vqpipe.tokenizers.tokenizer import TokenizerParams
 from vqpipe.tokenizers.train import TokenizerMetrics, train_tokenizer
+from vqpipe.training.objective import TrainingResult
 from vqpipe.vision.clip import Clip
 
 SPENT = "spent.json"
@@ -96,20 +95,20 @@ def train_row(
     memory = PeakMemory(device)
     spent: list[TrainingSpent] = []
 
-    def note(result: FitResult) -> None:
-        took = result.spent
+    def note(result: TrainingResult) -> None:
+        took = result.cost
         kept = _kept_spent(scratch / SPENT) if took.num_steps == 0 else None  # killed while it was measured
         spent.append(kept or TrainingSpent(took.num_steps, took.cpu_seconds, took.seconds, *memory.read()))
         publish_sealed(scratch / SPENT, asdict(spent[0]))
 
     done = train_tokenizer(
         config, codebook, dataset, clip,
-        scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_fit=note,
+        scratch=scratch, curves=scratch / "curves.csv", device=device, title=title, on_trained=note,
     )  # fmt: skip
     tokenizer, trained = done.tokenizer, done.metrics
     begun = time.process_time()
     test = ImageSplit.open(dataset, "test", config.resolution)
-    judges = Judges.load(evaluation, clip, device)
+    judges = MetricNetworks.load(evaluation, clip, device)
     images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
     measured = evaluate(tokenizer, images, evaluation, judges).metrics
     seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}
@@ -130,7 +129,7 @@ def train_row(
 
 def _kept_spent(path: Path) -> TrainingSpent | None:
     """What an earlier process wrote; None where it wrote nothing, or where that is damaged."""
-    if not path.is_file() or not is_sound(
+    if not path.is_file() or not is_intact(
         lambda: read_sealed_json(path), "what the training of this row cost is not known"
     ):
         return None

@@ -26,14 +26,13 @@ from torch.nn.functional import cross_entropy, normalize
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float
 from vqpipe.data.read import open_split
-from vqpipe.engine.curves import write_curves
-from vqpipe.engine.loop import fit as train_loop
-from vqpipe.engine.trainable import NoHooks
 from vqpipe.errors import DataError
 from vqpipe.params.base import Params
-from vqpipe.params.training import TrainingParams
 from vqpipe.runtime.distributed import is_main, own_share
 from vqpipe.runtime.seeds import numpy_rng, seed_everything
+from vqpipe.training.loop import run_training as train_loop
+from vqpipe.training.loop import write_curves
+from vqpipe.training.objective import Objective, TrainingParams
 from vqpipe.vision.clip import Clip, resize_to, token_ids, write_clip
 from vqpipe.vision.pin import Source, load_pretrained_clip
 from vqpipe.vision.towers import build_model, encode_ids
@@ -354,7 +353,7 @@ class ImageTextBatch:
     ids: Int[Tensor, "b t"]
 
 
-class ContrastiveTraining(NoHooks):
+class ContrastiveTraining(Objective):
     """A `Trainable` with one phase, `main`.
 
     With several ranks, the features of all ranks are compared with each other, so that the loss is that of
@@ -525,12 +524,3 @@ def chance(right: Bool[Tensor, "q c"], rank: int) -> float:
         for p, w in zip(counts, weights, strict=True)
     ]
     return sum(hits) / right.shape[0]
-
-
-Pairs = ImageTextBatch  # shim: moved
-
-ContrastiveFit = ContrastiveTraining  # shim: moved
-
-restore = restore_full_table  # shim: moved
-
-Captions = CaptionDraws  # shim: moved

@@ -1,7 +1,0 @@
-"""Moved."""
-# shim: moved
-import sys
-
-from vqpipe.codebooks.search import *  # noqa: F403
-
-sys.modules[__name__] = sys.modules["vqpipe.codebooks.search"]

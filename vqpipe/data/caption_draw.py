@@ -1,7 +1,0 @@
-"""Moved."""
-# shim: moved
-import sys
-
-from vqpipe.tokenizers.captions import *  # noqa: F403
-
-sys.modules[__name__] = sys.modules["vqpipe.tokenizers.captions"]

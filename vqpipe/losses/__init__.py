@@ -1,2 +1,0 @@
-"""Moved."""
-# shim: moved

@@ -1,7 +1,0 @@
-"""Moved."""
-# shim: moved
-import sys
-
-from vqpipe.models.perceptual import *  # noqa: F403
-
-sys.modules[__name__] = sys.modules["vqpipe.models.perceptual"]

@@ -1,5 +1,0 @@
-"""Moved."""
-# shim: moved
-from vqpipe.quantizers import AnyQuantizer
-
-QuantizerParams = AnyQuantizer

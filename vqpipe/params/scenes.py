@@ -1,3 +1,0 @@
-"""Moved."""
-# shim: moved
-from vqpipe.data.adapters.scenes import ScenesSource  # noqa: F401

@@ -1,3 +1,0 @@
-"""Moved."""
-# shim: moved
-from vqpipe.text.vocabulary import VocabularyParams  # noqa: F401

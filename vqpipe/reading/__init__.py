@@ -1,1 +1,0 @@
-"""The boards' way to the tasks, until their params name tasks: see `vqpipe.tasks`."""
