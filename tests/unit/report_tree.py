@@ -84,9 +84,9 @@ def _blank(kind: Any) -> Any:
     return blanks.get(get_origin(kind) or kind)
 
 
-def write_metrics(root: Path, name: str, metrics: Metrics) -> Path:
+def write_metrics(root: Path, name: str, metrics: Metrics) -> None:
     """Publish `artifacts/metrics/NAME.json`."""
-    return publish_json(root / f"artifacts/metrics/{name}.json", metrics.plain())
+    publish_json(root / f"artifacts/metrics/{name}.json", metrics.plain())
 
 
 def write_params(root: Path) -> Path:
@@ -311,11 +311,11 @@ def write_prior(root: Path, number: int, pair: str, **further: Any) -> None:
             {"image": png(300 + i), "label": 1, "label_name": "boat", "indices": [1]} for i in range(12)
         ]
         write_table(folder / "samples.parquet", SAMPLES, to_table(SAMPLES, samples))
-        near = [
+        nearest = [
             {"sample": png(300 + i), "train": png(i), "train_id": f"t{i}", "rmse": 31.5, "same_codes": 0.2}
             for i in range(6)
         ]
-        write_table(folder / "nearest.parquet", NEAREST, to_table(NEAREST, near))
+        write_table(folder / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
 
     def near(distance: float) -> dict[str, float]:
         return {"rmse": distance, "same_codes": 0.2, "copies": 0}

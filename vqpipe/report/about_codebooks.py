@@ -58,7 +58,7 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
             [*blocks, Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph")],
         )
     return Section(
-        "words", "Words", [*blocks, _most_said(folder, params.num_pairs), *graph_blocks(folder, params)]
+        "words", "Words", [*blocks, _most_frequent(folder, params.num_pairs), *graph_blocks(folder, params)]
     )
 
 
@@ -76,7 +76,7 @@ def _degree_table(degree: DegreesByClass) -> Table:
     return Table("Neighbours of the words", columns, rows, note)
 
 
-def _most_said(folder: Path, limit: int) -> Table:
+def _most_frequent(folder: Path, limit: int) -> Table:
     adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
     sides = [sorted(side, key=lambda word: (-word.count, word.text))[:limit] for side in (adjectives, nouns)]
     rows = [

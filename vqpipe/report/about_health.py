@@ -199,8 +199,8 @@ def _usage_curves(books: Sequence[Book]) -> list[Block]:
     )  # fmt: skip
     note = (
         "Codes used at least once by the first images, in one random order for all tokenizers. Dashed: what as many "
-        "uniform draws would reach, once for each K. A curve that still rises says that more images would use more "
-        "codes; one that is flat far below 100 % says that the rest is dead."
+        "uniform draws would reach, once for each K. A curve that still rises means that more images would use more "
+        "codes; one that is flat far below 100 % means that the rest is dead."
     )
     return [
         Charts(
@@ -228,7 +228,7 @@ def similarity(books: Sequence[Book]) -> list[Block]:
         cosine = np.array([row["cosine"] for row in rows])
         names = [row["name"] or str(row["code"]) for row in rows]
         alt = f"cosine similarity of the {len(rows)} most used codes of {book.label}"
-        note = f"The {number(len(rows))} most used of {number(len(book.counts))} codes, similar ones side by side."
+        note = f"The {number(len(rows))} most used of {number(len(book.counts))} codes, similar ones next to each other."
         off = cosine[~np.eye(len(rows), dtype=bool)]
         if len(off):
             mean, largest = number(float(off.mean()), 3), number(float(off.max()), 3)

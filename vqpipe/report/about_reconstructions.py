@@ -188,8 +188,8 @@ def replaced(inputs: Inputs, params: ReportParams) -> list[Block]:
         return [Absent("Replaced tokens are absent: evaluate.examples.replaced in the params asks for none.")]
     text = Text(
         "Every token becomes the n-th nearest other code of its codebook, and the image is decoded (VQGAN-LC, figure "
-        "5). Where many codes are in use and near ones mean alike, little changes; where few are, an image falls "
-        "apart. The n-th nearest of a small codebook is farther away than that of a large one, so compare n with K."
+        "5). Where many codes are in use and near ones decode alike, little changes; where few are, the image "
+        "degrades. The n-th nearest of a small codebook is farther away than that of a large one, so compare n with K."
     )
     blocks: list[Block] = [text, _numbers(inputs, found)]
     by_image: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -237,7 +237,7 @@ def _numbers(inputs: Inputs, found: Mapping[str, Found]) -> Table:
     counts = sorted({len(own.rows) for own in found.values()})
     note = (
         f"PSNR of n = {' or '.join(number(count) for count in counts)} test images drawn at random, with the "
-        "95 % bootstrap interval: by which other code, counted from the nearest, every token was replaced."
+        "95 % bootstrap interval. Columns: the code that replaced every token, counted from the nearest."
     )
     if lacking:
         note += f" Left out: {'; '.join(lacking)}."
