@@ -24,7 +24,7 @@ from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 
 SCENES = {
-    "kind": "scenes", "path": "vqpipe/data/scenes", "resolution": 32, "supersample": 2, "num_train": 70,
+    "kind": "scenes", "path": "artifacts/code/dataset.txt", "resolution": 32, "supersample": 2, "num_train": 70,
     "num_validation": 20, "num_test": 30, "seed": 1, "max_objects": 4, "max_captions": 5,
 }  # fmt: skip
 FOLDERS = {

@@ -22,9 +22,8 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from stages.cli import MEMORY, stage_app
-from vqpipe.data.adapters.base import read_image
 from vqpipe.data.records import Bad
-from vqpipe.data.walk import images_below
+from vqpipe.data.walk import images_below, read_image
 from vqpipe.errors import (
     MAX_MESSAGE,
     ArtifactError,

@@ -22,7 +22,7 @@ from vqpipe.params.base import validate
 def config(**changes: object) -> ScenesSource:
     """A small source."""
     values = {
-        "kind": "scenes", "path": "vqpipe/data/scenes", "resolution": 64, "supersample": 4, "seed": 5,
+        "kind": "scenes", "path": "artifacts/code/dataset.txt", "resolution": 64, "supersample": 4, "seed": 5,
         "num_train": 120, "num_validation": 30, "num_test": 30, "max_objects": 4, "max_captions": 5,
     }  # fmt: skip
     return validate({**values, **changes}, "dataset.source", ScenesSource)

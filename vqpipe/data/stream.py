@@ -25,7 +25,6 @@ from torch import Tensor
 from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.dataset import IMAGES
 from vqpipe.artifacts.tables import open_table, read_header
-from vqpipe.data.adapters.base import read_image
 from vqpipe.data.images import (
     SUFFIXES,
     DecodedSquares,
@@ -37,7 +36,7 @@ from vqpipe.data.images import (
 )
 from vqpipe.data.read import open_split
 from vqpipe.data.records import Bad
-from vqpipe.data.walk import images_below
+from vqpipe.data.walk import images_below, read_image
 from vqpipe.errors import ArtifactError, DataError, of_system, printable
 from vqpipe.runtime.shards import map_shards
 

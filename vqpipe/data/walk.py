@@ -37,8 +37,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from vqpipe.data.images import SUFFIXES
-from vqpipe.data.records import Bad, describe
+from vqpipe.data.images import SUFFIXES, BadImage, byte_limit, decode
+from vqpipe.data.records import Bad, Pixels, describe
 from vqpipe.errors import DataError, is_of_machine, printable
 
 Key = tuple[int, int]
@@ -473,3 +473,32 @@ def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member
             found=f"{type(error).__name__}: {error}; last member read: {printable(last)}",
             expected="a tar, or one packed with gzip, bzip2 or xz",
         ) from error
+
+
+def read_image(item: str, path: Path, max_pixels: int, root: Path | None = None) -> Pixels | Bad:
+    """Read and decode an image file; what cannot be used comes back as a `Bad` with a fixed reason.
+
+    With `root`, the source's folder, a file that a link puts outside of it is refused.
+    """
+    try:
+        if root is not None and leads_out(root, path):
+            return Bad(item, *OUTSIDE)
+        if not path.is_file():
+            return Bad(item, "missing_file", f"no file {printable(path.name)}")
+        num_bytes = path.stat().st_size
+        if num_bytes > byte_limit(max_pixels):
+            return Bad(item, "too_many_bytes", f"{num_bytes} bytes, at most {byte_limit(max_pixels)} read")
+        data = path.read_bytes()
+    except OSError as error:
+        if is_of_machine(error):
+            raise
+        return Bad(item, "unreadable", error.strerror or type(error).__name__)
+    return decode_image(item, data, max_pixels)
+
+
+def decode_image(item: str, data: bytes, max_pixels: int) -> Pixels | Bad:
+    """Decode image bytes; what cannot be used comes back as a `Bad` with a fixed reason."""
+    try:
+        return decode(data, max_pixels)
+    except BadImage as error:
+        return Bad(item, error.reason, printable(error.detail))

@@ -22,7 +22,7 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.codebooks.load import PretrainedCodebook, load_codebook, load_pretrained
 from vqpipe.codebooks.patches import PatchesCodebook
-from vqpipe.codebooks.statistics import graph_shape
+from vqpipe.codebooks.statistics import Degrees, graph_shape
 from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError, human_bytes
 from vqpipe.runtime.terminal import harmless
@@ -100,7 +100,7 @@ def tokenizer_card(tokenizer: Tokenizer, codebook: Path | None = None, metrics: 
 
 def _codebook_facts(tokenizer: Tokenizer) -> Mapping[str, Any] | None:
     """The facts of its codebook that a tokenizer keeps."""
-    kept: Mapping[str, Any] | None = tokenizer.facts.get("codebook", tokenizer.facts.get("prior"))
+    kept: Mapping[str, Any] | None = tokenizer.facts.get("codebook")
     return kept
 
 
@@ -139,8 +139,7 @@ def _lineage(path: Path) -> dict[str, Any] | str:
 
 
 def _words(words: WordsCodebook) -> dict[str, Any]:
-    pairs = [(a, n) for a, n in words.edges.T.tolist()]
-    named = [(words.adjectives[a], words.nouns[n]) for a, n in pairs]
+    named = [(words.adjectives[a], words.nouns[n]) for a, n in words.pairs]
     listed = list(zip(named, words.edge_counts, words.edge_pmi, strict=True))
 
     def rows(most: Sequence[tuple[tuple[str, str], int, float]]) -> list[list[str]]:
@@ -152,7 +151,7 @@ def _words(words: WordsCodebook) -> dict[str, Any]:
     }
     return {
         "words": words,
-        "shape": graph_shape(pairs, len(words.adjectives), len(words.nouns)).plain(),
+        "shape": graph_shape(words.pairs, len(words.adjectives), len(words.nouns)),
         "frequent_pairs": rows(sorted(listed, key=lambda pair: (-pair[1], pair[0]))),
         "surprising_pairs": rows(sorted(listed, key=lambda pair: (-pair[2], pair[0]))),
         "norms": [
@@ -294,9 +293,9 @@ def _nested(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     ]
 
 
-def _degrees(degree: Any) -> str:
+def _degrees(degree: Degrees) -> str:
     """Median, mean and largest number of neighbours."""
-    return f"{degree['median']:g}, {degree['mean']:.4g}, {degree['max']}"
+    return f"{degree.median:g}, {degree.mean:.4g}, {degree.max}"
 
 
 @cache

@@ -51,8 +51,7 @@ class EncoderGraph(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, images: Float[Tensor, "b 3 r r"]) -> Int[Tensor, "b g h w"]:
-        indices: Tensor = self.tokenizer.quantizer.indices(self.tokenizer.encode_latent(images))
-        return indices
+        return self.tokenizer.quantizer.indices(self.tokenizer.encode_latent(images))
 
 
 class DecoderGraph(nn.Module):

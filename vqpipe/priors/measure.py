@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.metrics.codes import bits_per_image
-from vqpipe.metrics.distances import DistanceParams, Features, feature_distances, refusal
+from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, refusal
 from vqpipe.metrics.measured import Measured
 from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
 from vqpipe.runtime.seeds import torch_rng
@@ -44,30 +44,9 @@ class SplitBits(Metrics):
     """Bits per code; lower is better."""
 
 
-class SampleDistances(Metrics):
-    """Distances of a set of images from equally many test images, named by their features; see
-    `vqpipe.metrics.distances.feature_distances`. None where not measured in these features."""
+class SampleDistances(Distances):
+    """Distances of a set of images from equally many test images."""
 
-    fd_clip: float | None = None
-    """Frechet distance in CLIP features; lower is better."""
-    kd_clip: float | None = None
-    """Kernel distance in CLIP features, mean over subsets; lower is better, slightly below 0 for equal sets."""
-    kd_clip_std: float | None = None
-    """Standard deviation of the kernel distance over subsets."""
-    precision_clip: float | None = None
-    """Part of the images near test images, [0, 1]; higher is better."""
-    recall_clip: float | None = None
-    """Part of the test images near these images, [0, 1]; higher is better."""
-    fid: float | None = None
-    """Frechet distance in Inception features; lower is better."""
-    kid: float | None = None
-    """Kernel distance in Inception features; lower is better."""
-    kid_std: float | None = None
-    """Standard deviation of the kernel distance over subsets."""
-    precision_inception: float | None = None
-    """As `precision_clip`, in Inception features."""
-    recall_inception: float | None = None
-    """As `recall_clip`, in Inception features."""
     not_measured: str | None = None
     """Why there are no distances; None where there are."""
 
@@ -134,7 +113,7 @@ class PriorMetrics(Metrics):
     condition: ConditionKind
     """What the prior is given."""
     measured: Measured
-    """The images and the protocol of the numbers, with a digest each; see `vqpipe.metrics.measured`."""
+    """Digests of the images and the protocol."""
 
 
 @dataclass(frozen=True)

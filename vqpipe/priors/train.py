@@ -113,8 +113,7 @@ def to_codes(prior: Prior, drawn: Tensor, tokenizer: Tokenizer) -> Int64[Tensor,
     if prior.models == "tokens":
         return drawn.cpu()
     latents = drawn.to(tokenizer.device) * tokenizer.latent_scale
-    indices: Tensor = tokenizer.quantizer(latents, 1.0).indices
-    return indices.cpu()
+    return tokenizer.quantizer.indices(latents).cpu()
 
 
 class PriorTraining(Objective):
@@ -272,7 +271,6 @@ def train_and_measure(
     measured_splits = examples | {"train": examples["train"].head(len(splits["test"]))}
     batches = {name: own.batches() for name, own in measured_splits.items()}
     distances = sample_distances(drawn.images, images["test"].images(0, n), features, config.distances)
-    record = _measured(images["test"], n, features, config)
     metrics = PriorMetrics(
         **split_bits(prior, batches, splits["test"], floor),
         samples=distances["samples"],
@@ -285,7 +283,7 @@ def train_and_measure(
         num_rollbacks=result.num_rollbacks,
         weights="ema" if result.averaged else "last",
         condition=config.condition,
-        measured=record,
+        measured=_measured(images["test"], n, features, config),
     )
     rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
     pictures = PriorPictures(

@@ -27,14 +27,13 @@ from vqpipe.alignment.relationship import RelationshipParams
 from vqpipe.alignment.text import TextBatch
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
-from vqpipe.data.read import open_split
 from vqpipe.metrics.measured import text_digest
 from vqpipe.params.base import Params
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, H, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tokenizers.captions import CaptionDraw, CaptionText, epoch_of, split_draw, token_rows
+from vqpipe.tokenizers.captions import CaptionDraw, CaptionText, epoch_of, split_draw, tokens_of_other_splits
 from vqpipe.training.step import over_tensors
 from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
@@ -142,7 +141,7 @@ class TrainCaptions(Examples):
         """
         draw = split_draw(split, seed, where)
         text = CaptionText(split.captions, clip, max_tokens, folder)
-        others = torch.from_numpy(_tokens_of_other_splits(dataset, max_tokens))
+        others = torch.from_numpy(tokens_of_other_splits(dataset, max_tokens))
         vocabulary = torch.unique(torch.cat([text.vocabulary, others]))
         return cls(split, np.arange(len(split)), draw=draw, text=text, vocabulary=vocabulary)
 
@@ -150,16 +149,6 @@ class TrainCaptions(Examples):
         """One caption per image. All of the batch are drawn, so that draws do not depend on the number of ranks."""
         epoch = epoch_of(step, len(self), len(rows))
         return self.text.batch(self.draw.numbers(self.positions[rows], epoch), share)
-
-
-def _tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
-    """The distinct token ids of the captions of all splits but the training split, cut as those are."""
-    texts: dict[str, None] = {}
-    for name in sorted(set(open_split(dataset, "train").facts["splits"]) - {"train"}):
-        for batch in open_split(dataset, name).batches(["captions"]):
-            texts |= dict.fromkeys(text for own in batch.column("captions").to_pylist() for text in own or ())
-    rows = token_rows(list(texts), max_tokens)
-    return np.unique(rows.ids[np.arange(rows.ids.shape[1]) < rows.lengths[:, None]]).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Captions:
         self.clip, self.align, self._batch_size = clip, config.align, config.training.batch_size
         self.text = CaptionText(split.captions, clip, config.align.max_tokens, folder)
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(
-            np.union1d(self.text.vocabulary.numpy(), _other_tokens(dataset, config.align.max_tokens))
+            np.union1d(self.text.vocabulary.numpy(), tokens_of_other_splits(dataset, config.align.max_tokens))
         )
         """The token ids of all splits' captions, rising: those of the other splits are wrong answers in training, and
         can occur in a later measurement. Nothing else of the other splits is used."""
@@ -162,7 +162,7 @@ class Captions:
             )
 
 
-def _other_tokens(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
+def tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
     """The distinct token ids of the captions of all splits but the training split, cut as those are."""
     texts: dict[str, None] = {}
     train = open_split(dataset, "train")

@@ -208,7 +208,7 @@ def check_codebook(
     Raises:
         MismatchError: a loss uses the run's CLIP, another made the codebook, and the params do not accept that.
     """
-    made_by = None if codebook is None else codebook.facts.get("clip", codebook.facts.get("clip_id"))
+    made_by = None if codebook is None else codebook.facts.get("clip_id")
     if clip is None or made_by is None or made_by == clip.id:
         return None
     losses = config.losses

@@ -18,10 +18,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vqpipe.data.captions import Unusable, clean_captions
-from vqpipe.data.images import BadImage, byte_limit, decode
 from vqpipe.data.records import Bad, Pixels, Record, SplitName
-from vqpipe.data.walk import OUTSIDE, leads_out
-from vqpipe.errors import DataError, is_of_machine, printable
+from vqpipe.data.walk import decode_image, leads_out, read_image
+from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 from vqpipe.runtime.seeds import derive
 
@@ -278,35 +277,6 @@ def chunked(items: Iterable[tuple[SplitName, int, Any]]) -> Iterator[Chunk]:
     for split, ready in waiting.items():
         if ready:
             yield Chunk(split, tuple(ready))
-
-
-def read_image(item: str, path: Path, max_pixels: int, root: Path | None = None) -> Pixels | Bad:
-    """Read and decode an image file; what cannot be used comes back as a `Bad` with a fixed reason.
-
-    With `root`, the source's folder, a file that a link puts outside of it is refused.
-    """
-    try:
-        if root is not None and leads_out(root, path):
-            return Bad(item, *OUTSIDE)
-        if not path.is_file():
-            return Bad(item, "missing_file", f"no file {printable(path.name)}")
-        num_bytes = path.stat().st_size
-        if num_bytes > byte_limit(max_pixels):
-            return Bad(item, "too_many_bytes", f"{num_bytes} bytes, at most {byte_limit(max_pixels)} read")
-        data = path.read_bytes()
-    except OSError as error:
-        if is_of_machine(error):
-            raise
-        return Bad(item, "unreadable", error.strerror or type(error).__name__)
-    return decode_image(item, data, max_pixels)
-
-
-def decode_image(item: str, data: bytes, max_pixels: int) -> Pixels | Bad:
-    """Decode image bytes; what cannot be used comes back as a `Bad` with a fixed reason."""
-    try:
-        return decode(data, max_pixels)
-    except BadImage as error:
-        return Bad(item, error.reason, printable(error.detail))
 
 
 def within(root: Path, relative: str, name: str, layout: str) -> Path:

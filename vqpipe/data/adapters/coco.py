@@ -28,7 +28,6 @@ from vqpipe.data.adapters.base import (
     check_splits,
     chunked,
     need_source,
-    read_image,
     split_of,
     within,
 )
@@ -45,6 +44,7 @@ from vqpipe.data.images import resize_labels
 from vqpipe.data.masks import BadMask, bounds, finite_number, to_mask
 from vqpipe.data.records import SPLITS, Bad, Record, SplitName, Thing
 from vqpipe.data.structured_files import EVERY, TOP, JsonArrays
+from vqpipe.data.walk import read_image
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 

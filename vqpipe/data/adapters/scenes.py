@@ -30,12 +30,12 @@ CLASSES: Final[tuple[str, ...]] = tuple(PLACES_BUILT)
 
 
 class ScenesSource(Params):
-    """The `scenes` source. Its raw data are the renderer's own modules."""
+    """The `scenes` source. Its raw data are the code of the renderer."""
 
     kind: Literal["scenes"]
     """Selects this source."""
-    path: Literal["vqpipe/data/scenes"]
-    """Where the renderer is in the checkout: the raw input of this source."""
+    path: Literal["artifacts/code/dataset.txt"]
+    """The list of the code that renders the scenes: what this source is made from. DVC alone reads it."""
     resolution: int = Field(ge=32, le=1024)
     """Height and width of the pictures, in pixels. The geometry does not depend on it."""
     supersample: int = Field(ge=1, le=8)
