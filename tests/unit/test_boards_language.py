@@ -1,4 +1,4 @@
-"""LG-VQ's board: what it shares, which rows stand beside which, its verdicts both ways, its page and its costs."""
+"""LG-VQ's board: what it shares, which rows are compared, its verdicts both ways, its page and its costs."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
         Claim("c", ("vq",), metrics=(RECALL, OTHER)).numbers()
 
 
-def test_every_number_of_a_reading_has_chance_and_the_plain_row_beside_it() -> None:
+def test_every_number_of_a_task_has_chance_and_the_plain_row_next_to_it() -> None:
     read = [table for table in CLAIMS.tables if any(name.startswith("task.") for name in table.metrics)]
     assert len(read) == 7
     for table in read:
@@ -249,7 +249,7 @@ def test_untestable_claims_say_what_is_lacking(board: Board) -> None:
 # --- costs
 
 
-def test_alignment_stands_beside_the_plain_row_as_a_ratio(board: Board) -> None:
+def test_alignment_is_compared_with_the_plain_row_as_a_ratio(board: Board) -> None:
     plain = {"cpu_seconds_per_step": 0.08, "training_memory_bytes": 2.0**28, "peak_memory_bytes": 2.0**30}
     dear = {"cpu_seconds_per_step": 0.1, "training_memory_bytes": 1.5 * 2.0**28, "peak_memory_bytes": 2.0**30}
     worse = {**dear, "cpu_seconds_per_step": 0.12}

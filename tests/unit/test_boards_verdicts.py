@@ -1,4 +1,4 @@
-"""Verdicts follow from the numbers by the stated rule, and what is missing is said to be."""
+"""Verdicts follow from the numbers by the stated rule, and what is missing is named."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "expected", "told"),
+    ("other", "expected", "evidence"),
     [
         ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
         ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
@@ -166,14 +166,14 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
-    board: Board, other: list[float], expected: str, told: str
+    board: Board, other: list[float], expected: str, evidence: str
 ) -> None:
     """The rows' own intervals overlap in every case."""
     rows = {"vq": [20.0, 21.0, 22.0], "vqct": other}
     verdict = judge(
         Claim("c", ("vq", "vqct"), paired=True), results(board, rows, half=0.0 if len(other) > 1 else 3.0)
     )
-    assert (verdict.outcome, told in verdict.evidence) == (expected, True), verdict.evidence
+    assert (verdict.outcome, evidence in verdict.evidence) == (expected, True), verdict.evidence
     assert outcome(board, Claim("c", ("vq", "vqct")), rows, half=3.0) == NOT_REPRODUCED
 
 

@@ -41,7 +41,7 @@ def test_gates(gate: str, breached: bool) -> None:
     assert bool(broken(gate)) is breached
 
 
-def test_a_breach_is_told_with_both_values() -> None:
+def test_a_breach_names_both_values() -> None:
     assert broken("tokenizer.lc.psnr<-0.2") == [
         "tokenizer.lc.psnr<-0.2: tokenizer.lc.psnr went from 20 to 19.7 (-0.3)"
     ]
@@ -98,10 +98,10 @@ def test_flatten_keeps_finite_numbers_and_text() -> None:
 )
 def test_any_change_of_text_or_number_can_be_gated(gate: str, breached: bool) -> None:
     a = {"judge": "clip a", "same": "ema", "x": 1.0, "y": 2.0}
-    told = breaches([parse_gate(gate)], deltas(a, a | {"judge": "clip b", "x": 1.5}))
-    assert bool(told) is breached
+    found = breaches([parse_gate(gate)], deltas(a, a | {"judge": "clip b", "x": 1.5}))
+    assert bool(found) is breached
     if "judge" in gate:
-        assert told == [f"{gate.strip()}: judge went from clip a to clip b"]
+        assert found == [f"{gate.strip()}: judge went from clip a to clip b"]
 
 
 def test_a_bound_on_text_is_refused_with_the_gate_that_takes_it() -> None:
@@ -149,9 +149,9 @@ def test_files_and_mistakes(tmp_path: Path) -> None:
     assert read_metrics(str(good), Path("unused")) == {"x.y": 1.0}
     good.write_bytes(b'\xef\xbb\xbf{"x": 1' + b"0" * 400 + b', "y": NaN, "z": 2}')
     assert read_metrics(str(good), Path("unused")) == {"z": 2.0}
-    for content, told in [("{", "as JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "as JSON")]:
+    for content, message in [("{", "as JSON"), ("[1]", "not a JSON object"), ("[" * 100_000, "as JSON")]:
         good.write_text(content)
-        with pytest.raises(ArtifactError, match=told):
+        with pytest.raises(ArtifactError, match=message):
             read_metrics(str(good), Path("unused"))
 
 

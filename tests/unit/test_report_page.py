@@ -275,7 +275,7 @@ def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("metrics/clip.json", "{", "cannot be read as JSON"),
         ("metrics/clip.json", "[]", "not a JSON object"),
@@ -285,10 +285,10 @@ def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
         ("dataset.cost.json", "", "cannot be read as JSON"),
     ],
 )
-def test_damaged_inputs_are_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
+def test_damaged_inputs_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     params = write_params(tmp_path)
     publish_text(tmp_path / "artifacts" / name, content)
-    with pytest.raises(ArtifactError, match=told):
+    with pytest.raises(ArtifactError, match=message):
         build_report(tmp_path / "artifacts", params, PARAMS)
 
 

@@ -151,10 +151,10 @@ def test_aligned_is_compared_with_plain_by_paired_intervals(report: Report) -> N
     assert by_measure["words and projected code vectors: MSE"][5] == "equal"
     assert by_measure["image to text: R@1"][1] == "1.0"
     own = section(report.html)
-    told = [row[5] for row in by_measure.values()]
-    assert set(told) <= {"better", "unclear", "equal"}
+    verdicts = [row[5] for row in by_measure.values()]
+    assert set(verdicts) <= {"better", "unclear", "equal"}
     counted = ", ".join(
-        f"{told.count(word)} {word}" for word in ("better", "unclear", "equal") if word in told
+        f"{verdicts.count(word)} {word}" for word in ("better", "unclear", "equal") if word in verdicts
     )
     assert f"vq+lg compared with vq, by fresh heads: of 12 measures {counted}." in own
     assert "differ in more than alignment" not in own

@@ -63,7 +63,7 @@ def test_what_one_run_left_is_taken(store: Path) -> None:
 
 
 def test_metrics_alone_are_taken(store: Path) -> None:
-    """Git holds metrics and curves; a clone without data has no artifacts."""
+    """Git has metrics and curves; a clone without data has no artifacts."""
     for name in ("dataset", "tokenizer/vq"):
         (ROOT / name / "manifest.json").unlink()
         (ROOT / name).rmdir()
@@ -72,7 +72,7 @@ def test_metrics_alone_are_taken(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("metrics/tokenizer/vq.json", r"vq\.json is not of artifacts/"),
         ("curves/tokenizer/vq.csv", r"vq\.json is not of artifacts/curves/tokenizer/vq\.csv"),
@@ -80,11 +80,11 @@ def test_metrics_alone_are_taken(store: Path) -> None:
         ("tokenizer/vq.lineage.json", "vq is not what its lineage is of"),
     ],
 )
-def test_files_of_another_run_are_refused(store: Path, name: str, told: str) -> None:
+def test_files_of_another_run_are_refused(store: Path, name: str, message: str) -> None:
     put_back = keep(ROOT / name)
     run_stages(2)
     put_back()
-    with pytest.raises(VqpipeError, match=told):
+    with pytest.raises(VqpipeError, match=message):
         read_inputs(ROOT, Path("params.yaml"))
 
 

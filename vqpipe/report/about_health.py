@@ -228,7 +228,9 @@ def similarity(books: Sequence[Book]) -> list[Block]:
         cosine = np.array([row["cosine"] for row in rows])
         names = [row["name"] or str(row["code"]) for row in rows]
         alt = f"cosine similarity of the {len(rows)} most used codes of {book.label}"
-        note = f"The {number(len(rows))} most used of {number(len(book.counts))} codes, similar ones next to each other."
+        note = (
+            f"The {number(len(rows))} most used of {number(len(book.counts))} codes, similar ones adjacent."
+        )
         off = cosine[~np.eye(len(rows), dtype=bool)]
         if len(off):
             mean, largest = number(float(off.mean()), 3), number(float(off.max()), 3)
