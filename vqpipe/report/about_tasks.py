@@ -282,7 +282,7 @@ def _relations(runs: Sequence[TaskRun]) -> list[Block]:
 
 
 def _numbers(run: TaskRun) -> Table:
-    """The numbers of a task that the report has no section for; intervals as small print."""
+    """The numbers and texts of a task that the report has no section for; intervals as small print."""
     heads = list(run.heads)
     flat = {head: dict(_leaves(metrics)) for head, metrics in run.heads.items()}
     names = list(dict.fromkeys(name for own in flat.values() for name in own))

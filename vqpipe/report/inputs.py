@@ -61,7 +61,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the sections draw on. Mappings of variants and pairs follow the order of the params file."""
+    """Everything that the sections use. Mappings of variants and pairs follow the order of the params file."""
 
     root: Path
     params: dict[str, Any]

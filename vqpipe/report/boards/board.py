@@ -1,7 +1,7 @@
 """Params of a board: rows that differ in their quantizer or alignment, runs of them, one protocol.
 
 Rows stay plain data until `Board.tokenizer` merges them over `common`, so that a field that is added to a model
-with a neutral default makes no row another one. So does `tasks` until `Board.tasks_of` adds whose they are.
+with a neutral default makes no row another one. So does `tasks` until `Board.tasks_of` adds their tokenizer.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class TrainingSpent:
     peak_memory_bytes: int
     """Of the whole process."""
     training_memory_bytes: int | None
-    """Of the training over what was held before it: weights, averages and moments, images and captions, activations.
+    """Of the training, over what was in use before it: weights, averages and moments, images and captions, activations.
     None where the system does not report it."""
 
 
