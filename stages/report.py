@@ -25,8 +25,8 @@ def main(
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.artifacts.run import stage_run
     from vqpipe.params.base import load_params
-    from vqpipe.params.report import ReportParams
     from vqpipe.report.build import METRICS, PAGE, build_report
+    from vqpipe.report.inputs import ReportParams
 
     config = load_params(params, "report", ReportParams)
     with stage_run("report", config, outputs=[(out / PAGE, HTML), (out / METRICS, JSON)]) as run:

@@ -30,7 +30,7 @@ REPORT = {
     "num_edges": 5,
     "num_code_words": 4,
     "num_samples": 4,
-    "num_read_examples": 2,
+    "num_task_examples": 2,
     "error_levels": 64.0,
 }
 

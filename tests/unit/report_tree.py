@@ -39,8 +39,8 @@ from vqpipe.data.build import DatasetMetrics
 from vqpipe.evaluation.measure import EvaluationMetrics, FloorMetrics
 from vqpipe.metrics.codes import CodeMetrics
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.report import ReportParams
 from vqpipe.priors.measure import PriorMetrics, SplitBits
+from vqpipe.report.inputs import ReportParams
 from vqpipe.text.graph import GraphMetrics
 from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.tokenizers.train import TokenizerMetrics
@@ -59,7 +59,7 @@ PARAMS = ReportParams(
     num_edges=12,
     num_code_words=6,
     num_samples=8,
-    num_read_examples=2,
+    num_task_examples=2,
     error_levels=64,
 )
 

@@ -36,8 +36,8 @@ from vqpipe.evaluation.measure import EvaluateParams
 from vqpipe.params.base import field_types, merged, validate
 from vqpipe.params.bounded_yaml import parse_yaml
 from vqpipe.params.names import check_names
-from vqpipe.params.report import ReportParams
 from vqpipe.priors import AnyPrior
+from vqpipe.report.inputs import ReportParams
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.task import task_entry
 from vqpipe.text.graph import GraphParams

@@ -13,7 +13,6 @@ from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import iter_batches, read_header, read_table
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.data.records import rows_left_out
-from vqpipe.params.report import ReportParams
 from vqpipe.report.blocks import (
     Absent,
     Block,
@@ -28,7 +27,7 @@ from vqpipe.report.blocks import (
     Text,
 )
 from vqpipe.report.charts import NUM_COLOURS, Series, line_chart
-from vqpipe.report.inputs import Curve, Inputs
+from vqpipe.report.inputs import Curve, Inputs, ReportParams
 from vqpipe.report.names import HIGHER, number
 from vqpipe.report.pictures import decode_png, picture
 

@@ -12,7 +12,6 @@ from markupsafe import Markup, escape
 
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE_CURVE
 from vqpipe.artifacts.tables import read_table
-from vqpipe.params.report import ReportParams
 from vqpipe.report.about_reconstructions import Book, evaluations, read_books, replaced
 from vqpipe.report.blocks import (
     Absent,
@@ -28,7 +27,7 @@ from vqpipe.report.blocks import (
     Text,
 )
 from vqpipe.report.charts import NUM_COLOURS, Series, clip_word, line_chart, open_svg
-from vqpipe.report.inputs import Curve, Inputs
+from vqpipe.report.inputs import Curve, Inputs, ReportParams
 from vqpipe.report.names import HIGHER, LOWER, number
 from vqpipe.report.pictures import (
     decode_png,

@@ -9,11 +9,10 @@ from vqpipe.artifacts.intact import read_intact
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.specs.prior import NEAREST, SAMPLES
 from vqpipe.artifacts.tables import read_table
-from vqpipe.params.report import ReportParams
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Section, Table
-from vqpipe.report.inputs import Inputs
+from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, DISTANCES, HIGHER, LOWER, NOT_MEASURED, cell, column, number
 from vqpipe.report.pictures import decode_png, picture
 

@@ -15,7 +15,6 @@ from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES, RELATIONS_PICTURES, RETRIEVAL_PICTURES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.metrics.measured import Interval
-from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import similarity_map
 from vqpipe.report.blocks import (
@@ -33,7 +32,7 @@ from vqpipe.report.blocks import (
     Terms,
     Text,
 )
-from vqpipe.report.inputs import Inputs
+from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
 from vqpipe.report.task_pairs import (
@@ -417,12 +416,12 @@ def _rows(families: Families, spec: TableSpec) -> list[Shown]:
 def _grouped(
     rows: Iterable[Shown], keys: Sequence[str], params: ReportParams
 ) -> list[tuple[Row, list[Shown]]]:
-    """Rows of one example together, the first one apart; the first `num_read_examples` images."""
+    """Rows of one example together, the first one apart; the first `num_task_examples` images."""
     groups: dict[str, list[Shown]] = {}
     for run, row in rows:
         groups.setdefault(str([row[key] for key in keys]), []).append((run, row))
     images = list(dict.fromkeys(found[0][1]["image_id"] for found in groups.values()))[
-        : params.num_read_examples
+        : params.num_task_examples
     ]
     return [
         (found[0][1], found)

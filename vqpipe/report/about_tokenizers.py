@@ -10,7 +10,6 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.evaluation.measure import EvaluationMetrics
-from vqpipe.params.report import ReportParams
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import WATCHED
 from vqpipe.report.about_reconstructions import book_name, code_words, evaluations, reconstructions
@@ -27,7 +26,7 @@ from vqpipe.report.blocks import (
     Text,
 )
 from vqpipe.report.charts import NUM_COLOURS, rank_frequency
-from vqpipe.report.inputs import Inputs
+from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, measure, number
 
 Side = Literal["images", "protocol"]

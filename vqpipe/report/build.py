@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vqpipe.artifacts.intact import generation
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import ArtifactError, human_bytes
-from vqpipe.params.report import ReportParams
 from vqpipe.report.about_codebooks import about_clusters, about_words
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_health import about_health
@@ -21,7 +20,7 @@ from vqpipe.report.about_priors import about_priors
 from vqpipe.report.about_tasks import about_tasks
 from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
-from vqpipe.report.inputs import STAGES, Cost, Inputs, read_inputs
+from vqpipe.report.inputs import STAGES, Cost, Inputs, ReportParams, read_inputs
 from vqpipe.report.names import NOT_MEASURED, number
 from vqpipe.runtime.terminal import harmless
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from vqpipe.artifacts.lineage import Lineage, misfit, need_own_lineage
 from vqpipe.artifacts.metrics import Metrics
@@ -19,7 +21,7 @@ from vqpipe.clip_fit import ClipMetrics
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.evaluation.measure import EvaluationMetrics
-from vqpipe.params.base import read_yaml
+from vqpipe.params.base import Params, read_yaml
 from vqpipe.params.names import check_names
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.tasks import TASKS
@@ -29,6 +31,34 @@ from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.tokenizers.train import TokenizerMetrics
 from vqpipe.vision.cluster import ClusterMetrics
 from vqpipe.vision.patches import PatchesMetrics
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class ReportParams(Params):
+    """The `report` section."""
+
+    title: Annotated[str, Field(min_length=1, max_length=120)]
+    """Heading of the page."""
+    max_picture_pixels: Annotated[int, Field(ge=16, le=1024)]
+    """Longer side of a picture on the page, in pixels; larger ones are shrunk by area average."""
+    num_dataset_images: Count
+    """Pictures shown of the training split, spread evenly over it."""
+    num_reconstructions: Count
+    """Reconstructions shown of each kind (random, hard, typical, easy, worst)."""
+    num_pairs: Count
+    """Rows of the table of adjective-noun pairs, the most frequent ones."""
+    num_edges: Annotated[int, Field(ge=0, le=120)]
+    """Edges in the drawing of the modifying graph, the strongest ones."""
+    num_code_words: Count
+    """Codes shown with their patches for each group of a tokenizer, the most used ones."""
+    num_samples: Count
+    """Samples shown of each prior, and pairs of a sample and its nearest training image."""
+    num_task_examples: Count
+    """Test images shown of each task: masked words, retrieval, cosines of words and codes."""
+    error_levels: Annotated[float, Field(gt=0, le=255)]
+    """Mean absolute error, in grey levels, from which the heat map shows its last colour."""
+
 
 MODELS: dict[str, type[Metrics]] = {
     "dataset": DatasetMetrics, "clip": ClipMetrics, "vocabulary": VocabularyMetrics, "graph": GraphMetrics,
