@@ -165,11 +165,11 @@ def named(text: str) -> Claim:
          NOT_REPRODUCED),
         ("VQ-GAN: codes relate as words do, MSE by fresh heads falls",
          {"vq": {MSE: 0.6}, "vq+lg": {MSE: 0.04}}, REPRODUCED),
-        ("VQ-GAN: MSE by its own heads lies below the plain row's",
+        ("VQ-GAN: MSE by its own heads is below the plain row's",
          {"vq": {MSE: 0.2}, "vq+lg": {OWN_MSE: 0.3}}, NOT_REPRODUCED),
-        ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
+        ("VQ-GAN + LG: MSE by its own heads is below what one cosine all over would reach",
          {"vq+lg": {OWN_MSE: 0.03, ONE_COSINE: 0.05}}, REPRODUCED),
-        ("VQ-GAN + LG: MSE by its own heads lies below what one cosine all over would reach",
+        ("VQ-GAN + LG: MSE by its own heads is below what one cosine all over would reach",
          {"vq+lg": {OWN_MSE: 0.05, ONE_COSINE: 0.05}}, NOT_REPRODUCED),
         ("VQ-GAN: codes relate as words do, MSE by fresh heads falls", {"vq": {"psnr": 20.0}}, NOT_RUN),
     ],
@@ -227,7 +227,7 @@ def test_the_page_with_and_without_rows(board: Board) -> None:
         "vq+lg": {"psnr": 21.0, "fd_clip": 0.8, f"{MASKED}.recall": 0.62, RECALL: 0.65, OTHER: 0.4},
     }  # fmt: skip
     text = page(board, results(board, numbers))
-    assert "What the reading numbers are" in text
+    assert "What the task numbers are" in text
     assert "Alignment lowers VQ-GAN's FID | **reproduced** | FD-CLIP: vq 1.00" in text
     assert "It is the semantics of well pretrained text that help | **not testable here**" in text
     assert "| VQ-GAN | `vq` | 1024 | 3 | 41.0 % [40.0, 42.0] | – | – | – | – | 0.6 %" in text
