@@ -21,7 +21,7 @@ options = parser.parse_args()
 
 clip = Clip.load(options.clip)
 words, patches = load_codebook(options.prior / "words"), load_codebook(options.prior / "patches")
-if {words.facts["clip"], patches.facts["clip_id"]} != {clip.id}:
+if {words.facts["clip_id"], patches.facts["clip_id"]} != {clip.id}:
     raise SystemExit(f"the priors were not made with the CLIP {clip.id}")
 
 pixels = np.array(Image.open(options.image).convert("RGB"), dtype=np.float32)

@@ -17,8 +17,8 @@ TOOLS = {
     "detokenize": (["detokenize", "gone.parquet", "--tokenizer=gone"], "folder"),
     "export": (["export", "gone"], "folder"),
     "import-vqgan": (["import-vqgan", "gone.ckpt", "gone.yaml"], "folder"),
-    "prior-card": (["prior-card", "gone"], "page"),
-    "scoreboard": (["scoreboard", "--folder=gone"], "page"),
+    "card": (["card", "gone"], "page"),
+    "boards": (["boards", "--folder=gone"], "page"),
     "preset": (["preset", "pico"], "params"),
 }
 """Each tool that writes, with inputs that are not there: only a check before work can speak of the output."""

@@ -1,4 +1,4 @@
-"""`vqpipe why` and `vqpipe prior-card`: what they say of edges, of missing ones, and of mistakes."""
+"""`vqpipe why` and `vqpipe card`: what they say of edges, of missing ones, and of mistakes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def why(*arguments: object) -> tuple[int, list[str]]:
-    result = CliRunner().invoke(app, ["why", *map(str, arguments), "--prior=words"])
+    result = CliRunner().invoke(app, ["why", *map(str, arguments), "--codebook=words"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output.splitlines()
@@ -68,7 +68,7 @@ def test_an_edge_without_its_captions(folder: Path) -> None:
     assert why("red", "tree")[1][1] == "  occurs fewer than 2 times in the captions (graph.min_count)"
 
 
-def test_other_captions_than_those_of_the_prior(folder: Path) -> None:
+def test_other_captions_than_those_of_the_codebook(folder: Path) -> None:
     (folder / "captions.txt").write_text("a red bird\na blue car\na red tree\na red tree\na red tree\n")
     assert "    2  (not in these captions)" in why("red", "bird")[1]
     assert "enough for an edge (2): the codebook was made of others" in why("red", "tree")[1][1]
@@ -104,12 +104,12 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
         (("red", " "), "a word is empty"),
         (("red", "bird", "--corpus=gone"), "--corpus: gone does not exist"),
         (("red", "bird", "--corpus=words"), "wrong artifact"),
-        (("red", "bird", "--prior=gone"), "does not exist"),
+        (("red", "bird", "--codebook=gone"), "does not exist"),
         (("red",), "Missing argument"),
     ],
 )
 def test_mistakes_exit_2(folder: Path, arguments: tuple[str, ...], told: str) -> None:
-    result = CliRunner().invoke(app, ["why", "--prior=words", *arguments])
+    result = CliRunner().invoke(app, ["why", "--codebook=words", *arguments])
     assert result.exit_code == 2
     assert told in result.output
 
@@ -218,13 +218,13 @@ def test_a_search_without_end_stops(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert "  (only the first 4 captions were looked at)" in lines
 
 
-def test_prior_card(folder: Path) -> None:
+def test_card(folder: Path) -> None:
     runner = CliRunner()
-    assert runner.invoke(app, ["prior-card", "words"]).output == "wrote words.card.md\n"
+    assert runner.invoke(app, ["card", "words"]).output == "wrote words.card.md\n"
     assert (folder / "words.card.md").read_text().startswith("# Codebook: words")
-    assert runner.invoke(app, ["prior-card", "words", "--out=pages/a.md"]).exit_code == 0
+    assert runner.invoke(app, ["card", "words", "--out=pages/a.md"]).exit_code == 0
     assert (folder / "pages/a.md").read_bytes() == (folder / "words.card.md").read_bytes()
     for arguments, told in ((["gone"], "does not exist"), (["words", "--out=words"], "is a folder")):
-        result = runner.invoke(app, ["prior-card", *arguments])
+        result = runner.invoke(app, ["card", *arguments])
         assert result.exit_code == 2
         assert told in result.output

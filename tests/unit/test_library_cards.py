@@ -14,7 +14,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
 
 RECIPES = every_recipe()
-WORDS: dict[str, Any] = {"clip": None, "vectors": {"kind": "random"}, "pos": {"kind": "nltk"}}
+WORDS: dict[str, Any] = {"clip_id": None, "vectors": {"kind": "random"}, "pos": {"kind": "nltk"}}
 
 
 def notes(call: str, **facts: Any) -> list[str]:
@@ -28,10 +28,10 @@ def test_licences_of_words_name_what_made_the_vectors() -> None:
     plain = notes("words_licences(facts)", **WORDS)
     assert [line.split("**")[1] for line in plain] == ["Captions.", "Language."]
     assert "NLTK's perceptron tagger" in plain[1]
-    fitted = notes("words_licences(facts)", **{**WORDS, "clip": "vit:fitted:00"})
+    fitted = notes("words_licences(facts)", **{**WORDS, "clip_id": "vit:fitted:00"})
     assert fitted[2].startswith("- **CLIP.** `vit:fitted:00` was fitted by vqpipe")
     glove = {"kind": "glove", "file": "glove.txt", "sha256": "0123456789abcdef0"}
-    both = notes("words_licences(facts)", **{**WORDS, "clip": "vit:openai:01", "vectors": glove})
+    both = notes("words_licences(facts)", **{**WORDS, "clip_id": "vit:openai:01", "vectors": glove})
     assert both[2].startswith("- **CLIP.** The word vectors come from the weights `vit:openai:01`.")
     assert both[3].startswith(
         "- **Word vectors.** They are rows of `glove.txt` (SHA-256 `0123456789abcdef…`)"

@@ -156,9 +156,9 @@ def test_a_large_codebook_is_searched_in_tiles(tmp_path: Path) -> None:
 
     import onnx
 
-    search, z = Search(), draw(300, 4, seed=1)
-    write_onnx(to_onnx(search, z[:2], "z", "indices"), tmp_path / "s.onnx", {})
-    assert np.array_equal(run_onnx(tmp_path / "s.onnx", z.numpy()), search(z).numpy())
+    graph, z = Search(), draw(300, 4, seed=1)
+    write_onnx(to_onnx(graph, z[:2], "z", "indices"), tmp_path / "s.onnx", {})
+    assert np.array_equal(run_onnx(tmp_path / "s.onnx", z.numpy()), graph(z).numpy())
     inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "s.onnx"), data_prop=True)
     dims = [d.dim_value for v in inferred.graph.value_info for d in v.type.tensor_type.shape.dim[1:]]
     assert max(dims) == search.CODES

@@ -102,8 +102,8 @@ def test_the_name_of_a_tokenizer_elsewhere_is_checked_too(
 
 
 @pytest.mark.parametrize("key", ["rows", "runs", "clusters", "row", "codebook"])
-def test_a_scoreboard_checks_its_own(key: str) -> None:
-    data = read_yaml(ROOT / "scoreboard/params.yaml")
+def test_a_board_checks_its_own(key: str) -> None:
+    data = read_yaml(ROOT / "boards/scenes/params.yaml")
     parts = {name: data.get(name) for name in Board.model_fields if data.get(name) is not None}
     if key in ("row", "codebook"):
         run = next(iter(data["runs"]))
@@ -116,11 +116,11 @@ def test_a_scoreboard_checks_its_own(key: str) -> None:
 
 def test_the_paths_that_a_run_names_become_parts_of_its_command_only_as_names(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text(
-        "stages: {row: {foreach: '${runs}', do: {cmd: 'python -m stages.row --prior artifacts/${item.codebook}'}}}"
+        "stages: {row: {foreach: '${runs}', do: {cmd: 'python -m stages.row --codebook artifacts/${item.codebook}'}}}"
     )
-    (tmp_path / "params.yaml").write_text("runs: {a-0: {codebook: prior/words}}")
-    assert read_stages(tmp_path)["row@a-0"].cmd.endswith("artifacts/prior/words")
-    for bad in ("prior/../../x", "/x", "a b", "a;b", "prior//x"):
+    (tmp_path / "params.yaml").write_text("runs: {a-0: {codebook: codebook/words}}")
+    assert read_stages(tmp_path)["row@a-0"].cmd.endswith("artifacts/codebook/words")
+    for bad in ("codebook/../../x", "/x", "a b", "a;b", "codebook//x"):
         (tmp_path / "params.yaml").write_text(f"runs: {{a-0: {{codebook: '{bad}'}}}}")
         with pytest.raises(ParamsError, match="codebook of row@a-0 cannot be used"):
             read_stages(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vqpipe.errors import ParamsError
 from vqpipe.report.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
@@ -36,8 +37,18 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def read_boards(root: Path) -> list[tuple[BoardClaims, Results]]:
-    """Every board under a folder with what it measured, by title; errors as `read_claims` and `read_results`."""
+    """Every board under a folder with what it measured, by title.
+
+    Raises:
+        ParamsError: there is none; and as `read_claims` and `read_results`.
+    """
     folders = sorted(path.parent for path in root.glob("*/claims.yaml"))
+    if not folders:
+        raise ParamsError(
+            f"there is no board under {root}",
+            expected="folders with claims.yaml and params.yaml",
+            run="vqpipe boards --folder boards",
+        )
     found = [(read_claims(folder), read_results(folder)) for folder in folders]
     return sorted(found, key=lambda one: one[0].title)
 
