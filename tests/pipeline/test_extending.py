@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/extending.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"`([\w./-]+\.\w+)`")
+NONE = Path("artifacts/codebook/none")
+"""The artifact that is in git: a stage takes it where a tokenizer needs no codebook."""
 KINDS = {"python", "diff", "bash", "yaml"}
 
 
@@ -56,6 +58,7 @@ def with_lines(text: str, diff: str) -> str:
 def test_the_page_adds_one_plug_in_of_each_kind(tmp_path: Path) -> None:
     copy = tmp_path / "vqpipe"
     shutil.copytree(ROOT, copy, ignore=not_copied)
+    shutil.copytree(ROOT / NONE, copy / NONE)
     env = {
         **os.environ,
         "PYTHONPATH": str(copy),
