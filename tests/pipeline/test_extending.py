@@ -41,7 +41,9 @@ def steps(page: str) -> Iterator[Step]:
 
 def not_copied(folder: str, names: list[str]) -> set[str]:
     """What is made from the tree, and not a part of it: caches everywhere, artifacts and boards at the top."""
-    made = shutil.ignore_patterns("__pycache__", ".venv", ".git", ".dvc", ".scratch", ".*_cache")(folder, names)
+    made = shutil.ignore_patterns("__pycache__", ".venv", ".git", ".dvc", ".scratch", ".*_cache")(
+        folder, names
+    )
     return made | ({"artifacts", "boards", "data"} & set(names) if Path(folder) == ROOT else set())
 
 
