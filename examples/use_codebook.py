@@ -1,6 +1,6 @@
-"""Use codebook priors outside the pipeline: a picture's patches as centroid indices, and the words nearest to it.
+"""Use the two codebooks outside the pipeline: a picture's patches as centroid indices, and the words nearest to it.
 
-python examples/use_codebook.py photo.jpg --clip artifacts/clip --prior artifacts/prior
+python examples/use_codebook.py photo.jpg --clip artifacts/clip --codebooks artifacts/codebook
 """
 
 from argparse import ArgumentParser
@@ -16,13 +16,13 @@ from vqpipe.vision.clip import Clip
 parser = ArgumentParser(description=__doc__)
 parser.add_argument("image", type=Path)
 parser.add_argument("--clip", type=Path, default=Path("artifacts/clip"))
-parser.add_argument("--prior", type=Path, default=Path("artifacts/prior"))
+parser.add_argument("--codebooks", type=Path, default=Path("artifacts/codebook"))
 options = parser.parse_args()
 
 clip = Clip.load(options.clip)
-words, patches = load_codebook(options.prior / "words"), load_codebook(options.prior / "patches")
+words, patches = (load_codebook(options.codebooks / name) for name in ("words", "patches"))
 if {words.facts["clip_id"], patches.facts["clip_id"]} != {clip.id}:
-    raise SystemExit(f"the priors were not made with the CLIP {clip.id}")
+    raise SystemExit(f"the codebooks were not made with the CLIP {clip.id}")
 
 pixels = np.array(Image.open(options.image).convert("RGB"), dtype=np.float32)
 image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1  # (1, 3, h, w) in [-1, 1]

@@ -1,4 +1,4 @@
-"""The example scripts run on small priors."""
+"""The example scripts run on small codebooks."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def folder(tmp_path: Path) -> Path:
     config = validate(GRAPH, "graph", GraphParams)
     vocabulary = Vocabulary(WordnetPos(kind="wordnet"), {"red": 2, "big": 1}, {"bird": 2, "sea": 1})
     vectors = word_vectors(vocabulary, config.vectors, lambda: clip)
-    publish_words_codebook(tmp_path / "prior/words", build_words(vectors, config))
+    publish_words_codebook(tmp_path / "codebook/words", build_words(vectors, config))
     dim = CLIP["model_cfg"]["embed_dim"]
     facts = {
         "num_clusters": 6, "dim": dim, "clip_id": clip.id, "projected": True, "grid": 2, "objective": 1.0,
         "num_vectors": 6, "method": "normal", "per_class": False, "prefixes": [],
     }  # fmt: skip
     tensors = {"centroids": torch.eye(dim)[:6], "counts": torch.ones(6, dtype=torch.int64)}
-    with publish_folder(tmp_path / "prior/patches", PATCHES_CODEBOOK, facts) as out:
+    with publish_folder(tmp_path / "codebook/patches", PATCHES_CODEBOOK, facts) as out:
         write_tensors(out / "centroids.safetensors", CENTROID_TENSORS, tensors, facts)
     picture(1, True).save(tmp_path / "photo.png")
     return tmp_path
@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 def test_use_codebook(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [f"--clip={folder / 'clip'}", f"--prior={folder / 'prior'}"]
+    options = [f"--clip={folder / 'clip'}", f"--codebooks={folder / 'codebook'}"]
     monkeypatch.setattr(sys, "argv", ["use_codebook.py", str(folder / "photo.png"), *options])
     runpy.run_path(str(SCRIPT))
     shown = capsys.readouterr().out
