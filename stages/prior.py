@@ -33,8 +33,7 @@ def main(
     from vqpipe.artifacts.specs.prior import PRIOR
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.artifacts.specs.tokens import TOKENS
-    from vqpipe.params.base import load_merged
-    from vqpipe.priors import AnyPrior
+    from vqpipe.priors import load_prior_params
     from vqpipe.priors.train import train_and_measure
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
@@ -43,7 +42,7 @@ def main(
     from vqpipe.tokenizers.tokens import TokenSet
     from vqpipe.vision.clip import Clip
 
-    config = load_merged(params, "prior.common", f"prior.pairs.{pair}", AnyPrior)
+    config = load_prior_params(params, pair)
     inputs: list[Input] = [(tokens, TOKENS), (tokenizer, TOKENIZER), (dataset, DATASET), (clip, CLIP)]
     outputs: list[Output] = [(out, PRIOR), (metrics, JSON), (curves, CURVES)]
     if config.training.compile:

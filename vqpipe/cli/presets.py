@@ -36,10 +36,10 @@ from vqpipe.evaluation.measure import EvaluateParams
 from vqpipe.params.base import field_types, merged, validate
 from vqpipe.params.bounded_yaml import parse_yaml
 from vqpipe.params.names import check_names
-from vqpipe.priors import AnyPrior
+from vqpipe.params.plugins import Table
+from vqpipe.priors import PRIORS, AnyPrior
 from vqpipe.report.inputs import ReportParams
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.task import task_entry
 from vqpipe.text.graph import GraphParams
 from vqpipe.text.vocabulary import VocabularyParams
 from vqpipe.tokenizers.tokenizer import TokenizerParams
@@ -238,9 +238,15 @@ GROUPS: dict[str, tuple[str, Any]] = {
 """Sections of `common` and of named entries, each of which is read with `common` below it (`entry`)."""
 
 
+KINDS: dict[str, Table[Any]] = {"prior": PRIORS, "task": TASKS}
+"""Groups whose `common` has a block for each kind too."""
+
+
 def entry(section: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """What a stage reads for a named entry of a group; in `task`, `common` has a block per kind too."""
-    return task_entry(common, own) if section == "task" else merged(common, own)
+    """What a stage reads for a named entry of a group."""
+    if section in KINDS:
+        return KINDS[section].entry(f"{section}.pairs", common, own)
+    return merged(common, own)
 
 
 def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
@@ -254,7 +260,7 @@ def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
     section = params.get(head, {})
     if keys[1] == "common":
         common, inside = section.get("common", {}), keys[2:]
-        if head == "task" and inside and inside[0] in TASKS:
+        if inside and inside[0] in KINDS.get(head, ()):
             return field_types(model, inside[1:], {**common.get(inside[0], {}), "kind": inside[0]})
         return field_types(model, inside, common)
     if keys[1] != entries or len(keys) < 3:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypeVar, Union
 
 from pydantic import Field
 
-from vqpipe.errors import ParamsError, did_you_mean
+from vqpipe.errors import ParamsError, did_you_mean, printable
+from vqpipe.params.base import merged
 
 T = TypeVar("T")
 
@@ -65,3 +66,27 @@ class Table(Mapping[str, type[T]]):
         if len(models) == 1:
             return models[0]
         return Annotated[Union[tuple(models)], Field(discriminator="kind")]  # noqa: UP007
+
+    def entry(self, section: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """The plain params of one entry of a section that may have entries of several kinds.
+
+        Args:
+            section: what a message calls the section.
+            common: what all its entries share, and under the name of a kind what the entries of this kind share.
+            own: the entry. It is merged over the block of its kind, and that over the rest of `common`.
+
+        Raises:
+            ParamsError: the entry names no kind, or one that is not in the table.
+        """
+        kind = printable(str(own.get("kind"))[:100])
+        if kind not in self:
+            what = (
+                f"no {self.what} {kind}{did_you_mean(kind, list(self))}"
+                if "kind" in own
+                else "an entry without its kind"
+            )
+            raise ParamsError(
+                f"there is {what}, in {section}", found=str(dict(own))[:200], choices=list(self)
+            )
+        shared = {name: value for name, value in common.items() if name not in self}
+        return dict(merged(merged(shared, common.get(kind, {})), own))

@@ -5,8 +5,10 @@ To add one: a file with its params model and its class, and a line in `PRIORS`; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from vqpipe.params.base import load_params, validate
 from vqpipe.params.plugins import Table
 from vqpipe.priors.contract import Prior, PriorParams
 
@@ -23,3 +25,17 @@ if TYPE_CHECKING:
 else:
     AnyPrior = PRIORS.params()
     """The type of a field that takes the params of any prior, by its `kind`."""
+
+
+def load_prior_params(path: Path, pair: str) -> PriorParams:
+    """The params of one entry of `prior.pairs` in a params file.
+
+    Raises:
+        ParamsError: no such pair or kind, or params that are not valid.
+    """
+    common, own = (
+        load_params(path, section, dict[str, Any]) for section in ("prior.common", f"prior.pairs.{pair}")
+    )
+    whole = PRIORS.entry("prior.pairs", common, own)
+    found: PriorParams = validate(whole, f"prior.pairs.{pair}", AnyPrior, path.name)
+    return found

@@ -45,7 +45,7 @@ class SamplingParams(Params):
 
 
 class PriorParams(Params):
-    """The params that all priors share. A pair is `prior.common` with its own entry of `prior.pairs` merged over it."""
+    """The params that all priors share. A pair is `prior.common`, its block of the kind and the pair's own."""
 
     kind: str
     """The kind of prior."""

@@ -32,9 +32,9 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
-from vqpipe.errors import DataError, ParamsError, did_you_mean, printable
+from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval, Measured, interval
-from vqpipe.params.base import Params, load_params, merged, validate
+from vqpipe.params.base import Params, load_params, validate
 from vqpipe.params.names import Name
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import numpy_rng
@@ -79,21 +79,8 @@ class TaskParams(Params):
 
 
 def task_entry(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain params of one pair.
-
-    `common` has what all tasks share, and under the name of a kind what its pairs share. The pair's own are merged
-    over the block of its kind, and that over the rest.
-
-    Raises:
-        ParamsError: the pair names no kind, or one that is not in `TASKS`.
-    """
-    kind = printable(str(own.get("kind"))[:100])
-    if kind not in TASKS:
-        known = list(TASKS)
-        what = f"no task {kind}{did_you_mean(kind, known)}" if "kind" in own else "a pair without its kind"
-        raise ParamsError(f"there is {what}, in task.pairs", found=str(dict(own))[:200], choices=known)
-    shared = {name: value for name, value in common.items() if name not in TASKS}
-    return dict(merged(merged(shared, common.get(kind, {})), own))
+    """The plain params of one pair; arguments and errors as `Table.entry`."""
+    return TASKS.entry("task.pairs", common, own)
 
 
 def load_task(path: Path, pair: str) -> TaskParams:
