@@ -45,7 +45,7 @@ def main(
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
-    board, code, where = load_board(params), stage_code("row"), device()
+    board, where = load_board(params), device()
     config, tasks = board.tokenizer(row, seed), board.tasks_of(row, seed)
     if config.training.compile:
         need_compiler(where.type)
@@ -58,6 +58,7 @@ def main(
             roles={codebook: None} if config.foreign_codebook else {},
         ) as run,
     ):
+        code = stage_code("row")
         scratch = run.scratch(f"-{code}")
         made = train_row(
             config, board.evaluate, load_pretrained(codebook), dataset, Clip.load(clip, where),

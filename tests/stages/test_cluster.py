@@ -82,12 +82,12 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path:
         result = run(patches, tmp_path / name)
         assert result.exit_code == 0, result.output
     assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
-    prior = read_patches_codebook(tmp_path / "first")
-    assert prior.vectors.shape == (6, 5)
-    assert prior.counts.sum() == 300
-    assert prior.facts["clip_id"] == "tiny:random:0"
+    codebook = read_patches_codebook(tmp_path / "first")
+    assert codebook.vectors.shape == (6, 5)
+    assert codebook.counts.sum() == 300
+    assert codebook.facts["clip_id"] == "tiny:random:0"
     metrics = json.loads((tmp_path / "first.json").read_text())
-    assert metrics["objective"] == prior.facts["objective"]
+    assert metrics["objective"] == codebook.facts["objective"]
     assert metrics["objective"] <= metrics["objective_at_start"]
     assert (metrics["num_empty"], metrics["num_vectors"], metrics["num_iterations"]) == (0, 300, 5)
     lines = (tmp_path / "first.csv").read_text().splitlines()
@@ -97,15 +97,15 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(patches: Path, tmp_path:
 
 def test_prefixes_are_measured_and_recorded(patches: Path, tmp_path: Path) -> None:
     assert run(patches, tmp_path / "out", num_clusters=30, prefixes=[5, 10]).exit_code == 0
-    prior = read_patches_codebook(tmp_path / "out")
-    assert list(prior.prefixes) == [5, 10, 30]
-    assert sorted(prior.prefixes.values(), reverse=True) == list(prior.prefixes.values())
+    codebook = read_patches_codebook(tmp_path / "out")
+    assert list(codebook.prefixes) == [5, 10, 30]
+    assert sorted(codebook.prefixes.values(), reverse=True) == list(codebook.prefixes.values())
     vectors = open_vectors(patches)[:].astype(np.float32)
-    for k, objective in prior.prefixes.items():
-        nearest = torch.cdist(torch.from_numpy(vectors), prior.vectors[:k]).square().min(dim=1).values
+    for k, objective in codebook.prefixes.items():
+        nearest = torch.cdist(torch.from_numpy(vectors), codebook.vectors[:k]).square().min(dim=1).values
         assert objective == pytest.approx(float(nearest.mean()), rel=1e-4)
     metrics = json.loads((tmp_path / "out.json").read_text())
-    assert metrics["prefixes"]["5"]["objective"] == prior.prefixes[5]
+    assert metrics["prefixes"]["5"]["objective"] == codebook.prefixes[5]
 
 
 PROGRAM = """
@@ -197,10 +197,10 @@ def test_codebooks_without_k_means(patches: Path, tmp_path: Path, method: str) -
     for name in ("first", "second"):
         assert run(patches, tmp_path / name, method=method, prefixes=[2]).exit_code == 0
     assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "second")
-    prior = read_patches_codebook(tmp_path / "first")
-    assert (prior.facts["method"], prior.counts.sum()) == (method, 300)
+    codebook = read_patches_codebook(tmp_path / "first")
+    assert (codebook.facts["method"], codebook.counts.sum()) == (method, 300)
     vectors = {tuple(row) for row in open_vectors(patches)[:].astype(np.float32).tolist()}
-    own = sum(tuple(row) in vectors for row in prior.vectors.tolist())
+    own = sum(tuple(row) in vectors for row in codebook.vectors.tolist())
     assert own == (6 if method == "selection" else 0)
     assert json.loads((tmp_path / "first.json").read_text())["num_iterations"] == 0
 
@@ -223,16 +223,16 @@ def test_per_class_divides_k_among_the_classes(tmp_path: Path) -> None:
     write_dataset(tmp_path / "dataset", list(labels))
     result = run(patches, tmp_path / "out", per_class=True, num_clusters=9, prefixes=[2])
     assert result.exit_code == 0, result.output
-    prior = read_patches_codebook(tmp_path / "out")
-    near_one = prior.vectors.mean(dim=1) > 50
+    codebook = read_patches_codebook(tmp_path / "out")
+    near_one = codebook.vectors.mean(dim=1) > 50
     assert int(near_one.sum()) == 4
     assert near_one[:2].sum() == 1
-    assert prior.counts[near_one].sum() == 100
+    assert codebook.counts[near_one].sum() == 100
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (None, "does not exist"),
         ([0] * 299 + [None], "1 of 300 images without one, first 299"),
@@ -241,18 +241,18 @@ def test_per_class_divides_k_among_the_classes(tmp_path: Path) -> None:
     ],
 )
 def test_per_class_without_the_labels_it_needs(
-    patches: Path, tmp_path: Path, labels: list[int | None] | None, said: str
+    patches: Path, tmp_path: Path, labels: list[int | None] | None, message: str
 ) -> None:
     if labels is not None:
         write_dataset(tmp_path / "dataset", labels)
     result = run(patches, tmp_path / "out", per_class=True)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"num_clusters": 301}, "300 vectors"),
         ({"num_cluster": 6}, "did you mean num_clusters?"),
@@ -261,22 +261,22 @@ def test_per_class_without_the_labels_it_needs(
     ],
 )
 def test_mistakes_exit_2_and_publish_nothing(
-    patches: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    patches: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     result = run(patches, tmp_path / "out", **changes)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "vector 7"), (None, "all vectors are the same")])
-def test_useless_features_exit_2(tmp_path: Path, value: float | None, said: str) -> None:
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "vector 7"), (None, "all vectors are the same")])
+def test_useless_features_exit_2(tmp_path: Path, value: float | None, message: str) -> None:
     features = torch.ones(50, 4)
     if value is not None:
         features[7, 1] = value
     result = run(write_patches(tmp_path / "patches", features), tmp_path / "out")
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert not (tmp_path / "out").exists()
 
 

@@ -52,10 +52,10 @@ class FakeClip:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     empty = dict.fromkeys(IMAGES.columns)
     rows = [{**empty, "image_id": name, "captions": captions} for name, captions in CAPTIONS.items()]
-    said = {("red", "bird"): 2, ("green", "tree"): 2, ("red", "tree"): 1, ("tall", "tree"): 2}
+    counts = {("red", "bird"): 2, ("green", "tree"): 2, ("red", "tree"): 1, ("tall", "tree"): 2}
     truth = [
         {"adjective": a, "noun": n, "probability": 0.5, "said_train": k, "said_validation": 0, "said_test": 0}
-        for (a, n), k in said.items()
+        for (a, n), k in counts.items()
     ]
     splits = {"train": {"shards": ["train-00000.parquet"], "images": 3}}
     with publish_folder(tmp_path / "dataset", DATASET, {"kind": "scenes", "splits": splits}) as out:
@@ -180,14 +180,14 @@ def test_vectors_without_a_clip_need_and_record_none(folder: Path, kind: str) ->
         "random": {"kind": "random", "dim": 3, "std": 1.0, "seed": 0},
         "glove": {"kind": "glove", "path": str(folder / "glove.txt"), "dim": 2, "unknown": "drop", "seed": 0},
     }[kind]
-    assert run(folder, {"vectors": vectors}, "beside").exit_code == 0
+    assert run(folder, {"vectors": vectors}, "with").exit_code == 0
     shutil.rmtree(folder / "clip")
     result = run(folder, {"vectors": vectors}, "without")
     assert result.exit_code == 0, result.output
-    for out in ("beside", "without"):
+    for out in ("with", "without"):
         lineage = json.loads((folder / f"{out}.lineage.json").read_text())
         assert set(lineage["inputs"]) == {"dataset", "vocabulary"}
-    assert tree_digest(folder / "beside") == tree_digest(folder / "without")
+    assert tree_digest(folder / "with") == tree_digest(folder / "without")
     (folder / "clip").write_text("{}")
     refused = run(folder, {"vectors": vectors}, "wrong")
     assert (refused.exit_code, "clip is not a clip" in refused.output) == (2, True)

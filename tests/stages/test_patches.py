@@ -37,14 +37,14 @@ SMALL = {"batch_size": 3, "shard_bytes": 1 << 10}
 KILLED = """
 import os, signal, sys
 from stages.patches import app
-from vqpipe.vision import extract
+from vqpipe.vision import patches
 
-write = extract.write_tensors
+write = patches.write_tensors
 def write_three(path, *rest):
     if path.name == "patches-00003.safetensors":
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, *rest)
-extract.write_tensors = write_three
+patches.write_tensors = write_three
 app(sys.argv[1:])
 """
 
@@ -172,7 +172,7 @@ def test_an_image_that_was_damaged_in_the_dataset_is_named_and_nothing_is_publis
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"grid": 3}, "choices:  1, 2"),
         ({"gird": 2}, "did you mean grid?"),
@@ -181,10 +181,10 @@ def test_an_image_that_was_damaged_in_the_dataset_is_named_and_nothing_is_publis
     ],
 )
 def test_mistakes_exit_2_and_publish_nothing(
-    inputs: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    inputs: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     result = run(inputs, tmp_path / "out", **changes)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()

@@ -25,12 +25,12 @@ INPUTS: dict[str, dict[str, str]] = {
     "graph": {"corpus": "dataset", "vocabulary": "vocabulary", "clip": "clip"},
     "patches": {"dataset": "dataset", "clip": "clip"},
     "cluster": {"patches": "patches", "dataset": "dataset"},
-    "tokenizer": {"dataset": "dataset", "clip": "clip", "codebook": "centroids"},
+    "tokenizer": {"dataset": "dataset", "clip": "clip", "codebook": "patches-codebook"},
     "tokens": {"dataset": "dataset", "tokenizer": "tokenizer"},
     "prior": {"tokens": "tokens", "tokenizer": "tokenizer", "dataset": "dataset", "clip": "clip"},
     "evaluate": {"dataset": "dataset", "clip": "clip", "tokenizer": "tokenizer"},
-    "task": {"tokenizer": "tokenizer", "aligner": "no-aligner", "dataset": "dataset", "clip": "clip"},
-    "row": {"dataset": "dataset", "clip": "clip", "prior": "centroids"},
+    "task": {"tokenizer": "tokenizer", "dataset": "dataset", "clip": "clip"},
+    "row": {"dataset": "dataset", "clip": "clip", "codebook": "patches-codebook"},
     "report": {},
 }
 """The artifact behind each option of each stage that is an input."""
@@ -38,9 +38,9 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "dataset": {"out": "dataset", "metrics": "file"},
     "clip": {"out": "clip", "metrics": "file", "curves": "file"},
     "vocabulary": {"out": "vocabulary", "metrics": "file"},
-    "graph": {"out": "words", "metrics": "file"},
+    "graph": {"out": "words-codebook", "metrics": "file"},
     "patches": {"out": "patches", "metrics": "file"},
-    "cluster": {"out": "centroids", "metrics": "file", "curves": "file"},
+    "cluster": {"out": "patches-codebook", "metrics": "file", "curves": "file"},
     "tokenizer": {"out": "tokenizer", "metrics": "file", "curves": "file"},
     "tokens": {"out": "tokens"},
     "prior": {"out": "prior", "metrics": "file", "curves": "file"},
@@ -52,7 +52,7 @@ OUTPUTS: dict[str, dict[str, str]] = {
 """What each option that is an output publishes."""
 PLAIN = {
     "tokenizer": ["--variant=vq"], "prior": ["--pair=vq-gpt"], "task": ["--pair=vq-masked_words"],
-    "row": ["--row=vq", "--seed=0", f"--params={ROOT / 'scoreboard/params.yaml'}"],
+    "row": ["--row=vq", "--seed=0", f"--params={ROOT / 'boards/scenes/params.yaml'}"],
 }  # fmt: skip
 EACH_INPUT = [(stage, option) for stage, options in INPUTS.items() for option in options]
 EACH_OUTPUT = [(stage, option) for stage, options in OUTPUTS.items() for option in options]
@@ -100,10 +100,10 @@ def invoke(
     return run
 
 
-def refused(result: Result, tmp_path: Path, *told: str) -> None:
+def refused(result: Result, tmp_path: Path, *texts: str) -> None:
     assert result.exit_code == 2, (result.output, result.exception)
     assert result.output.startswith("error: ")
-    for text in told:
+    for text in texts:
         assert text in result.output
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "scratch").exists()
@@ -203,7 +203,7 @@ def test_compiling_without_a_compiler_is_refused_before_the_data_is_read(
     sections = {"clip": "clip.fit", "tokenizer": "tokenizer.common", "prior": "prior.common"}
     if stage == "row":
         text = (
-            (ROOT / "scoreboard/params.yaml")
+            (ROOT / "boards/scenes/params.yaml")
             .read_text()
             .replace("training:", "training:\n    compile: true", 1)
         )

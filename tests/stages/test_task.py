@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from stages import task as stage
 from stages import tokenizer as tokenizer_stage
 from tests.small_training import merged
-from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
+from tests.tiny import CLIP, TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
@@ -23,6 +23,8 @@ from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import ArtifactError, SetupError
 from vqpipe.tasks import TASKS, retrieval
+from vqpipe.vision import towers
+from vqpipe.vision.clip import write_clip
 
 HEADS: dict[str, Any] = {
     "width": 8, "num_layers": 1, "num_heads": 1, "max_tokens": 8,
@@ -54,18 +56,19 @@ VARIANTS: dict[str, Any] = {
 }
 
 
-def invoke(app: Any, **options: Any) -> Result:
-    return CliRunner().invoke(
-        app, [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    )
+def invoke(app: Any, *flags: str, **options: Any) -> Result:
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return CliRunner().invoke(app, [*flags, *words])
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a CLIP, and a plain, an aligned and a lattice tokenizer with their aligners."""
+    """A data set, a CLIP and another one, and a plain, an aligned and a lattice tokenizer."""
     root = tmp_path_factory.mktemp("task")
     write_dataset(root, {"train": 12, "validation": 4, "test": 9}, templates=TEMPLATES)
     write_tiny_clip(root / "clip")
+    model = towers.build_model(CLIP["model_cfg"], "tiny")
+    write_clip(root / "other-clip", model, CLIP, name="tiny", tag="other", fitted_on=None)
     (root / "none").mkdir()
     write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     variants = {name: merged(deepcopy(TOKENIZER), own) for name, own in VARIANTS.items()}
@@ -74,22 +77,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("VQPIPE_SCRATCH", str(root / "scratch"))
         for name in VARIANTS:
             done = invoke(
-                tokenizer_stage.app, variant=name, prior=root / "none", out=root / name,
-                aligner=root / f"{name}-aligner", metrics=root / "m.json", curves=root / "c.csv",
-                dataset=root / "dataset", clip=root / "clip", params=root / "params.yaml",
+                tokenizer_stage.app, variant=name, codebook=root / "none", out=root / name,
+                metrics=root / "m.json", curves=root / "c.csv", dataset=root / "dataset", clip=root / "clip",
+                params=root / "params.yaml",
             )  # fmt: skip
             assert done.exit_code == 0, done.output
     return root
 
 
-def run(inputs: Path, work: Path, kind: str, name: str, aligner: str | None = None, **changes: Any) -> Result:
+def run(
+    inputs: Path, work: Path, kind: str, name: str, clip: str = "clip", mixed: bool = False, **changes: Any
+) -> Result:
     work.mkdir(exist_ok=True)
+    more = ["--mixed"] if mixed else []
     pairs = {"one": {"tokenizer": name, "kind": kind, **changes}}
     (work / "params.yaml").write_text(json.dumps({"task": {"common": COMMON, "pairs": pairs}}))
     return invoke(
-        stage.app, pair="one", tokenizer=inputs / name, aligner=inputs / f"{aligner or name}-aligner",
-        out=work / "out", metrics=work / "m.json", curves=work / "c.csv", dataset=inputs / "dataset",
-        clip=inputs / "clip", params=work / "params.yaml",
+        stage.app, *more, pair="one", tokenizer=inputs / name, out=work / "out", metrics=work / "m.json",
+        curves=work / "c.csv", dataset=inputs / "dataset", clip=inputs / clip, params=work / "params.yaml",
     )  # fmt: skip
 
 
@@ -125,7 +130,7 @@ def test_the_metrics_are_read_through_their_model(aligned: Path, kind: str) -> N
     assert metrics.kind == kind
     assert metrics.own is not None
     assert metrics.training.num_steps == metrics.training.tokenizer_steps == 6
-    assert metrics.protocol.num_images == metrics.measured["images"]["num_images"] == 7
+    assert metrics.protocol.num_images == metrics.measured.images.num_images == 7
     assert metrics.protocol.num_positions == 16
     assert metrics.plain() == {key: value for key, value in content(aligned / kind).items() if key != "seal"}
     assert read_manifest(aligned / kind / "out", TASK).facts["heads"] == ["fresh", "own"]
@@ -249,22 +254,36 @@ def test_plain_tokenizers_have_no_heads_of_their_own(inputs: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "aligner", "changes", "message"),
+    ("kind", "changes", "message"),
     [
-        ("retrieval", "lg", {}, "was not trained with this tokenizer"),
-        ("masked_words", "plain", {"masked_counts": [3, 1]}, "do not rise"),
-        ("masked_words", "plain", {"masked_counts": [7]}, "no test caption has 7 words"),
-        ("masked_words", "plain", {"head": {"max_tokens": 9}}, "more than the CLIP's text encoder takes"),
-        ("retreival", "plain", {}, "did you mean retrieval"),
+        ("masked_words", {"masked_counts": [3, 1]}, "do not rise"),
+        ("masked_words", {"masked_counts": [7]}, "no test caption has 7 words"),
+        ("masked_words", {"head": {"max_tokens": 9}}, "more than the CLIP's text encoder takes"),
+        ("retreival", {}, "did you mean retrieval"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(
-    inputs: Path, tmp_path: Path, kind: str, aligner: str, changes: dict[str, Any], message: str
+    inputs: Path, tmp_path: Path, kind: str, changes: dict[str, Any], message: str
 ) -> None:
-    done = run(inputs, tmp_path / "a", kind, "plain", aligner=aligner, **changes)
+    done = run(inputs, tmp_path / "a", kind, "plain", **changes)
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.output.split())
     assert not (tmp_path / "a/c.csv").exists()  # found before the head is trained
+
+
+def test_an_aligner_of_another_clip_is_refused_before_the_head_is_trained(
+    inputs: Path, tmp_path: Path
+) -> None:
+    done = run(inputs, tmp_path / "a", "retrieval", "lg", clip="other-clip")
+    assert done.exit_code == 2, done.output
+    assert "--mixed" in done.output
+    done = run(inputs, tmp_path / "a", "retrieval", "lg", clip="other-clip", mixed=True)
+    assert done.exit_code == 2, done.output
+    message = " ".join(done.output.split())
+    assert f"the aligner of {inputs / 'lg'} was trained with another CLIP" in message
+    assert "found: tiny:fresh:" in message
+    assert "expected: tiny:other:" in message
+    assert not (tmp_path / "a/c.csv").exists()
 
 
 def test_more_images_than_retrieval_has_memory_for_are_refused_before_the_head_is_trained(

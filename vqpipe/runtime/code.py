@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,7 +155,8 @@ class Code:
             part.write_text(json.dumps(dict(list(self._kept.items())[-MAX_KEPT:])), encoding="utf-8")
             part.replace(path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder may be a file, or read-only
+                part.unlink()
 
     def _hashes_of(self, file: Path) -> dict[str, str]:
         if file not in self._hashes:
