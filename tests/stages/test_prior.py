@@ -43,17 +43,19 @@ COMMON: dict[str, Any] = {
     "num_samples": 20,
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
 }  # fmt: skip
-SHARED = {name: value for name, value in COMMON.items() if name not in ("token_noise", "model")}
-"""What priors of other kinds take of `COMMON`."""
+OF_GPT = ("token_noise", "model", "sampling")
+SHARED = {name: value for name, value in COMMON.items() if name not in OF_GPT}
+"""What priors of all kinds take of `COMMON`."""
 PAIRS = {
     "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
     "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
               "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0}},
     "undropped": {"kind": "gpt", "tokenizer": "tiny", "label_drop": 0.0},
-    "unigram": {"kind": "unigram", "tokenizer": "tiny", **SHARED,
-                "training": {**SHARED["training"], "learning_rate": 0.5}},
-    "normal": {"kind": "normal", "tokenizer": "tiny", **SHARED, "condition": "none", "label_drop": 0.0,
+    "unigram": {"kind": "unigram", "tokenizer": "tiny", "training": {"learning_rate": 0.5},
+                "sampling": COMMON["sampling"]},
+    "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "label_drop": 0.0,
                "sampling": {"guidance": 1.0}},
+    "kindless": {"tokenizer": "tiny"},
     "asks-for-text": {"kind": "gpt", "tokenizer": "tiny", "condition": "text"},
     "misspelt": {"kind": "gpt", "tokenizer": "tiny", "model": {"num_layer": 3}},
 }  # fmt: skip
@@ -68,7 +70,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_clip(root / "clip")
     with (root / "params.yaml").open("w") as stream:
         YAML().dump(
-            {"prior": {"common": {"kind": "gpt", **COMMON}, "pairs": PAIRS}, "tokens": {"batch_size": 8}},
+            {
+                "prior": {
+                    "common": {
+                        **SHARED,
+                        "gpt": {name: COMMON[name] for name in OF_GPT},
+                    },
+                    "pairs": PAIRS,
+                },
+                "tokens": {"batch_size": 8},
+            },
             stream,
         )
     for name in ("tokenizer", "larger"):
@@ -235,6 +246,7 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
         ({"pair": "asks-for-text"}, "choices: none, class\n"),
         ({"pair": "undropped"}, "guidance other than 1 needs"),
         ({"pair": "tiny"}, "did you mean tiny-gpt?"),
+        ({"pair": "kindless"}, "an entry without its kind, in prior.pairs"),
         ({"tokens": "tokens_of_larger"}, "was made from another tokenizer than"),
         ({"tokens": "nothing"}, "nothing does not exist"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from vqpipe.cli.presets import SECTIONS, describe, load_preset, preset_names, preset_text
 from vqpipe.data.corpus import CorpusParams, ManyCorpora
 from vqpipe.params.base import merged, validate
-from vqpipe.priors import AnyPrior
+from vqpipe.priors import PRIORS, AnyPrior
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.task import task_entry
 from vqpipe.text.graph import GraphParams
@@ -50,7 +50,9 @@ def pairs(preset: str) -> dict[str, AnyPrior]:
     """Each pair of a preset with the common params below it, as the stage reads it."""
     section = content(preset)["prior"]
     return {
-        name: validate(merged(section["common"], own), f"prior.pairs.{name}", AnyPrior, preset)
+        name: validate(
+            PRIORS.entry("prior.pairs", section["common"], own), f"prior.pairs.{name}", AnyPrior, preset
+        )
         for name, own in section["pairs"].items()
     }
 
