@@ -1,11 +1,15 @@
 """List the code of every stage: the first stage, whose files all other stages depend on in place of their source."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stages.cli import stage_app
+
+LISTING = re.compile(r"(?:[0-9a-f]{12}  \S+\n)+")
+"""What a listing looks like; other files in the folder are left alone."""
 
 
 def main(
@@ -21,8 +25,8 @@ def main(
     from vqpipe.runtime.code import Code
 
     out.mkdir(parents=True, exist_ok=True)
-    for path in out.iterdir():
-        if path.stem not in stages:
+    for path in out.glob("*.txt"):
+        if path.stem not in stages and LISTING.fullmatch(path.read_text(encoding="utf-8", errors="replace")):
             path.unlink()
     code = Code(Path.cwd())
     for stage in stages:

@@ -148,8 +148,16 @@ def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(boa
     narrow = {"width": 16, "max_tokens": 24, "masked": {"width": 16}}
     short = {"num_steps": 24, "batch_size": 8, "log_every": 4, "checkpoint_every": 8}
     own["common"] = merged(own["common"], {"align": narrow})
-    own["reading"] = merged(
-        own["reading"], {"align": narrow, "training": short, "num_images": 48, "num_bootstrap": 100}
+    head, masked = {"width": 16, "max_tokens": 24}, {"width": 16}
+    tasks = {"training": short, "num_images": 48, "num_bootstrap": 100, "batch_size": 32}
+    own["tasks"] = merged(
+        own["tasks"],
+        {
+            **tasks,
+            "masked_words": {"head": head, "masked": masked},
+            "retrieval": {"head": head},
+            "relations": {"head": head, "masked": masked},
+        },
     )
     own["rows"] = {"vq+lg": {"quantizer": {**own["rows"]["vq+lg"]["quantizer"], "num_codes": 16}}}
     own["runs"] = {"vq+lg-0": {"row": "vq+lg", "seed": 0, "codebook": "codebook/none"}}
@@ -159,8 +167,8 @@ def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(boa
     assert board.run("stages.boards", *folder, "--dry").stdout.split() == ["vq+lg-0"]
     board.run("stages.boards", *folder, "vq+*")
     metrics = json.loads((board.folder / "boards/language/metrics/vq+lg-0.json").read_text())
-    assert metrics["num_steps"] == metrics["read.training.num_steps"] == 24
-    assert 0 <= metrics["read.own.masked_1.recall"] <= 1
+    assert metrics["num_steps"] == metrics["task.retrieval.training.num_steps"] == 24
+    assert 0 <= metrics["task.masked_words.own.masked_1.recall"] <= 1
     assert "up to date" in board.run("dvc", "status", "boards/language/dvc.yaml").stdout
     assert board.run("stages.boards", *folder, "--dry").stdout.strip() == ""
     base = board.folder / "boards/scenes/params.yaml"

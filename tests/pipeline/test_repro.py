@@ -13,7 +13,7 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
 PAIRED = ("vq", "vqct", "lc")
-SOLVED = ("vq", "vq+lg")
+SOLVED = ("vq-masked_words", "vq+lg-masked_words", "vq+lg-retrieval", "vq+lg-relations")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches",
     *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),

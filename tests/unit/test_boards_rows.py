@@ -1,4 +1,4 @@
-"""The scoreboards' params: every row is valid and fits its codebook and the protocol; runs and stages agree."""
+"""The boards' params: every row is valid and fits its codebook and the protocol; runs and stages agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of variants, pairs, readings, rows and runs are checked where they enter."""
+"""Names of variants, pairs, tasks, rows and runs are checked where they enter."""
 
 from __future__ import annotations
 

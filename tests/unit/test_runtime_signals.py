@@ -288,7 +288,7 @@ def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=LINUX)])
-def test_the_rows_of_a_scoreboard_end_with_it(signum: signal.Signals, tmp_path: Path) -> None:
+def test_the_rows_of_a_board_end_with_it(signum: signal.Signals, tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     os.mkfifo(rows)
     (tmp_path / "row.py").write_text(

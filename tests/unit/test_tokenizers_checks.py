@@ -213,8 +213,7 @@ def test_the_package_runs_as_the_console_script() -> None:
     )
     assert "Usage: vqpipe" in done.stdout
     assert "import-vqgan" in done.stdout
-    missing = subprocess.run(
-        [sys.executable, "-m", "vqpipe", "prior-card", "none"], capture_output=True, text=True
-    )
+    missing = subprocess.run([sys.executable, "-m", "vqpipe", "card", "none"], capture_output=True, text=True)
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
+    assert "none does not exist" in missing.stderr

@@ -30,7 +30,7 @@ from vqpipe.errors import ArtifactError
 
 @cache
 def all_specs() -> dict[str, Spec]:
-    """The specs of all rooms by name, sorted.
+    """The specs of all artifacts by name, sorted.
 
     A spec is whatever `Spec` object a module of `vqpipe.artifacts.specs` holds. Two different specs of one
     name are our own bug.

@@ -44,7 +44,7 @@ def side_by_side(
 
     Args:
         caption: any string.
-        backends: names of `BACKENDS`; empty for those of `BY_DEFAULT`, and spaCy where its pipeline is named.
+        backends: names of taggers; empty for those of `BY_DEFAULT`, and spaCy where its pipeline is named.
         spacy_model: the pipeline of the backend spacy; None for `DEFAULT_SPACY_MODEL`.
         phrases: what counts as a pair.
 

@@ -260,13 +260,20 @@ def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
     section = params.get(head, {})
     if keys[1] == "common":
         common, inside = section.get("common", {}), keys[2:]
-        if inside and inside[0] in KINDS.get(head, ()):
+        if (
+            len(inside) > 1
+            and inside[0] in KINDS.get(head, ())
+            and isinstance(common.get(inside[0], {}), Mapping)
+        ):
             return field_types(model, inside[1:], {**common.get(inside[0], {}), "kind": inside[0]})
         return field_types(model, inside, common)
     if keys[1] != entries or len(keys) < 3:
         return set()
     own = section.get(entries, {}).get(keys[2], {})
-    return field_types(model, keys[3:], entry(head, section.get("common", {}), own))
+    try:
+        return field_types(model, keys[3:], entry(head, section.get("common", {}), own))
+    except ParamsError:
+        return set()  # the entry is not whole yet; it is checked when all is set
 
 
 def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) -> ParamsError | None:

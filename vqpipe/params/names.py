@@ -1,4 +1,4 @@
-"""Names that people give: variants, pairs, readings, rows and runs. They become file names and words of commands."""
+"""Names that people give: variants, pairs, tasks, rows and runs. They become file names and words of commands."""
 
 from __future__ import annotations
 

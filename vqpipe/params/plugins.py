@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any, TypeVar, Union
 
@@ -76,17 +76,26 @@ class Table(Mapping[str, type[T]]):
             own: the entry. It is merged over the block of its kind, and that over the rest of `common`.
 
         Raises:
-            ParamsError: the entry names no kind, or one that is not in the table.
+            ParamsError: the entry names no kind, or one that is not in the table; or a part is not a block of fields.
         """
+        for name, part in ((f"an entry of {section}", own), (f"common of {section}", common)):
+            _need_block(name, part, self)
         kind = printable(str(own.get("kind"))[:100])
         if kind not in self:
-            what = (
-                f"no {self.what} {kind}{did_you_mean(kind, list(self))}"
-                if "kind" in own
-                else "an entry without its kind"
-            )
+            unknown = f"no {self.what} {kind}{did_you_mean(kind, list(self))}"
             raise ParamsError(
-                f"there is {what}, in {section}", found=str(dict(own))[:200], choices=list(self)
-            )
+                f"there is {unknown if 'kind' in own else 'an entry without its kind'}, in {section}",
+                found=str(dict(own))[:200], expected="kind, in each entry", choices=list(self),
+            )  # fmt: skip
+        of_kind = common.get(kind, {})
+        _need_block(f"common.{kind} of {section}", of_kind, self)
         shared = {name: value for name, value in common.items() if name not in self}
-        return dict(merged(merged(shared, common.get(kind, {})), own))
+        return dict(merged(merged(shared, of_kind), own))
+
+
+def _need_block(name: str, part: Any, kinds: Iterable[str]) -> None:
+    if not isinstance(part, Mapping):
+        raise ParamsError(
+            f"{name} is not a block of fields", found=printable(repr(part)[:200]),
+            expected=f"{{kind: {' | '.join(kinds)}, …}}",
+        )  # fmt: skip

@@ -176,7 +176,10 @@ def own_aligner(tokenizer: Path, clip: Clip) -> Aligner | None:
         return None
     if stored.clip != clip.id:
         raise MismatchError(
-            f"the aligner of {tokenizer} was trained with another CLIP", found=stored.clip, expected=clip.id
+            f"the aligner of {tokenizer} was trained with another CLIP",
+            found=stored.clip,
+            expected=clip.id,
+            run=f"dvc repro tokenizer@{tokenizer.name}",
         )
     return stored.aligner
 

@@ -136,6 +136,8 @@ def load_aligner(folder: Path) -> StoredAligner | None:
         read_manifest(folder, TOKENIZER)
     elif not (folder / CONFIG).is_file():
         raise missing(folder, TOKENIZER)
+    else:
+        return None
     if not (folder / ALIGNER).is_file():
         return None
     tensors, facts = read_tensors(folder / ALIGNER, ALIGNER_WEIGHTS)
