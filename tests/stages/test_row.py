@@ -19,13 +19,13 @@ from tests.small_alignment import GLOBAL, MASKED, RELATIONSHIP
 from tests.small_alignment import params as heads
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.publish import publish_sealed, write_manifest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
+from vqpipe.boards.row import TrainingSpent, _kept_spent
 from vqpipe.errors import ParamsError
-from vqpipe.report.boards.row import TrainingSpent, _kept_spent
 from vqpipe.report.gate import flatten, records
 from vqpipe.tasks.captions import TrainCaptions
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 from tests.small_alignment import IDS, captions
 from tests.small_tasks import COMMON, EIGHT, config, frozen, head, measured, task
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table

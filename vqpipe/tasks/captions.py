@@ -20,11 +20,8 @@ from jaxtyping import Int64
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.global_alignment import GlobalParams
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.relationship import RelationshipParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
+from vqpipe.alignment.losses import GlobalParams, MaskedParams, RelationshipParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
 from vqpipe.metrics.measured import text_digest

@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
+from vqpipe.alignment.losses import MaskedParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError

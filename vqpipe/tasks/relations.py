@@ -19,10 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.relationship import RelationshipParams, assign, code_vectors, word_vectors
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
+from vqpipe.alignment.losses import MaskedParams, RelationshipParams, assign, code_vectors, word_vectors
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RELATIONS_PICTURES
 from vqpipe.errors import MismatchError

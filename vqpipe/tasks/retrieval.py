@@ -19,9 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.global_alignment import GlobalParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
+from vqpipe.alignment.losses import GlobalParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError

@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, TextBatch
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TensorSpec

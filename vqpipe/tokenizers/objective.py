@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.losses import (
     DiscriminatorStart,
+    PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -157,13 +157,16 @@ class TokenizerObjective(Objective):
         adversarial = losses.adversarial
         if self.discriminator is not None and self.start.passed(progress, adversarial.warmup):
             self.discriminator.requires_grad_(False)
-            generator = hinge_generator_loss(self.discriminator(recon).float())
+            adversarial_loss = hinge_generator_loss(self.discriminator(recon).float())
             self.discriminator.requires_grad_(True)
             weight = adaptive_weight(
-                reconstruction, generator, self.tokenizer.decoder.last_weight, adversarial.max_adaptive_weight
+                reconstruction,
+                adversarial_loss,
+                self.tokenizer.decoder.last_weight,
+                adversarial.max_adaptive_weight,
             )
-            terms |= {"generator": generator.detach(), "adaptive_weight": weight}
-            total = total + adversarial.weight * weight * generator
+            terms |= {"adversarial": adversarial_loss.detach(), "adaptive_weight": weight}
+            total = total + adversarial.weight * weight * adversarial_loss
         if self.aligner is not None:
             assert isinstance(batch, CaptionedImages)
             alignment, align_terms = self.aligner(quantized, batch.text, progress)

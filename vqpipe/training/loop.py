@@ -25,14 +25,14 @@ from vqpipe.artifacts.publish import publish_text
 from vqpipe.artifacts.tensors import check_tensors
 from vqpipe.errors import MismatchError, SetupError, VqpipeError
 from vqpipe.runtime.device import deterministic_algorithms
-from vqpipe.runtime.distributed import broadcast_module, is_main
+from vqpipe.runtime.distributed import broadcast_module, is_main, world_size
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.preflight import need_compiler
 from vqpipe.runtime.signals import close_pool
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
-from vqpipe.training.step import Stepper, check_shares
+from vqpipe.training.step import Stepper
 
 MAX_ROLLBACKS = 5
 
@@ -69,7 +69,7 @@ def run_training(
             its last checkpoint and skipped the batches in between. Or it was not finite once, and no checkpoint
             is left that is not damaged.
     """
-    check_shares(config.batch_size, config.accumulate)
+    _check_shares(config)
     if config.compile:
         need_compiler(device.type)
     if config.channels_last:
@@ -120,6 +120,17 @@ def run_training(
     return TrainingResult(
         dict(weights), state.average is not None, state.step, state.rollbacks, state.rows, cost
     )
+
+
+def _check_shares(config: TrainingParams) -> None:
+    """Refuse a batch that ranks and micro-batches cannot share evenly."""
+    shares = world_size() * config.accumulate
+    if config.batch_size % shares:
+        raise MismatchError(
+            "training.batch_size does not divide among the ranks and their micro-batches",
+            found=f"{config.batch_size} over {world_size()} ranks x accumulate {config.accumulate}",
+            expected=f"a multiple of {shares}",
+        )
 
 
 def _set_channels_last(module: nn.Module) -> None:
