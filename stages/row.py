@@ -36,9 +36,9 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.boards.board import load_board
+    from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
-    from vqpipe.report.boards.board import load_board
-    from vqpipe.report.boards.row import train_row
     from vqpipe.runtime.code import stage_code
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from vqpipe.errors import ParamsError
-from vqpipe.params.base import read_yaml
-from vqpipe.report.boards.board import Board, load_board
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.claims import (
     COLUMNS,
     NOT_REPRODUCED,
     NOT_RUN,
@@ -27,8 +25,10 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.page import boards_page, costs, markdown, ratios
-from vqpipe.report.boards.results import Estimate, Results
+from vqpipe.boards.page import boards_page, costs, markdown, ratios
+from vqpipe.boards.results import Estimate, Results
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import read_yaml
 
 FOLDER = Path(__file__).parents[2] / "boards"
 CLAIMS = read_claims(FOLDER / "language")

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from vqpipe.errors import ArtifactError
-from vqpipe.report.boards.board import Board, load_board
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
@@ -25,8 +24,9 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.page import boards_page, read_boards
-from vqpipe.report.boards.results import Results, over_seeds, read_results
+from vqpipe.boards.page import boards_page, read_boards
+from vqpipe.boards.results import Results, over_seeds, read_results
+from vqpipe.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boards"

@@ -10,12 +10,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 
 from stages.dvcfile import read_stages
+from vqpipe.boards.board import load_board
 from vqpipe.cli.presets import preset_text
 from vqpipe.errors import ParamsError
 from vqpipe.library.vqgan import read_config
 from vqpipe.params.base import MAX_MISTAKES, Params, load_merged, load_params, read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED, PARAMS, Limits, parse_yaml
-from vqpipe.report.boards.board import load_board
 
 NINES = [f"[{','.join([f'*a{i}'] * 9)}]" for i in range(9)]
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} {nine}\n" for i, nine in enumerate(NINES))

@@ -213,7 +213,7 @@ def boards(
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
-    from vqpipe.report.boards.page import boards_page, read_boards
+    from vqpipe.boards.page import boards_page, read_boards
 
     need_output(out, MARKDOWN)
     publish_text(out, boards_page(read_boards(folder)))

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from scipy import stats
 
+from vqpipe.boards.board import Board, load_board
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import merged
-from vqpipe.report.boards.board import Board, load_board
 from vqpipe.report.inputs import read_json
 
 DEPARTURES: tuple[tuple[dict[str, Any], str], ...] = (

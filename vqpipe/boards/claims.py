@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
+from vqpipe.boards.results import Estimate, Results
 from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED
-from vqpipe.report.boards.results import Estimate, Results
 from vqpipe.report.names import HIGHER, LOWER, measure
 
 REPRODUCED = "reproduced"

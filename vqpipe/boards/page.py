@@ -11,8 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vqpipe.errors import ParamsError
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
@@ -25,7 +24,8 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.results import Results, read_results
+from vqpipe.boards.results import Results, read_results
+from vqpipe.errors import ParamsError
 
 OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
 GOAL = 1.35
@@ -56,7 +56,7 @@ def read_boards(root: Path) -> list[tuple[BoardClaims, Results]]:
 def boards_page(found: Sequence[tuple[BoardClaims, Results]]) -> str:
     """The page as Markdown text, from the rows that are there."""
     environment = Environment(
-        loader=PackageLoader("vqpipe.report", "templates"),
+        loader=PackageLoader("vqpipe.boards", "templates"),
         autoescape=False,  # Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
