@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
@@ -15,6 +15,7 @@ from vqpipe.data.adapters.caption_files import ENCODING_OPTION
 from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, usable_caption
 from vqpipe.data.records import SplitName
+from vqpipe.data.walk import is_inside
 from vqpipe.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ class ManyCorpora(Corpus):
     @classmethod
     def _within(cls, sources: list[OneCorpus]) -> list[OneCorpus]:
         for source in sources:
-            path = PurePosixPath(source.path)
-            if path.is_absolute() or ".." in path.parts:
+            if not is_inside(source.path):
                 raise ValueError(f"{source.path} is not in the folder that corpus.path names")
         return sources
 

@@ -245,20 +245,18 @@ def _around(block: bytes, start: int, end: int) -> bytes:
 
 def lines(
     path: Path,
-    skip: int = 0,
     encoding: str | None = None,
     option: str | None = None,
     *,
     json: bool = False,
     lone_cr: bool = True,
 ) -> Iterator[tuple[int, bytes]]:
-    """Lines after the first `skip`, as UTF-8 without their ends, with their numbers from 1.
+    """The lines of a file as UTF-8 without their ends, with their numbers from 1.
 
     A line ends with LF, CRLF or CR. One longer than `MAX_LINE` bytes is cut there, between two characters.
 
     Args:
         path: the file.
-        skip: lines to pass over.
         encoding: as in `open_bytes`, and so is `option`.
         json: cut the strings within a long line instead, so that it stays JSON; the line is cut at
             `MAX_JSON_LINE` bytes.
@@ -267,12 +265,8 @@ def lines(
     Raises:
         DataError: as `open_bytes`.
     """
-    number = 0
     with open_bytes(path, encoding, option) as stream:
-        for line in _split(stream, json, lone_cr):
-            number += 1
-            if number > skip:
-                yield number, line
+        yield from enumerate(_split(stream, json, lone_cr), start=1)
 
 
 def _split(stream: BinaryIO, json: bool, lone_cr: bool) -> Iterator[bytes]:

@@ -59,6 +59,21 @@ def other_file(name: str) -> Bad:
     return Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES))
 
 
+def hidden(name: str) -> Bad:
+    """What is noted for a hidden file or folder."""
+    return Bad(printable(name), "hidden", "its name begins with a dot")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name relative to a folder is, as it is written, in this folder: not absolute and without `..`."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name from a tar or a listing is inside its folder on every system; `\\` is written as `/`."""
+    return is_inside(name) and not re.match(r"^[A-Za-z]:", name)
+
+
 def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataError:
     """The error for a folder or split without a usable image: what was found, what is expected, what to do next.
 
@@ -129,7 +144,7 @@ def _outermost(starts: Iterable[str]) -> list[str]:
     """Folders as normal names (the root is empty) in order, without those inside another one."""
     parts = sorted({PurePosixPath(start).parts for start in starts})
     kept = [p for p in parts if not any(p[:n] in parts for n in range(len(p)))]
-    return ["/".join(p) for p in kept if not (p[:1] == ("/",) or ".." in p)]
+    return [name for name in map("/".join, kept) if is_inside(name)]
 
 
 def leads_out(root: str | Path, path: str | Path) -> bool:
@@ -245,7 +260,7 @@ class _Visit:
                 ):
                     folders.append((entry.path, own, kind == "link", foreign))
                 elif kind == "hidden":
-                    yield Bad(printable(own), "hidden", "its name begins with a dot")
+                    yield hidden(own)
                 elif not is_image(entry.name):
                     yield own
                 else:
@@ -364,6 +379,10 @@ class Member:
     num_bytes: int
     data: bytes | None
 
+    def too_large(self, image_id: str) -> Bad:
+        """What is noted for an image whose bytes were not read."""
+        return Bad(image_id, "too_many_bytes", f"{self.num_bytes} bytes in the tar; not read")
+
 
 @dataclass(frozen=True, slots=True)
 class BadLink(Bad):
@@ -408,8 +427,7 @@ def _link_target(member: tarfile.TarInfo) -> str:
 
 def _member_fault(member: tarfile.TarInfo) -> tuple[str, str] | None:
     """Why a member must not be used, as (reason, detail)."""
-    name = member.name.replace("\\", "/")
-    if name.startswith("/") or ".." in name.split("/") or re.match(r"^[A-Za-z]:", name):
+    if not is_safe(member.name.replace("\\", "/")):
         return "unsafe_path", "the name leads out of the tar"
     if member.issym() or member.islnk():
         return "tar_link", f"a link to {printable(member.linkname)}"

@@ -10,18 +10,19 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vqpipe.data.adapters.base import Adapter, Corpus, need_inside
+from vqpipe.data.adapters.base import Adapter, Corpus, names_in, need_inside, shown
 from vqpipe.data.captions import Unusable, identifier
 from vqpipe.data.encodings import known_encoding
 from vqpipe.data.read import open_split
 from vqpipe.data.records import SplitName
 from vqpipe.data.structured_files import cells_under_header, rows, text_rows
 from vqpipe.data.text_files import MAX_JSON_LINE, PACKED, lines
+from vqpipe.data.walk import is_inside
 from vqpipe.errors import DataError, printable
 
 ENCODING_OPTION = "corpus.encoding"
@@ -41,7 +42,7 @@ class FileCorpus(Corpus):
     @field_validator("files")
     @classmethod
     def _inside(cls, files: str | None) -> str | None:
-        if files is not None and (PurePosixPath(files).is_absolute() or ".." in PurePosixPath(files).parts):
+        if files is not None and not is_inside(files):
             raise ValueError("is a pattern of names within the folder path")
         return files
 
@@ -85,12 +86,9 @@ def corpus_files(source: FileCorpus, adapter: Adapter) -> list[tuple[str, Path]]
     if not found and not source.files:
         found = _matching(path, [f"*{ending}" for ending in adapter.further_endings])
     if not found:
-        others = sorted(child.name for child in path.iterdir())
         raise DataError(
             f"corpus: {path} has no {' and no '.join(patterns)}",
-            found=f"{', '.join(others[:5])}{', …' if len(others) > 5 else ''}"
-            if others
-            else "an empty folder",
+            found=shown(names_in(path), 5, "an empty folder"),
             expected=f"{expected}; corpus.files names files of another ending",
         )
     for file in found.values():
@@ -159,7 +157,7 @@ class TextLines(Adapter):
     def captions(self, source: TextCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
         """The lines of the files, in the order of their names."""
         for label, file in corpus_files(source, self):
-            for number, line in lines(file, 0, source.encoding, ENCODING_OPTION):
+            for number, line in lines(file, source.encoding, ENCODING_OPTION):
                 yield f"{label}{number}", line
 
 
@@ -193,7 +191,7 @@ class JsonLines(Adapter):
 def _captions_of_json_lines(
     source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
 ) -> Iterator[RawCaption]:
-    for number, line in lines(path, 0, source.encoding, ENCODING_OPTION, json=True):
+    for number, line in lines(path, source.encoding, ENCODING_OPTION, json=True):
         value = _json(line)
         for one in value if isinstance(value, list) else [value]:
             caption_id = f"{label}{number}"
@@ -302,7 +300,7 @@ class Tables(Adapter):
 def _captions_of_table(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Iterator[RawCaption]:
     by_comma = path.name.lower().endswith(Tables.further_endings)
     delimiter = source.delimiter or ("," if by_comma else "\t")
-    texts = rows(lines(path, 0, source.encoding, ENCODING_OPTION, lone_cr=False), delimiter, source.quotes)
+    texts = rows(lines(path, source.encoding, ENCODING_OPTION, lone_cr=False), delimiter, source.quotes)
     skipped = [cells for _, cells in islice(texts, source.header_rows())]
     if len(skipped) < source.header_rows():
         return

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -44,7 +44,7 @@ from vqpipe.data.images import resize_labels
 from vqpipe.data.masks import BadMask, bounds, finite_number, to_mask
 from vqpipe.data.records import SPLITS, Bad, Record, SplitName, Thing
 from vqpipe.data.structured_files import EVERY, TOP, JsonArrays
-from vqpipe.data.walk import read_image
+from vqpipe.data.walk import is_inside, read_image
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
@@ -329,8 +329,7 @@ class Coco(Adapter):
 
 
 def _load_item(item: _Item, max_pixels: int, root: Path) -> Iterator[Record | Bad]:
-    name = PurePosixPath(item.file_name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts:
+    if not is_inside(item.file_name.replace("\\", "/")):
         yield Bad(item.image_id, "unsafe_path", printable(item.file_name))
         return
     image = read_image(item.image_id, Path(item.path), max_pixels, root)

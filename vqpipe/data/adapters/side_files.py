@@ -107,7 +107,7 @@ def _text_first(name: str) -> tuple[int, str]:
 
 
 def read_sides(
-    files: Mapping[str, bytes | None] | Path | None,
+    files: Mapping[str, bytes | None] | None,
     names: Sequence[str],
     caption_field: str | None,
     encoding: str | None,
@@ -115,7 +115,7 @@ def read_sides(
     """Read the side files of an image.
 
     Args:
-        files: their bytes by name; or the folder that the names are relative to; None: the names are paths.
+        files: their bytes by name; None: the names are paths.
         names: the files; `.cls` is the class, json a caption or a list of them, others one caption a line.
         caption_field: the json's field of the caption. Where it is given, json is read and text is not; else json
             is read where there is no text.
@@ -160,12 +160,12 @@ def _base(name: str) -> str:
     return printable(name.rpartition("/")[2])
 
 
-def _data(files: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | str:
+def _data(files: Mapping[str, bytes | None] | None, name: str) -> bytes | str:
     """The bytes of a file, or why there are none."""
-    if isinstance(files, Mapping):
+    if files is not None:
         data = files[name]
         return "too large" if data is None else data
-    path = Path(name) if files is None else files / name
+    path = Path(name)
     try:
         if path.stat().st_size > SIDE_BYTES:
             return "too large"
