@@ -16,7 +16,7 @@ LAYERS = [
     {"quantizers", "models", "metrics"},
     {"alignment"},
     {"training"},
-    {"tokenizers", "clip_fit"},
+    {"tokenizers"},
     {"evaluation"},
     {"tasks", "priors"},
     {"library"},

@@ -83,9 +83,9 @@ def test_a_fit_that_broke_off_goes_on_to_the_same_bytes(
     dataset: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(dataset, tmp_path / "whole", FITTED).exit_code == 0
-    from vqpipe import clip_fit
+    from vqpipe.training import clip
 
-    original, calls = clip_fit.info_nce, []
+    original, calls = clip.info_nce, []
 
     def breaks(*arguments: Any) -> Any:
         calls.append(1)
@@ -93,7 +93,7 @@ def test_a_fit_that_broke_off_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(clip_fit, "info_nce", breaks)
+    monkeypatch.setattr(clip, "info_nce", breaks)
     assert run(dataset, tmp_path / "broken", FITTED).exit_code != 0
     assert not (tmp_path / "broken").exists()
     calls.clear()
