@@ -278,15 +278,14 @@ def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path
 def test_what_only_other_splits_say_is_in_the_vocabulary_and_never_drawn(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, {"train": 1, "validation": 1, "test": 1}, templates=["a {} one"])
     write_tiny_clip(tmp_path / "clip")
-    config = validate(section(training={"batch_size": 1}), "v", TokenizerParams)
     split = ImageSplit.open(dataset, "train", 16)
-    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), config, tmp_path)
+    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), max_tokens=7, seed=0, folder=tmp_path)
     only = set(captions.vocabulary.tolist()) - set(captions.text.vocabulary.tolist())
     assert only == {tokenizer().encode("light")[0]}
     assert captions.vocabulary.tolist() == sorted(captions.vocabulary.tolist())
     assert captions.metrics().num_tokens_of_all_splits == captions.metrics().num_tokens + 1
     for step in range(4):
-        batch = captions.batch(np.array([0]), step, slice(None))
+        batch, _ = captions.drawn(np.array([0]), step, slice(None))
         assert tokenizer().decode(batch.tokens[0, 1:-1].tolist()).strip() == "a dark one"
 
 

@@ -31,6 +31,7 @@ from vqpipe.params.base import Params
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Quantized
+    from vqpipe.vision.clip import Clip
 
 
 class AlignParams(Params):
@@ -356,6 +357,33 @@ class Aligner(nn.Module):
                 expected=f"at most {expected[0]} tokens (align.max_tokens), features of dimension {expected[1]}",
             )
         return replace(text, words=text.words.masked_fill(~text.real(), -1))
+
+    @classmethod
+    def fresh(
+        cls,
+        config: AlignParams,
+        clip: Clip,
+        vocabulary: Int64[Tensor, " v"],
+        *,
+        num_positions: int,
+        latent_dim: int,
+        code_dims: Sequence[int],
+        seed: int,
+    ) -> Self:
+        """An untrained aligner on the CPU, with a CLIP's embeddings. Its weights have their own random stream, so that
+        those that are drawn after it are the same with and without it."""
+        table = clip.token_embeddings()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(
+                config,
+                num_positions=num_positions,
+                latent_dim=latent_dim,
+                code_dims=code_dims,
+                vocabulary=vocabulary,
+                embeddings=table[vocabulary.to(table.device)].cpu(),
+                text_dim=clip.embed_dim,
+            )
 
     @classmethod
     def from_state(cls, config: AlignParams, tensors: Mapping[str, Tensor]) -> Self:

@@ -281,7 +281,7 @@ def commonest_words(counts: Counter[Word]) -> dict[int, Word]:
 
 def _train_counts(train: TrainCaptions) -> Counter[Word]:
     uses = Counter(text for own in train.split.captions for text in own)  # in the order of the texts' rows
-    rows = train.text.rows
+    rows = train.captions.text.rows
     assert len(uses) == len(rows.ids)
     return word_counts(rows.ids, rows.words, np.fromiter(uses.values(), np.int64, len(uses)))
 
