@@ -26,6 +26,7 @@ from vqpipe.artifacts.spec import (
 )
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ArtifactError
+from vqpipe.params.names import NAMED, PER_TOKENIZER
 
 
 @cache
@@ -49,8 +50,6 @@ def spec_of(header: Header) -> Spec | None:
     return all_specs().get(header.spec)
 
 
-OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "task")
-"""Stages that run once per variant or pair: `dvc repro STAGE@NAME`, with the last part of the output's path as name."""
 METRICS, CURVES = "metrics", "curves"
 """Folders of the same layout: `metrics/PART.json` belongs to `curves/PART.csv`."""
 TOOLS = {PARQUET: "vqpipe tokenize", SAFETENSORS: "save_pretrained, or download it"}
@@ -76,7 +75,8 @@ def repair_folder(folder: Path) -> str:
 
 def repair_output(output: Path, stage: str) -> str:
     """The command for an output of a stage that DVC keeps."""
-    name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
+    is_repeated = stage in NAMED or stage in PER_TOKENIZER  # once for each variant or pair
+    name = f"{stage}@{output.name}" if is_repeated else stage
     return repair_command(output, f"dvc repro -s -f {shlex.quote(name)}")
 
 

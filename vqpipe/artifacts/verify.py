@@ -7,7 +7,8 @@ and tables and tensors that carry a checksum of themselves. Files of other kinds
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,6 +52,8 @@ from vqpipe.runtime.terminal import progress_bar
 
 MAX_LINES = 40
 """Most problems that are printed."""
+MAX_KINDS = 4
+"""Most kinds of files without a checksum that are named."""
 LINEAGE = SIDECARS[0]
 
 
@@ -62,21 +65,23 @@ class Verified:
         artifacts: published folders.
         files: files that were compared, in folders and out of them.
         bytes: of these files.
-        unsealed: files that carry no checksum.
+        unsealed: files without a checksum.
         problems: one for each thing that is wrong.
     """
 
     artifacts: int = 0
     files: int = 0
     bytes: int = 0
-    unsealed: int = 0
+    unsealed: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     problems: list[ArtifactError] = field(default_factory=list)
 
     def add(self, other: Verified) -> None:
         """Count what another part of the work found; a problem that is known is not counted twice."""
-        for name in ("artifacts", "files", "bytes", "unsealed"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.artifacts += other.artifacts
+        self.files += other.files
+        self.bytes += other.bytes
+        self.unsealed += other.unsealed
         known = {str(problem) for problem in self.problems}
         self.problems += [problem for problem in other.problems if str(problem) not in known]
 
@@ -102,12 +107,27 @@ class Verified:
             lines.append(f"… and {len(self.problems) - MAX_LINES:,} more")
         speed = f" ({human_bytes(self.bytes / self.seconds)}/s)" if self.seconds > 0 else ""
         wrong = f"{len(self.problems):,} wrong" if self.problems else "all as written"
-        bare = f"; {self.unsealed:,} more carry no checksum" if self.unsealed else ""
         lines.append(
             f"{self.artifacts:,} artifacts, {self.files:,} files, {human_bytes(self.bytes)} in "
-            f"{self.seconds:.1f} s{speed}: {wrong}{bare}"
+            f"{self.seconds:.1f} s{speed}: {wrong}{_not_compared(self.unsealed)}"
         )
         return "\n".join(lines)
+
+
+def _not_compared(paths: Sequence[Path]) -> str:
+    """The number of files without a checksum, and the most frequent kinds of them, each with an example."""
+    if not paths:
+        return ""
+    files = "1 file has" if len(paths) == 1 else f"{len(paths):,} files have"
+    kinds = Counter(path.suffix for path in paths)
+    examples = {path.suffix: path for path in reversed(paths)}
+    shown = [
+        f"{count:,} {kind or 'without ending'}, such as {examples[kind].parent.name}/{examples[kind].name}"
+        for kind, count in kinds.most_common(MAX_KINDS)
+    ]
+    if len(kinds) > MAX_KINDS:
+        shown.append("…")
+    return f"; {files} no checksum ({'; '.join(shown)})"
 
 
 def verify(paths: Iterable[Path]) -> Verified:
@@ -212,7 +232,7 @@ def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
             _count(item, result)
             _lineage(sidecar, Verified())
         else:
-            result.unsealed += 1
+            result.unsealed.append(item)
     return result
 
 
@@ -300,7 +320,7 @@ def _json(path: Path, result: Verified) -> None:
     """Metrics, and any other JSON that carries a checksum."""
     raw = path.read_bytes() if path.stat().st_size <= SMALL else b""
     if MARK.encode() not in raw and b'"seal"' not in raw:
-        result.unsealed += 1  # written by hand, by another program, or by an older version
+        result.unsealed.append(path)  # written by hand, by another program, or by an older version
         return
     run = repair_metrics(path)
     _count(path, result)
@@ -378,4 +398,4 @@ def _sealed(path: Path, result: Verified) -> None:
         result.problems.clear()
         if not foreign:
             raise
-        result.files, result.bytes, result.unsealed = 0, 0, 1
+        result.files, result.bytes, result.unsealed = 0, 0, [path]

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (told
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +158,11 @@ def compare(
 
     gates = [parse_gate(text) for text in fail_on or []]
     first, second = read_metrics(a, path), read_metrics(b, path)
-    warning = check_alike(first, second, (a, b), allow_different)
+    again = ["vqpipe", "compare", a, b, *(word for text in fail_on or [] for word in ("--fail-on", text))]
+    again += [*(["--path", str(path)] if path != METRICS else []), *(["--all"] if everything else [])]
+    warning = check_alike(
+        first, second, (a, b), allow_different, run=shlex.join([*again, "--allow-different"])
+    )
     if warning:
         say(f"warning: {warning}", err=True)
     changes = deltas(first, second)
