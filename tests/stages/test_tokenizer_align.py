@@ -152,15 +152,15 @@ def test_the_aligner_is_in_the_tokenizers_folder_and_not_in_its_weights(whole: P
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     whole: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = Captions.batch
+    drawn = Captions.drawn
 
-    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+    def killed(self: Captions, images: Any, step: int, share: slice) -> tuple[TextBatch, Any]:
         if step == 5:
             raise KeyboardInterrupt
-        return batch(self, images, step, share)
+        return drawn(self, images, step, share)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Captions, "batch", killed)
+        patch.setattr(Captions, "drawn", killed)
         assert run(inputs, tmp_path / "again", section()).exit_code != 0
     assert not (tmp_path / "again/out").exists()
     left = {path.name.split("-")[0] for path in (tmp_path / "scratch").rglob("*.*") if path.is_file()}

@@ -36,7 +36,6 @@ from vqpipe.tokenizers.stored import StoredAligner
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.training.loop import run_training
 from vqpipe.training.objective import TrainingResult
-from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 
@@ -177,10 +176,7 @@ def train_tokenizer(
         # An image whose caption names a side is not mirrored; the draws of all others are those without captions.
         text, upright = captions.drawn(indices, step, share) if captions is not None else (None, None)
         images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share, upright)
-        floats = to_float(images).to(device, non_blocking=True)
-        if text is None:
-            return floats
-        return CaptionedImages(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
+        return to_float(images) if text is None else CaptionedImages(to_float(images), text)
 
     result = run_training(
         objective, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title

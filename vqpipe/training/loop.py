@@ -32,7 +32,7 @@ from vqpipe.runtime.signals import close_pool
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
-from vqpipe.training.step import Stepper
+from vqpipe.training.step import Stepper, over_tensors
 
 MAX_ROLLBACKS = 5
 
@@ -57,7 +57,8 @@ def run_training(
 
     Args:
         objective: the model and its losses; already on `device`.
-        batch_at: the batch of a data step, a pure function of its number; run ahead in a thread.
+        batch_at: the batch of a data step, a pure function of its number: tensors, in tuples, mappings or dataclasses.
+            It runs ahead in a thread, which also moves the tensors to `device`.
         scratch: folder for the checkpoint, private to this run's params and inputs.
         curves: where the CSV of the training curves is published at the end.
         title: shown on the progress bar and used for trackers.
@@ -87,7 +88,7 @@ def run_training(
         _compiled(objective) if config.compile else nullcontext(),
         progress_bar(title, config.num_steps) as bar,
         Trackers(title) as trackers,
-        prefetch(batch_at) as batch_of,
+        prefetch(lambda step: _on(device, batch_at(step))) as batch_of,
     ):
         stepper = Stepper(objective, state, config, device)
         bar.advance(state.step)
@@ -201,6 +202,10 @@ def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
 
 def _recover(checkpoint: Path, device: torch.device) -> Found:
     return recover(checkpoint, lambda path: check_tensors(path, CHECKPOINT), device)
+
+
+def _on(device: torch.device, batch: Any) -> Any:
+    return over_tensors(batch, lambda part: part.to(device, non_blocking=True))
 
 
 @contextmanager
