@@ -174,7 +174,7 @@ def test_ids_are_the_same_in_any_form_and_missing_ones_are_counted(tmp_path: Pat
 @pytest.mark.parametrize(
     ("kind", "text", "told"),
     [
-        ("coco", '{"caption": "a bus"}\n{"caption": "a cat"}\n', r"more behind its end \(JSON Lines\?\)"),
+        ("coco", '{"caption": "a bus"}\n{"caption": "a cat"}\n', r"more after its end \(JSON Lines\?\)"),
         ("coco", '{"images": [{"id": 1}], "annotations": []}', "the keys of .* are images, annotations"),
         (
             "coco",

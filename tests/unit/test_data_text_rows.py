@@ -122,7 +122,7 @@ def test_mistakes_about_columns_are_told(tmp_path: Path) -> None:
         read(path, caption_column=1)
     for wrong in ({"caption_column": "caption", "num_header_lines": 0}, {"caption_column": -1}, {"caption_column": ""},
                   {"caption_column": 0, "delimiter": '"'}, {"caption_column": 0, "delimiter": "ab"}):  # fmt: skip
-        with pytest.raises(ParamsError, match=r"header|greater|at least 1|no quote|at most 1"):
+        with pytest.raises(ParamsError, match=r"header|greater|at least 1|neither a quote|at most 1"):
             read(path, **wrong)
     path.write_text("")
     with pytest.raises(DataError, match="no captions at all"):

@@ -26,7 +26,7 @@ else:
 
 
 class ManyCorpora(Corpus):
-    """Several corpora, read one after the other. An id gets its source's path in front: `coco/val.json:179765`."""
+    """Several corpora, read one after the other. Ids begin with the path of their source: `coco/val.json:179765`."""
 
     kind: Literal["many"]
     """Names this kind."""
@@ -119,8 +119,8 @@ def _usable(source: OneCorpus, split: SplitName, lost: Counter[str]) -> Iterator
     except DataError as error:
         if not adapter.may_be_pairs:
             raise
-        behind = "; and corpus: {kind: dataset, path: artifacts/dataset}"
-        raise hinted(error, Path(source.path), behind) from error
+        also = "; and corpus: {kind: dataset, path: artifacts/dataset}"
+        raise hinted(error, Path(source.path), also) from error
     finally:
         lost.update(own)
         if isinstance(lost, Unusable):

@@ -10,7 +10,7 @@ The root may be a link, and links in it are followed as long as they stay in it.
 image that two paths lead to is one. A path without a link wins over one with links; of several links, or of the names
 of a hard-linked image, the first in order wins. The other paths are noted as `duplicate_path`. Copies with contents of
 their own are different images. A first pass over the names finds which folders and images there are. It keeps 8 bytes
-an image; a file is not opened, and is asked for its status only where it is a link or has another name.
+an image; a file is not opened, and its status is read only where it is a link or has another name.
 
 **Tars** (`members`) are read as a stream: nothing is extracted, no link is followed, and a small tar cannot exhaust a
 machine. A compressed tar of a megabyte can represent a gigabyte of zeros, which takes as long to skip as to read. Each
@@ -224,7 +224,7 @@ class _Visit:
     def __init__(self, trees: _Trees, root: str | Path) -> None:
         self.trees, self.root = trees, os.path.realpath(root)
         self.taken: set[Key] = set()
-        """Images that were given out and may be met again."""
+        """Images that were listed and may be met again."""
         self.escaped: set[str] = set()
         """Ids that contain a backslash, which may be an escape of bytes that are not text."""
 
@@ -373,7 +373,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file of the tar: its normalised name and size, and its bytes where they were asked for."""
+    """A plain file of the tar: its normalised name and size, and its bytes where they were requested."""
 
     name: str
     num_bytes: int

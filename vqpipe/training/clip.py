@@ -404,7 +404,7 @@ def info_nce(
     Args:
         image, text: unit vectors; row i of one belongs to row i of the other.
         scale: inverse temperature.
-        same: pairs of rows with the same caption. Off the diagonal they are no negatives, and are left out.
+        same: pairs of rows with the same caption. Off the diagonal they are not negatives, and are left out.
     """
     logits = scale * image @ text.T
     own = torch.eye(len(image), dtype=torch.bool, device=image.device)

@@ -263,7 +263,7 @@ def split_of(image_id: str, holdout: Holdout) -> SplitName:
 def chunked(items: Iterable[tuple[SplitName, int, Any]]) -> Iterator[Chunk]:
     """Group (split, weight in bytes, item) into chunks of one split, of at most 64 items or about 32 MiB.
 
-    The order within a split is that of the items; a chunk is given out as soon as it is full.
+    The order within a split is that of the items; a chunk is yielded as soon as it is full.
     """
     waiting: dict[SplitName, list[Any]] = {}
     weights: dict[SplitName, int] = {}

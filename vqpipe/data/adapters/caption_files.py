@@ -49,7 +49,7 @@ class FileCorpus(Corpus):
 
 class EncodedCorpus(FileCorpus):
     """What the corpora of text files share. The files may be plain, gzip, bzip2, xz or zstd: the usual endings are the
-    kind's own, alone or with .gz, .bz2, .xz or .zst behind it."""
+    kind's own, alone or followed by .gz, .bz2, .xz or .zst."""
 
     encoding: str | None = None
     """Encoding of files without a byte order mark, such as `cp1252`, `latin-1`, `shift_jis`; null: UTF-8, or UTF-16
@@ -59,7 +59,7 @@ class EncodedCorpus(FileCorpus):
 
 
 def packed_endings(*endings: str) -> tuple[str, ...]:
-    """Endings of file names, each alone and with .gz, .bz2, .xz or .zst behind it."""
+    """Endings of file names, each alone and followed by .gz, .bz2, .xz or .zst."""
     return tuple(ending + packed for ending in endings for packed in PACKED)
 
 
@@ -215,12 +215,12 @@ class JsonLines(CaptionFiles):
 
 
 class _Damaged(NamedTuple):
-    """A line that is no JSON."""
+    """A line that is not JSON."""
 
     text: str
 
     def __str__(self) -> str:
-        return f"no JSON: {self.text[:60]}"
+        return f"not JSON: {self.text[:60]}"
 
 
 def _json(line: bytes) -> object:
@@ -256,7 +256,7 @@ class TsvCorpus(EncodedCorpus):
     """Rows to skip at the start of each file, the last of which has the columns' names; null: 1 where a column is
     named, else 0."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """What is between columns; null: a comma in files that end in .csv, a tab in others."""
+    """The character between columns; null: a comma in files that end in .csv, a tab in others."""
     quotes: bool = True
     """Whether "…" around a whole cell are its quotes, as CSV has them (within them, line ends and delimiters belong
     to the cell, and "" is one quote). Quotes that are not closed before a delimiter or a line end are text in any
@@ -266,7 +266,7 @@ class TsvCorpus(EncodedCorpus):
     @classmethod
     def _delimits(cls, delimiter: str | None) -> str | None:
         if delimiter is not None and delimiter in '"\r\n':
-            raise ValueError("is no quote and no line end")
+            raise ValueError("must be neither a quote nor a line end")
         return delimiter
 
     @model_validator(mode="after")

@@ -163,11 +163,11 @@ def hint(path: Path) -> str | None:
     )
 
 
-def hinted(error: DataError, path: Path, behind: str = "") -> DataError:
+def hinted(error: DataError, path: Path, also: str = "") -> DataError:
     """The error of another reader, with what to write in params where the path has images with captions."""
     advice = hint(path) if path.exists() else None
     if advice is None:
         return error
     if str(error).splitlines()[-1].startswith("  run: "):
-        return DataError(f"{error}; or: {advice}{behind}".splitlines())
-    return DataError(str(error).splitlines(), run=advice + behind)
+        return DataError(f"{error}; or: {advice}{also}".splitlines())
+    return DataError(str(error).splitlines(), run=advice + also)

@@ -1,4 +1,4 @@
-"""Files that list images with captions: tables, JSON lines, Karpathy's json, and json of one's own.
+"""Files that list images with captions: tables, JSON lines, Karpathy's json, and other json.
 
 What a file is follows from its first bytes: `listing_kind`. Every kind is read into the same rows (`read_listing`);
 what a row lacks is noted.
@@ -260,7 +260,7 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     if kind is None or kind == "coco":
         coco = "a COCO json: dataset.source.kind coco reads it"
         raise DataError(
-            f"dataset.source.listing: {path} is no list of images and captions",
+            f"dataset.source.listing: {path} is not a list of images and captions",
             found=coco if kind else f"it begins: {head_of(path)[:60]!r}",
             expected="a CSV or TSV, JSON lines, Karpathy's json, [{image, caption}, …] or {file: [captions], …}",
             run=None if kind else "name the fields: dataset.source.image_field and caption_field",

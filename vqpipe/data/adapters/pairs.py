@@ -1,8 +1,8 @@
-"""Images with captions as people have them: side files, WebDataset shards, or a list of names and captions.
+"""Images with captions in the usual layouts: side files, WebDataset shards, or a list of names and captions.
 
-The image's id is its path below the source's folder; a member of a shard has the shard's path in front. Captions are
-cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are in memory (as
-those of COCO are), the images never: those of a shard are read in a second pass, in the order of its members.
+The image's id is its path below the source's folder; in a shard it is the shard's path and the member's name. Captions
+are cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are kept in
+memory (as those of COCO are), images never: those of a shard are read in a second pass, in the order of its members.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PairsSource(Params):
     path: str = Field(min_length=1)
     """The folder of the images and what lists them; or of shards; or one shard."""
     layout: Layout | None = None
-    """How the pairs are stored; null: recognised, and asked for where several layouts are seen."""
+    """How the pairs are stored; null: recognised; an error where several layouts are seen."""
     own_splits: bool = True
     """Whether splits that the layout states are kept; false: all images are one pool, for the holdout."""
     holdout: Holdout
@@ -155,7 +155,7 @@ def _layout(source: PairsSource) -> Layout:
         raise DataError(
             f"dataset.source.path: {path} has pairs in several layouts",
             found="; ".join(f"{name} ({ABOUT[name]})" for name in found),
-            expected="dataset.source.layout names the one to read",
+            expected="the layout to read, in dataset.source.layout",
             choices=found,
         )
     coco = coco_files(path)
@@ -265,7 +265,7 @@ def _shards(source: PairsSource, path: Path, bad: list[tuple[str, Bad]]) -> list
             found = (path / entry).stat() if (path / entry).is_file() else None
             fault = None
             if found is None:
-                fault = "missing_file", "a link that leads nowhere, or no plain file"
+                fault = "missing_file", "a broken link, or not a plain file"
             elif (found.st_dev, found.st_ino) in given:
                 fault = "duplicate_path", "another path to a shard that is listed"
             if fault:
@@ -430,7 +430,7 @@ def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits:
         split = WORDS.get(word.lower())
         listed.states_splits = True
         if split is None:
-            detail = f"split {word!r} is none of {', '.join(WORDS)}"
+            detail = f"split {word!r} is not one of {', '.join(WORDS)}"
             listed.bad.append(
                 ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
             )

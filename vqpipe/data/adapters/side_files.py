@@ -43,7 +43,7 @@ class SideContent:
 def group_sides(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
     """Find the files that belong to each image of a folder or a tar, in the order of the images.
 
-    They have the image's name without its ending, or with it (x.jpg.txt), in front of their own ending. In a tar
+    They have the image's name without its ending, or with it (x.jpg.txt), followed by their own ending. In a tar
     (`dotted`) the key of WebDataset, the name up to its first dot, counts too where nothing has the whole name:
     1.image.jpg and 1.caption.txt. A second image of the same files is refused, as are captions without an image.
     """
@@ -169,7 +169,7 @@ def _data(files: Mapping[str, bytes | None] | None, name: str) -> bytes | str:
     try:
         if path.stat().st_size > SIDE_BYTES:
             return "too large"
-        return path.read_bytes() if path.is_file() else "no plain file"
+        return path.read_bytes() if path.is_file() else "not a plain file"
     except OSError as error:
         if is_of_machine(error):
             raise
@@ -177,7 +177,7 @@ def _data(files: Mapping[str, bytes | None] | None, name: str) -> bytes | str:
 
 
 def _text(data: bytes, encoding: str | None) -> str:
-    """Text without its byte order mark; bytes that are no text become lone surrogates."""
+    """Text without its byte order mark; bytes that are not text become lone surrogates."""
     name, mark = unicode_encoding(data)
     if encoding is not None and not mark:
         name = encoding
