@@ -68,7 +68,7 @@ class MaskedWordsParams(CaptionTaskParams):
     @classmethod
     def _rising(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
         if list(counts) != sorted(set(counts)):
-            raise ValueError(f"masked_counts {list(counts)} do not rise")
+            raise ValueError(f"masked_counts {list(counts)} do not increase")
         return counts
 
 
@@ -116,6 +116,7 @@ class MaskedWords(CaptionTask):
     """The task. Captions with fewer words than are masked are left out and counted."""
 
     kind = "masked_words"
+    question = "words that are masked in its caption"
     Params = MaskedWordsParams
     Metrics = CaptionTaskMetrics[MaskedWordsMetrics]
     protocol = 2

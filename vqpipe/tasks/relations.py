@@ -102,6 +102,7 @@ class WordRelations(CaptionTask):
     cosines are 1 for any codes."""
 
     kind = "relations"
+    question = "whether codes relate to each other as words do"
     Params = WordRelationsParams
     Metrics = CaptionTaskMetrics[WordRelationsMetrics]
     protocol = 2

@@ -244,6 +244,8 @@ class Task(ABC):
 
     kind: ClassVar[str]
     """The name in `TASKS` and in the params."""
+    question: ClassVar[str] = ""
+    """What is predicted from an image's codes, in words that end the report's sentence on it; empty for its name."""
     Params: ClassVar[type[TaskParams]]
     Metrics: ClassVar[Any]
     """`TaskMetrics[H]`, or a model that is derived from it."""
