@@ -212,7 +212,7 @@ def test_tasks_are_part_of_a_rows_params_and_the_base_is_too(root: Path, whole: 
     words = {**TASKS["masked_words"], "masked_counts": [3, 1]}
     wrong = {**own, "tasks": {**TASKS, "masked_words": words}}
     (tmp_path / "solved/params.yaml").write_text(json.dumps(wrong))
-    with pytest.raises(ParamsError, match="do not rise"):
+    with pytest.raises(ParamsError, match="do not increase"):
         missing(tmp_path / "solved")
 
 

@@ -227,7 +227,7 @@ def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_pa
 @pytest.mark.parametrize(
     ("variant", "options", "says"),
     [
-        ({}, {"dataset": "bare/dataset"}, "has no captions, and a variant with align reads them"),
+        ({}, {"dataset": "bare/dataset"}, "has no captions, and align and the tasks on captions need them"),
         ({"align": {"max_tokens": 9}}, {}, "9 tokens, and CLIP tiny:fresh"),
         ({"align": {"widht": 3}}, {}, "widht is not a field; did you mean width?"),
         (

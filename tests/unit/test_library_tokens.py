@@ -162,7 +162,7 @@ def test_tokens_of_another_tokenizer_are_refused_naming_both(
     [
         ([("../a", 16)], "leads out of the folder"),
         ([("/a", 16)], "leads out of the folder"),
-        ([("a", 16), ("a", 16)], "comes twice"),
+        ([("a", 16), ("a", 16)], "occurs twice"),
         ([("a", 15)], "does not have the shape"),
     ],
 )

@@ -87,12 +87,12 @@ class TextBatch:
     """Real tokens of each caption, start and end included; 0 for a caption that is not there."""
     words: Int64[Tensor, "b t"]
     """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end, padding and
-    signs such as a full stop, which are no words: they are never masked and no code is assigned to them."""
+    signs such as a full stop, which are not words: they are never masked and no code is assigned to them."""
     features: Float32[Tensor, "b e"]
     """The frozen CLIP's global text feature (the end token's, projected), not normalised."""
 
     def real(self) -> Bool[Tensor, "b t"]:
-        """Which tokens are no padding."""
+        """Which tokens are not padding."""
         steps = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return steps < self.lengths[:, None]
 
@@ -140,10 +140,10 @@ class CorpusVocabulary(nn.Module):
         if len(repeated):
             raise MismatchError("the corpus's tokens repeat", found=_some(repeated), expected="each id once")
         if not bool(embeddings.isfinite().all()):
-            raise MismatchError("the tokens' embeddings are not finite", expected="a sound CLIP")
+            raise MismatchError("the tokens' embeddings are not finite", expected="an undamaged CLIP")
         length = embeddings.double().square().sum(dim=1).mean().sqrt()
         if not bool(length > 0):
-            raise MismatchError("the tokens' embeddings are all 0", expected="a sound CLIP")
+            raise MismatchError("the tokens' embeddings are all 0", expected="an undamaged CLIP")
         self.register_buffer("ids", ids)
         self.register_buffer("embeddings", (embeddings / length).float())
 
@@ -262,7 +262,7 @@ class Aligner(nn.Module):
         text_dim: e, of the global text features.
 
     Raises:
-        MismatchError: the relationship loss for a quantizer without code vectors, or a vocabulary that is not sound
+        MismatchError: the relationship loss for a quantizer without code vectors, or a vocabulary that is refused
             (`CorpusVocabulary`).
     """
 

@@ -30,7 +30,7 @@ them.
     loss = mean over pairs of words i < i' of (<C_i, C_i'> - <T_i, T_i'>)^2
 
 A word of several byte-pair pieces is one word: its embedding is the mean of theirs. The mean is over the pairs of a
-caption and then over the captions that have a pair; padding, start and end are no words.
+caption and then over the captions that have a pair; padding, start and end are not words.
 
 C is gathered from the quantizer's live code vectors, so that the gradient goes to what makes them: the codes of
 `vq`, the projector of `lc`, the transfer network of `vqct`. Through z_q it would only reach the encoder. With several
@@ -287,7 +287,7 @@ class MaskedText(nn.Module):
 
         Args:
             rows: each token's row of the embeddings; those of masked tokens and of padding have no influence.
-            real: which tokens are no padding.
+            real: which tokens are not padding.
             masked: which tokens are masked, all of them real.
             codes: the tokens of the transformer over the codes.
             embeddings: CLIP's frozen input embeddings of the corpus's tokens, of mean squared length 1.

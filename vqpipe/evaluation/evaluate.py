@@ -144,7 +144,7 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
         pixels.append(torch.from_numpy(entry[1]).permute(2, 0, 1))
     if not ids:
         raise no_images(
-            str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that holds the images"
+            str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that contains the images"
         )
     return MemoryImages(ids, torch.stack(pixels)), count_by_reason(bad)
 

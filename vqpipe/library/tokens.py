@@ -86,7 +86,7 @@ def tokenize(
         )  # fmt: skip
     if out.suffix != ".parquet" or out.is_dir() or printable(str(out)) != str(out):
         raise ParamsError(
-            "tokens go to a Parquet file", found=printable(str(out)),
+            "tokens are written to a Parquet file", found=printable(str(out)),
             expected="a path that is valid UTF-8 and ends in .parquet",
         )  # fmt: skip
     grid = [side // step, side // step]
@@ -156,7 +156,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
 
     Raises:
         ArtifactError: no such file, not what `tokenize` writes, rows of another shape than its header has, an id that
-            leads out of the folder or comes twice, or an `out` that would be overwritten.
+            leads out of the folder or occurs twice, or an `out` that would be overwritten.
         MismatchError: another tokenizer made the tokens; the message names both. Indices out of range.
     """
     facts = read_facts(tokens)
@@ -186,7 +186,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             pixels = to_uint8(tokenizer.decode(indices)).permute(0, 2, 3, 1).cpu().numpy()
             for image_id, image in zip(batch["image_id"].to_pylist(), pixels, strict=True):
                 if image_id in done:
-                    raise ArtifactError(f"{tokens}: an id comes twice", found=repr(image_id))
+                    raise ArtifactError(f"{tokens}: an id occurs twice", found=repr(image_id))
                 done.add(image_id)
                 name = _write(folder, image_id, encode_png(image), tokens)
                 if name != _png_name(image_id):

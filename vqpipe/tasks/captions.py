@@ -1,7 +1,7 @@
 """What the tasks on captions share: their examples, their head over the codes, and words as byte-pair tokens.
 
 LG-VQ (arXiv 2405.14206) reports what the heads trained with its tokenizer can do. A plain tokenizer has no such heads,
-so a number of theirs is no statement about the codes alone. Here both kinds of tokenizer get fresh heads, trained for
+so those numbers do not measure the codes alone. Here both kinds of tokenizer get fresh heads, trained for
 the same steps on frozen codes; an aligned tokenizer's own heads are measured as well.
 
 Letters: b batch, t tokens, s words, v tokens of the vocabulary.

@@ -159,7 +159,7 @@ class CaptionDraw:
         bare = int((counts == 0).sum())
         if bare:
             raise DataError(
-                "there is no caption to draw for some images", found=f"{bare:,} of {len(counts):,} images without one",
+                "some images have no caption to draw", found=f"{bare:,} of {len(counts):,} images without one",
                 expected="a caption for every image",
             )  # fmt: skip
         self.counts, self.seed = counts, seed
@@ -208,13 +208,13 @@ def check_captioned(
         return counts
     if len(bare) == len(counts):
         raise DataError(
-            f"{where} has no captions, and a variant with align reads them",
+            f"{where} has no captions, and align and the tasks on captions need them",
             found=f"{len(counts):,} images, none with a caption",
             expected="a data set whose images have captions of their own (coco or scenes), or align: null",
         )
     first = ", ".join(ids[at] for at in bare[:3])
     raise DataError(
-        f"{where}: images without a caption, and a variant with align draws one for every image",
+        f"{where}: images without a caption, and one is drawn for every image",
         found=f"{len(bare):,} of {len(counts):,} images without one ({first}{', …' if len(bare) > 3 else ''})",
         expected="a caption for every image: caption them, leave them out of the source, or set align: null",
         run="dvc repro dataset",

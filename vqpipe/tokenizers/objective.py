@@ -211,8 +211,8 @@ class CodeWatch(nn.Module):
 
     `update` is called with every step's indices and returns numbers once per window of the training curves. Counts are
     summed over ranks each step, so that every rank has the same state, and all state is in buffers, so that a
-    checkpoint of the module contains it: a run that was resumed or rolled back goes on as if it had not stopped. It is
-    not part of a tokenizer's weights. Within a window nothing is copied from the device, so that the host does not
+    checkpoint of the module contains it: a run that was resumed or rolled back continues as if it had not stopped. It
+    is not part of a tokenizer's weights. Within a window nothing is copied from the device, so that the host does not
     wait.
 
     A code is dead when no step of the last n used it; n is the number of steps in which a code of a uniformly

@@ -53,7 +53,7 @@ def run_training(
 ) -> TrainingResult:
     """Train for `config.num_steps` steps, from the checkpoint in `scratch` where there is one.
 
-    A damaged checkpoint is set aside; the run goes on from the one before it, or from the beginning, to the same end.
+    A damaged checkpoint is set aside; the run resumes from the one before it, or starts again, with the same result.
 
     Args:
         objective: the model and its losses; already on `device`.
@@ -254,7 +254,9 @@ class Trackers:
         )
         unknown = [name for name in wanted if name not in TRACKERS]
         if unknown:
-            raise SetupError("VQPIPE_TRACKERS names no tracker", found=", ".join(unknown), choices=TRACKERS)
+            raise SetupError(
+                "VQPIPE_TRACKERS names an unknown tracker", found=", ".join(unknown), choices=TRACKERS
+            )
         folder = scratch_root() / "trackers" / title.replace("/", "-")
         self._board: Any = None
         self._live: Any = None
