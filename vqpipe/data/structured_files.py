@@ -45,9 +45,10 @@ def rows(lines: Iterator[tuple[int, bytes]], delimiter: str, quotes: bool) -> It
     """
     ahead: deque[Line] = deque()
     texts = ((number, line.decode("utf-8", "surrogateescape")) for number, line in lines)
-    while first := _next(ahead, texts):
+    while first := ahead.popleft() if ahead else next(texts, None):
         number, text = first
-        cells = _quoted(text, ahead, texts, delimiter) if quotes and _opens(text, delimiter) else None
+        has_quotes = quotes and (text.startswith('"') or f'{delimiter}"' in text)
+        cells = _quoted(text, ahead, texts, delimiter) if has_quotes else None
         yield number, text.split(delimiter) if cells is None else cells
 
 
@@ -63,14 +64,6 @@ def cells_under_header(cells: list[str], header: list[str], last: int, delimiter
     if len(cells) <= width or width == 0:
         return cells
     return [*cells[:last], delimiter.join(cells[last:])] if last == width - 1 else None
-
-
-def _next(ahead: deque[Line], texts: Iterator[Line]) -> Line | None:
-    return ahead.popleft() if ahead else next(texts, None)
-
-
-def _opens(text: str, delimiter: str) -> bool:
-    return text.startswith('"') or f'{delimiter}"' in text
 
 
 def _quoted(text: str, ahead: deque[Line], texts: Iterator[Line], delimiter: str) -> list[str] | None:

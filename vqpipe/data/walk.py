@@ -425,15 +425,15 @@ def _link_target(member: tarfile.TarInfo) -> str:
     return "" if path.split("/")[0] == ".." else printable(path)
 
 
-def _member_fault(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Why a member must not be used, as (reason, detail)."""
+def _refused(member: tarfile.TarInfo) -> Bad | None:
+    """Why a member must not be used; None where it may be."""
+    name = printable(member.name)
     if not is_safe(member.name.replace("\\", "/")):
-        return "unsafe_path", "the name leads out of the tar"
+        return Bad(name, "unsafe_path", "the name leads out of the tar")
     if member.issym() or member.islnk():
-        return "tar_link", f"a link to {printable(member.linkname)}"
-    if not member.isfile():
-        return "tar_special", "neither a file nor a folder"
-    return None
+        detail = f"a link to {printable(member.linkname)}"
+        return BadLink(str(PurePosixPath(name)), "tar_link", detail, target=_link_target(member))
+    return None if member.isfile() else Bad(name, "tar_special", "neither a file nor a folder")
 
 
 def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member | Bad]:
@@ -455,16 +455,8 @@ def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member
                 _check_growth(path, packed, member, end)
                 if member.isdir():
                     continue
-                fault = _member_fault(member)
-                if fault is not None:
-                    name = printable(
-                        str(PurePosixPath(member.name)) if fault[0] == "tar_link" else member.name
-                    )
-                    yield (
-                        BadLink(name, *fault, target=_link_target(member))
-                        if fault[0] == "tar_link"
-                        else Bad(name, *fault)
-                    )
+                if refused := _refused(member):
+                    yield refused
                     continue
                 name = str(PurePosixPath(member.name))
                 data = None
