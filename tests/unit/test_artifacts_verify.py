@@ -144,12 +144,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "cut table": (
         lambda root: (root / "vocabulary/nouns.parquet").write_bytes(b"PAR1"),
-        "nouns.parquet: not as its manifest says.*found: 4 bytes.*expected: [0-9]+ bytes",
+        "nouns.parquet does not match its manifest.*found: 4 bytes.*expected: [0-9]+ bytes",
         r"dvc checkout \S+/vocabulary; or dvc repro -s -f vocabulary",
     ),
     "lost file": (
         lambda root: (root / "vocabulary/nouns.parquet").unlink(),
-        "nouns.parquet: not as its manifest says.*found: no file",
+        "nouns.parquet does not match its manifest.*found: no file",
         "dvc repro -s -f vocabulary",
     ),
     "file too many": (
@@ -209,7 +209,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "page": (
         lambda root: flip(root / "report/index.html"),
-        r"index\.html is not what its lineage is of",
+        r"index\.html does not match its lineage",
         "dvc repro -s -f report",
     ),
     "lost output": (

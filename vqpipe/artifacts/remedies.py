@@ -33,8 +33,7 @@ from vqpipe.params.names import NAMED, PER_TOKENIZER
 def all_specs() -> dict[str, Spec]:
     """The specs of all artifacts by name, sorted.
 
-    A spec is whatever `Spec` object a module of `vqpipe.artifacts.specs` holds. Two different specs of one
-    name are our own bug.
+    They are all the `Spec` objects in the modules of `vqpipe.artifacts.specs`.
     """
     found: dict[str, Spec] = {}
     for module in sorted(item.name for item in iter_modules(specs.__path__)):
@@ -62,7 +61,7 @@ def quoted(path: Path) -> str:
 
 
 def repair_folder(folder: Path) -> str:
-    """The command for a published folder, by what can be read of its manifest."""
+    """The command for a published folder, from what can be read of its manifest."""
     spec = None
     with suppress(ArtifactError, OSError):
         spec = all_specs().get(str(parse_object((folder / MANIFEST).read_bytes(), folder).get("spec")))
@@ -90,7 +89,7 @@ def repair_metrics(path: Path) -> str:
 
 
 def path_below(path: Path, folder: str) -> tuple[Path, Path] | None:
-    """What the folder of that name is in that a file lies under, and the file's path in the folder; or None."""
+    """For a file under a folder of that name: the parent of the folder, and the path of the file in it; or None."""
     for parent in path.parents:
         if parent.name == folder:
             return parent.parent, path.relative_to(parent)

@@ -1,7 +1,7 @@
 """Comparing everything under a path with its checksums: what is wrong, and the command that mends it.
 
 Checked are published folders, metrics and the curves and artifacts that their seal names, lineage and cost sidecars,
-and tables and tensors that carry a checksum of themselves. Files of other kinds carry none; they are counted.
+and tables and tensors that carry a checksum of themselves. Files of other kinds have none; they are counted.
 """
 
 from __future__ import annotations
@@ -281,12 +281,14 @@ def _entry(
 ) -> None:
     """A file of a folder against its line in the manifest."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: not as its manifest says", found="no file", expected="a file", run=run)
+        raise ArtifactError(
+            f"{path} does not match its manifest", found="no file", expected="a file", run=run
+        )
     _count(path, result)
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise ArtifactError(
-            f"{path}: not as its manifest says",
+            f"{path} does not match its manifest",
             found=f"{size} bytes",
             expected=f"{entry['bytes']} bytes",
             run=run,
@@ -296,7 +298,7 @@ def _entry(
 
 
 def _lineage(path: Path, result: Verified) -> None:
-    """A lineage sidecar, and whether its output is the one that lies there."""
+    """A lineage sidecar, and whether the output that is there is the one it describes."""
     output = path.with_name(path.name.removesuffix(LINEAGE))
     run = f"dvc checkout -f {quoted(path)}"
     _count(path, result)
@@ -311,7 +313,7 @@ def _lineage(path: Path, result: Verified) -> None:
     found, stated = tree_digest(output), str(content.get("output"))
     if found != stated:
         raise ArtifactError(
-            f"{output} is not what its lineage is of", found=f"SHA-256 {found[:16]}…",
+            f"{output} does not match its lineage", found=f"SHA-256 {found[:16]}…",
             expected=f"SHA-256 {stated[:16]}…", run=run,
         )  # fmt: skip
 
@@ -324,8 +326,7 @@ def _json(path: Path, result: Verified) -> None:
         return
     run = repair_metrics(path)
     _count(path, result)
-    beside = _beside(path, run)
-    for name, stated in beside.items():
+    for name, stated in _sealed_digests(path, run).items():
         with result.noting(path, run):
             if name == CURVES:
                 curves = counterpart(path, METRICS, CURVES, ".csv")
@@ -335,8 +336,8 @@ def _json(path: Path, result: Verified) -> None:
                 _measured(path, name, stated, run)
 
 
-def _beside(path: Path, run: str) -> dict[str, str]:
-    """What else the seal of a metrics file names: 16 digits of the digest of each, by name."""
+def _sealed_digests(path: Path, run: str) -> dict[str, str]:
+    """The digests of other files in the seal of a metrics file, 16 digits of each, by name."""
     return parse_sealed(path.read_bytes(), path, run)[1]
 
 
@@ -380,9 +381,9 @@ def _curves(path: Path, metrics: Path, result: Verified) -> None:
     _count(path, result)
     if not metrics.is_file():
         raise ArtifactError(f"{path}: the metrics of its stage are not there", found=f"no {metrics}", run=run)
-    stated = _beside(metrics, run).get(CURVES)
+    stated = _sealed_digests(metrics, run).get(CURVES)
     if stated is None:
-        raise ArtifactError(f"{path}: {metrics} does not name it, so nothing is known of it", run=run)
+        raise ArtifactError(f"{path}: {metrics} does not name it, so it cannot be compared", run=run)
     need_equal(path, file_digest(path)[: len(stated)], stated, run)
 
 

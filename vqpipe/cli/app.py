@@ -1,6 +1,6 @@
 """The `vqpipe` console script: one small command per tool, heavy imports inside each.
 
-Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (told in one message).
+Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (one message).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ app.add_typer(artifacts_app, name="artifacts")
 
 @app.callback(invoke_without_command=True)
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Tools around the vqpipe pipeline and its artifacts."""
     if version:
@@ -59,7 +59,7 @@ def preset(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the presets and leave.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the presets and exit.")] = False,
 ) -> None:
     """Print or write the params file of a preset.
 
@@ -131,7 +131,7 @@ def artifacts_verify(
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A metrics file or a git revision: the base.")],
-    b: Annotated[str, typer.Argument(help="A metrics file or a git revision: what is judged.")],
+    b: Annotated[str, typer.Argument(help="A metrics file or a git revision: the run to compare with it.")],
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -275,7 +275,7 @@ def evaluate(
     tokenizer: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
     clip: Annotated[
         Path | None,
-        typer.Option(help="The CLIP whose features judge; without it those metrics are left out."),
+        typer.Option(help="The CLIP whose features are compared; without it those metrics are left out."),
     ] = None,
 ) -> None:
     """Measure a tokenizer on one's own images and print the metrics as JSON.

@@ -74,7 +74,7 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
         folder: where the preset files are, by default inside the package.
 
     Raises:
-        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that run in a circle.
+        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that form a cycle.
     """
     where = folder or preset_folder()
     text, content = _read(name, where)
@@ -88,7 +88,7 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
         raise mistake
     has_base, stream = "base" in content, StringIO()
     if has_base:
-        merged.ca.comment = None  # the base's opening comment speaks of the base
+        merged.ca.comment = None  # the base's opening comment is about the base
     _yaml().dump(merged, stream)
     return (_opening(name, text, content) if has_base else "") + stream.getvalue()
 
@@ -145,7 +145,7 @@ def _without_aliases(node: Any, seen: set[int]) -> Any:
 
 def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:
     if name in chain:
-        raise ParamsError("the bases of presets run in a circle", found=" -> ".join([*chain, name]))
+        raise ParamsError("the bases of presets form a cycle", found=" -> ".join([*chain, name]))
     content = _read(name, folder)[1]
     base = content.get("base")
     replaced = content.get("replace", [])
@@ -277,7 +277,7 @@ def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) 
 
     Args:
         params: a whole params file as plain data.
-        names: sections of it; those that no stage reads are passed over.
+        names: sections of it; those that no stage reads are skipped.
         source: what the message calls the file.
     """
     try:
