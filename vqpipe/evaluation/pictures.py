@@ -86,7 +86,7 @@ def choose_examples(psnr: np.ndarray, floor_psnr: np.ndarray, count: int, seed: 
 
 def example_rows(
     images: Images,
-    remake: Callable[[np.ndarray], Tensor],
+    reconstruct: Callable[[np.ndarray], Tensor],
     columns: Mapping[str, Any],
     floor_psnr: np.ndarray,
     config: ExampleParams,
@@ -99,7 +99,9 @@ def example_rows(
     positions = np.unique([position for _, position in chosen])
     pictures = {
         int(position): (png_of(original), png_of(made))
-        for position, original, made in zip(positions, images.take(positions), remake(positions), strict=True)
+        for position, original, made in zip(
+            positions, images.take(positions), reconstruct(positions), strict=True
+        )
     }
     rows = []
     for kind, position in chosen:

@@ -372,10 +372,10 @@ def import_vqgan(checkpoint: Path, config: Path) -> Imported:
             values that are not finite.
     """
     foreign = read_config(config)
-    return adopt(read_checkpoint(checkpoint), foreign, str(checkpoint))
+    return convert(read_checkpoint(checkpoint), foreign, str(checkpoint))
 
 
-def adopt(state: Mapping[str, Tensor], config: VqganParams, where: str) -> Imported:
+def convert(state: Mapping[str, Tensor], config: VqganParams, where: str) -> Imported:
     """A tokenizer with the weights of a foreign state dict; errors as `import_vqgan`."""
     if any(key in state for key in GUMBEL):
         raise _gumbel(where, "quantize.proj, quantize.embed")

@@ -130,7 +130,7 @@ class FrozenInputs:
         found = self.values[torch.from_numpy(numbers if self.order is None else self.order[numbers])]
         return found if self.kind == "latents" else found.long()
 
-    def seen(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
+    def batch(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
         """What the head sees of some examples, on the tokenizer's device."""
         return self.quantized(self.rows(rows).to(self.tokenizer.device))
 

@@ -141,7 +141,7 @@ class MaskedWords(CaptionTask):
             batch = text_rows(model, text, rows)
             sources = {
                 "recall": model.code_transformer(quantized.z_q),
-                "other_image": model.code_transformer(foreign.seen(rows).z_q),
+                "other_image": model.code_transformer(foreign.batch(rows).z_q),
             }
             for count, mask in masks.items():
                 masked = mask[rows][:, : batch.tokens.shape[1]].to(batch.tokens.device)

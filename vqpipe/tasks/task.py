@@ -358,4 +358,4 @@ class Task(ABC):
         size = self.config.batch_size
         for at in track(range(0, len(inputs), size), f"measure {self.kind}"):
             rows = np.arange(at, min(at + size, len(inputs)))
-            yield rows, inputs.seen(rows)
+            yield rows, inputs.batch(rows)

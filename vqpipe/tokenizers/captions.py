@@ -328,13 +328,13 @@ class CaptionText:
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(np.unique(self.rows.ids[real])).long()
         """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        self._sided = _sided(self.rows.ids)
+        self._with_side = _names_side(self.rows.ids)
         self.metrics = CaptionMetrics(
             num_captions=len(rows),
             num_texts=len(numbers),
             num_cut=int(uses[self.rows.cut].sum()),
             num_without_words=int(uses[(self.rows.words < 0).all(axis=1)].sum()),
-            num_of_left_or_right=int(uses[self._sided].sum()),
+            num_of_left_or_right=int(uses[self._with_side].sum()),
             longest=int(self.rows.lengths.max(initial=0)),
             num_tokens=len(self.vocabulary),
         )
@@ -345,7 +345,7 @@ class CaptionText:
 
     def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens; `right` in any sense."""
-        return np.asarray(self._sided[self._row_of[numbers]])
+        return np.asarray(self._with_side[self._row_of[numbers]])
 
     def take(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
         """Captions on the CPU, padded to the longest of them.
@@ -365,7 +365,7 @@ class CaptionText:
         )
 
 
-def _sided(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
+def _names_side(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
     """The rows that contain one of `SIDES`, its pieces one after the other."""
     found = np.zeros(len(ids), dtype=bool)
     for word in SIDES:

@@ -303,11 +303,11 @@ class CodeWatch(nn.Module):
             terms[f"window_perplexity_{group}"] = perplexity
             if step >= (after := self.dead_after(group)):
                 terms[f"dead_share_{group}"] = int((last_used <= step - after).sum()) / count
-            self._judge(group, step, perplexity, min(count, seen))
+            self._check_collapse(group, step, perplexity, min(count, seen))
             window.zero_()
         return terms
 
-    def _judge(self, group: int, step: int, perplexity: float, reach: int) -> None:
+    def _check_collapse(self, group: int, step: int, perplexity: float, reach: int) -> None:
         """Warn once where a group looks collapsed for `PATIENCE` windows; the constants state the rule."""
         if step <= GRACE * self.num_steps or min(self.num_codes[group], reach) < SMALL:
             return
