@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,20 @@ def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Board)
     found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
     changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
     runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}
-    page = boards_page([(MAIN, Results(board, runs, {}))])
+    claims = replace(MAIN, protocols={board.protocol - 1: "with other heads"})
+    page = boards_page([(claims, Results(board, runs, {}))])
     assert "made by 2 versions of the code: c, other" in page
-    assert "to be run again: vq-1" in page
+    old = f"protocol {board.protocol - 1} (with other heads)"
+    assert f"Of {old}: vq-1. The board is now of protocol {board.protocol}." in page
+    assert f"\n\nvq-1 of {old}. Missing, since no run of it is here: `ema`, " in page
+
+
+def test_a_dash_has_a_reason(board: Board) -> None:
+    name = "task.retrieval.own.image_to_text.r1"
+    claims = replace(MAIN, tables=(BoardTable("T", "about", (("plain", "vq"),), metrics=(name, "ssim")),))
+    page = boards_page([(claims, results(board, {"vq": [20.0]}))])
+    assert "Dashes at `vq`: trained without alignment, so without own heads." in page
+    assert "Dashes at `vq`: not measured under the row's protocol." in page
 
 
 def test_a_board_without_rows_says_what_to_run(board: Board) -> None:

@@ -101,6 +101,8 @@ class BoardClaims:
     tables: tuple[BoardTable, ...] = Field(min_length=1)
     about: str = ""
     """What the board's numbers are, in Markdown, where the page's own words do not state it."""
+    protocols: dict[int, str] = Field(default_factory=dict)
+    """What each number of the protocol means, where it was raised: the page states it at the rows of an older one."""
 
 
 def read_claims(folder: Path) -> BoardClaims:
