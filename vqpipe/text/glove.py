@@ -55,11 +55,10 @@ class GloveVectors(Params):
 
 @dataclass(frozen=True)
 class Glove:
-    """What a file has: the vectors of the words that it has, its SHA-256, its lines and the damaged ones of them."""
+    """What a file has: the vectors of the words that it has, its SHA-256 and the number of its damaged lines."""
 
     vectors: dict[str, list[float]]
     sha256: str
-    num_lines: int
     num_damaged: int = 0
     member: str | None = None
     """The file of a zip that was read."""
@@ -125,7 +124,7 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
             found=f"{number:,} lines without them",
             expected=f"some of {len(needed):,} words such as {', '.join(sorted(words)[:5])}",
         )
-    return Glove(found, digest, number, damaged, source.member)
+    return Glove(found, digest, damaged, source.member)
 
 
 class _Source:

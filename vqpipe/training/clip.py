@@ -207,7 +207,7 @@ def make_clip(
     """Publish the CLIP that the pipeline uses and return the stage's metrics (None on ranks other than 0).
 
     Raises:
-        SetupError: pretrained weights that cannot be had.
+        SetupError: pretrained weights that cannot be fetched.
         DataError: no captions to fit to, or too few images for a batch.
     """
     if params.pretrained is None:
