@@ -79,7 +79,7 @@ def test_a_fitted_clip_has_its_spec_and_a_rerun_the_same_bytes(dataset: Path, tm
     assert all(float(row["main/loss"]) > 0 for row in rows)
 
 
-def test_a_fit_that_broke_off_goes_on_to_the_same_bytes(
+def test_a_fit_that_was_interrupted_resumes_to_the_same_bytes(
     dataset: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(dataset, tmp_path / "whole", FITTED).exit_code == 0

@@ -106,7 +106,7 @@ def test_every_kind_is_read_packed_and_in_utf16(tmp_path: Path) -> None:
                 assert found[0][0] in ("7", f"captions.txt.{packing}:1")
 
 
-def test_several_members_are_one_file_and_damage_is_told(tmp_path: Path) -> None:
+def test_several_members_are_one_file_and_damage_is_reported(tmp_path: Path) -> None:
     for packing, pack in PACK.items():
         path = tmp_path / f"c.{packing}"
         path.write_bytes(pack(b"a red boat\n") + pack(b"a blue boat\n"))

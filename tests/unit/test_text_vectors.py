@@ -90,7 +90,7 @@ def test_token_embeddings_are_averaged_without_start_end_and_padding() -> None:
     assert found.facts == {"clip_id": "fake:test:0", "vectors": {"kind": "clip_tokens"}, "dim": 2}
 
 
-def test_a_word_without_tokens_is_told() -> None:
+def test_a_word_without_tokens_is_reported() -> None:
     with pytest.raises(MismatchError, match="without a token"):
         made({"kind": "clip_tokens"}, Vocabulary(WORDS.pos, {"": 1}, {"bird": 1}), Encoder)
 
@@ -147,7 +147,7 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
         ("bird 1 2 3\n", "has no adjective of the vocabulary"),
     ],
 )
-def test_glove_mistakes_are_told_with_the_line(tmp_path: Path, text: str, told: str) -> None:
+def test_glove_mistakes_are_reported_with_the_line(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "glove.txt").write_text(text)
     with pytest.raises(DataError, match=told):
         made(glove(tmp_path / "glove.txt"))
