@@ -23,7 +23,7 @@ def main(
     params: Annotated[Path, typer.Option(help="The board's params file.")] = FILE,
     threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
 ) -> None:
-    """Train and measure one row, and solve the tasks that its board states; a run that was killed goes on from its last
+    """Train and measure one row, and solve the tasks that its board states; a run that was killed resumes from its last
     checkpoint.
 
     Example: python -m stages.row --row lc --seed 0 --codebook artifacts/codebook/patches

@@ -189,7 +189,7 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
     assert verdict.outcome == expected
     assert "vq+lg, 1 word, own heads 60.0 % [58.5, 61.5]" in verdict.evidence
     assert "vq+lg, 1 word, own heads, other image" in verdict.evidence
-    assert ("cannot be told apart" in verdict.evidence) == (expected == NOT_REPRODUCED)
+    assert ("cannot be distinguished" in verdict.evidence) == (expected == NOT_REPRODUCED)
     missing = judge(claim, results(board, {"vq+lg": {RECALL: 0.6}}))
     assert (missing.outcome, missing.evidence) == (NOT_RUN, "missing: vq+lg, 1 word, own heads, other image")
     with pytest.raises(ValueError, match="zip"):

@@ -100,8 +100,8 @@ def test_the_evidence_says_which_comparison_fails_and_how(board: Board) -> None:
     claim = Claim("c", ("vqct", "vq", "cvq", "gumbel"), "psnr", "above_all")
     evidence = judge(claim, results(board, rows)).evidence
     assert "vqct 21.00 [20.90, 21.10]" in evidence
-    assert "vqct and cvq are the other way round" in evidence
-    assert "vqct and gumbel cannot be told apart" in evidence
+    assert "vqct and cvq are in the opposite order" in evidence
+    assert "vqct and gumbel cannot be distinguished" in evidence
     assert "vqct and vq " not in evidence.split("; ", 1)[1]
 
 
@@ -118,7 +118,8 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
     assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
     assert (
-        "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
+        "cannot be distinguished"
+        in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
     )
 
 
@@ -161,9 +162,9 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     ("other", "expected", "evidence"),
     [
         ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
-        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
-        ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are the other way round"),
-        ([20.2], NOT_REPRODUCED, "cannot be told apart"),
+        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be distinguished"),
+        ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are in the opposite order"),
+        ([20.2], NOT_REPRODUCED, "cannot be distinguished"),
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
@@ -231,7 +232,7 @@ def _tables(page: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
 
 
-def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Board) -> None:
+def test_several_versions_of_the_code_and_an_old_protocol_are_stated(board: Board) -> None:
     found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
     changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
     runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}

@@ -226,12 +226,12 @@ def _objection(
     if above if up else below:
         return ""
     if below if up else above:
-        return f"{name} and {other_name} are the other way round"
+        return f"{name} and {other_name} are in the opposite order"
     high, low = (value, other) if up else (other, value)
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
-    return f"{name} and {other_name} cannot be told apart"
+    return f"{name} and {other_name} cannot be distinguished"
 
 
 HEADS = {"fresh": "fresh heads", "own": "own heads"}
