@@ -83,7 +83,7 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
 
 
 def _is_tracked(root: Path, path: str) -> bool:
-    """Whether git tracks a file or folder, as far as its place says: folders of artifacts are in no clone."""
+    """Whether git tracks a file or folder, judged by its path: a clone has no folders of artifacts."""
     return (root / path).is_file() or ((root / path).is_dir() and not path.startswith("artifacts"))
 
 

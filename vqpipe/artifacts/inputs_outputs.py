@@ -16,7 +16,7 @@ from vqpipe.runtime.preflight import need_place, need_short
 
 @dataclass(frozen=True)
 class FileKind:
-    """A file that is no artifact. `starts` are the first bytes of every such file; others are never overwritten."""
+    """A file that is not an artifact. `starts` are the first bytes of every such file; others are never overwritten."""
 
     name: str
     about: str

@@ -60,7 +60,7 @@ def read_intact(path: Path, run: str | None = None) -> bytes:
 
 
 def generation(folder: Path) -> tuple[int, ...] | None:
-    """What tells one version of a published folder from the next, with any content; None where there is none."""
+    """An identity of one version of a published folder, other than its content; None where there is none."""
     try:
         status = (folder / MANIFEST).stat()
     except OSError:

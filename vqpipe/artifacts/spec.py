@@ -85,7 +85,7 @@ def repair_command(path: Path, otherwise: str = "") -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a file that says what it is."""
+    """The part of a file that states what it is."""
 
     spec: str
     version: int

@@ -35,7 +35,7 @@ app = typer.Typer(
     help="Tools around the vqpipe pipeline and its artifacts.",
     **_STYLE,
 )
-artifacts_app = typer.Typer(help="Look at artifacts.", **_STYLE)
+artifacts_app = typer.Typer(help="Show and verify artifacts.", **_STYLE)
 app.add_typer(artifacts_app, name="artifacts")
 
 
@@ -54,7 +54,7 @@ def main(
 @app.command()
 def preset(
     name: Annotated[str | None, typer.Argument(help="The preset's name.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; standard output without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
     ] = None,
@@ -136,7 +136,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help="Exit 1 where the change B - A meets this, such as 'clip.accuracy<-5%', or 'clip.id!=' for any.",
+            help="Exit with code 1 if the change B - A meets this, such as 'clip.accuracy<-5%'; any change meets "
+            "'clip.id!='.",
         ),
     ] = None,
     path: Annotated[Path, typer.Option(help="The metrics file within a revision.")] = METRICS,
@@ -145,7 +146,10 @@ def compare(
     ] = False,
     allow_different: Annotated[
         bool,
-        typer.Option("--allow-different", help="Only warn of runs that differ in their images or protocol."),
+        typer.Option(
+            "--allow-different",
+            help="Warn instead of refusing when the runs differ in their images or protocol.",
+        ),
     ] = False,
 ) -> None:
     """Print how metrics changed from A to B; exit 1 where a gate is breached.
@@ -278,7 +282,7 @@ def evaluate(
         typer.Option(help="The CLIP whose features are compared; without it those metrics are left out."),
     ] = None,
 ) -> None:
-    """Measure a tokenizer on one's own images and print the metrics as JSON.
+    """Measure a tokenizer on your own images and print the metrics as JSON.
 
     Example: vqpipe evaluate photos --tokenizer artifacts/tokenizer/lc --clip artifacts/clip
     """

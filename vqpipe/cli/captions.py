@@ -109,7 +109,7 @@ def _begins(file: Path, magic: bytes) -> bool:
 
 
 def _first_values(file: Path) -> list[Any]:
-    """The JSON values of the first lines; None for what is no value."""
+    """The JSON values of the first lines; None for a line that is not JSON."""
     values = []
     for _, line in islice(lines(file, json=True), NUM_LOOKED_AT):
         try:

@@ -42,7 +42,7 @@ def side_by_side(
 
     Raises:
         ParamsError: there is no backend of that name.
-        SetupError: a backend that is named cannot be used here. Of those not named, the text says so instead.
+        SetupError: a backend that is named cannot be used here. For a backend by default, the text states it instead.
     """
     found: dict[str, Analysis] = {}
     absent: dict[str, SetupError] = {}
@@ -88,7 +88,7 @@ def _table(found: Mapping[str, Counter[Pair]]) -> list[str]:
 
 
 def _why(name: str, error: SetupError) -> str:
-    """One line from an error: what is wrong, and the command against it."""
+    """One line from an error: what is wrong, and the command that solves it."""
     problem, *details = [line.strip() for line in str(error).splitlines()]
     run = next((line.removeprefix("run:").strip() for line in details if line.startswith("run:")), "")
     return f"{name} is not available: {problem}" + (f"; run: {run}" if run else "")

@@ -194,7 +194,7 @@ def _assign(params: CommentedMap, override: str, preset: str) -> str:
 
 
 def _value(text: str, types: set[str], path: str) -> Any:
-    """What the text of an override says, for a field of these JSON types."""
+    """The value of an override, for a field of these JSON types."""
     if "string" in types and types <= {"string", "null"}:
         if "null" in types and text in ("null", "~"):
             return None

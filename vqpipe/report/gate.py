@@ -328,7 +328,7 @@ def check_alike(
         a, b: flat metrics.
         sides: what A and B are, for the message.
         allow: whether differences are a warning.
-        run: the command that compares them all the same, for the message.
+        run: the command that compares them anyway, for the message.
 
     Returns:
         The warning, or None where there is nothing to warn of. Metrics without a record on either side are one.
@@ -347,7 +347,7 @@ def check_alike(
         return "\n".join(problem)
     raise MismatchError(
         problem,
-        expected="the same images and the same protocol on both sides; measure one side again, or compare all the same",
+        expected="the same images and the same protocol on both sides; measure one side again, or compare them anyway",
         run=run,
     )
 

@@ -123,7 +123,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`name A (here B)` for each value that differs, by dotted name; nothing where the other run says nothing."""
+    """`name A (here B)` for each value that differs, by dotted name; nothing where the other run has no value."""
     found: list[str] = []
     for name in theirs:
         one, two = theirs[name], ours.get(name)
