@@ -272,6 +272,7 @@ def sampling(tiny: bool) -> Iterator[Row]:
 def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
     from vqpipe.cli.presets import load_preset
     from vqpipe.params.base import merged, validate
+    from vqpipe.priors import PRIORS
     from vqpipe.priors.contract import Condition, ImageSpace
     from vqpipe.priors.gpt import GPT, GPTParams
 
@@ -286,9 +287,8 @@ def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
         "condition": "class", "label_drop": 0.1, "model": shape,
         "sampling": {"guidance": 2.0 if guided else 1.0, "top_k": min(2000, codes) if guided else None, "top_p": 1.0},
     }  # fmt: skip
-    config = validate(
-        merged(merged(section["common"], section["pairs"]["vq-gpt"]), changes), "prior", GPTParams
-    )
+    entry = PRIORS.entry("prior.pairs", section["common"], section["pairs"]["vq-gpt"])
+    config = validate(merged(entry, changes), "prior", GPTParams)
     torch.manual_seed(0)
     model = GPT(config, ImageSpace((codes,), grid, tuple(map(str, range(1000))))).to(DEVICE).eval()
     labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
