@@ -19,6 +19,8 @@ from stages.cli import stage_app
 from vqpipe.cli.app import _Group
 from vqpipe.runtime.signals import run_child, stop_on_signals
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 START = """
