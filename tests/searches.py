@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from unittest import mock
 
 import torch
@@ -44,51 +45,78 @@ KINDS = {
 }
 
 
+def counts(z: Tensor, codes: Tensor) -> list[int]:
+    """Rows of a fused search in which float64 compared codes, and parts that were searched again in float64."""
+    from vqpipe.codebooks.fused import FusedCodes
+
+    fused = FusedCodes(codes, False, search._SLACK, search._TINY)
+    found = fused.nearest(z, 1 << 26)
+    assert torch.equal(found.index, naive(z, codes, "euclidean"))
+    return found.counts.tolist()
+
+
+def launched() -> list[str]:
+    """The kernels that a search in two slabs of rows launches, in order."""
+    from vqpipe.codebooks import fused
+
+    names: list[str] = []
+    kernels = ("_insert", "_pack", "_three_least", "_choose")
+    with ExitStack() as stack:
+        for name in kernels:
+            kernel = mock.MagicMock()
+            kernel.__getitem__.return_value = lambda *_, n=name, **__: names.append(n)
+            stack.enter_context(mock.patch.object(fused, name, kernel))
+        fused.FusedCodes(torch.randn(50, 8), False, 24, 0.0).nearest(torch.randn(6, 8), 3 * fused.ONCE)
+    return names
+
+
 def main() -> None:
     """Compare the fused search with the naive form, interpreted: in a process of its own, since Triton reads
     `TRITON_INTERPRET` when a kernel is defined.
 
-    Prints one JSON object: how many searches were compared, which differ, and what share of ordinary rows and of rows
-    with doubled codes the kernel settled.
+    Prints one JSON object: how many searches were compared, which differ, the counts of float64 decisions for
+    several kinds of data, the answers for rows that are not finite, and the kernels of a search.
     """
     compared, different = 0, []
-    taken: list[int] = []
-    tiled = search._Search._run_tiled
-
-    def counted(self: search._Search) -> Tensor:
-        taken.append(len(self.z))
-        return tiled(self)
-
-    def settled(z: Tensor, codes: Tensor) -> float:
-        taken.clear()
-        search.nearest(z, codes)
-        return 1 - sum(taken) / len(z)
-
     g = torch.Generator().manual_seed(0)
-    with (
-        mock.patch.object(search, "fusible", return_value=True),
-        mock.patch.object(search._Search, "_run_tiled", counted),
-    ):
+    with mock.patch.object(search, "fusible", return_value=True):
         cases = [
             (torch.randn(n, d, generator=g), torch.randn(k, d, generator=g), f"{n} rows, {k} codes of {d}")
-            for n, k, d in ((1, 1, 1), (70, 130, 3), (65, 1025, 32), (20, 700, 130))
+            for n, k, d in ((1, 1, 1), (70, 130, 3), (300, 1025, 21), (65, 1025, 32), (20, 700, 130))
         ]
-        for left, right in [(kind, kind) for kind in sorted(KINDS)] + [("normal", "far"), ("zero", "grid")]:
+        for left, right in [(kind, kind) for kind in sorted(KINDS)] + [
+            ("normal", "far"), ("zero", "grid"), ("huge", "tiny"), ("tiny", "huge"),
+        ]:  # fmt: skip
             codes = KINDS[right](g, 90, 9)
             codes = torch.cat([codes, codes])[torch.randperm(180, generator=g)]
             cases.append((KINDS[left](g, 40, 9), codes, f"{left} rows, {right} codes twice"))
+        near = torch.randn(400, 40, generator=g)
+        near = torch.cat([near * (1 + k * 1e-7) for k in range(4)])
+        cases.append((near[::20] + torch.randn(80, 40, generator=g), near, "codes that are nearly equal"))
+        cases.append((torch.randn(40, 9, generator=g).T[:, ::2].T, torch.randn(70, 9, generator=g), "strides"))
         bad = torch.randn(6, 4, generator=g)
         bad[2, 1], bad[4, 0] = torch.nan, torch.inf
         for z, codes, what in cases:
             for metric in ("euclidean", "cosine"):
-                for tile in (None, 700):
+                for tile in (None, 8000):
                     compared += 1
                     if not torch.equal(search.nearest(z, codes, metric, tile), naive(z, codes, metric)):  # type: ignore[arg-type]
                         different.append(f"{metric}, tile {tile}: {what}")
-        ordinary = torch.randn(200, 8, generator=g), torch.randn(500, 8, generator=g)
-        shares = settled(*ordinary), settled(ordinary[0], ordinary[1].repeat(2, 1))
+        z, codes = torch.randn(200, 8, generator=g), torch.randn(500, 8, generator=g)
+        halves = torch.cat([torch.zeros(1, 8), torch.ones(1, 8), 9 + codes])
+        decided = {
+            "ordinary": counts(z, codes),
+            "deep": counts(torch.randn(200, 300, generator=g), torch.randn(500, 300, generator=g)),
+            "codes twice": counts(z, codes.repeat(2, 1)),
+            "equal codes": counts(z, codes[:1].repeat(3000, 1)),
+            "equal rows": counts(z[:1].repeat(200, 1), codes),
+            "one code": counts(z, codes[:1]),
+            "rows between two codes": counts(torch.full((200, 8), 0.5), halves),
+            "rows between eight codes": counts(torch.zeros(40, 8), torch.eye(8)),
+        }
         lost = search.nearest(bad, torch.randn(50, 4, generator=g))[[2, 4]].tolist()
-    print(json.dumps({"compared": compared, "different": different, "settled": shares, "not_finite": lost}))
+    content = {"compared": compared, "different": different, "counts": decided, "not_finite": lost}
+    print(json.dumps({**content, "launched": launched()}))
 
 
 if __name__ == "__main__":
