@@ -93,12 +93,14 @@ def main() -> None:
         near = torch.randn(400, 40, generator=g)
         near = torch.cat([near * (1 + k * 1e-7) for k in range(4)])
         cases.append((near[::20] + torch.randn(80, 40, generator=g), near, "codes that are nearly equal"))
-        cases.append((torch.randn(40, 9, generator=g).T[:, ::2].T, torch.randn(70, 9, generator=g), "strides"))
+        cases.append(
+            (torch.randn(40, 9, generator=g).T[:, ::2].T, torch.randn(70, 9, generator=g), "strides")
+        )
         bad = torch.randn(6, 4, generator=g)
         bad[2, 1], bad[4, 0] = torch.nan, torch.inf
         for z, codes, what in cases:
             for metric in ("euclidean", "cosine"):
-                for tile in (None, 8000):
+                for tile in (None, 8000) if len(z) > 62 else (None,):  # else it is one slab
                     compared += 1
                     if not torch.equal(search.nearest(z, codes, metric, tile), naive(z, codes, metric)):  # type: ignore[arg-type]
                         different.append(f"{metric}, tile {tile}: {what}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.searches import KINDS, naive, naive_topk
 from tests.storage import LargestOutput
-from vqpipe.codebooks.search import Metric, nearest, nearest_topk
+from vqpipe.codebooks.search import Metric, nearest, nearest_topk, searcher
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,7 +135,7 @@ def test_the_fused_search_equals_the_naive_form() -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["compared"] == 72
+    assert found["compared"] == 44
     assert found["different"] == []
     assert found["not_finite"] == [0, 0]
     # Rows that float64 decides, and parts of the codes that it searches: by rows, not by what is equal.
@@ -148,5 +148,46 @@ def test_the_fused_search_equals_the_naive_form() -> None:
     assert counts["equal rows"] in ([0, 0], [200, 0])  # all are as near to a tie as one of them is
     assert counts["rows between two codes"] == [200, 0]
     assert counts["rows between eight codes"] == [40, 40]
-    # Codes are prepared once, and a slab of rows takes three kernels whatever the number of codes.
+    # Codes are prepared once, and a slab of rows takes three kernels for any number of codes.
     assert found["launched"] == ["_insert", "_pack", *["_pack", "_three_least", "_choose"] * 2]
+
+
+def _parts(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """float32 values as three bfloat16 parts, in float64."""
+    high = x.bfloat16().float()
+    middle = (x - high).bfloat16().float()
+    low = (x - high - middle).bfloat16().float()
+    return high.double(), middle.double(), low.double()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch brings Triton on Linux alone")
+def test_what_bfloat16_parts_leave_out_is_within_the_bound() -> None:
+    from vqpipe.codebooks.fused import LEFT_OUT
+
+    draw = torch.Generator().manual_seed(0)
+    # Significands of all kinds, among them those whose high part rounds by nearly 2^-8.
+    q = 1 + torch.rand(1 << 20, generator=draw)
+    q[: 1 << 19] = 1 + 2.0**-8 * (1 - torch.rand(1 << 19, generator=draw) * 2.0**-8)
+    k = q[torch.randperm(len(q), generator=draw)]
+    k[: 1 << 18] = q[: 1 << 18]
+    (qh, qm, ql), (kh, km, kl) = _parts(q), _parts(k)
+    assert torch.equal(qh + qm + ql, q.double())
+    exact = q.double() * k.double()
+    three = qm * kh + qh * km + qh * kh
+    left_out = {3: three, 6: three + ql * kh + qh * kl + qm * km}
+    for sections, found in left_out.items():
+        worst = float(((exact - found).abs() / exact).max()) * 2**24
+        assert worst <= LEFT_OUT[sections]
+        assert worst >= LEFT_OUT[sections] / 8  # the bound is about this error
+
+
+def test_a_searcher_prepared_once_gives_the_same_answers() -> None:
+    torch.manual_seed(0)
+    codes = torch.randn(300, 5)
+    for metric in ("euclidean", "cosine"):
+        search = searcher(codes, metric)  # type: ignore[arg-type]
+        for rows in (1, 70):
+            z = torch.randn(rows, 5)
+            assert torch.equal(search(z), naive(z, codes, metric))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cannot search"):
+        search(torch.zeros(2, 3))

@@ -15,13 +15,15 @@ They give the answers of `vqpipe.codebooks.search`, in three steps:
 Bound. Let B = sum_j |q_j k_j| <= |q| |k| and u = 2^-24. A bfloat16 rounds to 8 bits: |x - h| <= 2^-8 |x| and
 |x - h - m| <= 2^-16 |x|; with l nothing is left of 24 bits. So 3 sections leave out qm.km, and the rest of q or k
 times the other: at most 2^-16 (3 + 2^-6) B < 3.1 * 2^-16 B = `LEFT_OUT[3]` u B. Six leave out m.l, l.m and l.l: at
-most 2^-23 (1 + 2^-8) B < `LEFT_OUT[6]` u B. Products of bfloat16 are exact in float32. Tensor cores add b of them and the
-accumulator at once, aligned to the largest of them and truncated, by less than 2^-23 of the largest for each term and
-the result (b + 2 in all, b >= 4; Fasi et al. 2021, PeerJ Computer Science 7:e330; Khattak and Mikaitis 2025,
-arXiv 2512.07004, report finer alignment for Ampere and later). Where d + 16 columns bound those of the last section,
-whose blocks of at most 16 may begin in the one before, that is at most (d + 16) * 1.5 * 2^-23 B. The sections before
-it come first and are 2^-7 as large, partial sums included: less than a fiftieth of that for all together.
-In all `SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the height and its addition: `SLACK` of search.
+most 2^-23 (1 + 2^-8) B < `LEFT_OUT[6]` u B.
+
+Products of bfloat16 are exact in float32. Tensor cores add b of them and the accumulator at once, aligned to the
+largest and truncated: an error below 2^-23 of the largest for each of the b + 1 terms and the result, b >= 4 (Fasi et
+al. 2021, PeerJ Computer Science 7:e330; Khattak and Mikaitis 2025, arXiv 2512.07004, model later cards, which align
+more finely). The last section, q_h.k_h, lies in at most d + 16 columns of such blocks, so that its sum is off by at most
+(d + 16) * 1.5 * 2^-23 B. The sections before it are summed first and are at most 2^-7 B together with their partial sums:
+less than a fiftieth of that for all of them. In all `SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the
+height and its addition are in `slack`. Where products underflow, `tiny` covers them.
 
 With `TRITON_INTERPRET=1` the kernels run on a CPU, slowly, which is how they are tested there; parts are then bfloat16
 values in float32, since the interpreter has no bfloat16 product.
@@ -56,6 +58,10 @@ MOST_PARTS, FEWEST_PARTS = 32, 8
 """Parts of the codes per row: what is searched again in float64 is a part; each row and part takes 20 bytes."""
 
 
+LARGE = (9, 10)
+"""Compute capabilities (their first number) with 227 KB of shared memory per program: Hopper, and Blackwell's servers."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """How the scores are tiled."""
@@ -68,16 +74,16 @@ class Shape:
     stages: int
 
 
-def shape_for(width: int, shared: int) -> Shape:
-    """The tiling for operands of `width` columns on a device with so many bytes of shared memory per program.
+def shape_for(width: int, large: bool) -> Shape:
+    """The tiling for operands of `width` columns; `large` on devices with 227 KB of shared memory per program.
 
     Deep products take the largest tile whose accumulators fit the registers (128 of 255 per thread) and whose three
-    stages of operands fit shared memory (147 KB of an H100's 227). Shallow ones spend their time on minima, and take a
+    stages of operands fit shared memory (147 KB). Shallow ones spend their time on minima, and take a
     tile of which two or three programs share a processor: one's products overlap the other's minima.
     """
     if width <= ONCE:
         return Shape(64, 128, width, 4, 3 if width <= 64 else 2)
-    return Shape(128, 256, 64, 8, 3) if shared >= 200 << 10 else Shape(128, 128, 32, 8, 3)
+    return Shape(128, 256, 64, 8, 3) if large else Shape(128, 128, 32, 8, 3)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,9 @@ def _pack(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or in
         square += tl.sum(moved * moved, 1)
         if compare:
             first = earlier[:, None].to(tl.int64) * row_stride
-            others = tl.load(x + first + dims[None, :] * column_stride, mask=inside & twin[:, None], other=0.0)
+            others = tl.load(
+                x + first + dims[None, :] * column_stride, mask=inside & twin[:, None], other=0.0
+            )
             twin = twin & (tl.sum(((values != others) & inside).to(tl.int32), 1) == 0)
     finite = square < _LARGE
     usable = finite
@@ -269,7 +277,9 @@ def _three_least(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
         scores = tl.where(columns[None, :] == at2[:, None], float("inf"), scores)
         least3 = tl.min(scores, 1)
         # Merge two sorted triples; the third least of both is a least of maxima.
-        low3 = tl.minimum(tl.minimum(low3, least3), tl.minimum(tl.maximum(low2, least1), tl.maximum(low1, least2)))
+        low3 = tl.minimum(
+            tl.minimum(low3, least3), tl.minimum(tl.maximum(low2, least1), tl.maximum(low1, least2))
+        )
         ahead = least1 < low1
         rival = tl.where(ahead, low1, low2)
         rival_place = tl.where(ahead, place1, place2)
@@ -365,12 +375,16 @@ def _choose(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or 
     norm = tl.load(norms + rows, mask=there, other=float("nan")).to(tl.float64)
     key_norm = tl.load(extremes + 1).to(tl.float32, bitcast=True).to(tl.float64)
     key_height = tl.load(extremes + 2).to(tl.float32, bitcast=True).to(tl.float64)
-    error = norm * key_norm * product + key_height * height + (norm * norm + key_norm * key_norm) * square + tiny
+    error = (
+        norm * key_norm * product + key_height * height + (norm * norm + key_norm * key_norm) * square + tiny
+    )
     best, in_part = tl.min(low1, 0, return_indices=True)
     limit = best.to(tl.float64) + 2 * error
     limit = tl.where(limit == limit, limit, float("inf"))
     found = tl.load(place + in_part * num_rows + rows, mask=there, other=0)
-    near = (low1.to(tl.float64) <= limit[None, :]).to(tl.int32) + (low2.to(tl.float64) <= limit[None, :]).to(tl.int32)
+    near = (low1.to(tl.float64) <= limit[None, :]).to(tl.int32) + (low2.to(tl.float64) <= limit[None, :]).to(
+        tl.int32
+    )
     near = tl.sum(tl.where(inside, near + (low3.to(tl.float64) <= limit[None, :]).to(tl.int32), 0), 0)
     number = norm == norm
     found = tl.where(number, found, 0)
@@ -390,12 +404,36 @@ def _choose(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or 
             if tl.max(one.to(tl.int32)) > 0:
                 picked = tl.load(place + at, mask=one, other=0)
                 least, found = _pairs(
-                    z, codes, rows, picked, one, dim, row_stride, column_stride, least, found, COSINE, ROWS, DIM
+                    z,
+                    codes,
+                    rows,
+                    picked,
+                    one,
+                    dim,
+                    row_stride,
+                    column_stride,
+                    least,
+                    found,
+                    COSINE,
+                    ROWS,
+                    DIM,
                 )
             if tl.max(two.to(tl.int32)) > 0:
                 picked = tl.load(place + layer + at, mask=two, other=0)
                 least, found = _pairs(
-                    z, codes, rows, picked, two, dim, row_stride, column_stride, least, found, COSINE, ROWS, DIM
+                    z,
+                    codes,
+                    rows,
+                    picked,
+                    two,
+                    dim,
+                    row_stride,
+                    column_stride,
+                    least,
+                    found,
+                    COSINE,
+                    ROWS,
+                    DIM,
                 )
             if tl.max(many.to(tl.int32)) > 0:
                 again += many.to(tl.int32)
@@ -429,10 +467,8 @@ class FusedCodes:
         width = self.sections * dim
         self.width = max(16, triton.next_power_of_2(width)) if width <= ONCE else -(-width // 64) * 64
         self.operand = torch.bfloat16 if device.type == "cuda" else torch.float32
-        shared = 0
-        if device.type == "cuda":
-            shared = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-        self.shape = shape_for(self.width, shared)
+        large = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in LARGE
+        self.shape = shape_for(self.width, large)
         unit, unit64 = 2.0**-24, 2.0**-53
         self.bound = (
             (SUMMED * (dim + 16) + LEFT_OUT[self.sections] + slack) * unit, slack * unit, (dim + slack) * unit64, tiny,

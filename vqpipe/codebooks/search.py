@@ -94,7 +94,12 @@ def searcher(
     """
     if fusible(codes):
         return _fused_searcher(codes.detach().float(), metric, tile or _TILE)
-    return lambda z: _search(z, codes, 1, metric, tile).squeeze(1)
+
+    def search(z: Tensor) -> Tensor:
+        _check(z, codes)
+        return _search(z, codes, 1, metric, tile).squeeze(1)
+
+    return search
 
 
 def _fused_searcher(codes: Tensor, metric: Metric, tile: int) -> Callable[[Tensor], Tensor]:
