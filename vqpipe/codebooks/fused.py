@@ -18,12 +18,13 @@ times the other: at most 2^-16 (3 + 2^-6) B < 3.1 * 2^-16 B = `LEFT_OUT[3]` u B.
 most 2^-23 (1 + 2^-8) B < `LEFT_OUT[6]` u B.
 
 Products of bfloat16 are exact in float32. Tensor cores add b of them and the accumulator at once, aligned to the
-largest and truncated: an error below 2^-23 of the largest for each of the b + 1 terms and the result, b >= 4 (Fasi et
+largest and truncated: an error below 2^-23 of the largest for each term and for the result, b from 4 to 16 (Fasi et
 al. 2021, PeerJ Computer Science 7:e330; Khattak and Mikaitis 2025, arXiv 2512.07004, model later cards, which align
-more finely). The last section, q_h.k_h, lies in at most d + 16 columns of such blocks, so that its sum is off by at most
-(d + 16) * 1.5 * 2^-23 B. The sections before it are summed first and are at most 2^-7 B together with their partial sums:
-less than a fiftieth of that for all of them. In all `SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the
-height and its addition are in `slack`. Where products underflow, `tiny` covers them.
+more finely). The last section, qh.kh, comes with at most b - 1 products of the section before in its first block and
+gives at most (d + 2 b) / b results: 1.5 (d + 16) such errors, each below 1.016 * 2^-23 B. The sections before it are
+summed first; with their partial sums they are below 2^-7 * 1.01 B, which adds a fiftieth at most. In all
+`SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the height and its addition are in `slack`; where
+products underflow, `tiny` covers them.
 
 With `TRITON_INTERPRET=1` the kernels run on a CPU, slowly, which is how they are tested there; parts are then bfloat16
 values in float32, since the interpreter has no bfloat16 product.
@@ -59,7 +60,7 @@ MOST_PARTS, FEWEST_PARTS = 32, 8
 
 
 LARGE = (9, 10)
-"""Compute capabilities (their first number) with 227 KB of shared memory per program: Hopper, and Blackwell's servers."""
+"""First numbers of compute capabilities with 227 KB of shared memory per program."""
 
 
 @dataclass(frozen=True)
