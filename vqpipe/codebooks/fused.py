@@ -9,8 +9,8 @@ They give the answers of `vqpipe.codebooks.search`, in three steps:
 2. *Three least.* Per row and part of the codes the three least scores |k|^2 / 2 + q.k, two of them with their
    codes, on tensor cores.
 3. *Choose.* Codes whose score is further than twice the bound above the row's least cannot win. Where one code is left
-   the row is settled; of a part with two the float64 definition decides; only a part with three or more is searched
-   again as a whole, in float64.
+   the row is settled. Else the float64 definition decides, among the codes that are left in parts with one or two, and
+   among all codes of a part with three or more.
 
 Bound. Let B = sum_j |q_j k_j| <= |q| |k| and u = 2^-24. A bfloat16 rounds to 8 bits: |x - h| <= 2^-8 |x| and
 |x - h - m| <= 2^-16 |x|; with l nothing is left of 24 bits. So 3 sections leave out qm.km, and the rest of q or k
@@ -18,13 +18,20 @@ times the other: at most 2^-16 (3 + 2^-6) B < 3.1 * 2^-16 B = `LEFT_OUT[3]` u B.
 most 2^-23 (1 + 2^-8) B < `LEFT_OUT[6]` u B.
 
 Products of bfloat16 are exact in float32. Tensor cores add b of them and the accumulator at once, aligned to the
-largest and truncated: an error below 2^-23 of the largest for each term and for the result, b from 4 to 16 (Fasi et
+largest and truncated: an error below 2^-23 of the largest for each of them and for the result, b from 4 to 16 (Fasi et
 al. 2021, PeerJ Computer Science 7:e330; Khattak and Mikaitis 2025, arXiv 2512.07004, model later cards, which align
-more finely). The last section, qh.kh, comes with at most b - 1 products of the section before in its first block and
-gives at most (d + 2 b) / b results: 1.5 (d + 16) such errors, each below 1.016 * 2^-23 B. The sections before it are
-summed first; with their partial sums they are below 2^-7 * 1.01 B, which adds a fiftieth at most. In all
-`SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the height and its addition are in `slack`; where
-products underflow, `tiny` covers them.
+more finely). A section may begin in a block of the one before. So the last, qh.kh, adds at most d + b - 1 products, and
+an accumulator and a result for each of (d + 2 b) / b blocks: d (1 + 2 / b) + b + 3 <= 1.5 (d + 16) such errors, each
+below 1.016 * 2^-23 B. The sections before it are summed first; with their partial sums they are below 2^-7 * 1.01 B,
+which adds a fiftieth at most. In all `SUMMED` (d + 16) u B with `SUMMED` = 3.1. Scaling, shifting, the height and its
+addition are in `slack`. The rounding of the definition itself, (d + slack) 2^-53 (|q|^2 + |k|^2), is added. Where a
+part or a product underflows, the error is at most 2^-126 times the other factor: `tiny` covers it for norms up to 1,
+the rounding of the definition for longer ones.
+
+Extremes. Codes are scaled to a largest value between 1 and 2. A row of a norm above 2^99 is then so far away that
+float64 gives all codes the same cost: each difference of a value above 2^56 is that value, and all others are lost in
+the sum. Its answer is 0, as for a row that is not finite, and all other scores are finite. A code that is not finite is
+never found.
 
 With `TRITON_INTERPRET=1` the kernels run on a CPU, slowly, which is how they are tested there; parts are then bfloat16
 values in float32, since the interpreter has no bfloat16 product.
@@ -49,10 +56,11 @@ SUMMED = 3.1
 """Rounding of a sum on tensor cores, in units of 2^-24 |q| |k| for each column of the last section."""
 ONCE = 128
 """Operands of at most so many columns are one tile wide: a program loads its rows once."""
-_LIMIT = tl.constexpr(1e60)
-"""Squared norms up to which scores cannot overflow float32."""
+_LIMIT = tl.constexpr(2.0**198)
+"""Squared norms of vectors that take part; no score of theirs overflows float32. Above it float64 cannot tell codes
+apart."""
 _LARGE = tl.constexpr(1e300)
-"""Squared norms of vectors that are finite."""
+"""Squared norms of vectors that are finite, which is all that cosine needs."""
 PROGRAMS = 528
 """Programs that fill a device: four for each of an H100's processors."""
 MOST_PARTS, FEWEST_PARTS = 32, 8
@@ -139,15 +147,15 @@ def _moved(x, mean, dims, inside_dim, scale, COSINE: tl.constexpr):  # type: ign
     return wide
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _pack(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or interpreted in a child process
     x, mean, extremes, table, slots, out, lengths, num_rows, dim, width, row_stride, column_stride,
     KEYS: tl.constexpr, SECTIONS: tl.constexpr, COSINE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """Operands of codes (`KEYS`) or rows, and the codes' heights or the rows' norms.
 
-    A row's norm is NaN where it is not finite, infinite where its scores could overflow; its operands are 0 then. The
-    height of a code that is not finite or equals an earlier one is infinite.
+    The norm of a row that takes no part is NaN, and its operands are 0. The height of a code that takes no part, or
+    equals an earlier one, is infinite.
     """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = rows < num_rows
@@ -174,9 +182,9 @@ def _pack(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or in
                 x + first + dims[None, :] * column_stride, mask=inside & twin[:, None], other=0.0
             )
             twin = twin & (tl.sum(((values != others) & inside).to(tl.int32), 1) == 0)
-    finite = square < _LARGE
-    usable = finite
-    if not COSINE:
+    if COSINE:
+        usable = square < _LARGE
+    else:
         usable = square < _LIMIT
     norm = tl.sqrt(square)
     length = tl.full((ROWS,), 1.0, tl.float64)
@@ -222,22 +230,20 @@ def _pack(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or in
         inside = there[:, None] & (rest < width)[None, :]
         tl.store(out + rows[:, None].to(tl.int64) * width + rest[None, :], blank, mask=inside)
     if KEYS:
-        taken = there & finite & (twin == 0)
+        taken = there & usable & (twin == 0)
         height = square * 0.5
         if COSINE:
             height = tl.zeros((ROWS,), tl.float64)
-        tl.store(lengths + rows, tl.where(taken & usable, height, float("inf")).to(tl.float32), mask=there)
-        # A finite code that is too long to take part makes the bound infinite.
-        norm = tl.where(taken, tl.where(usable, norm, float("inf")), 0.0).to(tl.float32)
-        height = tl.where(taken & usable, height, 0.0).to(tl.float32)
+        tl.store(lengths + rows, tl.where(taken, height, float("inf")).to(tl.float32), mask=there)
+        norm = tl.where(taken, norm, 0.0).to(tl.float32)
+        height = tl.where(taken, height, 0.0).to(tl.float32)
         tl.atomic_max(extremes + 1, tl.max(norm.to(tl.int32, bitcast=True)))
         tl.atomic_max(extremes + 2, tl.max(height.to(tl.int32, bitcast=True)))
     else:
-        norm = tl.where(finite, tl.where(usable, norm, float("inf")), float("nan"))
-        tl.store(lengths + rows, norm.to(tl.float32), mask=there)
+        tl.store(lengths + rows, tl.where(usable, norm, float("nan")).to(tl.float32), mask=there)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows", "share", "parts"])  # type: ignore[untyped-decorator]
 def _three_least(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or interpreted in a child process
     queries, keys, heights, low, place, num_rows, num_codes, width, share, parts,
     ROWS: tl.constexpr, CODES: tl.constexpr, DIM: tl.constexpr, ONCE: tl.constexpr,
@@ -299,154 +305,75 @@ def _three_least(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     tl.store(place + layer + spot, place2, mask=there)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _pairs(  # type: ignore[no-untyped-def]  # pragma: no cover
-    z, codes, rows, picked, near, dim, row_stride, column_stride, least, found,
-    COSINE: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr,
-):  # fmt: skip
-    """Let one code per row compete by the definition's cost, where `near`; of equal costs the lowest code wins."""
-    total = tl.zeros((ROWS,), tl.float64)
-    square = tl.zeros((ROWS,), tl.float64)
-    for at in range(0, dim, DIM):
-        dims = at + tl.arange(0, DIM)
-        inside = near[:, None] & (dims < dim)[None, :]
-        theirs = codes + picked[:, None].to(tl.int64) * dim + dims[None, :]
-        own = z + rows[:, None].to(tl.int64) * row_stride + dims[None, :] * column_stride
-        c = tl.load(theirs, mask=inside, other=0.0).to(tl.float64)
-        x = tl.load(own, mask=inside, other=0.0).to(tl.float64)
-        if COSINE:
-            total -= tl.sum(x * c, 1)
-            square += tl.sum(c * c, 1)
-        else:
-            total += tl.sum((x - c) * (x - c), 1)
-    if COSINE:
-        total = total / tl.where(square > 0, tl.sqrt(square), 1.0)
-    wins = near & ((total < least) | ((total == least) & (picked < found)))
-    return tl.where(wins, total, least), tl.where(wins, picked, found)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _part(  # type: ignore[no-untyped-def]  # pragma: no cover
-    z, codes, rows, near, first, stop, dim, row_stride, column_stride, least, found,
-    COSINE: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr,
-):  # fmt: skip
-    """Let all codes from `first` to `stop` compete by the definition's cost, where `near`."""
-    for start in range(first, stop, CODES):
-        picked = start + tl.arange(0, CODES)
-        inside = picked < stop
-        total = tl.zeros((ROWS, CODES), tl.float64)
-        square = tl.zeros((CODES,), tl.float64)
-        for at in range(0, dim):
-            own = z + rows.to(tl.int64) * row_stride + at * column_stride
-            x = tl.load(own, mask=near, other=0.0).to(tl.float64)
-            c = tl.load(codes + picked.to(tl.int64) * dim + at, mask=inside, other=0.0).to(tl.float64)
-            if COSINE:
-                total -= x[:, None] * c[None, :]
-                square += c * c
-            else:
-                difference = x[:, None] - c[None, :]
-                total += difference * difference
-        if COSINE:
-            total = total / tl.where(square > 0, tl.sqrt(square), 1.0)[None, :]
-        total = tl.where(inside[None, :] & (total == total), total, float("inf"))
-        best, at_best = tl.min(total, 1, return_indices=True)
-        at_best += start
-        wins = near & ((best < least) | ((best == least) & (at_best < found)))
-        least = tl.where(wins, best, least)
-        found = tl.where(wins, at_best, found)
-    return least, found
-
-
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows", "share", "parts"])  # type: ignore[untyped-decorator]
 def _choose(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled, or interpreted in a child process
     z, codes, norms, extremes, low, place, answer, counts,
     num_rows, num_codes, dim, row_stride, column_stride, share, parts, product, height, square, tiny,
-    COSINE: tl.constexpr, ROWS: tl.constexpr, CODES: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr,
+    COSINE: tl.constexpr, DIM: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """The nearest code of each row, from the least scores of all parts."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = rows < num_rows
-    all_parts = tl.arange(0, PARTS)
+    """The nearest code of one row, from the least scores of all parts.
+
+    Codes compete by the definition's cost in pages of 2 `PARTS`: one page of what is left in parts with one or two,
+    then the pages of each part with three or more. All pages are summed by the same instructions, so that costs which
+    are sums of the same terms in the same order are equal here too; of these the lowest code wins.
+    """
+    row = tl.program_id(0)
     layer = parts * num_rows
-    spot = all_parts[:, None] * num_rows + rows[None, :]
-    inside = (all_parts < parts)[:, None] & there[None, :]
-    low1 = tl.load(low + spot, mask=inside, other=float("inf"))
-    low2 = tl.load(low + layer + spot, mask=inside, other=float("inf"))
-    low3 = tl.load(low + 2 * layer + spot, mask=inside, other=float("inf"))
-    norm = tl.load(norms + rows, mask=there, other=float("nan")).to(tl.float64)
+    entries = tl.arange(0, 2 * PARTS)
+    part, second = entries % PARTS, entries // PARTS
+    inside = part < parts
+    spot = part * num_rows + row
+    score = tl.load(low + second * layer + spot, mask=inside, other=float("inf")).to(tl.float64)
+    third = tl.load(low + 2 * layer + spot, mask=inside, other=float("inf")).to(tl.float64)
+    picked = tl.load(place + second * layer + spot, mask=inside, other=0)
+    norm = tl.load(norms + row).to(tl.float64)
     key_norm = tl.load(extremes + 1).to(tl.float32, bitcast=True).to(tl.float64)
     key_height = tl.load(extremes + 2).to(tl.float32, bitcast=True).to(tl.float64)
-    error = (
-        norm * key_norm * product + key_height * height + (norm * norm + key_norm * key_norm) * square + tiny
-    )
-    best, in_part = tl.min(low1, 0, return_indices=True)
-    limit = best.to(tl.float64) + 2 * error
-    limit = tl.where(limit == limit, limit, float("inf"))
-    found = tl.load(place + in_part * num_rows + rows, mask=there, other=0)
-    near = (low1.to(tl.float64) <= limit[None, :]).to(tl.int32) + (low2.to(tl.float64) <= limit[None, :]).to(
-        tl.int32
-    )
-    near = tl.sum(tl.where(inside, near + (low3.to(tl.float64) <= limit[None, :]).to(tl.int32), 0), 0)
-    number = norm == norm
-    found = tl.where(number, found, 0)
-    undecided = there & number & ((near > 1) | (limit == float("inf")))
-    if tl.max(undecided.to(tl.int32)) > 0:
-        least = tl.full((ROWS,), float("inf"), tl.float64)
-        found = tl.where(undecided, num_codes, found)
-        again = tl.zeros((ROWS,), tl.int32)
-        for part in range(parts):
-            at = part * num_rows + rows
-            one = tl.load(low + at, mask=undecided, other=float("inf")).to(tl.float64) <= limit
-            two = tl.load(low + layer + at, mask=undecided, other=float("inf")).to(tl.float64) <= limit
-            three = tl.load(low + 2 * layer + at, mask=undecided, other=float("inf")).to(tl.float64) <= limit
-            many = undecided & three
-            one = undecided & one & (three == 0)
-            two = undecided & two & (three == 0)
-            if tl.max(one.to(tl.int32)) > 0:
-                picked = tl.load(place + at, mask=one, other=0)
-                least, found = _pairs(
-                    z,
-                    codes,
-                    rows,
-                    picked,
-                    one,
-                    dim,
-                    row_stride,
-                    column_stride,
-                    least,
-                    found,
-                    COSINE,
-                    ROWS,
-                    DIM,
-                )
-            if tl.max(two.to(tl.int32)) > 0:
-                picked = tl.load(place + layer + at, mask=two, other=0)
-                least, found = _pairs(
-                    z,
-                    codes,
-                    rows,
-                    picked,
-                    two,
-                    dim,
-                    row_stride,
-                    column_stride,
-                    least,
-                    found,
-                    COSINE,
-                    ROWS,
-                    DIM,
-                )
-            if tl.max(many.to(tl.int32)) > 0:
-                again += many.to(tl.int32)
-                stop = tl.minimum(part * share + share, num_codes)
-                least, found = _part(
-                    z, codes, rows, many, part * share, stop, dim, row_stride, column_stride, least, found,
-                    COSINE, ROWS, CODES,
-                )  # fmt: skip
+    error = norm * key_norm * product + key_height * height
+    error += (norm * norm + key_norm * key_norm) * square + tiny
+    best, winner = tl.min(score, 0, return_indices=True)
+    limit = best + 2 * error
+    near = inside & (score <= limit)
+    many = inside & (third <= limit)
+    found = tl.sum(tl.where(entries == winner, picked, 0), 0)
+    # Comparisons with NaN are false. Where all codes take no part, the limit is infinite.
+    found = tl.where(limit < float("inf"), found, 0)
+    if (limit < float("inf")) & (tl.sum(near.to(tl.int32), 0) > 1):
+        least = tl.full((), float("inf"), tl.float64)
+        found = tl.full((), num_codes, tl.int32)
+        for turn in range(-1, parts):
+            listed = turn < 0
+            whole = tl.sum((many & (entries == turn)).to(tl.int32), 0) > 0
+            first = tl.where(listed, 0, turn * share)
+            stop = tl.where(listed, 1, tl.where(whole, tl.minimum(first + share, num_codes), first))
+            for start in range(first, stop, 2 * PARTS):
+                page = tl.where(listed, picked, start + entries)
+                taken = tl.where(listed, near & (many == 0), start + entries < stop)
+                total = tl.zeros((2 * PARTS,), tl.float64)
+                length = tl.zeros((2 * PARTS,), tl.float64)
+                for at in range(0, dim, DIM):
+                    dims = at + tl.arange(0, DIM)
+                    own = z + row.to(tl.int64) * row_stride + dims * column_stride
+                    x = tl.load(own, mask=dims < dim, other=0.0).to(tl.float64)[None, :]
+                    theirs = codes + page[:, None].to(tl.int64) * dim + dims[None, :]
+                    c = tl.load(theirs, mask=taken[:, None] & (dims < dim)[None, :], other=0.0).to(tl.float64)
+                    if COSINE:
+                        total -= tl.sum(x * c, 1)
+                        length += tl.sum(c * c, 1)
+                    else:
+                        total += tl.sum((x - c) * (x - c), 1)
+                if COSINE:
+                    total = total / tl.where(length > 0, tl.sqrt(length), 1.0)
+                total = tl.where(taken & (total == total), total, float("inf"))
+                cost = tl.min(total, 0)
+                code = tl.min(tl.where(taken & (total == cost), page, num_codes), 0)
+                better = (cost < least) | ((cost == least) & (code < found))
+                least = tl.where(better, cost, least)
+                found = tl.where(better, code, found)
         found = tl.where(found < num_codes, found, 0)
-        tl.atomic_add(counts, tl.sum(undecided.to(tl.int32)))
-        tl.atomic_add(counts + 1, tl.sum(again))
-    tl.store(answer + rows, found.to(tl.int64), mask=there)
+        tl.atomic_add(counts, 1)
+        tl.atomic_add(counts + 1, tl.sum((many & (second == 0)).to(tl.int32), 0))
+    tl.store(answer + row, found.to(tl.int64))
 
 
 class FusedCodes:
@@ -531,11 +458,10 @@ class FusedCodes:
             ROWS=shape.rows, CODES=shape.codes, DIM=shape.dim, ONCE=self.width == shape.dim,
             num_warps=shape.warps, num_stages=shape.stages,
         )  # fmt: skip
-        _choose[(triton.cdiv(num_rows, 16),)](
+        _choose[(num_rows,)](
             z, self.codes, norms, self.extremes, low, place, index, counts,
             num_rows, num_codes, z.shape[1], *z.stride(), share, parts, *self.bound,
-            COSINE=self.cosine, ROWS=16, CODES=64, DIM=self._columns, PARTS=triton.next_power_of_2(parts),
-            enable_fp_fusion=False,
+            COSINE=self.cosine, DIM=min(32, self._columns), PARTS=MOST_PARTS, enable_fp_fusion=False,
         )  # fmt: skip
 
 

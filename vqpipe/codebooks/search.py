@@ -66,12 +66,12 @@ def nearest(
     """The index of the nearest code of each row; see the module's text for what exact means.
 
     Always computed in float32 and float64, for any autocast and matmul precision. No gradient. Memory
-    beyond the inputs is O(n * d + tile). A row that is not finite gets index 0, so that a loss made of it can
-    be seen and refused further up. Under `torch.export`: `nearest_traced`.
+    beyond the inputs is O(n * d + tile), on CUDA O(n + K * d + tile). A row that is not finite gets index 0, so that
+    a loss made of it can be seen and refused further up. Under `torch.export`: `nearest_traced`.
 
     Args:
         z: rows to quantise.
-        codes: the codebook.
+        codes: the codebook, finite.
         metric: `euclidean`, or `cosine` (the largest cosine similarity).
         tile: scores that exist at once; by default 2^20 on a CPU (4 MB, which fits its cache) and 2^26 elsewhere.
 
