@@ -104,6 +104,12 @@ def exact(z: Tensor, codes: Tensor) -> Tensor:
     return torch.cat([naive(part.double(), wide) for part in z.split(rows)])
 
 
+def _by_differences(z: Tensor, codes: Tensor) -> Tensor:
+    """The definition in float64, row by row: the naive form's rounding would make ties of nearly equal codes."""
+    wide = codes.double()
+    return torch.stack([(row - wide).square().sum(1).argmin() for row in z.double()])
+
+
 class _Precision:
     """TF32 products inside, or not."""
 
@@ -119,35 +125,74 @@ class _Precision:
 
 
 def search(tiny: bool) -> Iterator[Row]:
-    """Nearest codes: ours beside the naive form and cdist, and the share of equal answers to float64."""
-    cases = [(4096, k, 8) for k in (1_024, 16_384, 100_000, 262_144)]
-    cases += [(65_536, 100_000, 8), (65_536, 16_384, 256), (65_536, 100_000, 256)]
-    for n, k, d in [(256, 512, 8)] if tiny else cases:
-        yield _search_row(n, k, d, chunks=False)
+    """Nearest codes: ours beside the naive form and cdist, and the share of equal answers to float64.
+
+    `goal` is of the ratio; `decided` are rows in which float64 compared codes, `again` parts of the codes that were
+    searched again for a row. The last two rows are hard: all codes equal, and every code nearly equal to three others.
+    """
+    cases = [(4096, k, 8, 1.0) for k in (1_024, 16_384, 100_000, 262_144)]
+    cases += [(65_536, 100_000, 8, 0.5), (65_536, 16_384, 256, 0.6), (65_536, 100_000, 256, 0.6)]
+    for n, k, d, goal in [(256, 512, 8, 1.0)] if tiny else cases:
+        yield _search_row(n, k, d, chunks=False) | {"goal": goal}
+    n, k, d = (64, 512, 8) if tiny else (4096, 16_384, 64)
+    for kind in ("equal codes", "near codes"):
+        yield _search_row(n, k, d, chunks=False, kind=kind)
 
 
 def assignment(tiny: bool) -> Iterator[Row]:
-    """K-means' nearest centroids: ours beside the naive form over blocks."""
-    cases = [(64, 512, 16)] if tiny else [(2_000_000, 16_384, 64), (200_000, 100_000, 768)]
-    for n, k, d in cases:
-        yield _search_row(n, k, d, chunks=True)
+    """K-means' nearest centroids: ours beside the naive form over blocks.
+
+    `pass` is a whole pass of `vqpipe.vision.assignment`: vectors from host memory, their distances, sums and counts.
+    """
+    cases = [(2_000_000, 16_384, 64, 0.6), (200_000, 100_000, 768, 0.4)]
+    for n, k, d, goal in [(64, 512, 16, 1.0)] if tiny else cases:
+        row = _search_row(n, k, d, chunks=True) | {"goal": goal}
+        yield row | _guarded("pass", lambda n=n, k=k, d=d: {"pass": _assignment_pass(n, k, d)})
 
 
-def _search_row(n: int, k: int, d: int, chunks: bool) -> Row:
+def _assignment_pass(n: int, k: int, d: int) -> float:
+    from vqpipe.vision.assignment import SEARCH_METHODS, assign
+    from vqpipe.vision.vectors import RankPart
+
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.randn(n, d, generator=draw)
+    part = RankPart.own(vectors.numpy(), DEVICE)
+    centroids = torch.randn(k, d, generator=draw).to(DEVICE)
+    return seconds(lambda: assign(part, centroids, SEARCH_METHODS["torch"], float(vectors.abs().max())), 0)
+
+
+def _decided(z: Tensor, codes: Tensor) -> Row:
+    """What was left to float64; nothing where the fused kernels do not run."""
+    from vqpipe.codebooks import search
+
+    if not search.fusible(z):
+        return {}
+    from vqpipe.codebooks.fused import FusedCodes
+
+    counts = FusedCodes(codes, False, search._SLACK, search._TINY).nearest(z, search._TILE).counts.tolist()
+    return {"decided": counts[0], "again": counts[1]}
+
+
+def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
     from vqpipe.codebooks.search import nearest
 
     draw = torch.Generator(DEVICE).manual_seed(0)
     z = torch.randn(n, d, device=DEVICE, generator=draw)
     codes = torch.randn(k, d, device=DEVICE, generator=draw)
+    if kind == "equal codes":
+        codes = codes[:1].repeat(k, 1)
+    elif kind == "near codes":
+        codes = codes[: k // 4].repeat(4, 1) * (1 + 1e-7 * torch.arange(k, device=DEVICE)[:, None] * 4 / k)
     peers: dict[str, Callable[[], Tensor]] = {
         "blocks fp32" if chunks else "naive fp32": lambda: (chunked if chunks else naive)(z, codes)
     }
     if not chunks:
         peers["cdist"] = lambda: torch.cdist(z, codes).argmin(1)
-    row: Row = {"case": f"n {n:,} K {k:,} d {d}"}
+    row: Row = {"case": f"n {n:,} K {k:,} d {d}" + (f", {kind}" if kind else "")}
     with _Precision(tf32=False):
         row["ours"] = seconds(lambda: nearest(z, codes))
         row["ours_bytes"] = extra_bytes(lambda: nearest(z, codes))
+        row |= launches(lambda: nearest(z, codes)) | _decided(z, codes)
         for name, peer in peers.items():
             row |= _guarded(name, lambda p=peer, o=name: {o: seconds(p), f"{o}_bytes": extra_bytes(p)})
     first = next(iter(peers))
@@ -155,7 +200,9 @@ def _search_row(n: int, k: int, d: int, chunks: bool) -> Row:
         row |= _guarded("tf32", lambda: {"tf32": seconds(peers[first])})
     some = z[:2048]
     row["ratio"] = row["ours"] / row[first] if isinstance(row.get(first), float) else None
-    row["equal"] = float((nearest(some, codes) == exact(some, codes)).float().mean())
+    row["equal"] = float(
+        (nearest(some, codes) == (exact if not kind else _by_differences)(some, codes)).float().mean()
+    )
     return row
 
 
@@ -335,7 +382,7 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
     "training": (training, "training step, 256 px, f16 trunk and discriminator"),
 }
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
-         "blocks fp32": (1e3, "ms")}  # fmt: skip
+         "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms")}  # fmt: skip
 
 
 def shown(part: str, row: Row) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.searches import KINDS, naive, naive_topk
 from tests.storage import LargestOutput
-from vqpipe.codebooks.search import Metric, nearest, nearest_topk
+from vqpipe.codebooks.search import Metric, nearest, nearest_topk, searcher
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,9 +135,92 @@ def test_the_fused_search_equals_the_naive_form() -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["compared"] == 52
+    assert found["compared"] == 60
     assert found["different"] == []
-    assert found["not_finite"] == [0, 0]
-    ordinary, doubled = found["settled"]
-    assert ordinary > 0.98  # else the kernel settles nothing, and the tiled search did the work
-    assert doubled == 0.0  # equal costs are never settled by rounded scores
+    assert found["not_finite"] == {  # rows that are not: 0; codes that are not: never found
+        "rows": [0, 0], "all codes": [0] * 3, "some codes, euclidean": [0] * 4, "some codes, cosine": [0] * 4,
+    }  # fmt: skip
+    # Rows that float64 decides, and parts of the codes that it searches: by rows, not by what is equal.
+    counts = found["counts"]
+    for easy in ("equal codes", "one code"):
+        assert counts[easy] == [0, 0]
+    for usual in ("ordinary", "deep", "codes twice"):
+        assert counts[usual][0] <= 5  # of 50
+        assert counts[usual][1] == 0
+    assert counts["equal rows"] in ([0, 0], [50, 0])  # all are as near to a tie as one of them is
+    assert counts["rows between two codes"] == [50, 0]
+    assert counts["rows between eight codes"] == [40, 40]
+    # Codes are prepared once, and a slab of rows takes three kernels for any number of codes; none of them waits for
+    # the device.
+    prepare = ["zeros", "full", "mean", "_insert", "_pack"]
+    assert found["launched"] == [*prepare, "zeros", *["_pack", "_three_least", "_choose"] * 2]
+
+
+def _parts(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """float32 values as three bfloat16 parts, in float64."""
+    high = x.bfloat16().float()
+    middle = (x - high).bfloat16().float()
+    low = (x - high - middle).bfloat16().float()
+    return high.double(), middle.double(), low.double()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch brings Triton on Linux alone")
+def test_what_bfloat16_parts_leave_out_is_within_the_bound() -> None:
+    from vqpipe.codebooks.fused import LEFT_OUT
+
+    draw = torch.Generator().manual_seed(0)
+    # Significands of all kinds, among them those whose high part rounds by nearly 2^-8.
+    q = 1 + torch.rand(1 << 20, generator=draw)
+    q[: 1 << 19] = 1 + 2.0**-8 * (1 - torch.rand(1 << 19, generator=draw) * 2.0**-8)
+    k = q[torch.randperm(len(q), generator=draw)]
+    k[: 1 << 18] = q[: 1 << 18]
+    (qh, qm, ql), (kh, km, kl) = _parts(q), _parts(k)
+    assert torch.equal(qh + qm + ql, q.double())
+    exact = q.double() * k.double()
+    three = qm * kh + qh * km + qh * kh
+    left_out = {3: three, 6: three + ql * kh + qh * kl + qm * km}
+    for sections, found in left_out.items():
+        worst = float(((exact - found).abs() / exact).max()) * 2**24
+        assert worst <= LEFT_OUT[sections]
+        assert worst >= LEFT_OUT[sections] / 8  # the bound is about this error
+
+
+def _truncated(x: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    return (x / unit).trunc() * unit
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch brings Triton on Linux alone")
+@pytest.mark.parametrize("block", [4, 8, 16])
+@pytest.mark.parametrize(("dim", "sections"), [(1, 6), (21, 6), (24, 3), (200, 3)])
+def test_sums_on_tensor_cores_are_within_the_bound(block: int, dim: int, sections: int) -> None:
+    """A model of them: blocks of products and the accumulator, aligned to the largest of them and truncated."""
+    from vqpipe.codebooks.fused import SUMMED
+
+    draw = torch.Generator().manual_seed(dim)
+    q, k = 1 + torch.rand(2, 500, dim, generator=draw)  # of one sign: every truncation has the same direction
+    (qh, qm, ql), (kh, km, kl) = (tuple(part.abs() for part in _parts(x)) for x in (q, k))
+    pairs = [(qm, kh), (qh, km), (qh, kh)]
+    if sections == 6:
+        pairs = [(ql, kh), (qh, kl), (qm, km), *pairs]
+    terms = torch.cat([left * right for left, right in pairs], 1)
+    found = torch.zeros(len(terms), dtype=torch.float64)
+    for start in range(0, terms.shape[1], block):
+        added = torch.cat([found[:, None], terms[:, start : start + block]], 1)
+        unit = 2.0 ** (added.amax(1).log2().floor() - 23)
+        total = _truncated(added, unit[:, None]).sum(1)
+        found = _truncated(total, 2.0 ** (total.log2().floor() - 23))
+    error = (terms.sum(1) - found) / (q * k).double().sum(1) * 2**24
+    assert float(error.max()) <= SUMMED * (dim + 16)
+    assert float(error.max()) >= 0.25  # the model does round
+
+
+def test_a_searcher_prepared_once_gives_the_same_answers() -> None:
+    torch.manual_seed(0)
+    codes = torch.randn(300, 5)
+    for metric in ("euclidean", "cosine"):
+        search = searcher(codes, metric)  # type: ignore[arg-type]
+        for rows in (1, 70):
+            z = torch.randn(rows, 5)
+            assert torch.equal(search(z), naive(z, codes, metric))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cannot search"):
+        search(torch.zeros(2, 3))

@@ -11,9 +11,9 @@ and only the codes whose interval reaches below the best upper bound so far stay
 one is left at the end (about one row in a thousand, or every row where codes are duplicates) the float64 form
 decides.
 
-On CUDA with Triton a fused kernel (`vqpipe.codebooks.fused`) makes the first pass for the one nearest code: a row
-whose two least scores are further apart than twice the bound is settled, the others take the way above. The
-answers are the same.
+On CUDA with Triton the one nearest code is found by fused kernels (`vqpipe.codebooks.fused`), which need no
+synchronisation with the device and derive a bound of their own. The answers are the same. Codes that are searched for
+many batches of rows are prepared once: `searcher`.
 
 The bound: a float32 dot product of length d, in any order of summation, is off by at most about d * u times
 the sum of the products' magnitudes, u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms,
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -52,7 +52,9 @@ _TINY = 1e-35
 _GROUP = 16
 """Codes per group: thresholds are tested on group minima, which is 16 times fewer tests."""
 _TILE_CODES = 1024
-"""Codes per tile."""
+"""Codes per tile on a CPU, and the fewest elsewhere."""
+_TILE = 1 << 26
+"""Scores that exist at once elsewhere than on a CPU."""
 
 
 def nearest(
@@ -64,12 +66,12 @@ def nearest(
     """The index of the nearest code of each row; see the module's text for what exact means.
 
     Always computed in float32 and float64, for any autocast and matmul precision. No gradient. Memory
-    beyond the inputs is O(n * d + tile). A row that is not finite gets index 0, so that a loss made of it can
-    be seen and refused further up. Under `torch.export`: `nearest_traced`.
+    beyond the inputs is O(n * d + tile), on CUDA O(n + K * d + tile). A row that is not finite gets index 0, so that
+    a loss made of it can be seen and refused further up. Under `torch.export`: `nearest_traced`.
 
     Args:
         z: rows to quantise.
-        codes: the codebook.
+        codes: the codebook, finite.
         metric: `euclidean`, or `cosine` (the largest cosine similarity).
         tile: scores that exist at once; by default 2^20 on a CPU (4 MB, which fits its cache) and 2^26 elsewhere.
 
@@ -79,7 +81,38 @@ def nearest(
     _check(z, codes)
     if torch.compiler.is_exporting():
         return nearest_traced(z, codes, cosine=metric == "cosine")
-    return _search(z, codes, 1, metric, tile).squeeze(1)
+    return searcher(codes, metric, tile)(z)
+
+
+def searcher(
+    codes: Float[Tensor, "K d"], metric: Metric = "euclidean", tile: int | None = None
+) -> Callable[[Float[Tensor, "n d"]], Int64[Tensor, " n"]]:
+    """`nearest` among codes that do not change between calls: on CUDA they are prepared once, here.
+
+    Raises:
+        ValueError: no codes; in a call: z of another dimension.
+    """
+    if fusible(codes):
+        return _fused_searcher(codes.detach().float(), metric, tile or _TILE)
+
+    def search(z: Tensor) -> Tensor:
+        _check(z, codes)
+        return _search(z, codes, 1, metric, tile).squeeze(1)
+
+    return search
+
+
+def _fused_searcher(codes: Tensor, metric: Metric, tile: int) -> Callable[[Tensor], Tensor]:
+    from vqpipe.codebooks.fused import FusedCodes
+
+    _check(codes, codes)
+    prepared = FusedCodes(codes, metric == "cosine", _SLACK, _TINY)
+
+    def search(z: Tensor) -> Tensor:
+        _check(z, codes)
+        return prepared.nearest(z.detach().float(), tile).index
+
+    return search
 
 
 def nearest_topk(
@@ -118,7 +151,7 @@ def _check(z: Tensor, codes: Tensor) -> None:
 def _search(z: Tensor, codes: Tensor, num: int, metric: Metric, tile: int | None) -> Tensor:
     if z.shape[0] == 0:
         return torch.zeros(0, num, dtype=torch.int64, device=z.device)
-    size = tile or (1 << 20 if z.device.type == "cpu" else 1 << 26)
+    size = tile or (1 << 20 if z.device.type == "cpu" else _TILE)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False), full_precision():
         return _Search(z.detach().float(), codes.detach().float(), num, metric, size).run()
 
@@ -129,8 +162,13 @@ def _triton_is_there() -> bool:
 
 
 def fusible(z: Tensor) -> bool:
-    """Whether the fused kernel can run on the device of `z`; the answers do not depend on it, only their speed."""
-    return z.device.type == "cuda" and _triton_is_there()
+    """Whether the fused kernels can run on the device of `z`; the answers do not depend on it, only their speed.
+
+    They need Triton and NVIDIA's tensor cores for bfloat16 (compute capability 8.0), which their bound is about.
+    """
+    if z.device.type != "cuda" or torch.version.cuda is None or not _triton_is_there():
+        return False
+    return torch.cuda.get_device_capability(z.device) >= (8, 0)
 
 
 @contextmanager
@@ -162,42 +200,18 @@ class _Search:
         self.lower: list[Tensor] = []
         self.pending = 0
 
-    def run(self) -> Tensor:
-        """The answer, (n, num)."""
-        return self._run_fused() if self.num == 1 and fusible(self.z) else self._run_tiled()
-
-    def _run_fused(self) -> Tensor:
-        """Settle what two scores per row and the bound can settle; the rest goes the tiled way."""
-        from vqpipe.codebooks.fused import two_least
-
-        queries, norms, scale, shift = self._queries()
-        index = torch.zeros(len(self.z), dtype=torch.int64, device=self.z.device)
-        least = torch.full((2, len(self.z)), torch.inf, device=self.z.device)
-        error = torch.zeros(len(self.z), device=self.z.device)
-        num_codes = max(1, self.tile // (self.z.shape[1] + 1))
-        for first in range(0, len(self.codes), num_codes):
-            codes = self.codes[first : first + num_codes]
-            keys, key_norm, key_height = self._keys(codes, scale, shift, len(codes))
-            used = self.z.shape[1] + 1
-            best, place, second = two_least(queries[:, :used], keys.t()[:, :used])
-            index = torch.where(best < least[0], first + place, index)
-            least = torch.cat([least, best[None], second[None]]).sort(0).values[:2]
-            error = torch.maximum(error, self._error(norms, key_norm, key_height))
-        settled = least[1] - error > least[0] + error
-        open_rows = (~settled).nonzero().squeeze(1)
-        if len(open_rows):
-            rest = _Search(self.z[open_rows], self.codes, 1, self.metric, self.tile)
-            index[open_rows] = rest._run_tiled().squeeze(1)
-        return index.where(self.z.isfinite().all(1), 0)[:, None]
-
     def _error(self, norms: Tensor, key_norm: Tensor, key_height: Tensor) -> Tensor:
         """How far scores of rows of these norms can be from their true values."""
         error = (norms * key_norm + key_height) * _UNIT
         error += (norms.square() + key_norm.square()) * _UNIT64
         return error * (self.z.shape[1] + _SLACK) + _TINY
 
-    def _run_tiled(self) -> Tensor:
-        num_codes = min(_TILE_CODES, self.tile, -(-len(self.codes) // _GROUP) * _GROUP) // _GROUP * _GROUP
+    def run(self) -> Tensor:
+        """The answer, (n, num)."""
+        most = _TILE_CODES
+        if self.z.device.type != "cpu":  # few rows: many codes at once, since a tile costs its launches
+            most = max(most, self.tile // len(self.z))
+        num_codes = min(most, self.tile, -(-len(self.codes) // _GROUP) * _GROUP) // _GROUP * _GROUP
         num_rows = max(1, self.tile // num_codes)
         queries, norms, scale, shift = self._queries()
         buffer = torch.empty(min(num_rows, len(self.z)) * num_codes, device=self.z.device)

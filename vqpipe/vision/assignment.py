@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from vqpipe.codebooks.search import nearest
+from vqpipe.codebooks.search import searcher
 from vqpipe.errors import SetupError
 from vqpipe.runtime.distributed import all_reduce_sum, local_rank
 from vqpipe.vision.vectors import RankPart, exact_mean, gather_ranks, grid_for
 
 Algorithm = Literal["faiss", "torch"]
 """What searches for the nearest centroid."""
-_PIECE = 1 << 16
+_PIECE, _DEVICE_PIECE = 1 << 16, 1 << 22
+"""Values whose differences exist in float64 at once, on a CPU and elsewhere."""
 
 
 INCREMENTAL_BELOW = 0.9
@@ -40,8 +41,11 @@ class SearchMethod:
 
 
 def torch_search(centroids: Float32[Tensor, "k d"]) -> Search:
-    """Exact search (`vqpipe.codebooks.search`): the same answer for any tile, rank and device."""
-    return lambda tile: nearest(tile, centroids)
+    """Exact search (`vqpipe.codebooks.search`): the same answer for any tile, rank and device.
+
+    On CUDA the centroids are prepared once, here, and not for each tile.
+    """
+    return searcher(centroids)
 
 
 def faiss_search(centroids: Float32[Tensor, "k d"]) -> Search:
@@ -194,9 +198,11 @@ def squared_distances(
     """Squared distance of each vector to the centroid in the same row, in float64 on the float32 values.
 
     From the difference, not from |x|^2 - 2 x.c + |c|^2, which loses digits where x and c are close. In pieces that
-    fit a cache: fresh memory for the whole costs several times as much as the arithmetic.
+    fit a cache: fresh memory for the whole costs several times as much as the arithmetic. Elsewhere than on a CPU in
+    larger ones, since each takes several launches.
     """
-    rows = max(1, _PIECE // tile.shape[1])
+    piece = _PIECE if tile.device.type == "cpu" else _DEVICE_PIECE
+    rows = max(1, piece // tile.shape[1])
     found = torch.empty(len(tile), dtype=torch.float64, device=tile.device)
     for start in range(0, len(tile), rows):
         part = slice(start, start + rows)

@@ -28,6 +28,10 @@ TILE = 1 << 13
 """Vectors that one thread works on at a time."""
 
 
+DEVICE_TILE = 1 << 24
+"""Values of a tile elsewhere than on a CPU, where a tile costs its launches and its copy."""
+
+
 _MANTISSA = 52
 """Bits of float64 that an exact sum may use."""
 
@@ -112,9 +116,16 @@ class RankPart:
     def __len__(self) -> int:
         return self.stop - self.first
 
-    def tile(self, start: int) -> Float32[Tensor, "t d"]:
-        """The tile that begins `start` vectors after the part's first."""
-        rows = self.vectors[self.first + start : min(self.first + start + TILE, self.stop)]
+    @property
+    def rows_per_tile(self) -> int:
+        """Vectors of a tile; no result depends on it."""
+        if self.device.type == "cpu":
+            return TILE
+        return max(TILE, DEVICE_TILE // max(1, self.vectors[0:1].shape[1]))
+
+    def tile(self, start: int, count: int) -> Float32[Tensor, "t d"]:
+        """Up to `count` vectors, from `start` vectors after the part's first."""
+        rows = self.vectors[self.first + start : min(self.first + start + count, self.stop)]
         return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(self.device)
 
     def map(self, work: Callable[[int, Float32[Tensor, "t d"]], R]) -> Iterator[tuple[int, R]]:
@@ -123,11 +134,12 @@ class RankPart:
         One thread a tile is faster than many threads on each of a tile's small steps, and by far where other
         processes use the cores too.
         """
-        starts = range(0, len(self), TILE)
+        count = self.rows_per_tile
+        starts = range(0, len(self), count)
         threads = min(torch.get_num_threads(), len(starts))
 
         def on_tile(start: int) -> tuple[int, R]:
-            return start, work(start, self.tile(start))
+            return start, work(start, self.tile(start, count))
 
         if self.device.type != "cpu" or threads < 2:
             yield from map(on_tile, starts)
