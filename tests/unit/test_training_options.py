@@ -113,7 +113,7 @@ def test_codes_start_from_the_whole_batch(quantizer: dict[str, Any]) -> None:
         training = make(params(quantizer=quantizer))
         torch.manual_seed(2)
         parts = micro_batches(batch_at(0), count)
-        training.begin(parts, 0.0)
+        training.begin(parts, 0, 0.0)
         training.loss("ae", parts[0], 0.0)  # without micro-batches the first forward pass sets the codes
         states.append(training.tokenizer.quantizer.state_dict())  # type: ignore[attr-defined]
     close(states[0], states[1], atol=1e-5)
@@ -124,10 +124,10 @@ class Layouts(TokenizerObjective):
 
     seen: tuple[bool, bool] = (False, False)
 
-    def begin(self, batches: Sequence[Any], progress: float) -> None:
+    def begin(self, batches: Sequence[Any], step: int, progress: float) -> None:
         weight = self.tokenizer.encoder.stem.weight
         self.seen = tuple(t.is_contiguous(memory_format=torch.channels_last) for t in (weight, batches[0]))  # type: ignore[assignment]
-        super().begin(batches, progress)
+        super().begin(batches, step, progress)
 
 
 def test_channels_last_changes_the_layout_and_nothing_else(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_losses_go_backward_through_graphs_of_the_tokenizer(
     _, eager = train(params(), tmp_path / "eager")
     monkeypatch.setattr(torch, "compile", graphs_only)
     training, result = train(params(training={"compile": True}), tmp_path / "graphs")
-    assert len(seen) == 2
+    assert len(seen) == 3
     assert any("ae/adaptive_weight" in row for row in result.rows)
     close(eager.weights, result.weights, atol=1e-4)
     modules: list[nn.Module] = [*training.networks(), *training.uncompiled()]
@@ -224,7 +224,7 @@ def test_deterministic_mode_sets_the_flags_and_restores_them(
 
 def test_deterministic_mode_refuses_what_has_no_deterministic_form(tmp_path: Path) -> None:
     class Unordered(TokenizerObjective):
-        def observe(self, terms: Any, progress: float) -> None:
+        def observe(self, progress: float) -> None:
             torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
 
     for option in (False, True):
