@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests import small_priors
 from tests.plain_step import PlainObjective
 from tests.recipes import CVQ, EMA, LC, PRETRAINED, VQ, VQCT
 from tests.small_training import CPU, batch_at, params
+from tests.unit.test_training_clip import FIT
 from vqpipe.codebooks.search import Metric
 from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.base import validate
+from vqpipe.priors.contract import Batch, Condition
+from vqpipe.priors.train import PriorTraining
 from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
 from vqpipe.runtime.seeds import seed_everything
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.training import loop, step
 from vqpipe.training.checkpoint import moving_tensors
+from vqpipe.training.clip import ContrastiveTraining, FitParams, ImageTextBatch, open_clip_config
+from vqpipe.training.objective import Objective, TrainingParams
 from vqpipe.training.step import Stepper
 from vqpipe.training.window import Window, pack, read
+from vqpipe.vision.clip import token_ids
+from vqpipe.vision.towers import build_model, text_length
 
 READS = {
     "_local_scalar_dense",
@@ -39,12 +50,33 @@ READS = {
 """Operations for whose result the host waits. Indexing with a mask is one of them, by way of its indices."""
 
 
-class Reads(TorchDispatchMode):
-    """Counts what would make the host wait if the tensors were on a GPU."""
+METHODS = {Tensor.tolist: "tolist", Tensor.cpu: "cpu", Tensor.numpy: "numpy"}
+"""Copies to the host that dispatch no operation where the tensor is there already."""
 
-    def __init__(self) -> None:
+
+@contextmanager
+def reads() -> Iterator[Counter[str]]:
+    """Counts what would make the host wait if the tensors were on a GPU, by its name."""
+    found: Counter[str] = Counter()
+    with Operations(found), Methods(found):
+        yield found
+
+
+class Methods(TorchFunctionMode):
+    def __init__(self, found: Counter[str]) -> None:
         super().__init__()
-        self.found: Counter[str] = Counter()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in METHODS:
+            self.found[METHODS[func]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self, found: Counter[str]) -> None:
+        super().__init__()
+        self.found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket._qualified_op_name.removeprefix("aten::")
@@ -117,16 +149,46 @@ def test_a_step_within_a_window_reads_one_boolean(
         for group in optimizer.param_groups:
             group["fused"] = True
     for number in range(4):
-        with Reads() as reads:
+        with reads() as found:
             terms = stepper.step(batch_at(number))
         assert terms is not None
         stepper.state.window.add(terms)
         stepper.state.step += 1
         if number:  # the first step sets codes from data
-            assert reads.found == {"_local_scalar_dense": 1}, number
+            assert found == {"_local_scalar_dense": 1}, number
     row = stepper.state.window.close()
     assert {"learning_rate", "ae/loss", "ae/grad_norm", "ae/codes_in_batch_0"} <= set(row)
     assert ("disc/loss" in row) is (name != "plateau")
+
+
+def clip_training() -> tuple[Objective, ImageTextBatch, TrainingParams]:
+    """A small CLIP's contrastive training, and a batch with one caption twice."""
+    fit = validate(FIT, "clip.fit", FitParams)
+    model = build_model(open_clip_config(fit)["model_cfg"], "fitted")
+    ids = token_ids(["a", "b c", "a"], 10)
+    batch = ImageTextBatch(torch.randn(3, 3, 16, 16), ids[:, : text_length(ids)], torch.tensor([0, 1, 0]))
+    return ContrastiveTraining(model, 100.0), batch, fit.training
+
+
+def prior_training() -> tuple[Objective, Batch, TrainingParams]:
+    """A small class-conditional GPT, and a batch with labels."""
+    prior = small_priors.model(small_priors.ONE).train()
+    condition = Condition(labels=small_priors.labels())
+    return PriorTraining(prior), (small_priors.images(small_priors.ONE), condition), prior.config.training
+
+
+@pytest.mark.parametrize("make", [clip_training, prior_training])
+def test_a_step_of_a_clip_and_of_a_prior_reads_one_boolean(
+    make: Callable[[], tuple[Objective, Any, TrainingParams]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "schedule", lambda *_: 1.0)
+    objective, batch, config = make()
+    stepper = Stepper(objective, loop._prepare(objective, config, CPU), config, CPU)
+    for group in stepper.state.optimizers["main"].param_groups:
+        group["fused"] = True
+    with reads() as found:
+        assert stepper.step(batch) is not None
+    assert found == {"_local_scalar_dense": 1}
 
 
 def gradients(training: TokenizerObjective) -> tuple[dict[str, Tensor], dict[str, float]]:
