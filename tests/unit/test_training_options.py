@@ -13,13 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from tests.recipes import IBQ, VQ, residual
-from tests.small_training import BATCH, CPU, GRID, STEPS, batch_at, dying_at, make, params, same_bytes, train
+from tests.small_training import (
+    BATCH,
+    CPU,
+    GRID,
+    STEPS,
+    Distance,
+    batch_at,
+    dying_at,
+    make,
+    params,
+    same_bytes,
+    train,
+)
 from tests.unit.test_training_loop import batch_at as line_batch
 from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
 from vqpipe.runtime.device import deterministic_algorithms
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.training.loop import _prepare
+from vqpipe.training.objective import TrainingResult
 from vqpipe.training.step import Stepper, channels_last, micro_batches
 
 COMPILE = torch.compile
@@ -179,10 +192,17 @@ def test_the_losses_go_backward_through_graphs_of_the_tokenizer(
         seen.append(function)
         return COMPILE(function, backend="aot_eager")
 
-    _, eager = train(params(), tmp_path / "eager")
+    def run(folder: str, compiled: bool) -> tuple[TokenizerObjective, TrainingResult]:
+        config = params(training={"compile": compiled})
+        training = make(config)
+        torch.manual_seed(0)
+        training.perceptual = Distance()
+        return train(config, tmp_path / folder, training=training)
+
+    _, eager = run("eager", False)
     monkeypatch.setattr(torch, "compile", graphs_only)
-    training, result = train(params(training={"compile": True}), tmp_path / "graphs")
-    assert len(seen) == 3
+    training, result = run("graphs", True)
+    assert len(seen) == 4  # encoder, decoder, discriminator, perceptual net
     assert any("ae/adaptive_weight" in row for row in result.rows)
     close(eager.weights, result.weights, atol=1e-4)
     modules: list[nn.Module] = [*training.networks(), *training.uncompiled()]

@@ -16,10 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests import small_priors
 from tests.plain_step import PlainObjective
 from tests.recipes import CVQ, EMA, LC, PRETRAINED, VQ, VQCT
-from tests.small_training import CPU, batch_at, params
+from tests.small_training import CPU, Distance, batch_at, params
 from tests.unit.test_training_clip import FIT
 from vqpipe.codebooks.search import Metric
-from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.base import validate
 from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.train import PriorTraining
@@ -201,23 +200,6 @@ def gradients(training: TokenizerObjective) -> tuple[dict[str, Tensor], dict[str
     assert terms is not None
     (numbers,) = read([terms], CPU)
     return {n: p.grad for n, p in training.module.named_parameters() if p.grad is not None}, numbers
-
-
-class Distance(Perceptual):
-    """A frozen convolution's distance."""
-
-    name = "distance"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = torch.nn.Conv2d(3, 8, 3)
-        self.requires_grad_(False)
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        return [self.net(images).tanh()]
-
-    def compare(self, a: Any, b: Any) -> Tensor:
-        return torch.as_tensor((a[0] - b[0]).square().mean(dim=(1, 2, 3)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
