@@ -35,7 +35,7 @@ def main(
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.tokenizers.tokenizer import TokenizerParams
-    from vqpipe.tokenizers.train import train_tokenizer
+    from vqpipe.tokenizers.train import train_tokenizer, uses_clip
     from vqpipe.vision.clip import Clip
 
     config = load_merged(params, "tokenizer.common", f"tokenizer.variants.{variant}", TokenizerParams)
@@ -51,8 +51,8 @@ def main(
         scratch = run.scratch()
         pretrained = load_pretrained(codebook)
         trained = train_tokenizer(
-            config, pretrained, dataset, Clip.load(clip, device()),
-            scratch=scratch, curves=run.staged(curves), device=device(), title=variant,
+            config, pretrained, dataset, Clip.load(clip, device()) if uses_clip(config) else None,
+            scratch=scratch, curves=run.staged(curves), device=device(), title=variant, clip_id=Clip.read_id(clip),
         )  # fmt: skip
         if is_main_process():
             run.metrics(metrics, trained.metrics)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import TOKENIZER
+from vqpipe.models.perceptual import Perceptual
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.runtime.seeds import seed_everything
@@ -27,6 +28,23 @@ BASE: dict[str, Any] = {
         "num_steps": STEPS, "batch_size": BATCH, "learning_rate": 3e-3, "ema_decay": 0.9, "checkpoint_every": 3,
     },
 }  # fmt: skip
+
+
+class Distance(Perceptual):
+    """A frozen convolution's distance."""
+
+    name = "distance"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Conv2d(3, 8, 3)
+        self.requires_grad_(False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [self.net(images).tanh()]
+
+    def compare(self, a: Any, b: Any) -> Tensor:
+        return torch.as_tensor((a[0] - b[0]).square().mean(dim=(1, 2, 3)))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

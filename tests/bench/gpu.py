@@ -225,8 +225,10 @@ def training(tiny: bool) -> Iterator[Row]:
         ("bf16", 8, {}),
         ("bf16", 8, {"channels_last": True}),
         ("bf16", 8, {"compile": True}),
+        ("bf16", 8, {"compile": True, "channels_last": True}),
         ("bf16", 32, {"compile": True}),
         ("fp32", 32, {}),
+        ("fp32", 32, {"compile": True}),
     ]
     if tiny:
         cases = [("fp32", 1, {})]
@@ -269,6 +271,7 @@ def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int
             "batch_size": batch,
             "accumulate": 1,
             "num_steps": 10_000,
+            "compile": False,
             **options,
         },
     }

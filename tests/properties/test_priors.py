@@ -84,6 +84,9 @@ def test_the_loss_is_one_finite_number_with_a_gradient(
     loss.backward()
     assert math.isfinite(float(loss.detach()))
     assert any(p.grad is not None and bool(p.grad.any()) for p in prior.parameters())
+    assert all(
+        p.grad is not None for p in prior.parameters() if p.requires_grad
+    )  # data-parallel training needs it
     trained = {id(p) for group in prior.parameter_groups() for p in group["params"]}
     assert trained == {id(p) for p in prior.parameters() if p.requires_grad}
     assert all(isinstance(term, Tensor) for term in prior.curve_terms(loss.detach()).values())

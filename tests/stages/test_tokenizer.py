@@ -19,6 +19,7 @@ from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER as SPEC
 from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision.clip import Clip
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,20 @@ def test_it_publishes_its_spec_metrics_curves_and_sidecars_and_reruns_to_the_sam
     assert run(inputs, tmp_path / "b", common()).exit_code == 0
     assert tree_digest(folder) == tree_digest(tmp_path / "b/out")
     assert (tmp_path / "a/m.json").read_bytes() == (tmp_path / "b/m.json").read_bytes()
+
+
+def test_a_clip_of_which_only_the_id_is_needed_is_not_loaded(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> Clip:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(Clip, "load", load)
+    section = common()
+    section["losses"] |= {"perceptual": {"kind": "none"}, "perceptual_weight": 0.0}
+    done = run(inputs, tmp_path / "a", section)
+    assert done.exit_code == 0, done.output
+    assert isinstance(run(inputs, tmp_path / "b", common()).exception, AssertionError)
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,6 @@ def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_co
     codebook = PatchesCodebook(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
     lc = {"codebook": "patches", "quantizer": {**LC, "dim": 4}}
     plain = validate(section(**lc, align=None), "v", TokenizerParams)
-    assert check_codebook(plain, codebook, clip) == ForeignCodebook(clip="another", run_clip=clip.id)
+    assert check_codebook(plain, codebook, clip.id) == ForeignCodebook(clip="another", run_clip=clip.id)
     with pytest.raises(MismatchError, match="made with another CLIP"):
-        check_codebook(validate(section(**lc), "v", TokenizerParams), codebook, clip)
+        check_codebook(validate(section(**lc), "v", TokenizerParams), codebook, clip.id)

@@ -19,8 +19,10 @@ from vqpipe.models.losses import (
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
+    image_gradient,
     pixel_loss,
     r1_penalty,
+    with_gradient,
 )
 from vqpipe.params.base import validate
 
@@ -40,11 +42,18 @@ def test_pixel_loss_weighs_both_terms_and_reports_them_unweighted() -> None:
 
 def test_adaptive_weight_is_the_ratio_of_gradient_norms_and_is_bounded() -> None:
     weight = torch.tensor([3.0, 4.0], requires_grad=True)
-    reconstruction, generator = weight.square().sum() / 2, weight.sum() * 2
+    image = (weight * 1.0).view(1, 1, 1, 2)  # its gradient at the weight is the one at the image
+    seen = image.detach().requires_grad_()
+    up = image_gradient(seen.square().sum() / 2, seen)
+    down = image_gradient(seen.sum() * 2, seen, scale=1024.0)
+    assert (up.flatten().tolist(), down.flatten().tolist()) == ([3.0, 4.0], [2.0, 2.0])
     ratio = 5.0 / ((8.0**0.5) + 1e-4)
-    assert adaptive_weight(reconstruction, generator, weight, 1e4).item() == pytest.approx(ratio)
-    assert adaptive_weight(reconstruction, generator, weight, 0.5).item() == 0.5
-    assert not adaptive_weight(reconstruction, generator, weight, 1e4).requires_grad
+    assert adaptive_weight(image, up, down, weight, 1e4).item() == pytest.approx(ratio)
+    assert adaptive_weight(image, up, down, weight, 0.5).item() == 0.5
+    assert not adaptive_weight(image, up, down, weight, 1e4).requires_grad
+    loss = with_gradient(torch.tensor(7.0), image, up + down) * 2
+    loss.backward()
+    assert (loss.item(), weight.grad.tolist()) == (14.0, [10.0, 12.0])  # type: ignore[union-attr]
 
 
 DISCRIMINATOR = {"channels": 8, "num_layers": 1, "lr_scale": 1.0, "norm": "group"}
@@ -166,7 +175,7 @@ def test_r1_is_lazy_and_counts_for_the_steps_between() -> None:
     training = make(params(losses={"adversarial": {"start": 0.0, "r1": {"weight": 3.0, "every": 4}}}))
     losses = {}
     for step in (0, 1, 3, 4):
-        training.begin([batch_at(0)], step / 8)
+        training.begin([batch_at(0)], step, step / 8)
         training.loss("ae", batch_at(0), step / 8)
         loss, terms = training.loss("disc", batch_at(0), step / 8)
         losses[step] = float(loss.detach()), terms.get("r1")

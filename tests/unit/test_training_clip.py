@@ -31,7 +31,6 @@ from vqpipe.training.clip import (
     positives,
     recall,
     restore_full_table,
-    same_text,
     used_tokens,
 )
 from vqpipe.vision.clip import Clip, token_ids
@@ -92,8 +91,8 @@ def test_the_loss_of_perfect_and_of_blind_pairs() -> None:
 
 
 def test_equal_captions_are_no_negatives() -> None:
-    ids = torch.tensor([[1, 2], [1, 3], [1, 2]])
-    same = same_text(ids)
+    texts = CaptionDraws([["a red sheet"], ["it is blue", "a red sheet"]], 10).texts
+    same = texts[:, None] == texts
     assert same.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
     vectors = normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), dim=1)
     loss, _ = info_nce(vectors, vectors, torch.tensor(50.0), same)
@@ -136,7 +135,7 @@ def test_each_image_gets_one_of_its_own_captions() -> None:
 def test_temperature_is_bounded() -> None:
     model = build_model(open_clip_config(fit_params())["model_cfg"], "x")
     model.logit_scale.data.fill_(20.0)
-    batch = ImageTextBatch(torch.randn(3, 3, 16, 16), token_ids(["a", "b", "c"], 10))
+    batch = ImageTextBatch(torch.randn(3, 3, 16, 16), token_ids(["a", "b", "c"], 10), torch.arange(3))
     _, terms = ContrastiveTraining(model, 100.0).loss("main", batch, 0.0)
     assert float(terms["temperature"]) == pytest.approx(0.01)
 
@@ -224,13 +223,15 @@ torch.manual_seed(0)
 split, whole = build_model(config, "split"), build_model(config, "whole")
 split.load_state_dict(whole.state_dict())
 images, ids = torch.randn(8, 3, 16, 16), torch.randint(1, 18, (8, 8))
-ids[:, 5] = 19
-loss, _ = ContrastiveTraining(whole, 100.0).loss("main", ImageTextBatch(images, ids), 0.0)
+ids[:, 5], texts = 19, torch.arange(8)
+texts[6] = 1
+loss, _ = ContrastiveTraining(whole, 100.0).loss("main", ImageTextBatch(images, ids, texts), 0.0)
 loss.backward()
 join()
 own = slice(rank * 4, rank * 4 + 4)
-module = data_parallel(PhaseLoss(ContrastiveTraining(split, 100.0), "main", list(split.parameters())))
-shared, _ = module(ImageTextBatch(images[own], ids[own]), 0.0)
+training = ContrastiveTraining(split, 100.0)
+module = data_parallel(PhaseLoss(training, "main", list(split.parameters())), training.unused("main"))
+shared, _ = module(ImageTextBatch(images[own], ids[own], texts[own]), 0.0)
 shared.backward()
 torch.testing.assert_close(shared, loss)
 for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):

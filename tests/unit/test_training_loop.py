@@ -16,7 +16,7 @@ from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.params.base import validate
 from vqpipe.training import loop
-from vqpipe.training.checkpoint import AveragedWeights
+from vqpipe.training.checkpoint import AveragedWeights, moving_tensors
 from vqpipe.training.loop import MAX_ROLLBACKS, TrainingError, run_training
 from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
 from vqpipe.training.step import schedule
@@ -87,16 +87,32 @@ def test_schedule_warms_up_peaks_and_ends_at_its_final_fraction() -> None:
     assert schedule(0, 100, 0.0, 0.2) == pytest.approx(1.0)
 
 
-def test_average_forgets_its_start_and_copies_what_is_not_floating_point() -> None:
-    module = nn.BatchNorm1d(1)
-    average = AveragedWeights(module, 0.9)
+class Partly(nn.Module):
+    """A trained and a frozen parameter, a buffer that moves, one that does not, and one of whole numbers."""
+
+    frozen_buffers = ("still",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained = nn.Parameter(torch.zeros(2))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("moving", torch.zeros(2))
+        self.register_buffer("still", torch.ones(2))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+
+def test_average_starts_at_the_first_update_and_follows_what_moves() -> None:
+    module = nn.ModuleDict({"part": Partly(), "other": nn.Linear(1, 1)})
+    average = AveragedWeights(moving_tensors({"part": module["part"]}), 0.9)
+    assert set(average.weights) == {"part.trained", "part.moving"}
     with torch.no_grad():
-        module.weight.fill_(3.0)
-        module.num_batches_tracked.fill_(7)
-    average.update(module)
-    decay = 2 / 11
-    assert average.weights["weight"].item() == pytest.approx(decay * 1 + (1 - decay) * 3)
-    assert average.weights["num_batches_tracked"].item() == 7
+        for value, decay in ((3.0, 0.0), (5.0, 3 / 12), (2.0, 4 / 13)):
+            before = average.weights["part.trained"].clone()
+            module["part"].trained.fill_(value)  # type: ignore[union-attr, operator]
+            module["part"].moving.fill_(value)  # type: ignore[union-attr, operator]
+            average.update()
+            for found in average.weights.values():
+                torch.testing.assert_close(found, decay * before + (1 - decay) * value)
 
 
 def test_it_learns_and_the_phases_start_when_they_are_active(tmp_path: Path) -> None:
@@ -198,10 +214,10 @@ def test_a_roll_back_over_a_damaged_checkpoint_comes_to_the_same_end(
     assert undisturbed.num_rollbacks == len(poison)
     roll_back, damages = loop._roll_back, list(DAMAGES.values())
 
-    def damaged(state: Any, checkpoint: Path, title: str) -> None:
+    def damaged(state: Any, checkpoint: Path, *rest: Any) -> None:
         if damages:
             damages.pop()(checkpoint)
-        roll_back(state, checkpoint, title)
+        roll_back(state, checkpoint, *rest)
 
     monkeypatch.setattr(loop, "_roll_back", damaged)
     _, result = run(tmp_path / "damaged", poisoned)
@@ -220,10 +236,10 @@ def test_a_roll_back_without_a_whole_checkpoint_ends_and_the_next_run_starts_aga
     _, undisturbed = run(tmp_path / "whole", poisoned)
     roll_back = loop._roll_back
 
-    def damaged(state: Any, checkpoint: Path, title: str) -> None:
+    def damaged(state: Any, checkpoint: Path, *rest: Any) -> None:
         for path in tmp_path.glob("damaged/*.safetensors"):
             path.write_bytes(b"")
-        roll_back(state, checkpoint, title)
+        roll_back(state, checkpoint, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_roll_back", damaged)
@@ -242,8 +258,40 @@ def test_a_batch_that_is_not_finite_is_passed_over_after_a_roll_back(tmp_path: P
     assert all(torch.isfinite(value).all() for value in result.weights.values())
 
 
+def test_a_roll_back_names_what_was_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, lambda step: batch_at(step) * (float("nan") if step == 9 else 1.0))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("line: step 9 was not finite (main/loss nan, main/error nan, main/grad_norm nan")
+    assert line.endswith("; back to step 8")
+
+
+def test_a_gradient_that_is_not_finite_is_named_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss of sqrt(0) is finite, and its gradient is not; the step before the check has changed weights."""
+
+    class Steep(Line):
+        def loss(
+            self, phase: str, batch: Tensor, progress: float
+        ) -> tuple[Tensor, dict[str, Tensor | float]]:
+            loss, terms = super().loss(phase, batch, progress)
+            poisoned = phase == "main" and bool((batch == 0).all())
+            return loss + (self.module["a"](batch) * 0).sum().sqrt() if poisoned else loss, terms
+
+    config = validate(TRAINING, "training", TrainingParams)
+    steep = Steep()
+    torch.manual_seed(1)
+    result = run_training(
+        steep, lambda step: batch_at(step) * (step != 6), config,
+        scratch=tmp_path, curves=None, device=CPU, title="steep",
+    )  # fmt: skip
+    assert (result.num_rollbacks, result.num_steps) == (1, 20)
+    assert all(value.isfinite().all() for value in result.weights.values())
+    assert "steep: step 6 was not finite (main/grad_norm nan)" in capsys.readouterr().err
+
+
 def test_losses_that_are_never_finite_end_in_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=f"after {MAX_ROLLBACKS} roll-backs"):
+    with pytest.raises(TrainingError, match=rf"(?s)after {MAX_ROLLBACKS} roll-backs.*main/loss nan"):
         run(tmp_path, lambda step: batch_at(step) * float("nan"))
 
 

@@ -13,13 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from tests.recipes import IBQ, VQ, residual
-from tests.small_training import BATCH, CPU, GRID, STEPS, batch_at, dying_at, make, params, same_bytes, train
+from tests.small_training import (
+    BATCH,
+    CPU,
+    GRID,
+    STEPS,
+    Distance,
+    batch_at,
+    dying_at,
+    make,
+    params,
+    same_bytes,
+    train,
+)
 from tests.unit.test_training_loop import batch_at as line_batch
 from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
 from vqpipe.runtime.device import deterministic_algorithms
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.training.loop import _prepare
+from vqpipe.training.objective import TrainingResult
 from vqpipe.training.step import Stepper, channels_last, micro_batches
 
 COMPILE = torch.compile
@@ -113,7 +126,7 @@ def test_codes_start_from_the_whole_batch(quantizer: dict[str, Any]) -> None:
         training = make(params(quantizer=quantizer))
         torch.manual_seed(2)
         parts = micro_batches(batch_at(0), count)
-        training.begin(parts, 0.0)
+        training.begin(parts, 0, 0.0)
         training.loss("ae", parts[0], 0.0)  # without micro-batches the first forward pass sets the codes
         states.append(training.tokenizer.quantizer.state_dict())  # type: ignore[attr-defined]
     close(states[0], states[1], atol=1e-5)
@@ -124,10 +137,10 @@ class Layouts(TokenizerObjective):
 
     seen: tuple[bool, bool] = (False, False)
 
-    def begin(self, batches: Sequence[Any], progress: float) -> None:
+    def begin(self, batches: Sequence[Any], step: int, progress: float) -> None:
         weight = self.tokenizer.encoder.stem.weight
         self.seen = tuple(t.is_contiguous(memory_format=torch.channels_last) for t in (weight, batches[0]))  # type: ignore[assignment]
-        super().begin(batches, progress)
+        super().begin(batches, step, progress)
 
 
 def test_channels_last_changes_the_layout_and_nothing_else(tmp_path: Path) -> None:
@@ -179,10 +192,17 @@ def test_the_losses_go_backward_through_graphs_of_the_tokenizer(
         seen.append(function)
         return COMPILE(function, backend="aot_eager")
 
-    _, eager = train(params(), tmp_path / "eager")
+    def run(folder: str, compiled: bool) -> tuple[TokenizerObjective, TrainingResult]:
+        config = params(training={"compile": compiled})
+        training = make(config)
+        torch.manual_seed(0)
+        training.perceptual = Distance()
+        return train(config, tmp_path / folder, training=training)
+
+    _, eager = run("eager", False)
     monkeypatch.setattr(torch, "compile", graphs_only)
-    training, result = train(params(training={"compile": True}), tmp_path / "graphs")
-    assert len(seen) == 2
+    training, result = run("graphs", True)
+    assert len(seen) == 4  # encoder, decoder, discriminator, perceptual net
     assert any("ae/adaptive_weight" in row for row in result.rows)
     close(eager.weights, result.weights, atol=1e-4)
     modules: list[nn.Module] = [*training.networks(), *training.uncompiled()]
@@ -224,7 +244,7 @@ def test_deterministic_mode_sets_the_flags_and_restores_them(
 
 def test_deterministic_mode_refuses_what_has_no_deterministic_form(tmp_path: Path) -> None:
     class Unordered(TokenizerObjective):
-        def observe(self, terms: Any, progress: float) -> None:
+        def observe(self, progress: float) -> None:
             torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
 
     for option in (False, True):

@@ -125,6 +125,7 @@ class CorpusVocabulary(nn.Module):
 
     ids: Tensor
     embeddings: Tensor
+    frozen_buffers = ("embeddings",)
 
     def __init__(self, ids: Int64[Tensor, " v"], embeddings: Float[Tensor, "v w"]) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ Sources: Esser et al., arXiv 2012.09841, section 3.1, equations 4 to 7; Meschede
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -173,37 +173,77 @@ def hinge_generator_loss(fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     return -fake.mean()
 
 
+def image_gradient(
+    loss: Float[Tensor, ""], image: Float[Tensor, "b c h w"], scale: float = 1.0
+) -> Float[Tensor, "b c h w"]:
+    """The gradient of a loss at the image; frees the loss's graph.
+
+    Args:
+        loss: of the image.
+        image: a leaf with a gradient.
+        scale: the loss times this goes backward, and the gradient is divided by it: against underflow in float16.
+    """
+    (slope,) = torch.autograd.grad(loss * scale if scale != 1 else loss, image)
+    return slope / scale if scale != 1 else slope
+
+
 def adaptive_weight(
-    reconstruction: Float[Tensor, ""], generator: Float[Tensor, ""], last_weight: Tensor, maximum: float
+    image: Float[Tensor, "b c h w"],
+    up: Float[Tensor, "b c h w"],
+    down: Float[Tensor, "b c h w"],
+    last_weight: Tensor,
+    maximum: float,
 ) -> Float[Tensor, ""]:
     """|grad of the reconstruction loss| / (|grad of the generator loss| + 1e-4) at the decoder's last weight.
 
-    With several ranks the gradients are averaged before their norms are taken, so that all ranks get the same weight,
-    and the one that a single process gets from the whole batch.
+    Both come from the losses' gradients at the image by the last layer's backward pass alone. With several ranks the
+    gradients are averaged before their norms are taken, so that all ranks get the same weight, and the one that a
+    single process gets from the whole batch.
 
     Args:
-        reconstruction: pixel plus perceptual loss, without the quantizer's.
-        generator: the generator's adversarial loss.
+        image: the decoder's output, with its graph, which stays.
+        up: gradient at the image of the pixel plus perceptual loss, without the quantizer's.
+        down: gradient at the image of the generator's adversarial loss.
         last_weight: weight of the decoder's last layer.
         maximum: upper bound.
 
     Returns:
         A scalar without gradient, in [0, maximum].
     """
-    (up,) = torch.autograd.grad(reconstruction, last_weight, retain_graph=True)
-    (down,) = torch.autograd.grad(generator, last_weight, retain_graph=True)
-    up, down = average(torch.stack([up, down])) if world_size() > 1 else (up, down)
-    return (up.norm() / (down.norm() + 1e-4)).clamp(0.0, maximum).detach()
+    slopes = [torch.autograd.grad(image, last_weight, slope, retain_graph=True)[0] for slope in (up, down)]
+    first, second = average(torch.stack(slopes)) if world_size() > 1 else slopes
+    return (first.norm() / (second.norm() + 1e-4)).clamp(0.0, maximum).detach()
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, image: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return None, slope * slopes[0], None
+
+
+def with_gradient(
+    value: Float[Tensor, ""], image: Float[Tensor, "b c h w"], slope: Float[Tensor, "b c h w"]
+) -> Float[Tensor, ""]:
+    """A loss of a known value whose gradient at the image is known: `slope`."""
+    loss: Tensor = _WithGradient.apply(value, image, slope)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def r1_penalty(discriminator: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """1/2 the mean over real images of |grad D(x)|^2, D(x) the mean of an image's patch logits; in float32.
 
-    Its gradient goes to the discriminator's parameters, through the gradient (a second backward pass).
+    Its gradient goes to the discriminator's parameters, through the gradient (a second backward pass). That is why the
+    forward pass is that of the class: one that `training.compile` has put in its place has no second derivative.
     """
     images = images.detach().float().requires_grad_(True)
     with torch.autocast(images.device.type, enabled=False):
-        scores = discriminator(images).flatten(1).mean(dim=1)
+        scores = type(discriminator).forward(discriminator, images).flatten(1).mean(dim=1)
     (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return 0.5 * slope.square().flatten(1).sum(dim=1).mean()
 
@@ -213,8 +253,8 @@ class DiscriminatorStart(nn.Module):
 
     A fixed start has no state. A plateau has one buffer, float64: mean of the last whole window, sum and number
     of the losses in the present one, and the progress at which it started; -1 means none. It is part of the
-    checkpoint, so that a resumed or rolled back run decides as if it had never stopped; the losses are means over
-    ranks, so that all ranks decide the same.
+    checkpoint, so that a resumed or rolled back run decides as if it had never stopped. Losses are added up on their
+    device; the host reads them at the end of a plateau's window. Given means over ranks, all ranks decide the same.
     """
 
     memory: Tensor
@@ -223,34 +263,47 @@ class DiscriminatorStart(nn.Module):
         super().__init__()
         self.fixed = None if isinstance(start, PlateauStart) else start
         self.plateau: PlateauParams | None = start.plateau if isinstance(start, PlateauStart) else None
+        self._known: tuple[int, float | None] | None = None
+        """Number of losses in the present window and the start, as the host knows them; None: to be read."""
         if self.plateau is not None:
             self.register_buffer("memory", torch.tensor([-1.0, 0.0, 0.0, -1.0], dtype=torch.float64))
 
     @property
     def started_at(self) -> float | None:
         """The progress in [0, 1] at which it starts or started; None while a plateau has not started it."""
-        if self.plateau is None:
-            return self.fixed
-        progress = self.memory[3].item()
-        return None if progress < 0 else progress
+        return self.fixed if self.plateau is None else self._state()[1]
 
     def passed(self, progress: float, warmup: float = 0.0) -> bool:
         """Whether `progress` is at or after the start plus `warmup`."""
         start = self.started_at
         return start is not None and progress >= start + warmup
 
-    def observe(self, loss: float, progress: float) -> None:
+    @torch.no_grad()
+    def observe(self, loss: float | Float[Tensor, ""], progress: float) -> None:
         """Record one step's reconstruction loss; `progress` is that reached after the step."""
         plateau = self.plateau
         if plateau is None or self.started_at is not None:
             return
-        previous, total, count, _ = self.memory.tolist()
-        total, count = total + loss, count + 1
-        flat = False
+        count, flat = self._state()[0] + 1, False
+        self.memory[1] += loss
+        self.memory[2] += 1
         if count == plateau.window:
-            mean = total / count
+            previous, total = self.memory[:2].tolist()
+            mean, count = total / count, 0
             flat = previous >= 0 and previous - mean < plateau.min_relative_change * previous
-            previous, total, count = mean, 0.0, 0
+            self.memory.copy_(torch.tensor([mean, 0.0, 0.0, -1.0], dtype=torch.float64))
         begins = (flat and progress >= plateau.earliest) or progress >= plateau.latest
-        now = [previous, total, count, progress if begins else -1.0]
-        self.memory.copy_(torch.tensor(now, dtype=torch.float64))
+        if begins:
+            self.memory[3] = progress
+        self._known = count, progress if begins else None
+
+    def _state(self) -> tuple[int, float | None]:
+        if self._known is None:
+            _, _, count, progress = self.memory.tolist()
+            self._known = int(count), None if progress < 0 else progress
+        return self._known
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Loading, resumed or rolled back, may change the memory."""
+        self._known = None
+        super()._load_from_state_dict(*args)

@@ -189,7 +189,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Tensor, condition: Condition) -> Float[Tensor, ""]:
-        """The scalar to minimise on a batch of tokens or latents.
+        """The scalar to minimise on a batch of tokens or latents; every trained parameter gets a gradient from it.
 
         Raises:
             MismatchError: a batch of another shape, or a condition that this prior does not take.

@@ -131,6 +131,10 @@ class PriorTraining(Objective):
         """The prior's."""
         return list(self.prior.networks())
 
+    def unused(self, phase: str) -> bool:
+        """A prior's loss reaches all of its parameters."""
+        return False
+
     def loss(self, phase: str, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The prior's loss and its columns of the curves."""
         loss = self.prior.loss(*batch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -23,6 +24,7 @@ from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import Params
 from vqpipe.quantizers.estimators import Estimator
+from vqpipe.runtime.host import HostScalar
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32)
 """Dtypes that indices may have."""
@@ -140,6 +142,13 @@ class Quantizer(nn.Module, ABC):
     rounding). Otherwise an estimator passes the gradient of `z_q` to z alone, and the loss trains the codes."""
     estimator: Estimator = "straight_through"
     """How the gradient of `z_q` reaches z where it is not the method's own: a name in `ESTIMATORS`."""
+    frozen_buffers: tuple[str, ...] = ()
+    """Its own buffers that never change, such as vectors of a pretrained codebook: averages of weights skip them."""
+
+    @cached_property
+    def _started(self) -> HostScalar:
+        """Of the buffer `initialised`."""
+        return HostScalar()
 
     @property
     def groups(self) -> int:
@@ -191,9 +200,10 @@ class Quantizer(nn.Module, ABC):
         """
 
     def waits_for_data(self) -> bool:
-        """Whether `initialise` still has something to set."""
-        done = dict(self.named_buffers(recurse=False)).get("initialised")
-        return done is not None and not bool(done)
+        """Whether `initialise` still has something to set: the buffer `initialised`, where there is one, as the host
+        knows it. The device is asked once, and again only after the buffer was loaded or moved."""
+        done = self._buffers.get("initialised")
+        return done is not None and not self._started.get(done)
 
     @classmethod
     def from_codebook(cls, config: Any, codebook: PretrainedCodebook) -> Quantizer:
@@ -246,6 +256,7 @@ class Quantizer(nn.Module, ABC):
             self.register_parameter(name, nn.Parameter(vectors))
         else:
             self.register_buffer(name, vectors)
+            self.frozen_buffers = (*self.frozen_buffers, name)
 
 
 def check_latent(z: Any, dim: int, values: bool) -> None:

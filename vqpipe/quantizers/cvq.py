@@ -43,6 +43,7 @@ from vqpipe.quantizers.moments import draw_order
 from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer, unit
 from vqpipe.quantizers.soft import gumbel_noise, in_row_tiles
 from vqpipe.runtime.distributed import broadcast, gather
+from vqpipe.runtime.host import count_codes
 
 
 class ContrastiveParams(Params):
@@ -116,7 +117,7 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
     def move_codes(self, rows: Float[Tensor, "n d"], indices: Int64[Tensor, " n"]) -> None:
         """See `NearestCodeQuantizer.move_codes`: towards the anchors."""
         latents, indices, num_codes = gather(rows), gather(indices), self.num_codes[0]
-        share = torch.bincount(indices, minlength=num_codes).float() / len(indices)
+        share = count_codes(indices, num_codes).float() / len(indices)
         self.usage.lerp_(share, 1 - self.decay)
         alpha = torch.exp(-10 * self.usage * num_codes / (1 - self.decay) - 1e-3)[:, None]
         anchors = latents[broadcast(self._anchors(latents))]

@@ -34,6 +34,7 @@ from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import CommittedParams, NearestCodeQuantizer
 from vqpipe.runtime.distributed import all_reduce_sum, broadcast, gather
+from vqpipe.runtime.host import HostScalar
 
 
 class RestartParams(Params):
@@ -42,7 +43,7 @@ class RestartParams(Params):
     threshold: float = Field(gt=0)
     """Smoothed uses per step, over all ranks, under which a code is dead."""
     every: int = Field(ge=1)
-    """Training steps (forward passes) from one look for dead codes to the next."""
+    """Training steps (forward passes) from one look for dead codes to the next; a look waits for the device."""
 
 
 class EmaParams(CommittedParams):
@@ -95,6 +96,7 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         self.register_buffer("sums", codes.clone())
         self.register_buffer("cluster_sizes", torch.ones(config.num_codes))
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        self._passes = HostScalar()
 
     def live_codes(self) -> tuple[Float[Tensor, "K d"]]:
         """The codes; in training a copy, since they move before the pass ends."""
@@ -126,8 +128,9 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         total = self.cluster_sizes.sum()
         smoothed = (self.cluster_sizes + self.epsilon) / (total + len(self.codes) * self.epsilon) * total
         self.codes.copy_(self.sums / smoothed[:, None])
-        self.passes += 1
-        if self.restart is not None and int(self.passes) % self.restart.every == 0:
+        passes = self._passes.get(self.passes) + 1
+        self._passes.set(self.passes, passes)
+        if self.restart is not None and passes % self.restart.every == 0:
             self._revive(rows, self.restart.threshold)
 
     def _revive(self, rows: Tensor, threshold: float) -> None:

@@ -173,13 +173,13 @@ class NearestCodeQuantizer(Quantizer):
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
         """See `Quantizer.initialise`; only where the params ask for it. With several ranks the batch is that of all of
         them, and rank 0's result is given to all."""
-        if not self.data_init or bool(self.initialised):
+        if not self.data_init or not self.waits_for_data():
             return
         with torch.autocast(z.device.type, enabled=False):
             whole = gather(z.detach().float())
             self.set_from_data(torch.stack([_rows(part) for part in self._split(whole)]))
         broadcast_module(self)
-        self.initialised.fill_(True)
+        self._started.set(self.initialised, True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; `progress` has an effect only where a method says so."""

@@ -159,7 +159,7 @@ class ResidualQuantizer(Quantizer):
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
         """See `Quantizer.initialise`: each stage from the residuals of every S-th latent, from the s-th on, after
         the stages before it in eval mode. With fewer latents than stages, from all of them."""
-        if bool(self.initialised):
+        if not self.waits_for_data():
             return
         rows = z.detach().float().movedim(1, -1).flatten(0, -2)
         for number, stage in enumerate(self.stages):
@@ -171,7 +171,7 @@ class ResidualQuantizer(Quantizer):
                 residual = residual - before.eval()(residual / scale).z_q * scale
                 before.train(training)
             stage.initialise(residual / self.scales[number])
-        self.initialised.fill_(True)
+        self._started.set(self.initialised, True)
 
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; the stages' terms have the stage's number after their names."""

@@ -57,6 +57,7 @@ class SimVectorQuantizer(NearestCodeQuantizer):
         },
     )  # fmt: skip
     frozen: Tensor
+    frozen_buffers = ("frozen",)
 
     def __init__(self, config: SimVqParams) -> None:
         super().__init__(config, ["code"], [config.num_codes], data_init=config.init == "data")

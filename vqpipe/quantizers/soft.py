@@ -158,11 +158,11 @@ class SoftCodeQuantizer(Quantizer):
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
         """See `Quantizer.initialise`; with several ranks the batch is that of all of them, and rank 0's result is
         given to all."""
-        if not self.data_init or bool(self.initialised):
+        if not self.data_init or not self.waits_for_data():
             return
         self.set_from_data(self._rows(gather(z.detach().float())))
         broadcast_module(self)
-        self.initialised.fill_(True)
+        self._started.set(self.initialised, True)
 
     def set_from_data(self, rows: Float[Tensor, "n d"]) -> None:
         """Codes are latents of the first batch, drawn at random."""

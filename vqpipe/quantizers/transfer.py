@@ -151,6 +151,7 @@ class FrozenProjection(nn.Module):
     """
 
     matrix: Tensor
+    frozen_buffers = ("matrix",)
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()

@@ -169,6 +169,7 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         self.register_vectors("noun_vectors", noun_vectors, config.trainable_words)
         self.register_buffer("edges", edges)
         self.register_buffer("edge_weights", edge_weights)
+        self.frozen_buffers = (*self.frozen_buffers, "edge_weights")
         self.transfer = _transfer(config, adjective_vectors.shape[1])
         self._adjacency: Memo[Tensor] = Memo()
 

@@ -89,18 +89,23 @@ def own_share(num_items: int) -> slice:
     return slice(rank() * share, (rank() + 1) * share)
 
 
-def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
+def data_parallel(module: torch.nn.Module, unused: bool) -> torch.nn.Module:
     """The module with its parameters' gradients averaged over ranks in buckets, while `backward` still runs.
 
-    A parameter that no rank's loss reaches keeps no gradient, as in one process. The module itself where there is
-    one rank. The module may not have buffers (such as batch norm's): they are not synchronised here.
+    The module itself where there is one rank. The module may not have buffers (such as batch norm's): they are not
+    synchronised here.
+
+    Args:
+        module: with the parameters to average.
+        unused: whether a loss may leave parameters without a gradient. They are then looked for in every pass, and one
+            that no rank's loss reaches keeps no gradient, as in one process. Without it such a parameter is an error.
     """
     if world_size() == 1:
         return module
     assert not list(module.buffers())
     return torch.nn.parallel.DistributedDataParallel(
         module,
-        find_unused_parameters=True,
+        find_unused_parameters=unused,
         gradient_as_bucket_view=True,
         init_sync=False,
     )

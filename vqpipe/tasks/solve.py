@@ -19,6 +19,7 @@ from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import epoch_order
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.measured import ImagesDigest, measured_with
+from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tasks import TASKS
@@ -191,8 +192,8 @@ class HeadTraining(Objective):
         self.task, self.inputs = task, inputs
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
-        """One group."""
-        return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
+        """The weights of layers decay, nothing else does."""
+        return decay_groups(self.module, WITH_CONVOLUTIONS)
 
     def networks(self) -> list[nn.Module]:
         return self.task.networks(self.module)

@@ -23,11 +23,15 @@ from vqpipe.models.losses import (
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
+    image_gradient,
     pixel_loss,
     r1_penalty,
+    with_gradient,
 )
 from vqpipe.models.perceptual import Perceptual
-from vqpipe.runtime.distributed import all_reduce_sum, is_main, synchronised_norms
+from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
+from vqpipe.runtime.distributed import all_reduce_sum, average, is_main, synchronised_norms
+from vqpipe.runtime.host import count_codes
 from vqpipe.runtime.terminal import say
 from vqpipe.tokenizers.captions import CaptionedImages, images_of
 from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer, TokenizerParams
@@ -44,6 +48,8 @@ FLOOR = 0.01
 FEWEST = 2.0
 """… or below this many codes. Codebooks of fewer than `SMALL` codes are never reported."""
 SMALL = 8
+HALF_SCALE = 1024.0
+"""Factor on the losses on the way to the image under fp16, where small gradients would vanish."""
 REMEDY = (
     "codes collapse where few win early and the others get no gradient: start the codes from data (init: data), "
     "restart dead codes (kind ema with restart, or cvq), raise beta or lower the learning rate, or take a "
@@ -83,8 +89,12 @@ class TokenizerObjective(Objective):
             self.phases = ("ae", "disc")
         if aligner is not None:
             self.module["aligner"] = aligner
+        self._step = 0
+        """The present step, for the lazy gradient penalty."""
         self._fakes: deque[Tensor] = deque()
         """The micro-batches' reconstructions, from phase `ae` to phase `disc`."""
+        self._reconstructions: list[Tensor] = []
+        """The micro-batches' reconstruction losses, for a start that is a plateau."""
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
         modules = [self.module["tokenizer" if phase == "ae" else "discriminator"]]
@@ -92,25 +102,37 @@ class TokenizerObjective(Objective):
             modules.append(self.aligner)
         scale = 1.0 if phase == "ae" else self.config.losses.adversarial.discriminator.lr_scale
         return [
-            {"params": [p for p in module.parameters() if p.requires_grad], "lr_scale": scale}
+            {**group, "lr_scale": scale}
             for module in modules
+            for group in decay_groups(module, WITH_CONVOLUTIONS)
+            if group["params"]
         ]
 
     def active(self, phase: str, progress: float) -> bool:
         return phase == "ae" or self.start.passed(progress)
 
     def networks(self) -> list[nn.Module]:
-        """Encoder and decoder. The search stays as it is, and so do the perceptual net and the discriminator: the
-        adaptive weight goes backward through both before the loss does, which a compiled graph allows only once."""
-        return [self.tokenizer.encoder, self.tokenizer.decoder]
+        """Encoder, decoder, discriminator and perceptual net; the search and the quantizer stay as they are."""
+        others = [self.discriminator, self.perceptual]
+        return [self.tokenizer.encoder, self.tokenizer.decoder, *(net for net in others if net is not None)]
 
     def uncompiled(self) -> list[nn.Module]:
         """The decoder's last layer, at whose weight the adaptive weight compares gradients."""
         return [self.tokenizer.decoder.out]
 
-    def begin(self, batches: Sequence[Any], progress: float) -> None:
+    def published(self) -> dict[str, nn.Module]:
+        """The tokenizer, and the aligner where there is one."""
+        return {name: self.module[name] for name in ("tokenizer", "aligner") if name in self.module}
+
+    def unused(self, phase: str) -> bool:
+        """Only an aligner may leave parameters without a gradient."""
+        return phase == "ae" and self.aligner is not None
+
+    def begin(self, batches: Sequence[Any], step: int, progress: float) -> None:
         """Codes that start from data start from the whole batch, also with several micro-batches."""
+        self._step = step
         self._fakes.clear()
+        self._reconstructions.clear()
         quantizer = self.tokenizer.quantizer
         if len(batches) > 1 and quantizer.waits_for_data():
             with torch.no_grad():
@@ -118,10 +140,11 @@ class TokenizerObjective(Objective):
                     torch.cat([self.tokenizer.encode_latent(images_of(part)) for part in batches])
                 )
 
-    def observe(self, terms: Mapping[str, float], progress: float) -> None:
-        """Let the discriminator's start see the reconstruction loss."""
+    def observe(self, progress: float) -> None:
+        """Let a plateau see the reconstruction loss, the mean over micro-batches and ranks; it stays on the device."""
         if self.discriminator is not None and self.start.plateau is not None:
-            self.start.observe(terms["ae/reconstruction"], progress)
+            mean = torch.stack(self._reconstructions).double().mean()
+            self.start.observe(average(mean), progress)
 
     def loss(
         self, phase: str, batch: Float[Tensor, "b 3 h w"] | CaptionedImages, progress: float
@@ -139,40 +162,60 @@ class TokenizerObjective(Objective):
         recon, quantized = self.tokenizer(images, progress)
         recon = recon.float()
         self._fakes.append(recon.detach())
-        reconstruction, pixel_terms = pixel_loss(losses.reconstruction, recon, images)
-        terms: dict[str, Tensor | float] = {**pixel_terms, "quantizer": quantized.loss.detach()}
+        terms: dict[str, Tensor | float] = {"quantizer": quantized.loss.detach()}
         terms |= {name: value.detach() for name, value in quantized.terms.items()}
-        for index, (indices, count) in enumerate(
-            zip(quantized.indices.unbind(1), self.tokenizer.num_codes, strict=True)
-        ):
-            terms[f"codes_in_batch_{index}"] = (count_codes(indices.reshape(-1), count) > 0).sum()
-        terms |= self.watch.update(quantized.indices)
-        if self.perceptual is not None:
-            distance = self.perceptual(recon, images).mean()
-            terms[self.perceptual.name] = distance.detach()
-            reconstruction = reconstruction + losses.perceptual_weight * distance
-        if self.start.plateau is not None:
-            terms["reconstruction"] = reconstruction.detach()
-        total = reconstruction + losses.quantizer_weight * quantized.loss
-        adversarial = losses.adversarial
-        if self.discriminator is not None and self.start.passed(progress, adversarial.warmup):
-            self.discriminator.requires_grad_(False)
-            adversarial_loss = hinge_generator_loss(self.discriminator(recon).float())
-            self.discriminator.requires_grad_(True)
-            weight = adaptive_weight(
-                reconstruction,
-                adversarial_loss,
-                self.tokenizer.decoder.last_weight,
-                adversarial.max_adaptive_weight,
-            )
-            terms |= {"adversarial": adversarial_loss.detach(), "adaptive_weight": weight}
-            total = total + adversarial.weight * weight * adversarial_loss
+        counts = self.watch.count(quantized.indices)
+        terms |= {f"codes_in_batch_{index}": (own > 0).sum() for index, own in enumerate(counts)}
+        terms |= self.watch.record(counts)
+        if self.discriminator is not None and self.start.passed(progress, losses.adversarial.warmup):
+            image_loss, image_terms = self._adversarial(recon, images)
+        else:
+            image_loss, image_terms = self._reconstruction(recon, images)
+        terms |= image_terms
+        total = image_loss + losses.quantizer_weight * quantized.loss
         if self.aligner is not None:
             assert isinstance(batch, CaptionedImages)
             alignment, align_terms = self.aligner(quantized, batch.text, progress)
             terms |= {"align": alignment.detach(), **align_terms}
             total = total + alignment
         return total, terms
+
+    def _reconstruction(self, recon: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Pixel plus perceptual loss."""
+        loss, pixel_terms = pixel_loss(self.config.losses.reconstruction, recon, images)
+        terms: dict[str, Tensor | float] = {**pixel_terms}
+        if self.perceptual is not None:
+            distance = self.perceptual(recon, images).mean()
+            terms[self.perceptual.name] = distance.detach()
+            loss = loss + self.config.losses.perceptual_weight * distance
+        if self.start.plateau is not None:
+            terms["reconstruction"] = loss.detach()
+            self._reconstructions.append(loss.detach())
+        return loss, terms
+
+    def _adversarial(self, recon: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The same plus the weighted adversarial loss.
+
+        Each loss goes backward to the image once, where its network ends. From these two gradients the last layer
+        gives the adaptive weight, and their weighted sum goes on through the decoder in the loss's backward pass.
+        """
+        assert self.discriminator is not None
+        config = self.config.losses.adversarial
+        scale = HALF_SCALE if self.config.training.precision == "fp16" else 1.0
+        seen = recon.detach().requires_grad_(True)
+        reconstruction, terms = self._reconstruction(seen, images)
+        up = image_gradient(reconstruction, seen, scale)
+        self.discriminator.requires_grad_(False)
+        generator = hinge_generator_loss(self.discriminator(seen).float())
+        self.discriminator.requires_grad_(True)
+        down = image_gradient(generator, seen, scale)
+        weight = adaptive_weight(
+            recon, up, down, self.tokenizer.decoder.last_weight, config.max_adaptive_weight
+        )
+        terms |= {"adversarial": generator.detach(), "adaptive_weight": weight}
+        factor = config.weight * weight
+        value = reconstruction.detach() + factor * generator.detach()
+        return with_gradient(value, recon, up + factor * down), terms
 
     def _discriminator_loss(
         self, images: Tensor, progress: float
@@ -183,7 +226,7 @@ class TokenizerObjective(Objective):
         terms: dict[str, Tensor | float] = {"real": real.detach().mean(), "fake": fake.detach().mean()}
         loss = hinge_discriminator_loss(real, fake)
         r1 = self.config.losses.adversarial.r1
-        if r1 is not None and round(progress * self.config.training.num_steps) % r1.every == 0:
+        if r1 is not None and self._step % r1.every == 0:
             penalty = r1_penalty(self.discriminator, images)
             terms["r1"] = penalty.detach()
             loss = loss + r1.weight * r1.every * penalty
@@ -254,9 +297,20 @@ class CodeWatch(nn.Module):
             self.register_buffer(f"window_{group}", torch.zeros(count, dtype=torch.int64))
             self.register_buffer(f"last_used_{group}", torch.zeros(count, dtype=torch.int64))
 
-    @torch.no_grad()
     def update(self, indices: Int[Tensor, "b g h w"]) -> dict[str, float]:
-        """Count one batch of this rank.
+        """Count one batch of this rank; see `record`."""
+        return self.record(self.count(indices))
+
+    def count(self, indices: Int[Tensor, "b g h w"]) -> tuple[Int64[Tensor, " k"], ...]:
+        """Uses of each code of each group in a batch."""
+        return tuple(
+            count_codes(own.reshape(-1), count)
+            for own, count in zip(indices.unbind(1), self.num_codes, strict=True)
+        )
+
+    @torch.no_grad()
+    def record(self, counts: Sequence[Int64[Tensor, " k"]]) -> dict[str, float]:
+        """Add the counts of one batch of this rank, which stay as they are.
 
         Returns:
             Nothing within a window; at its end, per group i, `window_used_share_i` (codes used in the window /
@@ -264,11 +318,11 @@ class CodeWatch(nn.Module):
         """
         called = int(self.calls) if self._called is None else self._called
         step = called // self.calls_per_step + 1
-        for group, count in enumerate(self.num_codes):
-            counts = all_reduce_sum(count_codes(indices[:, group].reshape(-1), count))
-            self.get_buffer(f"window_{group}").add_(counts)
-            self.get_buffer(f"last_used_{group}").masked_fill_(counts > 0, step)
-        self.tokens += all_reduce_sum(torch.full_like(self.tokens, indices[:, 0].numel()))
+        whole = torch.split(all_reduce_sum(torch.cat(tuple(counts))), list(self.num_codes))
+        for group, own in enumerate(whole):
+            self.get_buffer(f"window_{group}").add_(own)
+            self.get_buffer(f"last_used_{group}").masked_fill_(own > 0, step)
+        self.tokens += whole[0].sum()
         self.calls += 1
         self._called = called + 1
         if self._called % self.calls_per_step or not (step % self.log_every == 0 or step == self.num_steps):
@@ -328,12 +382,6 @@ class CodeWatch(nn.Module):
                 f"{REMEDY}",
                 err=True,
             )
-
-
-def count_codes(codes: Int[Tensor, " n"], num_codes: int) -> Int64[Tensor, " k"]:
-    """Uses of each code. `torch.bincount` would wait for the device, to learn how many bins there are."""
-    ones = torch.ones_like(codes, dtype=torch.int64)
-    return torch.zeros(num_codes, dtype=torch.int64, device=codes.device).index_add_(0, codes, ones)
 
 
 def _perplexity(counts: Int64[Tensor, " k"]) -> float:

@@ -121,6 +121,7 @@ def train_tokenizer(
     curves: Path,
     device: torch.device,
     title: str,
+    clip_id: str | None = None,
     on_trained: Callable[[TrainingResult], None] | None = None,
 ) -> TrainedTokenizer:
     """Train one variant on the training split and measure it shortly on the validation split.
@@ -128,10 +129,11 @@ def train_tokenizer(
     Args:
         codebook: the pretrained codebook that the quantizer is built on, or None.
         dataset: the dataset artifact.
-        clip: the CLIP of the run, for `perceptual.kind: clip` and `align`.
+        clip: the CLIP of the run; needed where `uses_clip` says so.
         scratch: folder of the checkpoint and of the captions' features; a run that was killed resumes from it.
         curves: where the training curves are published.
         title: names the run on the progress bar.
+        clip_id: the id of the CLIP of the run where `clip` is not given.
         on_trained: called at the end of the training, before anything is measured.
 
     Raises:
@@ -140,7 +142,7 @@ def train_tokenizer(
         DataError: `align`, and training images without a caption.
         TrainingError: training that does not come back from non-finite losses.
     """
-    foreign = check_codebook(config, codebook, clip)
+    foreign = check_codebook(config, codebook, clip.id if clip is not None else clip_id)
     if config.align is not None and clip is None:
         raise MismatchError(
             "a variant with align needs a CLIP for the captions", found="none", expected="the option --clip"
@@ -206,34 +208,36 @@ def train_tokenizer(
     )
 
 
+def uses_clip(config: TokenizerParams) -> bool:
+    """Whether the training needs the CLIP's networks, for the perceptual loss or for captions, and not its id alone."""
+    return config.align is not None or config.losses.perceptual.kind == "clip"
+
+
 def check_codebook(
-    config: TokenizerParams, codebook: PretrainedCodebook, clip: Clip | None
+    config: TokenizerParams, codebook: PretrainedCodebook, clip_id: str | None
 ) -> ForeignCodebook | None:
     """Both CLIPs where the codebook was made with another one than the run's, else None.
 
     Args:
         codebook: the pretrained codebook, or None.
-        clip: the run's CLIP, or None.
+        clip_id: of the run's CLIP, or None.
 
     Raises:
         MismatchError: a loss uses the run's CLIP, another made the codebook, and the params do not accept that.
     """
     made_by = None if codebook is None else codebook.facts.get("clip_id")
-    if clip is None or made_by is None or made_by == clip.id:
+    if clip_id is None or made_by is None or made_by == clip_id:
         return None
-    losses = config.losses
-    uses_clip = config.align is not None or (
-        losses.perceptual.kind == "clip" and losses.perceptual_weight > 0
-    )
-    if uses_clip and not config.foreign_codebook:
+    matters = config.align is not None or config.losses.perceptual_weight > 0
+    if matters and uses_clip(config) and not config.foreign_codebook:
         raise MismatchError(
             "the codebook was made with another CLIP than that in the losses",
-            found=f"a codebook of {made_by}, and losses of {clip.id}",
-            expected=f"a codebook of {clip.id}, the option --clip with the CLIP of the codebook, or "
+            found=f"a codebook of {made_by}, and losses of {clip_id}",
+            expected=f"a codebook of {clip_id}, the option --clip with the CLIP of the codebook, or "
             "foreign_codebook: true in the variant's params",
             run="dvc repro graph" if isinstance(codebook, WordsCodebook) else "dvc repro patches cluster",
         )
-    return ForeignCodebook(clip=str(made_by), run_clip=clip.id)
+    return ForeignCodebook(clip=str(made_by), run_clip=clip_id)
 
 
 @torch.no_grad()

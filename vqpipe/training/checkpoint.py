@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,56 @@ from vqpipe.artifacts.checkpoints import keeping_previous
 from vqpipe.artifacts.spec import TensorSpec
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.runtime.distributed import barrier, gather, is_main, rank
+from vqpipe.training.window import Window
 
 CHECKPOINT = TensorSpec(
-    "checkpoint", 1, {}, stage="tokenizer", open=True, about="a training run between two steps"
+    "checkpoint", 2, {}, stage="tokenizer", open=True, about="a training run between two steps"
 )
 
 
-class AveragedWeights:
-    """Exponential moving average of a module's floating-point state (Polyak averaging).
+def moving_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The floating-point tensors of modules that training changes, by their names below the parts' names.
 
-    The decay at update n is min(decay, (1 + n) / (10 + n)), so that early weights are forgotten. Entries that are
-    not floating point are copied.
+    Those are the parameters with a gradient and the buffers, except the buffers that a submodule lists in
+    `frozen_buffers`, a tuple of its own buffers' names.
+    """
+    found: dict[str, Tensor] = {}
+    for part, module in parts.items():
+        prefix = f"{part}." if part else ""
+        frozen = {
+            f"{path}.{name}" if path else name
+            for path, owner in module.named_modules()
+            for name in getattr(owner, "frozen_buffers", ())
+        }
+        for name, value in module.state_dict(keep_vars=True).items():
+            trained = value.requires_grad or not isinstance(value, nn.Parameter)
+            if value.is_floating_point() and trained and name not in frozen:
+                found[prefix + name] = value
+    return found
+
+
+class AveragedWeights:
+    """Exponential moving average of tensors that are changed in place (Polyak averaging).
+
+    The first update copies, so that the average starts after whatever the first step sets from data. The decay at
+    update n > 1 is min(decay, (1 + n) / (10 + n)), so that early weights are forgotten.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, followed: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self._followed = [value.detach() for value in followed.values()]
+        self.weights = {name: value.detach().clone() for name, value in followed.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self) -> None:
+        """Follow the tensors as they are now."""
         self.updates += 1
+        own = list(self.weights.values())
+        if self.updates == 1:
+            torch._foreach_copy_(own, self._followed)
+            return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.weights[name].lerp_(value.to(self.weights[name].dtype), 1 - decay)
-            else:
-                self.weights[name].copy_(value)
+        torch._foreach_lerp_(own, self._followed, 1 - decay)
 
 
 def optimizer_tensors(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -85,15 +110,15 @@ class TrainingState:
         """Batches skipped after roll-backs: step s trains on batch s + skipped."""
         self.rollbacks = 0
         self.rows: list[dict[str, float]] = []
-        self.window: dict[str, list[float]] = {}
-        """Sum and count of each term since the last row of the curves."""
+        self.window = Window(device)
+        """The terms since the last row of the curves."""
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; atomic, no pickle, with a checksum. The one at `path` becomes the one before.
 
         All ranks call it: rank 0 writes, with everyone's random state.
         """
-        random = self._random()
+        random, window = self._random(), self.window.settle()
         if not is_main():
             return barrier()
         tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
@@ -104,7 +129,7 @@ class TrainingState:
         tensors |= random
         facts: dict[str, Any] = {
             "step": self.step, "skipped": self.skipped, "rollbacks": self.rollbacks, "rows": self.rows,
-            "window": self.window, "scaler": self.scaler.state_dict(),
+            "window": window, "scaler": self.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
         }  # fmt: skip
         with keeping_previous(path):
@@ -140,7 +165,8 @@ class TrainingState:
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
         self.step, self.skipped, self.rollbacks = facts["step"], facts["skipped"], facts["rollbacks"]
-        self.rows, self.window = facts["rows"], facts["window"]
+        self.rows = facts["rows"]
+        self.window.restore(facts["window"])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ from vqpipe.training.loop import write_curves
 from vqpipe.training.objective import Objective, TrainingParams
 from vqpipe.vision.clip import Clip, resize_to, token_ids, write_clip
 from vqpipe.vision.pin import Source, load_pretrained_clip
-from vqpipe.vision.towers import build_model, encode_ids
+from vqpipe.vision.towers import build_model, encode_ids, text_length
 
 VOCAB_SIZE = 49408
 """Byte-pair tokens of CLIP."""
@@ -305,9 +305,9 @@ def fit_clip(
         images = resize_to(
             images, params.vision.image_size, preprocess["interpolation"], preprocess["resize_mode"]
         )
-        return ImageTextBatch(
-            images.to(device), ids[captions.draw(picked[share], params.seed, step)].to(device)
-        )
+        drawn = captions.draw(picked[share], params.seed, step)
+        own = ids[drawn]
+        return ImageTextBatch(images, own[:, : text_length(own)], captions.texts[drawn])
 
     trainable = ContrastiveTraining(model, params.max_logit_scale)
     result = train_loop(
@@ -337,6 +337,8 @@ class CaptionDraws:
         self.starts = np.cumsum(self.counts) - self.counts
         texts = [text for own in captions for text in own]
         self.ids: Tensor = token_ids(texts, context_length)
+        self.texts: Tensor = torch.unique(self.ids, dim=0, return_inverse=True)[1]
+        """A number for each row of `ids`; equal rows have the same."""
 
     def draw(self, picked: np.ndarray, seed: int, step: int) -> Tensor:
         """Row numbers in `ids` of one caption for each picked image; it does not depend on the ranks."""
@@ -351,16 +353,17 @@ class ImageTextBatch:
 
     images: Float[Tensor, "b 3 s s"]
     ids: Int[Tensor, "b t"]
+    """Cut after the longest text of the batch."""
+    texts: Int[Tensor, " b"]
+    """A number for each text; equal texts have the same."""
 
 
 class ContrastiveTraining(Objective):
-    """A `Trainable` with one phase, `main`.
+    """A CLIP and its contrastive loss.
 
     With several ranks, the features of all ranks are compared with each other, so that the loss is that of
     the global batch.
     """
-
-    phases: tuple[str, ...] = ("main",)
 
     def __init__(self, model: nn.Module, max_logit_scale: float) -> None:
         self.module = model
@@ -374,8 +377,9 @@ class ContrastiveTraining(Objective):
             (no_decay if parameter.ndim < 2 or "embedding" in name else decay).append(parameter)
         return [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
 
-    def active(self, phase: str, progress: float) -> bool:
-        return True
+    def unused(self, phase: str) -> bool:
+        """The loss reaches all parameters."""
+        return False
 
     def networks(self) -> list[nn.Module]:
         """The towers' blocks."""
@@ -386,10 +390,10 @@ class ContrastiveTraining(Objective):
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """InfoNCE, and the accuracy of picking a batch's own caption for each image."""
         image = normalize(self.module.encode_image(batch.images), dim=-1)  # type: ignore[operator]
-        text = normalize(encode_ids(self.module, batch.ids), dim=-1)
-        image, text, ids = _gather(image), _gather(text), _gather(batch.ids)
+        text = normalize(encode_ids(self.module, batch.ids, batch.ids.shape[1]), dim=-1)
+        image, text, texts = _gather(image), _gather(text), _gather(batch.texts)
         scale = self.module.logit_scale.clamp(max=self.max_log_scale).exp()  # type: ignore[operator]
-        loss, accuracy = info_nce(image, text, scale, same_text(ids))
+        loss, accuracy = info_nce(image, text, scale, texts[:, None] == texts)
         return loss, {"accuracy": accuracy, "temperature": 1 / scale.detach()}
 
 
@@ -412,12 +416,6 @@ def info_nce(
     target = torch.arange(len(image), device=image.device)
     loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
     return loss, (logits.detach().argmax(dim=1) == target).float().mean()
-
-
-def same_text(ids: Int[Tensor, "b t"]) -> Bool[Tensor, "b b"]:
-    """Which pairs of rows have the same token ids."""
-    _, groups = torch.unique(ids, dim=0, return_inverse=True)
-    return groups[:, None] == groups[None, :]
 
 
 def _gather(rows: Tensor) -> Tensor:

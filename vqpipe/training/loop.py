@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +28,11 @@ from vqpipe.runtime.device import deterministic_algorithms
 from vqpipe.runtime.distributed import broadcast_module, is_main, world_size
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.preflight import need_compiler
-from vqpipe.runtime.signals import close_pool
-from vqpipe.runtime.terminal import progress_bar
-from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState
+from vqpipe.runtime.terminal import progress_bar, say
+from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState, moving_tensors
+from vqpipe.training.feed import prefetch
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
-from vqpipe.training.step import Stepper, over_tensors
+from vqpipe.training.step import Stepper
 
 MAX_ROLLBACKS = 5
 
@@ -88,39 +88,33 @@ def run_training(
         _compiled(objective) if config.compile else nullcontext(),
         progress_bar(title, config.num_steps) as bar,
         Trackers(title) as trackers,
-        prefetch(lambda step: _on(device, batch_at(step))) as batch_of,
+        prefetch(batch_at, device) as batch_of,
     ):
-        stepper = Stepper(objective, state, config, device)
+        stepper, note = Stepper(objective, state, config, device), ""
         bar.advance(state.step)
         while state.step < config.num_steps:
             terms = stepper.step(batch_of(state.step + state.skipped))
             if terms is None:
                 reached = state.step
-                _roll_back(state, checkpoint, title)
+                _roll_back(state, checkpoint, title, stepper.faults)
                 bar.advance(state.step - reached, "rolled back")
                 continue
-            for name, value in terms.items():
-                total, count = state.window.get(name, (0.0, 0))
-                state.window[name] = [total + value, count + 1]
+            state.window.add(terms)
             state.step += 1
             if state.step % config.log_every == 0 or state.step == config.num_steps:
-                row = {name: total / count for name, (total, count) in state.window.items()} | {
-                    "step": state.step
-                }
+                row = state.window.close() | {"step": state.step}
                 state.rows.append(row)
-                state.window = {}
                 trackers.log(row)
-            bar.advance(1, f"loss {terms[f'{objective.phases[0]}/loss']:.4f}")
+                note = f"loss {row.get(f'{objective.phases[0]}/loss', math.nan):.4f}"
+            bar.advance(1, note)
             if state.step % config.checkpoint_every == 0:
                 state.save(checkpoint)
     cost = TrainingCost(state.step - begun[0], time.process_time() - begun[1], time.perf_counter() - begun[2])
     if curves is not None and is_main():
         write_curves(curves, state.rows)
     objective.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    weights = state.average.weights if state.average else objective.module.state_dict()
-    return TrainingResult(
-        dict(weights), state.average is not None, state.step, state.rollbacks, state.rows, cost
-    )
+    weights = objective.module.state_dict() | (state.average.weights if state.average else {})
+    return TrainingResult(weights, state.average is not None, state.step, state.rollbacks, state.rows, cost)
 
 
 def _check_shares(config: TrainingParams) -> None:
@@ -168,31 +162,39 @@ def _prepare(objective: Objective, config: TrainingParams, device: torch.device)
         groups = [
             {"weight_decay": config.weight_decay, "lr_scale": 1.0, **g} for g in objective.parameters(phase)
         ]
-        optimizers[phase] = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
-    average = AveragedWeights(objective.module, config.ema_decay) if config.ema_decay > 0 else None
+        optimizers[phase] = torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=config.betas, fused=True if device.type == "cuda" else None
+        )
+    average = None
+    if config.ema_decay > 0:
+        average = AveragedWeights(moving_tensors(objective.published()), config.ema_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return TrainingState(objective.module, optimizers, average, scaler, device)
 
 
-def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
-    """Go back to the last checkpoint and skip the batches since.
+def _roll_back(state: TrainingState, checkpoint: Path, title: str, faults: Sequence[str]) -> None:
+    """Go back to the last checkpoint and skip the batches since; `faults` names what was not finite.
 
     Where the last one is damaged, go back to the one before and skip no batch: the run reaches the same step
     again, with an intact checkpoint.
     """
-    reached, skipped, rollbacks = state.step, state.skipped, state.rollbacks
+    reached, skipped, rollbacks, named = state.step, state.skipped, state.rollbacks, ", ".join(faults)
     if rollbacks >= MAX_ROLLBACKS:
         raise TrainingError(
             f"{title}: the loss was not finite at step {reached}, after {rollbacks} roll-backs",
+            found=named,
             expected="finite losses; lower learning_rate, set precision to fp32 or bf16, or set clip_grad_norm",
         )
     found = _recover(checkpoint, state.device)
     if found == Found.NOTHING:
         raise TrainingError(
             f"{title}: the loss was not finite at step {reached}, and there is no intact checkpoint to go back to",
+            found=named,
             run="the same command again: it starts from the beginning",
         )
     state.load(checkpoint)
+    if is_main():
+        say(f"{title}: step {reached} was not finite ({named}); back to step {state.step}", err=True)
     if found == Found.BEFORE:
         return
     state.skipped = skipped + reached - state.step + 1
@@ -202,27 +204,6 @@ def _roll_back(state: TrainingState, checkpoint: Path, title: str) -> None:
 
 def _recover(checkpoint: Path, device: torch.device) -> Found:
     return recover(checkpoint, lambda path: check_tensors(path, CHECKPOINT), device)
-
-
-def _on(device: torch.device, batch: Any) -> Any:
-    return over_tensors(batch, lambda part: part.to(device, non_blocking=True))
-
-
-@contextmanager
-def prefetch(batch_at: Callable[[int], Any]) -> Iterator[Callable[[int], Any]]:
-    """A reader that makes the next batch in a thread while this one is trained on."""
-    pool, waiting = ThreadPoolExecutor(1), dict[int, Future[Any]]()
-
-    def batch_of(step: int) -> Any:
-        future = waiting.pop(step, None) or pool.submit(batch_at, step)
-        waiting.clear()
-        waiting[step + 1] = pool.submit(batch_at, step + 1)
-        return future.result()
-
-    try:
-        yield batch_of
-    finally:
-        close_pool(pool)
 
 
 TRACKERS = ("tensorboard", "dvclive")

@@ -60,7 +60,7 @@ class Objective(ABC):
     """
 
     module: nn.Module
-    """What the averaged weights follow and what a checkpoint contains."""
+    """What a checkpoint contains."""
     phases: tuple[str, ...] = ("main",)
     """Run in turn within each step, each with its own AdamW: `("ae", "disc")` for an autoencoder and its
     discriminator."""
@@ -71,7 +71,10 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, phase: str, batch: Any, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """The scalar to minimise and named terms for the curves, on one micro-batch of this rank's share."""
+        """The scalar to minimise and named terms for the curves, on one micro-batch of this rank's share.
+
+        Terms stay tensors on the device: reading one makes the host wait. All ranks return the same names.
+        """
 
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
@@ -89,14 +92,28 @@ class Objective(ABC):
         """Whether the phase runs at this part of the training, `progress` in [0, 1)."""
         return True
 
-    def begin(self, batches: Sequence[Any], progress: float) -> None:  # noqa: B027
-        """Called before each step with its micro-batches."""
+    def published(self) -> Mapping[str, nn.Module]:
+        """What the averaged weights follow: parts of `module` by their names in it; by default all of it, as "".
 
-    def observe(self, terms: Mapping[str, float], progress: float) -> None:  # noqa: B027
-        """Called after each step with its terms, the same on all ranks, and the progress reached.
+        A submodule can list buffers that never change in a tuple `frozen_buffers`; they are not followed.
+        """
+        return {"": self.module}
+
+    def unused(self, phase: str) -> bool:
+        """Whether the phase's loss may leave some of its parameters without a gradient in some step.
+
+        Data-parallel training then looks for them in every step; where this is False and there is one, it fails.
+        """
+        return True
+
+    def begin(self, batches: Sequence[Any], step: int, progress: float) -> None:  # noqa: B027
+        """Called before each step, counted from 0, with its micro-batches."""
+
+    def observe(self, progress: float) -> None:  # noqa: B027
+        """Called after each step that was finite, with the progress reached.
 
         What an objective keeps from one step to the next must be part of the module's state, or a resumed run loses
-        it.
+        it, and the same on all ranks.
         """
 
 
@@ -115,7 +132,7 @@ class TrainingResult:
     """The end of a training."""
 
     weights: dict[str, Tensor]
-    """The module's state: its averaged weights where `averaged`, else the last ones."""
+    """The module's state: averaged where `averaged` and the average follows them, else the last ones."""
     averaged: bool
     num_steps: int
     num_rollbacks: int

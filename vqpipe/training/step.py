@@ -1,9 +1,14 @@
-"""One optimiser step: micro-batches, gradients averaged over ranks, clipping, and the check that all is finite."""
+"""One optimiser step: micro-batches, gradients averaged over ranks, clipping, and the check that all is finite.
+
+The host waits for the device once in a step, for one boolean: whether losses and gradient norms of all phases on all
+ranks were finite. Weights have been changed by then; a step that was not finite is undone by the loop, which goes back
+to its last checkpoint.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -13,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqpipe.runtime.device import autocast
-from vqpipe.runtime.distributed import average, data_parallel, world_size
+from vqpipe.runtime.distributed import all_reduce_sum, data_parallel, world_size
 from vqpipe.training.checkpoint import TrainingState
 from vqpipe.training.objective import Objective, TrainingParams
+from vqpipe.training.window import Packed, StepTerms, pack, read
 
 
 def schedule(step: int, num_steps: int, warmup_fraction: float, final_fraction: float) -> float:
@@ -96,27 +102,31 @@ class Stepper:
         self, objective: Objective, state: TrainingState, config: TrainingParams, device: torch.device
     ) -> None:
         self.objective, self.state, self.config, self.device = objective, state, config, device
+        self.faults: list[str] = []
+        """The terms of the last step that was not finite, with their values."""
         self.parameters = {
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in state.optimizers.items()
         }
         self.losses = {
-            phase: data_parallel(PhaseLoss(objective, phase, own)) for phase, own in self.parameters.items()
+            phase: data_parallel(PhaseLoss(objective, phase, own), objective.unused(phase))
+            for phase, own in self.parameters.items()
         }
 
-    def step(self, batch: Any) -> dict[str, float] | None:
+    def step(self, batch: Any) -> StepTerms | None:
         """One step over all phases on this rank's share of the batch.
 
         Returns:
-            The terms for the curves, means over micro-batches and ranks; None where a loss or gradient was not finite
-            on any rank.
+            The terms for the curves, on the device; None where a loss or gradient was not finite on any rank. Weights,
+            moments, averages and buffers have then to be restored.
         """
         state, config, objective = self.state, self.config, self.objective
         progress = state.step / config.num_steps
         factor = schedule(state.step, config.num_steps, config.warmup_fraction, config.final_lr_fraction)
-        terms: dict[str, float] = {"learning_rate": config.learning_rate * factor}
+        terms = [pack({"learning_rate": config.learning_rate * factor})]
+        checked: list[Tensor] = []
         parts = micro_batches(channels_last(batch) if config.channels_last else batch, config.accumulate)
-        objective.begin(parts, progress)
+        objective.begin(parts, state.step, progress)
         for phase in objective.phases:
             if not objective.active(phase, progress):
                 continue
@@ -124,44 +134,47 @@ class Stepper:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * factor * group["lr_scale"]
             optimizer.zero_grad(set_to_none=True)
-            named = self._backward(phase, parts, progress)
+            for loss, named in self._backward(phase, parts, progress):
+                checked.append(loss)
+                terms.append(named)
             state.scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters[phase], config.clip_grad_norm or math.inf)
+            terms.append(pack({f"{phase}/grad_norm": norm}))
             # A scaled fp16 gradient may overflow; the scaler then skips the step by itself and lowers its scale.
-            if not math.isfinite(named["loss"]) or not (state.scaler.is_enabled() or torch.isfinite(norm)):
-                if state.scaler.is_enabled():
-                    state.scaler.update()  # or it would refuse to unscale again; the roll-back restores its scale
-                return None
+            if not state.scaler.is_enabled():
+                checked.append(norm)
             state.scaler.step(optimizer)
-            terms |= {f"{phase}/{name}": value for name, value in named.items()}
-            terms[f"{phase}/grad_norm"] = float(norm)
         state.scaler.update()
         if state.average is not None:
-            state.average.update(objective.module)
-        objective.observe(terms, (state.step + 1) / config.num_steps)
-        return {name: value for name, value in terms.items() if math.isfinite(value)}
+            state.average.update()
+        if not self._all_finite(checked):
+            (found,) = read([terms], self.device)
+            self.faults = [f"{name} {value}" for name, value in found.items() if not math.isfinite(value)]
+            return None
+        objective.observe((state.step + 1) / config.num_steps)
+        return terms
 
-    def _backward(self, phase: str, parts: list[Any], progress: float) -> dict[str, float]:
-        """Gradients of the phase's mean loss over micro-batches and ranks; its loss and terms, means likewise."""
+    def _backward(self, phase: str, parts: list[Any], progress: float) -> Iterator[tuple[Tensor, Packed]]:
+        """Add up the gradients of the phase's mean loss over micro-batches and ranks; each one's loss and terms."""
         module, scaler = self.losses[phase], self.state.scaler
-        named_values: dict[str, list[float]] = {}
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             wait = isinstance(module, DistributedDataParallel) and not last
             with module.no_sync() if wait else nullcontext():  # type: ignore[operator, union-attr]
                 with autocast(self.device, self.config.precision):
                     loss, named = module(part, progress)
+                packed = pack({"loss": loss, **named}, f"{phase}/")
                 scaler.scale(loss / len(parts) if len(parts) > 1 else loss).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss.detach(), **named}.items():
-                named_values.setdefault(name, []).append(float(value))
-        means = {name: sum(values) / len(values) for name, values in named_values.items()}
-        return _over_ranks(means, self.device)
+            yield loss.detach(), packed
 
-
-def _over_ranks(terms: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """The means of named numbers over ranks, in one collective; the same on all ranks."""
-    if world_size() == 1:
-        return dict(terms)
-    names = sorted(terms)
-    means = average(torch.tensor([terms[name] for name in names], dtype=torch.float64, device=device))
-    return dict(zip(names, means.tolist(), strict=True))
+    def _all_finite(self, values: list[Tensor]) -> bool:
+        """Whether all values are, on all ranks; the one place where a step waits for the device."""
+        bad = (
+            torch.stack([value.to(self.device, torch.float64) for value in values])
+            .isfinite()
+            .logical_not()
+            .any()
+        )
+        if world_size() > 1:
+            bad = all_reduce_sum(bad.to(torch.int32))
+        return not bool(bad)

@@ -67,6 +67,15 @@ class Clip(nn.Module):
         load_weights(model, weights, str(folder))
         return cls(model, config["preprocess_cfg"], facts["id"]).to(device)
 
+    @staticmethod
+    def read_id(folder: Path) -> str:
+        """The id of a CLIP artifact, without its weights.
+
+        Raises:
+            ArtifactError: missing, damaged, or of another version.
+        """
+        return str(read_manifest(folder, CLIP).facts["id"])
+
     def train(self, mode: bool = True) -> Clip:
         """Do nothing: a parent's `train()` must not switch this network's dropout or batch norm."""
         return self

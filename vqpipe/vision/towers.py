@@ -156,18 +156,28 @@ def embedding_and_blocks(
     return output["image_features"], list(output["image_intermediates"])
 
 
-def encode_ids(model: nn.Module, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n e"]:
+def text_length(ids: Int[Tensor, "n t"]) -> int:
+    """Tokens of the longest text, up to its end token, which has the largest id; on a GPU this waits for it."""
+    return int(ids.argmax(dim=-1).max()) + 1
+
+
+def encode_ids(model: nn.Module, ids: Int[Tensor, "n t"], length: int | None = None) -> Float[Tensor, "n e"]:
     """Text embeddings of token ids, not normalised.
 
     With a causal tower that pools at the end token, the padding after the longest text changes nothing, so it
     is not computed.
+
+    Args:
+        model: a CLIP.
+        ids: padded at the end.
+        length: `text_length(ids)` or more, where it is known; otherwise it is read from the ids.
     """
     from open_clip.model import CLIP
 
     if not isinstance(model, CLIP) or model.attn_mask is None or model.text_pool_type != "argmax":
         return model.encode_text(ids)  # type: ignore[operator]
     ends = ids.argmax(dim=-1)
-    length = int(ends.max()) + 1
+    length = length or text_length(ids)
     states = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
     states = model.transformer(states, attn_mask=model.attn_mask[:length, :length])
     pooled = model.ln_final(states[torch.arange(len(ids), device=ids.device), ends])

@@ -1,0 +1,44 @@
+"""What the host can know of tensors on a device without waiting for it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+
+class HostScalar:
+    """The host's copy of a scalar tensor, read from the device only after something else has written to the tensor.
+
+    `load_state_dict`, `.to(device)` and any write in place are noticed by the tensor's address and version. Not part
+    of a module's state.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[int, int, str] | None = None
+        self._value: float = 0.0
+
+    def get(self, tensor: Tensor) -> float:
+        """The tensor's value; booleans and whole numbers are exact."""
+        key = _key(tensor)
+        if key is None or key != self._key:
+            self._value, self._key = float(tensor.item()), key
+        return self._value
+
+    def set(self, tensor: Tensor, value: float) -> None:
+        """Write a value to the tensor and remember it."""
+        tensor.fill_(value)
+        self._value, self._key = float(value), _key(tensor)
+
+
+def _key(tensor: Tensor) -> tuple[int, int, str] | None:
+    """Changes with every write; None for tensors that do not count writes."""
+    if tensor.is_inference():
+        return None
+    return tensor.data_ptr(), tensor._version, str(tensor.device)
+
+
+def count_codes(codes: Int[Tensor, " n"], num_codes: int) -> Int64[Tensor, " k"]:
+    """Uses of each code. `torch.bincount` would wait for the device, to learn how many bins there are."""
+    ones = torch.ones_like(codes, dtype=torch.int64)
+    return torch.zeros(num_codes, dtype=torch.int64, device=codes.device).index_add_(0, codes, ones)
