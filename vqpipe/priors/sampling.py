@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
@@ -37,16 +38,36 @@ def probabilities(logits: Float[Tensor, "b k"], config: TokenSampling) -> Float[
     of the likeliest codes whose probability, among those that passed top-k, is at least `top_p`: never less
     than one.
     """
+    if logits.dtype == torch.bfloat16:  # which NumPy does not have
+        logits = logits.float()
     scaled = logits.double() / config.temperature
     if config.top_k is None and config.top_p == 1:
         return scaled.softmax(-1)
-    codes = logits.argsort(dim=-1, descending=True, stable=True)[:, : config.top_k]
-    kept = scaled.gather(-1, codes).softmax(-1)
+    count = min(config.top_k or logits.shape[-1], logits.shape[-1])
+    likeliest = _largest(logits, count)
+    last: int | Int64[Tensor, "b 1"] = count
     if config.top_p < 1:
-        before = kept.cumsum(-1) - kept
-        kept = kept.masked_fill(before >= config.top_p, 0.0)
-        kept = kept / kept.sum(-1, keepdim=True)
-    return torch.zeros_like(scaled).scatter(-1, codes, kept)
+        mass = (likeliest.double() / config.temperature).softmax(-1)
+        last = (mass.cumsum(-1) - mass < config.top_p).sum(-1, keepdim=True)
+        least = likeliest.gather(-1, last - 1)
+    else:
+        least = likeliest[:, -1:]
+    # The codes are found by their smallest logit: above it all are kept, of its equals as many as there is room for.
+    above, equal = logits > least, logits == least
+    room = last - above.sum(-1, keepdim=True)
+    kept = above | (equal & (equal.cumsum(-1) <= room))
+    return scaled.masked_fill(~kept, -torch.inf).softmax(-1)
+
+
+def _largest(logits: Float[Tensor, "b k"], count: int) -> Float[Tensor, "b count"]:
+    """The `count` largest logits of each row, from the largest on."""
+    if logits.device.type != "cpu":
+        return logits.topk(count).values if count < logits.shape[-1] else logits.sort(descending=True).values
+    # NumPy's are vectorised: of 1,024 logits they take a third to an eighth of the time of torch's.
+    values = logits.detach().numpy()
+    if count < logits.shape[-1]:
+        values = np.partition(values, -count, axis=-1)[:, -count:]
+    return torch.from_numpy(np.sort(values, axis=-1)).flip(-1)
 
 
 def draw(probs: Float[Tensor, "b k"], uniform: Float[Tensor, " b"]) -> Int64[Tensor, " b"]:
