@@ -33,7 +33,9 @@ def test_a_later_token_leaves_earlier_logits_unchanged(num_codes: tuple[int, ...
 
 
 @GROUPS
-@pytest.mark.parametrize("filters", [{}, {"guidance": 2.5}, {"top_p": 0.8}, {"top_k": 3, "batch": 2}], ids=str)
+@pytest.mark.parametrize(
+    "filters", [{}, {"guidance": 2.5}, {"top_p": 0.8}, {"top_k": 3, "batch": 2}], ids=str
+)
 def test_samples_are_those_of_the_full_forward(num_codes: tuple[int, ...], filters: dict[str, Any]) -> None:
     prior, sampling = model(num_codes), PLAIN.model_copy(update=filters)
     condition = Condition(labels=labels())

@@ -36,7 +36,7 @@ class Decoder:
         batch: images at once.
         known: positions that are given and not drawn, fewer than there are.
         sampling: guidance and filters.
-        fixed: caches of fixed length, without which no step can be captured; by default on CUDA.
+        fixed: caches of fixed length and a captured step; by default on CUDA, where alone a step can be captured.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class Decoder:
         self.tokens.index_copy_(2, self.place.index, torch.stack(drawn, dim=1)[..., None])
 
     def _repeat(self, times: int) -> None:
-        """Take `times` steps; on CUDA the later ones by replaying one that was captured."""
-        if self.tokens.device.type == "cuda" and self.graph is None and times > WARM_UP:
+        """Take `times` steps; with fixed caches the later ones by replaying one that was captured."""
+        if self.fixed and self.graph is None and times > WARM_UP:
             self._capture()
             times -= WARM_UP
         for _ in range(times):
