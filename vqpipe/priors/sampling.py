@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -40,23 +40,36 @@ def probabilities(logits: Float[Tensor, "b k"], config: TokenSampling) -> Float[
     """
     if logits.dtype == torch.bfloat16:  # which NumPy does not have
         logits = logits.float()
-    scaled = logits.double() / config.temperature
+    whole = _softmax(logits, config.temperature)
     if config.top_k is None and config.top_p == 1:
-        return scaled.softmax(-1)
+        return whole
     count = min(config.top_k or logits.shape[-1], logits.shape[-1])
     likeliest = _largest(logits, count)
-    last: int | Int64[Tensor, "b 1"] = count
+    last = torch.full_like(likeliest[:, :1], count - 1, dtype=torch.int64)
     if config.top_p < 1:
-        mass = (likeliest.double() / config.temperature).softmax(-1)
-        last = (mass.cumsum(-1) - mass < config.top_p).sum(-1, keepdim=True)
-        least = likeliest.gather(-1, last - 1)
-    else:
-        least = likeliest[:, -1:]
-    # The codes are found by their smallest logit: above it all are kept, of its equals as many as there is room for.
-    above, equal = logits > least, logits == least
-    room = last - above.sum(-1, keepdim=True)
-    kept = above | (equal & (equal.cumsum(-1) <= room))
-    return scaled.masked_fill(~kept, -torch.inf).softmax(-1)
+        reached = _softmax(likeliest, config.temperature).cumsum(-1)
+        last = torch.searchsorted(reached, torch.full_like(reached[:, :1], config.top_p)).minimum(last)
+    kept = _kept(logits, likeliest.gather(-1, last), last + 1)
+    probs = whole * kept.double()
+    return probs / probs.sum(-1, keepdim=True)
+
+
+def _softmax(logits: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, "b k"]:
+    scaled = logits.double()
+    return (scaled if temperature == 1 else scaled / temperature).softmax(-1)
+
+
+def _kept(
+    logits: Float[Tensor, "b k"], least: Float[Tensor, "b 1"], count: Int64[Tensor, "b 1"]
+) -> Bool[Tensor, "b k"]:
+    """The `count` codes of each row whose logits are `least` or more; of its equals the first ones."""
+    kept = logits >= least
+    over = kept.sum(-1, keepdim=True) - count
+    # On a GPU it would take longer to ask whether there are too many than to leave them out.
+    if logits.device.type != "cpu" or bool(over.any()):
+        equal = logits == least
+        kept &= ~(equal & (equal.cumsum(-1) > equal.sum(-1, keepdim=True) - over))
+    return kept
 
 
 def _largest(logits: Float[Tensor, "b k"], count: int) -> Float[Tensor, "b count"]:
