@@ -52,8 +52,8 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         ParamsError: params that are not valid, so that no row fails after an hour.
     """
     from vqpipe.artifacts.run import StageRun
+    from vqpipe.boards.board import load_board
     from vqpipe.errors import ArtifactError
-    from vqpipe.report.boards.board import load_board
     from vqpipe.report.inputs import read_json
 
     board = load_board(folder / "params.yaml")

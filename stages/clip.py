@@ -27,11 +27,11 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.clip_fit import ClipParams, make_clip, raw_inputs
     from vqpipe.params.base import load_params
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.preflight import need_compiler
+    from vqpipe.training.clip import ClipParams, make_clip, raw_inputs
 
     config = load_params(params, "clip", ClipParams)
     if config.pretrained is None and config.fit is not None and config.fit.training.compile:

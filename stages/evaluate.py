@@ -7,17 +7,13 @@ import typer
 
 from stages.cli import DEFAULT_PARAMS, Mixed, Params, stage_app
 
-METRICS = Path("artifacts/metrics/evaluate/vq.json")
-
 
 def main(
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer to measure.")],
+    out: Annotated[Path, typer.Option(help="The evaluation to publish.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer to measure.")] = Path(
-        "artifacts/tokenizer/vq"
-    ),
-    out: Annotated[Path, typer.Option(help="The evaluation to publish.")] = Path("artifacts/evaluation/vq"),
-    metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:

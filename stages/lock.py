@@ -1,4 +1,4 @@
-"""Check dvc.lock against the tree: were the committed metrics made by this code with these params?
+"""Compare dvc.lock with the working tree: were its results made by this code with this params.yaml?
 
 `dvc status` cannot answer that in a clone without data. This check reads only what git tracks: every stage's command,
 params, code and raw inputs, and the metrics and curves. A changed comment or doc string passes it.
@@ -29,7 +29,7 @@ SHOWN = 4
 
 
 def stale_stages(root: Path) -> dict[str, list[str]]:
-    """Why entries of dvc.lock are not of the tree, by stage; empty when all are. Absent data is not checked.
+    """How dvc.lock differs from the working tree, by stage; empty where it does not. Absent data is not checked.
 
     Raises:
         ParamsError: dvc.yaml or params.yaml cannot be read.
@@ -65,7 +65,7 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
     known = entry.get("params", {}).get("params.yaml", {})
     for name in stage.params:
         if name not in known or known[name] != section_of(context, name, root / "params.yaml"):
-            reasons.append(f"params {name} changed")
+            reasons.append(f"params {name} differ")
     recorded = {item["path"]: item.get("md5") for item in [*entry.get("deps", []), *entry.get("outs", [])]}
     for path in stage.deps:
         if path not in recorded:
@@ -83,7 +83,7 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
 
 
 def _is_tracked(root: Path, path: str) -> bool:
-    """Whether git tracks a file or folder, as far as its place says: folders of artifacts are in no clone."""
+    """Whether git tracks a file or folder, judged by its path: a clone has no folders of artifacts."""
     return (root / path).is_file() or ((root / path).is_dir() and not path.startswith("artifacts"))
 
 
@@ -125,7 +125,7 @@ def md5(path: Path) -> str:
 
 
 def main() -> None:
-    """List the stages of dvc.lock that were run with other code or params than those of the tree.
+    """List the stages that were run with other code or params than the working tree has.
 
     Example: python -m stages.lock
     """
@@ -134,10 +134,11 @@ def main() -> None:
         say(f"{name}: {'; '.join(reasons)}")
     if problems:
         say(
-            f"{len(problems)} stages of dvc.lock are not of this tree\n  run:      dvc repro, and commit dvc.lock"
+            f"stages in which dvc.lock differs from the working tree: {len(problems)}\n"
+            "  run:      dvc repro, and commit dvc.lock; or restore params.yaml and the code"
         )
         raise typer.Exit(1)
-    say("dvc.lock is of this tree")
+    say("dvc.lock matches the working tree: commands, params, code, metrics and curves")
 
 
 app = stage_app(main)

@@ -23,7 +23,7 @@ def main(
     params: Annotated[Path, typer.Option(help="The board's params file.")] = FILE,
     threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
 ) -> None:
-    """Train and measure one row, and solve the tasks that its board states; a run that was killed goes on from its last
+    """Train and measure one row, and solve the tasks that its board states; a run that was killed resumes from its last
     checkpoint.
 
     Example: python -m stages.row --row lc --seed 0 --codebook artifacts/codebook/patches
@@ -36,9 +36,9 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.boards.board import load_board
+    from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
-    from vqpipe.report.boards.board import load_board
-    from vqpipe.report.boards.row import train_row
     from vqpipe.runtime.code import stage_code
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler

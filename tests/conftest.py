@@ -1,7 +1,7 @@
 """Every test, and every process that one starts, runs this checkout's code without the caller's settings.
 
-Markers say what a test costs. `fast` is set here: `pytest -m fast` (`make test-fast`) runs the tests of the folders
-`unit` and `guards` that are not marked `slow`.
+Markers say what a test costs. `fast` and `slow` are set here: `pytest -m fast` (`make test-fast`) runs the tests of
+the folders `unit` and `guards` but those of the files in `SLOW`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ settings.load_profile("no clock")
 
 MARKERS = {
     "fast": "a test of one part, without a pipeline; set by the folder",
-    "slow": "a unit test that takes seconds, left out of the fast ones",
+    "slow": "a unit test that takes many seconds, left out of the fast ones; set by the file",
 }
 FAST = {"unit", "guards"}
+SLOW = {"test_library_export.py", "test_runtime_ray.py", "test_training_ranks.py"}
+"""Files of unit tests that start many processes or export every quantizer; together they take over a minute."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,5 +36,5 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in FAST and item.get_closest_marker("slow") is None:
-            item.add_marker("fast")
+        if folder in FAST:
+            item.add_marker("slow" if item.path.name in SLOW else "fast")

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized
 

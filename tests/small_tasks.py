@@ -65,7 +65,7 @@ def measured(
     test = TestCaptions(split, np.arange(len(texts)), captions=["" for _ in texts], clip=cast(Any, None))
     test._texts[12] = text
     train = TrainCaptions(
-        split, np.arange(0), draw=cast(Any, None), text=cast(Any, None), vocabulary=torch.arange(0)
+        split, np.arange(0), captions=cast(Any, SimpleNamespace(vocabulary=torch.arange(0)))
     )
     own = task(kind, **changes)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

@@ -21,7 +21,7 @@ MAX_MESSAGE = 2000
 MAX_LINES = 24
 """Lines that a problem may have; a longer list is cut."""
 READER_LEFT = 141
-"""Exit code where nobody reads standard output any more, as of a program that SIGPIPE ends."""
+"""Exit code when nobody reads standard output any more; a program that SIGPIPE ends has the same."""
 
 _RAW = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
     r"""A text for a terminal or a page: one line of valid Unicode that moves no cursor and turns no direction.
 
     Control characters (C0, DEL, C1), line ends, Unicode's marks of direction and lone surrogates become backslash
-    escapes such as `\x1b`; all else stays.
+    escapes such as `\x1b`; everything else is unchanged.
     """
     if text.isprintable():
         return text
@@ -53,17 +53,17 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 class VqpipeError(Exception):
-    """A user's mistake, told in up to five parts.
+    """A user's mistake, described in up to five parts.
 
     The text has at most `MAX_MESSAGE` characters; its longest parts are cut, with a count of what there was. All parts
-    are shown as `printable` gives them.
+    are made printable.
 
     Args:
         problem: one sentence saying what is wrong and where; or several lines.
-        found: what was there.
+        found: the value or state that is wrong.
         expected: what would have been right.
         choices: the values that are allowed.
-        run: the command that gets the user out of here.
+        run: the command that solves the problem.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class VqpipeError(Exception):
 
 
 def _again(kind: type[VqpipeError], text: str) -> VqpipeError:
-    """An error from its whole text, as it comes out of a worker process."""
+    """An error from its whole text, for unpickling in another process."""
     error = kind.__new__(kind)
     Exception.__init__(error, text)
     return error
 
 
 class _Line:
-    """A line of a message, and what is noted where it is cut."""
+    """A line of a message, and the note at its end where it is cut."""
 
     def __init__(self, text: str, label: str = "", note: str | None = None) -> None:
         self.text = label + printable(text[:MAX_MESSAGE])
@@ -115,7 +115,7 @@ class _Line:
 
 
 def _fitted(lines: Sequence[_Line]) -> list[str]:
-    """The lines, the longest of them cut to one length with which all fit into a message."""
+    """The lines, the longest of them cut to one length so that all fit into a message."""
     left, room = len(lines), MAX_MESSAGE - len(lines) + 1
     for length in sorted(len(line.text) for line in lines):
         if length * left > room:
@@ -133,18 +133,18 @@ class ArtifactError(VqpipeError):
 
 
 class DataError(VqpipeError):
-    """A data source that cannot be read, or too large a part of which cannot."""
+    """A data source that cannot be read, or of which too many items cannot."""
 
 
 class MismatchError(VqpipeError):
-    """Two inputs, each sound, that do not fit each other."""
+    """Two inputs that are valid by themselves but do not fit each other."""
 
 
 class SetupError(VqpipeError):
-    """A device, package, file system or environment variable that is not as it must be."""
+    """A device, package, file system or environment variable that is missing or wrong."""
 
 
-_AGAIN = "the same command again; it goes on from what is finished"
+_AGAIN = "the same command again; it resumes from what is finished"
 _FILE_SYSTEM = {
     errno.ENOSPC: ("no space is left", "free space where artifacts and VQPIPE_SCRATCH are", _AGAIN),
     errno.EDQUOT: ("the quota is used up", "a larger quota, or fewer files", _AGAIN),
@@ -164,7 +164,7 @@ _FILE_SYSTEM = {
 }  # fmt: skip
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOMEM}
 _FATAL |= {errno.EMFILE, errno.ENFILE}
-"""What stops any work. Other errors are often tried first and answered, such as a link that may not be made."""
+"""Errors that stop any work. Others are often expected and handled, such as a link that is not permitted."""
 
 _OF_MACHINE = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN}
 
@@ -193,7 +193,7 @@ _IN_WORDS = [
         (r"maximum allowed dimension|overflow when unpacking long", errno.ENOMEM),
     )
 ]
-"""What libraries write that give no number."""
+"""Messages of libraries that report no error number."""
 _TOO_DEEP, _WORKER_ENDED = -1, -2
 """Kinds of errors that have no number."""
 _BUGS = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, SyntaxError)
@@ -203,12 +203,12 @@ _ASKED = re.compile(r"allocate (\d+) bytes|of size (\d+)")
 def of_system(error: BaseException, lower: str | None = None) -> VqpipeError | None:
     """What a full disk, too little memory, a missing permission and the like mean to a user; None for other errors.
 
-    The errors behind an error are looked at too: one that stops any work, such as a full disk, is what counts, whatever
-    was raised after it. Errors of our own code (`AssertionError` and such) stay what they are, and so does a
-    `VqpipeError`, unless the system failed behind it.
+    The errors behind an error are looked at too: one that stops any work, such as a full disk, is what counts, even
+    where other errors were raised after it. Errors of our own code (`AssertionError` and such) give None, and so does a
+    `VqpipeError`, unless such an error is behind it.
 
     Args:
-        lower: the params that take less memory when they are smaller.
+        lower: the params that determine memory, for the message.
     """
     fatal, first = None, None
     for one, is_cause in _behind(error):
@@ -218,23 +218,23 @@ def of_system(error: BaseException, lower: str | None = None) -> VqpipeError | N
         elif kind is not None and is_cause and first is None:
             first = one
     if isinstance(error, SetupError | ParamsError) and (fatal is None or _kind(fatal) != errno.ENOMEM):
-        return None  # these say it better
+        return None  # their own messages are more specific
     found = fatal or (None if isinstance(error, VqpipeError) else first)
     return None if found is None else _sentence(found, lower)
 
 
 def is_of_machine(error: OSError) -> bool:
-    """Whether a file could not be read for a reason that lies not in the file: another time it can be.
+    """Whether a file could not be read because of the state of the machine; a later attempt may succeed.
 
-    Such a file is not to be left out.
+    Such a file must not be left out as unusable.
     """
     return error.errno in _OF_MACHINE
 
 
 def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
-    """An error and those before it, the newest first, and whether it is a cause: named so, or behind `OSError` alone.
+    """An error and those before it, newest first, and whether each is a cause: explicit (`from`), or behind `OSError`.
 
-    Behind a bug only a named cause counts.
+    Behind a bug only an explicit cause counts.
     """
     seen: set[int] = set()
     one, is_cause = error, True
@@ -251,7 +251,7 @@ def _behind(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
 
 
 def _kind(error: BaseException) -> int | None:
-    """The number of a system's error, from the error or from its words; ENOMEM for all that lacks memory."""
+    """The number of a system's error, from the error or from its text; ENOMEM for any lack of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return errno.ENOMEM
     if isinstance(error, RecursionError):
@@ -272,7 +272,7 @@ def _sentence(error: BaseException, lower: str | None) -> VqpipeError:
     detail = next(iter(str(error).splitlines()), "") or type(error).__name__
     if kind == _TOO_DEEP:
         return ParamsError(
-            "something is nested deeper than can be followed", found=detail,
+            "params or a file are nested too deeply", found=detail,
             expected="params and files with fewer levels",
         )  # fmt: skip
     if kind == _WORKER_ENDED:
@@ -284,7 +284,7 @@ def _sentence(error: BaseException, lower: str | None) -> VqpipeError:
         asked = next((int(a or b) for a, b in _ASKED.findall(detail)), None)
         smaller = f"a smaller {lower}" if lower else "smaller sizes in params.yaml, such as batch_size"
         return SetupError(
-            "memory ran out", found=detail if asked is None else f"{human_bytes(asked)} asked for at once: {detail}",
+            "memory ran out", found=detail if asked is None else f"{human_bytes(asked)} requested at once: {detail}",
             expected=f"{smaller}; fewer VQPIPE_WORKERS; or more memory", run=_AGAIN,
         )  # fmt: skip
     problem, expected, run = _FILE_SYSTEM[kind]
@@ -300,7 +300,7 @@ def _sentence(error: BaseException, lower: str | None) -> VqpipeError:
 def sentences(lower: str | None = None) -> Iterator[None]:
     """Turn a user's mistake and an error of the system into its text on stderr and exit code 2, without a traceback.
 
-    Where the reader of standard output left, as in `vqpipe … | head`, the exit code is `READER_LEFT`, without a text.
+    Where nobody reads standard output any more, as in `vqpipe … | head`, the exit code is `READER_LEFT` and no text.
 
     Args:
         lower: as for `of_system`.
@@ -311,13 +311,13 @@ def sentences(lower: str | None = None) -> Iterator[None]:
     except Exception as error:
         if hasattr(error, "exit_code"):  # click's own, such as `typer.Exit`
             raise
-        told = of_system(error, lower) or (error if isinstance(error, VqpipeError) else None)
-        if told is None:
+        mistake = of_system(error, lower) or (error if isinstance(error, VqpipeError) else None)
+        if mistake is None:
             raise
         left = isinstance(error, BrokenPipeError) and _reader_left()
         with suppress(OSError, ValueError):
             if not left:
-                print(f"error: {told}", file=sys.stderr, flush=True)
+                print(f"error: {mistake}", file=sys.stderr, flush=True)
         _give_up_output()
         raise SystemExit(READER_LEFT if left else 2) from error
 
@@ -332,7 +332,7 @@ def _reader_left() -> bool:
 
 
 def _give_up_output() -> None:
-    """Lead standard output away where it cannot be written, so that Python's end does not try again and complain."""
+    """Redirect standard output to nowhere if it cannot be written, so that Python does not try again when it exits."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -22,8 +22,7 @@ import typer
 from torch import Tensor
 
 from tests.small_training import CPU, make, merged
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
 from vqpipe.cli.presets import load_preset
 from vqpipe.models.perceptual import build_perceptual
 from vqpipe.params.base import validate

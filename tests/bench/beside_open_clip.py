@@ -27,10 +27,10 @@ from stages.patches import main as patches_stage
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.tables import ShardWriter, to_table
-from vqpipe.clip_fit import ClipParams, open_clip_config
 from vqpipe.data.images import Preprocess, decode_squares, encode_png
 from vqpipe.data.read import open_split
 from vqpipe.params.base import load_params, read_yaml
+from vqpipe.training.clip import ClipParams, open_clip_config
 from vqpipe.vision.clip import Clip, write_clip
 from vqpipe.vision.towers import build_model
 

@@ -79,13 +79,13 @@ def test_a_fitted_clip_has_its_spec_and_a_rerun_the_same_bytes(dataset: Path, tm
     assert all(float(row["main/loss"]) > 0 for row in rows)
 
 
-def test_a_fit_that_broke_off_goes_on_to_the_same_bytes(
+def test_a_fit_that_was_interrupted_resumes_to_the_same_bytes(
     dataset: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(dataset, tmp_path / "whole", FITTED).exit_code == 0
-    from vqpipe import clip_fit
+    from vqpipe.training import clip
 
-    original, calls = clip_fit.info_nce, []
+    original, calls = clip.info_nce, []
 
     def breaks(*arguments: Any) -> Any:
         calls.append(1)
@@ -93,7 +93,7 @@ def test_a_fit_that_broke_off_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(clip_fit, "info_nce", breaks)
+    monkeypatch.setattr(clip, "info_nce", breaks)
     assert run(dataset, tmp_path / "broken", FITTED).exit_code != 0
     assert not (tmp_path / "broken").exists()
     calls.clear()

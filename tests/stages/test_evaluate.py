@@ -20,13 +20,13 @@ from vqpipe.artifacts.publish import file_digest, read_manifest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
 from vqpipe.artifacts.tables import read_table
+from vqpipe.boards.row import flat_evaluation
 from vqpipe.data.build import DatasetParams, build_dataset
 from vqpipe.errors import DataError
 from vqpipe.evaluation.evaluate import evaluate_folder
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
-from vqpipe.report.boards.row import flat_evaluation
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.vision import towers

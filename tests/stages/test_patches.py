@@ -113,7 +113,7 @@ def test_workers_change_no_byte(inputs: Path, tmp_path: Path, monkeypatch: pytes
     assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "three")
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_shard(inputs: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_after_its_last_whole_shard(inputs: Path, tmp_path: Path) -> None:
     assert run(inputs, tmp_path / "whole", **SMALL).exit_code == 0
     scratch = tmp_path / "scratch"
     assert not list(scratch.rglob("*.safetensors"))

@@ -105,7 +105,7 @@ def test_metrics_of_another_form_are_one_error_with_the_command(folder: Path) ->
     code, output = run(folder)
     assert code == 2
     message = " ".join(output.split())
-    assert "clip.json is not written as this version writes it" in message
+    assert "clip.json does not have the form that this version writes" in message
     assert "accuracy_at_1" in message
     assert "dvc repro clip" in message
     assert not (folder / "report").exists()

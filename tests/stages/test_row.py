@@ -19,13 +19,13 @@ from tests.small_alignment import GLOBAL, MASKED, RELATIONSHIP
 from tests.small_alignment import params as heads
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.publish import publish_sealed, write_manifest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
+from vqpipe.boards.row import TrainingSpent, _kept_spent
 from vqpipe.errors import ParamsError
-from vqpipe.report.boards.row import TrainingSpent, _kept_spent
 from vqpipe.report.gate import flatten, records
 from vqpipe.tasks.captions import TrainCaptions
 
@@ -212,7 +212,7 @@ def test_tasks_are_part_of_a_rows_params_and_the_base_is_too(root: Path, whole: 
     words = {**TASKS["masked_words"], "masked_counts": [3, 1]}
     wrong = {**own, "tasks": {**TASKS, "masked_words": words}}
     (tmp_path / "solved/params.yaml").write_text(json.dumps(wrong))
-    with pytest.raises(ParamsError, match="do not rise"):
+    with pytest.raises(ParamsError, match="do not increase"):
         missing(tmp_path / "solved")
 
 

@@ -123,7 +123,7 @@ def test_an_unknown_variant_lists_those_there_are(inputs: Path, tmp_path: Path) 
 def test_a_folder_that_is_no_codebook_is_refused_with_the_next_command(inputs: Path, tmp_path: Path) -> None:
     done = run(inputs, tmp_path / "a", common(), codebook=inputs / "clip")
     assert done.exit_code == 2
-    assert "is no pretrained codebook" in done.output
+    assert "is not a pretrained codebook" in done.output
     done = run(inputs, tmp_path / "a", common(), codebook=inputs / "nothing")
     assert done.exit_code == 2
     assert "run:" in done.output

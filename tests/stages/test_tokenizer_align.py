@@ -19,7 +19,7 @@ from stages import tokenizer as stage
 from tests.recipes import LC, every_recipe
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
@@ -152,15 +152,15 @@ def test_the_aligner_is_in_the_tokenizers_folder_and_not_in_its_weights(whole: P
 def test_a_killed_run_ends_with_the_bytes_of_one_that_was_not(
     whole: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = Captions.batch
+    drawn = Captions.drawn
 
-    def killed(self: Captions, images: Any, step: int, share: slice) -> TextBatch:
+    def killed(self: Captions, images: Any, step: int, share: slice) -> tuple[TextBatch, Any]:
         if step == 5:
             raise KeyboardInterrupt
-        return batch(self, images, step, share)
+        return drawn(self, images, step, share)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Captions, "batch", killed)
+        patch.setattr(Captions, "drawn", killed)
         assert run(inputs, tmp_path / "again", section()).exit_code != 0
     assert not (tmp_path / "again/out").exists()
     left = {path.name.split("-")[0] for path in (tmp_path / "scratch").rglob("*.*") if path.is_file()}
@@ -227,7 +227,7 @@ def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_pa
 @pytest.mark.parametrize(
     ("variant", "options", "says"),
     [
-        ({}, {"dataset": "bare/dataset"}, "has no captions, and a variant with align reads them"),
+        ({}, {"dataset": "bare/dataset"}, "has no captions, and align and the tasks on captions need them"),
         ({"align": {"max_tokens": 9}}, {}, "9 tokens, and CLIP tiny:fresh"),
         ({"align": {"widht": 3}}, {}, "widht is not a field; did you mean width?"),
         (
@@ -278,15 +278,14 @@ def test_every_quantizer_takes_the_losses_that_need_no_code_vectors(inputs: Path
 def test_what_only_other_splits_say_is_in_the_vocabulary_and_never_drawn(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, {"train": 1, "validation": 1, "test": 1}, templates=["a {} one"])
     write_tiny_clip(tmp_path / "clip")
-    config = validate(section(training={"batch_size": 1}), "v", TokenizerParams)
     split = ImageSplit.open(dataset, "train", 16)
-    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), config, tmp_path)
+    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), max_tokens=7, seed=0, folder=tmp_path)
     only = set(captions.vocabulary.tolist()) - set(captions.text.vocabulary.tolist())
     assert only == {tokenizer().encode("light")[0]}
     assert captions.vocabulary.tolist() == sorted(captions.vocabulary.tolist())
     assert captions.metrics().num_tokens_of_all_splits == captions.metrics().num_tokens + 1
     for step in range(4):
-        batch = captions.batch(np.array([0]), step, slice(None))
+        batch, _ = captions.drawn(np.array([0]), step, slice(None))
         assert tokenizer().decode(batch.tokens[0, 1:-1].tolist()).strip() == "a dark one"
 
 

@@ -87,7 +87,7 @@ def test_mistakes_exit_2_and_publish_nothing(folder: Path, changes: dict[str, An
     assert not (folder / "vocabulary").exists()
 
 
-def test_a_missing_corpus_is_told(folder: Path) -> None:
+def test_a_missing_corpus_is_reported(folder: Path) -> None:
     (folder / "captions.txt").unlink()
     result = run(folder)
     assert result.exit_code == 2
@@ -140,7 +140,7 @@ def test_a_corpus_that_is_mostly_unusable_publishes_nothing(folder: Path) -> Non
     assert json.loads((folder / "vocabulary.json").read_text())["unusable_share"] == 0.6
 
 
-def test_one_source_of_many_that_is_mostly_unusable_is_told(folder: Path) -> None:
+def test_one_source_of_many_that_is_mostly_unusable_is_reported(folder: Path) -> None:
     (folder / "good.txt").write_text("a red bird\n" * 50)
     (folder / "captions.txt").write_bytes(b"\n\na red bird\n")
     sources = [{"kind": "text", "path": "good.txt"}, {"kind": "text", "path": "captions.txt"}]

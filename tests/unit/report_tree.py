@@ -34,7 +34,6 @@ from vqpipe.artifacts.specs.evaluation import (
 from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
-from vqpipe.clip_fit import ClipMetrics
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.evaluation.measure import EvaluationMetrics, FloorMetrics
 from vqpipe.metrics.codes import CodeMetrics
@@ -44,6 +43,7 @@ from vqpipe.report.inputs import ReportParams
 from vqpipe.text.graph import GraphMetrics
 from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.tokenizers.train import TokenizerMetrics
+from vqpipe.training.clip import ClipMetrics
 from vqpipe.vision.cluster import ClusterMetrics
 
 M = TypeVar("M", bound=Metrics)

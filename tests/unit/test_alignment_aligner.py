@@ -14,7 +14,6 @@ from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, Quantizer, build
-from vqpipe.tokenizers.captions import code_dims
 from vqpipe.tokenizers.tokenizer import check_alignment
 
 ALL = every_recipe()
@@ -29,6 +28,11 @@ def built(recipe: Recipe) -> tuple[AnyQuantizer, Quantizer]:
     if "codes" in quantizer.state_dict():
         quantizer.state_dict()["codes"].normal_()  # spread out, so that more than one is used
     return config, quantizer
+
+
+def code_dims(config: AnyQuantizer, quantizer: Quantizer) -> tuple[int, ...]:
+    """As `Tokenizer.code_dims`."""
+    return tuple(book.vectors.shape[1] for book in quantizer.codebooks()) if config.trains_codes else ()
 
 
 def moved(recipe: Recipe, *losses: str) -> tuple[set[str], Tensor | None]:

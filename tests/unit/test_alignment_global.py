@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.ranks import run_two
 from tests.small_alignment import GLOBAL, LEARNED
-from vqpipe.alignment.global_alignment import GlobalAlignment, GlobalParams
+from vqpipe.alignment.losses import GlobalAlignment, GlobalParams
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import validate
 
@@ -87,7 +87,7 @@ TWO_RANKS = """
 import torch
 import vqpipe.alignment.aligner as module
 from tests.small_alignment import GLOBAL, LEARNED, captions, codes, make, params
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.quantizers import Quantized
 
 # Rank 0 has three words and one, rank 1 one and five: other numbers of masked tokens and of captions with a pair.

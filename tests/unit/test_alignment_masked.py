@@ -25,15 +25,14 @@ from tests.small_alignment import (
     make,
     params,
 )
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.masked_text import (
+from vqpipe.alignment.aligner import Aligner, AlignParams, CorpusVocabulary, TextBatch
+from vqpipe.alignment.losses import (
     MaskedParams,
     MaskedText,
     mask_by_count,
     mask_by_ratio,
     truncated_normal,
 )
-from vqpipe.alignment.text import CorpusVocabulary, TextBatch
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from tests.small_alignment import CAPTIONS, IDS, PARTS, WORD_DIM, captions, codes, embeddings, params
-from vqpipe.alignment.relationship import (
+from vqpipe.alignment.aligner import TextBatch
+from vqpipe.alignment.losses import (
     RelationshipAlignment,
     RelationshipParams,
     assign,
     code_vectors,
     word_vectors,
 )
-from vqpipe.alignment.text import TextBatch
 from vqpipe.errors import MismatchError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import Quantized

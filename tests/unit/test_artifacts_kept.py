@@ -69,7 +69,7 @@ def test_a_damaged_one_is_set_aside_for_the_one_before(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert str(path) in said
-    assert said.endswith("the run goes on from the checkpoint before it\n")
+    assert said.endswith("the run resumes from the checkpoint before it\n")
     if left is not None:
         assert "set aside as c.damaged.json" in said
         assert (tmp_path / "c.damaged.json").read_bytes() == left

@@ -70,7 +70,7 @@ def test_lineage_names_inputs_by_content_and_spec(store: Path) -> None:
 @pytest.mark.parametrize("name", ["seed", "tree"])
 def test_an_artifact_that_was_replaced_by_hand_is_refused(store: Path, name: str) -> None:
     swap(name)
-    with pytest.raises(ArtifactError, match=f"own/{name} is not what its lineage is of"):
+    with pytest.raises(ArtifactError, match=f"own/{name} does not match its lineage"):
         make(Path("own/fruit"), FRUIT, "x", (Path("own/seed"), SEED), (Path("own/tree"), TREE))
     assert (Path("own/fruit/a.txt")).read_text() == "one fruit"
 

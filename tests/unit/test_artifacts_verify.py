@@ -26,7 +26,6 @@ from vqpipe.artifacts.publish import (
     publish_text,
     tree_digest,
 )
-from vqpipe.artifacts.remedies import OF_VARIANTS
 from vqpipe.artifacts.seal import SEAL, UNSEALED, sealed_text
 from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.artifacts.specs.codebooks import ADJECTIVES, NOUNS, PAIRS, VOCABULARY
@@ -38,6 +37,7 @@ from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.artifacts.verify import MAX_LINES, Verified, verify
 from vqpipe.cli.app import app
 from vqpipe.errors import ArtifactError
+from vqpipe.params.names import NAMED, PER_TOKENIZER
 
 ROW = {"image_id": "a", "split": "train", "label": 0, "indices": [1, 2]}
 
@@ -120,14 +120,14 @@ def test_what_is_as_written_is_counted(root: Path, monkeypatch: pytest.MonkeyPat
     found = verify([root])
     assert problems(root) == []
     assert found.artifacts == 5
-    assert found.unsealed == 1  # the model's config.json
+    assert found.unsealed == [root / "hub/config.json"]
     sealed = [p for p in root.rglob("*") if p.is_file() and p.name != "config.json"]
     assert (found.files, found.bytes) == (len(sealed), sum(p.stat().st_size for p in sealed))
     monkeypatch.chdir(root.parent)
     code, output = run()
     assert code == 0
     assert output.startswith("5 artifacts, ")
-    assert "all as written; 1 more carry no checksum" in output
+    assert "all as written; 1 file has no checksum (1 .json, such as hub/config.json)" in output
 
 
 def flip(path: Path) -> None:
@@ -144,12 +144,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "cut table": (
         lambda root: (root / "vocabulary/nouns.parquet").write_bytes(b"PAR1"),
-        "nouns.parquet: not as its manifest says.*found: 4 bytes.*expected: [0-9]+ bytes",
+        "nouns.parquet does not match its manifest.*found: 4 bytes.*expected: [0-9]+ bytes",
         r"dvc checkout \S+/vocabulary; or dvc repro -s -f vocabulary",
     ),
     "lost file": (
         lambda root: (root / "vocabulary/nouns.parquet").unlink(),
-        "nouns.parquet: not as its manifest says.*found: no file",
+        "nouns.parquet does not match its manifest.*found: no file",
         "dvc repro -s -f vocabulary",
     ),
     "file too many": (
@@ -209,7 +209,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "page": (
         lambda root: flip(root / "report/index.html"),
-        r"index\.html is not what its lineage is of",
+        r"index\.html does not match its lineage",
         "dvc repro -s -f report",
     ),
     "lost output": (
@@ -390,4 +390,4 @@ def test_the_output_is_bounded_and_counts_the_rest() -> None:
 
 def test_the_stages_of_variants_are_those_of_dvc_yaml() -> None:
     stages = read_stages(Path(__file__).parents[2])
-    assert set(OF_VARIANTS) == {name.split("@")[0] for name in stages if "@" in name}
+    assert {*NAMED, *PER_TOKENIZER} == {name.split("@")[0] for name in stages if "@" in name}

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from vqpipe.errors import ParamsError
-from vqpipe.params.base import read_yaml
-from vqpipe.report.boards.board import Board, load_board
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.claims import (
     COLUMNS,
     NOT_REPRODUCED,
     NOT_RUN,
@@ -27,8 +25,10 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.page import boards_page, costs, markdown, ratios
-from vqpipe.report.boards.results import Estimate, Results
+from vqpipe.boards.page import boards_page, costs, markdown, ratios
+from vqpipe.boards.results import Estimate, Results
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import read_yaml
 
 FOLDER = Path(__file__).parents[2] / "boards"
 CLAIMS = read_claims(FOLDER / "language")
@@ -189,7 +189,7 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
     assert verdict.outcome == expected
     assert "vq+lg, 1 word, own heads 60.0 % [58.5, 61.5]" in verdict.evidence
     assert "vq+lg, 1 word, own heads, other image" in verdict.evidence
-    assert ("cannot be told apart" in verdict.evidence) == (expected == NOT_REPRODUCED)
+    assert ("cannot be distinguished" in verdict.evidence) == (expected == NOT_REPRODUCED)
     missing = judge(claim, results(board, {"vq+lg": {RECALL: 0.6}}))
     assert (missing.outcome, missing.evidence) == (NOT_RUN, "missing: vq+lg, 1 word, own heads, other image")
     with pytest.raises(ValueError, match="zip"):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from stages.dvcfile import Stage, read_stages
+from vqpipe.boards.board import load_board
+from vqpipe.boards.row import code_use
 from vqpipe.errors import ParamsError
 from vqpipe.metrics.codes import usage_metrics
 from vqpipe.params.base import read_yaml
-from vqpipe.report.boards.board import load_board
-from vqpipe.report.boards.row import code_use
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = tuple(ROOT / "boards" / name for name in ("scenes", "tiny-imagenet", "language"))

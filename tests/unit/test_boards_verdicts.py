@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from vqpipe.errors import ArtifactError
-from vqpipe.report.boards.board import Board, load_board
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
@@ -25,8 +25,9 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.page import boards_page, read_boards
-from vqpipe.report.boards.results import Results, over_seeds, read_results
+from vqpipe.boards.page import boards_page, read_boards
+from vqpipe.boards.results import Results, over_seeds, read_results
+from vqpipe.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boards"
@@ -99,8 +100,8 @@ def test_the_evidence_says_which_comparison_fails_and_how(board: Board) -> None:
     claim = Claim("c", ("vqct", "vq", "cvq", "gumbel"), "psnr", "above_all")
     evidence = judge(claim, results(board, rows)).evidence
     assert "vqct 21.00 [20.90, 21.10]" in evidence
-    assert "vqct and cvq are the other way round" in evidence
-    assert "vqct and gumbel cannot be told apart" in evidence
+    assert "vqct and cvq are in the opposite order" in evidence
+    assert "vqct and gumbel cannot be distinguished" in evidence
     assert "vqct and vq " not in evidence.split("; ", 1)[1]
 
 
@@ -117,7 +118,8 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
     assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
     assert (
-        "cannot be told apart" in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
+        "cannot be distinguished"
+        in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
     )
 
 
@@ -160,9 +162,9 @@ def test_there_is_no_verdict_before_all_seeds_are_there(board: Board) -> None:
     ("other", "expected", "evidence"),
     [
         ([20.2, 21.3, 22.2], REPRODUCED, "seed by seed +0.23 [+0.09, +0.38]"),
-        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be told apart"),
-        ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are the other way round"),
-        ([20.2], NOT_REPRODUCED, "cannot be told apart"),
+        ([20.5, 20.8, 22.1], NOT_REPRODUCED, "cannot be distinguished"),
+        ([19.8, 20.7, 21.8], NOT_REPRODUCED, "are in the opposite order"),
+        ([20.2], NOT_REPRODUCED, "cannot be distinguished"),
     ],
 )
 def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(
@@ -230,13 +232,24 @@ def _tables(page: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
 
 
-def test_several_versions_of_the_code_and_an_old_protocol_are_told(board: Board) -> None:
+def test_several_versions_of_the_code_and_an_old_protocol_are_stated(board: Board) -> None:
     found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
     changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
     runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}
-    page = boards_page([(MAIN, Results(board, runs, {}))])
+    claims = replace(MAIN, protocols={board.protocol - 1: "with other heads"})
+    page = boards_page([(claims, Results(board, runs, {}))])
     assert "made by 2 versions of the code: c, other" in page
-    assert "to be run again: vq-1" in page
+    old = f"protocol {board.protocol - 1} (with other heads)"
+    assert f"Of {old}: vq-1. The board is now of protocol {board.protocol}." in page
+    assert f"\n\nvq-1 of {old}. Missing, since no run of it is here: `ema`, " in page
+
+
+def test_a_dash_has_a_reason(board: Board) -> None:
+    name = "task.retrieval.own.image_to_text.r1"
+    claims = replace(MAIN, tables=(BoardTable("T", "about", (("plain", "vq"),), metrics=(name, "ssim")),))
+    page = boards_page([(claims, results(board, {"vq": [20.0]}))])
+    assert "Dashes at `vq`: trained without alignment, so without own heads." in page
+    assert "Dashes at `vq`: not measured under the row's protocol." in page
 
 
 def test_a_board_without_rows_says_what_to_run(board: Board) -> None:

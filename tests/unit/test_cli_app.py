@@ -168,6 +168,8 @@ def test_runs_that_measured_otherwise_are_not_compared(
     assert "a.json" in output
     assert "b.json" in output
     assert "--allow-different" in output
+    refused = run_files(tmp_path, a, b, "--all", "--fail-on", "psnr<-5%")[1]
+    assert "--fail-on 'psnr<-5%' --all --allow-different" in " ".join(refused.split())
     words = " ".join(output.split())
     assert all(" ".join(text.split()) in words for text in shown)
     code, output = run_files(

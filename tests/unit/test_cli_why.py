@@ -189,7 +189,7 @@ def test_captions_with_other_ids_are_shown_by_what_they_say(forms: Path) -> None
         ("metrics.json", '{"psnr": 1.0}', "psnr"),
         ("broken.json", '{"annotations": [', "broken.json"),
         ("lines.jsonl", '{"url": "x"}', "no key of captions"),
-        ("page.html", "<p>a red bird</p>", "has the form of no captions"),
+        ("page.html", "<p>a red bird</p>", "is not a file of captions"),
         ("empty.csv", "", "empty.csv is empty"),
         ("bad.parquet", "PAR1", "cannot be read as Parquet"),
         ("params.yaml", "corpus: 3", "corpus"),
@@ -208,7 +208,7 @@ def test_a_folder_of_several_kinds_or_none_is_told(forms: Path) -> None:
     assert why("red", "bird", f"--corpus={forms / 'csv'}")[0] == 2
     code, lines = why("red", "bird", f"--corpus={forms}")
     assert code == 2
-    assert "no folder of captions of one kind" in lines[0]
+    assert "nor a folder of captions of one kind" in lines[0]
 
 
 def test_a_search_without_end_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_centroids(tmp_path: Path) -> None:
         codebook.nearest(torch.zeros(2, 3))
 
 
-def test_what_is_no_codebook_is_told(tmp_path: Path) -> None:
+def test_what_is_not_a_codebook_is_reported(tmp_path: Path) -> None:
     with publish_folder(tmp_path / "none", NO_CODEBOOK, {}):
         pass
     with pytest.raises(ArtifactError, match="no codebook"):

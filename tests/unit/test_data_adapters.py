@@ -191,7 +191,7 @@ def test_class_table(tmp_path: Path) -> None:
         read(folder(tmp_path, class_names="names.tsv"))
 
 
-def test_wrong_layouts_are_told(tmp_path: Path) -> None:
+def test_wrong_layouts_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist(.|\n)*expected: class folders"):
         read(folder(tmp_path / "nowhere"))
     put(tmp_path, {"photos/ant/1.png": png(), "train/ant/1.png": png()})
@@ -259,7 +259,7 @@ def test_members_that_lead_out_of_a_tar_are_quarantined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_cut_tar_is_told(tmp_path: Path, kept: float) -> None:
+def test_a_cut_tar_is_reported(tmp_path: Path, kept: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -377,7 +377,7 @@ def test_coco_captions_alone_and_an_id_in_two_splits(tmp_path: Path) -> None:
     assert len(bad) == len(records) == 3
 
 
-def test_coco_layouts_are_told(tmp_path: Path) -> None:
+def test_coco_layouts_are_reported(tmp_path: Path) -> None:
     lay_out(tmp_path, EACH, [])
     split = {"images": "images", "captions": "captons.json"}
     with pytest.raises(

@@ -117,7 +117,7 @@ def test_a_corpus_without_captions_is_an_error(tmp_path: Path, name: str, conten
         list(read_captions(corpus(kind="text", path=str(tmp_path / name))))
 
 
-def test_mistakes_are_told(tmp_path: Path) -> None:
+def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a file or folder"):
         list(read_captions(corpus(kind="text", path=str(tmp_path / "none"))))
     (tmp_path / "a.txt").write_text("a bus\n", encoding="utf-8")
@@ -145,7 +145,7 @@ def test_json_arrays_are_what_json_says(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[1]", '{"a": [1, 2', '{"a": 3}', '{"a": [1 2]}', '{"a" [1]}', '{"b": 1,,}']
 )
-def test_damaged_json_is_told(tmp_path: Path, text: str) -> None:
+def test_damaged_json_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"x\.json is not a JSON object of arrays"):
         list(JsonArrays(tmp_path / "x.json").elements("a"))

@@ -174,7 +174,7 @@ def test_ids_are_the_same_in_any_form_and_missing_ones_are_counted(tmp_path: Pat
 @pytest.mark.parametrize(
     ("kind", "text", "told"),
     [
-        ("coco", '{"caption": "a bus"}\n{"caption": "a cat"}\n', r"more behind its end \(JSON Lines\?\)"),
+        ("coco", '{"caption": "a bus"}\n{"caption": "a cat"}\n', r"more after its end \(JSON Lines\?\)"),
         ("coco", '{"images": [{"id": 1}], "annotations": []}', "the keys of .* are images, annotations"),
         (
             "coco",
@@ -202,7 +202,7 @@ def test_json_without_captions_says_what_it_has(tmp_path: Path, kind: str, text:
         read(kind=kind, path=str(path), **({"caption_field": "c"} if kind == "jsonl" else {}))
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)has no \*\.txt and no \*\.txt\.gz.*an empty folder"):
         read(kind="text", path=str(tmp_path))
     (tmp_path / "a.csv").write_text("a bus\n")

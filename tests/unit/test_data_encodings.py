@@ -106,7 +106,7 @@ def test_every_kind_is_read_packed_and_in_utf16(tmp_path: Path) -> None:
                 assert found[0][0] in ("7", f"captions.txt.{packing}:1")
 
 
-def test_several_members_are_one_file_and_damage_is_told(tmp_path: Path) -> None:
+def test_several_members_are_one_file_and_damage_is_reported(tmp_path: Path) -> None:
     for packing, pack in PACK.items():
         path = tmp_path / f"c.{packing}"
         path.write_bytes(pack(b"a red boat\n") + pack(b"a blue boat\n"))
@@ -120,7 +120,7 @@ def test_several_members_are_one_file_and_damage_is_told(tmp_path: Path) -> None
 
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"PK\x03\x04\x14\x00\x00\x00\x08\x00" * 5)
-    with pytest.raises(DataError, match=r"is no text\n +found: +a zip file"):
+    with pytest.raises(DataError, match=r"is not text\n +found: +a zip file"):
         read(kind="text", path=str(tmp_path / "c.txt"))
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(gzip.compress(b"a red boat\n" * 9)))
     with pytest.raises(DataError, match="a gzip file"):

@@ -159,7 +159,7 @@ def test_the_error_of_a_split_without_images_says_what_is_there(
         read(source(tmp_path))
 
 
-def test_two_splits_of_one_folder_are_told(tmp_path: Path) -> None:
+def test_two_splits_of_one_folder_are_reported(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "same").symlink_to("test")
     with pytest.raises(

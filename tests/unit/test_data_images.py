@@ -130,7 +130,7 @@ def test_empty_and_foreign_bytes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_truncated_files_are_told_from_damaged_ones(kind: str) -> None:
+def test_truncated_files_are_distinguished_from_damaged_ones(kind: str) -> None:
     big = np.array(Image.fromarray(PICTURE).resize((200, 200)))
     data = saved(Image.fromarray(big), kind)
     assert reason(data[: len(data) // 2]) == "truncated"
@@ -299,12 +299,12 @@ def check(data: bytes, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", TURNED)
-def test_a_readable_orientation_is_applied_whatever_lies_beside_it(name: str) -> None:
+def test_a_readable_orientation_is_applied_with_any_other_metadata(name: str) -> None:
     check(TURNED[name], np.rot90(SMOOTH, 3))
 
 
 @pytest.mark.parametrize("name", AS_IT_IS)
-def test_sound_pixels_are_used_whatever_the_metadata(name: str) -> None:
+def test_sound_pixels_are_used_with_any_metadata(name: str) -> None:
     check(AS_IT_IS[name], SMOOTH)
 
 

@@ -193,7 +193,7 @@ def test_gathering_does_not_change_what_is_stored(dataset: Path) -> None:
     assert torch.equal(split.images(0, 5), before)
 
 
-def test_mistakes_are_told(dataset: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(
         MismatchError, match=r"4 of 5 train images are smaller than 9(.|\n)*resize\.short_side"
     ):

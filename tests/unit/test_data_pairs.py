@@ -54,7 +54,7 @@ def said(records: dict[str, Record]) -> dict[str, tuple[str, ...]]:
      ("a café".encode("utf-16"), ("a café",)), ("a plain green house".encode("utf-16-le"), ("a plain green house",)),
      ("a cafe\u0301\u2028here".encode(), ("a café here",)), (b"a\x0bb", ("a b",))],
 )  # fmt: skip
-def test_a_text_file_holds_a_caption_a_line(tmp_path: Path, data: bytes, captions: tuple[str, ...]) -> None:
+def test_a_text_file_has_a_caption_a_line(tmp_path: Path, data: bytes, captions: tuple[str, ...]) -> None:
     put(tmp_path, ("a/b ü/x 1.JPG", picture(0)), ("a/b ü/x 1.txt", data))
     records, bad, _ = read(tmp_path)
     assert (said(records), bad) == ({"a/b ü/x 1.JPG": captions}, set())
@@ -179,7 +179,7 @@ def test_odd_members(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_shard_is_read_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+def test_a_shard_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
     put_tar(tmp_path / "b.tar", [("1.jpg", picture(0)), ("1.txt", "x")])
     (tmp_path / "c.tar").symlink_to("b.tar")
     (tmp_path / "gone.tar").symlink_to("nowhere")

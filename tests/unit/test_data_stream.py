@@ -146,7 +146,7 @@ def test_a_machine_that_fails_is_no_damage(
         list(images.read([range(4, 5)]))
 
 
-def test_a_damaged_shard_is_told(dataset: Path) -> None:
+def test_a_damaged_shard_is_reported(dataset: Path) -> None:
     path = dataset / "train-00002.parquet"
     content = bytearray(path.read_bytes())
     column = pq.ParquetFile(path).metadata.row_group(0).column(1)

@@ -60,7 +60,7 @@ def test_what_the_csv_module_writes_is_read_as_it_was(table: list[list[str]]) ->
 
 
 @given(st.lists(st.text(st.sampled_from('ab" \t')), min_size=1).filter(lambda lines: bool(lines[-1])))
-def test_no_line_of_a_tsv_is_lost_whatever_its_quotes(lines: list[str]) -> None:
+def test_no_line_of_a_tsv_is_lost_to_its_quotes(lines: list[str]) -> None:
     text = "\n".join(f"{at}\t{line}" for at, line in enumerate(lines))
     assert [row[0] for row in cells(text)] == [str(at) for at in range(len(lines))]
 
@@ -110,7 +110,7 @@ def test_headers_delimiters_and_ids(tmp_path: Path) -> None:
     ]
 
 
-def test_mistakes_about_columns_are_told(tmp_path: Path) -> None:
+def test_mistakes_about_columns_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "c.tsv"
     path.write_text("image;caption\n1;a red bus\n")
     with pytest.raises(
@@ -122,7 +122,7 @@ def test_mistakes_about_columns_are_told(tmp_path: Path) -> None:
         read(path, caption_column=1)
     for wrong in ({"caption_column": "caption", "num_header_lines": 0}, {"caption_column": -1}, {"caption_column": ""},
                   {"caption_column": 0, "delimiter": '"'}, {"caption_column": 0, "delimiter": "ab"}):  # fmt: skip
-        with pytest.raises(ParamsError, match=r"header|greater|at least 1|no quote|at most 1"):
+        with pytest.raises(ParamsError, match=r"header|greater|at least 1|neither a quote|at most 1"):
             read(path, **wrong)
     path.write_text("")
     with pytest.raises(DataError, match="no captions at all"):

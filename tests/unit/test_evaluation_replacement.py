@@ -99,7 +99,7 @@ def test_the_nth_nearest_other_code() -> None:
     for rank, codes in expected.items():
         assert replace_by_neighbours(Books(), every, rank).flatten().tolist() == codes
     for rank in (-1, 7):
-        with pytest.raises(MismatchError, match="no such neighbour"):
+        with pytest.raises(MismatchError, match="no neighbour of this rank"):
             replace_by_neighbours(Books(), every, rank)
 
 

@@ -53,4 +53,4 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         logging.disable(logging.NOTSET)
     assert commands == ["export", "tokenize", "detokenize", "import-vqgan", "evaluate"]
     assert names["indices"].shape == (5, 1, 4, 4)
-    assert np.array(Image.open(tmp_path / "again/bird.png.png")).shape == (16, 16, 3)
+    assert np.array(Image.open(tmp_path / "again/bird.png")).shape == (16, 16, 3)

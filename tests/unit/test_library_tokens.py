@@ -75,9 +75,10 @@ def test_the_commands_there_and_back(photos: Path, tokenizer: Tokenizer, tmp_pat
     done = CliRunner().invoke(app, ["detokenize", str(out), *options, "--out", str(again)])
     assert done.exit_code == 0, done.output
     found = sorted(path.relative_to(again).as_posix() for path in again.rglob("*.png"))
-    assert found == sorted(f"{name}.png" for name in ids)
-    for name, image in zip(ids, tokenizer.to_pil(tokenizer.decode(expected)), strict=True):
-        assert np.array_equal(np.array(Image.open(again / f"{name}.png")), np.array(image))
+    files = ["a.jpg.png", "a.png", "b.webp.png", "z.png", "deep/c.PNG", "deep/er/d.jpeg.png", "deep/er/e.png"]
+    assert found == sorted(name for name in files if name != "deep/c.PNG")
+    for name, image in zip(files, tokenizer.to_pil(tokenizer.decode(expected)), strict=True):
+        assert np.array_equal(np.array(Image.open(again / name)), np.array(image))
     assert read_manifest(again, DECODED).facts["images"] == 7
 
 
@@ -161,7 +162,7 @@ def test_tokens_of_another_tokenizer_are_refused_naming_both(
     [
         ([("../a", 16)], "leads out of the folder"),
         ([("/a", 16)], "leads out of the folder"),
-        ([("a", 16), ("a", 16)], "comes twice"),
+        ([("a", 16), ("a", 16)], "occurs twice"),
         ([("a", 15)], "does not have the shape"),
     ],
 )
@@ -197,7 +198,7 @@ def test_other_files_and_folders_are_refused(photos: Path, tokenizer: Tokenizer,
 def test_every_name_that_a_picture_may_have_is_safe_in_the_outputs(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    long, folder = "a_small_red_boat_" * 14 + "_by_the_dawn.png", "é" * 127
+    long, folder = "a_small_red_boat_" * 14 + "_by_the_dawn.jpg", "é" * 127
     names = [long.encode(), b"a.png", b"A.PNG", b"a.jpg", b"new\nline.png", b"\xff" * 251 + b".png",
              "é.png".encode(), "e\u0301.png".encode(), f"{folder}/x.png".encode()]  # fmt: skip
     assert max(map(len, names[:8])) == 255
@@ -217,18 +218,30 @@ def test_every_name_that_a_picture_may_have_is_safe_in_the_outputs(
     renamed = manifest.facts["renamed"]
     assert set(renamed.values()) == {long, "\\udcff" * 251 + ".png"}
     assert set(manifest.files) == set(renamed) | {
-        f"{image_id}.png" for image_id in ids - set(renamed.values())
+        image_id if image_id.lower().endswith(".png") else f"{image_id}.png"
+        for image_id in ids - set(renamed.values())
     }
     assert all(name.startswith(long[:200]) or name.startswith("\\udcff") for name in renamed)
+
+
+def test_an_image_whose_name_is_taken_gets_one_more_ending(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    for name in ("a.jpg", "a.jpg.png"):
+        picture(0, True).save(tmp_path / "odd" / name, "PNG")
+    tokenize(tmp_path / "odd", tokenizer, tmp_path / "t.parquet", 4)
+    assert detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4) == 2
+    manifest = read_manifest(tmp_path / "again", DECODED)
+    assert set(manifest.files) == {"a.jpg.png", "a.jpg.png.png"}
+    assert manifest.facts["renamed"] == {"a.jpg.png.png": "a.jpg.png"}
 
 
 def test_a_file_and_a_folder_of_one_name_are_refused(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    (photos / "a.png.png").mkdir()
-    picture(0, True).save(photos / "a.png.png/b.png")
+    (photos / "a.jpg.png").mkdir()
+    picture(0, True).save(photos / "a.jpg.png/b.png")
     tokenize(photos, tokenizer, tmp_path / "t.parquet", 4)
-    with pytest.raises(ArtifactError, match=r"two ids meet in one file(.|\n)*a\.png\.png/b\.png"):
+    with pytest.raises(ArtifactError, match=r"a file and a folder(.|\n)*a\.jpg\.png/b\.png"):
         detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
     assert not (tmp_path / "again").exists()
 

@@ -17,7 +17,7 @@ from vqpipe.metrics.distances import (
     clip_features,
     feature_distances,
     load_features,
-    refusal,
+    why_no_distances,
 )
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_unequal_and_too_small_sets_are_refused_with_the_reason(features: Featur
     ):
         with pytest.raises(MismatchError, match=word):
             distances(images(count, 0), images(count, 1), features, params(**changes), batch_size=8)
-    assert refusal(50, features, params()) is None
+    assert why_no_distances(50, features, params()) is None
 
 
 def test_features_that_are_not_finite_are_refused(features: Features) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from vqpipe.clip_fit import ClipMetrics
 from vqpipe.errors import ArtifactError, DataError
 from vqpipe.evaluation.measure import EvaluationMetrics, ReplacedMetrics
 from vqpipe.metrics.measured import DIGITS, ImagesDigest, interval, intervals, measured_with, text_digest
+from vqpipe.training.clip import ClipMetrics
 from vqpipe.vision.cluster import ClusterMetrics
 from vqpipe.vision.patches import PatchesMetrics
 

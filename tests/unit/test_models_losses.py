@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.small_training import batch_at, make, params
 from vqpipe.errors import ParamsError
-from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.losses import (
     DiscriminatorParams,
     DiscriminatorStart,
+    PatchDiscriminator,
     PlateauStart,
     ReconstructionParams,
     adaptive_weight,

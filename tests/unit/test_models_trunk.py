@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from vqpipe.models.discriminator import PatchDiscriminator
-from vqpipe.models.losses import DiscriminatorParams
+from vqpipe.models.losses import DiscriminatorParams, PatchDiscriminator
 from vqpipe.models.trunk import AttentionBlock, Decoder, Encoder, ResidualBlock, TrunkParams
 from vqpipe.params.base import validate
 

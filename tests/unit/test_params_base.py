@@ -93,7 +93,7 @@ def test_types_are_strict(rate: object) -> None:
 
 
 def test_nan_cannot_be_said() -> None:
-    with pytest.raises(ParamsError, match="JSON cannot hold"):
+    with pytest.raises(ParamsError, match="JSON cannot represent"):
         validate({**GOOD, "rate": float("nan")}, "outer", Outer)
 
 

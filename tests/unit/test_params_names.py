@@ -10,12 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.dvcfile import read_stages
-from vqpipe.cli.presets import GROUPS, load_preset, preset_text
+from vqpipe.boards.board import Board
+from vqpipe.cli.presets import SECTIONS, load_preset, preset_text
 from vqpipe.data.build import DatasetParams
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import load_merged, load_params, read_yaml, section_of
 from vqpipe.params.names import NAMED, check_name
-from vqpipe.report.boards.board import Board
 from vqpipe.report.inputs import read_inputs
 from vqpipe.tokenizers.tokenizer import TokenizerParams
 
@@ -138,4 +138,5 @@ def test_a_name_with_dots_is_one_key() -> None:
 
 
 def test_the_named_sections_are_those_that_stages_read() -> None:
-    assert {name: entries for name, (entries, _) in GROUPS.items()} == NAMED
+    params = load_preset("scenes")
+    assert {name for name in SECTIONS if "common" in params[name]} == set(NAMED)

@@ -141,9 +141,9 @@ def test_unknown_preset(folder: Path) -> None:
         preset_text("cocoa", folder=folder)
 
 
-def test_bases_in_a_circle(folder: Path) -> None:
+def test_bases_that_form_a_cycle(folder: Path) -> None:
     (folder / "scenes.yaml").write_text("base: one\n")
-    with pytest.raises(ParamsError, match="circle"):
+    with pytest.raises(ParamsError, match="cycle"):
         preset_text("coco", folder=folder)
 
 

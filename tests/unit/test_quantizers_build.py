@@ -137,5 +137,5 @@ def test_another_state_is_refused() -> None:
     ids=["above", "below", "groups", "floats"],
 )
 def test_indices_of_another_tokenizer_are_refused(indices: torch.Tensor) -> None:
-    with pytest.raises(MismatchError, match="not of this tokenizer"):
+    with pytest.raises(MismatchError, match="do not fit this tokenizer"):
         build(config(VQ), None).decode(indices)

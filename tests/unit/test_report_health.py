@@ -84,7 +84,7 @@ def test_replaced_tokens_are_listed_and_shown(page: str) -> None:
 def test_watched_columns_are_drawn_once(page: str) -> None:
     assert "ae/dead_share" not in page
     assert page.count("dead codes, % of K by step") == 1
-    assert "ae/codes_in_batch_0" in page
+    assert "distinct codes in a batch, group 0" in page
 
 
 def test_words_are_escaped(page: str) -> None:

@@ -24,7 +24,13 @@ from report_tree import (
 from vqpipe.artifacts.publish import publish_sealed, publish_text
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, ParamsError
+from vqpipe.report.about_codebooks import FIELDS
 from vqpipe.report.build import Report, build_report
+from vqpipe.report.names import counted, curve_label
+from vqpipe.text.graph import GraphMetrics
+from vqpipe.text.vocabulary import VocabularyMetrics
+from vqpipe.vision.cluster import ClusterMetrics
+from vqpipe.vision.patches import PatchesMetrics
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +180,18 @@ def test_degrees_have_a_table_and_a_chart(report: Report) -> None:
     assert not any(row[0].startswith("degree") for row in shown)
 
 
+def test_metrics_and_curves_have_labels_of_words(report: Report) -> None:
+    models = (VocabularyMetrics, GraphMetrics, PatchesMetrics, ClusterMetrics)
+    fields = {field for model in models for field in model.model_fields} - {"degree"}
+    assert fields == set(FIELDS)
+    rows = dict(row[:2] for row in rows_of(report.html, "Modifying graph in numbers")[1:])
+    assert rows["edges"] == "60"
+    assert not re.search(r"<figcaption>[^<]*_[^<]*</figcaption>", report.html)
+    assert curve_label("ae/commitment_noun") == "commitment loss, group noun"
+    assert curve_label("disc/loss") == "discriminator: total loss"
+    assert curve_label("ae/sample_entropy") == "sample entropy"
+
+
 def test_the_k_means_objective_has_a_curve(tree: Path, report: Report) -> None:
     assert "k-means objective by iteration" in report.html
     assert "Empty clusters refilled over the run: 4." in report.html
@@ -188,7 +206,7 @@ def test_the_k_means_objective_has_a_curve(tree: Path, report: Report) -> None:
 
 def test_retrieval_is_next_to_chance(report: Report) -> None:
     rows = rows_of(report.html, "Image-text retrieval on the validation split")
-    assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155x"]
+    assert rows[1] == ["image to text, R@1", "31.0", "0.20", "155.0"]
 
 
 def test_costs_are_those_of_the_outputs_that_are_here(tree: Path, report: Report) -> None:
@@ -340,3 +358,8 @@ def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> 
     broken, total, overflow = shown(report.html, tmp_path, width)
     assert total > 60
     assert (broken, overflow) == (0, 0)
+
+
+def test_counts_have_a_singular() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+    assert counted(1, "class", "classes") == "1 class"

@@ -77,7 +77,7 @@ def test_metrics_alone_are_taken(store: Path) -> None:
         ("metrics/tokenizer/vq.json", r"vq\.json is not of artifacts/"),
         ("curves/tokenizer/vq.csv", r"vq\.json is not of artifacts/curves/tokenizer/vq\.csv"),
         ("metrics/dataset.json", r"dataset\.json is not of artifacts/dataset"),
-        ("tokenizer/vq.lineage.json", "vq is not what its lineage is of"),
+        ("tokenizer/vq.lineage.json", "vq does not match its lineage"),
     ],
 )
 def test_files_of_another_run_are_refused(store: Path, name: str, message: str) -> None:

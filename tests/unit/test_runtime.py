@@ -48,7 +48,7 @@ def test_device_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert device() == torch.device("cpu")
     for name in ("gpu", "cuda:99"):
         monkeypatch.setenv("VQPIPE_DEVICE", name)
-        with pytest.raises(SetupError, match=r"(?s)no device of this machine.*choices: +cpu"):
+        with pytest.raises(SetupError, match=r"(?s)not a device of this machine.*choices: +cpu"):
             device()
 
 
@@ -201,7 +201,7 @@ def test_an_unfinished_run_of_other_params_is_told_in_one_line(
     assert "params.seed" not in told
     assert (tmp_path / "stage/old/checkpoint").read_text() == "half"
     with scratch_folder("stage", "old"):
-        assert capsys.readouterr().err == "", "the run that goes on is not told of itself"
+        assert capsys.readouterr().err == "", "a run that resumes is not reported to itself"
 
 
 @pytest.mark.parametrize("about", [b"\xff\xfe", b"", b"[" * 100_000, b'{"params": ', b"[1]"])
@@ -213,7 +213,7 @@ def test_a_damaged_record_of_an_unfinished_run_stops_no_other_run(
     (tmp_path / "stage/old.lock").write_bytes(about)
     with scratch_folder("stage", "new", {"seed": 1}):
         pass
-    assert "it goes on when its params and inputs are as before" in capsys.readouterr().err
+    assert "it resumes when its params and inputs are as before" in capsys.readouterr().err
 
 
 def test_a_folder_that_another_run_removes_meanwhile_is_passed_over(

@@ -80,7 +80,7 @@ def test_a_lock_is_stale_when_an_input_params_or_command_differ(tree: Path) -> N
     (tree / "code.py").write_text("2\n")
     assert stale_stages(tree)["one"] == ["code.py changed"]
     (tree / "params.yaml").write_text(PARAMS.replace("1e-3", "2e-3"))
-    assert "params top changed" in stale_stages(tree)["one"]
+    assert "params top differ" in stale_stages(tree)["one"]
     done = CliRunner().invoke(lock.app, [])
     assert done.exit_code == 1
     assert "dvc repro" in done.output

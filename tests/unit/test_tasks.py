@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 from tests.small_alignment import IDS, captions
 from tests.small_tasks import COMMON, EIGHT, config, frozen, head, measured, task
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
@@ -439,7 +439,7 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
         ({"kind": "masked_word"}, "no task masked_word; did you mean masked_words"),
         ({"tokenizer": "vq"}, "an entry without its kind"),
         ({"kind": "retrieval", "head": {"num_heads": 3}}, "width 16 is not a multiple of num_heads 3"),
-        ({"kind": "masked_words", "masked_counts": [3, 1]}, "do not rise"),
+        ({"kind": "masked_words", "masked_counts": [3, 1]}, "do not increase"),
         (
             {"kind": "masked_words", "masked": {"weight": 0.0}},
             "no loss has a weight",

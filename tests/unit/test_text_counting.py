@@ -84,7 +84,7 @@ def test_words_that_may_not_stay_are_counted() -> None:
     assert list(capped.nouns) == list(short.nouns)[:3]
 
 
-def test_nothing_that_may_stay_is_told() -> None:
+def test_nothing_that_may_stay_is_reported() -> None:
     with pytest.raises(Exception, match="single_clip_tokens"):
         build_vocabulary(sentences(9), LIMITS.model_copy(update={"min_count": 1}), keep=lambda word: False)
 

@@ -82,7 +82,7 @@ def test_the_small_tagger_is_good_enough_to_stand_in_for_the_real_one() -> None:
         assert scores[kind].f1 >= least, kind
 
 
-def test_missing_data_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nltk.data, "path", ["nowhere"])
     with pytest.raises(
         SetupError, match=r"python -m nltk\.downloader averaged_perceptron_tagger_eng"

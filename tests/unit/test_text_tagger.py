@@ -107,7 +107,7 @@ def test_params_survive_the_facts_of_an_artifact(config: PosParams) -> None:
     assert pos_params(json.loads(json.dumps(config.model_dump())), "words") == config
 
 
-def test_bad_params_are_told() -> None:
+def test_bad_params_are_reported() -> None:
     with pytest.raises(ParamsError, match="batch_size"):
         pos_params({"kind": "spacy", "model": "en_core_web_sm", "batch_size": 0}, "words")
     with pytest.raises(ParamsError, match="kind"):
@@ -130,6 +130,6 @@ def test_batches_keep_order_and_length() -> None:
     assert list(batched([], 2)) == []
 
 
-def test_a_missing_table_is_told(tmp_path: Path) -> None:
+def test_a_missing_table_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="wordnet_tables"):
         Lexicon(tmp_path)

@@ -90,7 +90,7 @@ def test_token_embeddings_are_averaged_without_start_end_and_padding() -> None:
     assert found.facts == {"clip_id": "fake:test:0", "vectors": {"kind": "clip_tokens"}, "dim": 2}
 
 
-def test_a_word_without_tokens_is_told() -> None:
+def test_a_word_without_tokens_is_reported() -> None:
     with pytest.raises(MismatchError, match="without a token"):
         made({"kind": "clip_tokens"}, Vocabulary(WORDS.pos, {"": 1}, {"bird": 1}), Encoder)
 
@@ -135,10 +135,10 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("the 0 0 0\nred 1 2\n", "line 2 is no word with 3 finite numbers"),
-        ("the 0 0 0\nbird 1 2 3\nred 1 x 2\n", "line 3 is no word"),
-        ("the 0 0 0\nbird 1 2 nan\n", "line 2 is no word"),
-        ("the 0 0 0\n\nbird 1 2 3\n", "line 2 is no word"),
+        ("the 0 0 0\nred 1 2\n", "line 2 is not a word with 3 finite numbers"),
+        ("the 0 0 0\nbird 1 2 3\nred 1 x 2\n", "line 3 is not a word"),
+        ("the 0 0 0\nbird 1 2 nan\n", "line 2 is not a word"),
+        ("the 0 0 0\n\nbird 1 2 3\n", "line 2 is not a word"),
         ("the 0 0 0 0 0\n", "set graph.vectors.dim to 5"),
         ("400000 300\nthe 0 0 0\n", "set graph.vectors.dim to 300"),
         ("400000 3\nthe 0 0 0\n", "has none of the vocabulary's words"),
@@ -147,7 +147,7 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
         ("bird 1 2 3\n", "has no adjective of the vocabulary"),
     ],
 )
-def test_glove_mistakes_are_told_with_the_line(tmp_path: Path, text: str, told: str) -> None:
+def test_glove_mistakes_are_reported_with_the_line(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "glove.txt").write_text(text)
     with pytest.raises(DataError, match=told):
         made(glove(tmp_path / "glove.txt"))
@@ -193,7 +193,7 @@ def test_a_few_damaged_lines_are_counted(tmp_path: Path) -> None:
     assert measured(found).num_damaged_lines == 1
     assert list(found.vocabulary.adjectives) == ["red", "light"]
     (tmp_path / "g.txt").write_text(GLOVE + "other 1 1 1\n" * 500 + "teal 1 2\n")
-    with pytest.raises(DataError, match="line 507 is no word"):
+    with pytest.raises(DataError, match="line 507 is not a word"):
         made(glove(tmp_path / "g.txt"))
 
 

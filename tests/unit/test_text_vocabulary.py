@@ -73,7 +73,7 @@ def test_limits_keep_the_most_frequent() -> None:
         ([("1", "a red dog")], "'red', 1 times"),
     ],
 )
-def test_nothing_to_keep_is_told(captions: list[tuple[str, str]], message: str) -> None:
+def test_nothing_to_keep_is_reported(captions: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         build_vocabulary(captions, config(min_count=2))
 

@@ -189,9 +189,9 @@ def test_the_vocabulary_is_what_the_captions_hold(clip: Clip) -> None:
 
 def test_features_are_the_clips_own_for_the_text_that_was_kept(clip: Clip) -> None:
     text = CaptionText(CAPTIONS, clip, 8)
-    batch = text.batch(np.arange(6))
+    batch = text.take(np.arange(6))
     torch.testing.assert_close(batch.features, clip.encode_text([clean(own)[0] for own in TEXTS]))
-    short = CaptionText([["a dark picture of"]], clip, 5).batch(np.array([0]))
+    short = CaptionText([["a dark picture of"]], clip, 5).take(np.array([0]))
     torch.testing.assert_close(short.features, clip.encode_text(["a dark picture"]))
     assert batch.features.dtype == torch.float32
 
@@ -202,7 +202,7 @@ def test_a_clip_with_a_text_tower_of_its_own_works_too() -> None:
     clip = Clip(model, CLIP["preprocess_cfg"], "custom")
     text = CaptionText(CAPTIONS, clip, 8)
     torch.testing.assert_close(
-        text.batch(np.arange(6)).features, clip.encode_text([clean(own)[0] for own in TEXTS])
+        text.take(np.arange(6)).features, clip.encode_text([clean(own)[0] for own in TEXTS])
     )
     assert clip.token_embeddings()[text.vocabulary].shape == (len(text.vocabulary), 8)
 
@@ -210,11 +210,11 @@ def test_a_clip_with_a_text_tower_of_its_own_works_too() -> None:
 def test_a_batch_is_padded_to_its_longest_on_every_rank(clip: Clip) -> None:
     text = CaptionText(CAPTIONS, clip, 8)
     numbers = np.array([5, 1, 3, 1])
-    whole = text.batch(numbers)
+    whole = text.take(numbers)
     assert whole.lengths.tolist() == [3, 5, 5, 5]
     assert whole.tokens.shape == whole.words.shape == (4, 5)
     assert torch.equal(whole.features[1], whole.features[2])  # an equal text
-    first, second = text.batch(numbers, slice(0, 1)), text.batch(numbers, slice(1, 4))
+    first, second = text.take(numbers, slice(0, 1)), text.take(numbers, slice(1, 4))
     assert torch.equal(torch.cat([first.tokens, second.tokens]), whole.tokens)
     assert torch.equal(torch.cat([first.features, second.features]), whole.features)
     assert torch.equal(whole.real().sum(dim=1), whole.lengths)
@@ -224,7 +224,7 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "CHUNK", 2)
-    first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    first = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3  # five different texts
     files[1].unlink()
@@ -236,7 +236,7 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
         return encode(self, ids)
 
     monkeypatch.setattr(Clip, "encode_tokens", counting)
-    again = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    again = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
     assert encoded == [2]
     assert torch.equal(first.features, again.features)
     CaptionText([["another"]], clip, 8, tmp_path)
@@ -253,11 +253,11 @@ def test_damaged_features_are_computed_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(captions, "CHUNK", 2)
-    first = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    first = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
     digest = tree_digest(tmp_path)
     file = sorted(tmp_path.iterdir())[1]
     damage(file)
-    again = CaptionText(CAPTIONS, clip, 8, tmp_path).batch(np.arange(6))
+    again = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
     assert torch.equal(first.features, again.features)
     assert tree_digest(tmp_path) == digest
     said = capsys.readouterr().err

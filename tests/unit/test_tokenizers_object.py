@@ -87,7 +87,7 @@ def test_the_adversarial_loss_starts_and_counts_when_the_params_say() -> None:
     assert not training.active("disc", 0.49)
     assert training.active("disc", 0.5)
     _, early = training.loss("ae", images, 0.6)
-    assert "generator" not in early, "the discriminator learns alone during its warm-up"
+    assert "adversarial" not in early, "the discriminator learns alone during its warm-up"
     _, late = training.loss("ae", images, 0.8)
     assert late["adaptive_weight"] >= 0
 
@@ -110,5 +110,5 @@ def test_the_adversarial_gradient_has_the_adaptive_weight() -> None:
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     total, terms = training.loss("ae", images, 0.5)
     plain = terms["l1"] + terms["quantizer"]
-    expected = plain + 0.8 * terms["adaptive_weight"] * terms["generator"]
+    expected = plain + 0.8 * terms["adaptive_weight"] * terms["adversarial"]
     assert total.item() == pytest.approx(float(expected), rel=1e-5)

@@ -208,7 +208,7 @@ def test_a_roll_back_over_a_damaged_checkpoint_comes_to_the_same_end(
     assert not damages
     assert equal(undisturbed, result)
     assert (result.num_rollbacks, result.num_steps) == (len(poison), 20)
-    assert "goes on from the checkpoint before it" in capsys.readouterr().err
+    assert "resumes from the checkpoint before it" in capsys.readouterr().err
 
 
 def test_a_roll_back_without_a_whole_checkpoint_ends_and_the_next_run_starts_again(
@@ -268,7 +268,7 @@ def test_an_unknown_tracker_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VQPIPE_TRACKERS", "wandb")
-    with pytest.raises(Exception, match="VQPIPE_TRACKERS names no tracker"):
+    with pytest.raises(Exception, match="VQPIPE_TRACKERS names an unknown tracker"):
         run(tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, name: str) -> No
     assert same_bytes(whole.weights, resumed.weights)
     assert same_bytes(training.module.state_dict(), resumed_training.module.state_dict())
     assert whole.rows == resumed.rows
-    assert any("ae/generator" in row for row in whole.rows)
+    assert any("ae/adversarial" in row for row in whole.rows)
     if name == "r1":
         assert any("disc/r1" in row for row in whole.rows)
     if name == "plateau":

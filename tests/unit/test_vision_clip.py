@@ -324,7 +324,7 @@ def test_unknown_names_list_what_is_known(tmp_path: Path) -> None:
         load_pretrained_clip(FileSource(kind="file", model="ViT-B-32", path=str(tmp_path / "none.pt")))
 
 
-def test_a_failed_download_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_states_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise OSError("no route")
 
@@ -362,7 +362,7 @@ def test_word_vectors_from_the_table(clip: Clip) -> None:
     torch.testing.assert_close(found.nouns[0], clip.token_embeddings()[pieces].mean(0))
 
 
-def test_a_text_tower_without_a_table_is_told(clip: Clip) -> None:
+def test_a_text_tower_without_a_table_is_reported(clip: Clip) -> None:
     clip.model.token_embedding = nn.Identity()
     with pytest.raises(MismatchError, match="no table"):
         clip.token_embeddings()

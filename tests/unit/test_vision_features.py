@@ -313,7 +313,7 @@ def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
     assert kmeans(mapped, 5, 3, 0).centroids.tobytes() == kmeans(whole, 5, 3, 0).centroids.tobytes()
 
 
-def test_shards_that_are_not_the_manifests_are_told(clip: Clip, tmp_path: Path) -> None:
+def test_shards_that_are_not_the_manifests_are_reported(clip: Clip, tmp_path: Path) -> None:
     for name, dim in (("p", True), ("q", False)):
         write_patches(clip, Pictures(3), patches_params(projected=dim), tmp_path / name)
     for name in ("patches-00000.safetensors", "images.parquet", "skipped.parquet"):

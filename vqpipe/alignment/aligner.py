@@ -13,19 +13,25 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.global_alignment import GlobalAlignment, GlobalParams
-from vqpipe.alignment.masked_text import MaskedParams, MaskedText, mask_by_ratio
-from vqpipe.alignment.relationship import RelationshipAlignment, RelationshipParams
-from vqpipe.alignment.text import CorpusVocabulary, TextBatch
+from vqpipe.alignment.losses import (
+    GlobalAlignment,
+    GlobalParams,
+    MaskedParams,
+    MaskedText,
+    RelationshipAlignment,
+    RelationshipParams,
+    mask_by_ratio,
+)
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import Params
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Quantized
+    from vqpipe.vision.clip import Clip
 
 
 class AlignParams(Params):
@@ -65,6 +71,111 @@ class AlignParams(Params):
         """The losses in use: those of `global`, `masked` and `relationship` with a weight above 0."""
         parts = {"global": self.global_, "masked": self.masked, "relationship": self.relationship}
         return tuple(name for name, part in parts.items() if part is not None and part.weight > 0)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """One caption for each image of a batch.
+
+    Nothing here was made by an encoder that saw the whole caption but `features`, so that a word which is masked
+    leaves no trace in the others.
+    """
+
+    tokens: Int64[Tensor, "b t"]
+    """CLIP's byte-pair ids: start, text, end, padding. Padding may be any id: `lengths` says where it begins."""
+    lengths: Int64[Tensor, " b"]
+    """Real tokens of each caption, start and end included; 0 for a caption that is not there."""
+    words: Int64[Tensor, "b t"]
+    """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end, padding and
+    signs such as a full stop, which are not words: they are never masked and no code is assigned to them."""
+    features: Float32[Tensor, "b e"]
+    """The frozen CLIP's global text feature (the end token's, projected), not normalised."""
+
+    def real(self) -> Bool[Tensor, "b t"]:
+        """Which tokens are not padding."""
+        steps = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return steps < self.lengths[:, None]
+
+    def trimmed(self) -> TextBatch:
+        """Without the columns that are padding in every caption; one column at least stays."""
+        longest = max(1, int(self.lengths.max())) if len(self.lengths) else 1
+        return TextBatch(self.tokens[:, :longest], self.lengths, self.words[:, :longest], self.features)
+
+
+class CorpusVocabulary(nn.Module):
+    """The corpus's byte-pair tokens with CLIP's frozen input embeddings, in the order of their ids.
+
+    CLIP knows 49,408 tokens and a corpus some thousands: predicting a masked word among the corpus's own is the same
+    task at a fraction of the cost.
+
+    The length of a CLIP's input embeddings depends on its training: .4 in ViT-B/32 (width 512), .23 in a small one of
+    width 64. Masked text prediction adds them to positions and takes its logits against them, both of which need a
+    known length. So all are multiplied by one constant, which leaves cosines and relative lengths as they are: the mean
+    of their squared lengths is 1, and their dot products with vectors whose components have variance 1 have a variance
+    of 1 for any width.
+
+    Args:
+        ids: (v,), the byte-pair ids that occur in the captions, start and end included; in any order.
+        embeddings: (v, w), the input embedding of each.
+
+    Raises:
+        MismatchError: no ids, ids that repeat, another number of embeddings than ids, or embeddings that are not
+            finite or all 0.
+    """
+
+    ids: Tensor
+    embeddings: Tensor
+
+    def __init__(self, ids: Int64[Tensor, " v"], embeddings: Float[Tensor, "v w"]) -> None:
+        super().__init__()
+        if ids.ndim != 1 or embeddings.ndim != 2 or len(ids) != len(embeddings) or not len(ids):
+            raise MismatchError(
+                "the corpus's tokens and their embeddings do not fit",
+                found=f"ids {tuple(ids.shape)}, embeddings {tuple(embeddings.shape)}",
+                expected="(v,) and (v, w) with v of at least 1",
+            )
+        order = ids.argsort()
+        ids, embeddings = ids[order].long(), embeddings[order].detach().float()
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if len(repeated):
+            raise MismatchError("the corpus's tokens repeat", found=_some(repeated), expected="each id once")
+        if not bool(embeddings.isfinite().all()):
+            raise MismatchError("the tokens' embeddings are not finite", expected="an undamaged CLIP")
+        length = embeddings.double().square().sum(dim=1).mean().sqrt()
+        if not bool(length > 0):
+            raise MismatchError("the tokens' embeddings are all 0", expected="an undamaged CLIP")
+        self.register_buffer("ids", ids)
+        self.register_buffer("embeddings", (embeddings / length).float())
+
+    @property
+    def word_dim(self) -> int:
+        """w, the width of the embeddings."""
+        return int(self.embeddings.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, tokens: Int64[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Int64[Tensor, "b t"]:
+        """The row of each token, in [0, v); padding gets any.
+
+        Raises:
+            MismatchError: a real token that is not in the corpus. Call it with all captions before a training, so
+                that this is found there.
+        """
+        found = torch.searchsorted(self.ids, tokens.contiguous()).clamp_max(len(self.ids) - 1)
+        missing = tokens[real & (self.ids[found] != tokens)]
+        if len(missing):
+            raise MismatchError(
+                "captions contain byte-pair tokens that are not in the corpus's vocabulary",
+                found=_some(torch.unique(missing)),
+                expected=f"the vocabulary's {len(self.ids)} tokens; make it from these captions too",
+            )
+        return found
+
+
+def _some(ids: Tensor) -> str:
+    shown = ", ".join(str(i) for i in ids[:8].tolist())
+    return f"{len(ids)} ids: {shown}" + (", .." if len(ids) > 8 else "")
 
 
 @dataclass(frozen=True)
@@ -151,7 +262,7 @@ class Aligner(nn.Module):
         text_dim: e, of the global text features.
 
     Raises:
-        MismatchError: the relationship loss for a quantizer without code vectors, or a vocabulary that is not sound
+        MismatchError: the relationship loss for a quantizer without code vectors, or a vocabulary that is refused
             (`CorpusVocabulary`).
     """
 
@@ -246,6 +357,33 @@ class Aligner(nn.Module):
                 expected=f"at most {expected[0]} tokens (align.max_tokens), features of dimension {expected[1]}",
             )
         return replace(text, words=text.words.masked_fill(~text.real(), -1))
+
+    @classmethod
+    def fresh(
+        cls,
+        config: AlignParams,
+        clip: Clip,
+        vocabulary: Int64[Tensor, " v"],
+        *,
+        num_positions: int,
+        latent_dim: int,
+        code_dims: Sequence[int],
+        seed: int,
+    ) -> Self:
+        """An untrained aligner on the CPU, with a CLIP's embeddings. Its weights have their own random stream, so that
+        those that are drawn after it are the same with and without it."""
+        table = clip.token_embeddings()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(
+                config,
+                num_positions=num_positions,
+                latent_dim=latent_dim,
+                code_dims=code_dims,
+                vocabulary=vocabulary,
+                embeddings=table[vocabulary.to(table.device)].cpu(),
+                text_dim=clip.embed_dim,
+            )
 
     @classmethod
     def from_state(cls, config: AlignParams, tensors: Mapping[str, Tensor]) -> Self:

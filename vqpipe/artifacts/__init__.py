@@ -1,1 +1,1 @@
-"""The artifact store: typed specs with versions, atomic publishing, lineage and cost beside each artifact."""
+"""The artifact store: typed specs with versions, atomic publishing, lineage and cost next to each artifact."""

@@ -1,7 +1,7 @@
-"""Files that a run keeps in scratch and reads again: checked before use, made again or replaced where damaged.
+"""Checkpoints that a run keeps in scratch: checked before use, and replaced or made again where damaged.
 
 A checkpoint stays under a second name, `NAME.before.ENDING`, when the next one takes its place. A damaged one becomes
-`NAME.damaged.ENDING`, and the run goes on from the one before it, or from the beginning. Each damage is one line on
+`NAME.damaged.ENDING`, and the run resumes from the one before it, or from the beginning. Each damage is one line on
 stderr.
 """
 
@@ -40,7 +40,7 @@ def previous_path(path: Path) -> Path:
 def keeping_previous(path: Path) -> Iterator[None]:
     """While this is open, another checkpoint is put at `path`; the one that was there becomes the one before.
 
-    At any moment two checkpoints are there, once there were two. A file system without hard links has one for a moment.
+    Two checkpoints are there at any moment once there were two. A file system without hard links has one for a moment.
     """
     with hidden(path, "replaced") as old:
         linked = path.is_file()
@@ -56,7 +56,7 @@ def keeping_previous(path: Path) -> Iterator[None]:
 
 
 def recover(path: Path, check: Callable[[Path], object], device: torch.device) -> Found:
-    """Find the checkpoint that a run goes on from and see that `path` is it; damaged ones are set aside.
+    """Make sure that the checkpoint to resume from is the one at `path`; damaged ones are set aside.
 
     All ranks call it: rank 0 reads and decides. It also removes what dead processes left in the folder.
 
@@ -88,7 +88,7 @@ def _recover(path: Path, check: Callable[[Path], object]) -> Found:
             break
     if found == Found.BEFORE:
         os.replace(second, path)
-    start = "starts from the beginning" if found == Found.NOTHING else "goes on from the checkpoint before it"
+    start = "starts from the beginning" if found == Found.NOTHING else "resumes from the checkpoint before it"
     for note in notes:
         say(f"{note}; the run {start}", err=True)
     return found

@@ -1,4 +1,4 @@
-"""What may stand where a stage or tool reads or writes: looked at before any work, and nothing is touched."""
+"""Checks of the paths that a stage or tool reads and writes, before any work; they change nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vqpipe.runtime.preflight import need_place, need_short
 
 @dataclass(frozen=True)
 class FileKind:
-    """A file that is no artifact. `starts` are the first bytes of every such file; others are never overwritten."""
+    """A file that is not an artifact. `starts` are the first bytes of every such file; others are never overwritten."""
 
     name: str
     about: str
@@ -31,13 +31,13 @@ PARQUET = (b"PAR1",)
 
 Kind = FolderSpec | OneOf | TableSpec | FileKind
 Input = Path | tuple[Path, FolderSpec | OneOf]
-"""A path, and of which kinds its artifact may be; a path alone need only be there."""
+"""A path with the kinds that its artifact may have; a path alone only has to exist."""
 Output = tuple[Path, Kind]
-"""A path, and what is published there."""
+"""A path with the kind of what is published there."""
 
 
 def need_input(path: Path, kind: FolderSpec | OneOf) -> str:
-    """The spec of a folder artifact, once it is sure to be of one of these kinds.
+    """The spec of a folder artifact, which is checked to be of one of these kinds.
 
     Raises:
         ArtifactError: nothing there, something else, another version, or a file of it that is missing or cut short.
@@ -59,11 +59,13 @@ def need_input(path: Path, kind: FolderSpec | OneOf) -> str:
     return header.spec
 
 
-def need_output(path: Path, kind: Kind, beside: Iterable[str] = ()) -> Path:
-    """The path of an output, once it is sure that it can be published there and that nothing else is lost by it.
+def need_output(path: Path, kind: Kind, sidecars: Iterable[str] = ()) -> Path:
+    """The path of an output, after a check that it can be published there and that nothing else is lost by it.
 
-    Publishing replaces what is there: a file whole, a folder with all that lies in it. `beside`: endings of further
-    files that are written next to it.
+    Publishing replaces what is there: a file, or a folder with its whole content.
+
+    Args:
+        sidecars: endings of further files that are written next to it.
 
     Raises:
         ArtifactError: a folder in place of a file, the reverse, or a file or folder of another kind.
@@ -75,8 +77,8 @@ def need_output(path: Path, kind: Kind, beside: Iterable[str] = ()) -> Path:
     else:
         _need_folder(path, (kind,) if isinstance(kind, FolderSpec) else kind.specs)
     if path.is_dir():
-        need_place(path, what=str(path))  # what it holds is removed
-    need_place(path.parent, [path.name, *(path.name + ending for ending in beside)])
+        need_place(path, what=str(path))  # its content is removed
+    need_place(path.parent, [path.name, *(path.name + ending for ending in sidecars)])
     return path
 
 
@@ -89,8 +91,8 @@ def need_apart(inputs: Sequence[Path], outputs: Sequence[Output]) -> None:
             inside = is_folder and other.resolve().is_relative_to(path.resolve())
             if inside or other.resolve() == path.resolve():
                 raise ArtifactError(
-                    f"{path} is to be written, and would be lost or lose {other}",
-                    found=f"{path} and {other}", expected="a place of its own for each input and output",
+                    f"{path} and {other} cannot both be kept: one would replace the other",
+                    expected="a place of its own for each input and output",
                 )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def _need_file(path: Path, kind: FileKind | TableSpec) -> None:
             begins = stream.read(64)
         if not begins.startswith(starts) or (isinstance(kind, TableSpec) and not _is_table(path, kind)):
             raise ArtifactError(
-                f"{path} holds something else, which would be lost", found=_shown(begins),
+                f"{path} contains something else, which would be lost", found=_shown(begins),
                 expected=f"a new file, or one that is {about}",
             )  # fmt: skip
 
@@ -131,7 +133,7 @@ def _need_folder(path: Path, specs: Sequence[FolderSpec]) -> None:
     found = _spec_name(path / MANIFEST)
     if found not in [spec.name for spec in specs]:
         raise ArtifactError(
-            f"{path} holds something else, which would be lost",
+            f"{path} contains something else, which would be lost",
             found=f"an artifact of {found}" if found else ", ".join(held[:5]),
             expected=f"a new folder, an empty one, or one that `{make_command(specs[0])}` wrote",
         )
@@ -147,7 +149,7 @@ def _is_table(path: Path, spec: TableSpec) -> bool:
 
 
 def _spec_name(manifest: Path) -> str | None:
-    """The spec that a manifest names, whatever else is wrong with it."""
+    """The spec that a manifest names, even if the rest of it is wrong."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ from vqpipe.errors import ArtifactError
 SMALL = 16 << 20
 """Bytes up to which a file is compared with its checksum at every read; a larger one once per process."""
 TRIES, PAUSE = 100, 0.01
-"""How often a folder is read again that was replaced during each of the readings before, and seconds in between."""
+"""How often a folder is read again if it was replaced during each reading before, and the seconds in between."""
 
 _intact: dict[Path, tuple[Any, ...]] = {}
 """The state in which this process has compared each large file with its checksum."""
@@ -29,7 +29,7 @@ def need_intact(path: Path, run: str | None = None) -> None:
     A file of more than 16 MB that has not changed is compared once per process.
 
     Args:
-        run: the command that makes a file again that is in no folder with a manifest.
+        run: the command that makes the file again, for one that is in no folder with a manifest.
 
     Raises:
         ArtifactError: other content than was written, or no checksum.
@@ -60,7 +60,7 @@ def read_intact(path: Path, run: str | None = None) -> bytes:
 
 
 def generation(folder: Path) -> tuple[int, ...] | None:
-    """What tells one version of a published folder from the next, whatever is in it; None where there is none."""
+    """An identity of one version of a published folder, other than its content; None where there is none."""
     try:
         status = (folder / MANIFEST).stat()
     except OSError:

@@ -1,7 +1,7 @@
 """Where an artifact came from: the sidecar that names its inputs by content, and whether artifacts fit each other.
 
 The sidecar `NAME.lineage.json` travels with its artifact as an output of the same stage. It is not part of the
-artifact, so that equal content has equal bytes whatever it was made from.
+artifact, so that equal content has equal bytes no matter what it was made from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LINEAGE, COST = SIDECARS
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a stage wrote down of one of its outputs.
+    """What a stage records about one of its outputs.
 
     Attributes:
         stage: its name.
@@ -30,7 +30,7 @@ class Lineage:
         inputs: SHA-256 of each input by its path; see `vqpipe.artifacts.publish.tree_digest`.
         specs: the spec of each input that is an artifact, by its path.
         output: SHA-256 of the output.
-        mixed: whether the stage was told to take inputs that were not made from each other.
+        mixed: whether the stage was allowed to take inputs that were not made from each other (`--mixed`).
         packages: versions by name, Python among them.
     """
 
@@ -60,7 +60,7 @@ def read_lineage(path: Path) -> Lineage | None:
 
 
 def need_own_lineage(path: Path) -> Lineage | None:
-    """The lineage of an output, once it is sure to be of the content that lies there; None where it has none.
+    """The lineage of an output, which is checked to describe the content that is there; None where it has none.
 
     Raises:
         ArtifactError: damaged, or of other content.
@@ -69,9 +69,9 @@ def need_own_lineage(path: Path) -> Lineage | None:
     found = tree_digest(path) if lineage is not None else ""
     if lineage is not None and lineage.output != found:
         raise ArtifactError(
-            f"{path} is not what its lineage is of: it was replaced without its stage",
+            f"{path} does not match its lineage: it was replaced without its stage",
             found=f"SHA-256 {found[:16]}…", expected=f"{lineage.output[:16]}…, as {path.name}{LINEAGE} says",
-            run=f"{repair_output(path, lineage.stage)}; or, where this is meant, rm {quoted(path)}{LINEAGE}",
+            run=f"{repair_output(path, lineage.stage)}; or, if this is intended, rm {quoted(path)}{LINEAGE}",
         )  # fmt: skip
     return lineage
 
@@ -83,7 +83,7 @@ def need_fit(inputs: Sequence[tuple[Path, str]], remedy: str | None = None) -> N
 
     Args:
         inputs: path and spec of each artifact.
-        remedy: what the message says beside the command that makes the set again.
+        remedy: what the message proposes in addition to the command that makes the set again.
 
     Raises:
         ArtifactError: a lineage that is damaged, or of other content than its artifact.
@@ -118,7 +118,7 @@ def misfit(
     digest: str,
     remedy: str | None = None,
 ) -> MismatchError:
-    """The error for an artifact that was made from another version of what lies at `other`."""
+    """The error for an artifact that was made from another version of what is at `other`."""
     return MismatchError(
         f"{one} was made from another {spec} than {other}",
         found=f"{other} is {digest[:16]}…", expected=f"{made_from[:16]}…, which {one} was made from",
@@ -131,7 +131,7 @@ def _run(stage: str, remedy: str | None) -> str:
 
 
 def _named(lineage: Lineage, spec: str) -> list[str]:
-    """The digests of a lineage's inputs of one spec; none where the stage was told to mix."""
+    """The digests of a lineage's inputs of one spec; none for a stage that was run with `--mixed`."""
     if lineage.mixed:
         return []
     return [

@@ -17,7 +17,7 @@ class Metrics(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it: nested mappings of finite numbers and strings."""
+        """As plain JSON: nested mappings of finite numbers and strings."""
         return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
     @classmethod
@@ -38,7 +38,7 @@ class Metrics(BaseModel):
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             raise ArtifactError(
-                f"{where} is not written as this version writes it", found=f"{place}: {first['msg']}",
+                f"{where} does not have the form that this version writes", found=f"{place}: {first['msg']}",
                 expected=f"the fields of {cls.__name__}", run=run,
             ) from error  # fmt: skip
 

@@ -58,7 +58,7 @@ def tree_digest(path: Path) -> str:
     """SHA-256 over a file, or over the names and contents of a folder's files.
 
     A file that cannot be read counts by its name and the error.
-    A published folder is identified by its manifest, which holds its files' hashes, without reading them again.
+    A published folder is identified by its manifest, which contains its files' hashes, without reading them again.
     """
     if path.is_file():
         return file_digest(path)
@@ -125,7 +125,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what processes that are no longer there left under hidden names in a folder, which may be absent.
+    """Remove what processes that have ended left under hidden names in a folder, which may be absent.
 
     Args:
         name: of the output whose leftovers are meant; without it those of all.
@@ -143,7 +143,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is a hidden one that a process left which is no longer there."""
+    """Whether a name is a hidden one that was left by a process that has ended."""
     found = _HIDDEN.fullmatch(path.name)
     return found is not None and path not in _ours and not _is_alive(int(found[2]))
 
@@ -185,19 +185,19 @@ def publish_json(path: Path, content: Any) -> None:
     publish_text(path, _plain(content))
 
 
-def publish_sealed(path: Path, content: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> None:
+def publish_sealed(path: Path, content: Mapping[str, Any], digests: Mapping[str, str] | None = None) -> None:
     """Publish a JSON object with a checksum of itself under the key `seal`; `read_sealed_json` reads it.
 
     Args:
-        beside: SHA-256 of files that belong to it, by a name for each; the seal holds 16 digits of each.
+        digests: SHA-256 of files that belong to it, by a name for each; the seal contains 16 digits of each.
     """
-    named = "".join(f" {name}:{digest[:16]}" for name, digest in sorted((beside or {}).items()))
+    named = "".join(f" {name}:{digest[:16]}" for name, digest in sorted((digests or {}).items()))
     publish_text(path, sealed_text(_plain({**content, SEAL: UNSEALED + named})))
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a published folder holds: its header and the size and SHA-256 of each file by relative name."""
+    """What a published folder contains: its header and the size and SHA-256 of each file by relative name."""
 
     header: Header
     files: dict[str, dict[str, Any]]
@@ -280,7 +280,7 @@ def _exchange(one: Path, two: Path) -> bool:
 
 
 def write_manifest(folder: Path, header: Header) -> None:
-    """Write `manifest.json` over everything that lies in `folder`."""
+    """Write `manifest.json`, which lists every file in `folder`."""
     files: dict[str, dict[str, Any]] = {}
     for child in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
         _sync(child)
@@ -316,7 +316,10 @@ def read_manifest(folder: Path, spec: FolderSpec | None = None) -> Manifest:
         if not child.is_file() or child.stat().st_size != entry["bytes"]:
             found = f"{child.stat().st_size} bytes" if child.is_file() else "no file"
             raise ArtifactError(
-                f"{child}: not as its manifest says", found=found, expected=f"{entry['bytes']} bytes", run=run
+                f"{child} does not match its manifest",
+                found=found,
+                expected=f"{entry['bytes']} bytes",
+                run=run,
             )
     return Manifest(header, files)
 
@@ -328,7 +331,7 @@ def listed_files(content: Mapping[str, Any], path: Path, run: str) -> dict[str, 
         run: the command that mends it, for the message.
 
     Raises:
-        ArtifactError: the manifest holds no such list.
+        ArtifactError: the manifest has no such list.
     """
     files = content.get("files")
     if not isinstance(files, dict) or not all(

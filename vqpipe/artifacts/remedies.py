@@ -26,14 +26,14 @@ from vqpipe.artifacts.spec import (
 )
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ArtifactError
+from vqpipe.params.names import NAMED, PER_TOKENIZER
 
 
 @cache
 def all_specs() -> dict[str, Spec]:
     """The specs of all artifacts by name, sorted.
 
-    A spec is whatever `Spec` object a module of `vqpipe.artifacts.specs` holds. Two different specs of one
-    name are our own bug.
+    They are all the `Spec` objects in the modules of `vqpipe.artifacts.specs`.
     """
     found: dict[str, Spec] = {}
     for module in sorted(item.name for item in iter_modules(specs.__path__)):
@@ -49,8 +49,6 @@ def spec_of(header: Header) -> Spec | None:
     return all_specs().get(header.spec)
 
 
-OF_VARIANTS = ("tokenizer", "tokens", "prior", "evaluate", "task")
-"""Stages that run once per variant or pair: `dvc repro STAGE@NAME`, with the last part of the output's path as name."""
 METRICS, CURVES = "metrics", "curves"
 """Folders of the same layout: `metrics/PART.json` belongs to `curves/PART.csv`."""
 TOOLS = {PARQUET: "vqpipe tokenize", SAFETENSORS: "save_pretrained, or download it"}
@@ -63,7 +61,7 @@ def quoted(path: Path) -> str:
 
 
 def repair_folder(folder: Path) -> str:
-    """The command for a published folder, by what can be read of its manifest."""
+    """The command for a published folder, from what can be read of its manifest."""
     spec = None
     with suppress(ArtifactError, OSError):
         spec = all_specs().get(str(parse_object((folder / MANIFEST).read_bytes(), folder).get("spec")))
@@ -76,7 +74,8 @@ def repair_folder(folder: Path) -> str:
 
 def repair_output(output: Path, stage: str) -> str:
     """The command for an output of a stage that DVC keeps."""
-    name = f"{stage}@{output.name}" if stage in OF_VARIANTS else stage
+    is_repeated = stage in NAMED or stage in PER_TOKENIZER  # once for each variant or pair
+    name = f"{stage}@{output.name}" if is_repeated else stage
     return repair_command(output, f"dvc repro -s -f {shlex.quote(name)}")
 
 
@@ -90,7 +89,7 @@ def repair_metrics(path: Path) -> str:
 
 
 def path_below(path: Path, folder: str) -> tuple[Path, Path] | None:
-    """What the folder of that name is in that a file lies under, and the file's path in the folder; or None."""
+    """For a file under a folder of that name: the parent of the folder, and the path of the file in it; or None."""
     for parent in path.parents:
         if parent.name == folder:
             return parent.parent, path.relative_to(parent)

@@ -1,11 +1,11 @@
-"""One run of a stage: checks before the work, then all of its outputs at once, with lineage and cost beside them.
+"""One run of a stage: checks before the work, then all of its outputs at once, with lineage and cost next to them.
 
     with stage_run("vocabulary", config, inputs, [(out, VOCABULARY), (metrics, JSON)]) as run:
         publish_vocabulary(run.staged(out), vocabulary)
         run.metrics(metrics, measured)
 
 An output is written under a hidden name. When the block has ended well, all of them take their names, one rename
-after another, and only then the scratch folder is removed. The metrics come last and hold the digests of the
+after another, and only then the scratch folder is removed. The metrics come last and contain the digests of the
 others, so that a reader notices where a run was killed between two of these renames.
 """
 
@@ -106,7 +106,7 @@ class StageRun:
         """The folder for checkpoints of a run with these params and inputs; removed after all outputs are there.
 
         Args:
-            further: what the checkpoints depend on besides; part of the folder's name.
+            further: what else the checkpoints depend on; part of the folder's name.
 
         Raises:
             SetupError: as `vqpipe.runtime.scratch.scratch_folder`.
@@ -130,7 +130,7 @@ class StageRun:
         return self._known
 
     def _need_same_inputs(self) -> None:
-        """Raise `ArtifactError` where an input was replaced while the stage read it: it may have read of both."""
+        """Raise `ArtifactError` where an input was replaced while the stage read it: it may have read both versions."""
         for path, before in self._digests.items():
             if tree_digest(path) != before:
                 raise ArtifactError(
@@ -146,10 +146,10 @@ class StageRun:
         }
         cost = self._cost()
         digests = {path: tree_digest(staged) for path, staged in self._staged.items() if staged.exists()}
-        beside = {name: digest for path, digest in digests.items() if (name := self._name(path)) is not None}
+        sealed = {name: digest for path, digest in digests.items() if (name := self._name(path)) is not None}
         moves = [(self._staged[path], path) for path in digests]
         for path, content in self._metrics.items():
-            publish_sealed(self.staged(path), content, beside)
+            publish_sealed(self.staged(path), content, sealed)
             moves.append((self.staged(path), path))
         for path, digest in digests.items():
             if self._kinds.get(path) in (JSON, CURVES):
@@ -187,8 +187,8 @@ class StageRun:
 
 
 def _shown(paths: Iterable[Path]) -> dict[Path, str]:
-    """How each path is called in lineage: from the working folder, and outside of it by as many last parts as tell it
-    from the others; no path of the machine."""
+    """The name of each path in lineage: relative to the working folder, and outside of it as many last parts as
+    distinguish it from the others; never an absolute path."""
     shown, outside = dict[Path, str](), list[Path]()
     for path in paths:
         try:
@@ -229,8 +229,8 @@ def stage_run(
     Args:
         mixed: take inputs that were not made from each other, such as a tokenizer of another data set; None where the
             stage has no option for it.
-        roles: what an input is for the fit, where that is not its spec: the dataset artifact that captions come from is
-            not the one of the images. None for one that need fit nothing.
+        roles: the spec that an input counts as when lineages are compared, where it is not its own: the dataset that
+            captions come from need not be that of the images. None for an input that is not compared.
 
     Raises:
         ArtifactError: an input that is not there, damaged or of another kind, an output that would replace something
@@ -247,7 +247,7 @@ def stage_run(
         else:
             known[given] = None
     if not mixed:
-        remedy = None if mixed is None else "or the same command with --mixed, where this is meant"
+        remedy = None if mixed is None else "or the same command with --mixed, if this is intended"
         fitting = {**known, **(roles or {})}
         need_fit([(path, role) for path, role in fitting.items() if role], remedy)
     for path, kind in outputs:

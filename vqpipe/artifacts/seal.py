@@ -1,7 +1,7 @@
 """Files that carry the SHA-256 of themselves, so that a reader finds a changed bit without a second file.
 
-A sealed file holds `vqpipe-sha256:` and 64 hexadecimal digits once: the SHA-256 of the file with zeros in their place.
-JSON holds them anywhere, safetensors in its header, Parquet in its footer.
+A sealed file contains `vqpipe-sha256:` and 64 hexadecimal digits once: the SHA-256 of the file with zeros for them.
+They may be anywhere in JSON, and are in the header of safetensors and in the footer of Parquet.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _BLOCK = 1 << 20
 
 
 def sealed_text(text: str) -> str:
-    """A text that holds `UNSEALED` once, with its digest in place of the zeros."""
+    """A text that contains `UNSEALED` once, with its digest in place of the zeros."""
     assert text.count(UNSEALED) == 1, "a text to be sealed has one place for the seal"
     return text.replace(UNSEALED, MARK + hashlib.sha256(text.encode()).hexdigest())
 
 
 def seal_file(path: Path, kind: str) -> None:
-    """Seal a file that holds `UNSEALED` once in its header or footer; in place.
+    """Seal a file that contains `UNSEALED` once in its header or footer; in place.
 
     Args:
-        kind: `SAFETENSORS` or `PARQUET`, whatever the name of the file ends with.
+        kind: `SAFETENSORS` or `PARQUET`, regardless of the ending of the file's name.
     """
     at = _place(path, kind)
     assert at is not None, f"{path} has no place for a seal"
@@ -131,7 +131,7 @@ def parse_object(raw: bytes, where: object, run: str | None = None) -> dict[str,
 
 
 def _find(raw: bytes) -> int | None:
-    """Where the digits begin; None unless the mark stands there once."""
+    """Where the digits begin; None unless the mark occurs exactly once."""
     at = raw.find(MARK.encode())
     if at < 0 or at + len(UNSEALED) > len(raw) or raw.find(MARK.encode(), at + 1) >= 0:
         return None
@@ -139,7 +139,7 @@ def _find(raw: bytes) -> int | None:
 
 
 def _place(path: Path, kind: str) -> int | None:
-    """Where the digits of a file begin; None where it has none, or is cut."""
+    """Where the digits of a file begin; None where it has none, or is truncated."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if kind == PARQUET:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,11 @@ def _parquet(path: Path) -> tuple[Header, list[str]]:
 
 def _safetensors(path: Path) -> tuple[Header, list[str]]:
     header, tensors = read_tensor_header(path)
-    rows = []
-    numbers = 0
-    for name, entry in sorted(tensors.items()):
-        count = 1
-        for side in entry["shape"]:
-            count *= side
-        numbers += count
-        rows.append((name, f"{entry['dtype']:<4} {' x '.join(map(str, entry['shape'])) or 'scalar'}"))
+    rows = [
+        (name, f"{entry['dtype']:<4} {' x '.join(map(str, entry['shape'])) or 'scalar'}")
+        for name, entry in sorted(tensors.items())
+    ]
+    numbers = sum(math.prod(entry["shape"]) for entry in tensors.values())
     title = f"tensors: {len(rows):,} with {numbers:,} numbers, {human_bytes(path.stat().st_size)}"
     return header, ["", title, *_limited(_aligned(rows), "tensors")]
 

@@ -1,4 +1,4 @@
-"""What an artifact is: a name, a version and the columns, tensors or files it must hold."""
+"""What an artifact is: a name, a version and the columns, tensors or files it must contain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TableSpec:
 class TensorSpec:
     """A safetensors file. `tensors` maps names to dtypes (`F32`, `F16`, `I64`, …).
 
-    `open` allows further tensors beside the named ones, as a model's weights need.
+    `open` allows tensors in addition to the named ones, as a model's weights need.
     """
 
     name: str
@@ -60,7 +60,7 @@ Spec = TableSpec | TensorSpec | FolderSpec
 
 @dataclass(frozen=True)
 class OneOf:
-    """Folders of several specs that may stand in one place, such as the codebooks a tokenizer can be built on."""
+    """Folders of several specs, any of which may be in a place, such as the codebooks a tokenizer can be built on."""
 
     about: str
     specs: tuple[FolderSpec, ...]
@@ -72,7 +72,7 @@ def make_command(spec: Spec) -> str:
 
 
 def repair_command(path: Path, otherwise: str = "") -> str:
-    """The command that brings back a damaged output: DVC does not look at a file whose time is as it was.
+    """The command that brings back a damaged output: DVC does not check a file whose time of change is as recorded.
 
     Args:
         otherwise: the command where DVC's store has none; by default that it be made again.
@@ -85,7 +85,7 @@ def repair_command(path: Path, otherwise: str = "") -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a file that says what it is."""
+    """The part of a file that states what it is."""
 
     spec: str
     version: int
@@ -136,7 +136,7 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
 
 
 def missing(where: Path, *specs: Spec) -> ArtifactError:
-    """The error for an artifact that is not there, or for something else that stands in its place."""
+    """The error for an artifact that is not there, or for something else in its place."""
     wanted = " or ".join(f"{spec.name} v{spec.version}" for spec in specs)
     run = " or ".join(dict.fromkeys(map(make_command, specs)))
     if not where.exists():

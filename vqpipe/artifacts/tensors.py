@@ -36,7 +36,7 @@ def write_tensors(
     """Publish one safetensors file; equal content gives equal bytes.
 
     Args:
-        sealed: let the file carry a checksum of itself, as one does that is in no folder with a manifest.
+        sealed: write a checksum into the file, as is needed outside of folders with a manifest.
 
     Raises:
         ArtifactError: a tensor that the spec names is absent or of another dtype, or one it does not name is there.

@@ -1,13 +1,14 @@
 """Comparing everything under a path with its checksums: what is wrong, and the command that mends it.
 
 Checked are published folders, metrics and the curves and artifacts that their seal names, lineage and cost sidecars,
-and tables and tensors that carry a checksum of themselves. Files of other kinds carry none; they are counted.
+and tables and tensors that carry a checksum of themselves. Files of other kinds have none; they are counted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,6 +52,8 @@ from vqpipe.runtime.terminal import progress_bar
 
 MAX_LINES = 40
 """Most problems that are printed."""
+MAX_KINDS = 4
+"""Most kinds of files without a checksum that are named."""
 LINEAGE = SIDECARS[0]
 
 
@@ -62,21 +65,23 @@ class Verified:
         artifacts: published folders.
         files: files that were compared, in folders and out of them.
         bytes: of these files.
-        unsealed: files that carry no checksum.
+        unsealed: files without a checksum.
         problems: one for each thing that is wrong.
     """
 
     artifacts: int = 0
     files: int = 0
     bytes: int = 0
-    unsealed: int = 0
+    unsealed: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     problems: list[ArtifactError] = field(default_factory=list)
 
     def add(self, other: Verified) -> None:
         """Count what another part of the work found; a problem that is known is not counted twice."""
-        for name in ("artifacts", "files", "bytes", "unsealed"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.artifacts += other.artifacts
+        self.files += other.files
+        self.bytes += other.bytes
+        self.unsealed += other.unsealed
         known = {str(problem) for problem in self.problems}
         self.problems += [problem for problem in other.problems if str(problem) not in known]
 
@@ -102,12 +107,27 @@ class Verified:
             lines.append(f"… and {len(self.problems) - MAX_LINES:,} more")
         speed = f" ({human_bytes(self.bytes / self.seconds)}/s)" if self.seconds > 0 else ""
         wrong = f"{len(self.problems):,} wrong" if self.problems else "all as written"
-        bare = f"; {self.unsealed:,} more carry no checksum" if self.unsealed else ""
         lines.append(
             f"{self.artifacts:,} artifacts, {self.files:,} files, {human_bytes(self.bytes)} in "
-            f"{self.seconds:.1f} s{speed}: {wrong}{bare}"
+            f"{self.seconds:.1f} s{speed}: {wrong}{_not_compared(self.unsealed)}"
         )
         return "\n".join(lines)
+
+
+def _not_compared(paths: Sequence[Path]) -> str:
+    """The number of files without a checksum, and the most frequent kinds of them, each with an example."""
+    if not paths:
+        return ""
+    files = "1 file has" if len(paths) == 1 else f"{len(paths):,} files have"
+    kinds = Counter(path.suffix for path in paths)
+    examples = {path.suffix: path for path in reversed(paths)}
+    shown = [
+        f"{count:,} {kind or 'without ending'}, such as {examples[kind].parent.name}/{examples[kind].name}"
+        for kind, count in kinds.most_common(MAX_KINDS)
+    ]
+    if len(kinds) > MAX_KINDS:
+        shown.append("…")
+    return f"; {files} no checksum ({'; '.join(shown)})"
 
 
 def verify(paths: Iterable[Path]) -> Verified:
@@ -212,7 +232,7 @@ def _checked(item: Path, advance: Callable[[int], None]) -> Verified:
             _count(item, result)
             _lineage(sidecar, Verified())
         else:
-            result.unsealed += 1
+            result.unsealed.append(item)
     return result
 
 
@@ -261,12 +281,14 @@ def _entry(
 ) -> None:
     """A file of a folder against its line in the manifest."""
     if not path.is_file():
-        raise ArtifactError(f"{path}: not as its manifest says", found="no file", expected="a file", run=run)
+        raise ArtifactError(
+            f"{path} does not match its manifest", found="no file", expected="a file", run=run
+        )
     _count(path, result)
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise ArtifactError(
-            f"{path}: not as its manifest says",
+            f"{path} does not match its manifest",
             found=f"{size} bytes",
             expected=f"{entry['bytes']} bytes",
             run=run,
@@ -276,7 +298,7 @@ def _entry(
 
 
 def _lineage(path: Path, result: Verified) -> None:
-    """A lineage sidecar, and whether its output is the one that lies there."""
+    """A lineage sidecar, and whether the output that is there is the one it describes."""
     output = path.with_name(path.name.removesuffix(LINEAGE))
     run = f"dvc checkout -f {quoted(path)}"
     _count(path, result)
@@ -291,7 +313,7 @@ def _lineage(path: Path, result: Verified) -> None:
     found, stated = tree_digest(output), str(content.get("output"))
     if found != stated:
         raise ArtifactError(
-            f"{output} is not what its lineage is of", found=f"SHA-256 {found[:16]}…",
+            f"{output} does not match its lineage", found=f"SHA-256 {found[:16]}…",
             expected=f"SHA-256 {stated[:16]}…", run=run,
         )  # fmt: skip
 
@@ -300,12 +322,11 @@ def _json(path: Path, result: Verified) -> None:
     """Metrics, and any other JSON that carries a checksum."""
     raw = path.read_bytes() if path.stat().st_size <= SMALL else b""
     if MARK.encode() not in raw and b'"seal"' not in raw:
-        result.unsealed += 1  # written by hand, by another program, or by an older version
+        result.unsealed.append(path)  # written by hand, by another program, or by an older version
         return
     run = repair_metrics(path)
     _count(path, result)
-    beside = _beside(path, run)
-    for name, stated in beside.items():
+    for name, stated in _sealed_digests(path, run).items():
         with result.noting(path, run):
             if name == CURVES:
                 curves = counterpart(path, METRICS, CURVES, ".csv")
@@ -315,8 +336,8 @@ def _json(path: Path, result: Verified) -> None:
                 _measured(path, name, stated, run)
 
 
-def _beside(path: Path, run: str) -> dict[str, str]:
-    """What else the seal of a metrics file names: 16 digits of the digest of each, by name."""
+def _sealed_digests(path: Path, run: str) -> dict[str, str]:
+    """The digests of other files in the seal of a metrics file, 16 digits of each, by name."""
     return parse_sealed(path.read_bytes(), path, run)[1]
 
 
@@ -360,9 +381,9 @@ def _curves(path: Path, metrics: Path, result: Verified) -> None:
     _count(path, result)
     if not metrics.is_file():
         raise ArtifactError(f"{path}: the metrics of its stage are not there", found=f"no {metrics}", run=run)
-    stated = _beside(metrics, run).get(CURVES)
+    stated = _sealed_digests(metrics, run).get(CURVES)
     if stated is None:
-        raise ArtifactError(f"{path}: {metrics} does not name it, so nothing is known of it", run=run)
+        raise ArtifactError(f"{path}: {metrics} does not name it, so it cannot be compared", run=run)
     need_equal(path, file_digest(path)[: len(stated)], stated, run)
 
 
@@ -378,4 +399,4 @@ def _sealed(path: Path, result: Verified) -> None:
         result.problems.clear()
         if not foreign:
             raise
-        result.files, result.bytes, result.unsealed = 0, 0, 1
+        result.files, result.bytes, result.unsealed = 0, 0, [path]

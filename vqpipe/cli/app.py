@@ -1,10 +1,11 @@
 """The `vqpipe` console script: one small command per tool, heavy imports inside each.
 
-Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (told in one message).
+Exit codes: 0 done, 1 a gate of `compare` was breached, 2 a user's mistake (one message).
 """
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,13 +35,13 @@ app = typer.Typer(
     help="Tools around the vqpipe pipeline and its artifacts.",
     **_STYLE,
 )
-artifacts_app = typer.Typer(help="Look at artifacts.", **_STYLE)
+artifacts_app = typer.Typer(help="Show and verify artifacts.", **_STYLE)
 app.add_typer(artifacts_app, name="artifacts")
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Tools around the vqpipe pipeline and its artifacts."""
     if version:
@@ -53,12 +54,12 @@ def main(
 @app.command()
 def preset(
     name: Annotated[str | None, typer.Argument(help="The preset's name.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; standard output without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the presets and leave.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the presets and exit.")] = False,
 ) -> None:
     """Print or write the params file of a preset.
 
@@ -130,12 +131,13 @@ def artifacts_verify(
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A metrics file or a git revision: the base.")],
-    b: Annotated[str, typer.Argument(help="A metrics file or a git revision: what is judged.")],
+    b: Annotated[str, typer.Argument(help="A metrics file or a git revision: the run to compare with it.")],
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help="Exit 1 where the change B - A meets this, such as 'clip.accuracy<-5%', or 'clip.id!=' for any.",
+            help="Exit with code 1 if the change B - A meets this, such as 'clip.accuracy<-5%'; any change meets "
+            "'clip.id!='.",
         ),
     ] = None,
     path: Annotated[Path, typer.Option(help="The metrics file within a revision.")] = METRICS,
@@ -144,7 +146,10 @@ def compare(
     ] = False,
     allow_different: Annotated[
         bool,
-        typer.Option("--allow-different", help="Only warn of runs that differ in their images or protocol."),
+        typer.Option(
+            "--allow-different",
+            help="Warn instead of refusing when the runs differ in their images or protocol.",
+        ),
     ] = False,
 ) -> None:
     """Print how metrics changed from A to B; exit 1 where a gate is breached.
@@ -157,7 +162,11 @@ def compare(
 
     gates = [parse_gate(text) for text in fail_on or []]
     first, second = read_metrics(a, path), read_metrics(b, path)
-    warning = check_alike(first, second, (a, b), allow_different)
+    again = ["vqpipe", "compare", a, b, *(word for text in fail_on or [] for word in ("--fail-on", text))]
+    again += [*(["--path", str(path)] if path != METRICS else []), *(["--all"] if everything else [])]
+    warning = check_alike(
+        first, second, (a, b), allow_different, run=shlex.join([*again, "--allow-different"])
+    )
     if warning:
         say(f"warning: {warning}", err=True)
     changes = deltas(first, second)
@@ -213,7 +222,7 @@ def boards(
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
     from vqpipe.artifacts.publish import publish_text
-    from vqpipe.report.boards.page import boards_page, read_boards
+    from vqpipe.boards.page import boards_page, read_boards
 
     need_output(out, MARKDOWN)
     publish_text(out, boards_page(read_boards(folder)))
@@ -270,10 +279,10 @@ def evaluate(
     tokenizer: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
     clip: Annotated[
         Path | None,
-        typer.Option(help="The CLIP whose features judge; without it those metrics are left out."),
+        typer.Option(help="The CLIP whose features are compared; without it those metrics are left out."),
     ] = None,
 ) -> None:
-    """Measure a tokenizer on one's own images and print the metrics as JSON.
+    """Measure a tokenizer on your own images and print the metrics as JSON.
 
     Example: vqpipe evaluate photos --tokenizer artifacts/tokenizer/lc --clip artifacts/clip
     """

@@ -76,7 +76,7 @@ def _of_folder(folder: Path, option: str) -> CorpusParams:
     if len(first) != 1:
         names = ", ".join(file.name for file in files[:5]) or "no files"
         raise DataError(
-            f"{option}: {folder} is no dataset artifact and no folder of captions of one kind",
+            f"{option}: {folder} is neither a dataset artifact nor a folder of captions of one kind",
             found=", ".join(f"{kind} ({file.name})" for kind, file in first.items()) or names,
             expected=EXPECTED,
         )
@@ -98,9 +98,7 @@ def _of_file(file: Path, path: str, option: str) -> CorpusParams:
         case "parquet":
             return ParquetCorpus(kind="parquet", path=path, caption_column=_parquet_column(file, option))
         case None:
-            raise DataError(
-                f"{option}: {file} has the form of no captions", found=file.name, expected=EXPECTED
-            )
+            raise DataError(f"{option}: {file} is not a file of captions", found=file.name, expected=EXPECTED)
         case _:
             return validate({"kind": kind, "path": path}, "corpus", CorpusParams, option)  # type: ignore[arg-type]
 
@@ -111,7 +109,7 @@ def _begins(file: Path, magic: bytes) -> bool:
 
 
 def _first_values(file: Path) -> list[Any]:
-    """The JSON values of the first lines; None for what is no value."""
+    """The JSON values of the first lines; None for a line that is not JSON."""
     values = []
     for _, line in islice(lines(file, json=True), NUM_LOOKED_AT):
         try:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from vqpipe.errors import ParamsError, SetupError, did_you_mean
-from vqpipe.text.nltk_tagger import NltkPos
-from vqpipe.text.pos import tagger
-from vqpipe.text.spacy_tagger import SpacyPos
+from vqpipe.errors import SetupError
+from vqpipe.params.base import validate
+from vqpipe.text.pos import TAGGERS, tagger
 from vqpipe.text.tagger import Analysis, PhraseParams, PosParams
-from vqpipe.text.wordnet_tagger import WordnetPos
 
 Pair = tuple[str, str]
 
@@ -25,16 +23,10 @@ def params_of(name: str, spacy_model: str) -> PosParams:
     Raises:
         ParamsError: there is no such backend.
     """
-    known: dict[str, PosParams] = {
-        "wordnet": WordnetPos(kind="wordnet"),
-        "nltk": NltkPos(kind="nltk"),
-        "spacy": SpacyPos(kind="spacy", model=spacy_model, batch_size=1),
-    }
-    if name not in known:
-        raise ParamsError(
-            f"there is no backend {name}{did_you_mean(name, list(known))}", found=name, choices=known
-        )
-    return known[name]
+    model = TAGGERS[name].Params
+    given = {"kind": name, "model": spacy_model, "batch_size": 1}
+    fields = {field: value for field, value in given.items() if field in model.model_fields}
+    return validate(fields, f"backend {name}", model, "vqpipe pairs")
 
 
 def side_by_side(
@@ -50,7 +42,7 @@ def side_by_side(
 
     Raises:
         ParamsError: there is no backend of that name.
-        SetupError: a backend that is named cannot be used here. Of those not named, the text says so instead.
+        SetupError: a backend that is named cannot be used here. For a backend by default, the text states it instead.
     """
     found: dict[str, Analysis] = {}
     absent: dict[str, SetupError] = {}
@@ -96,7 +88,7 @@ def _table(found: Mapping[str, Counter[Pair]]) -> list[str]:
 
 
 def _why(name: str, error: SetupError) -> str:
-    """One line from an error: what is wrong, and the command against it."""
+    """One line from an error: what is wrong, and the command that solves it."""
     problem, *details = [line.strip() for line in str(error).splitlines()]
     run = next((line.removeprefix("run:").strip() for line in details if line.startswith("run:")), "")
     return f"{name} is not available: {problem}" + (f"; run: {run}" if run else "")

@@ -10,7 +10,7 @@
 A mapping whose `kind` differs from the base's is replaced whole, since the fields of one kind mean nothing
 to another.
 
-`SECTIONS` and `GROUPS` state which model reads which section of a params file.
+`SECTIONS` states which model reads which section of a params file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from io import StringIO
@@ -28,24 +29,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
-from vqpipe.clip_fit import ClipParams
-from vqpipe.data.build import DatasetParams
-from vqpipe.data.corpus import CorpusParams
 from vqpipe.errors import ParamsError, did_you_mean
-from vqpipe.evaluation.measure import EvaluateParams
 from vqpipe.params.base import field_types, merged, validate
 from vqpipe.params.bounded_yaml import parse_yaml
-from vqpipe.params.names import check_names
+from vqpipe.params.names import NAMED, check_names
 from vqpipe.params.plugins import Table
-from vqpipe.priors import PRIORS, AnyPrior
-from vqpipe.report.inputs import ReportParams
-from vqpipe.tasks import TASKS
-from vqpipe.text.graph import GraphParams
-from vqpipe.text.vocabulary import VocabularyParams
-from vqpipe.tokenizers.tokenizer import TokenizerParams
-from vqpipe.tokenizers.tokens import TokensParams
-from vqpipe.vision.cluster import ClusterParams
-from vqpipe.vision.patches import PatchesParams
 
 KEYWORDS = ("base", "description", "replace")
 """Top-level keys of a preset file that are not params sections."""
@@ -86,7 +74,7 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
         folder: where the preset files are, by default inside the package.
 
     Raises:
-        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that run in a circle.
+        ParamsError: an unknown preset or key, a value that is not YAML or not valid, or bases that form a cycle.
     """
     where = folder or preset_folder()
     text, content = _read(name, where)
@@ -100,7 +88,7 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
         raise mistake
     has_base, stream = "base" in content, StringIO()
     if has_base:
-        merged.ca.comment = None  # the base's opening comment speaks of the base
+        merged.ca.comment = None  # the base's opening comment is about the base
     _yaml().dump(merged, stream)
     return (_opening(name, text, content) if has_base else "") + stream.getvalue()
 
@@ -157,7 +145,7 @@ def _without_aliases(node: Any, seen: set[int]) -> Any:
 
 def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:
     if name in chain:
-        raise ParamsError("the bases of presets run in a circle", found=" -> ".join([*chain, name]))
+        raise ParamsError("the bases of presets form a cycle", found=" -> ".join([*chain, name]))
     content = _read(name, folder)[1]
     base = content.get("base")
     replaced = content.get("replace", [])
@@ -206,7 +194,7 @@ def _assign(params: CommentedMap, override: str, preset: str) -> str:
 
 
 def _value(text: str, types: set[str], path: str) -> Any:
-    """What the text of an override says, for a field of these JSON types."""
+    """The value of an override, for a field of these JSON types."""
     if "string" in types and types <= {"string", "null"}:
         if "null" in types and text in ("null", "~"):
             return None
@@ -217,59 +205,67 @@ def _value(text: str, types: set[str], path: str) -> Any:
     return parse_yaml(text, f"the value of {path}", yaml=_yaml())
 
 
-SECTIONS: dict[str, Any] = {
-    "dataset": DatasetParams,
-    "corpus": CorpusParams,
-    "clip": ClipParams,
-    "vocabulary": VocabularyParams,
-    "graph": GraphParams,
-    "patches": PatchesParams,
-    "cluster": ClusterParams,
-    "tokens": TokensParams,
-    "evaluate": EvaluateParams,
-    "report": ReportParams,
+SECTIONS = {
+    "dataset": "vqpipe.data.build:DatasetParams",
+    "corpus": "vqpipe.data.corpus:CorpusParams",
+    "clip": "vqpipe.training.clip:ClipParams",
+    "vocabulary": "vqpipe.text.vocabulary:VocabularyParams",
+    "graph": "vqpipe.text.graph:GraphParams",
+    "patches": "vqpipe.vision.patches:PatchesParams",
+    "cluster": "vqpipe.vision.cluster:ClusterParams",
+    "tokenizer": "vqpipe.tokenizers.tokenizer:TokenizerParams",
+    "tokens": "vqpipe.tokenizers.tokens:TokensParams",
+    "prior": "vqpipe.priors:PRIORS",
+    "evaluate": "vqpipe.evaluation.measure:EvaluateParams",
+    "task": "vqpipe.tasks:TASKS",
+    "report": "vqpipe.report.inputs:ReportParams",
 }
-"""Sections that are read as they are."""
-GROUPS: dict[str, tuple[str, Any]] = {
-    "tokenizer": ("variants", TokenizerParams),
-    "prior": ("pairs", AnyPrior),
-    "task": ("pairs", TASKS.params()),
-}
-"""Sections of `common` and of named entries, each of which is read with `common` below it (`entry`)."""
+"""The params model of every section, or its table of plug-ins. It is imported when it is needed: many import torch.
+
+The model of a section in `NAMED` is that of its entries, each of which is read with `common` below it (`entry`).
+"""
 
 
-KINDS: dict[str, Table[Any]] = {"prior": PRIORS, "task": TASKS}
-"""Groups whose `common` has a block for each kind too."""
+def _loaded(section: str) -> Any:
+    module, name = SECTIONS[section].split(":")
+    return getattr(import_module(module), name)
+
+
+def model_of(section: str) -> Any:
+    """The params model of a section, or of its entries."""
+    found = _loaded(section)
+    return found.params() if isinstance(found, Table) else found
 
 
 def entry(section: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """What a stage reads for a named entry of a group."""
-    if section in KINDS:
-        return KINDS[section].entry(f"{section}.pairs", common, own)
+    """What a stage reads for a named entry of a section in `NAMED`."""
+    found = _loaded(section)
+    if isinstance(found, Table):
+        return found.entry(f"{section}.{NAMED[section]}", common, own)
     return merged(common, own)
 
 
 def types_at(params: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
     """The JSON types of the field at dotted keys of a params file, such as {"string", "null"}; empty where unknown."""
     head = keys[0]
-    if head in SECTIONS:
-        return field_types(SECTIONS[head], keys[1:], params.get(head))
-    if head not in GROUPS or len(keys) < 2:
+    if head not in SECTIONS:
         return set()
-    entries, model = GROUPS[head]
+    model = model_of(head)
+    if head not in NAMED:
+        return field_types(model, keys[1:], params.get(head))
+    if len(keys) < 2:
+        return set()
     section = params.get(head, {})
     if keys[1] == "common":
         common, inside = section.get("common", {}), keys[2:]
-        if (
-            len(inside) > 1
-            and inside[0] in KINDS.get(head, ())
-            and isinstance(common.get(inside[0], {}), Mapping)
-        ):
+        kinds = _loaded(head)  # `common` has a block for each kind too
+        is_kind = len(inside) > 1 and isinstance(kinds, Table) and inside[0] in kinds
+        if is_kind and isinstance(common.get(inside[0], {}), Mapping):
             return field_types(model, inside[1:], {**common.get(inside[0], {}), "kind": inside[0]})
         return field_types(model, inside, common)
-    if keys[1] != entries or len(keys) < 3:
+    if keys[1] != NAMED[head] or len(keys) < 3:
         return set()
-    own = section.get(entries, {}).get(keys[2], {})
+    own = section.get(NAMED[head], {}).get(keys[2], {})
     try:
         return field_types(model, keys[3:], entry(head, section.get("common", {}), own))
     except ParamsError:
@@ -281,17 +277,19 @@ def first_mistake(params: Mapping[str, Any], names: Iterable[str], source: str) 
 
     Args:
         params: a whole params file as plain data.
-        names: sections of it; those that no stage reads are passed over.
+        names: sections of it; those that no stage reads are skipped.
         source: what the message calls the file.
     """
     try:
         check_names(params, source)
         for name in names:
-            if name in SECTIONS:
-                validate(params[name], name, SECTIONS[name], source)
-            elif name in GROUPS:
-                entries, model = GROUPS[name]
-                section = params[name]
+            if name not in SECTIONS:
+                continue
+            model, section = model_of(name), params[name]
+            if name not in NAMED:
+                validate(section, name, model, source)
+            else:
+                entries = NAMED[name]
                 if not isinstance(section, Mapping) or not isinstance(section.get(entries, {}), Mapping):
                     return ParamsError(
                         f"{source}: {name} is not a block of fields", expected=f"common, {entries}"

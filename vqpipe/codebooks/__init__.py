@@ -1,1 +1,1 @@
-"""Codebook priors as they are read: words with their graph, or patch centroids. `text` and `vision` build them."""
+"""The two codebooks, for reading: words with their graph, or patch centroids. `text` and `vision` build them."""

@@ -36,14 +36,14 @@ def load_pretrained(folder: Path) -> PretrainedCodebook:
     if spec == NO_CODEBOOK.name:
         return None
     raise ArtifactError(
-        f"{folder} is no pretrained codebook",
+        f"{folder} is not a pretrained codebook",
         found=spec,
         choices=[WORDS_CODEBOOK.name, PATCHES_CODEBOOK.name, NO_CODEBOOK.name],
     )
 
 
 def load_codebook(folder: str | Path) -> WordsCodebook | PatchesCodebook:
-    """A published codebook, for one's own code: `from vqpipe import load_codebook`.
+    """A published codebook, for your own code: `from vqpipe import load_codebook`.
 
     `WordsCodebook` has words, vectors, edges and weights; `PatchesCodebook` has vectors, counts and prefixes of smaller
     K. Both find the nearest code of a feature.

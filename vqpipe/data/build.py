@@ -217,11 +217,13 @@ def build_dataset(config: DatasetParams, out: Path) -> DatasetMetrics:
             categories=list(plan.categories),
             resolution=min(sides),
         )
-    _note_losses(config, metrics, bad)
+    _note_losses(config, metrics, bad, adapter)
     return metrics
 
 
-def _note_losses(config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple[str, Bad]]) -> None:
+def _note_losses(
+    config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple[str, Bad]], adapter: Adapter
+) -> None:
     """Print what a published dataset lacks of its source: annotations, or captions that another source reads."""
     lost = Counter[str]()
     for _, entry in bad:
@@ -234,7 +236,7 @@ def _note_losses(config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple
             f"out ({reasons}); see {QUARANTINE_FILE}",
             err=True,
         )
-    if ADAPTERS[config.source.kind].may_be_pairs and "other_file" in metrics.quarantined:
+    if adapter.may_be_pairs and "other_file" in metrics.quarantined:
         advice = hint(Path(config.source.path))
         if advice is not None:
             say(f"note: captions in files of the images' names were not read. {advice}", err=True)

@@ -28,11 +28,11 @@ class Unusable(Counter[str]):
     def __init__(self) -> None:
         super().__init__()
         self.examples: dict[str, str] = {}
-        """The first caption left out for each reason: its id, and what there is of it."""
+        """The first caption left out for each reason: its id and how it begins."""
         self.without_id = 0
         """Captions whose source has ids but gives them none; they are read."""
         self.other_splits = 0
-        """Captions of splits that are not for training; they are passed over."""
+        """Captions of splits that are not for training; they are skipped."""
         self.hint = ""
         """What the source has instead, where it lacks captions."""
 
@@ -67,7 +67,7 @@ def usable_caption(raw: object) -> str:
     plain = text.isascii() and text.isprintable()
     if not (text if plain else any(unicodedata.category(char)[0] in "LNPS" for char in text)):
         raise BadCaption("empty_caption")
-    if not plain and 3 * text.count("\0") > len(text):  # lines of UTF-16 that were put behind UTF-8
+    if not plain and 3 * text.count("\0") > len(text):  # lines of UTF-16 that were appended to UTF-8
         raise BadCaption("caption_not_utf8")
     return text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
@@ -15,6 +15,7 @@ from vqpipe.data.adapters.caption_files import ENCODING_OPTION
 from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, usable_caption
 from vqpipe.data.records import SplitName
+from vqpipe.data.walk import is_inside
 from vqpipe.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ else:
 
 
 class ManyCorpora(Corpus):
-    """Several corpora, read one after the other. An id gets its source's path in front: `coco/val.json:179765`."""
+    """Several corpora, read one after the other. Ids begin with the path of their source: `coco/val.json:179765`."""
 
     kind: Literal["many"]
     """Names this kind."""
@@ -39,8 +40,7 @@ class ManyCorpora(Corpus):
     @classmethod
     def _within(cls, sources: list[OneCorpus]) -> list[OneCorpus]:
         for source in sources:
-            path = PurePosixPath(source.path)
-            if path.is_absolute() or ".." in path.parts:
+            if not is_inside(source.path):
                 raise ValueError(f"{source.path} is not in the folder that corpus.path names")
         return sources
 
@@ -119,8 +119,8 @@ def _usable(source: OneCorpus, split: SplitName, lost: Counter[str]) -> Iterator
     except DataError as error:
         if not adapter.may_be_pairs:
             raise
-        behind = "; and corpus: {kind: dataset, path: artifacts/dataset}"
-        raise hinted(error, Path(source.path), behind) from error
+        also = "; and corpus: {kind: dataset, path: artifacts/dataset}"
+        raise hinted(error, Path(source.path), also) from error
     finally:
         lost.update(own)
         if isinstance(lost, Unusable):

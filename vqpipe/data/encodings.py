@@ -52,7 +52,7 @@ def known_encoding(encoding: str | None) -> str | None:
 
 
 def binary_kind(head: bytes) -> str | None:
-    """What a file is that is no text, such as "a zip file", by its first bytes; None where none are known."""
+    """The kind of a file that is not text, such as "a zip file", by its first bytes; None where they are not known."""
     if head[257:262] == b"ustar":
         return "a tar file"
     if head.startswith(b"%PDF-"):
@@ -91,7 +91,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _decoded(data: bytes, encoding: str, width: int) -> str:
-    """The text of whole units, or nothing where one is no character."""
+    """The text of whole units, or an empty text where one is not a character."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(data[: len(data) // width * width])
     except UnicodeDecodeError:
@@ -145,7 +145,7 @@ def _is_kana(data: bytes) -> bool:
 
 
 def legacy_encodings(sample: bytes) -> list[str]:
-    """Encodings that lines which are no UTF-8 may be in, the likeliest first; empty where none gives words."""
+    """Encodings that lines which are not UTF-8 may be in, the likeliest first; empty where none gives words."""
     east = [name for name, fits in _EASTERN.items() if _fits(sample, name, fits)]
     scores = []
     for rank, name in enumerate(_WESTERN):

@@ -60,7 +60,7 @@ def decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image file to uint8 RGB.
 
     The pixel count is checked on the header, before anything is decompressed. Where metadata stops the decoder, the
-    file is decoded without it; a valid orientation in it is applied all the same.
+    file is decoded without it; a valid orientation in it is still applied.
 
     Raises:
         BadImage: with reason `empty_file`, `undecodable`, `truncated`, `too_many_pixels` or
@@ -96,10 +96,15 @@ def _decode(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", str(error)) from error
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged bytes
-        detail = (f"{type(error).__name__}: {error}".splitlines() or [""])[0].split(" <_io.")[0]
+        detail = _first_line(error)
         text = detail.lower()
         cut = any(word in text for word in ("truncated", "unexpected end", "not enough image data"))
         raise BadImage("truncated" if cut else "undecodable", detail) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What Pillow reports about damaged bytes, without the address of the stream."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].split(" <_io.")[0]
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -191,8 +196,7 @@ def decode_png(data: bytes | None, where: str = "a PNG image", stage: str | None
     except Exception as error:  # as in `_decode`
         if of_system(error) is not None:
             raise
-        detail = (f"{type(error).__name__}: {error}".splitlines() or [""])[0].split(" <_io.")[0]
-        raise damaged_image(where, detail if data else "0 bytes", stage) from error
+        raise damaged_image(where, _first_line(error) if data else "0 bytes", stage) from error
 
 
 def damaged_image(where: str, found: str, stage: str | None) -> ArtifactError:

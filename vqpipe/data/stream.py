@@ -189,7 +189,7 @@ def squares(root: Path, side: int) -> Iterator[Square | Bad]:
         side: images are scaled and cut by `vqpipe.data.images.centre_square`.
 
     Raises:
-        DataError: `root` is no folder.
+        DataError: `root` is not a folder.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", expected="a folder of images")

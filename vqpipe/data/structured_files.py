@@ -32,7 +32,7 @@ Line = tuple[int, str]
 
 
 def rows(lines: Iterator[tuple[int, bytes]], delimiter: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of the first line, cells) for each row; bytes that are no UTF-8 become lone surrogates.
+    """Yield (number of the first line, cells) for each row; bytes that are not UTF-8 become lone surrogates.
 
     A cell is quoted where its first character is a quote and its closing quote is followed by a delimiter, the line
     end or the end of the file; where tabs delimit, one of several lines has no tab. Any other quote is text: it
@@ -45,17 +45,18 @@ def rows(lines: Iterator[tuple[int, bytes]], delimiter: str, quotes: bool) -> It
     """
     ahead: deque[Line] = deque()
     texts = ((number, line.decode("utf-8", "surrogateescape")) for number, line in lines)
-    while first := _next(ahead, texts):
+    while first := ahead.popleft() if ahead else next(texts, None):
         number, text = first
-        cells = _quoted(text, ahead, texts, delimiter) if quotes and _opens(text, delimiter) else None
+        has_quotes = quotes and (text.startswith('"') or f'{delimiter}"' in text)
+        cells = _quoted(text, ahead, texts, delimiter) if has_quotes else None
         yield number, text.split(delimiter) if cells is None else cells
 
 
 def cells_under_header(cells: list[str], header: list[str], last: int, delimiter: str) -> list[str] | None:
     """The cells of a row under its header; None where there are more and it is unclear which belong together.
 
-    A row has more cells where text contains the delimiter and is not quoted: what is behind the header's last column
-    belongs to it where it is the text's, column `last`. Empty cells behind the header are none.
+    A row has more cells where text contains the delimiter and is not quoted: what comes after the header's last column
+    belongs to it where it is the text's, column `last`. Empty cells after the header do not count.
     """
     width = len(header)
     while len(cells) > width > 0 and not cells[-1].strip():
@@ -63,14 +64,6 @@ def cells_under_header(cells: list[str], header: list[str], last: int, delimiter
     if len(cells) <= width or width == 0:
         return cells
     return [*cells[:last], delimiter.join(cells[last:])] if last == width - 1 else None
-
-
-def _next(ahead: deque[Line], texts: Iterator[Line]) -> Line | None:
-    return ahead.popleft() if ahead else next(texts, None)
-
-
-def _opens(text: str, delimiter: str) -> bool:
-    return text.startswith('"') or f'{delimiter}"' in text
 
 
 def _quoted(text: str, ahead: deque[Line], texts: Iterator[Line], delimiter: str) -> list[str] | None:
@@ -112,9 +105,9 @@ def text_rows(file: Path, text: str, name: str | None) -> Iterator[tuple[str | N
 
     Args:
         file: the Parquet file.
-        text: the column of the texts. Values that are none come as they are.
+        text: the column of the texts. Values that are not text come as they are.
         name: the column of the rows' names; where it is None, or a row has none, None is yielded. Numbers are
-            written as `vqpipe.data.captions.identifier` does; bytes that are no UTF-8 become backslash escapes.
+            written as `vqpipe.data.captions.identifier` does; bytes that are not UTF-8 become backslash escapes.
 
     Raises:
         DataError: the file cannot be read, or has no such column.
@@ -186,7 +179,7 @@ TOP, EVERY = "", "*"
 class JsonArrays:
     """A JSON file of one object, whose arrays are decoded element by element.
 
-    Only a window of the file is in memory: a block, or an element where that is longer. Bytes that are no UTF-8
+    Only a window of the file is in memory: a block, or an element where that is longer. Bytes that are not UTF-8
     become lone surrogates, so that one bad caption does not cost the file.
 
     Args:
@@ -216,9 +209,9 @@ class JsonArrays:
     def elements(self, *keys: str) -> Iterator[tuple[str, Any, int, int]]:
         """Yield (key, element, start, end) for each element of the arrays under `keys`, in file order.
 
-        Until the next element is asked for, `self.text[start:end]` is this one's own JSON. Keys that are
+        Until the next element is requested, `self.text[start:end]` is the JSON of this one. Keys that are
         missing or null yield nothing. With `TOP` among the keys the file may be an array too; with `EVERY` values
-        that are no arrays come as their key's one element.
+        that are not arrays come as the only element of their key.
 
         Raises:
             DataError: not a JSON object, damaged, followed by more, or a key of `keys` is not an array.
@@ -231,7 +224,7 @@ class JsonArrays:
                 else:
                     yield from self._walk(keys)
                 if self._peek():
-                    raise json.JSONDecodeError("more behind its end (JSON Lines?)", self.text, self._at)
+                    raise json.JSONDecodeError("more after its end (JSON Lines?)", self.text, self._at)
         except (ValueError, RecursionError) as error:
             fault = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
             if type(error) is ValueError:
@@ -281,7 +274,7 @@ class JsonArrays:
         self._passed, self._at = self._passed + self._at, 0
 
     def _peek(self) -> str:
-        """The next character that is no white space; empty at the end of the file."""
+        """The next character that is not white space; empty at the end of the file."""
         while True:
             self._at = int(WHITESPACE.match(self.text, self._at).end())
             if self._at < len(self.text) or self._ended:
@@ -289,19 +282,19 @@ class JsonArrays:
             self._more()
 
     def _value(self) -> Any:
-        """Decode the value at hand and move behind it."""
+        """Decode the next value and move past it."""
         self._peek()
         while True:
             try:
                 value, end = self._json.raw_decode(self.text, self._at)
-                behind = 3 if isinstance(value, int | float) else 1  # "1" may go on as "1e+5"
-                if end + behind <= len(self.text) or self._ended:
+                after = 3 if isinstance(value, int | float) else 1  # "1" may continue as "1e+5"
+                if end + after <= len(self.text) or self._ended:
                     self._from, self._at = self._at, end
                     return value
             except json.JSONDecodeError:
                 if self._ended:
                     raise
-            self._more()  # what ends with the window, or fails there, may go on behind it
+            self._more()  # what ends with the window, or fails there, may continue after it
 
     def _expect(self, char: str) -> None:
         if self._peek() != char:
@@ -309,6 +302,6 @@ class JsonArrays:
         self._at += 1
 
     def _after(self, closing: str) -> None:
-        """Pass the comma behind a member, unless the closing bracket follows."""
+        """Pass the comma after a member, unless the closing bracket follows."""
         if self._peek() != closing:
             self._expect(",")

@@ -21,7 +21,7 @@ from vqpipe.data.encodings import binary_kind, legacy_encodings, unicode_encodin
 from vqpipe.errors import DataError
 
 MAX_LINE = 1 << 20
-"""Bytes of a line, or of a string within a line of JSON, that are kept; what follows is passed over."""
+"""Bytes of a line, or of a string within a line of JSON, that are kept; the rest is skipped."""
 MAX_JSON_LINE = 1 << 24
 """Bytes of a line of JSON that are kept after its strings were cut."""
 BLOCK = 1 << 20
@@ -65,7 +65,7 @@ def open_bytes(path: Path, encoding: str | None = None, option: str | None = Non
     """Open a file of text for reading as UTF-8 without a byte order mark.
 
     gzip, bzip2, xz and zstd, known by their first bytes, are unpacked; UTF-16 and UTF-32 are known by their byte
-    order mark or by their bytes. What cannot be decoded becomes bytes that are no UTF-8.
+    order mark or by their bytes. What cannot be decoded becomes bytes that are not UTF-8.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ def open_bytes(path: Path, encoding: str | None = None, option: str | None = Non
         option: name of the params field that sets `encoding`, for that error.
 
     Raises:
-        DataError: the file cannot be read, is damaged, is no text, or is in an older encoding; also while the
+        DataError: the file cannot be read, is damaged, is not text, or is in an older encoding; also while the
             block reads.
     """
     try:
@@ -128,7 +128,7 @@ def _utf8(path: Path, stream: BinaryIO, encoding: str | None, option: str | None
     kind = binary_kind(head)
     if kind is not None:
         raise DataError(
-            f"{path} is no text", found=kind, expected="text, plain or as gzip, bzip2, xz or zstd"
+            f"{path} is not text", found=kind, expected="text, plain or as gzip, bzip2, xz or zstd"
         )
     name, mark = unicode_encoding(head)
     if encoding is not None and not mark:
@@ -160,7 +160,7 @@ def _exact(encoding: str, guess: str) -> str:
 class _Watch:
     """Distinguishes a file in an older encoding from UTF-8 with damaged places, by its runs of bytes beyond ASCII.
 
-    Where the older encoding was named, it detects a file that is UTF-8 all the same.
+    Where the older encoding was named, it detects a file that is UTF-8 nevertheless.
     """
 
     def __init__(self, path: Path, encoding: str | None, option: str | None) -> None:
@@ -197,7 +197,8 @@ class _Watch:
                     self._samples.append(_around(block, run.start(), run.end()))
 
     def end(self) -> None:
-        """Raises DataError where most of what is no ASCII is no UTF-8, and it is no rare damage; or all is."""
+        """Raises DataError where most of what is not ASCII is not UTF-8 and this is not rare damage; or where an older
+        encoding was named and all of it is UTF-8."""
         self._count(self._left)
         if self._encoding is not None:
             if self._good >= MIN_RUNS and not self._bad:
@@ -245,20 +246,18 @@ def _around(block: bytes, start: int, end: int) -> bytes:
 
 def lines(
     path: Path,
-    skip: int = 0,
     encoding: str | None = None,
     option: str | None = None,
     *,
     json: bool = False,
     lone_cr: bool = True,
 ) -> Iterator[tuple[int, bytes]]:
-    """Lines after the first `skip`, as UTF-8 without their ends, with their numbers from 1.
+    """The lines of a file as UTF-8 without their ends, with their numbers from 1.
 
     A line ends with LF, CRLF or CR. One longer than `MAX_LINE` bytes is cut there, between two characters.
 
     Args:
         path: the file.
-        skip: lines to pass over.
         encoding: as in `open_bytes`, and so is `option`.
         json: cut the strings within a long line instead, so that it stays JSON; the line is cut at
             `MAX_JSON_LINE` bytes.
@@ -267,12 +266,8 @@ def lines(
     Raises:
         DataError: as `open_bytes`.
     """
-    number = 0
     with open_bytes(path, encoding, option) as stream:
-        for line in _split(stream, json, lone_cr):
-            number += 1
-            if number > skip:
-                yield number, line
+        yield from enumerate(_split(stream, json, lone_cr), start=1)
 
 
 def _split(stream: BinaryIO, json: bool, lone_cr: bool) -> Iterator[bytes]:
@@ -297,7 +292,7 @@ def _split(stream: BinaryIO, json: bool, lone_cr: bool) -> Iterator[bytes]:
 
 
 class _Kept:
-    """What is kept of the line at hand."""
+    """What is kept of the current line."""
 
     def __init__(self, json: bool) -> None:
         self._json = json

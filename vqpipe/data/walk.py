@@ -10,7 +10,7 @@ The root may be a link, and links in it are followed as long as they stay in it.
 image that two paths lead to is one. A path without a link wins over one with links; of several links, or of the names
 of a hard-linked image, the first in order wins. The other paths are noted as `duplicate_path`. Copies with contents of
 their own are different images. A first pass over the names finds which folders and images there are. It keeps 8 bytes
-an image; a file is not opened, and is asked for its status only where it is a link or has another name.
+an image; a file is not opened, and its status is read only where it is a link or has another name.
 
 **Tars** (`members`) are read as a stream: nothing is extracted, no link is followed, and a small tar cannot exhaust a
 machine. A compressed tar of a megabyte can represent a gigabyte of zeros, which takes as long to skip as to read. Each
@@ -57,6 +57,21 @@ def is_image(name: str) -> bool:
 def other_file(name: str) -> Bad:
     """What is noted for a file whose name is not an image's."""
     return Bad(printable(name), "other_file", "ends in none of " + " ".join(SUFFIXES))
+
+
+def hidden(name: str) -> Bad:
+    """What is noted for a hidden file or folder."""
+    return Bad(printable(name), "hidden", "its name begins with a dot")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name relative to a folder is, as it is written, in this folder: not absolute and without `..`."""
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name from a tar or a listing is inside its folder on every system; `\\` is written as `/`."""
+    return is_inside(name) and not re.match(r"^[A-Za-z]:", name)
 
 
 def no_images(where: str, bad: Sequence[Bad], expected: str, run: str) -> DataError:
@@ -129,7 +144,7 @@ def _outermost(starts: Iterable[str]) -> list[str]:
     """Folders as normal names (the root is empty) in order, without those inside another one."""
     parts = sorted({PurePosixPath(start).parts for start in starts})
     kept = [p for p in parts if not any(p[:n] in parts for n in range(len(p)))]
-    return ["/".join(p) for p in kept if not (p[:1] == ("/",) or ".." in p)]
+    return [name for name in map("/".join, kept) if is_inside(name)]
 
 
 def leads_out(root: str | Path, path: str | Path) -> bool:
@@ -209,7 +224,7 @@ class _Visit:
     def __init__(self, trees: _Trees, root: str | Path) -> None:
         self.trees, self.root = trees, os.path.realpath(root)
         self.taken: set[Key] = set()
-        """Images that were given out and may be met again."""
+        """Images that were listed and may be met again."""
         self.escaped: set[str] = set()
         """Ids that contain a backslash, which may be an escape of bytes that are not text."""
 
@@ -245,7 +260,7 @@ class _Visit:
                 ):
                     folders.append((entry.path, own, kind == "link", foreign))
                 elif kind == "hidden":
-                    yield Bad(printable(own), "hidden", "its name begins with a dot")
+                    yield hidden(own)
                 elif not is_image(entry.name):
                     yield own
                 else:
@@ -358,11 +373,15 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file of the tar: its normalised name and size, and its bytes where they were asked for."""
+    """A plain file of the tar: its normalised name and size, and its bytes where they were requested."""
 
     name: str
     num_bytes: int
     data: bytes | None
+
+    def too_large(self, image_id: str) -> Bad:
+        """What is noted for an image whose bytes were not read."""
+        return Bad(image_id, "too_many_bytes", f"{self.num_bytes} bytes in the tar; not read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,16 +425,15 @@ def _link_target(member: tarfile.TarInfo) -> str:
     return "" if path.split("/")[0] == ".." else printable(path)
 
 
-def _member_fault(member: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Why a member must not be used, as (reason, detail)."""
-    name = member.name.replace("\\", "/")
-    if name.startswith("/") or ".." in name.split("/") or re.match(r"^[A-Za-z]:", name):
-        return "unsafe_path", "the name leads out of the tar"
+def _refused(member: tarfile.TarInfo) -> Bad | None:
+    """Why a member must not be used; None where it may be."""
+    name = printable(member.name)
+    if not is_safe(member.name.replace("\\", "/")):
+        return Bad(name, "unsafe_path", "the name leads out of the tar")
     if member.issym() or member.islnk():
-        return "tar_link", f"a link to {printable(member.linkname)}"
-    if not member.isfile():
-        return "tar_special", "neither a file nor a folder"
-    return None
+        detail = f"a link to {printable(member.linkname)}"
+        return BadLink(str(PurePosixPath(name)), "tar_link", detail, target=_link_target(member))
+    return None if member.isfile() else Bad(name, "tar_special", "neither a file nor a folder")
 
 
 def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member | Bad]:
@@ -437,16 +455,8 @@ def members(path: Path, wanted: str = "", max_bytes: int = 0) -> Iterator[Member
                 _check_growth(path, packed, member, end)
                 if member.isdir():
                     continue
-                fault = _member_fault(member)
-                if fault is not None:
-                    name = printable(
-                        str(PurePosixPath(member.name)) if fault[0] == "tar_link" else member.name
-                    )
-                    yield (
-                        BadLink(name, *fault, target=_link_target(member))
-                        if fault[0] == "tar_link"
-                        else Bad(name, *fault)
-                    )
+                if refused := _refused(member):
+                    yield refused
                     continue
                 name = str(PurePosixPath(member.name))
                 data = None

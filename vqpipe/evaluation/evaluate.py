@@ -82,7 +82,7 @@ def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: Evaluat
     from vqpipe.vision.clip import Clip
 
     where = device()
-    networks = MetricNetworks.load(config, Clip.load(clip, where), where)
+    networks = MetricNetworks.load(config.distances, config.perceptual, Clip.load(clip, where), where)
     model = Tokenizer.from_pretrained(tokenizer, where)
     test = ImageSplit.open(dataset, "test", model.resolution)
     train = ImageSplit.open(dataset, "train", model.resolution)
@@ -96,7 +96,9 @@ def evaluate_images(
     """Measure a tokenizer on images of its resolution with the settings of `folder_params`: no training
     images, so no k-means floor and no ceiling; without a CLIP no distances and no perceptual distance."""
     config = folder_params(len(images), clip.num_blocks if clip is not None else 0)
-    networks = MetricNetworks(None, None, where) if clip is None else MetricNetworks.load(config, clip, where)
+    networks = MetricNetworks(None, None, where)
+    if clip is not None:
+        networks = MetricNetworks.load(config.distances, config.perceptual, clip, where)
     return evaluate(tokenizer, images, config, networks, split="images")
 
 
@@ -142,7 +144,7 @@ def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, 
         pixels.append(torch.from_numpy(entry[1]).permute(2, 0, 1))
     if not ids:
         raise no_images(
-            str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that holds the images"
+            str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that contains the images"
         )
     return MemoryImages(ids, torch.stack(pixels)), count_by_reason(bad)
 

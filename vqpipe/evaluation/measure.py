@@ -54,7 +54,7 @@ from vqpipe.evaluation.reconstructions import (
 )
 from vqpipe.metrics import floors
 from vqpipe.metrics.codes import CodeMetrics, CodeUsage, bits_per_image
-from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, refusal
+from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, why_no_distances
 from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
 from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
@@ -354,7 +354,7 @@ def _distance_images(
     if networks.features is None:
         return 0, "no features"
     count = len(test) if train is None else min(len(test), len(train) // 2)
-    reason = refusal(count, networks.features, config.distances)
+    reason = why_no_distances(count, networks.features, config.distances)
     return (0, reason) if reason else (count, None)
 
 

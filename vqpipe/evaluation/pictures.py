@@ -42,7 +42,7 @@ class ReplacedParams(Params):
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if list(self.ranks) != sorted(set(self.ranks)):
-            raise ValueError(f"ranks must rise, each named once, and are {list(self.ranks)}")
+            raise ValueError(f"ranks must increase, without repeats; they are {list(self.ranks)}")
         return self
 
 
@@ -86,7 +86,7 @@ def choose_examples(psnr: np.ndarray, floor_psnr: np.ndarray, count: int, seed: 
 
 def example_rows(
     images: Images,
-    remake: Callable[[np.ndarray], Tensor],
+    reconstruct: Callable[[np.ndarray], Tensor],
     columns: Mapping[str, Any],
     floor_psnr: np.ndarray,
     config: ExampleParams,
@@ -99,7 +99,9 @@ def example_rows(
     positions = np.unique([position for _, position in chosen])
     pictures = {
         int(position): (png_of(original), png_of(made))
-        for position, original, made in zip(positions, images.take(positions), remake(positions), strict=True)
+        for position, original, made in zip(
+            positions, images.take(positions), reconstruct(positions), strict=True
+        )
     }
     rows = []
     for kind, position in chosen:
@@ -127,7 +129,7 @@ def replace_tokens(
     b, _, h, w = indices_a.shape
     if indices_b.shape != indices_a.shape:
         raise MismatchError(
-            "the token maps are not of one tokenizer and as many images",
+            "the two token maps have different shapes",
             found=f"{tuple(indices_a.shape)} and {tuple(indices_b.shape)}",
             expected="(b, g, h, w) twice",
         )
@@ -179,7 +181,7 @@ def replace_by_neighbours(
     smallest = min((len(book.vectors) for book in books), default=0)
     if len(books) != indices.shape[1] or not 0 <= rank < smallest:
         raise MismatchError(
-            "there is no such neighbour of a token",
+            "a token has no neighbour of this rank",
             found=f"rank {rank}, {indices.shape[1]} groups, codebooks of {[len(b.vectors) for b in books]}",
             expected="a rank below the size of the smallest codebook",
         )

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import DataError
-from vqpipe.metrics.distances import load_features
+from vqpipe.metrics.distances import DistanceParams, Features, load_features
 from vqpipe.metrics.images import ERRORS
-from vqpipe.models.perceptual import ClipPerceptual, Perceptual, build_perceptual
+from vqpipe.models.perceptual import ClipPerceptual, Perceptual, PerceptualParams, build_perceptual
 
 if TYPE_CHECKING:
-    from vqpipe.evaluation.measure import EvaluateParams
-    from vqpipe.metrics.distances import Features
     from vqpipe.quantizers.contract import Codebook
     from vqpipe.vision.clip import Clip
 
@@ -59,11 +57,13 @@ class MetricNetworks:
     """Where they run."""
 
     @classmethod
-    def load(cls, config: EvaluateParams, clip: Clip | None, device: torch.device) -> MetricNetworks:
+    def load(
+        cls, distances: DistanceParams, perceptual: PerceptualParams, clip: Clip | None, device: torch.device
+    ) -> MetricNetworks:
         """Build what the params name; errors as `load_features` and `build_perceptual`."""
-        perceptual = build_perceptual(config.perceptual, clip)
-        features = load_features(config.distances, clip, device)
-        return cls(features, perceptual.to(device) if perceptual is not None else None, device)
+        network = build_perceptual(perceptual, clip)
+        features = load_features(distances, clip, device)
+        return cls(features, network.to(device) if network is not None else None, device)
 
     def features_of(self, images: UInt8[Tensor, "b 3 h w"], with_set_features: bool) -> BatchFeatures:
         """The features of a batch; where both networks are the same CLIP, in one pass of it."""

@@ -238,7 +238,7 @@ def _explained(name: str) -> Iterator[None]:
         raise ArtifactError(f"{name} on the Hub has no such revision", found=_first(error)) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise SetupError(
-            f"{name} is no folder here, is not in the Hub's cache, and the Hub cannot be asked", found=_first(error),
+            f"{name} is not a folder here, is not in the Hub's cache, and the Hub cannot be asked", found=_first(error),
             expected="a network and HF_HUB_OFFLINE unset, or the path of a folder that is there",
         ) from error  # fmt: skip
     except EntryNotFoundError as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -85,7 +86,7 @@ def tokenize(
         )  # fmt: skip
     if out.suffix != ".parquet" or out.is_dir() or printable(str(out)) != str(out):
         raise ParamsError(
-            "tokens go to a Parquet file", found=printable(str(out)),
+            "tokens are written to a Parquet file", found=printable(str(out)),
             expected="a path that is valid UTF-8 and ends in .parquet",
         )  # fmt: skip
     grid = [side // step, side // step]
@@ -144,17 +145,18 @@ def _encoded(
 
 
 def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -> int:
-    """Write the image of every row of a tokens file as `OUT/ID.png`, and publish the folder.
+    """Write the image of every row of a tokens file as a PNG file with the id as its name, and publish the folder.
 
-    The ending is added to the whole id (`bird.jpg` gives `bird.jpg.png`), so that no two ids meet in one file. A name
-    that gets too long is cut and ends in a hash; the fact `renamed` gives the id of each such file.
+    An id that does not end in `.png` gets that ending (`bird.jpg` gives `bird.jpg.png`), so that `bird.jpg` and
+    `bird.png` do not share a file. A name that is taken gets one more `.png`; a name that is too long is cut and ends
+    in a hash. The fact `renamed` gives the ids of these files.
 
     Returns:
         The number of images.
 
     Raises:
         ArtifactError: no such file, not what `tokenize` writes, rows of another shape than its header has, an id that
-            leads out of the folder or comes twice, or an `out` that would be overwritten.
+            leads out of the folder or occurs twice, or an `out` that would be overwritten.
         MismatchError: another tokenizer made the tokens; the message names both. Indices out of range.
     """
     facts = read_facts(tokens)
@@ -171,6 +173,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
         "resolution": facts["resolution"],
         "images": 0,
     }
+    done: set[str] = set()
     with publish_folder(out, DECODED, content) as folder, progress_bar("images", None) as bar:
         for batch in iter_batches(tokens, CODES, ["image_id", "indices"], batch_size):
             values = batch["indices"].flatten().to_numpy(zero_copy_only=False)
@@ -182,8 +185,11 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             indices = torch.from_numpy(np.array(values.reshape(-1, *shape), dtype=np.int64)).to(where)
             pixels = to_uint8(tokenizer.decode(indices)).permute(0, 2, 3, 1).cpu().numpy()
             for image_id, image in zip(batch["image_id"].to_pylist(), pixels, strict=True):
+                if image_id in done:
+                    raise ArtifactError(f"{tokens}: an id occurs twice", found=repr(image_id))
+                done.add(image_id)
                 name = _write(folder, image_id, encode_png(image), tokens)
-                if name != f"{image_id}.png":
+                if name != _png_name(image_id):
                     content.setdefault("renamed", {})[name] = image_id
             content["images"] += batch.num_rows
             bar.advance(batch.num_rows)
@@ -213,18 +219,22 @@ def _write(folder: Path, image_id: str, png: bytes, tokens: Path) -> str:
     given = PurePosixPath(image_id)
     if given.is_absolute() or ".." in given.parts or "\0" in image_id:
         raise ArtifactError(f"{tokens}: an id leads out of the folder", found=repr(image_id))
-    above = [fit_name(part, "") for part in given.parent.parts]
-    path = folder.joinpath(*above, fit_name(given.name, ".png"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as stream:
-            stream.write(png)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ArtifactError(
-            f"{tokens}: an id comes twice, or two ids meet in one file on this file system",
-            found=repr(image_id),
-        ) from error
-    return path.relative_to(folder).as_posix()
+    parent = folder.joinpath(*(fit_name(part, "") for part in given.parent.parts))
+    for name in dict.fromkeys((_png_name(given.name), f"{given.name}.png")):
+        path = parent / fit_name(name[:-4], name[-4:])
+        with suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+            parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as stream:
+                stream.write(png)
+            return path.relative_to(folder).as_posix()
+    raise ArtifactError(
+        f"{tokens}: two ids would share a file, or one would be a file and a folder", found=repr(image_id)
+    )
+
+
+def _png_name(image_id: str) -> str:
+    """The file name of an image's PNG, where that is free and not too long."""
+    return image_id if image_id.lower().endswith(".png") else f"{image_id}.png"
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:

@@ -66,7 +66,7 @@ STATISTICS = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg",
 GUMBEL = ("quantize.proj.weight", "quantize.proj.bias", "quantize.embed.weight")
 """Keys of the Gumbel variant's quantizer."""
 AVERAGING = ("model_ema.decay", "model_ema.num_updates")
-"""Numbers of an averaging that hold no weight."""
+"""Entries of averaged weights that are not weights."""
 SHOWN = 6
 
 Names = dict[str, tuple[str, ...]]
@@ -202,10 +202,10 @@ def _refused(path: Path, reason: str) -> DataError:
         (line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0] if lines else ""
     )
     return DataError(
-        f"{path} is refused: its pickle asks for code that is not on PyTorch's list of harmless types, and loading "
+        f"{path} is refused: its pickle needs code that is not on PyTorch's list of safe types, and loading "
         "it would run that code",
         found=named[:300],
-        expected="a file with weights alone. Where you trust this one, load it in a sandbox with the software that "
+        expected="a file of weights only. Where you trust this one, load it in a sandbox with the software that "
         "wrote it and save `{'state_dict': checkpoint['state_dict']}`, or the state dict as .safetensors",
     )  # fmt: skip
 
@@ -372,10 +372,10 @@ def import_vqgan(checkpoint: Path, config: Path) -> Imported:
             values that are not finite.
     """
     foreign = read_config(config)
-    return adopt(read_checkpoint(checkpoint), foreign, str(checkpoint))
+    return convert(read_checkpoint(checkpoint), foreign, str(checkpoint))
 
 
-def adopt(state: Mapping[str, Tensor], config: VqganParams, where: str) -> Imported:
+def convert(state: Mapping[str, Tensor], config: VqganParams, where: str) -> Imported:
     """A tokenizer with the weights of a foreign state dict; errors as `import_vqgan`."""
     if any(key in state for key in GUMBEL):
         raise _gumbel(where, "quantize.proj, quantize.embed")
@@ -462,7 +462,7 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
     if missing:
         raise MismatchError(
             f"{where} lacks {len(missing)} of the {len(sources)} keys that its config asks for",
-            found=f"no {_some(missing)}", expected=f"the {LAYOUT} layout, with the config of this very checkpoint",
+            found=f"no {_some(missing)}", expected=f"the {LAYOUT} layout, with the config of this checkpoint",
         )  # fmt: skip
     averaged = sorted(key for key in state if key.startswith("model_ema.") and key not in AVERAGING)
     if averaged:
@@ -477,7 +477,7 @@ def _check_keys(state: Mapping[str, Tensor], sources: set[str], where: str) -> N
     if extra:
         raise MismatchError(
             f"{where} has {len(extra)} keys that its config does not ask for",
-            found=_some(extra), expected="the config of this very checkpoint: ch_mult, num_res_blocks and "
+            found=_some(extra), expected="the config of this checkpoint: ch_mult, num_res_blocks and "
             f"attn_resolutions decide which keys there are; apart from these only {', '.join(LEFT_OUT)}",
         )  # fmt: skip
 
@@ -501,7 +501,7 @@ def _check_shapes(
     if wrong:
         raise MismatchError(
             f"{where} has {len(wrong)} tensors of other shapes than its config says", found=_some(wrong, "; "),
-            expected="the config of this very checkpoint: ch, ch_mult, z_channels, embed_dim and n_embed",
+            expected="the config of this checkpoint: ch, ch_mult, z_channels, embed_dim and n_embed",
         )  # fmt: skip
 
 

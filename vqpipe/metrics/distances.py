@@ -177,7 +177,7 @@ def load_features(params: DistanceParams, clip: Clip | None, device: torch.devic
     return clip_features(clip, device)
 
 
-def refusal(num_images: int, features: Features, params: DistanceParams) -> str | None:
+def why_no_distances(num_images: int, features: Features, params: DistanceParams) -> str | None:
     """Why there is no distance for `num_images` on each side, or None where there is one."""
     if num_images <= features.dim:
         return (
@@ -215,7 +215,7 @@ def feature_distances(
             "distances need the same number of images on both sides",
             found=f"{tuple(generated.shape)} and {tuple(real.shape)}",
         )
-    reason = refusal(len(real), features, params)
+    reason = why_no_distances(len(real), features, params)
     if reason is not None:
         raise MismatchError("too few images for a distance", found=reason)
     generated, real = generated.double().cpu(), real.double().cpu()

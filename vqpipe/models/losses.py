@@ -1,4 +1,4 @@
-"""The losses on a tokenizer's images: their params, pixel losses, and the adversarial loss with its start.
+"""The losses on a tokenizer's images: their params, pixel losses, and the adversarial loss with its discriminator.
 
 Sources: Esser et al., arXiv 2012.09841, section 3.1, equations 4 to 7; Mescheder et al., arXiv 1801.04406, section 4.1.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from vqpipe.models.perceptual import PerceptualParams
 from vqpipe.params.base import Params
@@ -120,6 +121,46 @@ def pixel_loss(
     """Weighted mean absolute and mean squared error of images in [-1, 1], and both terms unweighted."""
     l1, l2 = F.l1_loss(recon, images), F.mse_loss(recon, images)
     return config.l1 * l1 + config.l2 * l2, {"l1": l1.detach(), "l2": l2.detach()}
+
+
+class PatchDiscriminator(nn.Module):
+    """Images Float[b c H W] in [-1, 1] to one unbounded logit per patch, Float[b 1 h w].
+
+    Source: Isola et al., arXiv 1611.07004, section 3.2.2, as used by Esser et al. (arXiv 2012.09841): 4x4 convolutions,
+    LeakyReLU 0.2, N(0, 0.02) weights.
+    """
+
+    def __init__(self, config: DiscriminatorParams, in_channels: int) -> None:
+        super().__init__()
+        width = config.channels
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for index in range(1, config.num_layers + 1):
+            wider = config.channels * min(2**index, 8)
+            stride = 1 if index == config.num_layers else 2
+            # Group norm in place of batch norm keeps each image's logit free of the rest of its batch and of ranks.
+            norm = nn.BatchNorm2d(wider) if config.norm == "batch" else nn.GroupNorm(8, wider)
+            layers += [nn.Conv2d(width, wider, 4, stride, 1, bias=False), norm, nn.LeakyReLU(0.2)]
+            width = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 1))
+        self.apply(_initialise)
+        if config.spectral_norm:
+            # Miyato et al., arXiv 1802.05957, algorithm 1: one power iteration per training forward pass.
+            for module in self.layers:
+                if isinstance(module, nn.Conv2d):
+                    spectral_norm(module)
+
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 1 h w"]:
+        return torch.as_tensor(self.layers(images))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
 
 
 def hinge_discriminator_loss(real: Float[Tensor, "..."], fake: Float[Tensor, "..."]) -> Float[Tensor, ""]:

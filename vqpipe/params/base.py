@@ -35,7 +35,7 @@ def read_yaml(path: Path, limits: Limits = PARAMS) -> dict[str, Any]:
     """Read a YAML 1.2 mapping (`1e-4` is a number there, a string in YAML 1.1).
 
     Raises:
-        ParamsError: the file is missing, is not YAML, holds more than `limits` allow, or is not a mapping.
+        ParamsError: the file is missing, is not YAML, contains more than `limits` allow, or is not a mapping.
     """
     if not path.is_file():
         raise ParamsError(f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml")
@@ -89,7 +89,7 @@ def load_params(path: Path, section: str, model: type[P]) -> P:
 def merged(base: Any, over: Any) -> Any:
     """Deep merge of plain data: mappings merge key by key, anything else is replaced.
 
-    A mapping that says another `kind` than the one below it replaces it whole, since its fields are others.
+    A mapping with another `kind` than the one below it replaces it whole, since its fields are others.
     """
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
@@ -115,14 +115,14 @@ def validate(value: Any, section: str, model: type[P], source: str = "params.yam
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ParamsError(f"{source}: {section} holds a value JSON cannot hold: {error}") from error
+        raise ParamsError(f"{source}: {section} has a value that JSON cannot represent: {error}") from error
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
         lines = [_explain(item, section, model) for item in mistakes[:MAX_MISTAKES]]
         if len(mistakes) > MAX_MISTAKES:
-            lines.append(f"{section} has {len(mistakes) - MAX_MISTAKES:,} mistakes more")
+            lines.append(f"{section} has {len(mistakes) - MAX_MISTAKES:,} more mistakes")
         raise ParamsError((f"{source}: " + f"\n{source}: ".join(lines)).split("\n")) from None
 
 
@@ -196,7 +196,7 @@ def _fields_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
 
 
 def _kinds_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
-    """The values that `kind` may have at an error's location, where a union of blocks stands there."""
+    """The values that `kind` may have at an error's location, where a union of blocks is expected."""
     kinds = [option.get("properties", {}).get("kind", {}).get("const") for option in _options_at(model, loc)]
     return [kind for kind in kinds if kind is not None]
 

@@ -1,6 +1,6 @@
-"""YAML of bounded size: what a file may hold is checked while it is parsed, before anything is built from it.
+"""YAML of bounded size: what a file may contain is checked while it is parsed, before anything is built from it.
 
-A few kilobytes of YAML can stand for gigabytes: `*name` repeats a block for nothing, and blocks of repeats repeat. So
+A few kilobytes of YAML can expand to gigabytes: `*name` repeats a block for nothing, and blocks of repeats repeat. So
 each value is counted as often as the aliases repeat it, and the sum and the depth have limits. A block that contains
 itself has no size and is refused.
 """
@@ -28,12 +28,12 @@ from vqpipe.errors import ParamsError
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a YAML file may hold."""
+    """The most that a YAML file may contain."""
 
     num_bytes: int
     """Bytes of the file. The parser reads about half a megabyte a second, so they are counted before it starts."""
     num_values: int
-    """Keys, values and blocks once every alias is written out; comments are none."""
+    """Keys, values and blocks once every alias is written out; comments do not count."""
     depth: int = 50
     """Blocks within blocks once every alias is written out."""
 
@@ -64,12 +64,12 @@ def read_text(path: Path, limits: Limits = PARAMS) -> str:
 
 
 def parse_yaml(text: str, source: str, limits: Limits = PARAMS, yaml: YAML | None = None) -> Any:
-    """What a YAML 1.2 text says (`1e-4` is a number there, a string in YAML 1.1).
+    """The content of a YAML 1.2 text (`1e-4` is a number there, a string in YAML 1.1).
 
     Args:
         text: the text; `read_text` has checked its length.
         source: what messages call it.
-        limits: the most that it may hold.
+        limits: the most that it may contain.
         yaml: another loader than the one for plain data, which is changed to keep to the limits.
 
     Raises:
@@ -86,7 +86,7 @@ def parse_yaml(text: str, source: str, limits: Limits = PARAMS, yaml: YAML | Non
         ValueError,
         OverflowError,
     ) as error:  # such as a number of 5,000 digits or a date of the 40th of May
-        raise ParamsError(f"{source} holds a value that is none in YAML: {error}") from error
+        raise ParamsError(f"{source} has a value that is not valid YAML: {error}") from error
 
 
 def _counting(parser: Any, add: Callable[[Any], None]) -> Any:
@@ -103,7 +103,7 @@ def _counting(parser: Any, add: Callable[[Any], None]) -> Any:
 
 @dataclass
 class _Block:
-    """A value, and what it holds once its aliases are written out: values, itself among them, and blocks in blocks."""
+    """A value, and what it contains once its aliases are written out: values, itself included, and nested blocks."""
 
     anchor: str | None
     num_values: int = 1
@@ -113,7 +113,7 @@ class _Block:
 
 
 class _Count:
-    """Counts values from a parser's events; the work is that of the file, not of what it stands for."""
+    """Counts values from a parser's events; the work grows with the file, not with what it expands to."""
 
     def __init__(self, source: str, limits: Limits) -> None:
         self.source, self.limits = source, limits
@@ -162,11 +162,11 @@ class _Count:
     def _check(self, num_values: int, depth: int) -> None:
         if depth > self.limits.depth:
             raise ParamsError(
-                f"{self.source} is nested too deep", found=f"{depth:,} blocks or more within each other",
+                f"{self.source} is nested too deeply", found=f"{depth:,} blocks or more within each other",
                 expected=f"at most {self.limits.depth}, with the aliases (*name) written out",
             )  # fmt: skip
         if num_values > self.limits.num_values:
             raise ParamsError(
-                f"{self.source} holds too much", found=f"{num_values:,} values or more",
+                f"{self.source} is too large", found=f"{num_values:,} values or more",
                 expected=f"at most {self.limits.num_values:,}, with the aliases (*name) written out",
             )  # fmt: skip

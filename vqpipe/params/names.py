@@ -11,7 +11,9 @@ from pydantic import AfterValidator
 from vqpipe.errors import ParamsError
 
 NAMED = {"tokenizer": "variants", "prior": "pairs", "task": "pairs"}
-"""Sections of a params file with named entries, and where those are."""
+"""Sections of a params file with named entries, and where those are. Their stages run once for each entry."""
+PER_TOKENIZER = ("tokens", "evaluate")
+"""Stages that run once for each of `tokenizer.variants`."""
 MAX_LENGTH = 100
 RULE = f"letters from A to Z, digits, `.`, `_`, `-` and `+`, at most {MAX_LENGTH}; the first is neither `.` nor `-`"
 _NAME = re.compile(rf"[A-Za-z0-9_+][A-Za-z0-9._+-]{{0,{MAX_LENGTH - 1}}}")

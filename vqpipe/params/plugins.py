@@ -61,7 +61,7 @@ class Table(Mapping[str, type[T]]):
         return len(self._places)
 
     def params(self) -> Any:
-        """The union of the params of all plug-ins, told apart by `kind`: a type for a field of a params model."""
+        """The union of the params of all plug-ins, distinguished by `kind`: a type for a field of a params model."""
         models: list[Any] = [self[kind].Params for kind in self]  # type: ignore[attr-defined]
         if len(models) == 1:
             return models[0]

@@ -26,7 +26,7 @@ from vqpipe.params.names import Name
 from vqpipe.training.objective import TrainingParams
 
 ConditionKind = Literal["none", "class", "text", "label_map"]
-"""What the params can ask for. Known tokens are no kind: a prior that takes them takes them with every kind."""
+"""What the params can ask for. Known tokens are not a kind: a prior that takes them takes them with every kind."""
 PARTS: dict[ConditionKind, tuple[str, ...]] = {
     "none": (), "class": ("labels",), "text": ("text", "text_ids"), "label_map": ("label_map",),
 }  # fmt: skip
@@ -34,7 +34,7 @@ PARTS: dict[ConditionKind, tuple[str, ...]] = {
 NO_LABEL = -1
 """The label of an image that has none."""
 UNKNOWN = -1
-"""In `Condition.tokens`: a code that is to be drawn."""
+"""In `Condition.tokens`: a code to draw."""
 
 
 class SamplingParams(Params):
@@ -299,7 +299,7 @@ class Prior(nn.Module, ABC):
                 raise MismatchError(
                     f"a known code of group {group} is not in its codebook",
                     found=f"{int(own.min())} to {int(own.max())}",
-                    expected=f"0 to {codes - 1}, or {UNKNOWN} for one that is to be drawn",
+                    expected=f"0 to {codes - 1}, or {UNKNOWN} for one to draw",
                 )
         if self.known_tokens == "prefix":
             count = num_known(tokens)
@@ -307,7 +307,7 @@ class Prior(nn.Module, ABC):
             if not ((flat[..., :count] >= 0).all() and (flat[..., count:] < 0).all()):
                 raise MismatchError(
                     f"a prior {self.kind} takes known tokens only as the same prefix, in raster order, of every image "
-                    "and group: it cannot be exact about tokens that come after those it draws",
+                    "and group: it cannot condition on tokens that come after those it draws",
                     expected=f"codes, then {UNKNOWN} to the end",
                 )  # fmt: skip
 

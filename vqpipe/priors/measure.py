@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.metrics.codes import bits_per_image
-from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, refusal
+from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, why_no_distances
 from vqpipe.metrics.measured import Measured
 from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
 from vqpipe.runtime.seeds import torch_rng
@@ -291,7 +291,7 @@ def sample_distances(
     params: DistanceParams,
 ) -> dict[str, SampleDistances]:
     """Distances of each set from the real images; with too few images, why there are none."""
-    reason = refusal(len(real), features, params)
+    reason = why_no_distances(len(real), features, params)
     if reason is not None:
         return {name: SampleDistances(not_measured=reason) for name in images}
     reference = features.extract(real, IMAGE_BATCH)

@@ -119,19 +119,13 @@ def to_codes(prior: Prior, drawn: Tensor, tokenizer: Tokenizer) -> Int64[Tensor,
 class PriorTraining(Objective):
     """A prior in the training loop: one phase, its own loss and its own groups of parameters."""
 
-    phases: tuple[str, ...] = ("main",)
-
-    def __init__(self, prior: Prior, device: torch.device) -> None:
+    def __init__(self, prior: Prior) -> None:
         self.module: nn.Module = prior
-        self.prior, self.device = prior, device
+        self.prior = prior
 
     def parameters(self, phase: str) -> list[dict[str, Any]]:
         """The prior's groups."""
         return self.prior.parameter_groups()
-
-    def active(self, phase: str, progress: float) -> bool:
-        """Always."""
-        return True
 
     def networks(self) -> list[nn.Module]:
         """The prior's."""
@@ -139,8 +133,7 @@ class PriorTraining(Objective):
 
     def loss(self, phase: str, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The prior's loss and its columns of the curves."""
-        images, condition = batch
-        loss = self.prior.loss(images.to(self.device), condition.to(self.device))
+        loss = self.prior.loss(*batch)
         return loss, self.prior.curve_terms(loss.detach())
 
 
@@ -185,7 +178,7 @@ def train_prior(
     # Dropout, dropped labels and noise draw from the global generator, which checkpoints contain.
     seed_everything(config.seed, "prior", "training", rank())
     result = run_training(
-        PriorTraining(prior, device),
+        PriorTraining(prior),
         batch_at,
         config.training,
         scratch=scratch,

@@ -258,7 +258,7 @@ def check_latent(z: Any, dim: int, values: bool) -> None:
         raise MismatchError("this is not a latent", found=type(z).__name__, expected=expected)
     if z.ndim != 4 or z.shape[1] != dim or not z.is_floating_point():
         found = f"{z.dtype} of shape {tuple(z.shape)}"
-        raise MismatchError("the latent is not one of this quantizer", found=found, expected=expected)
+        raise MismatchError("the latent does not fit this quantizer", found=found, expected=expected)
     if values and not torch.compiler.is_exporting() and not bool(z.detach().isfinite().all()):
         bad = int((~z.detach().isfinite()).sum())
         raise MismatchError(
@@ -272,7 +272,7 @@ def check_indices(indices: Any, num_codes: tuple[int, ...]) -> None:
     """Raise `MismatchError` unless `indices` is (b, g, h, w), whole numbers, each in its group's range."""
     groups = len(num_codes)
     expected = f"whole numbers of shape (b, {groups}, h, w), each below {num_codes}"
-    problem = "the indices are not of this tokenizer"
+    problem = "the indices do not fit this tokenizer"
     if not isinstance(indices, Tensor):
         found = type(indices).__name__
         raise MismatchError(problem, found=found, expected=expected, run="torch.as_tensor(indices)")
@@ -336,6 +336,6 @@ def float_matrix(values: Any, what: str) -> Float[Tensor, "K d"]:
     if tensor.ndim != 2 or not tensor.isfinite().all():
         found = f"shape {tuple(tensor.shape)}, {int((~tensor.isfinite()).sum())} values not finite"
         raise MismatchError(
-            f"the codebook's {what} cannot serve as vectors", found=found, expected="finite, (K, d)"
+            f"the codebook's {what} cannot be used as vectors", found=found, expected="finite, (K, d)"
         )
     return tensor

@@ -50,7 +50,7 @@ class FsqParams(QuantizerParams):
     def _fits(self) -> FsqParams:
         if self.dim != len(self.levels):
             raise ValueError(
-                f"dim is {self.dim}, but there are {len(self.levels)} levels; they must be as many"
+                f"dim is {self.dim}, but there are {len(self.levels)} levels; the two must be equal"
             )
         if math.prod(self.levels) > MAX_CODES:
             raise ValueError(

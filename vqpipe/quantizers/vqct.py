@@ -93,7 +93,8 @@ class VqctParams(NearestCodeParams):
             )
         if self.transfer.kind == "none" and self.init == "data":
             raise ValueError(
-                "init data sets the transfer network's last layer, and transfer.kind none has none; set init: standard"
+                "init data sets the transfer network's last layer, and transfer.kind none has no layers; "
+                "set init: standard"
             )
         return self
 

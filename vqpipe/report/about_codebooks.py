@@ -17,7 +17,7 @@ from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Sec
 from vqpipe.report.charts import Series, bipartite, line_chart, rank_frequency
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import number
+from vqpipe.report.names import counted, number
 from vqpipe.text.graph import GraphMetrics
 
 DEGREES = {
@@ -89,7 +89,7 @@ def _most_frequent(folder: Path, limit: int) -> Table:
         Column("noun", numeric=False),
         Column("count", "in captions"),
     ]
-    note = f"The vocabulary has {number(len(adjectives))} adjectives and {number(len(nouns))} nouns."
+    note = f"The vocabulary has {counted(len(adjectives), 'adjective')} and {counted(len(nouns), 'noun')}."
     return Table("The most frequent words", columns, rows, note)
 
 
@@ -97,18 +97,84 @@ def _cells(word: Word | None) -> tuple[Cell, Cell]:
     return (Cell(word.text), Cell(number(word.count))) if word else (Cell(""), Cell(""))
 
 
+FIELDS = {
+    "num_captions": "captions read",
+    "num_tokens": "words and signs in them",
+    "captions_empty": "captions without a letter",
+    "captions_control": "captions with control or invisible characters",
+    "captions_markup": "captions with tags or entities",
+    "captions_cut": "captions that were too long and were cut",
+    "captions_other_script": "captions in another script",
+    "captions_other_language": "captions in another language",
+    "captions_unusable": "captions left out",
+    "captions_without_id": "captions without an id",
+    "captions_other_splits": "captions of other splits, not read",
+    "unusable_share": "captions that are unusable, %",
+    "captions_repeated": "captions that repeat an earlier one",
+    "repeats_are_estimated": "the number of repeats is an estimate",
+    "num_words_other_script": "occurrences of words in another script",
+    "num_adjectives": "adjectives in the vocabulary",
+    "num_adjectives_said": "distinct adjectives in the captions",
+    "adjectives_coverage": "occurrences of adjectives that the vocabulary covers, %",
+    "num_adjectives_not_single_tokens": "adjectives of several CLIP tokens, left out",
+    "num_nouns": "nouns in the vocabulary",
+    "num_nouns_said": "distinct nouns in the captions",
+    "nouns_coverage": "occurrences of nouns that the vocabulary covers, %",
+    "num_nouns_not_single_tokens": "nouns of several CLIP tokens, left out",
+    "num_in_both": "words that are both an adjective and a noun",
+    "num_edges": "edges",
+    "density": "possible pairs that are edges, %",
+    "num_components": "connected components of two words or more",
+    "largest_component": "words in the largest component, %",
+    "isolated_adjectives": "adjectives without an edge",
+    "isolated_nouns": "nouns without an edge",
+    "num_pairs_said": "occurrences of pairs in the captions",
+    "pairs_in_vocabulary": "occurrences of pairs that the codebook's words cover, %",
+    "precision": "edges that the data set's truth has (precision), %",
+    "recall": "true pairs that are edges (recall), %",
+    "num_true_edges": "pairs frequent enough for an edge by the truth",
+    "vectors": "words in the vectors file",
+    "num_images": "images",
+    "num_skipped": "images that could not be read",
+    "skipped": "images that could not be read",
+    "bad_fraction": "images that could not be read, %",
+    "num_vectors": "patch features",
+    "num_shards": "files of features",
+    "dim": "dimensions of a feature",
+    "grid": "features along a side of an image",
+    "variance_per_dim": "variance of the features, mean over dimensions",
+    "mean_square_per_dim": "mean square of the features, mean over dimensions",
+    "num_clusters": "clusters (K)",
+    "objective": "mean squared distance to the nearest centroid",
+    "objective_at_start": "mean squared distance before the first iteration",
+    "objective_before_pull": "mean squared distance before the pull of prefixes",
+    "last_relative_change": "decrease in the last iteration, %",
+    "num_iterations": "iterations of k-means",
+    "num_trained_on": "patch features trained on",
+    "num_empty": "empty clusters at the end",
+    "num_refilled": "empty clusters refilled during the iterations",
+    "smallest_cluster": "features in the smallest cluster",
+    "largest_cluster": "features in the largest cluster",
+    "prefixes": "mean squared distance to the nearest of the first centroids",
+}
+"""What the metrics of the words' and the clusters' stages are called."""
+
+
 def plain_table(title: str, metrics: Metrics) -> Table:
     """All numbers and texts of a metrics file, one a row; degrees have a table of their own."""
-    flat = flatten({name: value for name, value in metrics.plain().items() if name != "degree"})
-    rows = [
-        [Cell(name.replace("_", " ").replace(".", ": ")), Cell(number(value))]
-        for name, value in flat.items()
-        if not isinstance(value, str)
-    ]
-    rows += [
-        [Cell(name.replace("_", " ")), Cell(value)] for name, value in flat.items() if isinstance(value, str)
-    ]
+    rows = []
+    for field, value in metrics.plain().items():
+        label = FIELDS.get(field, field.replace("_", " "))
+        for name, found in flatten({} if field == "degree" else value).items():
+            parts = [part.replace("_", " ") for part in name.split(".") if part not in ("", "objective")]
+            rows.append([Cell(": ".join([label, *parts])), _plain_cell(label, found)])
     return Table(title, [Column("measure", numeric=False), Column("value")], rows)
+
+
+def _plain_cell(label: str, value: float | str) -> Cell:
+    if isinstance(value, str):
+        return Cell(value)
+    return Cell(number(100 * value, 2) if label.endswith("%") else number(value))
 
 
 @dataclass(frozen=True)
@@ -163,7 +229,7 @@ def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
     ]
     blocks: list[Block] = [
         _table(
-            f"The {number(min(shown, len(edges)))} most frequent of {number(len(edges))} edges",
+            f"The {number(min(shown, len(edges)))} most frequent of {counted(len(edges), 'edge')}",
             edges[:shown],
             weight,
         ),
@@ -243,7 +309,7 @@ def about_clusters(inputs: Inputs) -> Section:
     counts = tensors["counts"].tolist()
     alt = "Patches of each cluster by rank, logarithmic axes"
     note = (
-        f"Patches of each of the {number(len(counts))} clusters in falling order; the largest "
+        f"Patches of each of {counted(len(counts), 'cluster')} in falling order; the largest "
         f"has {number(max(counts))}, the smallest {number(min(counts))}."
     )
     svg = rank_frequency([("clusters", counts)], alt, x_label="rank of the cluster", y_label="patches")

@@ -28,7 +28,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import NUM_COLOURS, Series, line_chart
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
-from vqpipe.report.names import HIGHER, number
+from vqpipe.report.names import HIGHER, counted, curve_label, number
 from vqpipe.report.pictures import decode_png, picture
 
 
@@ -73,7 +73,7 @@ def _counts(metrics: DatasetMetrics) -> list[Block]:
     return [
         Table("Images and captions", columns, rows),
         Text(
-            f"{number(metrics.num_classes)} classes. Quarantined: {lost or 'nothing'} "
+            f"{counted(metrics.num_classes, 'class', 'classes')}. Quarantined: {lost or 'nothing'} "
             f"({metrics.bad_fraction:.2%} of the source's images)."
         ),
     ]
@@ -130,7 +130,7 @@ def _quarantine(folder: Path) -> list[Block]:
         Column("for example", numeric=False),
     ]
     note = (
-        f"The counts are of everything. The quarantine table keeps {number(table.num_rows)} rows; "
+        f"The counts are of everything. The quarantine table keeps {counted(table.num_rows, 'row')}; "
         f"{number(lacking.total())} more were left out of it."
     )
     return [Table("Quarantine: items left out, and why", columns, rows, note if lacking else "")]
@@ -160,7 +160,7 @@ def about_clip(inputs: Inputs) -> Section:
             Cell(label),
             Cell(f"{100 * value:.1f}"),
             Cell(f"{100 * chance:.2f}"),
-            Cell(f"{value / chance:,.0f}x" if chance else "–"),
+            Cell(number(value / chance, 1) if chance else "–"),
         ]
         for label, value, chance in measured
     ]
@@ -168,15 +168,18 @@ def about_clip(inputs: Inputs) -> Section:
         Column("retrieval", numeric=False),
         Column("found", "%", HIGHER),
         Column("chance", "%"),
-        Column("times chance"),
+        Column("found / chance"),
     ]
-    n = f"n = {number(metrics.num_validation)} validation images and {number(metrics.num_texts)} distinct captions"
+    images, captions = (
+        counted(metrics.num_validation, "validation image"),
+        counted(metrics.num_texts, "distinct caption"),
+    )
     blocks: list[Block] = [
         Text(
             f"The CLIP in use is {metrics.id}. Recall at k: the share of queries of which one of the k best candidates "
             "is right; chance is the recall of a random order."
         ),
-        Table("Image-text retrieval on the validation split", columns, rows, n),
+        Table("Image-text retrieval on the validation split", columns, rows, f"n = {images} and {captions}."),
     ]
     curves = inputs.curves.get("clip", {})
     if curves and any(curve["step"] for curve in curves.values()):
@@ -197,7 +200,10 @@ def curve_charts(title: str, curves: Mapping[str, Curve], note: str = "") -> Cha
         if lines:
             values = [v for line in lines for v in line.y if v == v]
             is_wide = min(values) > 0 and max(values) / min(values) > 100
-            svg = line_chart(lines, x_label="step", y_label="", alt=f"{title}: {name} by step", log_y=is_wide)
-            charts.append(Chart(svg, f"{name} (logarithmic)" if is_wide else name))
+            label = curve_label(name)
+            svg = line_chart(
+                lines, x_label="step", y_label="", alt=f"{title}: {label} by step", log_y=is_wide
+            )
+            charts.append(Chart(svg, f"{label} (logarithmic)" if is_wide else label))
     legend = [(f"c{i % NUM_COLOURS}", run) for i, run in enumerate(curves)] if len(curves) > 1 else []
     return Charts(title, charts, legend, note)

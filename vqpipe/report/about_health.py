@@ -26,9 +26,9 @@ from vqpipe.report.blocks import (
     Table,
     Text,
 )
-from vqpipe.report.charts import NUM_COLOURS, Series, clip_word, line_chart, open_svg
+from vqpipe.report.charts import NUM_COLOURS, Series, clip_word, close_svg, line_chart, open_svg
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
-from vqpipe.report.names import HIGHER, LOWER, number
+from vqpipe.report.names import HIGHER, LOWER, counted, number
 from vqpipe.report.pictures import (
     decode_png,
     heat_map,
@@ -190,7 +190,7 @@ def _usage_curves(books: Sequence[Book]) -> list[Block]:
         expected = tuple(round(100 * row["uniform"] / count, 6) for row in own)
         if expected not in drawn:
             drawn.add(expected)
-            label = f"uniform draws of {number(count)} codes"
+            label = f"uniform draws of {counted(count, 'code')}"
             series.append(Series(label, x, list(expected), colour, dashed=True))
     svg = line_chart(
         series, x_label="images seen", y_label="used codes, % of K", log_x=True, width=520, height=300,
@@ -227,9 +227,7 @@ def similarity(books: Sequence[Book]) -> list[Block]:
         cosine = np.array([row["cosine"] for row in rows])
         names = [row["name"] or str(row["code"]) for row in rows]
         alt = f"cosine similarity of the {len(rows)} most used codes of {book.label}"
-        note = (
-            f"The {number(len(rows))} most used of {number(len(book.counts))} codes, similar ones adjacent."
-        )
+        note = f"The {number(len(rows))} most used of {counted(len(book.counts), 'code')}, similar ones adjacent."
         off = cosine[~np.eye(len(rows), dtype=bool)]
         if len(off):
             mean, largest = number(float(off.mean()), 3), number(float(off.max()), 3)
@@ -259,7 +257,7 @@ def norms(books: Sequence[Book]) -> list[Block]:
             for word, part in (("used", alive), ("unused", ~alive)) if part.any()
         )  # fmt: skip
         some = "all" if len(shown) == len(book.counts) else "the most used"
-        caption = f"{some} {number(len(shown))} codes; largest of a used one {number(top)}; {means}"
+        caption = f"{some} {counted(len(shown), 'code')}; largest of a used one {number(top)}; {means}"
         image = picture(
             norm_grid(lengths, top if top > 0 else 1.0), f"norms of the codes of {book.label}", caption
         )
@@ -318,7 +316,7 @@ def decoded(inputs: Inputs, params: ReportParams) -> list[Block]:
                 title, label = labels[0], labels[1]
             else:
                 title, label = (row["group"] if len(kinds) > 1 else ""), labels[kinds.index(row["group"])]
-            times = f"{number(row['count'])} times" if row["count"] else "never used"
+            times = counted(row["count"], "time") if row["count"] else "never used"
             alt = f"{variant} decodes a grid of {' '.join(labels)}"
             where = f"{folder / 'decoded.parquet'}: code {' '.join(labels)}"
             pixels = decode_png(row["picture"], side, where, "evaluate")
@@ -385,10 +383,7 @@ def similarity_map(
             f'<text class="code" transform="translate({label + along + 4:g} {top - 5}) rotate(-90)">'
             f"{escape(over)}</text>"
         )
-    inside = "".join([*parts, "</svg>"])
-    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(
-        alt, Markup(inside)
-    )
+    return close_svg(parts, width, alt, fixed=True)
 
 
 def norm_grid(norms: Float[np.ndarray, " m"], top: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Section, Table
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, DISTANCES, HIGHER, LOWER, NOT_MEASURED, cell, column, number
+from vqpipe.report.names import BOTH, DISTANCES, HIGHER, LOWER, NOT_MEASURED, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture
 
 ROWS = {
@@ -93,7 +93,7 @@ def _bits(prior: Mapping[str, PriorMetrics], num_images: int | None) -> Table:
                 cell("bits_per_token", metrics.train.bits_per_token if metrics.train is not None else None),
             ]
         )
-    n = f"n = {number(num_images)} test images. " if num_images else ""
+    n = f"n = {counted(num_images, 'test image')}. " if num_images else ""
     note = n + (
         "Cross-entropy of a split's codes under the prior. The unigram floor knows "
         "only how often each code occurs in training; a fixed-length code knows "
@@ -216,7 +216,9 @@ def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
         path = folder / "unigram.png"
         unigram = decode_png(read_intact(path), 4 * params.max_picture_pixels, str(path), "prior")
         floor = picture(unigram, f"samples of the unigram floor of {pair}")
-        blocks.append(Gallery(f"{pair}: the first {len(pictures)} samples, not picked", [("", pictures)]))
+        blocks.append(
+            Gallery(f"{pair}: the first {counted(len(pictures), 'sample')}, not picked", [("", pictures)])
+        )
         blocks.append(
             Gallery(
                 f"{pair}: the floor",

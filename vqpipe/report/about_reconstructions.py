@@ -18,7 +18,7 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.metrics.measured import Interval
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Table, Text
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import HIGHER, number
+from vqpipe.report.names import HIGHER, counted, number
 from vqpipe.report.pictures import decode_png, heat_map, heat_scale, mean_error, picture
 
 KINDS = {
@@ -118,7 +118,7 @@ def code_words(inputs: Inputs, params: ReportParams) -> list[Block]:
                     )
                     for i, patch in enumerate(row["patches"])
                 ]
-                groups.append((f"{name}: {number(row['count'])} times", patches))
+                groups.append((f"{name}: {counted(row['count'], 'time')}", patches))
             note = "The most used codes, each with cells of test images, drawn at random, that it encodes."
             blocks.append(
                 Gallery(

@@ -33,7 +33,7 @@ from vqpipe.report.blocks import (
     Text,
 )
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, number
+from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
 from vqpipe.report.task_pairs import (
     COSINES,
@@ -45,17 +45,12 @@ from vqpipe.report.task_pairs import (
     of_kind,
     task_runs,
 )
+from vqpipe.tasks import TASKS
 from vqpipe.tasks.masked_words import MaskedWordsMetrics
 from vqpipe.tasks.relations import WordRelationsMetrics
 from vqpipe.tasks.retrieval import RetrievalMetrics
 
 HEADS = (Column("tokenizer", numeric=False), Column("head", numeric=False))
-QUESTIONS = {
-    "masked_words": "words that are masked in its caption",
-    "retrieval": "which caption belongs to which image",
-    "relations": "whether codes relate to each other as words do",
-}
-"""What each task asks."""
 TERMS = (
     "masked_recall", "masked_other_image", "masked_gain", *RANKS, "similarity_mse", "correlation", "same_position",
 )  # fmt: skip
@@ -105,11 +100,11 @@ def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
 def _about(runs: Sequence[TaskRun]) -> list[Block]:
     counts = {run.name: run.metrics.protocol.num_images for run in runs}
     if len(set(counts.values())) == 1:
-        images = f"n = {number(next(iter(counts.values())))} images, the same for each tokenizer"
+        images = f"n = {counted(next(iter(counts.values())), 'image')}, the same for each tokenizer"
     else:
         images = f"n images: {', '.join(f'{number(n)} for {name}' for name, n in counts.items())}"
     kinds = dict.fromkeys(run.config.kind for run in runs)
-    asked = [QUESTIONS.get(kind, kind.replace("_", " ")) for kind in kinds]
+    asked = [TASKS[kind].question or kind.replace("_", " ") for kind in kinds]
     return [
         Text(f"What can be predicted from an image's codes: {'; '.join(asked)}."),
         Text(
@@ -517,7 +512,7 @@ def _codes(row: Row, kind: str) -> Answer:
         return Answer("")
     names = ["/".join(map(str, codes)) for codes in row["codes"]]
     drawing = _map(cosines, row["words"], f"{COSINES[kind]} for the words of {row['caption']}", names)
-    note = f"{COSINES[kind]}, {number(len(set(names)))} codes for {number(len(names))} words"
+    note = f"{COSINES[kind]}, {counted(len(set(names)), 'code')} for {counted(len(names), 'word')}"
     off = ~np.eye(len(names), dtype=bool)
     if off.any():
         error = (np.array(row["word_cosines"])[off] - np.array(cosines)[off]) ** 2

@@ -27,7 +27,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import NUM_COLOURS, rank_frequency
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, measure, number
+from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, counted, measure, number
 
 Side = Literal["images", "protocol"]
 SIDES: tuple[Side, ...] = ("images", "protocol")
@@ -86,7 +86,7 @@ def _protocol(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
         else f"Distances between sets of images are left out: {protocol.distances_left_out or 'no features'}."
     )
     return Text(
-        f"Measured on the {protocol.split} split, n = {number(protocol.num_images)} images of "
+        f"Measured on the {protocol.split} split, n = {counted(protocol.num_images, 'image')} of "
         f"{protocol.resolution} x {protocol.resolution} pixels, decoded to 8 bits, never compressed with loss. Small "
         f"print is the 95 % bootstrap interval of the mean ({number(protocol.num_bootstrap)} resamples of the images). "
         f"{distances} "

@@ -17,6 +17,9 @@ NUM_COLOURS = 8
 MAX_POINTS = 300
 """A line is thinned to at most this many points."""
 
+MOST_NARROW = 360
+"""Width of a drawing that shrinks to a phone's window, in pixels."""
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 12, 44
 
 
@@ -101,7 +104,7 @@ def line_chart(
             continue
         points = " ".join(f"{x(a)},{y(b)}" for a, b in zip(item.x, item.y, strict=True))
         parts.append(f'<polyline {name} points="{points}"><title>{escape(item.label)}</title></polyline>')
-    return Markup("".join([*parts, "</svg>"]))
+    return close_svg(parts, width, alt)
 
 
 def rank_frequency(
@@ -161,7 +164,7 @@ def bipartite(edges: Sequence[tuple[str, str, float]], left: str, right: str, al
         parts.append(
             f'<text class="word" x="{inner[1]:.1f}" y="{y + 5:.1f}">{escape(clip_word(word))}</text>'
         )
-    return Markup("".join([*parts, "</svg>"]))
+    return close_svg(parts, width, alt)
 
 
 def clip_word(word: str, most: int = 22) -> str:
@@ -183,9 +186,19 @@ def _ordered(edges: Sequence[tuple[str, str, float]]) -> tuple[list[str], list[s
 
 
 def open_svg(width: float, height: float, alt: str, fixed: bool = False) -> str:
-    """The opening tag of a drawing that shrinks with its place, or, `fixed`, keeps its width."""
-    style = f"width:{width:g}px" if fixed else f"max-width:{width * 1.1:g}px"
+    """The opening tag of a drawing that shrinks with its place while its text is legible; a `fixed` one does not."""
+    style = f"width:{width:g}px" if fixed else f"min-width:{width * 0.75:g}px;max-width:{width * 1.1:g}px"
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}" style="{style}">'
+
+
+def close_svg(parts: Sequence[str], width: float, alt: str, fixed: bool = False) -> Markup:
+    """A drawing from its parts; one that cannot shrink to a narrow window scrolls in its own box."""
+    drawing = Markup("".join([*parts, "</svg>"]))
+    if width <= MOST_NARROW and not fixed:
+        return drawing
+    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(
+        alt, drawing
+    )
 
 
 def _visible(series: Series, log_x: bool, log_y: bool) -> Series:

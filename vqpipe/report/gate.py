@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 import re
-import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -321,7 +320,7 @@ def described(found: Sequence[Difference]) -> str:
 
 
 def check_alike(
-    a: Mapping[str, Value], b: Mapping[str, Value], sides: tuple[str, str], allow: bool
+    a: Mapping[str, Value], b: Mapping[str, Value], sides: tuple[str, str], allow: bool, run: str
 ) -> str | None:
     """Refuse to compare runs that measured other images or under another protocol.
 
@@ -329,6 +328,7 @@ def check_alike(
         a, b: flat metrics.
         sides: what A and B are, for the message.
         allow: whether differences are a warning.
+        run: the command that compares them anyway, for the message.
 
     Returns:
         The warning, or None where there is nothing to warn of. Metrics without a record on either side are one.
@@ -347,8 +347,8 @@ def check_alike(
         return "\n".join(problem)
     raise MismatchError(
         problem,
-        expected="the same images and the same protocol on both sides; measure one side again, or compare all the same",
-        run=f"{shlex.join(['vqpipe', 'compare', *sides])} --allow-different",
+        expected="the same images and the same protocol on both sides; measure one side again, or compare them anyway",
+        run=run,
     )
 
 

@@ -17,7 +17,6 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, tree_digest
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.show import read_cost
-from vqpipe.clip_fit import ClipMetrics
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.evaluation.measure import EvaluationMetrics
@@ -29,6 +28,7 @@ from vqpipe.tasks.task import TaskMetrics
 from vqpipe.text.graph import GraphMetrics
 from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.tokenizers.train import TokenizerMetrics
+from vqpipe.training.clip import ClipMetrics
 from vqpipe.vision.cluster import ClusterMetrics
 from vqpipe.vision.patches import PatchesMetrics
 

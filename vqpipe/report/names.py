@@ -19,6 +19,11 @@ class Measure:
     digits: int = 3
     about: str = ""
 
+    @property
+    def scale(self) -> float:
+        """What the value is multiplied by: shares are shown in percent."""
+        return 100.0 if self.unit.startswith(("%", "points")) else 1.0
+
 
 HIGHER, LOWER = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 """Which way is better."""
@@ -178,11 +183,47 @@ DISTANCES = (
 )  # fmt: skip
 """Distances between two sets of images, in either network's features."""
 
-PERCENT = {
-    "utilisation", "uniform_expectation", "masked_recall", "masked_other_image", "masked_gain", "r1", "r5", "r10",
-    "same_position",
-}  # fmt: skip
-"""Measures that are shares and shown times 100."""
+CURVES = {
+    "learning_rate": "learning rate",
+    "loss": "total loss",
+    "grad_norm": "gradient norm",
+    "accuracy": "accuracy in the batch, share",
+    "temperature": "temperature",
+    "bits_per_token": "bits per token",
+    "l1": "l1 of the pixels",
+    "l2": "l2 of the pixels",
+    "clip_distance": "CLIP distance",
+    "quantizer": "quantizer loss",
+    "codebook": "codebook loss",
+    "commitment": "commitment loss",
+    "codes_in_batch": "distinct codes in a batch",
+    "adversarial": "adversarial loss",
+    "adaptive_weight": "adaptive weight of the adversarial loss",
+    "align": "alignment loss, weighted",
+    "align_global": "global alignment loss",
+    "align_global_accuracy": "global alignment, accuracy in the batch, share",
+    "align_temperature": "global alignment, temperature",
+    "align_masked": "masked-word loss",
+    "align_masked_accuracy": "masked words, accuracy, share",
+    "align_relationship": "relationship loss",
+    "disc/loss": "discriminator: total loss",
+    "disc/grad_norm": "discriminator: gradient norm",
+    "disc/real": "discriminator: mean output on real images",
+    "disc/fake": "discriminator: mean output on reconstructions",
+}
+"""What the columns of curves files are called; the part before `/` is the optimiser."""
+
+
+def curve_label(name: str) -> str:
+    """What a column of a curves file is called, such as `ae/commitment_noun`: its term, then its group of codes."""
+    own = name if name in CURVES else name.split("/")[-1]
+    known = [term for term in CURVES if own == term or own.startswith(f"{term}_")]
+    if not known:
+        return own.replace("_", " ")
+    term = max(known, key=len)
+    group = own.removeprefix(term).strip("_").replace("_", " ")
+    return f"{CURVES[term]}, group {group}" if group else CURVES[term]
+
 
 NOT_MEASURED = "not measured in this checkout"
 
@@ -214,9 +255,14 @@ def change(name: str, interval: Interval) -> Cell:
 
 
 def _plain(name: str, value: float) -> str:
-    return number(
-        value * 100 if name in PERCENT else value, MEASURES[name].digits if name in MEASURES else None
-    )
+    if name not in MEASURES:
+        return number(value)
+    return number(value * MEASURES[name].scale, MEASURES[name].digits)
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A count with its noun: `1 image`, `2,000 images`; `several` is the plural where it is not `one` with an s."""
+    return f"{number(count)} {one if count == 1 else several or f'{one}s'}"
 
 
 def number(value: float, digits: int | None = None) -> str:

@@ -19,7 +19,7 @@ from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import merged, validate
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.inputs import Inputs
-from vqpipe.report.names import HIGHER, MEASURES, cell, change
+from vqpipe.report.names import HIGHER, MEASURES, cell, change, counted
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.masked_words import MaskedWordsMetrics
 from vqpipe.tasks.relations import WordRelationsMetrics
@@ -295,7 +295,7 @@ def _comparison(plain: str, aligned: str, pairs: Sequence[Pair]) -> list[Block]:
         ]  # fmt: skip
     counts = [(word, verdicts.count(word)) for word in (BETTER, WORSE, UNCLEAR, EQUAL)]
     summary = ", ".join(f"{count} {word}" for word, count in counts if count)
-    lead = f"{title}, by fresh heads: of {len(verdicts)} measures {summary}."
+    lead = f"{title}, by fresh heads: of {counted(len(verdicts), 'measure')} {summary}."
     if not verdicts:
         lead = f"{title}: measured on different images, so no change is computed."
     if further := list(dict.fromkeys(text for pair in pairs for text in pair.further)):

@@ -19,7 +19,7 @@ def device() -> torch.device:
     """The device named by `VQPIPE_DEVICE`, or CUDA where there is one, or the CPU.
 
     Raises:
-        SetupError: the variable names no device, or one that is not there.
+        SetupError: the variable is not a device, or not one of this machine.
     """
     name = os.environ.get("VQPIPE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,7 +32,7 @@ def device() -> torch.device:
             torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise SetupError(
-            "VQPIPE_DEVICE names no device of this machine",
+            "VQPIPE_DEVICE is not a device of this machine",
             found=f"{name} ({str(error).splitlines()[0]})",
             choices=["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))],
         ) from error
@@ -48,10 +48,10 @@ def autocast(where: torch.device, precision: Precision) -> AbstractContextManage
 
 
 WORKSPACE = ":4096:8"
-"""What cuBLAS needs to be told before its sums have one order (8 buffers of 4 MiB per stream)."""
+"""The workspace with which cuBLAS adds in a fixed order (8 buffers of 4 MiB per stream)."""
 
 REFUSALS = ("does not have a deterministic implementation", "not deterministic because it uses CuBLAS")
-"""What torch says of an operation without a deterministic form, and of a workspace that the user set otherwise."""
+"""Parts of torch's messages on an operation without a deterministic form, and on another workspace set by the user."""
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
     """The module with its parameters' gradients averaged over ranks in buckets, while `backward` still runs.
 
     A parameter that no rank's loss reaches keeps no gradient, as in one process. The module itself where there is
-    one rank. It holds parameters alone: buffers (batch norm's, counts of codes) stay with who keeps them in step.
+    one rank. The module may not have buffers (such as batch norm's): they are not synchronised here.
     """
     if world_size() == 1:
         return module

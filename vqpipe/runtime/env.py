@@ -30,11 +30,11 @@ def engine() -> str:
     """The engine that maps over shards: `VQPIPE_ENGINE`, by default `local`.
 
     Raises:
-        SetupError: the variable names no engine.
+        SetupError: the variable is not an engine.
     """
     name = os.environ.get("VQPIPE_ENGINE", "local")
     if name not in ENGINES:
-        raise SetupError("VQPIPE_ENGINE names no engine", found=name, choices=ENGINES)
+        raise SetupError("VQPIPE_ENGINE is not an engine", found=name, choices=ENGINES)
     return name
 
 

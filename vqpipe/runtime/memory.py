@@ -1,4 +1,4 @@
-"""Peak memory of a part of a process, apart from what the process held before."""
+"""Peak memory of one part of a process, apart from what the process used before."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Watches from its making to `read`, on a GPU its allocations and else the process's resident memory.
+    """Measures from its construction to `read`: allocations on a GPU, otherwise the process's resident memory.
 
-    The largest resident memory that the system tells is that of the whole process: libraries, weights that were read,
-    whatever came before. Linux lets a process set its mark back to what it holds now, which is done here; elsewhere the
-    part alone is not known and is told as None, not guessed. Garbage of before is collected first, and free memory is
-    handed back to the system: freed or used again in the part, it would hide as much of the part's own.
+    The peak that the system reports is that of the whole process, with libraries, weights and all earlier work. Linux
+    lets a process reset its peak to its current memory, which is done here; elsewhere the peak of the part alone is not
+    known and is None. Garbage is collected and free memory returned to the system first, since memory that the part
+    frees or uses again would hide as much of its own.
 
     Args:
         device: where the part's tensors live.
@@ -30,11 +30,11 @@ class PeakMemory:
         self._device = device
         _let_go()
         self._before = _peak(device)
-        """The process's peak up to now, which setting the mark back would lose."""
+        """The process's peak up to now, which the reset would lose."""
         self._held = _set_back(device)
 
     def read(self) -> tuple[int, int | None]:
-        """Bytes: the process's peak so far, and the peak since the watch began over what was held then, or None."""
+        """Bytes: the process's peak so far, and how far the part's peak is above the memory at its start, or None."""
         own = None
         if self._held is not None:
             cuda = self._device.type == "cuda"
@@ -44,7 +44,7 @@ class PeakMemory:
 
 
 def _let_go() -> None:
-    """Free what nothing refers to; glibc keeps freed memory resident for later use until it is told to trim."""
+    """Free what nothing refers to; glibc keeps freed memory resident for later use until `malloc_trim`."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -61,7 +61,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _set_back(device: torch.device) -> int | None:
-    """Set the mark back and return what is held now, in bytes; None where the system has no such mark."""
+    """Reset the peak and return the memory in use now, in bytes; None where the system cannot reset it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))

@@ -1,4 +1,4 @@
-"""Checks before long work, so that it fails in its first second and not in its last."""
+"""Checks before long work, so that it fails in its first second rather than in its last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,25 +17,22 @@ LEAST_FREE = 1 << 20
 """Bytes below which a file system counts as full."""
 
 
-def need_place(folder: Path, names: Iterable[str] = (), what: str | None = None) -> None:
-    """Raise `SetupError` unless files can be made in `folder`, which is itself made where it is not there.
+def need_place(folder: Path, names: Sequence[str] = (), what: str | None = None) -> None:
+    """Raise `SetupError` unless files can be made in `folder`, which may have to be made itself.
 
-    Nothing is left behind: the file that is tried has no name, or is removed at once.
+    Nothing is left behind: the test file has no name, or is removed at once.
 
     Args:
         names: of the files to be made, for the limit of the file system.
         what: how the message names the place; by default by its path.
     """
     shown = what or str(folder / next(iter(names), ""))
-    at, new = folder.absolute(), list(names)
-    while not os.path.exists(at):
-        if os.path.islink(at):
-            raise SetupError(f"{shown} cannot be written: {at} is a link to nothing", found=os.readlink(at))
-        new.append(at.name)
-        at = at.parent
+    at, new = _existing(folder)
+    if new and os.path.islink(link := at / new[-1]):
+        raise SetupError(f"{shown} cannot be written: {link} is a link to nothing", found=os.readlink(link))
     if not at.is_dir():
         raise SetupError(f"{shown} cannot be written: {at} is a file", expected="a folder")
-    _need_short(shown, at, new)
+    _need_short(shown, at, [*names, *new])
     may = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     if not os.access(at, os.W_OK | os.X_OK, **may):
         raise SetupError(
@@ -56,11 +53,16 @@ def need_place(folder: Path, names: Iterable[str] = (), what: str | None = None)
 
 def need_short(path: Path) -> None:
     """Raise `SetupError` where a part of a path that is not there yet is longer than the file system takes."""
+    _need_short(str(path), *_existing(path))
+
+
+def _existing(path: Path) -> tuple[Path, list[str]]:
+    """The part of a path that is there, and the names below it that are not, the last one first."""
     at, new = path.absolute(), list[str]()
     while not os.path.exists(at):
         new.append(at.name)
         at = at.parent
-    _need_short(str(path), at, new)
+    return at, new
 
 
 def _need_short(shown: str, at: Path, names: list[str]) -> None:
@@ -77,9 +79,7 @@ def _need_short(shown: str, at: Path, names: list[str]) -> None:
 
 def need_disk(folder: Path, num_bytes: int, what: str) -> None:
     """Raise `SetupError` unless the file system of `folder` has `num_bytes` free."""
-    at = folder.absolute()
-    while not at.exists():
-        at = at.parent
+    at, _ = _existing(folder)
     free = shutil.disk_usage(at).free
     if free < num_bytes:
         raise SetupError(

@@ -1,4 +1,4 @@
-"""The same map over shards as tasks of Ray: on the cluster that `RAY_ADDRESS` names, or on this machine."""
+"""`map_shards` with Ray: on the cluster that `RAY_ADDRESS` names, or on this machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def map_on_ray(
 
     Raises:
         SetupError: Ray is not installed or cannot be reached, or a shard's workers died again and again.
-        Exception: whatever `work` raises.
+        Exception: any that `work` raises.
     """
     with _connected() as ray:
         task = ray.remote(num_cpus=1, max_retries=retries, max_calls=shards_per_worker or 0)(_call)
@@ -67,7 +67,7 @@ def _result(ray: Any, reference: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise SetupError(
-            "Ray gave a shard up after its workers died again and again, most often because memory ran out",
+            "Ray gave up on a shard after its workers died again and again, most often because memory ran out",
             found=str(error).strip().splitlines()[0],
             run="the same command again, with more memory for each CPU of the cluster",
         ) from error

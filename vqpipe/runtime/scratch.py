@@ -26,15 +26,15 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
     """Lock and yield `$VQPIPE_SCRATCH/<stage>/<key>`; it is removed when the block ends well and kept when it does not.
 
     Under torchrun all ranks share the folder; rank 0 holds the lock and cleans up. An unfinished run of the same stage
-    under another key is told of in one line on stderr, and left alone.
+    under another key is reported in one line on stderr, and left alone.
 
     Args:
         stage: the folder's parent.
         key: names the folder: a hash of all that its content depends on.
-        about: the params and inputs behind the key, so that a later run can say in what it differs.
+        about: the params and inputs behind the key, so that a later run can report how it differs.
 
     Raises:
-        SetupError: another process holds the same folder, or nothing can be written there.
+        SetupError: another process has locked the same folder, or nothing can be written there.
     """
     folder = scratch_root() / stage / key
     need_place(folder, what=f"VQPIPE_SCRATCH ({scratch_root()})")
@@ -55,15 +55,15 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
         lock.truncate(0)
         lock.write(json.dumps(about or {}))
         lock.flush()
-        if told := unfinished(stage, key, about or {}):
-            say(told, err=True)
+        if note := unfinished(stage, key, about or {}):
+            say(note, err=True)
         try:
             yield folder
         except Stopped as stop:
             stop.kept = folder
             raise
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # the work is done; what is left there hinders nobody
+        with suppress(OSError):  # the work is done; what is left there does no harm
             lock_path.unlink()
 
 
@@ -89,8 +89,8 @@ def unfinished(stage: str, key: str, about: Mapping[str, Any]) -> str | None:
     others = f" (and {len(left) - 1} older)" if len(left) > 1 else ""
     return (
         f"{stage}: an unfinished run of other params or inputs, {_age(time.time() - changed)} old, is left as it is: "
-        f"{folder}{others}; it goes on when {named or 'its params and inputs'} "
-        f"{'is' if len(differs) == 1 else 'are'} as before; without use for it, remove the folder"
+        f"{folder}{others}; it resumes when {named or 'its params and inputs'} "
+        f"{'is' if len(differs) == 1 else 'are'} as before; remove the folder if it is not needed"
     )
 
 
@@ -117,13 +117,13 @@ def _is_locked(folder: Path) -> bool:
 def _about(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(folder.with_name(f"{folder.name}.lock").read_text())
-    except (OSError, ValueError, RecursionError):  # damaged: then nothing is known of what it says
+    except (OSError, ValueError, RecursionError):  # damaged
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`name A (here B)` for each value that differs, by dotted name; nothing where the other run says nothing."""
+    """`name A (here B)` for each value that differs, by dotted name; nothing where the other run has no value."""
     found: list[str] = []
     for name in theirs:
         one, two = theirs[name], ours.get(name)

@@ -1,4 +1,4 @@
-"""One small map over shards, in order, on as many processes as the environment allows, here or on a Ray cluster."""
+"""A map over shards, in order, on as many processes as the environment allows, here or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRIES = 3
 def map_shards(
     work: Callable[[T], R], shards: Iterable[T], shards_per_worker: int | None = None
 ) -> Iterator[R]:
-    """Yield `work(shard)` for each shard, in the shards' order whatever the engine and the number of workers.
+    """Yield `work(shard)` for each shard, in the order of the shards with any engine and number of workers.
 
     `VQPIPE_ENGINE` says where: on `VQPIPE_WORKERS` processes of this machine (with one worker, in this process),
     or as tasks of Ray. At most two shards per worker are in flight, so memory stays bounded. When a worker is
@@ -45,7 +45,7 @@ def map_shards(
 
     Raises:
         SetupError: workers died again and again, most often for lack of memory; or Ray is not there.
-        Exception: whatever `work` raises.
+        Exception: any that `work` raises.
     """
     if engine() == "ray":
         from vqpipe.runtime.ray_engine import map_on_ray
@@ -174,7 +174,7 @@ class _Processes(Generic[T, R]):
         """Drop what has not begun and wait for what has; where a signal ends this process, the workers end at once."""
         if is_stopping():
             self._own_end.close()
-            self._pool.shutdown(wait=False)  # it waits for ever for the rest of a result that was being sent
+            self._pool.shutdown(wait=False)  # waiting would never end if a result was being sent
             return
         for entry in self.waiting:
             if entry.future is not None:

@@ -39,7 +39,7 @@ class Stopped(SystemExit):
 
     Attributes:
         signum: the signal's number; the exit code is 128 + that.
-        kept: the scratch folder from which the next run goes on, where there is one.
+        kept: the scratch folder from which the next run resumes, where there is one.
     """
 
     def __init__(self, signum: int) -> None:
@@ -49,7 +49,7 @@ class Stopped(SystemExit):
 
 
 class _Stop:
-    """What is known of the signal that this process ends by; later ones change nothing."""
+    """The state of the signal that ends this process; later signals change nothing."""
 
     signum = 0
     raised: weakref.ref[Stopped] | None = None
@@ -140,7 +140,7 @@ def stop_on_signals() -> Iterator[None]:
             os.close(writer)
     if _Stop.signum:
         kept = f"{stop.kept} is kept; " if stop and stop.kept else ""
-        _say(f"stopped by {signal.Signals(_Stop.signum).name}; {kept}to go on, run the same command again")
+        _say(f"stopped by {signal.Signals(_Stop.signum).name}; {kept}to resume, run the same command again")
         raise Stopped(_Stop.signum)
 
 
@@ -161,14 +161,14 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
                 signal.pthread_kill(threading.main_thread().ident or 0, got[0])
         if not _Stop.cleaned:
             _say(
-                f"stopped by {signal.Signals(got[0]).name} in a long operation; to go on, run the same command again"
+                f"stopped by {signal.Signals(got[0]).name} in a long operation; to resume, run the same command again"
             )
         os._exit(128 + got[0])
 
 
 @atexit.register  # first of all, so that it runs last
 def _leave() -> None:
-    """End at once what a signal has ended: Python would take a second or more to take torch apart."""
+    """End at once what a signal has ended: Python would take a second or more to unload torch."""
     if _Stop.signum:
         with suppress(Exception):
             sys.stdout.flush()
@@ -232,7 +232,7 @@ def end_with_parent(parent: int, libc: Any = None) -> None:
 
 
 def _libc() -> Any:
-    import ctypes  # not above: a start of every command takes longer by it
+    import ctypes  # not at the top: it would slow the start of every command
 
     return ctypes.CDLL(None) if sys.platform == "linux" else None
 

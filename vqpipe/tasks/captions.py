@@ -1,7 +1,7 @@
 """What the tasks on captions share: their examples, their head over the codes, and words as byte-pair tokens.
 
 LG-VQ (arXiv 2405.14206) reports what the heads trained with its tokenizer can do. A plain tokenizer has no such heads,
-so a number of theirs is no statement about the codes alone. Here both kinds of tokenizer get fresh heads, trained for
+so those numbers do not measure the codes alone. Here both kinds of tokenizer get fresh heads, trained for
 the same steps on frozen codes; an aligned tokenizer's own heads are measured as well.
 
 Letters: b batch, t tokens, s words, v tokens of the vocabulary.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 import numpy as np
@@ -20,11 +19,8 @@ from jaxtyping import Int64
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.global_alignment import GlobalParams
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.relationship import RelationshipParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
+from vqpipe.alignment.losses import GlobalParams, MaskedParams, RelationshipParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
 from vqpipe.metrics.measured import text_digest
@@ -33,7 +29,7 @@ from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, H, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tokenizers.captions import CaptionDraw, CaptionText, epoch_of, split_draw, tokens_of_other_splits
+from vqpipe.tokenizers.captions import Captions, CaptionText, split_draw
 from vqpipe.training.step import over_tensors
 from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
@@ -115,40 +111,12 @@ class CaptionHeadMetrics(Metrics):
 class TrainCaptions(Examples):
     """The captions of the training images, one of which is drawn for each image and epoch (`CaptionDraw`)."""
 
-    draw: CaptionDraw = field(kw_only=True)
-    text: CaptionText = field(kw_only=True)
-    vocabulary: Int64[Tensor, " v"] = field(kw_only=True)
-    """The token ids of the captions of all splits, rising. Those of the other splits are wrong answers in training;
-    nothing else of those splits is used."""
-
-    @classmethod
-    def open(
-        cls,
-        split: ImageSplit,
-        dataset: Path,
-        clip: Clip,
-        *,
-        max_tokens: int,
-        seed: int,
-        where: str,
-        folder: Path | None,
-    ) -> TrainCaptions:
-        """The captions of a split; `folder` keeps their features (`CaptionText`).
-
-        Raises:
-            DataError: images without a caption.
-            MismatchError: captions longer than the CLIP takes.
-        """
-        draw = split_draw(split, seed, where)
-        text = CaptionText(split.captions, clip, max_tokens, folder)
-        others = torch.from_numpy(tokens_of_other_splits(dataset, max_tokens))
-        vocabulary = torch.unique(torch.cat([text.vocabulary, others]))
-        return cls(split, np.arange(len(split)), draw=draw, text=text, vocabulary=vocabulary)
+    captions: Captions = field(kw_only=True)
 
     def batch(self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)) -> TextBatch:
         """One caption per image. All of the batch are drawn, so that draws do not depend on the number of ranks."""
-        epoch = epoch_of(step, len(self), len(rows))
-        return self.text.batch(self.draw.numbers(self.positions[rows], epoch), share)
+        text, _ = self.captions.drawn(self.positions[rows], step, share)
+        return text
 
 
 @dataclass(frozen=True)
@@ -178,7 +146,7 @@ class TestCaptions(Examples):
         """All captions on the CPU, cut to `max_tokens`; errors as `CaptionText`."""
         if max_tokens not in self._texts:
             text = CaptionText([[caption] for caption in self.captions], self.clip, max_tokens)
-            self._texts[max_tokens] = text.batch(np.arange(len(self)))
+            self._texts[max_tokens] = text.take(np.arange(len(self)))
         return self._texts[max_tokens]
 
     def digests(self) -> dict[str, str]:
@@ -194,10 +162,11 @@ class CaptionTask(Task):
         images, positions = self.images(split)
         seed, where = self.config.seed, self.where(split)
         if split == "train":
-            return TrainCaptions.open(
-                images, self.dataset, self.clip, max_tokens=self.config.head.max_tokens, seed=seed, where=where,
+            captions = Captions(
+                images, self.dataset, self.clip, max_tokens=self.config.head.max_tokens, seed=seed,
                 folder=self.scratch,
             )  # fmt: skip
+            return TrainCaptions(images, positions, captions=captions)
         found = TestCaptions.open(images, positions, self.clip, seed=seed, where=where)
         self.check(found, found.text(self.config.head.max_tokens))
         return found
@@ -215,18 +184,15 @@ class CaptionTask(Task):
 
     def head(self, space: CodeSpace, train: Examples) -> nn.Module:
         assert isinstance(train, TrainCaptions)
-        align, table = self.align(space), self.clip.token_embeddings()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(self.config.seed, "task", "head"))
-            return Aligner(
-                align,
-                num_positions=space.num_positions,
-                latent_dim=space.dim,
-                code_dims=space.code_dims,
-                vocabulary=train.vocabulary,
-                embeddings=table[train.vocabulary.to(table.device)].cpu(),
-                text_dim=self.clip.embed_dim,
-            )
+        return Aligner.fresh(
+            self.align(space),
+            self.clip,
+            train.captions.vocabulary,
+            num_positions=space.num_positions,
+            latent_dim=space.dim,
+            code_dims=space.code_dims,
+            seed=derive(self.config.seed, "task", "head"),
+        )
 
     def own_head(self, aligner: Aligner, test: Examples) -> nn.Module | None:
         assert isinstance(test, TestCaptions)
@@ -253,7 +219,7 @@ class CaptionTask(Task):
         assert isinstance(train, TrainCaptions)
         return CaptionProtocol(
             **dict(super().describe(inputs, test, train)), captions="one of each image, drawn by seed",
-            num_tokens=len(train.vocabulary),
+            num_tokens=len(train.captions.vocabulary),
         )  # fmt: skip
 
 

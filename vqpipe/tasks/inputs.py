@@ -16,10 +16,9 @@ from torch import Tensor
 
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.metrics.measured import ImagesDigest
-from vqpipe.quantizers.contract import Quantized, Quantizer
+from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tokenizers.captions import code_dims
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 Input = Literal["codes", "latents", "none"]
@@ -116,12 +115,9 @@ class FrozenInputs:
     @property
     def space(self) -> CodeSpace:
         """What a head is built for."""
-        tokenizer, quantizer = self.tokenizer, self.tokenizer.quantizer
-        assert isinstance(quantizer, Quantizer)
-        dims = code_dims(tokenizer.config.quantizer, quantizer) if self.vectors else ()
-        return CodeSpace(
-            tokenizer.grid, tokenizer.config.quantizer.dim, tokenizer.num_codes, bool(self.vectors), dims
-        )
+        tokenizer, codes = self.tokenizer, bool(self.vectors)
+        dims = tokenizer.code_dims if codes else ()
+        return CodeSpace(tokenizer.grid, tokenizer.config.quantizer.dim, tokenizer.num_codes, codes, dims)
 
     def exchanged(self, others: Int64[np.ndarray, " m"]) -> FrozenInputs:
         """The same examples, example i with the input of example `others[i]`."""
@@ -134,7 +130,7 @@ class FrozenInputs:
         found = self.values[torch.from_numpy(numbers if self.order is None else self.order[numbers])]
         return found if self.kind == "latents" else found.long()
 
-    def seen(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
+    def batch(self, rows: Sequence[int] | Int64[np.ndarray, " b"]) -> Quantized:
         """What the head sees of some examples, on the tokenizer's device."""
         return self.quantized(self.rows(rows).to(self.tokenizer.device))
 

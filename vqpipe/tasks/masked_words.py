@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
+from vqpipe.alignment.losses import MaskedParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
@@ -69,7 +68,7 @@ class MaskedWordsParams(CaptionTaskParams):
     @classmethod
     def _rising(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
         if list(counts) != sorted(set(counts)):
-            raise ValueError(f"masked_counts {list(counts)} do not rise")
+            raise ValueError(f"masked_counts {list(counts)} do not increase")
         return counts
 
 
@@ -117,6 +116,7 @@ class MaskedWords(CaptionTask):
     """The task. Captions with fewer words than are masked are left out and counted."""
 
     kind = "masked_words"
+    question = "words that are masked in its caption"
     Params = MaskedWordsParams
     Metrics = CaptionTaskMetrics[MaskedWordsMetrics]
     protocol = 2
@@ -141,7 +141,7 @@ class MaskedWords(CaptionTask):
             batch = text_rows(model, text, rows)
             sources = {
                 "recall": model.code_transformer(quantized.z_q),
-                "other_image": model.code_transformer(foreign.seen(rows).z_q),
+                "other_image": model.code_transformer(foreign.batch(rows).z_q),
             }
             for count, mask in masks.items():
                 masked = mask[rows][:, : batch.tokens.shape[1]].to(batch.tokens.device)
@@ -282,7 +282,7 @@ def commonest_words(counts: Counter[Word]) -> dict[int, Word]:
 
 def _train_counts(train: TrainCaptions) -> Counter[Word]:
     uses = Counter(text for own in train.split.captions for text in own)  # in the order of the texts' rows
-    rows = train.text.rows
+    rows = train.captions.text.rows
     assert len(uses) == len(rows.ids)
     return word_counts(rows.ids, rows.words, np.fromiter(uses.values(), np.int64, len(uses)))
 

@@ -19,10 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes
-from vqpipe.alignment.masked_text import MaskedParams
-from vqpipe.alignment.relationship import RelationshipParams, assign, code_vectors, word_vectors
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
+from vqpipe.alignment.losses import MaskedParams, RelationshipParams, assign, code_vectors, word_vectors
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RELATIONS_PICTURES
 from vqpipe.errors import MismatchError
@@ -104,6 +102,7 @@ class WordRelations(CaptionTask):
     cosines are 1 for any codes."""
 
     kind = "relations"
+    question = "whether codes relate to each other as words do"
     Params = WordRelationsParams
     Metrics = CaptionTaskMetrics[WordRelationsMetrics]
     protocol = 2

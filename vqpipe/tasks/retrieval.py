@@ -19,9 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vqpipe.alignment.aligner import Aligner, AlignParams
-from vqpipe.alignment.global_alignment import GlobalParams
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
+from vqpipe.alignment.losses import GlobalParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError
@@ -106,6 +105,7 @@ class Retrieval(CaptionTask):
     """The task: cosines of global tokens and frozen CLIP text features."""
 
     kind = "retrieval"
+    question = "which caption belongs to which image"
     Params = RetrievalParams
     Metrics = CaptionTaskMetrics[RetrievalMetrics]
     protocol = 2
@@ -186,7 +186,9 @@ def _cosines(
 ) -> Float[Tensor, "n n"]:
     """Cosines; images of equal codes have equal ones to the last bit, so that they tie."""
     if not bool(images.isfinite().all()):
-        raise DataError("the codes' global tokens are not finite", expected="a sound tokenizer and head")
+        raise DataError(
+            "the codes' global tokens are not finite", expected="a tokenizer and a head with finite weights"
+        )
     codes = inputs.rows(np.arange(len(inputs))).flatten(1).numpy()
     _, first, again = np.unique(codes, axis=0, return_index=True, return_inverse=True)
     image, text = normalize(images.float(), dim=1), normalize(texts.float(), dim=1)

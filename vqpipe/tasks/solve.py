@@ -37,7 +37,6 @@ from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.training.loop import run_training
 from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
-from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
@@ -187,8 +186,6 @@ def own_aligner(tokenizer: Path, clip: Clip) -> Aligner | None:
 class HeadTraining(Objective):
     """A head over frozen inputs as the training loop takes it: one phase, the task's loss."""
 
-    phases: tuple[str, ...] = ("main",)
-
     def __init__(self, task: Task, head: nn.Module, inputs: FrozenInputs) -> None:
         self.module: nn.Module = head
         self.task, self.inputs = task, inputs
@@ -196,9 +193,6 @@ class HeadTraining(Objective):
     def parameters(self, phase: str) -> list[dict[str, Any]]:
         """One group."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad]}]
-
-    def active(self, phase: str, progress: float) -> bool:
-        return True
 
     def networks(self) -> list[nn.Module]:
         return self.task.networks(self.module)
@@ -241,13 +235,9 @@ def _train(
 
     def batch_at(step: int) -> tuple[Tensor, Any]:
         # What belongs to the images is drawn for the whole batch, so that it does not depend on the number of ranks.
-        rows, share = (
-            epoch_order(len(train), training.batch_size, order, step),
-            own_share(training.batch_size),
-        )
-        batch = inputs.rows(rows[share]), train.batch(rows, step, share)
-        moved: tuple[Tensor, Any] = over_tensors(batch, lambda part: part.to(device, non_blocking=True))
-        return moved
+        rows = epoch_order(len(train), training.batch_size, order, step)
+        share = own_share(training.batch_size)
+        return inputs.rows(rows[share]), train.batch(rows, step, share)
 
     fitted = run_training(
         HeadTraining(task, head.train(), inputs), batch_at, training,

@@ -244,6 +244,8 @@ class Task(ABC):
 
     kind: ClassVar[str]
     """The name in `TASKS` and in the params."""
+    question: ClassVar[str] = ""
+    """What is predicted from an image's codes, in words that end the report's sentence on it; empty for its name."""
     Params: ClassVar[type[TaskParams]]
     Metrics: ClassVar[Any]
     """`TaskMetrics[H]`, or a model that is derived from it."""
@@ -356,4 +358,4 @@ class Task(ABC):
         size = self.config.batch_size
         for at in track(range(0, len(inputs), size), f"measure {self.kind}"):
             rows = np.arange(at, min(at + size, len(inputs)))
-            yield rows, inputs.seen(rows)
+            yield rows, inputs.batch(rows)

@@ -341,6 +341,6 @@ class Repeats:
         return ((pc.sum(table["count"]).as_py() or 0) - table.num_rows) << self._level
 
     def is_exact(self) -> bool:
-        """Whether `count` is no estimate."""
+        """Whether `count` is exact."""
         self._hashes.table()
         return self._level == 0

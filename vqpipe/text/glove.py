@@ -30,7 +30,7 @@ _SPACES = re.compile(rb" {2,}")
 class GloveVectors(Params):
     """Word vectors from a file in GloVe's text format: a word and its numbers on each line (VQCT, Table 5).
 
-    The header line of word2vec's text format is passed over. The file is no dependency in dvc.yaml: `sha256` makes
+    The header line of word2vec's text format is skipped. The file is not a dependency in dvc.yaml: `sha256` makes
     another content under the same name an error.
     """
 
@@ -55,11 +55,10 @@ class GloveVectors(Params):
 
 @dataclass(frozen=True)
 class Glove:
-    """What a file has: the vectors of the words that it has, its SHA-256, its lines and the damaged ones of them."""
+    """What a file has: the vectors of the words that it has, its SHA-256 and the number of its damaged lines."""
 
     vectors: dict[str, list[float]]
     sha256: str
-    num_lines: int
     num_damaged: int = 0
     member: str | None = None
     """The file of a zip that was read."""
@@ -125,7 +124,7 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
             found=f"{number:,} lines without them",
             expected=f"some of {len(needed):,} words such as {', '.join(sorted(words)[:5])}",
         )
-    return Glove(found, digest, number, damaged, source.member)
+    return Glove(found, digest, damaged, source.member)
 
 
 class _Source:
@@ -208,7 +207,7 @@ def _malformed(path: Path, number: int, line: bytes, dim: int) -> DataError:
     header = len(fields) == 2 and all(field.isdigit() for field in fields)
     width = int(fields[1]) if header else len(fields) - 1
     return DataError(
-        f"{path}: line {number} is no word with {dim} finite numbers",
+        f"{path}: line {number} is not a word with {dim} finite numbers",
         found=f"{shown}{' …' if len(fields) > 4 else ''} ({len(fields) - 1} fields after the first)",
         expected=FORMAT,
         run=f"set graph.vectors.dim to {width}" if number == 1 and width else None,

@@ -120,12 +120,12 @@ def graph_metrics(
         ArtifactError: the table is of another spec or version.
     """
     shape = graph_shape(codebook.pairs, len(codebook.adjectives), len(codebook.nouns))
-    said = vectors.vocabulary.num_pairs_said
+    num_pairs = vectors.vocabulary.num_pairs_said
     known = pc.sum(vectors.vocabulary.pairs["count"]).as_py() or 0
     measured = GraphMetrics(
         **dict(shape),
-        num_pairs_said=said,
-        pairs_in_vocabulary=round(known / max(1, said), 6),
+        num_pairs_said=num_pairs,
+        pairs_in_vocabulary=round(known / max(1, num_pairs), 6),
         vectors=vectors.metrics,
     )
     if truth is None or not truth.is_file():

@@ -204,7 +204,7 @@ class Lexicon:
             return word
         plural_of, own = self._plural_of(word), self.weight(word, "N")
         if plural_of:
-            if own and word.endswith("a"):  # cola is no plural of colon, nor opera of opus
+            if own and word.endswith("a"):  # cola is not the plural of colon, nor opera of opus
                 return word
             other = self.weight(plural_of, "N")
             tie = own == other and not (word[:-1] == plural_of and _loses_s(word))  # buns are several

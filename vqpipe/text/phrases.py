@@ -164,7 +164,7 @@ def _is_auxiliary(words: Sequence[Word], position: int) -> bool:
 def _complement(words: Sequence[Word], position: int) -> tuple[int, list[int]]:
     """The last of a run of auxiliaries ("may have been"), and the adjectives after it.
 
-    There are none where it is no form of "be", where they are denied, or where a noun follows them.
+    There are none where it is not a form of "be", where they are denied, or where a noun follows them.
     """
     denied, last = False, position
     for at in range(position, len(words)):
@@ -224,7 +224,7 @@ def arc_pairs(arcs: Arcs, config: PhraseParams) -> list[tuple[int, int]]:
 
 def _first_conjunct(arcs: Arcs, position: int) -> int:
     """What an adjective is coordinated with, through other adjectives only: "blue" of "red and blue" gives "red"."""
-    for _ in arcs.words:  # a parser's arcs have no cycles; this bounds the loop all the same
+    for _ in arcs.words:  # a parser's arcs have no cycles; this bounds the loop nevertheless
         head = arcs.heads[position]
         if arcs.labels[position] != "conj" or arcs.words[head].pos != "adjective":
             break

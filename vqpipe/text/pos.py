@@ -1,4 +1,4 @@
-"""Parts of speech: the table of the backends, and one function behind which params choose one of them."""
+"""Parts of speech: the table of the backends, and one function that makes the one that params choose."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Analysis(NamedTuple):
 
     words: list[Word]
     pairs: list[tuple[int, int]]
-    """Positions (adjective, noun) of each modification, without repeats; empty where none were asked for."""
+    """Positions (adjective, noun) of each modification, without repeats; empty where none were requested."""
 
     def pair_words(self) -> list[tuple[str, str]]:
         """(adjective, singular noun) of each modification."""

@@ -44,7 +44,7 @@ def clean(caption: str) -> tuple[str, tuple[str, ...]]:
     Letters are composed (NFC) and typographic apostrophes straight, so that a word has one spelling. Soft hyphens,
     joiners and other characters without width are dropped, so that they part no word. Entities are decoded first,
     however often they were escaped, and tags become spaces after that: `&lt;b&gt;` is a tag. What is between `<` and
-    `>` but is no tag is text.
+    `>` but is not a tag is text.
 
     Marks are some of `control` (control, invisible or undecodable characters were dropped or became spaces), `markup`
     (there were tags or entities), `cut` (longer than `MAX_CHARACTERS`) and `empty` (no letter is left).

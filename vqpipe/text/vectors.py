@@ -103,7 +103,7 @@ class VectorMetrics(Metrics):
     nouns: Coverage
     """Of the nouns."""
     num_damaged_lines: int | None = None
-    """Lines of the file that are no word with finite numbers, where there are any."""
+    """Lines of the file that are not a word with finite numbers, where there are any."""
 
 
 class TextEncoder(Protocol):
@@ -299,7 +299,7 @@ def _means(vectors: Mapping[str, list[float]], parts: Mapping[str, list[str]]) -
 def _coverage(
     words: Mapping[str, int], known: Collection[str], from_parts: Collection[str] | None, policy: str
 ) -> Coverage:
-    """What a file has of the words of a class; `from_parts` are those that it has in parts, None: not asked for."""
+    """What a file has of the words of a class; `from_parts` are those that it has in parts, None: not requested."""
     lacking = sum(word not in known for word in words)
     covered = sum(count for word, count in words.items() if word in known)
     return Coverage(

@@ -121,7 +121,7 @@ class WordnetTagger(Tagger):
         found = self._named.get(token)
         if found is None:
             found = self._lexicon.candidates(lower)
-            known_adjective = self._lexicon.weight(lower, "J") > 0  # "Italian" is no name
+            known_adjective = self._lexicon.weight(lower, "J") > 0  # "Italian" is not a name
             if not known_adjective and not self._lexicon.is_closed(lower):
                 weights = {tag: exp(share) for tag, share in found}
                 weights[_NOUN] = weights.get(_NOUN, 0.1) * _NAME_WEIGHT

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
-from vqpipe.alignment.aligner import Aligner
-from vqpipe.alignment.text import TextBatch
+from vqpipe.alignment.aligner import TextBatch
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TensorSpec
@@ -29,17 +27,11 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.runtime.distributed import barrier, rank, world_size
-from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.text.tokens import clean, token_spans
-from vqpipe.tokenizers.tokenizer import TokenizerParams
 from vqpipe.vision.byte_pairs import END, START, Piece, normalised, pieces
 from vqpipe.vision.clip import Clip
-
-if TYPE_CHECKING:
-    from vqpipe.quantizers import AnyQuantizer
-    from vqpipe.quantizers.contract import Quantizer
-    from vqpipe.tokenizers.tokenizer import Tokenizer
 
 SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
 """Words that say on which side something is; a mirrored image makes them wrong."""
@@ -96,70 +88,44 @@ class Captions:
         split: the training split.
         dataset: the dataset artifact.
         clip: the run's CLIP.
-        config: the variant, which has `align`.
-        folder: where text features are kept between a killed run and the next.
+        max_tokens: longest caption in tokens; longer ones are cut (`CaptionText`).
+        seed: of the draws.
+        folder: where text features are kept between a killed run and the next; None keeps them in memory.
 
     Raises:
         DataError: images without a caption.
-        MismatchError: no CLIP, or captions longer than it takes.
+        MismatchError: captions longer than the CLIP takes.
     """
 
     def __init__(
-        self, split: ImageSplit, dataset: Path, clip: Clip | None, config: TokenizerParams, folder: Path
+        self, split: ImageSplit, dataset: Path, clip: Clip, *, max_tokens: int, seed: int, folder: Path | None
     ) -> None:
-        assert config.align is not None
-        self._draw = split_draw(split, config.seed, f"{dataset}, split train")
-        if clip is None:
-            raise MismatchError(
-                "a variant with align needs a CLIP for the captions",
-                found="none",
-                expected="the option --clip",
-            )
-        self.clip, self.align, self._batch_size = clip, config.align, config.training.batch_size
-        self.text = CaptionText(split.captions, clip, config.align.max_tokens, folder)
+        self.draw = split_draw(split, seed, f"{dataset}, split train")
+        others = tokens_of_other_splits(dataset, max_tokens)
+        self.text = CaptionText(split.captions, clip, max_tokens, folder)
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(
-            np.union1d(self.text.vocabulary.numpy(), tokens_of_other_splits(dataset, config.align.max_tokens))
+            np.union1d(self.text.vocabulary.numpy(), others)
         )
         """The token ids of all splits' captions, rising: those of the other splits are wrong answers in training, and
         can occur in a later measurement. Nothing else of the other splits is used."""
 
-    def batch(self, images: Int64[np.ndarray, " b"], step: int, share: slice) -> TextBatch:
-        """The captions of a step's images, on the CPU.
+    def drawn(
+        self, images: Int64[np.ndarray, " b"], step: int, share: slice
+    ) -> tuple[TextBatch, Bool[np.ndarray, " b"]]:
+        """The captions of a step's images, on the CPU; and which of the images have one that says left or right, so
+        that they must not be mirrored.
 
         Args:
             images: positions in the split, of the batch of all ranks.
             step: number of the step, from 0.
-            share: this rank's part of the batch.
+            share: this rank's part of the batch, whose captions are returned.
         """
-        return self.text.batch(self._numbers(images, step), share)
-
-    def names_side(self, images: Int64[np.ndarray, " b"], step: int) -> Bool[np.ndarray, " b"]:
-        """Which of a step's images have a caption that says left or right, so that they must not be mirrored."""
-        return self.text.names_side(self._numbers(images, step))
-
-    def _numbers(self, images: Int64[np.ndarray, " b"], step: int) -> Int64[np.ndarray, " b"]:
-        return self._draw.numbers(images, epoch_of(step, len(self._draw.counts), self._batch_size))
+        numbers = self.draw.numbers(images, epoch_of(step, len(self.draw.counts), len(images)))
+        return self.text.take(numbers, share), self.text.names_side(numbers)
 
     def metrics(self) -> CaptionMetrics:
         """Counts of the training split's captions, and the size of the vocabulary."""
         return self.text.metrics.model_copy(update={"num_tokens_of_all_splits": len(self.vocabulary)})
-
-    def aligner(self, tokenizer: Tokenizer, seed: int) -> Aligner:
-        """A fresh aligner for a tokenizer, on the CPU. Its weights have their own random stream, so that those of the
-        tokenizer and the discriminator are the same with and without it."""
-        (height, width), quantizer = tokenizer.grid, tokenizer.config.quantizer
-        table = self.clip.token_embeddings()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(seed, "aligner"))
-            return Aligner(
-                self.align,
-                num_positions=height * width,
-                latent_dim=quantizer.dim,
-                code_dims=code_dims(quantizer, tokenizer.quantizer),
-                vocabulary=self.vocabulary,
-                embeddings=table[self.vocabulary.to(table.device)].cpu(),
-                text_dim=self.clip.embed_dim,
-            )
 
 
 def tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
@@ -172,13 +138,6 @@ def tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, 
     rows = token_rows(list(texts), max_tokens)
     real = np.arange(rows.ids.shape[1]) < rows.lengths[:, None]
     return np.unique(rows.ids[real]).astype(np.int64)
-
-
-def code_dims(config: AnyQuantizer, quantizer: Quantizer) -> tuple[int, ...]:
-    """Dimension of each group's code vectors; none where they take no gradient (`trains_codes`)."""
-    if not config.trains_codes:
-        return ()
-    return tuple(int(book.vectors.shape[1]) for book in quantizer.codebooks())
 
 
 class CaptionDraw:
@@ -200,7 +159,7 @@ class CaptionDraw:
         bare = int((counts == 0).sum())
         if bare:
             raise DataError(
-                "there is no caption to draw for some images", found=f"{bare:,} of {len(counts):,} images without one",
+                "some images have no caption to draw", found=f"{bare:,} of {len(counts):,} images without one",
                 expected="a caption for every image",
             )  # fmt: skip
         self.counts, self.seed = counts, seed
@@ -249,13 +208,13 @@ def check_captioned(
         return counts
     if len(bare) == len(counts):
         raise DataError(
-            f"{where} has no captions, and a variant with align reads them",
+            f"{where} has no captions, and align and the tasks on captions need them",
             found=f"{len(counts):,} images, none with a caption",
             expected="a data set whose images have captions of their own (coco or scenes), or align: null",
         )
     first = ", ".join(ids[at] for at in bare[:3])
     raise DataError(
-        f"{where}: images without a caption, and a variant with align draws one for every image",
+        f"{where}: images without a caption, and one is drawn for every image",
         found=f"{len(bare):,} of {len(counts):,} images without one ({first}{', …' if len(bare) > 3 else ''})",
         expected="a caption for every image: caption them, leave them out of the source, or set align: null",
         run="dvc repro dataset",
@@ -368,27 +327,27 @@ class CaptionText:
         real = np.arange(self.rows.ids.shape[1]) < self.rows.lengths[:, None]
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(np.unique(self.rows.ids[real])).long()
         """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
-        self._features = _features(self.rows.ids, clip, folder)
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        self._sided = _sided(self.rows.ids)
+        self._with_side = _names_side(self.rows.ids)
         self.metrics = CaptionMetrics(
             num_captions=len(rows),
             num_texts=len(numbers),
             num_cut=int(uses[self.rows.cut].sum()),
             num_without_words=int(uses[(self.rows.words < 0).all(axis=1)].sum()),
-            num_of_left_or_right=int(uses[self._sided].sum()),
+            num_of_left_or_right=int(uses[self._with_side].sum()),
             longest=int(self.rows.lengths.max(initial=0)),
             num_tokens=len(self.vocabulary),
         )
+        self._features = _features(self.rows.ids, clip, folder)
 
     def __len__(self) -> int:
         return len(self._row_of)
 
     def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens; `right` in any sense."""
-        return np.asarray(self._sided[self._row_of[numbers]])
+        return np.asarray(self._with_side[self._row_of[numbers]])
 
-    def batch(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
+    def take(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
         """Captions on the CPU, padded to the longest of them.
 
         Args:
@@ -406,7 +365,7 @@ class CaptionText:
         )
 
 
-def _sided(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
+def _names_side(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
     """The rows that contain one of `SIDES`, its pieces one after the other."""
     found = np.zeros(len(ids), dtype=bool)
     for word in SIDES:

@@ -42,7 +42,7 @@ def check_form(images: Any, multiple: int, device: torch.device) -> None:
     found = f"{images.dtype} of shape {shape}"
     if images.ndim != 4 or shape[1] != 3:
         raise MismatchError(
-            "the images have another shape than a tokenizer takes", found=found, expected=expected,
+            "the images do not have the shape that a tokenizer takes", found=found, expected=expected,
             run=_reshaped(shape),
         )  # fmt: skip
     if not images.is_floating_point():

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.models.discriminator import PatchDiscriminator
 from vqpipe.models.losses import (
     DiscriminatorStart,
+    PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
@@ -157,13 +157,16 @@ class TokenizerObjective(Objective):
         adversarial = losses.adversarial
         if self.discriminator is not None and self.start.passed(progress, adversarial.warmup):
             self.discriminator.requires_grad_(False)
-            generator = hinge_generator_loss(self.discriminator(recon).float())
+            adversarial_loss = hinge_generator_loss(self.discriminator(recon).float())
             self.discriminator.requires_grad_(True)
             weight = adaptive_weight(
-                reconstruction, generator, self.tokenizer.decoder.last_weight, adversarial.max_adaptive_weight
+                reconstruction,
+                adversarial_loss,
+                self.tokenizer.decoder.last_weight,
+                adversarial.max_adaptive_weight,
             )
-            terms |= {"generator": generator.detach(), "adaptive_weight": weight}
-            total = total + adversarial.weight * weight * generator
+            terms |= {"adversarial": adversarial_loss.detach(), "adaptive_weight": weight}
+            total = total + adversarial.weight * weight * adversarial_loss
         if self.aligner is not None:
             assert isinstance(batch, CaptionedImages)
             alignment, align_terms = self.aligner(quantized, batch.text, progress)
@@ -208,8 +211,8 @@ class CodeWatch(nn.Module):
 
     `update` is called with every step's indices and returns numbers once per window of the training curves. Counts are
     summed over ranks each step, so that every rank has the same state, and all state is in buffers, so that a
-    checkpoint of the module contains it: a run that was resumed or rolled back goes on as if it had not stopped. It is
-    not part of a tokenizer's weights. Within a window nothing is copied from the device, so that the host does not
+    checkpoint of the module contains it: a run that was resumed or rolled back continues as if it had not stopped. It
+    is not part of a tokenizer's weights. Within a window nothing is copied from the device, so that the host does not
     wait.
 
     A code is dead when no step of the last n used it; n is the number of steps in which a code of a uniformly
@@ -300,11 +303,11 @@ class CodeWatch(nn.Module):
             terms[f"window_perplexity_{group}"] = perplexity
             if step >= (after := self.dead_after(group)):
                 terms[f"dead_share_{group}"] = int((last_used <= step - after).sum()) / count
-            self._judge(group, step, perplexity, min(count, seen))
+            self._check_collapse(group, step, perplexity, min(count, seen))
             window.zero_()
         return terms
 
-    def _judge(self, group: int, step: int, perplexity: float, reach: int) -> None:
+    def _check_collapse(self, group: int, step: int, perplexity: float, reach: int) -> None:
         """Warn once where a group looks collapsed for `PATIENCE` windows; the constants state the rule."""
         if step <= GRACE * self.num_steps or min(self.num_codes[group], reach) < SMALL:
             return

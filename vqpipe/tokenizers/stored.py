@@ -85,7 +85,9 @@ def named_folder(given: Any) -> str | Path:
     else:
         found = repr(given)[:80]
     raise ArtifactError(
-        "this names no tokenizer", found=found, expected="a tokenizer's folder, or owner/name on the Hub"
+        "this does not name a tokenizer",
+        found=found,
+        expected="a tokenizer's folder, or owner/name on the Hub",
     )
 
 

@@ -142,6 +142,13 @@ class Tokenizer(nn.Module):
         return self.quantizer.num_codes
 
     @property
+    def code_dims(self) -> tuple[int, ...]:
+        """Dimension of each group's code vectors; none where they take no gradient (`trains_codes`)."""
+        if not self.config.quantizer.trains_codes:
+            return ()
+        return tuple(int(book.vectors.shape[1]) for book in self.codebooks())
+
+    @property
     def resolution(self) -> int:
         """Side of the images it was trained on, in pixels."""
         return self.config.resolution

@@ -9,6 +9,7 @@ checked by the quantizers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,13 @@ from vqpipe.errors import MismatchError
 from vqpipe.models.perceptual import build_perceptual
 from vqpipe.quantizers import build
 from vqpipe.runtime.distributed import own_share, rank
-from vqpipe.runtime.seeds import numpy_rng, seed_everything, torch_rng
+from vqpipe.runtime.seeds import derive, numpy_rng, seed_everything, torch_rng
 from vqpipe.tokenizers.captions import CaptionedImages, CaptionMetrics, Captions
 from vqpipe.tokenizers.objective import CodeUse, TokenizerObjective
 from vqpipe.tokenizers.stored import StoredAligner
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.training.loop import run_training
 from vqpipe.training.objective import TrainingResult
-from vqpipe.training.step import over_tensors
 from vqpipe.vision.clip import Clip
 
 
@@ -141,11 +141,23 @@ def train_tokenizer(
         TrainingError: training that does not come back from non-finite losses.
     """
     foreign = check_codebook(config, codebook, clip)
+    if config.align is not None and clip is None:
+        raise MismatchError(
+            "a variant with align needs a CLIP for the captions", found="none", expected="the option --clip"
+        )
     seed_everything(config.seed, "weights")
     tokenizer = Tokenizer(config, build(config.quantizer, codebook))
     split = ImageSplit.open(dataset, "train", config.resolution)
-    captions = Captions(split, dataset, clip, config, scratch) if config.align is not None else None
-    aligner = captions.aligner(tokenizer, config.seed) if captions is not None else None
+    captions = aligner = None
+    if config.align is not None and clip is not None:
+        captions = Captions(
+            split, dataset, clip, max_tokens=config.align.max_tokens, seed=config.seed, folder=scratch
+        )
+        aligner = Aligner.fresh(
+            config.align, clip, captions.vocabulary, num_positions=math.prod(tokenizer.grid),
+            latent_dim=config.quantizer.dim, code_dims=tokenizer.code_dims,
+            seed=derive(config.seed, "aligner"),
+        )  # fmt: skip
     perceptual = build_perceptual(config.losses.perceptual, clip)
     objective = TokenizerObjective(config, tokenizer, perceptual.to(device) if perceptual else None, aligner)
     objective.module.to(device).train()
@@ -162,13 +174,9 @@ def train_tokenizer(
         indices, share = epoch_order(len(split), batch_size, config.seed, step), own_share(batch_size)
         rng = numpy_rng(config.seed, "augment", step, 0)
         # An image whose caption names a side is not mirrored; the draws of all others are those without captions.
-        upright = captions.names_side(indices, step) if captions is not None else None
+        text, upright = captions.drawn(indices, step, share) if captions is not None else (None, None)
         images = split.gather(indices, rng, config.augment.crop, config.augment.flip, share, upright)
-        floats = to_float(images).to(device, non_blocking=True)
-        if captions is None:
-            return floats
-        text = captions.batch(indices, step, share)
-        return CaptionedImages(floats, over_tensors(text, lambda part: part.to(device, non_blocking=True)))
+        return to_float(images) if text is None else CaptionedImages(to_float(images), text)
 
     result = run_training(
         objective, batch_at, config.training, scratch=scratch, curves=curves, device=device, title=title
@@ -193,7 +201,9 @@ def train_tokenizer(
         codebook=foreign,
         captions=None if captions is None else captions.metrics(),
     )
-    return TrainedTokenizer(tokenizer, metrics, aligner, captions.clip.id if captions is not None else None)
+    return TrainedTokenizer(
+        tokenizer, metrics, aligner, clip.id if clip is not None and captions is not None else None
+    )
 
 
 def check_codebook(

@@ -1,4 +1,4 @@
-"""The state of a training run in one safetensors file: a resumed run goes on as if it had never stopped."""
+"""The state of a training run in one safetensors file: a resumed run continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class TrainingState:
                 self.average.weights[name].copy_(value)
             self.average.updates = facts["average_updates"]
         own = f"/{rank()}" if rank() else ""
-        if f"random/cpu{own}" in tensors:  # absent where the run goes on with more ranks than it had
+        if f"random/cpu{own}" in tensors:  # absent where the run resumes with more ranks than it had
             torch.set_rng_state(tensors[f"random/cpu{own}"])
         if f"random/cuda{own}" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"random/cuda{own}"], self.device)

@@ -25,14 +25,14 @@ from vqpipe.artifacts.publish import publish_text
 from vqpipe.artifacts.tensors import check_tensors
 from vqpipe.errors import MismatchError, SetupError, VqpipeError
 from vqpipe.runtime.device import deterministic_algorithms
-from vqpipe.runtime.distributed import broadcast_module, is_main
+from vqpipe.runtime.distributed import broadcast_module, is_main, world_size
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.preflight import need_compiler
 from vqpipe.runtime.signals import close_pool
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
-from vqpipe.training.step import Stepper, check_shares
+from vqpipe.training.step import Stepper, over_tensors
 
 MAX_ROLLBACKS = 5
 
@@ -53,11 +53,12 @@ def run_training(
 ) -> TrainingResult:
     """Train for `config.num_steps` steps, from the checkpoint in `scratch` where there is one.
 
-    A damaged checkpoint is set aside; the run goes on from the one before it, or from the beginning, to the same end.
+    A damaged checkpoint is set aside; the run resumes from the one before it, or starts again, with the same result.
 
     Args:
         objective: the model and its losses; already on `device`.
-        batch_at: the batch of a data step, a pure function of its number; run ahead in a thread.
+        batch_at: the batch of a data step, a pure function of its number: tensors, in tuples, mappings or dataclasses.
+            It runs ahead in a thread, which also moves the tensors to `device`.
         scratch: folder for the checkpoint, private to this run's params and inputs.
         curves: where the CSV of the training curves is published at the end.
         title: shown on the progress bar and used for trackers.
@@ -69,7 +70,7 @@ def run_training(
             its last checkpoint and skipped the batches in between. Or it was not finite once, and no checkpoint
             is left that is not damaged.
     """
-    check_shares(config.batch_size, config.accumulate)
+    _check_shares(config)
     if config.compile:
         need_compiler(device.type)
     if config.channels_last:
@@ -87,7 +88,7 @@ def run_training(
         _compiled(objective) if config.compile else nullcontext(),
         progress_bar(title, config.num_steps) as bar,
         Trackers(title) as trackers,
-        prefetch(batch_at) as batch_of,
+        prefetch(lambda step: _on(device, batch_at(step))) as batch_of,
     ):
         stepper = Stepper(objective, state, config, device)
         bar.advance(state.step)
@@ -120,6 +121,17 @@ def run_training(
     return TrainingResult(
         dict(weights), state.average is not None, state.step, state.rollbacks, state.rows, cost
     )
+
+
+def _check_shares(config: TrainingParams) -> None:
+    """Refuse a batch that ranks and micro-batches cannot share evenly."""
+    shares = world_size() * config.accumulate
+    if config.batch_size % shares:
+        raise MismatchError(
+            "training.batch_size does not divide among the ranks and their micro-batches",
+            found=f"{config.batch_size} over {world_size()} ranks x accumulate {config.accumulate}",
+            expected=f"a multiple of {shares}",
+        )
 
 
 def _set_channels_last(module: nn.Module) -> None:
@@ -192,6 +204,10 @@ def _recover(checkpoint: Path, device: torch.device) -> Found:
     return recover(checkpoint, lambda path: check_tensors(path, CHECKPOINT), device)
 
 
+def _on(device: torch.device, batch: Any) -> Any:
+    return over_tensors(batch, lambda part: part.to(device, non_blocking=True))
+
+
 @contextmanager
 def prefetch(batch_at: Callable[[int], Any]) -> Iterator[Callable[[int], Any]]:
     """A reader that makes the next batch in a thread while this one is trained on."""
@@ -238,7 +254,9 @@ class Trackers:
         )
         unknown = [name for name in wanted if name not in TRACKERS]
         if unknown:
-            raise SetupError("VQPIPE_TRACKERS names no tracker", found=", ".join(unknown), choices=TRACKERS)
+            raise SetupError(
+                "VQPIPE_TRACKERS names an unknown tracker", found=", ".join(unknown), choices=TRACKERS
+            )
         folder = scratch_root() / "trackers" / title.replace("/", "-")
         self._board: Any = None
         self._live: Any = None

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vqpipe.errors import MismatchError
 from vqpipe.runtime.device import autocast
 from vqpipe.runtime.distributed import average, data_parallel, world_size
 from vqpipe.training.checkpoint import TrainingState
@@ -68,20 +67,6 @@ def channels_last(batch: Any) -> Any:
         return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
 
     return over_tensors(batch, change)
-
-
-def check_shares(batch_size: int, accumulate: int) -> None:
-    """Refuse a batch that ranks and micro-batches cannot share evenly.
-
-    Raises:
-        MismatchError: `batch_size` is no multiple of ranks times micro-batches.
-    """
-    if batch_size % (world_size() * accumulate):
-        raise MismatchError(
-            "training.batch_size does not divide among the ranks and their micro-batches",
-            found=f"{batch_size} over {world_size()} ranks x accumulate {accumulate}",
-            expected=f"a multiple of {world_size() * accumulate}",
-        )
 
 
 class PhaseLoss(nn.Module):

@@ -25,7 +25,7 @@ from vqpipe.vision.vectors import RankPart
 NEIGHBOURS = 24
 """Nearest centroids noted for each."""
 REBUILD = 4
-"""The neighbours are noted anew whenever the centroids left are fewer by this factor."""
+"""The neighbours are searched for again whenever the centroids left are fewer by this factor."""
 _TILE = 64
 
 
@@ -99,7 +99,7 @@ class _Deletion:
             while third < width and not self.left[near[third]]:
                 third += 1
             if third == width:
-                first, third = self._note_anew(point)
+                first, third = self._list_again(point)
                 holder = int(near[0])
                 self.users[holder].add(point)
             self.first[point], self.second[point] = first, third
@@ -109,7 +109,7 @@ class _Deletion:
         touched.discard(gone)
         return sorted(touched)
 
-    def _note_anew(self, point: int) -> tuple[int, int]:
+    def _list_again(self, point: int) -> tuple[int, int]:
         """Fill a point's list with the nearest centroids of those left now."""
         alive = np.flatnonzero(self.left)
         centroids = self.centroids[torch.from_numpy(alive).to(self.centroids.device)]

@@ -271,7 +271,7 @@ def _common_reasons(skipped: list[tuple[int, str, str, str]]) -> str:
 
 @dataclass
 class ShardRecord:
-    """What is known of a finished shard besides its features; a JSON file next to it until all are published."""
+    """What is known of a finished shard in addition to its features; a JSON file next to it until all are published."""
 
     kept: list[tuple[int, str]] = field(default_factory=list)
     """Position in the split and id of each image whose features are there."""

@@ -59,7 +59,7 @@ def load_pretrained_clip(source: TagSource | FileSource) -> Pinned:
     """The pretrained model (fp32, CPU) and its config (`model_cfg`, `preprocess_cfg`).
 
     Raises:
-        SetupError: unknown model or tag, weights that cannot be had or read, an unsupported architecture.
+        SetupError: unknown model or tag, weights that cannot be fetched or read, an unsupported architecture.
         ArtifactError: weights that do not fit the config.
     """
     if isinstance(source, TagSource):

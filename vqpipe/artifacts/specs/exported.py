@@ -9,5 +9,5 @@ ONNX = FolderSpec(
 
 DECODED = FolderSpec(
     "decoded-images", 1, stage="vqpipe detokenize",
-    about="one PNG per row of a tokens file, ID.png; facts: images, tokenizer",
+    about="one PNG per row of a tokens file, named by its id; facts: images, tokenizer",
 )  # fmt: skip

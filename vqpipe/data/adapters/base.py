@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from vqpipe.data.captions import Unusable, clean_captions
 from vqpipe.data.records import Bad, Pixels, Record, SplitName
-from vqpipe.data.walk import decode_image, leads_out, read_image
+from vqpipe.data.walk import decode_image, is_inside, leads_out, read_image
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 from vqpipe.runtime.seeds import derive
@@ -263,7 +263,7 @@ def split_of(image_id: str, holdout: Holdout) -> SplitName:
 def chunked(items: Iterable[tuple[SplitName, int, Any]]) -> Iterator[Chunk]:
     """Group (split, weight in bytes, item) into chunks of one split, of at most 64 items or about 32 MiB.
 
-    The order within a split is that of the items; a chunk is given out as soon as it is full.
+    The order within a split is that of the items; a chunk is yielded as soon as it is full.
     """
     waiting: dict[SplitName, list[Any]] = {}
     weights: dict[SplitName, int] = {}
@@ -279,6 +279,16 @@ def chunked(items: Iterable[tuple[SplitName, int, Any]]) -> Iterator[Chunk]:
             yield Chunk(split, tuple(ready))
 
 
+def shown(names: Sequence[str], most: int, empty: str = "nothing") -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(map(printable, names[:most])) + (", …" if len(names) > most else "") or empty
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, in order."""
+    return sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
+
+
 def within(root: Path, relative: str, name: str, layout: str) -> Path:
     """A path of the source's params below its root.
 
@@ -286,15 +296,12 @@ def within(root: Path, relative: str, name: str, layout: str) -> Path:
         DataError: it is absolute or leads out of the root, or does not exist; the message lists what is
             there.
     """
-    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+    if not is_inside(relative):
         raise DataError(f"{name} must be relative to the source's path", found=relative, expected=layout)
     path = root / relative
     if not path.exists():
-        there = (
-            sorted(printable(child.name) for child in path.parent.iterdir()) if path.parent.is_dir() else []
-        )
-        found = ", ".join(there[:12]) + (", …" if len(there) > 12 else "") or "nothing"
-        raise DataError(f"{name}: {path} does not exist", found=f"in {path.parent}: {found}", expected=layout)
+        found = f"in {path.parent}: {shown(names_in(path.parent), 12)}"
+        raise DataError(f"{name}: {path} does not exist", found=found, expected=layout)
     need_inside(root, path)
     return path
 

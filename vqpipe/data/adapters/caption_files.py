@@ -10,18 +10,19 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, NamedTuple, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vqpipe.data.adapters.base import Adapter, Corpus, need_inside
+from vqpipe.data.adapters.base import Adapter, Corpus, names_in, need_inside, shown
 from vqpipe.data.captions import Unusable, identifier
 from vqpipe.data.encodings import known_encoding
 from vqpipe.data.read import open_split
 from vqpipe.data.records import SplitName
 from vqpipe.data.structured_files import cells_under_header, rows, text_rows
 from vqpipe.data.text_files import MAX_JSON_LINE, PACKED, lines
+from vqpipe.data.walk import is_inside
 from vqpipe.errors import DataError, printable
 
 ENCODING_OPTION = "corpus.encoding"
@@ -41,14 +42,14 @@ class FileCorpus(Corpus):
     @field_validator("files")
     @classmethod
     def _inside(cls, files: str | None) -> str | None:
-        if files is not None and (PurePosixPath(files).is_absolute() or ".." in PurePosixPath(files).parts):
+        if files is not None and not is_inside(files):
             raise ValueError("is a pattern of names within the folder path")
         return files
 
 
 class EncodedCorpus(FileCorpus):
     """What the corpora of text files share. The files may be plain, gzip, bzip2, xz or zstd: the usual endings are the
-    kind's own, alone or with .gz, .bz2, .xz or .zst behind it."""
+    kind's own, alone or followed by .gz, .bz2, .xz or .zst."""
 
     encoding: str | None = None
     """Encoding of files without a byte order mark, such as `cp1252`, `latin-1`, `shift_jis`; null: UTF-8, or UTF-16
@@ -58,7 +59,7 @@ class EncodedCorpus(FileCorpus):
 
 
 def packed_endings(*endings: str) -> tuple[str, ...]:
-    """Endings of file names, each alone and with .gz, .bz2, .xz or .zst behind it."""
+    """Endings of file names, each alone and followed by .gz, .bz2, .xz or .zst."""
     return tuple(ending + packed for ending in endings for packed in PACKED)
 
 
@@ -85,12 +86,9 @@ def corpus_files(source: FileCorpus, adapter: Adapter) -> list[tuple[str, Path]]
     if not found and not source.files:
         found = _matching(path, [f"*{ending}" for ending in adapter.further_endings])
     if not found:
-        others = sorted(child.name for child in path.iterdir())
         raise DataError(
             f"corpus: {path} has no {' and no '.join(patterns)}",
-            found=f"{', '.join(others[:5])}{', …' if len(others) > 5 else ''}"
-            if others
-            else "an empty folder",
+            found=shown(names_in(path), 5, "an empty folder"),
             expected=f"{expected}; corpus.files names files of another ending",
         )
     for file in found.values():
@@ -139,6 +137,22 @@ class PublishedDataset(Adapter):
                 yield from ((image_id, caption) for caption in captions or [])
 
 
+class CaptionFiles(Adapter):
+    """What the adapters of files of captions share: the files are read one by one, in the order of their names."""
+
+    gives = ("captions",)
+    may_be_pairs = True
+
+    def captions(self, source: Any, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
+        """The captions of all files."""
+        for label, file in corpus_files(source, self):
+            yield from self.read_file(source, file, label, noted)
+
+    def read_file(self, source: Any, file: Path, label: str, noted: Unusable) -> Iterator[RawCaption]:
+        """The captions of one file; `label` is the prefix of its line numbers."""
+        raise NotImplementedError
+
+
 class TextCorpus(EncodedCorpus):
     """Text with one caption a line. Usual ending: .txt."""
 
@@ -146,21 +160,18 @@ class TextCorpus(EncodedCorpus):
     """Names this kind."""
 
 
-class TextLines(Adapter):
+class TextLines(CaptionFiles):
     """Text with one caption a line."""
 
     kind = "text"
     Params = TextCorpus
-    gives = ("captions",)
     layout = "text, one caption a line"
-    may_be_pairs = True
     endings = packed_endings(".txt")
 
-    def captions(self, source: TextCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
-        """The lines of the files, in the order of their names."""
-        for label, file in corpus_files(source, self):
-            for number, line in lines(file, 0, source.encoding, ENCODING_OPTION):
-                yield f"{label}{number}", line
+    def read_file(self, source: TextCorpus, file: Path, label: str, noted: Unusable) -> Iterator[RawCaption]:
+        """The lines of a file."""
+        for number, line in lines(file, source.encoding, ENCODING_OPTION):
+            yield f"{label}{number}", line
 
 
 class JsonLinesCorpus(EncodedCorpus):
@@ -174,49 +185,42 @@ class JsonLinesCorpus(EncodedCorpus):
     """Key of an object's id; null: the line number."""
 
 
-class JsonLines(Adapter):
+class JsonLines(CaptionFiles):
     """One JSON value a line."""
 
     kind = "jsonl"
     Params = JsonLinesCorpus
-    gives = ("captions",)
     layout = 'lines such as {"caption": "a red bus"}; the key is corpus.caption_field'
     endings = packed_endings(".jsonl")
-    may_be_pairs = True
 
-    def captions(self, source: JsonLinesCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
-        """The captions of the lines of the files, in the order of their names."""
-        for label, file in corpus_files(source, self):
-            yield from _captions_of_json_lines(source, label, file, noted)
-
-
-def _captions_of_json_lines(
-    source: JsonLinesCorpus, label: str, path: Path, noted: Unusable
-) -> Iterator[RawCaption]:
-    for number, line in lines(path, 0, source.encoding, ENCODING_OPTION, json=True):
-        value = _json(line)
-        for one in value if isinstance(value, list) else [value]:
-            caption_id = f"{label}{number}"
-            if isinstance(one, dict):
-                if source.id_field is not None:
-                    caption_id = id_or_place(one.get(source.id_field), f"{label}#{number}", noted)
-                if source.caption_field not in one:
+    def read_file(
+        self, source: JsonLinesCorpus, file: Path, label: str, noted: Unusable
+    ) -> Iterator[RawCaption]:
+        """The captions of the lines of a file."""
+        for number, line in lines(file, source.encoding, ENCODING_OPTION, json=True):
+            value = _json(line)
+            for one in value if isinstance(value, list) else [value]:
+                caption_id = f"{label}{number}"
+                if isinstance(one, dict):
+                    if source.id_field is not None:
+                        caption_id = id_or_place(one.get(source.id_field), f"{label}#{number}", noted)
+                    if source.caption_field not in one:
+                        noted.hint = f"the keys of line {number} are {shown([*map(str, one)], 8, 'none')}"
+                    one = one.get(source.caption_field)
+                elif isinstance(one, _Damaged) and one.text.lstrip(" ")[:1] in ("[", "{"):
                     noted.hint = (
-                        f"the keys of line {number} are {', '.join(map(str, list(one)[:8])) or 'none'}"
+                        f"line {number} is not a whole JSON value; kind: coco reads JSON over several lines"
                     )
-                one = one.get(source.caption_field)
-            elif isinstance(one, _Damaged) and one.text.lstrip(" ")[:1] in ("[", "{"):
-                noted.hint = f"line {number} is no whole JSON value; kind: coco reads JSON over several lines"
-            yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
+                yield from ((caption_id, text) for text in (one if isinstance(one, list) else [one]))
 
 
 class _Damaged(NamedTuple):
-    """A line that is no JSON."""
+    """A line that is not JSON."""
 
     text: str
 
     def __str__(self) -> str:
-        return f"no JSON: {self.text[:60]}"
+        return f"not JSON: {self.text[:60]}"
 
 
 def _json(line: bytes) -> object:
@@ -252,7 +256,7 @@ class TsvCorpus(EncodedCorpus):
     """Rows to skip at the start of each file, the last of which has the columns' names; null: 1 where a column is
     named, else 0."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """What is between columns; null: a comma in files that end in .csv, a tab in others."""
+    """The character between columns; null: a comma in files that end in .csv, a tab in others."""
     quotes: bool = True
     """Whether "…" around a whole cell are its quotes, as CSV has them (within them, line ends and delimiters belong
     to the cell, and "" is one quote). Quotes that are not closed before a delimiter or a line end are text in any
@@ -262,7 +266,7 @@ class TsvCorpus(EncodedCorpus):
     @classmethod
     def _delimits(cls, delimiter: str | None) -> str | None:
         if delimiter is not None and delimiter in '"\r\n':
-            raise ValueError("is no quote and no line end")
+            raise ValueError("must be neither a quote nor a line end")
         return delimiter
 
     @model_validator(mode="after")
@@ -282,48 +286,41 @@ class TsvCorpus(EncodedCorpus):
         return int(isinstance(self.caption_column, str) or isinstance(self.id_column, str))
 
 
-class Tables(Adapter):
+class Tables(CaptionFiles):
     """TSV or CSV with a column of captions."""
 
     kind = "tsv"
     Params = TsvCorpus
-    gives = ("captions",)
     layout = "lines with tabs between columns, or corpus.delimiter; corpus.caption_column is a name or counts from 0"
     endings = packed_endings(".tsv")
     further_endings = packed_endings(".csv")
-    may_be_pairs = True
 
-    def captions(self, source: TsvCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
-        """The captions of the rows of the files, in the order of their names."""
-        for label, file in corpus_files(source, self):
-            yield from _captions_of_table(source, label, file, noted)
-
-
-def _captions_of_table(source: TsvCorpus, label: str, path: Path, noted: Unusable) -> Iterator[RawCaption]:
-    by_comma = path.name.lower().endswith(Tables.further_endings)
-    delimiter = source.delimiter or ("," if by_comma else "\t")
-    texts = rows(lines(path, 0, source.encoding, ENCODING_OPTION, lone_cr=False), delimiter, source.quotes)
-    skipped = [cells for _, cells in islice(texts, source.header_rows())]
-    if len(skipped) < source.header_rows():
-        return
-    names = skipped[-1] if skipped else []
-    caption_at = _column(source.caption_column, names, path, delimiter)
-    id_at = None if source.id_column is None else _column(source.id_column, names, path, delimiter)
-    # Where the column is a number, the skipped lines need not be a header.
-    header = names if isinstance(source.caption_column, str) else []
-    for number, found in texts:
-        caption_id = f"{label}{number}"
-        cells = cells_under_header(found, header, caption_at, delimiter)
-        if cells is None:
-            noted.hint = f"line {number} has {len(found)} columns, and the header {len(names)}"
-            yield caption_id, None
-            continue
-        if id_at is not None:
-            caption_id = id_or_place(cells[id_at] if id_at < len(cells) else None, caption_id, noted)
-        if caption_at >= len(cells):
-            shown = printable(delimiter.join(cells)[:60])
-            noted.hint = f"line {number} has {len(cells)} columns by {_delimiter(delimiter)}: {shown}"
-        yield caption_id, cells[caption_at] if caption_at < len(cells) else ""
+    def read_file(self, source: TsvCorpus, file: Path, label: str, noted: Unusable) -> Iterator[RawCaption]:
+        """The captions of the rows of a file."""
+        by_comma = file.name.lower().endswith(self.further_endings)
+        delimiter = source.delimiter or ("," if by_comma else "\t")
+        texts = rows(lines(file, source.encoding, ENCODING_OPTION, lone_cr=False), delimiter, source.quotes)
+        skipped = [cells for _, cells in islice(texts, source.header_rows())]
+        if len(skipped) < source.header_rows():
+            return
+        names = skipped[-1] if skipped else []
+        caption_at = _column(source.caption_column, names, file, delimiter)
+        id_at = None if source.id_column is None else _column(source.id_column, names, file, delimiter)
+        # Where the column is a number, the skipped lines need not be a header.
+        header = names if isinstance(source.caption_column, str) else []
+        for number, found in texts:
+            caption_id = f"{label}{number}"
+            cells = cells_under_header(found, header, caption_at, delimiter)
+            if cells is None:
+                noted.hint = f"line {number} has {len(found)} columns, and the header {len(names)}"
+                yield caption_id, None
+                continue
+            if id_at is not None:
+                caption_id = id_or_place(cells[id_at] if id_at < len(cells) else None, caption_id, noted)
+            if caption_at >= len(cells):
+                text = printable(delimiter.join(cells)[:60])
+                noted.hint = f"line {number} has {len(cells)} columns by {_delimiter(delimiter)}: {text}"
+            yield caption_id, cells[caption_at] if caption_at < len(cells) else ""
 
 
 def _column(column: int | str, names: list[str], path: Path, delimiter: str) -> int:
@@ -359,15 +356,13 @@ class ParquetCorpus(FileCorpus):
     """Name of the id column; null: the row number."""
 
 
-class Parquet(Adapter):
+class Parquet(CaptionFiles):
     """Parquet files with a column of captions; rows are numbered through all files."""
 
     kind = "parquet"
     Params = ParquetCorpus
-    gives = ("captions",)
     layout = "Parquet with the column corpus.caption_column"
     endings = (".parquet",)
-    may_be_pairs = True
 
     def captions(self, source: ParquetCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
         """The captions of the rows of the files, in the order of their names."""

@@ -4,7 +4,7 @@ The json files list the images. An image that has no file, or no caption where i
 quarantined; image files that no json lists are ignored; annotations of an image that no json lists are noted. Boxes and
 masks are those of `instances`; crowds are in the segmentation and not among the things. Where masks overlap, the
 smaller object is on top. Ids are compared as `identifier` writes them, numbers may be strings, and a missing box is
-that of the mask. Boxes are [x, y, width, height] in any case.
+that of the mask. Boxes are always [x, y, width, height].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from vqpipe.data.adapters.base import (
     check_splits,
     chunked,
     need_source,
+    shown,
     split_of,
     within,
 )
@@ -44,7 +45,7 @@ from vqpipe.data.images import resize_labels
 from vqpipe.data.masks import BadMask, bounds, finite_number, to_mask
 from vqpipe.data.records import SPLITS, Bad, Record, SplitName, Thing
 from vqpipe.data.structured_files import EVERY, TOP, JsonArrays
-from vqpipe.data.walk import read_image
+from vqpipe.data.walk import is_inside, read_image
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
@@ -159,12 +160,11 @@ class _Listing:
             item = self.items.get(image_id)
             if item is None:
                 orphans[image_id] = orphans.get(image_id, 0) + 1
-            elif own_id is not None and given.setdefault(own_id, entry := (image_id, content)) is not entry:
-                if given[own_id] == entry:
-                    self.note(image_id, "duplicate_annotation", f"{own_id} is in {path.name} twice")
-                else:  # an id of several annotations is ignored
-                    self._add_annotation(item, kind, content)
-            else:
+            elif own_id in given and given[own_id] == (image_id, content):
+                self.note(image_id, "duplicate_annotation", f"{own_id} is in {path.name} twice")
+            else:  # an id of several different annotations is ignored
+                if own_id is not None:
+                    given.setdefault(own_id, (image_id, content))
                 self._add_annotation(item, kind, content)
         for image_id, count in orphans.items():
             detail = f"{count} annotations in {path.name}; no such image is listed"
@@ -211,7 +211,7 @@ class _Listing:
         """Note the instances of categories that no json lists."""
         for item in self.items.values():
             kept = [entry for entry in item.annotations if entry[0] in categories]
-            for category, _ in item.annotations if len(kept) < len(item.annotations) else ():
+            for category, _ in item.annotations:
                 if category not in categories:
                     detail = (
                         f"category {category} is not listed" if categories else "no categories are listed"
@@ -329,8 +329,7 @@ class Coco(Adapter):
 
 
 def _load_item(item: _Item, max_pixels: int, root: Path) -> Iterator[Record | Bad]:
-    name = PurePosixPath(item.file_name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts:
+    if not is_inside(item.file_name.replace("\\", "/")):
         yield Bad(item.image_id, "unsafe_path", printable(item.file_name))
         return
     image = read_image(item.image_id, Path(item.path), max_pixels, root)
@@ -452,7 +451,7 @@ def _of_object(element: object, place: str, noted: Unusable) -> Iterator[RawCapt
     key = next((key for key in _ID_FIELDS if key in element), "")
     captions = element.get("caption", element.get("captions"))
     if captions is None:
-        noted.hint = f"the keys of an element are {', '.join(map(str, list(element)[:8]))}"
+        noted.hint = f"the keys of an element are {shown([*map(str, element)], 8, 'none')}"
     for caption in captions if isinstance(captions, list) else [captions]:
         yield id_or_place(element.get(key), place, noted), caption
 

@@ -23,12 +23,13 @@ from vqpipe.data.adapters.base import (
     chunked,
     need_inside,
     need_source,
+    shown,
     split_of,
 )
 from vqpipe.data.captions import BadCaption, clean_caption
 from vqpipe.data.images import byte_limit
 from vqpipe.data.records import SPLITS, Bad, Record, SplitName, describe
-from vqpipe.data.walk import BadLink, Member, Walk, is_image, members, other_file, other_source
+from vqpipe.data.walk import BadLink, Member, Walk, hidden, is_image, members, other_file, other_source
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
@@ -84,18 +85,16 @@ def _tree(source: ImageFolderSource) -> Walk | None:
     return Walk(root, source.splits.values()) if root.is_dir() else None
 
 
-def _list(
-    source: ImageFolderSource, tree: Walk | None, wanted: str = "", max_bytes: int = 0
-) -> Iterator[Found]:
+def _list(source: ImageFolderSource, tree: Walk | None, max_bytes: int = 0) -> Iterator[Found]:
     if tree is None:
-        yield from members(Path(source.path), wanted, max_bytes)
+        yield from members(Path(source.path), max_bytes=max_bytes)
     else:
         for entry in tree:
             yield Member(entry, 0, None) if isinstance(entry, str) else entry
 
 
 class _Places:
-    """Which split and class a member's name belongs to."""
+    """Which split, and which folder in it, a name belongs to."""
 
     def __init__(self, source: ImageFolderSource) -> None:
         self.source = source
@@ -109,6 +108,14 @@ class _Places:
             if parts[: len(folder)] == folder and len(parts) > len(folder):
                 return split, parts[len(folder) :]
         return None
+
+    def image(self, name: str) -> tuple[SplitName, tuple[str, ...]] | None:
+        """The same for an image that is used, None for every other name."""
+        place = self.split(name)
+        if place is None or not is_image(name) or name == self.source.class_names:
+            return None
+        lacks_class = self.source.classes == "folders" and len(place[1]) == 1
+        return None if lacks_class or hidden_part(name, place[1]) is not None else place
 
 
 def _read_names(source: ImageFolderSource) -> dict[str, str] | None:
@@ -161,7 +168,7 @@ def _classes(source: ImageFolderSource, found: set[str]) -> dict[str, tuple[int,
     if lacking:
         raise DataError(
             f"{source.class_names} names no class for {len(lacking)} of {len(found)} class folders",
-            found=", ".join(printable(folder) for folder in lacking[:5]),
+            found=shown(lacking, 5),
             expected="one line per class folder: folder, tab, name",
         )
     return {folder: (number, table[folder]) for number, folder in enumerate(sorted(found))}
@@ -198,7 +205,7 @@ class _Survey:
             if place and top is not None:
                 if top not in self._hidden:
                     self._hidden.add(top)
-                    self.bad.append((place[0], Bad(printable(top), "hidden", "its name begins with a dot")))
+                    self.bad.append((place[0], hidden(top)))
                 continue
             if isinstance(entry, BadLink):
                 links.append(len(self.bad))
@@ -226,7 +233,7 @@ class _Survey:
         elif not is_image(name):
             self.bad.append((place[0], other_file(name)))
         elif self.source.classes == "folders" and len(place[1]) == 1:
-            self.bad.append((place[0], Bad(printable(name), "no_class", "lies beside the class folders")))
+            self.bad.append((place[0], Bad(printable(name), "no_class", "is next to the class folders")))
         else:
             self.images[place[0]] += 1
             if self.source.classes == "folders":
@@ -241,11 +248,10 @@ class _Survey:
             return
         root, own = Path(self.source.path), [bad for split, bad in self.bad if split == empty[0]]
         tops = _tops(root) if root.is_dir() else list(self.tops)
-        shown = ", ".join(printable(top) for top in tops[:MAX_TOPS]) or "nothing"
         flat = any(bad.reason == "no_class" for bad in own)
         raise DataError(
             f"dataset.source.splits.{empty[0]}: no image in {self.source.splits[empty[0]]!r} of {root}",
-            found=f"at the top: {shown}{', …' if len(tops) > MAX_TOPS else ''}; left out of this split: "
+            found=f"at the top: {shown(tops, MAX_TOPS)}; left out of this split: "
             f"{describe(own)}; images in the other splits: {sum(self.images.values())}",
             expected=LAYOUT,
             run=other_source(own) or (AT_ANY_DEPTH if flat else EMPTY_SPLIT),
@@ -302,19 +308,11 @@ class ImageFolder(Adapter):
 
         def items() -> Iterator[tuple[SplitName, int, Record | Bad]]:
             given: set[str] = set()
-            for entry in _list(source, tree, "", byte_limit(max_pixels)):
-                if isinstance(entry, Bad) or not is_image(entry.name):
-                    continue
-                place = places.split(entry.name)
-                if (
-                    place is None
-                    or entry.name == source.class_names
-                    or hidden_part(entry.name, place[1]) is not None
-                ):
+            for entry in _list(source, tree, byte_limit(max_pixels)):
+                place = None if isinstance(entry, Bad) else places.image(entry.name)
+                if isinstance(entry, Bad) or place is None:
                     continue
                 split, below = place
-                if source.classes == "folders" and len(below) == 1:
-                    continue
                 image_id = printable(entry.name)
                 if tree is None:
                     if image_id in given:
@@ -327,8 +325,7 @@ class ImageFolder(Adapter):
                 if tree is not None:
                     yield split, 0, Record(image_id, root / entry.name, captions[label_name], *known)
                 elif entry.data is None:
-                    detail = f"{entry.num_bytes} bytes in the tar; not read"
-                    yield split, 0, Bad(image_id, "too_many_bytes", detail)
+                    yield split, 0, entry.too_large(image_id)
                 else:
                     yield split, len(entry.data), Record(image_id, entry.data, captions[label_name], *known)
 

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from vqpipe.data.adapters.listings import (
-    ABOUT,
     Kind,
-    Layout,
     captions_of,
     head_of,
     is_metadata,
@@ -22,6 +21,16 @@ from vqpipe.data.adapters.side_files import TEXT_ENDINGS, key_of
 from vqpipe.data.walk import ARCHIVES, Member, is_image, members
 from vqpipe.errors import DataError
 
+Layout = Literal["folder", "webdataset", "metadata", "table", "karpathy", "json"]
+ABOUT: dict[Layout, str] = {
+    "folder": "x.jpg and x.txt, one caption a line",
+    "webdataset": "shards 00000.tar, … of x.jpg, x.txt, x.json, x.cls",
+    "metadata": "metadata.jsonl or metadata.csv with the images (file_name, text), in one folder or one a split",
+    "table": "a CSV or TSV with a column of image names and one of captions",
+    "karpathy": "Karpathy's dataset_*.json (filename, split, sentences)",
+    "json": "a json of [{image, caption}, …] or {file: [captions], …}",
+}
+"""The layouts of the source `pairs`, in words."""
 MAX_FOLDERS = 60
 MAX_LISTINGS = 20
 MAX_TWINS = 20
@@ -154,11 +163,11 @@ def hint(path: Path) -> str | None:
     )
 
 
-def hinted(error: DataError, path: Path, behind: str = "") -> DataError:
+def hinted(error: DataError, path: Path, also: str = "") -> DataError:
     """The error of another reader, with what to write in params where the path has images with captions."""
     advice = hint(path) if path.exists() else None
     if advice is None:
         return error
     if str(error).splitlines()[-1].startswith("  run: "):
-        return DataError(f"{error}; or: {advice}{behind}".splitlines())
-    return DataError(str(error).splitlines(), run=advice + behind)
+        return DataError(f"{error}; or: {advice}{also}".splitlines())
+    return DataError(str(error).splitlines(), run=advice + also)

@@ -1,41 +1,24 @@
-"""Files that list images with captions: tables, JSON lines, Karpathy's json, and json of one's own.
+"""Files that list images with captions: tables, JSON lines, Karpathy's json, and other json.
 
-What a file is follows from its first bytes: `listing_kind`. Every kind is read into the same rows; what a row lacks is
-noted. `read_lists` finds the listings of a source, and the folder that their file names are relative to.
+What a file is follows from its first bytes: `listing_kind`. Every kind is read into the same rows (`read_listing`);
+what a row lacks is noted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from vqpipe.data.adapters.base import need_inside, within
-from vqpipe.data.captions import clean_captions, identifier
 from vqpipe.data.records import Bad, SplitName
 from vqpipe.data.structured_files import EVERY, TOP, JsonArrays, cells_under_header, rows
 from vqpipe.data.text_files import PACKED, lines, open_bytes
-from vqpipe.data.walk import Walk, is_image
+from vqpipe.data.walk import is_image
 from vqpipe.errors import DataError, printable
 
-if TYPE_CHECKING:
-    from vqpipe.data.adapters.pairs import PairsSource
-
-Layout = Literal["folder", "webdataset", "metadata", "table", "karpathy", "json"]
-ABOUT: dict[Layout, str] = {
-    "folder": "x.jpg and x.txt, one caption a line",
-    "webdataset": "shards 00000.tar, … of x.jpg, x.txt, x.json, x.cls",
-    "metadata": "metadata.jsonl or metadata.csv with the images (file_name, text), in one folder or one a split",
-    "table": "a CSV or TSV with a column of image names and one of captions",
-    "karpathy": "Karpathy's dataset_*.json (filename, split, sentences)",
-    "json": "a json of [{image, caption}, …] or {file: [captions], …}",
-}
-"""The layouts of the source `pairs`, in words."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 LISTINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".token")
 NOTES = ("readme", "license", "licence", "classes", "labels", "index", "notes", "shards", "sizes")
@@ -200,7 +183,9 @@ def listing_kind(path: Path) -> Kind | None:
     if start.startswith("{"):
         return _object_kind(start)
     columns = _columns(head)
-    if columns is None or (columns.header is not None and _caption_column(columns.header) is None):
+    if columns is None or (
+        columns.header is not None and _known_column(columns.header, CAPTION_FIELDS) is None
+    ):
         return None
     return "table"
 
@@ -214,7 +199,7 @@ def _object_kind(start: str) -> Kind | None:
     if '"annotations"' in start and '"image_id"' in start:
         return "coco"
     key = re.match(r'\{\s*"((?:[^"\\]|\\.)+)"\s*:', start)
-    if key and is_image(_file_part(key[1])[0]):
+    if key and is_image(_file_name(key[1])):
         return "json"
     listed = re.match(r'\{\s*"\w+"\s*:\s*\[\s*\{\s*"', start)
     return "json" if listed and _names(start, IMAGE_FIELDS) and _names(start, CAPTION_FIELDS) else None
@@ -231,10 +216,9 @@ def _json(text: str) -> Any:
         return None
 
 
-def _file_part(cell: str) -> tuple[str, bool]:
-    """A cell without the number that Flickr's token files put behind the name (`1.jpg#0`)."""
-    name = re.sub(r"#\w*$", "", cell.strip())
-    return name, name != cell.strip()
+def _file_name(cell: str) -> str:
+    """A cell without the number that Flickr's token files put after the name (`1.jpg#0`)."""
+    return re.sub(r"#\w*$", "", cell.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +235,13 @@ def _columns(head: str) -> _Columns | None:
         cells = _first_cells(head, delimiter)
         if len(cells) < 2:
             continue
-        lower = [cell.lower() for cell in cells]
-        named = [lower.index(name) for name in IMAGE_FIELDS if name in lower]
-        files = [at for at, cell in enumerate(cells) if is_image(_file_part(cell)[0])]
-        if named:
-            found.append((0, _Columns(delimiter, named[0], cells)))
-        elif files:
-            found.append((1, _Columns(delimiter, files[0], None)))
-    return min(found, key=lambda entry: entry[0])[1] if found else None
+        named = _known_column(cells, IMAGE_FIELDS)
+        files = [at for at, cell in enumerate(cells) if is_image(_file_name(cell))]
+        if named is not None:
+            return _Columns(delimiter, named, cells)
+        if files:
+            found.append(_Columns(delimiter, files[0], None))
+    return found[0] if found else None
 
 
 def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
@@ -277,7 +260,7 @@ def read_listing(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     if kind is None or kind == "coco":
         coco = "a COCO json: dataset.source.kind coco reads it"
         raise DataError(
-            f"dataset.source.listing: {path} is no list of images and captions",
+            f"dataset.source.listing: {path} is not a list of images and captions",
             found=coco if kind else f"it begins: {head_of(path)[:60]!r}",
             expected="a CSV or TSV, JSON lines, Karpathy's json, [{image, caption}, …] or {file: [captions], …}",
             run=None if kind else "name the fields: dataset.source.image_field and caption_field",
@@ -293,18 +276,17 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         columns = _Columns(delimiter, 0, _first_cells(head, delimiter))
     names = columns.header or []
     image = _column(path, "image_field", fields.image, names, columns.image)
-    lower = [name.lower() for name in names]
     other = 1 - columns.image if columns.image < 2 else 0
-    known = _caption_column(names) if names else other
+    known = _known_column(names, CAPTION_FIELDS) if names else other
     caption = _column(path, "caption_field", fields.caption, names, known)
     label = _column(path, "label_field", fields.label, names, None) if fields.label is not None else None
-    split = lower.index("split") if "split" in lower else None
+    split = _known_column(names, ("split",))
     if caption is None or image is None:
         raise DataError(
             f"{path} has no column of captions", found=", ".join(map(printable, names)),
             expected=f"a column such as {', '.join(CAPTION_FIELDS[:3])}", run="set dataset.source.caption_field",
         )  # fmt: skip
-    read = lines(path, 0, fields.encoding, ENCODING)
+    read = lines(path, fields.encoding, ENCODING)
     for at, (number, raw) in enumerate(rows(read, columns.delimiter, quotes=True)):
         whole = cells_under_header(raw, names, caption, columns.delimiter)
         if whole is None:
@@ -317,7 +299,7 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         if image >= len(cells) or not cells[image]:
             yield Bad(f"{path.name}, line {number}", "bad_annotation", "no image", 1)
             continue
-        name = _file_part(cells[image])[0]
+        name = _file_name(cells[image])
         yield Row(
             name if is_image(name) else cells[image],
             [cells[caption]] if caption < len(cells) else [],
@@ -326,9 +308,10 @@ def _table(path: Path, fields: Fields) -> Iterator[Row | Bad]:
         )
 
 
-def _caption_column(names: list[str]) -> int | None:
+def _known_column(names: list[str], fields: Sequence[str]) -> int | None:
+    """The column of the likeliest field that is among the names."""
     lower = [name.lower() for name in names]
-    return next((lower.index(name) for name in CAPTION_FIELDS if name in lower), None)
+    return next((lower.index(name) for name in fields if name in lower), None)
 
 
 def _column(path: Path, option: str, name: str | None, names: list[str], known: int | None) -> int | None:
@@ -360,7 +343,7 @@ def _row(value: Any, fields: Fields, where: str) -> Row | Bad:
 
 
 def _lines(path: Path, fields: Fields) -> Iterator[Row | Bad]:
-    for number, line in lines(path, 0, fields.encoding, ENCODING, json=True):
+    for number, line in lines(path, fields.encoding, ENCODING, json=True):
         if line.strip():
             value = _json(line.decode("utf-8", "surrogateescape"))
             yield _row(value, fields, f"{path.name}, line {number}")
@@ -382,9 +365,9 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
     source = JsonArrays(path, fields.encoding, ENCODING)
     by_name: dict[str, list[object]] = {}
     for number, (key, value, _, _) in enumerate(source.elements(TOP, EVERY), start=1):
-        if is_image(_file_part(key)[0]):
+        if is_image(_file_name(key)):
             found = [None] if value is None else captions_of(value, fields.caption)
-            by_name.setdefault(_file_part(key)[0], []).extend(found)
+            by_name.setdefault(_file_name(key), []).extend(found)
         elif key == TOP or isinstance(value, dict):
             row = _row(value, fields, f"{path.name}, entry {number}")
             if isinstance(row, Row) and row.split is None and key.lower() in WORDS:
@@ -392,192 +375,3 @@ def _whole(path: Path, fields: Fields) -> Iterator[Row | Bad]:
             yield row
     for name, captions in by_name.items():
         yield Row(name, captions)
-
-
-_KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}
-NUM_PROBED = 100
-"""Names that are looked for to find the folder of the images."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """What the listings state of one image."""
-
-    split: SplitName | None
-    label: str | None
-    captions: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Listed:
-    """Entries by the image's path below the root, in the order of the listings."""
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    bad: list[tuple[str, Bad]] = field(default_factory=list)
-    states_splits: bool = False
-
-
-def read_lists(source: PairsSource, root: Path, layout: Layout) -> Listed:
-    """Read all listings of a source.
-
-    Raises:
-        DataError: no listing, or several of which none is named; a damaged one; no such folder of images.
-    """
-    fields = Fields(source.image_field, source.caption_field, source.label_field, source.encoding)
-    names = _listings(source, root, layout)
-    stated = splits_of(names) if source.own_splits else None
-    listed = Listed(states_splits=stated is not None)
-    for name in names:
-        base = _base(source, root, name, layout, fields)
-        own = stated[name] if stated else None
-        need_inside(root, root / name)
-        for row in read_listing(root / name, fields):
-            if isinstance(row, Bad):
-                listed.bad.append((own or "", row))
-            else:
-                _add(listed, row, base, own, source.own_splits)
-    if layout == "metadata" and source.listing is None:
-        listed.bad += _unlisted(root, listed.entries)
-    return listed
-
-
-def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits: bool) -> None:
-    """Add a row to its image's entry, or note what is wrong with it."""
-    split, word = own, identifier(row.split)
-    if own_splits and word is not None:
-        split = WORDS.get(word.lower())
-        listed.states_splits = True
-        if split is None:
-            detail = f"split {word!r} is none of {', '.join(WORDS)}"
-            listed.bad.append(
-                ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
-            )
-            return
-    name = image_path(row.image, base)
-    if name is None:
-        listed.bad.append((split or "", Bad(printable(row.image), "unsafe_path", "leads out of the source")))
-        return
-    label = identifier(row.label)
-    entry = listed.entries.setdefault(name, Entry(split, label))
-    if entry.split != split:
-        detail = f"listed in {split or 'train'} too; {entry.split or 'train'} counts"
-        listed.bad.append((split or "", Bad(printable(name), "duplicate_id", detail)))
-        return
-    captions, faults = clean_captions(row.captions)
-    entry.captions += captions
-    entry.label = entry.label or label
-    listed.bad += [(split or "", Bad(printable(name), *fault, 1)) for fault in faults]
-
-
-def image_path(raw: str, base: str) -> str | None:
-    """An image's path below the root from the name in a listing; None where it leads out."""
-    name = raw.strip().replace("\\", "/")
-    if (
-        name.startswith(("/", "~"))
-        or re.match(r"^[A-Za-z]:", name)
-        or ".." in name.split("/")
-        or "\0" in name
-    ):
-        return None
-    return str(PurePosixPath(base) / name)
-
-
-def _listings(source: PairsSource, root: Path, layout: Layout) -> list[str]:
-    """The listings, relative to the root, in the order of their names."""
-    if source.listing is not None:
-        if (root / source.listing).is_file():
-            return [PurePosixPath(source.listing).as_posix()]
-        found = sorted(
-            path.relative_to(root).as_posix() for path in root.glob(source.listing) if path.is_file()
-        )
-        if not found:
-            if (root / source.listing).exists():
-                problem = f"dataset.source.listing: {root / source.listing} is not a file"
-                raise DataError(problem, expected=ABOUT[layout])
-            within(root, source.listing, "dataset.source.listing", ABOUT[layout])
-        return found
-    if layout == "metadata":
-        found = sorted(
-            name for name in Walk(root) if isinstance(name, str) and is_metadata(name.rpartition("/")[2])
-        )
-        folders = [name.rpartition("/")[0] for name in found]
-        twice = next((name for name in found if folders.count(name.rpartition("/")[0]) > 1), None)
-        several = found if twice is not None else []
-    else:
-        found = sorted(_of_kind(root, _KINDS[layout]))
-        several = found if len(found) > 1 and splits_of(found) is None else []
-    if several:
-        raise DataError(
-            f"dataset.source.listing: several files list images in {root}",
-            found=", ".join(map(printable, several[:8])),
-            expected="the name of one, or a pattern of those that belong together",
-        )
-    if not found:
-        raise DataError(
-            f"dataset.source.listing: no file lists the images of {root}",
-            expected=ABOUT[layout],
-            run="name it: dataset.source.listing",
-        )
-    return found
-
-
-def _of_kind(root: Path, kinds: tuple[str, ...]) -> Iterator[str]:
-    """The listings of some kinds in the root and in the folders right below it."""
-    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
-        if folder is not root and folder.name.startswith("."):
-            continue
-        names = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
-        for name in listing_names(names):
-            if (folder / name).is_file() and listing_kind(folder / name) in kinds:
-                yield (folder / name).relative_to(root).as_posix()
-
-
-def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields: Fields) -> str:
-    """The folder, relative to the root, that a listing's names are relative to."""
-    if source.images is not None:
-        return (
-            within(root, source.images, "dataset.source.images", ABOUT[layout]).relative_to(root).as_posix()
-        )
-    own = listing.rpartition("/")[0] or "."
-    if layout == "metadata":
-        return own
-    rows = islice((row for row in read_listing(root / listing, fields) if isinstance(row, Row)), NUM_PROBED)
-    images = [row.image for row in rows]
-
-    def num_found(base: str) -> int:
-        paths = [image_path(image, base) for image in images]
-        return sum(path is not None and os.path.isfile(root / path) for path in paths)
-
-    near = {base: num_found(base) for base in (own, ".")}
-    below = (
-        {base: num_found(base) for top in near for base in _folders_in(root, top)}
-        if not any(near.values())
-        else {}
-    )
-    found = {base: count for base, count in {**near, **below}.items() if count}
-    most = [base for base, count in found.items() if count == max(found.values())]
-    safe = any(image_path(image, own) is not None for image in images)
-    if safe and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
-        shown = ", ".join(printable(image) for image in images[:3])
-        raise DataError(
-            f"dataset.source.images: where are the images that {printable(listing)} lists?",
-            found=f"{shown}, … in each of {', '.join(map(printable, most))}" if most
-            else f"{shown}, …; none of the first {len(images)} is in {root} or a folder in it",
-            expected="the folder, relative to dataset.source.path, that these names are relative to",
-        )  # fmt: skip
-    return most[0] if most else own
-
-
-def _folders_in(root: Path, base: str) -> list[str]:
-    """The folders right in a folder, relative to the root, in order."""
-    names = sorted(child.name for child in (root / base).iterdir() if child.is_dir())
-    return [str(PurePosixPath(base) / name) for name in names if not name.startswith(".")]
-
-
-def _unlisted(root: Path, entries: dict[str, Entry]) -> Iterator[tuple[str, Bad]]:
-    """The images of a Hugging Face folder that no row names, and what the walk left out."""
-    for found in Walk(root):
-        if isinstance(found, Bad):
-            yield "", found
-        elif is_image(found) and found not in entries:
-            yield "", Bad(printable(found), "no_caption", "no row of the metadata names it")

@@ -1,43 +1,66 @@
-"""Images with captions as people have them: side files, WebDataset shards, or a list of names and captions.
+"""Images with captions in the usual layouts: side files, WebDataset shards, or a list of names and captions.
 
-The image's id is its path below the source's folder; a member of a shard has the shard's path in front. Captions are
-cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are in memory (as
-those of COCO are), the images never: those of a shard are read in a second pass, in the order of its members.
+The image's id is its path below the source's folder; in a shard it is the shard's path and the member's name. Captions
+are cleaned as COCO's are; an image without a usable one is quarantined. The captions of shards and lists are kept in
+memory (as those of COCO are), images never: those of a shard are read in a second pass, in the order of its members.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from vqpipe.data.adapters.base import Adapter, Chunk, Holdout, Plan, chunked, decoded, need_source, split_of
-from vqpipe.data.adapters.layouts import coco_files, layouts_at
+from vqpipe.data.adapters.base import (
+    Adapter,
+    Chunk,
+    Holdout,
+    Plan,
+    chunked,
+    decoded,
+    names_in,
+    need_inside,
+    need_source,
+    shown,
+    split_of,
+    within,
+)
+from vqpipe.data.adapters.layouts import ABOUT, Layout, coco_files, layouts_at
 from vqpipe.data.adapters.listings import (
-    ABOUT,
-    Layout,
-    Listed,
+    WORDS,
+    Fields,
+    Row,
     folder_splits,
     is_metadata,
-    read_lists,
+    listing_kind,
+    listing_names,
+    read_listing,
     splits_of,
 )
 from vqpipe.data.adapters.side_files import SIDE_BYTES, Sides, group_sides, read_sides
+from vqpipe.data.captions import clean_captions, identifier
 from vqpipe.data.encodings import known_encoding
 from vqpipe.data.images import byte_limit
 from vqpipe.data.records import Bad, Record, SplitName
-from vqpipe.data.walk import ARCHIVES, Walk, is_image, members
+from vqpipe.data.walk import ARCHIVES, Walk, hidden, is_image, is_inside, is_safe, members
 from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
 LAYOUT = "images with captions at dataset.source.path, in one of these layouts:" + "".join(
     f"\n            {name}: {about}" for name, about in ABOUT.items()
 )
+
+
+_KINDS = {"table": ("table", "lines"), "karpathy": ("karpathy",), "json": ("json",)}
+"""The kinds of listings that a layout has."""
+NUM_PROBED = 100
+"""Names that are looked for to find the folder of the images."""
 
 
 class PairsSource(Params):
@@ -48,7 +71,7 @@ class PairsSource(Params):
     path: str = Field(min_length=1)
     """The folder of the images and what lists them; or of shards; or one shard."""
     layout: Layout | None = None
-    """How the pairs are stored; null: recognised, and asked for where several layouts are seen."""
+    """How the pairs are stored; null: recognised; an error where several layouts are seen."""
     own_splits: bool = True
     """Whether splits that the layout states are kept; false: all images are one pool, for the holdout."""
     holdout: Holdout
@@ -73,7 +96,7 @@ class PairsSource(Params):
     @field_validator("listing", "images")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:
-        if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+        if path is not None and not is_inside(path):
             raise ValueError("must be relative to path, and inside it")
         return path
 
@@ -132,20 +155,19 @@ def _layout(source: PairsSource) -> Layout:
         raise DataError(
             f"dataset.source.path: {path} has pairs in several layouts",
             found="; ".join(f"{name} ({ABOUT[name]})" for name in found),
-            expected="dataset.source.layout names the one to read",
+            expected="the layout to read, in dataset.source.layout",
             choices=found,
         )
     coco = coco_files(path)
     if coco:
         raise DataError(
             f"dataset.source.path: {path} is in COCO's layout",
-            found=", ".join(map(printable, coco[:4])),
+            found=shown(coco, 4),
             run="vqpipe preset coco --out params.yaml, and name these files in dataset.source.splits",
         )
-    names = sorted(printable(child.name) for child in path.iterdir()) if path.is_dir() else ["a file"]
     raise DataError(
         f"dataset.source.path: no images with captions are seen in {path}",
-        found=", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "an empty folder",
+        found=shown(names_in(path), 8, "an empty folder") if path.is_dir() else "a file",
         expected=LAYOUT,
         run="set dataset.source.layout, and listing where a table or json lists the images",
     )
@@ -160,11 +182,9 @@ class _Places:
     """Splits and classes that are folders: `folders` are those that contain images."""
 
     def __init__(self, source: PairsSource, folders: Iterable[tuple[str, ...]]) -> None:
-        depth, self.named = folder_splits(folders)
-        self.depth = depth
-        if not source.own_splits:
-            self.named = {}
-        self.below = depth + bool(folder_splits(folders)[1])
+        self.depth, named = folder_splits(folders)
+        self.named = named if source.own_splits else {}
+        self.below = self.depth + bool(named)
 
     def split(self, name: str) -> SplitName | None:
         parts = _parts(name)
@@ -208,7 +228,7 @@ def _plan_folder(source: PairsSource, root: Path) -> Plan:
             folders.add(folder)
         for pair in group if source.classes == "own" else ():
             if pair.label:
-                labels[pair.image] = read_sides(root, (pair.label,), None, source.encoding).label
+                labels[pair.image] = read_sides(None, (f"{root}/{pair.label}",), None, source.encoding).label
     if not folders:
         raise _none_found(root, "folder", [("", entry) for entry in refused])
     places = _Places(source, folders)
@@ -243,15 +263,14 @@ def _shards(source: PairsSource, path: Path, bad: list[tuple[str, Bad]]) -> list
             bad.append(("", entry))
         elif entry.lower().endswith(ARCHIVES):
             found = (path / entry).stat() if (path / entry).is_file() else None
+            fault = None
             if found is None:
-                bad.append(
-                    ("", Bad(printable(entry), "missing_file", "a link that leads nowhere, or no plain file"))
-                )
+                fault = "missing_file", "a broken link, or not a plain file"
             elif (found.st_dev, found.st_ino) in given:
-                bad.append(
-                    ("", Bad(printable(entry), "duplicate_path", "another path to a shard that is listed"))
-                )
-            else:
+                fault = "duplicate_path", "another path to a shard that is listed"
+            if fault:
+                bad.append(("", Bad(printable(entry), *fault)))
+            elif found:
                 given.add((found.st_dev, found.st_ino))
                 names.append(entry)
     if not names:
@@ -291,8 +310,7 @@ def _plan_shards(source: PairsSource, path: Path, max_pixels: int) -> Plan:
                 image_id = _member_id(shard, entry.name)
                 split = splits.of(image_id, stated.get(shard))
                 if entry.data is None:
-                    detail = f"{entry.num_bytes} bytes in the tar; not read"
-                    yield split, 0, Bad(image_id, "too_many_bytes", detail)
+                    yield split, 0, entry.too_large(image_id)
                 else:
                     yield split, len(entry.data), classes.pair(label, image_id, entry.data, captions=captions)
 
@@ -318,7 +336,7 @@ def _survey_shard(
         if isinstance(entry, Bad):
             note(entry)
         elif any(part.startswith(".") for part in entry.name.split("/")):
-            note(Bad(printable(entry.name), "hidden", "its name begins with a dot"))
+            note(hidden(entry.name))
         elif entry.name in names:
             note(Bad(printable(entry.name), "duplicate_id", "twice in the tar; the first one counts"))
         else:
@@ -363,6 +381,185 @@ def _plan_lists(source: PairsSource, root: Path, layout: Layout) -> Plan:
     return Plan(chunked(items()), classes=classes.names, bad=bad, num_annotations=0)
 
 
+@dataclass(slots=True)
+class _Entry:
+    """What the listings state of one image."""
+
+    split: SplitName | None
+    label: str | None
+    captions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Listed:
+    """Entries by the image's path below the root, in the order of the listings."""
+
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    bad: list[tuple[str, Bad]] = field(default_factory=list)
+    states_splits: bool = False
+
+
+def read_lists(source: PairsSource, root: Path, layout: Layout) -> Listed:
+    """Read all listings of a source.
+
+    Raises:
+        DataError: no listing, or several of which none is named; a damaged one; no such folder of images.
+    """
+    fields = Fields(source.image_field, source.caption_field, source.label_field, source.encoding)
+    names = _listings(source, root, layout)
+    stated = splits_of(names) if source.own_splits else None
+    listed = Listed(states_splits=stated is not None)
+    for name in names:
+        base = _base(source, root, name, layout, fields)
+        own = stated[name] if stated else None
+        need_inside(root, root / name)
+        for row in read_listing(root / name, fields):
+            if isinstance(row, Bad):
+                listed.bad.append((own or "", row))
+            else:
+                _add(listed, row, base, own, source.own_splits)
+    if layout == "metadata" and source.listing is None:
+        listed.bad += _unlisted(root, listed.entries)
+    return listed
+
+
+def _add(listed: Listed, row: Row, base: str, own: SplitName | None, own_splits: bool) -> None:
+    """Add a row to its image's entry, or note what is wrong with it."""
+    split, word = own, identifier(row.split)
+    if own_splits and word is not None:
+        split = WORDS.get(word.lower())
+        listed.states_splits = True
+        if split is None:
+            detail = f"split {word!r} is not one of {', '.join(WORDS)}"
+            listed.bad.append(
+                ("", Bad(printable(row.image), "bad_annotation", detail, max(1, len(row.captions))))
+            )
+            return
+    name = image_path(row.image, base)
+    if name is None:
+        listed.bad.append((split or "", Bad(printable(row.image), "unsafe_path", "leads out of the source")))
+        return
+    label = identifier(row.label)
+    entry = listed.entries.setdefault(name, _Entry(split, label))
+    if entry.split != split:
+        detail = f"listed in {split or 'train'} too; {entry.split or 'train'} counts"
+        listed.bad.append((split or "", Bad(printable(name), "duplicate_id", detail)))
+        return
+    captions, faults = clean_captions(row.captions)
+    entry.captions += captions
+    entry.label = entry.label or label
+    listed.bad += [(split or "", Bad(printable(name), *fault, 1)) for fault in faults]
+
+
+def image_path(raw: str, base: str) -> str | None:
+    """An image's path below the root from the name in a listing; None where it leads out."""
+    name = raw.strip().replace("\\", "/")
+    if not is_safe(name) or name.startswith("~") or "\0" in name:
+        return None
+    return str(PurePosixPath(base) / name)
+
+
+def _listings(source: PairsSource, root: Path, layout: Layout) -> list[str]:
+    """The listings, relative to the root, in the order of their names."""
+    if source.listing is not None:
+        if (root / source.listing).is_file():
+            return [PurePosixPath(source.listing).as_posix()]
+        found = sorted(
+            path.relative_to(root).as_posix() for path in root.glob(source.listing) if path.is_file()
+        )
+        if not found:
+            if (root / source.listing).exists():
+                problem = f"dataset.source.listing: {root / source.listing} is not a file"
+                raise DataError(problem, expected=ABOUT[layout])
+            within(root, source.listing, "dataset.source.listing", ABOUT[layout])
+        return found
+    if layout == "metadata":
+        found = sorted(
+            name for name in Walk(root) if isinstance(name, str) and is_metadata(name.rpartition("/")[2])
+        )
+        folders = [name.rpartition("/")[0] for name in found]
+        twice = next((name for name in found if folders.count(name.rpartition("/")[0]) > 1), None)
+        several = found if twice is not None else []
+    else:
+        found = sorted(_of_kind(root, _KINDS[layout]))
+        several = found if len(found) > 1 and splits_of(found) is None else []
+    if several:
+        raise DataError(
+            f"dataset.source.listing: several files list images in {root}",
+            found=shown(several, 8),
+            expected="the name of one, or a pattern of those that belong together",
+        )
+    if not found:
+        raise DataError(
+            f"dataset.source.listing: no file lists the images of {root}",
+            expected=ABOUT[layout],
+            run="name it: dataset.source.listing",
+        )
+    return found
+
+
+def _of_kind(root: Path, kinds: tuple[str, ...]) -> Iterator[str]:
+    """The listings of some kinds in the root and in the folders right below it."""
+    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
+        if folder is not root and folder.name.startswith("."):
+            continue
+        names = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
+        for name in listing_names(names):
+            if (folder / name).is_file() and listing_kind(folder / name) in kinds:
+                yield (folder / name).relative_to(root).as_posix()
+
+
+def _base(source: PairsSource, root: Path, listing: str, layout: Layout, fields: Fields) -> str:
+    """The folder, relative to the root, that a listing's names are relative to."""
+    if source.images is not None:
+        return (
+            within(root, source.images, "dataset.source.images", ABOUT[layout]).relative_to(root).as_posix()
+        )
+    own = listing.rpartition("/")[0] or "."
+    if layout == "metadata":
+        return own
+    rows = islice((row for row in read_listing(root / listing, fields) if isinstance(row, Row)), NUM_PROBED)
+    images = [row.image for row in rows]
+
+    def num_found(base: str) -> int:
+        paths = [image_path(image, base) for image in images]
+        return sum(path is not None and os.path.isfile(root / path) for path in paths)
+
+    near = {base: num_found(base) for base in (own, ".")}
+    below = (
+        {base: num_found(base) for top in near for base in _folders_in(root, top)}
+        if not any(near.values())
+        else {}
+    )
+    found = {base: count for base, count in {**near, **below}.items() if count}
+    most = [base for base, count in found.items() if count == max(found.values())]
+    safe = any(image_path(image, own) is not None for image in images)
+    if safe and len(set(most) - set(near)) + bool(set(most) & set(near)) != 1:
+        shown = ", ".join(printable(image) for image in images[:3])
+        raise DataError(
+            f"dataset.source.images: where are the images that {printable(listing)} lists?",
+            found=f"{shown}, … in each of {', '.join(map(printable, most))}" if most
+            else f"{shown}, …; none of the first {len(images)} is in {root} or a folder in it",
+            expected="the folder, relative to dataset.source.path, that these names are relative to",
+        )  # fmt: skip
+    return most[0] if most else own
+
+
+def _folders_in(root: Path, base: str) -> list[str]:
+    """The folders right in a folder, relative to the root, in order."""
+    names = sorted(child.name for child in (root / base).iterdir() if child.is_dir())
+    return [str(PurePosixPath(base) / name) for name in names if not name.startswith(".")]
+
+
+def _unlisted(root: Path, entries: dict[str, _Entry]) -> Iterator[tuple[str, Bad]]:
+    """The images of a Hugging Face folder that no row names, and what the walk left out."""
+    for found in Walk(root):
+        if isinstance(found, Bad):
+            yield "", found
+        elif is_image(found) and found not in entries:
+            yield "", Bad(printable(found), "no_caption", "no row of the metadata names it")
+
+
 def _load_pair(source: PairsSource, pair: Pair, max_pixels: int) -> Iterator[Record | Bad]:
     record = decoded(pair, max_pixels, Path(source.path))
     if isinstance(record, Bad):
@@ -374,7 +571,7 @@ def _load_pair(source: PairsSource, pair: Pair, max_pixels: int) -> Iterator[Rec
         captions = side.captions
         yield from (Bad(pair.image_id, *entry) for entry in side.bad)
     if not captions:
-        yield Bad(pair.image_id, "no_caption", "no usable caption beside it or in a list")
+        yield Bad(pair.image_id, "no_caption", "no usable caption next to it or in a list")
     elif pair.lacks_class:
         yield Bad(pair.image_id, "no_class", "has no class, though others have")
     else:

@@ -43,7 +43,7 @@ class SideContent:
 def group_sides(names: Sequence[str], dotted: bool) -> tuple[list[Sides], list[Bad]]:
     """Find the files that belong to each image of a folder or a tar, in the order of the images.
 
-    They have the image's name without its ending, or with it (x.jpg.txt), in front of their own ending. In a tar
+    They have the image's name without its ending, or with it (x.jpg.txt), followed by their own ending. In a tar
     (`dotted`) the key of WebDataset, the name up to its first dot, counts too where nothing has the whole name:
     1.image.jpg and 1.caption.txt. A second image of the same files is refused, as are captions without an image.
     """
@@ -107,7 +107,7 @@ def _text_first(name: str) -> tuple[int, str]:
 
 
 def read_sides(
-    files: Mapping[str, bytes | None] | Path | None,
+    files: Mapping[str, bytes | None] | None,
     names: Sequence[str],
     caption_field: str | None,
     encoding: str | None,
@@ -115,7 +115,7 @@ def read_sides(
     """Read the side files of an image.
 
     Args:
-        files: their bytes by name; or the folder that the names are relative to; None: the names are paths.
+        files: their bytes by name; None: the names are paths.
         names: the files; `.cls` is the class, json a caption or a list of them, others one caption a line.
         caption_field: the json's field of the caption. Where it is given, json is read and text is not; else json
             is read where there is no text.
@@ -160,16 +160,16 @@ def _base(name: str) -> str:
     return printable(name.rpartition("/")[2])
 
 
-def _data(files: Mapping[str, bytes | None] | Path | None, name: str) -> bytes | str:
+def _data(files: Mapping[str, bytes | None] | None, name: str) -> bytes | str:
     """The bytes of a file, or why there are none."""
-    if isinstance(files, Mapping):
+    if files is not None:
         data = files[name]
         return "too large" if data is None else data
-    path = Path(name) if files is None else files / name
+    path = Path(name)
     try:
         if path.stat().st_size > SIDE_BYTES:
             return "too large"
-        return path.read_bytes() if path.is_file() else "no plain file"
+        return path.read_bytes() if path.is_file() else "not a plain file"
     except OSError as error:
         if is_of_machine(error):
             raise
@@ -177,7 +177,7 @@ def _data(files: Mapping[str, bytes | None] | Path | None, name: str) -> bytes |
 
 
 def _text(data: bytes, encoding: str | None) -> str:
-    """Text without its byte order mark; bytes that are no text become lone surrogates."""
+    """Text without its byte order mark; bytes that are not text become lone surrogates."""
     name, mark = unicode_encoding(data)
     if encoding is not None and not mark:
         name = encoding

@@ -198,7 +198,7 @@ ROLES: Final[dict[str, Colour]] = {
     "roof": colour_of(150, 66, 58), "pane": colour_of(250, 226, 140), "glass": colour_of(176, 214, 236),
     "steel": colour_of(172, 176, 184), "coffee": colour_of(92, 58, 40),
 }  # fmt: skip
-"""Colours of details. Besides these, `body` has the thing's own colour, `shade` and `tint` a darker and a
+"""Colours of details. In addition, `body` has the thing's own colour, `shade` and `tint` a darker and a
 lighter one."""
 OWN_ROLES: Final = ("body", "shade", "tint")
 """The roles that carry the thing's own colour and pattern."""

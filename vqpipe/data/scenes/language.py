@@ -241,7 +241,7 @@ def _by_side(scene: Scene, number: int, rng: random.Random) -> str | None:
 
 
 def _by_relation(scene: Scene, number: int, rng: random.Random) -> str | None:
-    """`the bird to the left of the red house`, where no other bird is_possible be there."""
+    """`the bird to the left of the red house`, where no other bird could be there."""
     item = scene.items[number]
     rivals = [i for i in _matches(scene, item.noun, ()) if i != number]
     for other in rng.sample(range(len(scene.items)), len(scene.items)):

@@ -108,7 +108,7 @@ def train_row(
     tokenizer, trained = done.tokenizer, done.metrics
     begun = time.process_time()
     test = ImageSplit.open(dataset, "test", config.resolution)
-    networks = MetricNetworks.load(evaluation, clip, device)
+    networks = MetricNetworks.load(evaluation.distances, evaluation.perceptual, clip, device)
     images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
     measured = evaluate(tokenizer, images, evaluation, networks).metrics
     seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}

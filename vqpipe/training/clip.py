@@ -207,7 +207,7 @@ def make_clip(
     """Publish the CLIP that the pipeline uses and return the stage's metrics (None on ranks other than 0).
 
     Raises:
-        SetupError: pretrained weights that cannot be had.
+        SetupError: pretrained weights that cannot be fetched.
         DataError: no captions to fit to, or too few images for a batch.
     """
     if params.pretrained is None:
@@ -404,7 +404,7 @@ def info_nce(
     Args:
         image, text: unit vectors; row i of one belongs to row i of the other.
         scale: inverse temperature.
-        same: pairs of rows with the same caption. Off the diagonal they are no negatives, and are left out.
+        same: pairs of rows with the same caption. Off the diagonal they are not negatives, and are left out.
     """
     logits = scale * image @ text.T
     own = torch.eye(len(image), dtype=torch.bool, device=image.device)

@@ -11,8 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vqpipe.errors import ParamsError
-from vqpipe.report.boards.claims import (
+from vqpipe.boards.claims import (
     NOT_REPRODUCED,
     NOT_RUN,
     NOT_TESTABLE,
@@ -25,7 +24,8 @@ from vqpipe.report.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.report.boards.results import Results, read_results
+from vqpipe.boards.results import Results, read_results
+from vqpipe.errors import ParamsError
 
 OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
 GOAL = 1.35
@@ -56,7 +56,7 @@ def read_boards(root: Path) -> list[tuple[BoardClaims, Results]]:
 def boards_page(found: Sequence[tuple[BoardClaims, Results]]) -> str:
     """The page as Markdown text, from the rows that are there."""
     environment = Environment(
-        loader=PackageLoader("vqpipe.report", "templates"),
+        loader=PackageLoader("vqpipe.boards", "templates"),
         autoescape=False,  # Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -81,15 +81,18 @@ def _board(claims: BoardClaims, results: Results) -> dict[str, Any]:
     verdicts = {table.title: [judge(claim, results) for claim in table.claims] for table in claims.tables}
     return {
         "claims": claims, "facts": _facts(results, claims), "summary": _summary(verdicts),
-        "tables": [_table(table, verdicts[table.title], results) for table in claims.tables],
+        "tables": [_table(table, verdicts[table.title], claims, results) for table in claims.tables],
         "costs": list(costs(results)),
     }  # fmt: skip
 
 
-def _table(table: BoardTable, verdicts: Sequence[Verdict], results: Results) -> dict[str, Any]:
+def _table(
+    table: BoardTable, verdicts: Sequence[Verdict], claims: BoardClaims, results: Results
+) -> dict[str, Any]:
     heads, rows = _rows(table, results)
     return {
-        "table": table, "head": heads, "rows": rows, "departures": _departures(table, results) if rows else "",
+        "table": table, "head": heads, "rows": rows, "gaps": _gaps(table, claims, results),
+        "departures": _departures(table, results) if rows else "",
         "sentence": _sentence(verdicts),
         "verdicts": [[one.claim.text, f"**{one.outcome}**", one.evidence] for one in verdicts],
     }  # fmt: skip
@@ -100,7 +103,7 @@ def _facts(results: Results, claims: BoardClaims) -> list[str]:
         return ", ".join(str(value) for value in results.distinct(name)) or "unknown"
 
     num_runs = sum(map(len, results.metrics.values()))
-    codes, missing, stale = results.distinct("code"), results.missing(), results.stale()
+    codes, missing, other = results.distinct("code"), results.missing(), results.of_other_protocols()
     lines = [
         f"{num_runs} of {len(results.board.runs)} runs of {len(results.board.rows)} rows. Every row: "
         f"{one('num_steps')} steps; measured on {one('num_images')} images of the {one('split')} split at "
@@ -110,14 +113,47 @@ def _facts(results: Results, claims: BoardClaims) -> list[str]:
         + (" Rows of different versions compare only as far as the changes between them left results alone."
            if len(codes) > 1 else ""),
     ]  # fmt: skip
-    if stale:
+    if other:
         lines.append(
-            f"Made under another protocol than the board's ({results.board.protocol}), to be run again: "
-            f"{', '.join(stale)}."
+            " ".join(
+                f"Of {_protocol(number, claims)}: {'all runs' if len(runs) == num_runs else ', '.join(runs)}."
+                for number, runs in sorted(other.items())
+            )
+            + f" The board is now of {_protocol(results.board.protocol, claims)}. Compare rows of one protocol only. "
+            f"To run the older rows again: `{claims.run}`."
         )
     if missing:
         lines.append(f"Missing runs: {', '.join(missing)}. Run: `{claims.run}`")
     return lines
+
+
+def _protocol(number: int, claims: BoardClaims) -> str:
+    meaning = claims.protocols.get(number)
+    return f"protocol {number}" + (f" ({meaning})" if meaning else "")
+
+
+def _gaps(table: BoardTable, claims: BoardClaims, results: Results) -> str:
+    """Which rows of a table are of another protocol, were not run, or lack a number, and why."""
+    rows = list(dict.fromkeys(row for _, row in table.rows))
+    run = [row for row in rows if results.metrics.get(row)]
+    num_runs = sum(len(results.metrics[row]) for row in run)
+    parts = [
+        f"{'All rows are' if len(runs) == num_runs else ', '.join(runs)} of {_protocol(number, claims)}."
+        for number, runs in sorted(results.of_other_protocols(rows).items())
+    ]
+    if not_run := [f"`{row}`" for row in rows if row not in run]:
+        parts.append(f"Missing, since no run of it is here: {', '.join(not_run)}. Run: `{claims.run}`.")
+    lacking = {name: [row for row in run if results.estimate(row, name) is None] for name in table.metrics}
+    for is_own, reason in (
+        (True, "trained without alignment, so without own heads"),
+        (False, "not measured under the row's protocol"),
+    ):
+        names = dict.fromkeys(
+            f"`{row}`" for name, own in lacking.items() if (".own." in name) == is_own for row in own
+        )
+        if names:
+            parts.append(f"Dashes at {', '.join(names)}: {reason}.")
+    return " ".join(parts)
 
 
 def _summary(verdicts: Mapping[str, Sequence[Verdict]]) -> list[list[str]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from scipy import stats
 
+from vqpipe.boards.board import Board, load_board
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import merged
-from vqpipe.report.boards.board import Board, load_board
 from vqpipe.report.inputs import read_json
 
 DEPARTURES: tuple[tuple[dict[str, Any], str], ...] = (
@@ -94,14 +94,16 @@ class Results:
             {run[name] for runs in self.metrics.values() for run in runs.values() if name in run}, key=str
         )
 
-    def stale(self) -> list[str]:
-        """Runs whose metrics were made under another number of the protocol."""
-        return [
-            f"{row}-{seed}"
-            for row, runs in self.metrics.items()
-            for seed, run in runs.items()
-            if run.get("protocol") != self.board.protocol
-        ]
+    def of_other_protocols(self, rows: Iterable[str] | None = None) -> dict[int, list[str]]:
+        """Runs by the number of the protocol that they were made under, where it is not the board's; of all rows
+        without `rows`."""
+        found: dict[int, list[str]] = {}
+        for row in self.metrics if rows is None else rows:
+            for seed, run in self.metrics.get(row, {}).items():
+                number = run.get("protocol", 0)
+                if number != self.board.protocol:
+                    found.setdefault(number, []).append(f"{row}-{seed}")
+        return found
 
     def missing(self) -> list[str]:
         """Runs that the params file names and that have no metrics."""

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
+from vqpipe.boards.results import Estimate, Results
 from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED
-from vqpipe.report.boards.results import Estimate, Results
 from vqpipe.report.names import HIGHER, LOWER, measure
 
 REPRODUCED = "reproduced"
@@ -101,6 +101,8 @@ class BoardClaims:
     tables: tuple[BoardTable, ...] = Field(min_length=1)
     about: str = ""
     """What the board's numbers are, in Markdown, where the page's own words do not state it."""
+    protocols: dict[int, str] = Field(default_factory=dict)
+    """What each number of the protocol means, where it was raised: the page states it at the rows of an older one."""
 
 
 def read_claims(folder: Path) -> BoardClaims:
@@ -224,12 +226,12 @@ def _objection(
     if above if up else below:
         return ""
     if below if up else above:
-        return f"{name} and {other_name} are the other way round"
+        return f"{name} and {other_name} are in the opposite order"
     high, low = (value, other) if up else (other, value)
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
         return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
-    return f"{name} and {other_name} cannot be told apart"
+    return f"{name} and {other_name} cannot be distinguished"
 
 
 HEADS = {"fresh": "fresh heads", "own": "own heads"}

@@ -12,7 +12,10 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.ranks import run_two
-from vqpipe.clip_fit import (
+from vqpipe.data.loader import ImageSplit
+from vqpipe.errors import DataError, ParamsError
+from vqpipe.params.base import validate
+from vqpipe.training.clip import (
     CaptionDraws,
     ClipParams,
     ContrastiveTraining,
@@ -31,9 +34,6 @@ from vqpipe.clip_fit import (
     same_text,
     used_tokens,
 )
-from vqpipe.data.loader import ImageSplit
-from vqpipe.errors import DataError, ParamsError
-from vqpipe.params.base import validate
 from vqpipe.vision.clip import Clip, token_ids
 from vqpipe.vision.towers import build_model, encode_ids
 
@@ -211,7 +211,7 @@ def test_params_say_what_is_missing() -> None:
 
 RANK_PROGRAM = """
 import torch
-from vqpipe.clip_fit import ContrastiveTraining, ImageTextBatch
+from vqpipe.training.clip import ContrastiveTraining, ImageTextBatch
 from vqpipe.training.step import PhaseLoss
 from vqpipe.runtime.distributed import data_parallel
 from vqpipe.vision.towers import build_model
