@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -247,28 +248,30 @@ class GPT(Prior):
     def _nll(
         self, inputs: Int64[Tensor, "b g n"], targets: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
     ) -> Float[Tensor, "b g n"]:
-        """Cross-entropy of each code, over blocks of images of which one has at most `LOGITS` logits.
+        """Cross-entropy of each code, in blocks of positions of which one has at most `LOGITS` logits.
 
         With a gradient, the logits of a block are computed again when it is asked for, and never kept.
         """
         losses = []
         for group, y in enumerate(self._features(inputs, rows)):
-            images = max(1, LOGITS // (y.shape[1] * self.num_codes[group]))
-            if len(y) <= images:
-                losses.append(self._cross_entropy(y, targets[:, group], group))
-                continue
-            parts = [
-                checkpoint(self._cross_entropy, *part, group, use_reentrant=False, preserve_rng_state=False)
-                for part in zip(torch.split(y, images), torch.split(targets[:, group], images), strict=True)
-            ]
-            losses.append(torch.cat(parts))
+            flat, codes = y.flatten(0, 1), targets[:, group].flatten()
+            block = max(1, LOGITS // self.num_codes[group])
+            if len(flat) <= block:
+                own = self._cross_entropy(flat, codes, group)
+            else:
+                parts = zip(flat.split(block), codes.split(block), strict=True)
+                again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+                own = torch.cat([again(self._cross_entropy, *part, group) for part in parts])
+            losses.append(own.view(len(y), -1))
         return torch.stack(losses, dim=1)
 
     def _cross_entropy(
-        self, y: Float[Tensor, "b n d"], targets: Int64[Tensor, "b n"], group: int
-    ) -> Float[Tensor, "b n"]:
-        scores = self.heads[group](y).float().transpose(1, 2)
-        return F.cross_entropy(scores, targets, reduction="none")
+        self, y: Float[Tensor, "m d"], codes: Int64[Tensor, " m"], group: int
+    ) -> Float[Tensor, " m"]:
+        # Autocast keeps the half-precision copy of a parameter, but not of a view, for the next block; with a copy of
+        # its own each block's gradient is float32 before they are added up.
+        scores = F.linear(y, self.heads[group].weight[:])  # type: ignore[index]
+        return F.cross_entropy(scores.float(), codes, reduction="none")
 
     def _in_precision(self, precision: Literal["fp32", "bf16"]) -> GPT:
         """Itself, or a copy with weights in half precision."""
