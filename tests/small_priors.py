@@ -10,13 +10,13 @@ from torch import Tensor
 
 from vqpipe.params.base import validate
 from vqpipe.priors.contract import Condition, ImageSpace
-from vqpipe.priors.gpt import GPT, GPTParams
-from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
+from vqpipe.priors.gpt import GPT, GPTParams, GPTSampling
+from vqpipe.priors.sampling import TokenSampling, guide
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
 GRID = (3, 4)
 ONE, TWO = (11,), (7, 13)
-PLAIN = TokenSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0)
+PLAIN = GPTSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0, precision="fp32", batch=None)
 
 
 def shared() -> dict[str, Any]:
@@ -68,11 +68,31 @@ def labels(count: int = 5) -> Tensor:
     return torch.arange(count) % 3
 
 
+def naive_probabilities(logits: Tensor, config: TokenSampling) -> Tensor:
+    """`probabilities` by a stable sort of all codes, scattered back to their places."""
+    scaled = logits.double() / config.temperature
+    if config.top_k is None and config.top_p == 1:
+        return scaled.softmax(-1)
+    codes = logits.argsort(dim=-1, descending=True, stable=True)[:, : config.top_k]
+    kept = scaled.gather(-1, codes).softmax(-1)
+    if config.top_p < 1:
+        before = kept.cumsum(-1) - kept
+        kept = kept.masked_fill(before >= config.top_p, 0.0)
+        kept = kept / kept.sum(-1, keepdim=True)
+    return torch.zeros_like(scaled).scatter(-1, codes, kept)
+
+
+def naive_draw(probs: Tensor, uniform: Tensor) -> Tensor:
+    """`draw`, code by code."""
+    cumulative = probs.double().cumsum(-1)
+    return (cumulative <= uniform.double()[:, None] * cumulative[:, -1:]).sum(-1)
+
+
 @torch.no_grad()
 def naive_sample(
     prior: GPT, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
 ) -> Tensor:
-    """`GPT.sample` without its cache: every step computes the logits of all positions anew."""
+    """`GPT.sample` with neither cache nor passes: every step computes the logits of all positions anew."""
     null = torch.full((n,), prior.num_classes)
     rows = null if condition.labels is None else torch.where(condition.labels < 0, null, condition.labels)
     uniform = torch.rand(n, prior.groups, prior.num_positions, generator=generator)
@@ -85,5 +105,7 @@ def naive_sample(
         for group in range(prior.groups):
             own, other = conditional[group][:, position], unconditional[group][:, position]
             scores = own if sampling.guidance == 1 else guide(own, other, sampling.guidance)
-            tokens[:, group, position] = draw(probabilities(scores, sampling), uniform[:, group, position])
+            tokens[:, group, position] = naive_draw(
+                naive_probabilities(scores, sampling), uniform[:, group, position]
+            )
     return tokens.view(n, prior.groups, *prior.grid)

@@ -16,7 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -310,20 +310,25 @@ def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int
 
 def sampling(tiny: bool) -> Iterator[Row]:
     """Tokens per second of the class-conditional GPT of 337 million weights, 16 x 16 tokens, K 16,384."""
-    cases = [(16, "fp32", False), (16, "bf16", False), (16, "bf16", True), (64, "bf16", False)]
-    for batch, precision, guided in [(2, "fp32", True)] if tiny else cases:
-        row: Row = {"case": f"batch {batch}, {precision}" + (", guidance 2, top-k 2,000" if guided else "")}
-        row |= _guarded("ours", lambda b=batch, p=precision, g=guided: _sample(b, p, g, tiny))
-        if not guided:
+    cases: list[tuple[int, int, str, bool]] = [
+        (16, 1, "fp32", False), (16, 1, "bf16", False), (16, 4, "bf16", False), (16, 1, "bf16", True),
+        (64, 1, "bf16", False), (64, 4, "bf16", False),
+    ]  # fmt: skip
+    for batch, passes, precision, guided in [(2, 2, "fp32", True)] if tiny else cases:
+        name = f"batch {batch}" + (f" x {passes}" if passes > 1 else "") + f", {precision}"
+        row: Row = {"case": name + (", guidance 2, top-k 2,000" if guided else "")}
+        row |= _guarded("ours", lambda b=batch, n=passes, p=precision, g=guided: _sample(b, n, p, g, tiny))
+        if not guided and passes == 1:
             row |= _guarded("gpt2 static", lambda b=batch, p=precision: _transformers(b, p, tiny))
         yield row
 
 
-def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
+def _gpt(codes: int, tiny: bool, changes: Row) -> Any:
+    """The GPT of the preset `imagenet` with 337 million weights at 16,384 codes, on the device."""
     from vqpipe.cli.presets import load_preset
     from vqpipe.params.base import merged, validate
     from vqpipe.priors import PRIORS
-    from vqpipe.priors.contract import Condition, ImageSpace
+    from vqpipe.priors.contract import ImageSpace
     from vqpipe.priors.gpt import GPT, GPTParams
 
     section = load_preset("imagenet")["prior"]
@@ -332,26 +337,63 @@ def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
         if tiny
         else {"num_layers": 24, "num_heads": 16, "width": 1024}
     )
-    grid, codes = ((4, 4), 64) if tiny else ((16, 16), 16_384)
-    changes = {
-        "condition": "class", "label_drop": 0.1, "model": shape,
-        "sampling": {"guidance": 2.0 if guided else 1.0, "top_k": min(2000, codes) if guided else None, "top_p": 1.0},
-    }  # fmt: skip
     entry = PRIORS.entry("prior.pairs", section["common"], section["pairs"]["vq-gpt"])
-    config = validate(merged(entry, changes), "prior", GPTParams)
+    config = validate(
+        merged(entry, {"condition": "class", "label_drop": 0.1, "model": shape, **changes}),
+        "prior",
+        GPTParams,
+    )
     torch.manual_seed(0)
-    model = GPT(config, ImageSpace((codes,), grid, tuple(map(str, range(1000))))).to(DEVICE).eval()
-    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+    return GPT(config, ImageSpace((codes,), (4, 4) if tiny else (16, 16), tuple(map(str, range(1000))))).to(
+        DEVICE
+    )
+
+
+def _sample(batch: int, passes: int, precision: str, guided: bool, tiny: bool) -> Row:
+    """One call that draws `passes` times `batch` images; a captured step serves all passes of a call."""
+    from vqpipe.priors.contract import Condition
+
+    codes = 64 if tiny else 16_384
+    settings: Row = {"guidance": 1.0, "top_k": None, "top_p": 1.0, "precision": precision, "batch": batch}
+    if guided:
+        settings |= {"guidance": 2.0, "top_k": min(2000, codes)}
+    model = _gpt(codes, tiny, {"sampling": settings}).eval()
+    count = batch * passes
+    labels = torch.zeros(count, dtype=torch.int64, device=DEVICE)
 
     def draw() -> Tensor:
-        inside = torch.autocast(DEVICE.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-        with inside:
-            return model.sample(
-                Condition(labels=labels), batch, config.sampling, torch.Generator().manual_seed(0)
-            )
+        return model.sample(
+            Condition(labels=labels), count, model.config.sampling, torch.Generator().manual_seed(0)
+        )
 
     taken, peak = seconds(draw, 0), extra_bytes(draw)
-    return {"ours": batch * grid[0] * grid[1] / taken, "ours_bytes": peak}
+    return {"ours": count * model.num_positions / taken, "ours_bytes": peak, **launches(draw)}
+
+
+def prior_loss(tiny: bool) -> Iterator[Row]:
+    """The GPT's loss and gradient over many codes, 12 layers of width 512, 256 tokens, bf16: memory of it all."""
+    cases = [(64, 4)] if tiny else [(1_024, 64), (16_384, 64), (100_000, 64)]
+    for codes, batch in cases:
+        row: Row = {"case": f"K {codes:,} batch {batch}"}
+        yield row | _guarded("ours", lambda k=codes, b=batch: _prior_step(k, b, tiny))
+
+
+def _prior_step(codes: int, batch: int, tiny: bool) -> Row:
+    from vqpipe.priors.contract import Condition
+
+    small: Row = {} if tiny else {"model": {"num_layers": 12, "num_heads": 8, "width": 512}}
+    model = _gpt(codes, tiny, small).train()
+    tokens = torch.randint(codes, (batch, 1, *model.grid), device=DEVICE)
+    labels = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+
+    def step() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            loss = model.loss(tokens, Condition(labels=labels))
+        loss.backward()
+        model.zero_grad()
+
+    peak = extra_bytes(step)
+    return {"step": seconds(step, 0 if tiny else 1), "peak_bytes": peak}
 
 
 def _transformers(batch: int, precision: str, tiny: bool) -> Row:
@@ -381,6 +423,7 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
     "search": (search, "nearest code; ms, ratio to naive fp32"),
     "assignment": (assignment, "k-means assignment; ms, ratio to fp32 in blocks"),
     "sampling": (sampling, "sampling; tokens per second"),
+    "prior_loss": (prior_loss, "loss and gradient of the GPT by K; ms"),
     "large_codebooks": (large_codebooks, "step of lc by K; ms, ratio to the first"),
     "training": (training, "training step, 256 px, f16 trunk and discriminator"),
 }

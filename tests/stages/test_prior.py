@@ -39,7 +39,7 @@ COMMON: dict[str, Any] = {
         "warmup_fraction": 0.1, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.9,
         "precision": "fp32", "log_every": 10, "checkpoint_every": 20,
     },
-    "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5},
+    "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5, "precision": "fp32", "batch": 16},
     "num_samples": 20,
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
 }  # fmt: skip
@@ -49,10 +49,10 @@ SHARED = {name: value for name, value in COMMON.items() if name not in OF_GPT}
 PAIRS = {
     "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
     "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
-              "sampling": {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.0}},
+              "sampling": {"top_k": None, "top_p": 1.0, "guidance": 1.0}},
     "undropped": {"kind": "gpt", "tokenizer": "tiny", "label_drop": 0.0},
     "unigram": {"kind": "unigram", "tokenizer": "tiny", "training": {"learning_rate": 0.5},
-                "sampling": COMMON["sampling"]},
+                "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5}},
     "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "label_drop": 0.0,
                "sampling": {"guidance": 1.0}},
     "kindless": {"tokenizer": "tiny"},

@@ -11,6 +11,7 @@ FIGURES = {
     "search": ("ours", "naive fp32", "cdist", "tf32", "ratio", "equal"),
     "assignment": ("ours", "blocks fp32", "tf32", "ratio", "equal"),
     "sampling": ("ours",),
+    "prior_loss": ("step",),
     "large_codebooks": ("step", "images_per_second", "ratio"),
     "training": ("step", "images_per_second"),
 }

@@ -55,7 +55,8 @@ class Anywhere(Unigram):
 
 def toy(prior: type[Unigram]) -> Unigram:
     content = params().model_dump(mode="json", exclude={"model", "token_noise"})
-    return prior(validate({**content, "kind": "unigram"}, "prior", prior.Params), space(ONE)).eval()
+    content |= {"kind": "unigram", **prior.example()}
+    return prior(validate(content, "prior", prior.Params), space(ONE)).eval()
 
 
 def holes() -> Tensor:

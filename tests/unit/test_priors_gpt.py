@@ -33,22 +33,11 @@ def test_a_later_token_leaves_earlier_logits_unchanged(num_codes: tuple[int, ...
 
 
 @GROUPS
-def test_cached_steps_give_the_logits_of_the_full_forward(num_codes: tuple[int, ...]) -> None:
-    prior, tokens = model(num_codes), images(num_codes).flatten(2)
-    whole = prior(tokens, labels())
-    for first in (0, 5):  # with and without known tokens in front
-        caches, start = prior._new_caches(5), 0
-        for position in range(first, prior.num_positions):
-            step = prior._next_logits(tokens, labels(), start, position, caches)
-            start = position + 1
-            for group, scores in enumerate(step):
-                torch.testing.assert_close(scores, whole[group][:, position], rtol=0, atol=1e-5)
-
-
-@GROUPS
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_samples_are_those_of_the_full_forward(num_codes: tuple[int, ...], guidance: float) -> None:
-    prior, sampling = model(num_codes), PLAIN.model_copy(update={"guidance": guidance})
+@pytest.mark.parametrize(
+    "filters", [{}, {"guidance": 2.5}, {"top_p": 0.8}, {"top_k": 3, "batch": 2}], ids=str
+)
+def test_samples_are_those_of_the_full_forward(num_codes: tuple[int, ...], filters: dict[str, Any]) -> None:
+    prior, sampling = model(num_codes), PLAIN.model_copy(update=filters)
     condition = Condition(labels=labels())
     cached = prior.sample(condition, 5, sampling, torch_rng(0, "s"))
     naive = naive_sample(prior, condition, 5, sampling, torch_rng(0, "s"))
@@ -66,9 +55,15 @@ def test_seed_decides_samples_and_an_image_does_not_depend_on_its_batch(num_code
     again = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(0, "s"))
     other = prior.sample(Condition(labels=labels()), 5, PLAIN, torch_rng(1, "s"))
     two = prior.sample(Condition(labels=labels(2)), 2, PLAIN, torch_rng(0, "s"))
+    pairs = PLAIN.model_copy(update={"batch": 2})
+    passes = prior.sample(Condition(labels=labels()), 5, pairs, torch_rng(0, "s"))
     assert torch.equal(five, again)
     assert not torch.equal(five, other)
     assert torch.equal(five[:2], two)
+    assert torch.equal(five, passes)
+    assert prior.sample(Condition(labels=labels(0)), 0, PLAIN, torch_rng(0, "s")).shape == (
+        0, len(num_codes), *GRID,
+    )  # fmt: skip
 
 
 def test_guidance_of_one_is_the_conditional_model_and_of_zero_the_unconditional() -> None:
@@ -182,7 +177,7 @@ def test_models_refuse_what_they_were_not_made_for() -> None:
 def test_params_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ParamsError, match="multiple of num_heads"):
         params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0})
-    sampling = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 2.0}
+    sampling = {**PLAIN.model_dump(), "guidance": 2.0}
     with pytest.raises(ParamsError, match="label_drop above 0"):
         params(label_drop=0.0, sampling=sampling)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
+from tests.small_priors import naive_draw, naive_probabilities
+from vqpipe.priors.sampling import TokenSampling, _largest, draw, guide, probabilities
 
 P = torch.tensor([[0.1, 0.4, 0.05, 0.3, 0.15]], dtype=torch.float64)
 
@@ -83,3 +88,66 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
     uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
     counts = torch.bincount(draw(P.expand(n, 5), uniform), minlength=5).double()
     assert float(((counts - n * P[0]) ** 2 / (n * P[0])).sum()) < 18.5  # chi-squared, 4 degrees: p = 0.001
+
+
+SETTINGS = [
+    {"top_k": 1}, {"top_k": 7}, {"top_k": 250, "top_p": 0.9}, {"top_k": 999}, {"top_p": 0.95}, {"top_p": 0.01},
+    {"top_p": 0.999999, "temperature": 0.3}, {"temperature": 2.0}, {"top_k": 40, "temperature": 0.7},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+@pytest.mark.parametrize("logits", ["normal", "few values", "peaked", "one value", "bf16"])
+def test_the_same_numbers_give_the_codes_of_the_form_that_sorts_all(
+    logits: str, changes: dict[str, float]
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(64, 397, generator=rng)  # 0.95 and 0.9 of it are no whole numbers
+    scores = {
+        "normal": scores,
+        "few values": (scores * 2).round(),
+        "peaked": scores * 12,
+        "one value": torch.zeros_like(scores),
+        "bf16": scores.bfloat16(),
+    }[logits]
+    uniform = torch.rand(64, generator=rng)
+    settings = config(**changes)  # type: ignore[arg-type]
+    found, naive = probabilities(scores, settings), naive_probabilities(scores, settings)
+    assert found.dtype == torch.float64
+    assert torch.equal(found > 0, naive > 0)
+    torch.testing.assert_close(found, naive, rtol=1e-12, atol=0)
+    assert torch.equal(draw(found, uniform), naive_draw(naive, uniform))
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_sorted_where_nothing_is_filtered() -> None:
+    with Calls() as calls:
+        draw(probabilities(torch.randn(3, 9), config()), torch.rand(3))
+    assert not [
+        name for name in calls.names if ("sort" in name and "searchsorted" not in name) or "topk" in name
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 5, 11])
+def test_devices_without_numpy_find_the_same_largest(count: int) -> None:
+    class Elsewhere:
+        """A tensor that does not say that it is on a CPU."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            self.topk, self.sort, self.shape = tensor.topk, tensor.sort, tensor.shape
+            self.device = torch.device("cuda")
+
+    scores = torch.randn(4, 11, generator=torch.Generator().manual_seed(0)).mul(3).round()
+    there: Any = Elsewhere(scores)
+    assert torch.equal(_largest(scores, count), _largest(there, count))

@@ -3,37 +3,98 @@
 Pre-LN blocks with GELU and a 4x MLP, as in GPT-2 (Radford et al., 2019) and the prior of VQGAN (Esser et al.,
 2021).
 
-Letters: b batch, t tokens of this call, s tokens seen so far (t included), d width, a heads, e width of a
-head.
+Letters: b batch, t tokens of this call, s tokens that a query can look at, c capacity of a cache, d width, a heads,
+e width of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class LayerCache:
-    """Keys and values of one attention layer, in buffers of a fixed length that fill up from the left."""
+class LayerCache(Protocol):
+    """Keys and values of one attention layer. The first call brings the tokens of a prefix, each later one a token."""
 
-    def __init__(self, batch: int, num_heads: int, capacity: int, head_width: int, like: Tensor) -> None:
-        shape = (batch, num_heads, capacity, head_width)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    def add(
+        self, pairs: Float[Tensor, "2 b a t e"]
+    ) -> tuple[Float[Tensor, "2 b a s e"], Float[Tensor, "1 1 1 s"] | None]:
+        """Store new keys and values; all of them that the new tokens can look at, and a mask to add to the scores."""
+
+
+class GrowingCache:
+    """A cache from which a step reads what is filled and nothing more, so each step has other shapes: for CPUs."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
+        self.pairs = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.length = 0
 
-    def append(
-        self, keys: Float[Tensor, "b a t e"], values: Float[Tensor, "b a t e"]
-    ) -> tuple[Float[Tensor, "b a s e"], Float[Tensor, "b a s e"]]:
-        """Store the new keys and values and return all of them; more than the capacity is our own bug."""
-        end = self.length + keys.shape[2]
-        assert end <= self.keys.shape[2], "the cache is full"
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.length = 0
+
+    def add(self, pairs: Float[Tensor, "2 b a t e"]) -> tuple[Float[Tensor, "2 b a s e"], None]:
+        """Store new keys and values; all of them up to now. More than the capacity is our own bug."""
+        end = self.length + pairs.shape[3]
+        assert end <= self.pairs.shape[3], "the cache is full"
+        assert self.length == 0 or pairs.shape[3] == 1, "after its prefix a sequence grows by one token"
+        self.pairs[:, :, :, self.length : end] = pairs
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.pairs[:, :, :, :end], None
+
+
+class Place:
+    """The position of a step in tensors, which all fixed caches share: a captured step reads it where it is.
+
+    Args:
+        capacity: positions.
+        like: gives dtype and device of the mask.
+    """
+
+    def __init__(self, capacity: int, like: Tensor) -> None:
+        self.index: Int64[Tensor, " 1"] = torch.zeros(1, dtype=torch.int64, device=like.device)
+        """The position of the newest token."""
+        self.mask: Float[Tensor, "1 1 1 c"] = torch.empty(
+            1, 1, 1, capacity, dtype=like.dtype, device=like.device
+        )
+        """0 up to that position and -inf after it."""
+        self.begin(1)
+
+    def begin(self, length: int) -> None:
+        """Go to the last token of a prefix."""
+        self.index.fill_(length - 1)
+        self.mask.fill_(-torch.inf)
+        self.mask[..., :length] = 0
+
+    def advance(self) -> None:
+        """Go to the next position, without a look at which one it is."""
+        self.index.add_(1)
+        self.mask.index_fill_(3, self.index, 0)
+
+
+class FixedCache:
+    """A cache whose steps all have equal shapes: a query looks at all places, and `Place` masks those after its own."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor, place: Place) -> None:
+        # Zeros: a weight of 0 does not hide what is not a number.
+        self.pairs = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.place = place
+
+    def add(
+        self, pairs: Float[Tensor, "2 b a t e"]
+    ) -> tuple[Float[Tensor, "2 b a s e"], Float[Tensor, "1 1 1 s"] | None]:
+        """Store new keys and values; those of a prefix alone, or all places and the mask."""
+        length = pairs.shape[3]
+        if length > 1:
+            self.pairs[:, :, :, :length] = pairs
+            return pairs, None
+        self.pairs.index_copy_(3, self.place.index, pairs)
+        return self.pairs, self.place.mask
 
 
 class CausalAttention(nn.Module):
@@ -47,19 +108,13 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], cache: LayerCache | None = None) -> Float[Tensor, "b t d"]:
         b, t, d = x.shape
-        queries, keys, values = (
-            self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
-        )
-        before = 0
+        projected = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
+        queries, pairs, mask = projected[0], projected[1:], None
         if cache is not None:
-            before = cache.length
-            keys, values = cache.append(keys, values)
-        # One new token sees everything; several after a prefix need the lower triangle shifted by the prefix.
-        mask = None
-        if before and t > 1:
-            mask = torch.ones(t, before + t, dtype=torch.bool, device=x.device).tril(before)
+            pairs, mask = cache.add(pairs)
+        # Several tokens are the whole sequence or its prefix; a single new one sees all that the cache has.
         y = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=before == 0 and t > 1,
+            queries, pairs[0], pairs[1], attn_mask=mask, is_causal=t > 1,
             dropout_p=self.dropout if self.training else 0.0,
         )  # fmt: skip
         out: Tensor = self.out(y.transpose(1, 2).reshape(b, t, d))
@@ -92,21 +147,11 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_layers))
 
     def forward(
-        self, x: Float[Tensor, "b t d"], caches: list[LayerCache] | None = None
+        self, x: Float[Tensor, "b t d"], caches: Sequence[LayerCache] | None = None
     ) -> Float[Tensor, "b t d"]:
         for at, block in enumerate(self.blocks):
             x = block(x, caches[at] if caches is not None else None)
         return x
-
-    def new_caches(self, batch: int, capacity: int, like: Tensor) -> list[LayerCache]:
-        """Empty caches for `batch` sequences of up to `capacity` tokens, in the dtype of `like`."""
-        made = []
-        for block in self.blocks:
-            attention = block.attention
-            assert isinstance(attention, CausalAttention)
-            heads = attention.num_heads
-            made.append(LayerCache(batch, heads, capacity, attention.out.in_features // heads, like))
-        return made
 
 
 def init_gpt(module: nn.Module) -> None:

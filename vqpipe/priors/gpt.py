@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -23,6 +25,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vqpipe.errors import MismatchError
 from vqpipe.models.transformer import LayerCache, Stack, init_gpt
@@ -36,10 +39,13 @@ from vqpipe.priors.contract import (
     PriorParams,
     num_known,
 )
-from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
+from vqpipe.priors.decoding import Decoder
+from vqpipe.priors.sampling import TokenSampling
 
-Caches = list[list[LayerCache]]
+Caches = Sequence[Sequence[LayerCache]]
 """The caches of the shared stack, then those of each branch."""
+LOGITS = 1 << 26
+"""Logits that the loss has in memory at once: 256 MB of float32."""
 
 
 class TransformerParams(Params):
@@ -61,6 +67,15 @@ class TransformerParams(Params):
         return self
 
 
+class GPTSampling(TokenSampling):
+    """How codes are drawn, and how many images at once in which precision."""
+
+    precision: Literal["fp32", "bf16"]
+    """Of weights, activations and cache; filters and draws are float64. bf16 is for GPUs: it reads half as much."""
+    batch: Annotated[int, Field(ge=1)] | None
+    """Images drawn at once, or null for all. Memory grows with it; each image's random numbers do not depend on it."""
+
+
 class GPTParams(PriorParams):
     """An autoregressive transformer over the indices in raster order; two streams for two groups of codes."""
 
@@ -70,7 +85,7 @@ class GPTParams(PriorParams):
     """Part of the input codes that training replaces with random ones (1 - pkeep of the reference code)."""
     model: TransformerParams
     """The network."""
-    sampling: TokenSampling
+    sampling: GPTSampling
     """How the samples of the metrics and of the grid are drawn."""
 
 
@@ -89,8 +104,11 @@ class GPT(Prior):
         return {
             "token_noise": 0.0,
             "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
-            "sampling": {"guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0},
-        }
+            "sampling": {
+                "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0,
+                "precision": "fp32", "batch": None,
+            },
+        }  # fmt: skip
 
     def __init__(self, config: GPTParams, space: ImageSpace) -> None:
         super().__init__(config, space)
@@ -120,8 +138,7 @@ class GPT(Prior):
         self, tokens: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
     ) -> list[Float[Tensor, "b n k"]]:
         """Logits of each position, per group; they depend on the class row and earlier positions alone."""
-        before = self._embed([tokens[:, group, :-1] for group in range(self.groups)])
-        return self._logits(torch.cat([self.class_embedding(rows)[:, None], before], dim=1), 0, None)
+        return [self.heads[group](y) for group, y in enumerate(self._features(tokens, rows))]
 
     def networks(self) -> Sequence[nn.Module]:
         """The stacks of blocks; embeddings, heads and the loss are not compiled."""
@@ -165,16 +182,16 @@ class GPT(Prior):
 
     @torch.no_grad()
     def sample(
-        self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
+        self, condition: Condition, n: int, sampling: GPTSampling, generator: torch.Generator
     ) -> Int64[Tensor, "n g h w"]:
         """Draw `n` images' codes in raster order.
 
         All random numbers are taken from `generator` at once, so image i gets the same ones in any call that
-        draws at least i + 1 images with as many positions.
+        draws at least i + 1 images with as many positions, and for any `batch`.
 
         Args:
             condition: n labels, n images' first tokens, both or neither.
-            sampling: guidance, temperature, top-k and top-p.
+            sampling: guidance, temperature, top-k, top-p, precision and images at once.
             generator: a CPU generator.
 
         Raises:
@@ -183,70 +200,85 @@ class GPT(Prior):
         """
         self.begin_sampling(condition, n)
         rows = self._rows(condition, n)
+        if sampling.guidance != 1:
+            self._need_null(f"guidance {sampling.guidance}")
         known = 0 if condition.tokens is None else num_known(condition.tokens)
         uniform = torch.rand(n, self.groups, self.num_positions, generator=generator, dtype=torch.float32)
         tokens = torch.zeros(n, self.groups, self.num_positions, dtype=torch.int64, device=self.device)
         if condition.tokens is not None:
             tokens[..., :known] = condition.tokens.to(self.device).flatten(2)[..., :known]
-        guided = sampling.guidance != 1
-        if guided:
-            self._need_null(f"guidance {sampling.guidance}")
-            rows = torch.cat([rows, torch.full_like(rows, self.num_classes)])
-        caches = self._new_caches(len(rows))
-        start = 0
-        for position in range(known, self.num_positions):
-            logits = self._next_logits(tokens, rows, start, position, caches)
-            start = position + 1
-            for group, scores in enumerate(logits):
-                if guided:
-                    scores = guide(scores[:n], scores[n:], sampling.guidance)
-                tokens[:, group, position] = draw(
-                    probabilities(scores, sampling), uniform[:, group, position]
-                )
+        if n and known < self.num_positions:
+            passes = math.ceil(n / (sampling.batch or n))
+            size = math.ceil(n / passes)
+            decoder = Decoder(self._in_precision(sampling.precision), size, known, sampling)
+            for start in range(0, n, size):
+                part = slice(start, start + size)
+                tokens[part] = decoder.draw(rows[part], tokens[part], uniform[part])
         return tokens.view(n, self.groups, *self.grid)
 
-    def _next_logits(
-        self,
-        tokens: Int64[Tensor, "n g p"],
-        rows: Int64[Tensor, " b"],
-        start: int,
-        position: int,
-        caches: Caches,
-    ) -> list[Float[Tensor, "b k"]]:
-        """Logits at `position`, per group; only the inputs from `start` on are computed, the others are cached."""
-        first = max(start - 1, 0)
-        before = self._embed([tokens[:, group, first:position] for group in range(self.groups)])
-        before = before.repeat(len(rows) // len(tokens), 1, 1)
-        if start == 0:
-            before = torch.cat([self.class_embedding(rows)[:, None], before], dim=1)
-        return [scores[:, -1] for scores in self._logits(before, start, caches, last_only=True)]
+    def embed(self, codes: Int64[Tensor, "b g t"]) -> Float[Tensor, "b t d"]:
+        """What each position's codes are to the network, without their place."""
+        parts = [embedding(codes[:, group]) for group, embedding in enumerate(self.code_embeddings)]
+        joined: Tensor = self.join(torch.cat(parts, dim=-1))
+        return joined
 
-    def _logits(
-        self, inputs: Float[Tensor, "b t d"], start: int, caches: Caches | None, last_only: bool = False
-    ) -> list[Float[Tensor, "b t k"]]:
-        x = inputs + self.positions[start : start + inputs.shape[1]]
-        x = F.dropout(x, self.config.model.dropout, self.training)
+    def hidden(
+        self, inputs: Float[Tensor, "b t d"], caches: Caches | None = None
+    ) -> list[Float[Tensor, "b t d"]]:
+        """What the heads of each group get, for inputs with their positions added.
+
+        Args:
+            caches: of what came before, to which this is added; without them the inputs are the whole sequence.
+        """
+        x = F.dropout(inputs, self.config.model.dropout, self.training)
         x = self.shared(x, caches[0] if caches is not None else None)
         out = []
         for group in range(self.groups):
             y = self.branches[group](x, caches[1 + group] if caches is not None else None)
-            out.append(self.heads[group](self.norms[group](y[:, -1:] if last_only else y)))
+            out.append(self.norms[group](y))
         return out
 
-    def _embed(self, codes: list[Int64[Tensor, "b t"]]) -> Float[Tensor, "b t d"]:
-        parts = [embedding(c) for embedding, c in zip(self.code_embeddings, codes, strict=True)]
-        joined: Tensor = self.join(torch.cat(parts, dim=-1))
-        return joined
+    def _features(
+        self, tokens: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
+    ) -> list[Float[Tensor, "b n d"]]:
+        """As `hidden`, at all positions of whole images."""
+        first = self.class_embedding(rows)[:, None]
+        return self.hidden(torch.cat([first, self.embed(tokens[..., :-1])], dim=1) + self.positions)
 
     def _nll(
         self, inputs: Int64[Tensor, "b g n"], targets: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
     ) -> Float[Tensor, "b g n"]:
-        logits = self(inputs, rows)
-        losses = [
-            F.cross_entropy(scores.float().transpose(1, 2), targets[:, group], reduction="none")
-            for group, scores in enumerate(logits)
-        ]
+        """Cross-entropy of each code, in blocks of positions of which one has at most `LOGITS` logits.
+
+        With a gradient, the logits of a block are computed again when it is asked for, and never kept.
+        """
+        losses = []
+        for group, y in enumerate(self._features(inputs, rows)):
+            flat, codes = y.flatten(0, 1), targets[:, group].flatten()
+            block = max(1, LOGITS // self.num_codes[group])
+            if len(flat) <= block:
+                own = self._cross_entropy(flat, codes, group)
+            else:
+                parts = zip(flat.split(block), codes.split(block), strict=True)
+                again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+                own = torch.cat([again(self._cross_entropy, *part, group) for part in parts])
+            losses.append(own.view(len(y), -1))
         return torch.stack(losses, dim=1)
+
+    def _cross_entropy(
+        self, y: Float[Tensor, "m d"], codes: Int64[Tensor, " m"], group: int
+    ) -> Float[Tensor, " m"]:
+        # Autocast keeps the half-precision copy of a parameter, but not of a view, for the next block; with a copy of
+        # its own each block's gradient is float32 before they are added up.
+        scores = F.linear(y, self.heads[group].weight[:])  # type: ignore[index]
+        return F.cross_entropy(scores.float(), codes, reduction="none")
+
+    def _in_precision(self, precision: Literal["fp32", "bf16"]) -> GPT:
+        """Itself, or a copy with weights in half precision."""
+        if precision == "fp32":
+            return self
+        half = {id(p): nn.Parameter(p.to(torch.bfloat16), requires_grad=False) for p in self.parameters()}
+        return deepcopy(self, half)
 
     def _noisy(self, tokens: Int64[Tensor, "b g n"]) -> Int64[Tensor, "b g n"]:
         """Replace a part of the positions, in all their groups, by random codes."""
@@ -289,7 +321,3 @@ class GPT(Prior):
                 found="label_drop: 0",
                 expected="label_drop > 0",
             )
-
-    def _new_caches(self, batch: int) -> Caches:
-        stacks: list[Any] = [self.shared, *self.branches]
-        return [stack.new_caches(batch, self.num_positions, self.positions) for stack in stacks]

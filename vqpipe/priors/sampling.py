@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -37,16 +38,49 @@ def probabilities(logits: Float[Tensor, "b k"], config: TokenSampling) -> Float[
     of the likeliest codes whose probability, among those that passed top-k, is at least `top_p`: never less
     than one.
     """
-    scaled = logits.double() / config.temperature
+    if logits.dtype == torch.bfloat16:  # which NumPy does not have
+        logits = logits.float()
+    whole = _softmax(logits, config.temperature)
     if config.top_k is None and config.top_p == 1:
-        return scaled.softmax(-1)
-    codes = logits.argsort(dim=-1, descending=True, stable=True)[:, : config.top_k]
-    kept = scaled.gather(-1, codes).softmax(-1)
+        return whole
+    count = min(config.top_k or logits.shape[-1], logits.shape[-1])
+    likeliest = _largest(logits, count)
+    last = torch.full_like(likeliest[:, :1], count - 1, dtype=torch.int64)
     if config.top_p < 1:
-        before = kept.cumsum(-1) - kept
-        kept = kept.masked_fill(before >= config.top_p, 0.0)
-        kept = kept / kept.sum(-1, keepdim=True)
-    return torch.zeros_like(scaled).scatter(-1, codes, kept)
+        reached = _softmax(likeliest, config.temperature).cumsum(-1)
+        last = torch.searchsorted(reached, torch.full_like(reached[:, :1], config.top_p)).minimum(last)
+    kept = _kept(logits, likeliest.gather(-1, last), last + 1)
+    probs = whole * kept.double()
+    return probs / probs.sum(-1, keepdim=True)
+
+
+def _softmax(logits: Float[Tensor, "b k"], temperature: float) -> Float[Tensor, "b k"]:
+    scaled = logits.double()
+    return (scaled if temperature == 1 else scaled / temperature).softmax(-1)
+
+
+def _kept(
+    logits: Float[Tensor, "b k"], least: Float[Tensor, "b 1"], count: Int64[Tensor, "b 1"]
+) -> Bool[Tensor, "b k"]:
+    """The `count` codes of each row whose logits are `least` or more; of its equals the first ones."""
+    kept = logits >= least
+    over = kept.sum(-1, keepdim=True) - count
+    # On a GPU it would take longer to ask whether there are too many than to leave them out.
+    if logits.device.type != "cpu" or bool(over.any()):
+        equal = logits == least
+        kept &= ~(equal & (equal.cumsum(-1) > equal.sum(-1, keepdim=True) - over))
+    return kept
+
+
+def _largest(logits: Float[Tensor, "b k"], count: int) -> Float[Tensor, "b count"]:
+    """The `count` largest logits of each row, from the largest on."""
+    if logits.device.type != "cpu":
+        return logits.topk(count).values if count < logits.shape[-1] else logits.sort(descending=True).values
+    # NumPy's are vectorised: of 1,024 logits they take a third to an eighth of the time of torch's.
+    values = logits.detach().numpy()
+    if count < logits.shape[-1]:
+        values = np.partition(values, -count, axis=-1)[:, -count:]
+    return torch.from_numpy(np.sort(values, axis=-1)).flip(-1)
 
 
 def draw(probs: Float[Tensor, "b k"], uniform: Float[Tensor, " b"]) -> Int64[Tensor, " b"]:

@@ -3,7 +3,7 @@
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 
 PRIOR_WEIGHTS = TensorSpec(
-    "prior_weights", 2, {}, stage="prior", open=True,
+    "prior_weights", 3, {}, stage="prior", open=True,
     about="weights of a prior; facts: params, num_codes, grid, groups, classes, num_classes (0 unless conditioned on "
     "them), latent_channels, averaged",
 )  # fmt: skip

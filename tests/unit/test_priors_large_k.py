@@ -1,0 +1,74 @@
+"""The GPT's loss over many codes: in blocks of images, equal to the whole, with few logits at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.small_priors import GRID, ONE, TWO, images, labels, model
+from vqpipe.priors import gpt
+from vqpipe.priors.contract import Condition
+
+GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
+POSITIONS = GRID[0] * GRID[1]
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that an operation inside gives, in elements."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        own = [x.numel() for x in tree_leaves(given) if isinstance(x, Tensor)]
+        self.elements = max([self.elements, *own])
+        return given
+
+
+def loss_and_gradient(num_codes: tuple[int, ...], count: int) -> tuple[Tensor, list[Tensor], int]:
+    prior = model(num_codes).train()
+    torch.manual_seed(0)  # of dropout and dropped labels
+    with Largest() as largest:
+        loss = prior.loss(images(num_codes, count), Condition(labels=labels(count)))
+        loss.backward()
+    gradients = [p.grad for p in prior.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(prior.parameters()))
+    return loss.detach(), gradients, largest.elements
+
+
+@GROUPS
+@pytest.mark.parametrize("images_at_once", [1, 3])
+def test_blocks_give_the_loss_and_the_gradient_of_the_whole(
+    num_codes: tuple[int, ...], images_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, gradients, _ = loss_and_gradient(num_codes, 8)
+    monkeypatch.setattr(gpt, "LOGITS", images_at_once * POSITIONS * max(num_codes))
+    blocks, own, _ = loss_and_gradient(num_codes, 8)
+    torch.testing.assert_close(blocks, whole)
+    for found, expected in zip(own, gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@GROUPS
+@torch.no_grad()
+def test_blocks_give_the_likelihood_of_the_whole(
+    num_codes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, batch, condition = model(num_codes), images(num_codes, 7), Condition(labels=labels(7))
+    whole = prior.log_likelihood(batch, condition)
+    monkeypatch.setattr(gpt, "LOGITS", 2 * POSITIONS * min(num_codes))
+    torch.testing.assert_close(prior.log_likelihood(batch, condition), whole)
+
+
+def test_the_logits_of_a_batch_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, count = 3000, 16
+    monkeypatch.setattr(gpt, "LOGITS", 2 * POSITIONS * codes)
+    _, _, largest = loss_and_gradient((codes,), count)
+    assert largest == 2 * POSITIONS * codes  # above codes x width, the weights of the head
+    monkeypatch.setattr(gpt, "LOGITS", 1 << 26)
+    assert loss_and_gradient((codes,), count)[2] == count * POSITIONS * codes
