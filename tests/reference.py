@@ -31,7 +31,7 @@ def quantizers() -> str:
         )
     lines += [
         "",
-        "Small valid params of each; the fields are documented at the params model in its file.",
+        "Small valid params of each method; the params model in its file documents the fields.",
         "",
         "```yaml",
     ]
