@@ -262,7 +262,7 @@ def evaluate(
     if len(test) == 0:
         raise DataError(f"there are no images in {split}")
     count, left_out = _distance_images(test, train, config, networks)
-    kmeans = _patch_kmeans(tokenizer, train, config) if train is not None else None
+    kmeans = _patch_kmeans(tokenizer, train, config, networks.device) if train is not None else None
     picked = np.zeros(len(test), dtype=bool)
     picked[numpy_rng(config.seed, "distances").permutation(len(test))[:count]] = True
     found = _pass_over(tokenizer, test, config, networks, kmeans, picked)
@@ -442,8 +442,10 @@ def _measured(
     return measured_with(digest.images(split), protocol)
 
 
-def _patch_kmeans(tokenizer: TokenizerLike, train: Images, config: EvaluateParams) -> floors.PatchKmeans:
-    """The k-means floor, on raw patches of training images drawn at random; rank 0 fits it for all."""
+def _patch_kmeans(
+    tokenizer: TokenizerLike, train: Images, config: EvaluateParams, device: torch.device
+) -> floors.PatchKmeans:
+    """The k-means floor, on raw patches of training images drawn at random; the ranks fit it together."""
     rng = numpy_rng(config.seed, "floor patches")
     images, cells = floors.draw_patch_positions(len(train), tokenizer.grid, config.floors.num_patches, rng)
     unique, place = np.unique(images, return_inverse=True)
@@ -456,11 +458,10 @@ def _patch_kmeans(tokenizer: TokenizerLike, train: Images, config: EvaluateParam
 
     batches = slices(len(unique), config.batch_size)
     parts = list(in_turns(batches, lambda rows: (rows, train.take(unique[rows])), cut))
-    return from_main(
-        lambda: floors.fit_patch_kmeans(
-            torch.cat(parts), tokenizer.num_codes, tokenizer.grid, num_iterations=config.floors.num_iterations,
-            max_num_codes=config.floors.max_num_codes, seed=derive(config.seed, "floor k-means") % (1 << 31),
-        )
+    return floors.fit_patch_kmeans(
+        from_main(lambda: torch.cat(parts)), tokenizer.num_codes, tokenizer.grid,
+        num_iterations=config.floors.num_iterations, max_num_codes=config.floors.max_num_codes,
+        seed=derive(config.seed, "floor k-means") % (1 << 31), device=device,
     )  # fmt: skip
 
 
