@@ -20,6 +20,7 @@ from vqpipe.evaluation.measure import evaluate
 from vqpipe.metrics.distances import clip_features
 from vqpipe.priors import measure as prior_measure
 from vqpipe.priors.measure import IMAGE_BATCH, NUM_COMPARED, TRAIN_CHUNK, measure_sets, memorisation
+from vqpipe.quantizers.contract import Codebook
 from vqpipe.runtime import batches
 from vqpipe.runtime.batches import AHEAD
 from vqpipe.tokenizers.tokens import TokensParams, TokenSplit, write_tokens
@@ -56,6 +57,9 @@ class Counted(Palette):
 
     def __init__(self) -> None:
         self.live = LiveImages()
+
+    def codebooks(self) -> list[Codebook]:
+        return [Codebook(book.group, book.vectors, book.names) for book in super().codebooks()]
 
     def decode(self, indices: Tensor) -> Tensor:
         return self.live.count(super().decode(indices))
@@ -131,7 +135,7 @@ def test_the_chunks_of_the_training_images_do_not_change_the_nearest(monkeypatch
 def test_a_large_folder_is_not_in_memory_and_gives_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_dataset(tmp_path, {"train": 9})
+    write_dataset(tmp_path, {"train": 5, "validation": 2, "test": 2})
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("VQPIPE_WORKERS", "1")
     (tmp_path / "raw" / "broken.png").write_bytes(b"not an image")
