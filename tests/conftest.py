@@ -1,7 +1,7 @@
 """Every test, and every process that one starts, runs this checkout's code without the caller's settings.
 
-Markers say what a test costs. `fast` and `slow` are set here: `pytest -m fast` (`make test-fast`) runs the tests of
-the folders `unit` and `guards` but those of the files in `SLOW`.
+Markers say what a test costs. `pytest -m fast` (`make test-fast`) runs the tests of the folders `unit` and `guards`
+but those marked `slow`: the ones that start processes or take seconds for another reason.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ settings.register_profile("no clock", deadline=None, suppress_health_check=[Heal
 settings.load_profile("no clock")
 
 MARKERS = {
-    "fast": "a test of one part, without a pipeline; set by the folder",
-    "slow": "a unit test that takes many seconds, left out of the fast ones; set by the file",
+    "fast": "a quick test of one part, without a pipeline; set by the folder",
+    "slow": "a test of one part that takes seconds, left out of the fast ones; set at the test",
 }
 FAST = {"unit", "guards"}
-SLOW = {"test_library_export.py", "test_runtime_ray.py", "test_training_ranks.py"}
-"""Files of unit tests that start many processes or export every quantizer; together they take over a minute."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,5 +34,5 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in FAST:
-            item.add_marker("slow" if item.path.name in SLOW else "fast")
+        if folder in FAST and not item.get_closest_marker("slow"):
+            item.add_marker("fast")

@@ -135,6 +135,7 @@ dist.barrier()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
     """Gathered, two ranks get the loss and the gradient of one process over the whole batch, whatever each rank's
     captions hold; not gathered, InfoNCE is that of each rank's own share."""

@@ -75,6 +75,7 @@ def test_a_place_that_cannot_be_written_is_told(tool: str, monkeypatch: pytest.M
     refused(tool, "locked/x.parquet", "locked is not writable")
 
 
+@pytest.mark.slow
 def test_a_table_of_another_kind_is_not_replaced_by_tokens(here: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -18,6 +18,8 @@ from tests.foreign_vqgan import make_config, make_state
 from tests.tiny import picture, write_tokenizer
 from vqpipe.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs/library.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 

@@ -26,6 +26,8 @@ from vqpipe.library.export import export_tokenizer, need_packages, run_onnx, to_
 from vqpipe.quantizers import QUANTIZERS
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 RECIPES = every_recipe()
 GRAPHS = {name.split("-")[0]: name for name in reversed(RECIPES)}
 """The first recipe of each kind."""

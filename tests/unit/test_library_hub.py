@@ -172,6 +172,7 @@ def test_without_a_network_the_message_says_so(remote: Remote) -> None:
         Tokenizer.from_pretrained("some/one")
 
 
+@pytest.mark.slow
 def test_a_refused_connection_is_reported(saved: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from vqpipe import Tokenizer; from vqpipe.errors import SetupError\n"

@@ -51,6 +51,7 @@ def builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SafeConstructor, "construct_document", build)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("builds_nothing")
 @pytest.mark.parametrize(("text", "problem"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_yaml_is_refused_before_it_is_built_by_every_reader(

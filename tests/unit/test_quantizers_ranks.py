@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.ranks import run_two
+
+pytestmark = pytest.mark.slow
 
 LEARNING = """
 import torch

@@ -14,6 +14,8 @@ import pytest
 from vqpipe.errors import DataError, SetupError
 from vqpipe.runtime.shards import map_shards
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

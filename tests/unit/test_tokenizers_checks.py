@@ -207,6 +207,7 @@ def test_a_file_and_a_folder_without_a_tokenizer_are_refused(tmp_path: Path) -> 
     assert Tokenizer.from_pretrained(str(write_tokenizer(tmp_path / "t"))).num_codes == (16,)
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_the_console_script() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vqpipe", "--help"], capture_output=True, text=True, check=True

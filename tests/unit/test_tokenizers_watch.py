@@ -158,5 +158,6 @@ assert errors.getvalue().count("seems to collapse") == (rank == 0)
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_hold_the_state_of_one(tmp_path: Path) -> None:
     run_two(RANKS, tmp_path)

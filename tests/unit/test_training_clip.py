@@ -238,5 +238,6 @@ for ours, theirs in zip(split.parameters(), whole.parameters(), strict=True):
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_step_of_one(tmp_path: Path) -> None:
     run_two(RANK_PROGRAM, tmp_path)

@@ -19,6 +19,8 @@ from vqpipe.cli.presets import load_preset
 from vqpipe.params.base import validate
 from vqpipe.tokenizers.tokenizer import TokenizerParams
 
+pytestmark = pytest.mark.slow
+
 RUNS: dict[str, dict[str, Any]] = {
     "vq": {"quantizer": {"kind": "vq", "init": "data"}},
     "lc": {},

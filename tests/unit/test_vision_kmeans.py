@@ -134,6 +134,7 @@ for algorithm in ("torch", "faiss"):
 """
 
 
+@pytest.mark.slow
 def test_fresh_processes_give_the_same_bytes() -> None:
     command = [sys.executable, "-c", PROGRAM]
     outputs = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
