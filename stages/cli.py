@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import typer
 
 from vqpipe.errors import sentences
 from vqpipe.runtime.env import is_main_process
-from vqpipe.runtime.signals import end_with_parent, stop_on_signals
+from vqpipe.runtime.signals import end_with_parent, start_child, stop_on_signals
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
@@ -51,7 +50,7 @@ def time_left() -> Iterator[None]:
         yield
         return
     env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
-    shown = subprocess.Popen([sys.executable, "-m", "stages.remaining", os.environ["DVC_STAGE"]], env=env)
+    shown = start_child([sys.executable, "-m", "stages.remaining", os.environ["DVC_STAGE"]], env=env)
     try:
         yield
     finally:

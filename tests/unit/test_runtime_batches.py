@@ -78,6 +78,7 @@ def test_one_rank_does_all_batches_in_order() -> None:
     assert list(in_turns([], lambda item: item, lambda read: read)) == []
 
 
+@pytest.mark.slow
 def test_two_ranks_take_turns_and_the_first_gets_all(tmp_path: Path) -> None:
     program = """
 from vqpipe.runtime.batches import in_turns

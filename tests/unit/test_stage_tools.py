@@ -262,6 +262,7 @@ def test_dvc_and_stages_run_print_the_time_left(timed: Path, monkeypatch: pytest
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stage_under_dvc_prints_its_line(timed: Path) -> None:
     (timed / "stage.py").write_text(
         "from stages.cli import stage_app\n@stage_app\ndef app():\n    pass\napp()\n"
