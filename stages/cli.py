@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vqpipe.errors import sentences
-from vqpipe.runtime.signals import end_with_parent, stop_on_signals
+from vqpipe.runtime.env import is_main_process
+from vqpipe.runtime.signals import end_with_parent, start_child, stop_on_signals
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
@@ -40,6 +43,20 @@ MEMORY = {
 """The params that determine a stage's memory, for its message when there is too little."""
 
 
+@contextmanager
+def time_left() -> Iterator[None]:
+    """Under DVC, `stages.remaining` prints meanwhile how long all stages will take."""
+    if "DVC_STAGE" not in os.environ or not is_main_process():
+        yield
+        return
+    env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
+    shown = start_child([sys.executable, "-m", "stages.remaining", os.environ["DVC_STAGE"]], env=env)
+    try:
+        yield
+    finally:
+        shown.wait()
+
+
 def stage_app(main: Callable[..., None]) -> typer.Typer:
     """A Typer app with `main` as its only command; its doc string is the help text."""
 
@@ -47,7 +64,7 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
     def guarded(*args: Any, **kwargs: Any) -> None:
         if "DVC_STAGE" in os.environ:  # DVC passes no signal on
             end_with_parent(os.getppid())
-        with sentences(MEMORY.get(Path(main.__code__.co_filename).stem)), stop_on_signals():
+        with time_left(), sentences(MEMORY.get(Path(main.__code__.co_filename).stem)), stop_on_signals():
             main(*args, **kwargs)
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -22,13 +22,15 @@ PLACE = re.compile(r"\$\{([^}]+)\}")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as DVC would run it. `deps`, `outs` are paths; `params` dotted names in params.yaml."""
+    """One stage as DVC would run it. `deps`, `outs` are paths; `params` dotted names in params.yaml; `seconds` are from
+    `meta`, which DVC does not use: what the stage took in the recorded run."""
 
     name: str
     cmd: str
     deps: tuple[str, ...]
     params: tuple[str, ...]
     outs: tuple[str, ...]
+    seconds: float | None = None
 
 
 def read_stages(folder: Path) -> dict[str, Stage]:
@@ -89,7 +91,8 @@ def _stage(name: str, entry: dict[str, Any], context: dict[str, Any]) -> Stage:
         )  # fmt: skip
     for path in paths("deps"):
         _check_local(path, name)
-    return Stage(name, filled, paths("deps"), paths("params"), paths("outs", "metrics", "plots"))
+    seconds = entry.get("meta", {}).get("seconds")
+    return Stage(name, filled, paths("deps"), paths("params"), paths("outs", "metrics", "plots"), seconds)
 
 
 def _check_local(path: str, stage: str) -> None:

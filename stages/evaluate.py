@@ -22,7 +22,7 @@ def main(
     Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
     --metrics artifacts/metrics/evaluate/lc.json
     """
-    from vqpipe.artifacts.inputs_outputs import JSON, Input
+    from vqpipe.artifacts.inputs_outputs import JSON, Input, Output
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
@@ -31,13 +31,16 @@ def main(
     from vqpipe.evaluation.evaluate import evaluate_dataset
     from vqpipe.evaluation.measure import EvaluateParams
     from vqpipe.params.base import load_params
+    from vqpipe.runtime.distributed import process_group
 
     config = load_params(params, "evaluate", EvaluateParams)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
-    with stage_run("evaluate", config, inputs, [(out, EVALUATION), (metrics, JSON)], mixed=mixed) as run:
+    outputs: list[Output] = [(out, EVALUATION), (metrics, JSON)]
+    with process_group(), stage_run("evaluate", config, inputs, outputs, mixed=mixed) as run:
         result = evaluate_dataset(dataset, clip, tokenizer, config)
-        result.write(run.staged(out))
-        run.metrics(metrics, result.metrics)
+        if result is not None:
+            result.write(run.staged(out))
+            run.metrics(metrics, result.metrics)
 
 
 app = stage_app(main)

@@ -49,7 +49,7 @@ def stale_stages(root: Path) -> dict[str, list[str]]:
 
 
 def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code) -> list[str]:
-    from vqpipe.params.base import read_yaml, section_of
+    from vqpipe.params.base import read_yaml
 
     if entry is None:
         return ["it has never run"]
@@ -62,10 +62,7 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
         old = [path for path in sorted((root / LISTINGS).iterdir()) if _is_old(path, code)]
         return [*reasons, *(f"{path.relative_to(root).as_posix()} is out of date" for path in old)]
     context = read_yaml(root / "params.yaml")
-    known = entry.get("params", {}).get("params.yaml", {})
-    for name in stage.params:
-        if name not in known or known[name] != section_of(context, name, root / "params.yaml"):
-            reasons.append(f"params {name} differ")
+    reasons += [f"params {name} differ" for name in changed_params(stage, entry, context, root)]
     recorded = {item["path"]: item.get("md5") for item in [*entry.get("deps", []), *entry.get("outs", [])]}
     for path in stage.deps:
         if path not in recorded:
@@ -80,6 +77,15 @@ def _reasons(stage: Stage, entry: dict[str, Any] | None, root: Path, code: Code)
     if gone := sorted(set(recorded) - {*stage.deps, *stage.outs}):
         reasons.append(f"no longer of this stage: {_few(gone)}")
     return reasons
+
+
+def changed_params(stage: Stage, entry: dict[str, Any], context: dict[str, Any], root: Path) -> list[str]:
+    """The params of a stage that differ from those in its entry of dvc.lock; `context` is params.yaml."""
+    from vqpipe.params.base import section_of
+
+    known = entry.get("params", {}).get("params.yaml", {})
+    found = {name: section_of(context, name, root / "params.yaml") for name in stage.params}
+    return [name for name, value in found.items() if name not in known or known[name] != value]
 
 
 def _is_tracked(root: Path, path: str) -> bool:

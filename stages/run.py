@@ -23,6 +23,7 @@ def main(
     Example: python -m stages.run clip patches cluster tokenizer@lc
     """
     from stages.dvcfile import find_stage, read_stages
+    from stages.remaining import progress
     from vqpipe.errors import ParamsError
 
     stages = read_stages(Path.cwd())
@@ -32,8 +33,12 @@ def main(
         return
     if not names:
         raise ParamsError("no stage was named", choices=list(stages), run="python -m stages.run --list")
-    for stage in [find_stage(stages, name) for name in names]:
-        say(f"{stage.name}: {stage.cmd}", err=True)
+    plan = [find_stage(stages, name).name for name in names]
+    for number, stage in enumerate(stages[name] for name in plan):
+        say(
+            f"{progress(stages, plan[number:], plan[:number], Path.cwd())}: {stage.name}: {stage.cmd}",
+            err=True,
+        )
         words = shlex.split(stage.cmd)
         code = run_child([sys.executable if words[0] == "python" else words[0], *words[1:]])
         if code:

@@ -24,8 +24,8 @@ def average_gradients(module):
 """
 
 
-def torchrun(script: Path, *arguments: str) -> None:
-    """Run a script in two processes under torchrun, as a user starts a stage.
+def torchrun(script: Path | str, *arguments: str) -> None:
+    """Run a script, or `-m` and a module's name, in two processes under torchrun, as a user starts a stage.
 
     Raises:
         AssertionError: one of them failed; the message holds what they wrote.

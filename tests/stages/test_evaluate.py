@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from stages.evaluate import app
 from tests import tiny
-from vqpipe.artifacts.publish import file_digest, read_manifest
+from tests.ranks import torchrun
+from vqpipe.artifacts.publish import file_digest, read_manifest, tree_digest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
 from vqpipe.artifacts.tables import read_table
@@ -84,14 +85,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(inputs: Path, out: Path, params: Path | None = None, **changes: Path) -> Result:
+def arguments(inputs: Path, out: Path, params: Path | None = None, **changes: Path) -> list[str]:
     options = {
         "dataset": inputs / "dataset", "clip": inputs / "clip", "tokenizer": inputs / "tokenizer",
         "out": out, "metrics": out.with_name(f"{out.name}.json"), "params": params or inputs / "params.yaml",
     } | changes  # fmt: skip
-    return CliRunner().invoke(
-        app, [text for name, path in options.items() for text in (f"--{name}", str(path))]
-    )
+    return [text for name, path in options.items() for text in (f"--{name}", str(path))]
+
+
+def run(inputs: Path, out: Path, params: Path | None = None, **changes: Path) -> Result:
+    return CliRunner().invoke(app, arguments(inputs, out, params, **changes))
 
 
 def test_it_publishes_the_evaluation_and_the_metrics_and_runs_again_to_the_same_bytes(
@@ -141,6 +144,25 @@ def test_replaced_tokens_are_kept_where_they_are_asked_for_and_change_nothing_el
     assert not (tmp_path / "plain/replaced.parquet").exists()
     facts, without = (read_manifest(tmp_path / name, EVALUATION).facts for name in ("out", "plain"))
     assert facts == without | {"ranks_left_out": [4000]}
+
+
+def test_two_ranks_publish_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+    """Everything that is measured, in batches that the ranks do not share evenly."""
+    examples = EVALUATE["examples"] | {"replaced": {"num_images": 5, "ranks": [1, 5]}}
+    health = {"num_similar": 4, "num_mapped": 0, "num_decoded": 4}
+    changes = {"batch_size": 3, "examples": examples, "health": health}
+    params = write_params(tmp_path / "params.yaml", EVALUATE | changes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each rank has
+    try:
+        result = run(inputs, tmp_path / "one", params)
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.output
+    torchrun("-m", "stages.evaluate", *arguments(inputs, tmp_path / "two", params))
+    assert tree_digest(tmp_path / "two") == tree_digest(tmp_path / "one")
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    assert {"fd_clip", "floors", "ceiling", "replaced"} <= set(read_sealed_json(tmp_path / "two.json"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stages.tokens import app
+from tests.ranks import torchrun
 from tests.tiny import write_dataset, write_tokenizer
-from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.tokens import CODES, TOKENS
 from vqpipe.artifacts.tables import read_table
 
@@ -26,16 +27,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(inputs: Path, out: Path, params: str = "params.yaml", tokenizer: str = "tokenizer") -> Result:
-    arguments = {
+def arguments(
+    inputs: Path, out: Path, params: str = "params.yaml", tokenizer: str = "tokenizer"
+) -> list[str]:
+    options = {
         "dataset": inputs / "dataset",
         "tokenizer": inputs / tokenizer,
         "out": out,
         "params": inputs / params,
     }
-    return CliRunner().invoke(
-        app, [text for name, path in arguments.items() for text in (f"--{name}", str(path))]
-    )
+    return [text for name, path in options.items() for text in (f"--{name}", str(path))]
+
+
+def run(inputs: Path, out: Path, **changes: str) -> Result:
+    return CliRunner().invoke(app, arguments(inputs, out, **changes))
 
 
 def test_output_has_its_spec_and_a_rerun_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
@@ -64,3 +69,10 @@ def test_mistakes_exit_2_with_a_message_and_publish_nothing(inputs: Path, tmp_pa
     assert result.exit_code == 2
     assert "nothing does not exist" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_ranks_publish_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
+    """9, 2 and 3 images in batches of 4: three batches, one and one, so that a rank is idle in the last turns."""
+    assert run(inputs, tmp_path / "one").exit_code == 0
+    torchrun("-m", "stages.tokens", *arguments(inputs, tmp_path / "two"))
+    assert tree_digest(tmp_path / "two") == tree_digest(tmp_path / "one")

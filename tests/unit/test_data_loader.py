@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from vqpipe.data.build import to_row
 from vqpipe.data.loader import ImageSplit, epoch_order, to_float, to_uint8
 from vqpipe.data.records import Record
 from vqpipe.errors import ArtifactError, DataError, MismatchError
+from vqpipe.runtime.batches import read_ahead, slices
 
 SHAPES = [(8, 8), (8, 13), (11, 8), (9, 9), (30, 8)]
 RNG = np.random.default_rng(0)
@@ -118,6 +120,46 @@ def test_both_stores_give_the_same_batches(dataset: Path) -> None:
     assert np.array_equal(batch(1 << 30, 7), batch(0, 7))
     assert np.array_equal(batch(0, 7), batch(0, 7))
     assert not np.array_equal(batch(0, 7), batch(0, 8))
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_any_number_of_workers_gives_the_same_bytes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
+) -> None:
+    def read(workers: int) -> torch.Tensor:
+        monkeypatch.setenv("VQPIPE_WORKERS", str(workers))
+        split = ImageSplit.open(dataset, "train", 8, memory_bytes)
+        rows = slices(len(split), 2)
+        return torch.cat(list(read_ahead(lambda at: split.images(at.start, at.stop), rows)))
+
+    assert torch.equal(read(1), read(2))
+    assert torch.equal(read(1), read(5))
+
+
+def test_batches_of_a_pack_are_decoded_in_workers_before_they_are_needed(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQPIPE_WORKERS", "2")
+    split = ImageSplit.open(dataset, "train", 8, 0)
+    decode, threads = loader._planes, dict[str, int]()
+    decoded = [threading.Event() for _ in PICTURES]
+    together = threading.Barrier(2)
+
+    def watched(data: bytes, where: str) -> np.ndarray:
+        number = int(where.rpartition(" ")[2])
+        if number < 2:
+            together.wait(60)  # two images of a batch at the same time
+        threads[threading.current_thread().name] = number
+        decoded[number].set()
+        return decode(data, where)
+
+    monkeypatch.setattr(loader, "_planes", watched)
+    batches = read_ahead(lambda at: split.images(at.start, at.stop), slices(len(split), 2))
+    assert len(next(batches)) == 2
+    assert all(event.wait(60) for event in decoded), "while the first batch is worked on"
+    assert len(threads) == 2
+    assert threading.current_thread().name not in threads
+    assert sum(map(len, batches)) == 3
 
 
 def test_a_pack_follows_its_dataset(dataset: Path, tmp_path: Path) -> None:

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from vqpipe.errors import DataError, MismatchError, SetupError
+from vqpipe.metrics import distances as module
 from vqpipe.metrics.distances import (
     INCEPTION_FILE,
     DistanceParams,
+    FeatureRows,
     Features,
     clip_features,
     feature_distances,
     load_features,
     why_no_distances,
 )
+from vqpipe.runtime.seeds import derive
 
 CPU = torch.device("cpu")
 
@@ -47,7 +50,12 @@ class FakeClip(nn.Module):
 def distances(
     generated: torch.Tensor, real: torch.Tensor, features: Features, params: DistanceParams, batch_size: int
 ) -> dict[str, float]:
-    sets = (features.extract(generated, batch_size), features.extract(real, batch_size))
+    sets = []
+    for images in (generated, real):
+        rows = FeatureRows(len(images), features.dim)
+        for batch in images.split(batch_size):
+            rows.add(features.extract(batch))
+        sets.append(rows.rows)
     return feature_distances(*sets, features, params)
 
 
@@ -98,6 +106,34 @@ def test_equal_sets_are_at_distance_zero_and_disjoint_ones_share_nothing(feature
     far = feature_distances(real + 100, real, features, params())
     assert far["precision_clip"] == far["recall_clip"] == 0
     assert far["kd_clip"] > 1
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_distances_in_blocks_are_those_of_torch_fidelity(
+    features: Features, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    monkeypatch.setattr(module, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    generated, real = (torch.randn(60, 6, generator=generator) * scale for scale in (1.3, 1.0))
+    found = feature_distances(generated, real, features, params())
+    doubles = generated.double(), real.double()
+    frechet = fid_statistics_to_metric(*map(fid_features_to_statistics, doubles), verbose=False)
+    seed = derive(params().seed, "kernel distance") % (1 << 32)
+    kernel = kid_features_to_metric(
+        *doubles, kid_subsets=params().num_subsets, kid_subset_size=params().subset_images, rng_seed=seed,
+        verbose=False,
+    )  # fmt: skip
+    manifold = prc_features_to_metric(*doubles, prc_neighborhood=params().num_neighbours, verbose=False)
+    assert found["kd_clip"] == kernel["kernel_inception_distance_mean"]
+    assert found["kd_clip_std"] == kernel["kernel_inception_distance_std"]
+    assert found["precision_clip"] == pytest.approx(manifold["precision"], abs=1e-12)
+    assert found["recall_clip"] == pytest.approx(manifold["recall"], abs=1e-12)
+    expected = frechet["frechet_inception_distance"]
+    assert found["fd_clip"] == (expected if block > 60 else pytest.approx(expected, rel=1e-9))
 
 
 def test_precision_and_recall_know_which_side_is_generated(features: Features) -> None:
@@ -164,5 +200,5 @@ def test_inception_weights_on_disk_are_used_and_named(
     assert found.names["frechet"] == "fid"
     assert found.names["kernel"] == "kid"
     pictures = images(2, 0)
-    torch.testing.assert_close(found.extract(pictures, 1), random(pictures)[0].double())
-    assert found.dim == found.extract(pictures, 2).shape[1]
+    torch.testing.assert_close(found.extract(pictures), random(pictures)[0])
+    assert found.dim == found.extract(pictures).shape[1]

@@ -10,6 +10,8 @@ from vqpipe.errors import MismatchError
 from vqpipe.metrics import floors
 from vqpipe.metrics.images import psnr
 
+CPU = torch.device("cpu")
+
 
 def noise(n: int, side: int = 8, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -56,6 +58,7 @@ def test_kmeans_finds_a_small_set_of_patches_again() -> None:
         num_iterations=20,
         max_num_codes=64,
         seed=0,
+        device=CPU,
     )
     assert found.name == "patch_kmeans"
     assert found.bits_per_image == 8
@@ -65,7 +68,9 @@ def test_kmeans_finds_a_small_set_of_patches_again() -> None:
 @pytest.mark.parametrize(("num_codes", "limit", "count"), [((16, 16), 32, 32), ((1000,), 4096, 40)])
 def test_a_capped_floor_says_so_in_its_name(num_codes: tuple[int, ...], limit: int, count: int) -> None:
     patches = floors.to_patches(noise(40), (2, 2)).reshape(160, -1)
-    found = floors.fit_patch_kmeans(patches, num_codes, (2, 2), num_iterations=2, max_num_codes=limit, seed=0)
+    found = floors.fit_patch_kmeans(
+        patches, num_codes, (2, 2), num_iterations=2, max_num_codes=limit, seed=0, device=CPU
+    )
     assert found.name == "patch_kmeans_capped"
     assert len(found.centroids) == count
     assert found.wanted == np.prod(num_codes)

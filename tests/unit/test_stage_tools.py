@@ -1,12 +1,17 @@
-"""Reading dvc.yaml without DVC, running by it, and checking dvc.lock."""
+"""Reading dvc.yaml without DVC, running by it, checking dvc.lock, and the time left."""
 
+import json
+import os
 import shlex
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from stages import lock, run
+from stages import lock, remaining, run
 from stages.dvcfile import find_stage, read_stages
 from stages.lock import md5, stale_stages
 from vqpipe.errors import ParamsError
@@ -123,3 +128,152 @@ def test_no_command_holds_a_path_of_data_and_no_board_is_pulled() -> None:
             if file.parent != ROOT:
                 cached = [out for out in body.get("outs", []) if not isinstance(out, dict)]
                 assert not cached, f"{file}: {name}: a clone without the board could not pull {cached}"
+
+
+LOCK = """
+schema: '2.0'
+stages:
+  one:
+    cmd: python -m stages.one --out out/a
+    deps:
+    - {path: code.py, md5: 0}
+    params: {params.yaml: {top: {variants: {x: {prior: none, k: 0.001}, y: {prior: words}}}}}
+    outs:
+    - {path: out/a, md5: abc}
+"""
+MANY = """
+  many@NAME:
+    cmd: python -m stages.many --name NAME --prior PRIOR
+    deps:
+    - {path: out/a, md5: abc}
+    params: {params.yaml: {top.variants.NAME: VALUES}}
+    outs:
+    - {path: m/NAME.json, md5: 1}
+"""
+
+
+def done(tree: Path, out: str, seconds: float | None = None) -> None:
+    """The output of a stage, and what it cost."""
+    (tree / out).parent.mkdir(parents=True, exist_ok=True)
+    (tree / out).write_text("content")
+    if seconds is not None:
+        (tree / f"{out}.cost.json").write_text(json.dumps({"seconds": seconds}))
+
+
+@pytest.fixture
+def timed(tree: Path) -> Path:
+    """The same stages with recorded seconds: `one` took 100, each of `many` 300."""
+    text = DVC.replace(
+        "    cmd: python -m stages.one", "    meta: {seconds: 100}\n    cmd: python -m stages.one"
+    )
+    (tree / "dvc.yaml").write_text(text.replace("    do:\n", "    do:\n      meta: {seconds: 300}\n"))
+    x = MANY.replace("NAME", "x").replace("PRIOR", "none").replace("VALUES", "{prior: none, k: 0.001}")
+    y = MANY.replace("NAME", "y").replace("PRIOR", "words").replace("VALUES", "{prior: words}")
+    (tree / "dvc.lock").write_text(LOCK + x.lstrip("\n") + y.lstrip("\n"))
+    return tree
+
+
+def test_the_time_left_is_the_recorded_one_scaled_by_the_stages_done(timed: Path) -> None:
+    stages = remaining.timed_stages(timed)
+    names = list(stages)
+    assert names == ["one", "many@x", "many@y"]
+    assert remaining.progress(stages, names, [], timed) == "stage 1 of 3, about 12 min left"
+    done(timed, "out/a", 50.0)
+    line = remaining.progress(stages, names[1:], names[:1], timed)
+    assert line == "stage 2 of 3, about 5 min left (the recorded run's, times 0.5 for the stages done)"
+    done(timed, "m/x.json", 30.0)  # 80 s in place of 400
+    assert remaining.progress(stages, names[2:], names[:2], timed).startswith("stage 3 of 3, about 60 s left")
+    (timed / "out/a.cost.json").write_text("damaged")
+    assert "times 0.1 " in remaining.progress(stages, names[2:], names[:2], timed)
+
+
+def test_without_recorded_seconds_only_the_stages_are_counted(tree: Path) -> None:
+    stages = remaining.timed_stages(tree)
+    assert remaining.progress(stages, ["many@x", "many@y"], ["one"], tree) == "stage 2 of 3"
+    partly = stages | {"many@x": replace(stages["many@x"], seconds=8000.0)}
+    line = remaining.progress(partly, ["many@x", "many@y"], ["one"], tree)
+    assert line == "stage 2 of 3, about 2.2 h left, and 1 of unknown length"
+
+
+def test_stages_are_outdated_as_dvc_judges_them(timed: Path) -> None:
+    def outdated() -> list[str]:
+        return sorted(remaining.outdated_stages(remaining.timed_stages(timed), timed))
+
+    assert outdated() == ["many@x", "many@y", "one"], "no outputs, as in a clone"
+    for out in ("out/a", "m/x.json", "m/y.json"):
+        done(timed, out)
+    assert outdated() == []
+    (timed / "m/y.json").unlink()
+    assert outdated() == ["many@y"]
+    done(timed, "m/y.json")
+    lock = timed / "dvc.lock"
+    text = lock.read_text()
+    lock.write_text(
+        text.replace("{path: out/a, md5: abc}\n    params", "{path: out/a, md5: old}\n    params", 1)
+    )
+    assert outdated() == ["many@x"]
+    lock.write_text(text)
+    (timed / "params.yaml").write_text(PARAMS.replace("1e-3", "2e-3"))
+    assert outdated() == ["many@x", "many@y", "one"], "one has all of top, and the others come after it"
+    lock.unlink()
+    assert outdated() == ["many@x", "many@y", "one"]
+
+
+def test_a_changed_listing_of_code_makes_a_stage_outdated(tmp_path: Path) -> None:
+    (tmp_path / "artifacts/code").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  code: {cmd: c, outs: [{artifacts/code: {cache: false}}]}\n"
+        "  one: {cmd: d, deps: [artifacts/code/one.txt], outs: [a]}\n"
+    )
+    listing = tmp_path / "artifacts/code/one.txt"
+    listing.write_text("1")
+    done(tmp_path, "a")
+    (tmp_path / "dvc.lock").write_text(
+        f"stages: {{one: {{cmd: d, deps: [{{path: artifacts/code/one.txt, md5: {md5(listing)}}}],"
+        " outs: [{path: a, md5: x}]}}"
+    )
+    stages = remaining.timed_stages(tmp_path)
+    assert list(stages) == ["one"]
+    assert remaining.outdated_stages(stages, tmp_path) == set()
+    listing.write_text("2")
+    assert remaining.outdated_stages(stages, tmp_path) == {"one"}
+
+
+def test_dvc_and_stages_run_print_the_time_left(timed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(timed, "out/a", 200.0)
+    shown = CliRunner().invoke(remaining.app, ["many@x"])
+    assert shown.exit_code == 0
+    assert (
+        shown.output
+        == "stage 2 of 3, about 20 min left (the recorded run's, times 2 for the stages done): many@x\n"
+    )
+    table = CliRunner().invoke(remaining.app, []).output.splitlines()
+    assert table[:2] == ["one: recorded 100 s, here 200 s", "many@x: recorded 300 s, here unknown"]
+    for quiet in ("boards/scenes/dvc.yaml:many@x", "other"):
+        assert CliRunner().invoke(remaining.app, [quiet]).output == ""
+    (timed / "dvc.lock").write_text("[")
+    broken = CliRunner().invoke(remaining.app, ["many@x"])
+    assert (broken.exit_code, broken.output) == (0, "")
+    monkeypatch.setattr(run, "run_child", lambda command: 0)
+    ran = CliRunner().invoke(run.app, ["many@y", "many@x"]).output.splitlines()
+    assert [line.partition(":")[0] for line in ran] == [
+        "stage 1 of 2, about 10 min left", "stage 2 of 2, about 5 min left",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_stage_under_dvc_prints_its_line(timed: Path) -> None:
+    (timed / "stage.py").write_text(
+        "from stages.cli import stage_app\n@stage_app\ndef app():\n    pass\napp()\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT), "DVC_STAGE": "one"}
+    ended = subprocess.run(
+        [sys.executable, "stage.py"], cwd=timed, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "stage 1 of 3, about 12 min left: one\n")
+    env = {name: value for name, value in env.items() if name != "DVC_STAGE"}
+    ended = subprocess.run(
+        [sys.executable, "stage.py"], cwd=timed, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

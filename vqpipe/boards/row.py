@@ -110,7 +110,9 @@ def train_row(
     test = ImageSplit.open(dataset, "test", config.resolution)
     networks = MetricNetworks.load(evaluation.distances, evaluation.perceptual, clip, device)
     images = SplitImages.draw(test, evaluation.num_images, evaluation.seed)
-    measured = evaluate(tokenizer, images, evaluation, networks).metrics
+    found = evaluate(tokenizer, images, evaluation, networks)
+    assert found is not None, "one process"
+    measured = found.metrics
     seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}
     solved: dict[str, Any] = {}
     if tasks:

@@ -31,6 +31,7 @@ from vqpipe.metrics.codes import (
 )
 from vqpipe.metrics.floors import cell_shape
 from vqpipe.params.base import Params
+from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import derive, numpy_rng
 
 if TYPE_CHECKING:
@@ -204,11 +205,12 @@ def code_patches(
     books: Sequence[Codebook],
     config: ExampleParams,
     seed: int,
+    batch_size: int,
 ) -> list[dict[str, Any]]:
     """Rows of the words table: the most used codes of each group, with crops of the cells that have them.
 
     A crop is the part of the original image under the code's grid position. Crops are drawn at random, from
-    as many different images as there are.
+    as many different images as there are, and cut from `batch_size` images at a time.
     """
     grid = (int(indices.shape[2]), int(indices.shape[3]))
     picked: list[tuple[int, int, int, list[int]]] = []
@@ -217,20 +219,22 @@ def code_patches(
         for code in np.argsort(-counts, kind="stable")[: config.num_codes]:
             if counts[code]:
                 rng = numpy_rng(seed, "patches", group, int(code))
-                places = _one_per_image(
+                chosen = _one_per_image(
                     np.flatnonzero(flat == code), grid[0] * grid[1], config.num_patches, rng
                 )
-                picked.append((group, int(code), int(counts[code]), places))
+                picked.append((group, int(code), int(counts[code]), chosen))
     cells = grid[0] * grid[1]
-    needed = np.unique([place // cells for *_, places in picked for place in places]).astype(np.int64)
-    pixels = images.take(needed) if len(needed) else None
-
-    def crop(place: int) -> bytes:
-        assert pixels is not None
-        image, cell = pixels[int(np.searchsorted(needed, place // cells))], place % cells
+    places = np.unique([place for *_, chosen in picked for place in chosen]).astype(np.int64)
+    needed = np.unique(places // cells)
+    crops: dict[int, bytes] = {}
+    for at in slices(len(needed), batch_size):
+        some = needed[at]
+        pixels = images.take(some)
         height, width = cell_shape(pixels, grid)
-        top, left = cell // grid[1] * height, cell % grid[1] * width
-        return png_of(image[:, top : top + height, left : left + width])
+        for place in places[np.isin(places // cells, some)].tolist():
+            image, cell = pixels[int(np.searchsorted(some, place // cells))], place % cells
+            top, left = cell // grid[1] * height, cell % grid[1] * width
+            crops[place] = png_of(image[:, top : top + height, left : left + width])
 
     return [
         {
@@ -238,9 +242,9 @@ def code_patches(
             "code": code,
             "name": _code_name(books[group], code),
             "count": count,
-            "patches": [crop(p) for p in places],
+            "patches": [crops[place] for place in chosen],
         }
-        for group, code, count, places in picked
+        for group, code, count, chosen in picked
     ]
 
 

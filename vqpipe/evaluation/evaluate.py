@@ -1,4 +1,4 @@
-"""What is evaluated: a dataset's test split (the stage), images in memory, or a user's own folder."""
+"""What is evaluated: a dataset's test split (the stage), images in an array, or a user's own folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vqpipe.evaluation.reconstructions import Images, MetricNetworks, TokenizerL
 from vqpipe.metrics.distances import DistanceParams
 from vqpipe.metrics.floors import FloorsParams
 from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
+from vqpipe.runtime.batches import large_array
 from vqpipe.runtime.device import device
-from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -59,8 +59,8 @@ class SplitImages:
 
 
 @dataclass(frozen=True)
-class MemoryImages:
-    """Images in memory."""
+class ArrayImages:
+    """Images in one array, in memory or mapped from a file."""
 
     ids: Sequence[str]
     pixels: UInt8[Tensor, "n 3 r r"]
@@ -72,8 +72,9 @@ class MemoryImages:
         return self.pixels[torch.from_numpy(np.asarray(positions, dtype=np.int64))]
 
 
-def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: EvaluateParams) -> Evaluation:
-    """Measure a published tokenizer on the test split of a published dataset; see `measure.evaluate`.
+def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: EvaluateParams) -> Evaluation | None:
+    """Measure a published tokenizer on the test split of a published dataset; see `measure.evaluate`. None on all ranks
+    but the first.
 
     Raises:
         ArtifactError: an input that is missing or of another version.
@@ -99,7 +100,9 @@ def evaluate_images(
     networks = MetricNetworks(None, None, where)
     if clip is not None:
         networks = MetricNetworks.load(config.distances, config.perceptual, clip, where)
-    return evaluate(tokenizer, images, config, networks, split="images")
+    measured = evaluate(tokenizer, images, config, networks, split="images")
+    assert measured is not None, "one process"
+    return measured
 
 
 def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> dict[str, Any]:
@@ -123,30 +126,32 @@ def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> 
     return {**metrics.plain(), "left_out": left_out}
 
 
-def read_folder(folder: Path, resolution: int) -> tuple[MemoryImages, dict[str, int]]:
+def read_folder(folder: Path, resolution: int) -> tuple[ArrayImages, dict[str, int]]:
     """All usable images under a folder, scaled and centre-cropped; and counts of what is left out by reason.
 
     The files, their order and the reasons are those of `vqpipe tokenize`: see `vqpipe.data.walk`.
 
+    Many images are not in memory: see `vqpipe.runtime.batches.large_array`.
+
     Raises:
         DataError: no such folder, or no usable image in it.
-        SetupError: the images do not fit into memory.
+        SetupError: too little disk space in the scratch folder.
     """
-    if folder.is_dir():
-        count = sum(isinstance(entry, str) for entry in images_below(folder))
-        need_memory(count * 3 * resolution**2, f"{count} images of {resolution} x {resolution}")
-    ids, pixels, bad = [], [], list[Bad]()
+    count = sum(isinstance(entry, str) for entry in images_below(folder)) if folder.is_dir() else 0
+    what = f"{count} images of {resolution} x {resolution}"
+    pixels = large_array((count, 3, resolution, resolution), np.uint8, what)
+    ids, bad = list[str](), list[Bad]()
     for entry in track(squares(folder, resolution), "read images"):
         if isinstance(entry, Bad):
             bad.append(entry)
             continue
+        pixels[len(ids)] = entry[1].transpose(2, 0, 1)
         ids.append(entry[0])
-        pixels.append(torch.from_numpy(entry[1]).permute(2, 0, 1))
     if not ids:
         raise no_images(
             str(folder), bad, IMAGES_LAYOUT, "vqpipe evaluate with the folder that contains the images"
         )
-    return MemoryImages(ids, torch.stack(pixels)), count_by_reason(bad)
+    return ArrayImages(ids, torch.from_numpy(pixels[: len(ids)])), count_by_reason(bad)
 
 
 def folder_params(num_images: int, num_blocks: int) -> EvaluateParams:

@@ -1,6 +1,7 @@
 """The measuring itself: one pass over a split that gives errors, distances and code usage, with floors and a ceiling.
 
-Images pass once, in batches; per-image numbers, features and indices are kept, images are not.
+Images pass once, in batches that the ranks take in turn; per-image numbers, indices and the features for distances are
+kept on rank 0, images are not. The numbers are the same bits for any number of ranks whose torch has as many threads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int, UInt8
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
@@ -46,20 +47,31 @@ from vqpipe.evaluation.codes import (
 )
 from vqpipe.evaluation.pictures import ExampleParams, Replacements, example_rows, replace_in_images
 from vqpipe.evaluation.reconstructions import (
+    BatchErrors,
     Images,
     MetricNetworks,
     ReconstructionErrors,
     TokenizerLike,
+    batch_errors,
     decode_to_uint8,
 )
 from vqpipe.metrics import floors
 from vqpipe.metrics.codes import CodeMetrics, CodeUsage, bits_per_image
-from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, why_no_distances
+from vqpipe.metrics.distances import (
+    DistanceParams,
+    Distances,
+    FeatureRows,
+    Features,
+    feature_distances,
+    why_no_distances,
+)
 from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.images import ERRORS, PSNR_IDENTICAL
 from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
 from vqpipe.models.perceptual import PerceptualParams
 from vqpipe.params.base import Params
+from vqpipe.runtime.batches import in_turns, slices
+from vqpipe.runtime.distributed import from_main, is_main
 from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.runtime.terminal import progress_bar
 
@@ -232,8 +244,8 @@ def evaluate(
     networks: MetricNetworks,
     train: Images | None = None,
     split: str = "test",
-) -> Evaluation:
-    """Measure a tokenizer on images that it was not trained on.
+) -> Evaluation | None:
+    """Measure a tokenizer on images that it was not trained on; None on all ranks but the first.
 
     Every distance of one evaluation has the same number of images on both sides.
 
@@ -250,27 +262,30 @@ def evaluate(
     if len(test) == 0:
         raise DataError(f"there are no images in {split}")
     count, left_out = _distance_images(test, train, config, networks)
-    kmeans = _patch_kmeans(tokenizer, train, config) if train is not None else None
-    found = _pass_over(tokenizer, test, config, networks, kmeans, count > 0)
+    kmeans = _patch_kmeans(tokenizer, train, config, networks.device) if train is not None else None
+    picked = np.zeros(len(test), dtype=bool)
+    picked[numpy_rng(config.seed, "distances").permutation(len(test))[:count]] = True
+    found = _pass_over(tokenizer, test, config, networks, kmeans, picked)
+    ceiling = None
+    if count and networks.features is not None and train is not None:
+        halves = _train_halves(train, count, config, networks.features)
+        ceiling = CeilingMetrics(train_halves=halves) if halves is not None else None
+    if not is_main():
+        return None
     errors = {name: one.table() for name, one in found.errors.items()}
     seed = derive(config.seed, "bootstrap")
     rows: dict[str, dict[str, Any]] = {
         name: {**intervals(table, config.num_bootstrap, seed)} for name, table in errors.items()
     }
     if count and networks.features is not None:
-        pick = np.sort(numpy_rng(config.seed, "distances").permutation(len(test))[:count])
-        reference = torch.cat(found.original_features)[pick]
+        reference = found.original_features.rows
         for name, one in found.errors.items():
-            made = torch.cat(one.features)[pick]
-            rows[name] |= feature_distances(made, reference, networks.features, config.distances)
+            rows[name] |= feature_distances(one.features.rows, reference, networks.features, config.distances)
     rows["tokenizer"]["bits_per_image"] = bits_per_image(tokenizer.num_codes, tokenizer.grid)
     rows["block_mean"]["bits_per_image"] = 24.0 * tokenizer.grid[0] * tokenizer.grid[1]
     if kmeans is not None:
         sizes = {"num_codes": len(kmeans.centroids), "wanted_num_codes": kmeans.wanted}
         rows[kmeans.name] |= {"bits_per_image": kmeans.bits_per_image, **sizes}
-    ceiling = None
-    if count and networks.features is not None and train is not None:
-        ceiling = CeilingMetrics(train_halves=_train_halves(train, count, config, networks.features))
     books = tokenizer.codebooks()
     health = measure_codes(found.usage, books, config.seed)
     replaced, replaced_metrics = None, None
@@ -299,15 +314,25 @@ def evaluate(
 
 @dataclass(frozen=True)
 class PassResult:
-    """What one pass over the images gives."""
+    """What one pass over the images gives; empty on all ranks but the first."""
 
     errors: dict[str, ReconstructionErrors]
     """Of the tokenizer and of each floor."""
-    original_features: list[Tensor]
-    """Of the originals, batch by batch."""
+    original_features: FeatureRows
+    """Of the originals."""
     usage: CodeUsage
     indices: Int[Tensor, "n g h w"]
     digest: ImagesDigest
+
+
+@dataclass(frozen=True)
+class _MeasuredBatch:
+    """What is kept of a batch of images, on the CPU."""
+
+    digest: ImagesDigest
+    indices: Int[Tensor, "b g h w"]
+    for_sets: Tensor | None
+    errors: dict[str, BatchErrors]
 
 
 def _pass_over(
@@ -316,35 +341,47 @@ def _pass_over(
     config: EvaluateParams,
     networks: MetricNetworks,
     kmeans: floors.PatchKmeans | None,
-    with_features: bool,
+    picked: Bool[np.ndarray, " n"],
 ) -> PassResult:
-    """Encode, decode and measure every image, and its floors."""
+    """Encode, decode and measure every image, and its floors; features are kept of the `picked` ones."""
     names = ["tokenizer", "block_mean", *([kmeans.name] if kmeans is not None else [])]
-    errors = {name: ReconstructionErrors(networks) for name in names}
-    original_features: list[Tensor] = []
-    usage, kept, digest = CodeUsage(tokenizer.num_codes), [], ImagesDigest()
+    with_features = bool(picked.any())
+    dim = networks.features.dim if networks.features is not None and with_features else 0
+    picked = picked if is_main() else picked[:0]
+    errors = {name: ReconstructionErrors(picked, dim) for name in names}
+    originals = ReconstructionErrors(picked, dim)
+    usage, digest = CodeUsage(tokenizer.num_codes), ImagesDigest()
+    kept = torch.zeros(0, len(tokenizer.num_codes), *tokenizer.grid, dtype=torch.int32)
+    if is_main():
+        kept = kept.new_empty(len(test), *kept.shape[1:])
+
+    def measure(images: UInt8[Tensor, "b 3 h w"]) -> _MeasuredBatch:
+        own = ImagesDigest()
+        own.add(images)
+        images = images.to(networks.device)
+        indices = tokenizer.encode(to_float(images))
+        made = {
+            "tokenizer": decode_to_uint8(tokenizer, indices),
+            "block_mean": floors.block_mean(images, tokenizer.grid),
+        }
+        if kmeans is not None:
+            made[kmeans.name] = kmeans.reconstruct(images)
+        features = networks.features_of(images, with_features)
+        found = {name: batch_errors(networks, images, features, made[name]) for name in names}
+        return _MeasuredBatch(own, indices.to("cpu", torch.int32), features.for_sets, found)
+
+    batches = slices(len(test), config.batch_size)
     with progress_bar("evaluate", len(test)) as bar:
-        for start in range(0, len(test), config.batch_size):
-            positions = np.arange(start, min(start + config.batch_size, len(test)))
-            images = test.take(positions)
-            digest.add(images)
-            images = images.to(networks.device)
-            indices = tokenizer.encode(to_float(images))
-            usage.add(indices)
-            kept.append(indices.to("cpu", torch.int32))
-            made = {
-                "tokenizer": decode_to_uint8(tokenizer, indices),
-                "block_mean": floors.block_mean(images, tokenizer.grid),
-            }
-            if kmeans is not None:
-                made[kmeans.name] = kmeans.reconstruct(images)
-            features = networks.features_of(images, with_features)
+        results = in_turns(batches, lambda rows: test.take(np.arange(rows.start, rows.stop)), measure)
+        for rows, done in zip(batches, results, strict=is_main()):
+            digest.merge(done.digest)
+            usage.add(done.indices)
+            kept[rows] = done.indices
+            originals.add(BatchErrors({}, done.for_sets))
             for name, one in errors.items():
-                one.add(images, features, made[name])
-            if features.for_sets is not None:
-                original_features.append(features.for_sets)
-            bar.advance(len(images))
-    return PassResult(errors, original_features, usage, torch.cat(kept), digest)
+                one.add(done.errors[name])
+            bar.advance(rows.stop - rows.start)
+    return PassResult(errors, originals.features, usage, kept, digest)
 
 
 def _distance_images(
@@ -405,32 +442,41 @@ def _measured(
     return measured_with(digest.images(split), protocol)
 
 
-def _patch_kmeans(tokenizer: TokenizerLike, train: Images, config: EvaluateParams) -> floors.PatchKmeans:
-    """The k-means floor, on raw patches of training images drawn at random."""
+def _patch_kmeans(
+    tokenizer: TokenizerLike, train: Images, config: EvaluateParams, device: torch.device
+) -> floors.PatchKmeans:
+    """The k-means floor, on raw patches of training images drawn at random; the ranks fit it together."""
     rng = numpy_rng(config.seed, "floor patches")
     images, cells = floors.draw_patch_positions(len(train), tokenizer.grid, config.floors.num_patches, rng)
     unique, place = np.unique(images, return_inverse=True)
-    parts = []
-    for start in range(0, len(unique), config.batch_size):
-        chosen = (place >= start) & (place < start + config.batch_size)
-        patches = floors.to_patches(train.take(unique[start : start + config.batch_size]), tokenizer.grid)
-        parts.append(patches[torch.from_numpy(place[chosen] - start), torch.from_numpy(cells[chosen])])
+
+    def cut(read: tuple[slice, UInt8[Tensor, "b 3 h w"]]) -> UInt8[Tensor, "m d"]:
+        rows, pixels = read
+        chosen = (place >= rows.start) & (place < rows.stop)
+        patches = floors.to_patches(pixels, tokenizer.grid)
+        return patches[torch.from_numpy(place[chosen] - rows.start), torch.from_numpy(cells[chosen])]
+
+    batches = slices(len(unique), config.batch_size)
+    parts = list(in_turns(batches, lambda rows: (rows, train.take(unique[rows])), cut))
     return floors.fit_patch_kmeans(
-        torch.cat(parts), tokenizer.num_codes, tokenizer.grid, num_iterations=config.floors.num_iterations,
-        max_num_codes=config.floors.max_num_codes, seed=derive(config.seed, "floor k-means") % (1 << 31),
+        from_main(lambda: torch.cat(parts)), tokenizer.num_codes, tokenizer.grid,
+        num_iterations=config.floors.num_iterations, max_num_codes=config.floors.max_num_codes,
+        seed=derive(config.seed, "floor k-means") % (1 << 31), device=device,
     )  # fmt: skip
 
 
-def _train_halves(train: Images, count: int, config: EvaluateParams, features: Features) -> Distances:
-    """Distances between two disjoint random sets of `count` training images."""
+def _train_halves(train: Images, count: int, config: EvaluateParams, features: Features) -> Distances | None:
+    """Distances between two disjoint random sets of `count` training images; None on all ranks but the first."""
     order = numpy_rng(config.seed, "train halves").permutation(len(train))[: 2 * count]
     halves = []
     for half in (np.sort(order[:count]), np.sort(order[count:])):
-        steps = range(0, count, config.batch_size)
-        parts = [
-            features.extract(train.take(half[s : s + config.batch_size]), config.batch_size) for s in steps
-        ]
-        halves.append(torch.cat(parts))
+        rows = FeatureRows(count if is_main() else 0, features.dim)
+        batches = slices(count, config.batch_size)
+        for part in in_turns([half[at] for at in batches], train.take, features.extract):
+            rows.add(part)
+        halves.append(rows.rows)
+    if not is_main():
+        return None
     return Distances(**feature_distances(halves[0], halves[1], features, config.distances))
 
 
@@ -462,10 +508,16 @@ def _with_tables(
     codes, facts["map"] = code_columns(usage, books, health, config.health, config.seed)
     decoded = decoded_rows(decode, indices, usage, books, config.health, config.batch_size)
     examples = example_rows(
-        test, reconstruct, columns, errors["block_mean"]["psnr"], config.examples, config.seed
+        test,
+        reconstruct,
+        columns,
+        errors["block_mean"]["psnr"],
+        config.examples,
+        config.seed,
+        config.batch_size,
     )
     curves = curve_rows(indices, books, tokenizer.num_codes, config.seed)
-    words = code_patches(test, indices, usage, books, config.examples, config.seed)
+    words = code_patches(test, indices, usage, books, config.examples, config.seed, config.batch_size)
     tables = {
         "per_image": to_table(PER_IMAGE, columns, facts),
         "examples": to_table(EXAMPLES, examples, facts),

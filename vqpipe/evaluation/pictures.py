@@ -24,6 +24,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.evaluation.reconstructions import Images, TokenizerLike, decode_to_uint8
 from vqpipe.metrics.images import ERRORS
 from vqpipe.params.base import Params
+from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import numpy_rng
 
 _ROWS = 4096
@@ -91,18 +92,18 @@ def example_rows(
     floor_psnr: np.ndarray,
     config: ExampleParams,
     seed: int,
+    batch_size: int,
 ) -> list[dict[str, Any]]:
-    """Rows of the examples table; `columns` are those of the per-image table."""
+    """Rows of the examples table; `columns` are those of the per-image table; `batch_size`: images decoded at once."""
     chosen = choose_examples(np.asarray(columns["psnr"]), floor_psnr, config.num_images, seed)
     if not chosen:
         return []
     positions = np.unique([position for _, position in chosen])
-    pictures = {
-        int(position): (png_of(original), png_of(made))
-        for position, original, made in zip(
-            positions, images.take(positions), reconstruct(positions), strict=True
-        )
-    }
+    pictures = {}
+    for at in slices(len(positions), batch_size):
+        some = positions[at]
+        for position, original, made in zip(some, images.take(some), reconstruct(some), strict=True):
+            pictures[int(position)] = (png_of(original), png_of(made))
     rows = []
     for kind, position in chosen:
         original, made = pictures[position]
@@ -242,8 +243,6 @@ def replace_in_images(
         DataError: the decoder's output is not finite.
     """
     drawn = numpy_rng(seed, "replaced").permutation(len(images))[: config.num_images]
-    order = np.sort(drawn)
-    originals = images.take(order)[torch.from_numpy(np.searchsorted(order, drawn))]
     tokens = indices[torch.from_numpy(drawn)].long()
     ranks = available_ranks(tokenizer, config.ranks)
     maps = {rank: replace_by_neighbours(tokenizer, tokens, rank) for rank in [0, *ranks]}
@@ -251,29 +250,33 @@ def replace_in_images(
     mixed = replace_tokens(
         tokens, tokens.roll(-1, 0), middle_mask((int(tokens.shape[2]), int(tokens.shape[3])))
     )
-    made = {rank: _decode(tokenizer, changed, batch_size, device) for rank, changed in maps.items()}
-    mixtures = _decode(tokenizer, mixed, batch_size, device) if len(drawn) > 1 else None
-    psnr = {rank: ERRORS["psnr"](originals, pictures) for rank, pictures in made.items()}
-    ids = images.ids
-    rows = [
-        {
-            "image_id": ids[position], "original": png_of(originals[i]), "reconstruction": png_of(made[0][i]),
-            "psnr": float(psnr[0][i]), "tokens": tokens[i].numel(), "ranks": ranks,
-            "pictures": [png_of(made[rank][i]) for rank in ranks],
-            "psnrs": [float(psnr[rank][i]) for rank in ranks],
-            "changed": [int((maps[rank][i] != tokens[i]).sum()) for rank in ranks],
-            "other_id": ids[others[i]] if mixtures is not None else None,
-            "mixed": png_of(mixtures[i]) if mixtures is not None else None,
-            "mixed_changed": int((mixed[i] != tokens[i]).sum()) if mixtures is not None else None,
+    psnr = {rank: np.empty(len(drawn)) for rank in maps}
+    ids, rows = images.ids, []
+    for at in slices(len(drawn), batch_size):
+        originals = _in_order(images, drawn[at])
+        made = {
+            rank: decode_to_uint8(tokenizer, changed[at].to(device)).cpu() for rank, changed in maps.items()
         }
-        for i, position in enumerate(drawn)
-    ]  # fmt: skip
+        mixtures = decode_to_uint8(tokenizer, mixed[at].to(device)).cpu() if len(drawn) > 1 else None
+        for rank, pictures in made.items():
+            psnr[rank][at] = ERRORS["psnr"](originals, pictures)
+        rows += [
+            {
+                "image_id": ids[drawn[i]], "original": png_of(originals[j]), "reconstruction": png_of(made[0][j]),
+                "psnr": float(psnr[0][i]), "tokens": tokens[i].numel(), "ranks": ranks,
+                "pictures": [png_of(made[rank][j]) for rank in ranks],
+                "psnrs": [float(psnr[rank][i]) for rank in ranks],
+                "changed": [int((maps[rank][i] != tokens[i]).sum()) for rank in ranks],
+                "other_id": ids[others[i]] if mixtures is not None else None,
+                "mixed": png_of(mixtures[j]) if mixtures is not None else None,
+                "mixed_changed": int((mixed[i] != tokens[i]).sum()) if mixtures is not None else None,
+            }
+            for j, i in enumerate(range(at.start, at.stop))
+        ]  # fmt: skip
     return Replacements(rows, psnr, [rank for rank in config.ranks if rank not in ranks])
 
 
-def _decode(
-    tokenizer: TokenizerLike, tokens: Int64[Tensor, "n g h w"], batch_size: int, device: torch.device
-) -> UInt8[Tensor, "n 3 H W"]:
-    return torch.cat(
-        [decode_to_uint8(tokenizer, part.to(device)).cpu() for part in torch.split(tokens, batch_size)]
-    )
+def _in_order(images: Images, positions: np.ndarray) -> UInt8[Tensor, "b 3 h w"]:
+    """Images at positions in any order; sources read them in rising order."""
+    order = np.sort(positions)
+    return images.take(order)[torch.from_numpy(np.searchsorted(order, positions))]

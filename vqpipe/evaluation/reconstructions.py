@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import DataError
-from vqpipe.metrics.distances import DistanceParams, Features, load_features
+from vqpipe.metrics.distances import DistanceParams, FeatureRows, Features, load_features
 from vqpipe.metrics.images import ERRORS
 from vqpipe.models.perceptual import ClipPerceptual, Perceptual, PerceptualParams, build_perceptual
 
@@ -71,11 +71,9 @@ class MetricNetworks:
         perceptual = self.perceptual
         if isinstance(perceptual, ClipPerceptual) and network is not None and network.clip is perceptual.clip:
             embedding, blocks = perceptual.clip.encode_image_and_blocks(to_float(images), perceptual.layers)
-            return BatchFeatures(perceptual.normalise(blocks), embedding.float().double().cpu())
+            return BatchFeatures(perceptual.normalise(blocks), embedding.float().cpu())
         activations = perceptual.features(to_float(images)) if perceptual is not None else []
-        return BatchFeatures(
-            activations, network.extract(images, len(images)) if network is not None else None
-        )
+        return BatchFeatures(activations, network.extract(images) if network is not None else None)
 
 
 @dataclass(frozen=True)
@@ -84,40 +82,62 @@ class BatchFeatures:
 
     perceptual: list[Tensor]
     """For the perceptual distance."""
-    for_sets: Float64[Tensor, "b d"] | None
+    for_sets: Float32[Tensor, "b d"] | None
     """For distances between sets; None where these are not measured."""
 
 
+@dataclass(frozen=True)
+class BatchErrors:
+    """What was measured of a batch of reconstructions, on the CPU."""
+
+    errors: dict[str, Float64[np.ndarray, " b"]]
+    """One value for each image, by measure."""
+    for_sets: Float32[Tensor, "b d"] | None
+    """Features for distances between sets; None where these are not measured."""
+
+
+def batch_errors(
+    networks: MetricNetworks,
+    originals: UInt8[Tensor, "b 3 h w"],
+    original_features: BatchFeatures,
+    images: UInt8[Tensor, "b 3 h w"],
+) -> BatchErrors:
+    """Measure a batch of reconstructions of `originals`."""
+    errors = {name: measure(originals, images) for name, measure in ERRORS.items()}
+    features = networks.features_of(images, original_features.for_sets is not None)
+    perceptual = networks.perceptual
+    if perceptual is not None:
+        distance = perceptual.compare(original_features.perceptual, features.perceptual)
+        errors[perceptual.name] = distance.double().cpu().numpy()
+    return BatchErrors(errors, features.for_sets)
+
+
 class ReconstructionErrors:
-    """What was measured so far of one way to reconstruct images."""
+    """What was measured of one way to reconstruct the images of a split, batch by batch.
 
-    def __init__(self, networks: MetricNetworks) -> None:
-        self.networks = networks
-        self.errors: dict[str, list[np.ndarray]] = {}
-        """Per batch, by measure."""
-        self.features: list[Tensor] = []
-        """Per batch, for distances between sets."""
+    Args:
+        kept: the images whose features are kept, one boolean for each image of the split.
+        feature_dim: length of a feature.
+    """
 
-    def add(
-        self,
-        originals: UInt8[Tensor, "b 3 h w"],
-        original_features: BatchFeatures,
-        images: UInt8[Tensor, "b 3 h w"],
-    ) -> None:
-        """Measure a batch of reconstructions of `originals`."""
-        for name, measure in ERRORS.items():
-            self.errors.setdefault(name, []).append(measure(originals, images))
-        features = self.networks.features_of(images, original_features.for_sets is not None)
-        perceptual = self.networks.perceptual
-        if perceptual is not None:
-            distance = perceptual.compare(original_features.perceptual, features.perceptual)
-            self.errors.setdefault(perceptual.name, []).append(distance.double().cpu().numpy())
-        if features.for_sets is not None:
-            self.features.append(features.for_sets)
+    def __init__(self, kept: Bool[np.ndarray, " n"], feature_dim: int) -> None:
+        self._errors: dict[str, list[np.ndarray]] = {}
+        self._kept, self._seen = kept, 0
+        self.features = FeatureRows(int(kept.sum()), feature_dim)
+        """For distances between sets."""
+
+    def add(self, batch: BatchErrors) -> None:
+        """Append the next images."""
+        for name, values in batch.errors.items():
+            self._errors.setdefault(name, []).append(values)
+        if batch.for_sets is not None:
+            kept = self._kept[self._seen : self._seen + len(batch.for_sets)]
+            self.features.add(batch.for_sets[torch.from_numpy(kept)])
+            self._seen += len(kept)
 
     def table(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """One value for each image, by measure."""
-        return {name: np.concatenate(parts) for name, parts in self.errors.items()}
+        return {name: np.concatenate(parts) for name, parts in self._errors.items()}
 
 
 def decode_to_uint8(tokenizer: TokenizerLike, indices: Int[Tensor, "b g h w"]) -> UInt8[Tensor, "b 3 H W"]:

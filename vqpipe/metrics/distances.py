@@ -1,7 +1,9 @@
 """Distances between two sets of images: Frechet, kernel, improved precision and recall, through torch-fidelity.
 
-Statistics are in float64. Features of a set are extracted once and passed to torch-fidelity's own functions; nothing
-is cached on disk. Frechet distances are biased at small n, so both sides must have the same number of images, and
+Statistics are in float64. Features of a set are extracted once, batch by batch, and kept as float32, which is what the
+networks give: the kernel distance draws subsets of them, precision and recall compare all of them in pairs. A large set
+is in a file (`FeatureRows`), and everything is computed in blocks of `BLOCK` rows, so that memory does not grow with
+the number of images. Frechet distances are biased at small n, so both sides must have the same number of images, and
 more of them than the features have dimensions. The network that gives the features is part of a number's name:
 `fd_clip` and `kd_clip` for the CLIP in use, `fid` and `kid` for torch-fidelity's Inception network and for nothing
 else.
@@ -16,14 +18,16 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from pydantic import Field
 from torch import Tensor
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.errors import DataError, MismatchError, SetupError
 from vqpipe.params.base import Params
+from vqpipe.runtime.batches import large_array, slices
 from vqpipe.runtime.seeds import derive
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 INCEPTION, INCEPTION_LAYER = "inception-v3-compat", "2048"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """The file of torch-fidelity's weights in the local torch hub cache."""
+BLOCK = 4096
+"""Rows of features that are taken at once: 128 MiB for the distances between two blocks."""
 
 
 class DistanceParams(Params):
@@ -93,13 +99,34 @@ class Features:
     """The CLIP whose embeddings these are, where they are."""
 
     @torch.no_grad()
-    def extract(self, images: UInt8[Tensor, "n 3 h w"], batch_size: int) -> Float64[Tensor, "n d"]:
-        """Features of RGB images as float64 on the CPU; they agree to float32 rounding for any batch size."""
-        rows = [torch.zeros(0, self.dim, dtype=torch.float64)]
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size].to(self.device)
-            rows.append(self.network(batch).double().cpu())
-        return torch.cat(rows)
+    def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
+        """Features of one batch of RGB images, on the CPU; for any batch size they agree to float32 rounding."""
+        return self.network(images.to(self.device)).float().cpu()
+
+
+class FeatureRows:
+    """The features of a set of images, filled in order; `rows` is float32 (n, dim), mapped from a file if it is large.
+
+    Args:
+        num_images: n, the most that can be added.
+        dim: length of a feature.
+    """
+
+    def __init__(self, num_images: int, dim: int) -> None:
+        self._room = torch.from_numpy(
+            large_array((num_images, dim), np.float32, "the features of the images")
+        )
+        self._filled = 0
+
+    def add(self, features: Float32[Tensor, "b d"]) -> None:
+        """Append a batch."""
+        self._room[self._filled : self._filled + len(features)] = features
+        self._filled += len(features)
+
+    @property
+    def rows(self) -> Float32[Tensor, "n d"]:
+        """What was added so far."""
+        return self._room[: self._filled]
 
 
 def clip_features(clip: Clip, device: torch.device) -> Features:
@@ -191,8 +218,8 @@ def why_no_distances(num_images: int, features: Features, params: DistanceParams
 
 
 def feature_distances(
-    generated: Float64[Tensor, "n d"],
-    real: Float64[Tensor, "n d"],
+    generated: Float[Tensor, "n d"],
+    real: Float[Tensor, "n d"],
     features: Features,
     params: DistanceParams,
 ) -> dict[str, float]:
@@ -202,14 +229,6 @@ def feature_distances(
         MismatchError: unequal n, or too few images; the message has the reason.
         DataError: features that are not finite.
     """
-    from torch_fidelity.metric_fid import (
-        KEY_METRIC_FID,
-        fid_features_to_statistics,
-        fid_statistics_to_metric,
-    )
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-
     if generated.shape != real.shape:
         raise MismatchError(
             "distances need the same number of images on both sides",
@@ -218,26 +237,80 @@ def feature_distances(
     reason = why_no_distances(len(real), features, params)
     if reason is not None:
         raise MismatchError("too few images for a distance", found=reason)
-    generated, real = generated.double().cpu(), real.double().cpu()
-    if not (torch.isfinite(generated).all() and torch.isfinite(real).all()):
+    generated, real = generated.cpu(), real.cpu()
+    if not all(
+        bool(torch.isfinite(block).all()) for rows in (generated, real) for block in torch.split(rows, BLOCK)
+    ):
         raise DataError("features that are not finite", found=features.source)
-    frechet = fid_statistics_to_metric(
-        fid_features_to_statistics(generated), fid_features_to_statistics(real), verbose=False
-    )
-    kernel = kid_features_to_metric(
-        generated,
-        real,
-        kid_subsets=params.num_subsets,
-        kid_subset_size=params.subset_images,
-        rng_seed=derive(params.seed, "kernel distance") % (1 << 32),
-        verbose=False,
-    )
-    manifold = prc_features_to_metric(generated, real, prc_neighborhood=params.num_neighbours, verbose=False)
+    kernel = _kernel_distances(generated, real, params)
+    precision, recall = _precision_recall(generated, real, params.num_neighbours)
     names = features.names
     return {
-        names["frechet"]: float(frechet[KEY_METRIC_FID]),
-        names["kernel"]: float(kernel[KEY_METRIC_KID_MEAN]),
-        f"{names['kernel']}_std": float(kernel[KEY_METRIC_KID_STD]),
-        names["precision"]: float(manifold[KEY_METRIC_PRECISION]),
-        names["recall"]: float(manifold[KEY_METRIC_RECALL]),
+        names["frechet"]: _frechet_distance(generated, real),
+        names["kernel"]: float(np.mean(kernel)),
+        f"{names['kernel']}_std": float(np.std(kernel)),
+        names["precision"]: precision,
+        names["recall"]: recall,
     }
+
+
+def _frechet_distance(generated: Float[Tensor, "n d"], real: Float[Tensor, "n d"]) -> float:
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    found = fid_statistics_to_metric(_moments(generated), _moments(real), verbose=False)
+    return float(found[KEY_METRIC_FID])
+
+
+def _moments(rows: Float[Tensor, "n d"]) -> dict[str, Float64[np.ndarray, "..."]]:
+    """Mean and covariance as torch-fidelity names them; of more than one block by running sums, the mean first."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
+    if len(rows) <= BLOCK:
+        return fid_features_to_statistics(rows.double())
+    mean = torch.stack([block.double().sum(0) for block in torch.split(rows, BLOCK)]).sum(0) / len(rows)
+    products = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for block in torch.split(rows, BLOCK):
+        centred = block.double() - mean
+        products += centred.T @ centred
+    return {"mu": mean.numpy(), "sigma": (products / (len(rows) - 1)).numpy()}
+
+
+def _kernel_distances(
+    generated: Float[Tensor, "n d"], real: Float[Tensor, "n d"], params: DistanceParams
+) -> Float64[np.ndarray, " subsets"]:
+    """The squared MMD of each pair of random subsets, drawn as torch-fidelity's `kid_features_to_metric` draws them."""
+    from torch_fidelity.metric_kid import kernel_mmd
+
+    rng = np.random.RandomState(derive(params.seed, "kernel distance") % (1 << 32))
+
+    def subset(rows: Tensor) -> np.ndarray:
+        chosen = rng.choice(len(rows), params.subset_images, replace=False)
+        return rows[torch.from_numpy(chosen)].double().numpy()
+
+    return np.array([kernel_mmd(subset(generated), subset(real)) for _ in range(params.num_subsets)])
+
+
+def _precision_recall(
+    generated: Float[Tensor, "n d"], real: Float[Tensor, "n d"], num_neighbours: int
+) -> tuple[float, float]:
+    """Improved precision and recall; the distances of one pair of blocks at a time."""
+    radii, centres = _radii(generated, num_neighbours), _radii(real, num_neighbours)
+    precise, recalled = (torch.zeros(len(rows), dtype=torch.bool) for rows in (generated, real))
+    for at in slices(len(real), BLOCK):
+        for other in slices(len(generated), BLOCK):
+            apart = torch.cdist(real[at].double(), generated[other].double())
+            recalled[at] |= (apart <= radii[other]).any(1)
+            precise[other] |= (apart <= centres[at, None]).any(0)
+    return float(precise.float().mean()), float(recalled.float().mean())
+
+
+def _radii(rows: Float[Tensor, "n d"], num_neighbours: int) -> Float64[Tensor, " n"]:
+    """The distance of each row to its `num_neighbours`-th nearest other one; the row itself is the nearest of all."""
+    found, most = [], num_neighbours + 1
+    for block in torch.split(rows, BLOCK):
+        nearest = torch.zeros(len(block), 0, dtype=torch.float64)
+        for other in torch.split(rows, BLOCK):
+            apart = torch.cat([nearest, torch.cdist(block.double(), other.double())], dim=1)
+            nearest = apart.topk(min(most, apart.shape[1]), largest=False).values
+        found.append(nearest.amax(1))
+    return torch.cat(found)

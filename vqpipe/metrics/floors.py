@@ -124,9 +124,10 @@ def fit_patch_kmeans(
     num_iterations: int,
     max_num_codes: int,
     seed: int,
+    device: torch.device,
 ) -> PatchKmeans:
     """k-means on raw patches of training images at a tokenizer's bits per position: K = product of its
-    `num_codes`.
+    `num_codes`. Under torchrun all ranks call it with the same arguments and share the work.
 
     K is capped at `max_num_codes` and at a quarter of the patches; the result's name then ends in `_capped`.
 
@@ -139,5 +140,7 @@ def fit_patch_kmeans(
         raise MismatchError("k-means on raw patches needs at least 8 patches", found=len(patches))
     wanted = math.prod(num_codes)
     count = min(wanted, max_num_codes, len(patches) // 4)
-    found = kmeans(patches.float().numpy(), num_clusters=count, num_iterations=num_iterations, seed=seed)
+    found = kmeans(
+        patches.float().numpy(), num_clusters=count, num_iterations=num_iterations, seed=seed, device=device
+    )
     return PatchKmeans(torch.as_tensor(np.asarray(found.centroids), dtype=torch.float32), grid, wanted)

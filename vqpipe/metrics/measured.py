@@ -109,6 +109,11 @@ class ImagesDigest:
         for image in images.cpu().numpy():
             self._digests.append(hashlib.sha256(shape.encode() + b"\0" + image.tobytes()).digest())
 
+    def merge(self, other: ImagesDigest) -> None:
+        """Add the images of another digest."""
+        self._digests += other._digests
+        self._shapes |= other._shapes
+
     def images(self, split: str, further: Mapping[str, str] | None = None) -> MeasuredImages:
         """The record of the images added so far, with `further` digests by name."""
         own = {

@@ -14,16 +14,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.metrics.codes import bits_per_image
-from vqpipe.metrics.distances import DistanceParams, Distances, Features, feature_distances, why_no_distances
+from vqpipe.metrics.distances import (
+    DistanceParams,
+    Distances,
+    FeatureRows,
+    Features,
+    feature_distances,
+    why_no_distances,
+)
 from vqpipe.metrics.measured import Measured
 from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
+from vqpipe.runtime.batches import read_ahead, slices
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -32,7 +40,7 @@ from vqpipe.tokenizers.tokens import TokenSplit
 SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 256, 64, 512
 """Images drawn, decoded and compared at once; fixed, so that results do not depend on them."""
 NUM_COMPARED = 128
-"""Samples whose nearest training image is searched for."""
+"""Samples whose nearest training image is searched for, and images that are kept of each set; two `IMAGE_BATCH`."""
 POOLED_SIDE = 32
 """Nearest images are searched for after block means down to at most this many pixels a side."""
 
@@ -117,11 +125,14 @@ class PriorMetrics(Metrics):
 
 
 @dataclass(frozen=True)
-class ImageSets:
-    """Three sets of n images: samples, their floor, and reconstructed test images."""
+class MeasuredSets:
+    """Sets of n images, decoded from codes batch by batch: samples, their floor, and reconstructed test images."""
 
     codes: dict[str, Int64[Tensor, "n g h w"]]
-    images: dict[str, UInt8[Tensor, "n 3 H W"]]
+    first: dict[str, UInt8[Tensor, "m 3 H W"]]
+    """The first `NUM_COMPARED` images of each set; the others are not kept."""
+    distances: dict[str, SampleDistances]
+    """Of each set from n test images."""
 
 
 @dataclass(frozen=True)
@@ -265,58 +276,83 @@ def same_codes(
     return best
 
 
-def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
-    """`n` samples, tokens or latents, on the CPU; a function of the params, the weights and the condition."""
-    parts, config = [], prior.config
+def sample_batches(prior: Prior, condition: Condition, n: int) -> Iterator[Tensor]:
+    """`n` samples batch by batch, tokens or latents, on the CPU; a function of the params, the weights and the
+    condition."""
+    config = prior.config
     for start in track(range(0, n, SAMPLE_BATCH), "samples"):
         rows = slice(start, min(start + SAMPLE_BATCH, n))
         generator = torch_rng(config.seed, "prior", "samples", start)
-        parts.append(prior.sample(condition.rows(rows), rows.stop - start, config.sampling, generator).cpu())
-    return torch.cat(parts)
+        yield prior.sample(condition.rows(rows), rows.stop - start, config.sampling, generator).cpu()
 
 
-def decode_images(
-    tokenizer: Tokenizer, codes: Int64[Tensor, "n g h w"], device: torch.device
-) -> UInt8[Tensor, "n 3 H W"]:
-    """Images of codes as uint8."""
-    starts = range(0, len(codes), IMAGE_BATCH)
-    parts = [tokenizer.decode(codes[start : start + IMAGE_BATCH].to(device)) for start in starts]
-    return torch.cat([to_uint8(part).cpu() for part in parts])
+def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
+    """All of `sample_batches`."""
+    return torch.cat(list(sample_batches(prior, condition, n)))
 
 
-def sample_distances(
-    images: dict[str, UInt8[Tensor, "n 3 H W"]],
-    real: UInt8[Tensor, "n 3 H W"],
+def measure_sets(
+    tokenizer: Tokenizer,
+    codes: dict[str, Int64[Tensor, "n g h w"]],
+    test: ImageSplit,
     features: Features,
     params: DistanceParams,
-) -> dict[str, SampleDistances]:
-    """Distances of each set from the real images; with too few images, why there are none."""
-    reason = why_no_distances(len(real), features, params)
-    if reason is not None:
-        return {name: SampleDistances(not_measured=reason) for name in images}
-    reference = features.extract(real, IMAGE_BATCH)
-    return {
-        name: SampleDistances.model_validate(
-            feature_distances(features.extract(made, IMAGE_BATCH), reference, features, params)
-        )
-        for name, made in images.items()
+    device: torch.device,
+) -> MeasuredSets:
+    """Decode each set of codes and take its distances from the first n test images; images pass in batches.
+
+    With too few images, the distances state why there are none.
+    """
+    n = len(next(iter(codes.values())))
+    reason = why_no_distances(n, features, params)
+    first = {
+        name: torch.cat(list(decoded(tokenizer, own[:NUM_COMPARED], device))) for name, own in codes.items()
     }
+    if reason is not None:
+        return MeasuredSets(codes, first, {name: SampleDistances(not_measured=reason) for name in codes})
+    test_batches = read_ahead(lambda rows: test.images(rows.start, rows.stop), slices(n, IMAGE_BATCH))
+    real = _features(test_batches, n, features)
+    found = {}
+    for name, own in codes.items():
+        made = _features(decoded(tokenizer, own, device), n, features)
+        found[name] = SampleDistances.model_validate(feature_distances(made, real, features, params))
+    return MeasuredSets(codes, first, found)
 
 
-def memorisation(drawn: ImageSets, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
+def decoded(
+    tokenizer: Tokenizer, codes: Int64[Tensor, "n g h w"], device: torch.device
+) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
+    """Images of codes as uint8 on the CPU, `IMAGE_BATCH` at a time."""
+    for rows in slices(len(codes), IMAGE_BATCH):
+        yield to_uint8(tokenizer.decode(codes[rows].to(device))).cpu()
+
+
+def _features(
+    batches: Iterable[UInt8[Tensor, "b 3 H W"]], n: int, features: Features
+) -> Float32[Tensor, "n d"]:
+    """Features of n images, which are not kept."""
+    rows = FeatureRows(n, features.dim)
+    for batch in batches:
+        rows.add(features.extract(batch))
+    return rows.rows
+
+
+def memorisation(sets: MeasuredSets, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
     """Search the training images for the first samples, and for as many reconstructed test images.
 
     A copied code grid decodes to a training image's reconstruction and not to the image, so samples are compared with
     reconstructions and not with test images.
     """
     names = ("samples", "reconstructions")
-    nearest = {name: NearestImages(drawn.images[name][:NUM_COMPARED]) for name in names}
-    for start in track(range(0, len(images), TRAIN_CHUNK), "nearest training images"):
-        chunk = images.images(start, start + TRAIN_CHUNK)
+    nearest = {name: NearestImages(sets.first[name]) for name in names}
+    chunks = slices(len(images), TRAIN_CHUNK)
+    for chunk in read_ahead(
+        lambda rows: images.images(rows.start, rows.stop), track(chunks, "nearest training images")
+    ):
         for search in nearest.values():
             search.feed(chunk)
     return Memorisation(
-        nearest, {name: same_codes(drawn.codes[name][:NUM_COMPARED], tokens) for name in names}
+        nearest, {name: same_codes(sets.codes[name][:NUM_COMPARED], tokens) for name in names}
     )
 
 

@@ -25,13 +25,11 @@ from vqpipe.priors.artifact import PriorPictures, save_prior
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, ImageSpace, Prior, PriorParams, check_labels
 from vqpipe.priors.measure import (
     TRAIN_CHUNK,
-    ImageSets,
     PriorMetrics,
     code_frequencies,
-    decode_images,
-    draw_samples,
+    measure_sets,
     memorisation,
-    sample_distances,
+    sample_batches,
     split_bits,
     unigram_samples,
 )
@@ -255,7 +253,8 @@ def train_and_measure(
     n = min(config.num_samples, len(splits["test"]))
     labels = examples["train"].random_labels(n)
     started = time.perf_counter()
-    samples = to_codes(prior, draw_samples(prior, examples["train"].condition(labels), n), tokenizer)
+    batches = sample_batches(prior, examples["train"].condition(labels), n)
+    samples = torch.cat([to_codes(prior, batch, tokenizer) for batch in batches])
     cost["sampled_tokens_per_second"] = round(samples.numel() / (time.perf_counter() - started), 1)
     floor = code_frequencies(splits["train"], tokens.num_codes)
     codes = {
@@ -263,16 +262,15 @@ def train_and_measure(
         "unigram_samples": unigram_samples(floor, n, tokens.grid, torch_rng(config.seed, "prior", "unigram")),
         "reconstructions": splits["test"].indices[:n].long(),
     }
-    drawn = ImageSets(codes, {name: decode_images(tokenizer, own, device) for name, own in codes.items()})
-    near = memorisation(drawn, splits["train"], images["train"])
+    sets = measure_sets(tokenizer, codes, images["test"], features, config.distances, device)
+    near = memorisation(sets, splits["train"], images["train"])
     measured_splits = examples | {"train": examples["train"].head(len(splits["test"]))}
-    batches = {name: own.batches() for name, own in measured_splits.items()}
-    distances = sample_distances(drawn.images, images["test"].images(0, n), features, config.distances)
+    split_batches = {name: own.batches() for name, own in measured_splits.items()}
     metrics = PriorMetrics(
-        **split_bits(prior, batches, splits["test"], floor),
-        samples=distances["samples"],
-        unigram_samples=distances["unigram_samples"],
-        reconstructions=distances["reconstructions"],
+        **split_bits(prior, split_batches, splits["test"], floor),
+        samples=sets.distances["samples"],
+        unigram_samples=sets.distances["unigram_samples"],
+        reconstructions=sets.distances["reconstructions"],
         num_samples=n,
         nearest_train=near.metrics(),
         num_parameters=sum(p.numel() for p in prior.parameters()),
@@ -284,10 +282,10 @@ def train_and_measure(
     )
     rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
     pictures = PriorPictures(
-        samples=drawn.images["samples"][:NUM_SHOWN],
+        samples=sets.first["samples"][:NUM_SHOWN],
         indices=samples[:NUM_SHOWN],
         labels=labels[:NUM_SHOWN],
-        unigram=drawn.images["unigram_samples"][:NUM_SHOWN],
+        unigram=sets.first["unigram_samples"][:NUM_SHOWN],
         nearest=images["train"].gather(rows, None, "centre", False),
         nearest_ids=[images["train"].ids[row] for row in rows],
         rmse=near.nearest["samples"].rmse[:NUM_NEAREST],

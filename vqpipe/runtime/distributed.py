@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -74,6 +77,23 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
+
+
+def gather_to_main(value: T) -> list[T]:
+    """The picklable values of all ranks in rank order, on rank 0; nothing on the others. With one rank, its own."""
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(value, parts)
+    return parts or []
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, where alone it is called; the other ranks get a copy, pickled."""
+    box: list[Any] = [make() if is_main() else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def broadcast(tensor: torch.Tensor) -> torch.Tensor:

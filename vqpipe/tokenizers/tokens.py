@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
@@ -24,7 +24,8 @@ from vqpipe.artifacts.tables import ShardWriter, iter_batches, schema_of
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import ArtifactError
 from vqpipe.params.base import Params
-from vqpipe.runtime.distributed import all_reduce_sum, barrier, is_main, rank, world_size
+from vqpipe.runtime.batches import in_turns, slices
+from vqpipe.runtime.distributed import barrier, is_main
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -130,25 +131,29 @@ def write_tokens(
     Raises:
         ArtifactError: the dataset is missing or of another version.
     """
-    manifest = read_manifest(dataset, DATASET)
-    splits = [name for name in SPLITS if name in manifest.facts["splits"]]
-    opened = {name: ImageSplit.open(dataset, name, tokenizer.resolution) for name in splits}
-    first = opened[splits[0]]
+    source = read_manifest(dataset, DATASET).facts
+    splits = [name for name in SPLITS if name in source["splits"]]
     facts: dict[str, Any] = {
         "groups": tokenizer.groups, "grid": list(tokenizer.grid), "num_codes": list(tokenizer.num_codes),
-        "resolution": tokenizer.resolution, "classes": list(first.class_names),
+        "resolution": tokenizer.resolution, "classes": [str(name) for name in source["classes"]],
         "splits": {},
         "tokenizer": {"quantizer": tokenizer.config.quantizer.kind},
     }  # fmt: skip
-    with progress_bar("tokens", sum(len(split) for split in opened.values())) as bar:
+
+    def opened() -> Iterator[tuple[str, ImageSplit]]:
+        """One split after another: only one is in memory."""
+        for name in splits:
+            yield name, ImageSplit.open(dataset, name, tokenizer.resolution)
+
+    with progress_bar("tokens", sum(source["splits"][name]["images"] for name in splits)) as bar:
         if not is_main():
-            for split in opened.values():
+            for _, split in opened():
                 for _ in _encoded(split, tokenizer, config.batch_size, device):
                     pass
             barrier()
             return facts
         with publish_folder(out, TOKENS, facts) as folder:
-            for name, split in opened.items():
+            for name, split in opened():
                 writer = ShardWriter(folder, name, CODES)
                 for start, indices in _encoded(split, tokenizer, config.batch_size, device):
                     rows = slice(start, start + len(indices))
@@ -163,16 +168,28 @@ def write_tokens(
 def _encoded(
     split: ImageSplit, tokenizer: Tokenizer, batch_size: int, device: torch.device
 ) -> Iterator[tuple[int, Int64[Tensor, "n g h w"]]]:
-    """Yield each chunk's first row and its indices; batch j of a chunk is the work of rank j mod ranks."""
-    for start in range(0, len(split), CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, len(split))
-        chunk = torch.zeros(stop - start, tokenizer.groups, *tokenizer.grid, dtype=torch.int64, device=device)
-        for number, low in enumerate(range(start, stop, batch_size)):
-            if number % world_size() == rank():
-                high = min(low + batch_size, stop)
-                images = to_float(split.images(low, high)).to(device)
-                chunk[low - start : high - start] = tokenizer.encode(images)
-        yield start, all_reduce_sum(chunk).cpu()
+    """Each chunk's first row and its indices, on rank 0; the ranks take the batches in turn, nothing on the others.
+
+    A chunk is cut into batches of its own, so that a batch does not depend on where a shard ends.
+    """
+    chunks = slices(len(split), CHUNK_ROWS)
+    batches = [
+        slice(chunk.start + part.start, chunk.start + part.stop)
+        for chunk in chunks
+        for part in slices(chunk.stop - chunk.start, batch_size)
+    ]
+
+    def encode(images: UInt8[Tensor, "b 3 r r"]) -> Int64[Tensor, "b g h w"]:
+        return tokenizer.encode(to_float(images.to(device))).cpu()
+
+    ends = {chunk.stop: chunk.start for chunk in chunks}
+    parts: list[Tensor] = []
+    done = in_turns(batches, lambda rows: split.images(rows.start, rows.stop), encode)
+    for rows, part in zip(batches, done, strict=is_main()):
+        parts.append(part)
+        if rows.stop in ends:
+            yield ends[rows.stop], torch.cat(parts)
+            parts = []
 
 
 def codes_table(
