@@ -97,6 +97,28 @@ def chunked(z: Tensor, codes: Tensor) -> Tensor:
     return torch.cat([naive(part, codes) for part in z.split(rows)])
 
 
+def cuvs(codes: Tensor) -> Callable[[Tensor], Tensor]:
+    """cuVS's brute force, of the `gpu` extra; what it builds on the codes once is not timed."""
+    from cuvs.neighbors import brute_force
+
+    index = brute_force.build(codes)
+    return lambda z: torch.as_tensor(brute_force.search(index, z, 1)[1], device=DEVICE)[:, 0]
+
+
+def faiss(codes: Tensor) -> Callable[[Tensor], Tensor]:
+    """faiss's flat search on the device; what it builds on the codes once is not timed."""
+    import faiss as package
+    import faiss.contrib.torch_utils  # searches tensors where they are
+
+    if DEVICE.type == "cuda" and not hasattr(package, "StandardGpuResources"):
+        raise ImportError("the installed faiss has no GPU")
+    index = package.IndexFlatL2(codes.shape[1])
+    if DEVICE.type == "cuda":
+        index = package.index_cpu_to_gpu(package.StandardGpuResources(), 0, index)
+    index.add(codes)
+    return lambda z: index.search(z, 1)[1][:, 0]
+
+
 def exact(z: Tensor, codes: Tensor) -> Tensor:
     """The naive form in float64, over blocks."""
     rows = max(1, (1 << 27) // len(codes))
@@ -125,7 +147,7 @@ class _Precision:
 
 
 def search(tiny: bool) -> Iterator[Row]:
-    """Nearest codes: ours beside the naive form and cdist, and the share of equal answers to float64.
+    """Nearest codes: ours beside the naive form, cdist, cuVS and faiss, and the share of equal answers to float64.
 
     `goal` is of the ratio; `decided` are rows in which float64 compared codes, `again` parts of the codes that were
     searched again for a row. The last two rows are hard: all codes equal, and every code nearly equal to three others.
@@ -140,7 +162,7 @@ def search(tiny: bool) -> Iterator[Row]:
 
 
 def assignment(tiny: bool) -> Iterator[Row]:
-    """K-means' nearest centroids: ours beside the naive form over blocks.
+    """K-means' nearest centroids: ours beside the naive form over blocks, cuVS and faiss.
 
     `pass` is a whole pass of `vqpipe.vision.assignment`: vectors from host memory, their distances, sums and counts.
     """
@@ -195,6 +217,8 @@ def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
         row |= launches(lambda: nearest(z, codes)) | _decided(z, codes)
         for name, peer in peers.items():
             row |= _guarded(name, lambda p=peer, o=name: {o: seconds(p), f"{o}_bytes": extra_bytes(p)})
+        for package in (cuvs, faiss):
+            row |= _guarded(package.__name__, lambda p=package: {p.__name__: _built(p(codes), z)})
     first = next(iter(peers))
     with _Precision(tf32=True):
         row |= _guarded("tf32", lambda: {"tf32": seconds(peers[first])})
@@ -204,6 +228,10 @@ def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
         (nearest(some, codes) == (exact if not kind else _by_differences)(some, codes)).float().mean()
     )
     return row
+
+
+def _built(peer: Callable[[Tensor], Tensor], z: Tensor) -> float:
+    return seconds(lambda: peer(z))
 
 
 def _guarded(name: str, work: Callable[[], Row]) -> Row:
@@ -428,7 +456,7 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
     "training": (training, "training step, 256 px, f16 trunk and discriminator"),
 }
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
-         "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms")}  # fmt: skip
+         "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms")}  # fmt: skip
 
 
 def shown(part: str, row: Row) -> str:

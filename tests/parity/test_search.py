@@ -13,10 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.searches import KINDS, naive, naive_topk
 from tests.storage import LargestOutput
-from vqpipe.codebooks.search import Metric, nearest, nearest_topk, searcher
+from vqpipe.codebooks.search import Metric, _exact, nearest, nearest_topk, searcher
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +69,31 @@ def test_a_collapsed_codebook_takes_the_first_codes() -> None:
     z, codes = torch.randn(50, 4), torch.ones(5000, 4)
     assert torch.equal(nearest(z, codes, tile=4096), torch.zeros(50, dtype=torch.int64))
     assert torch.equal(nearest_topk(z, codes, 3, tile=4096), torch.tensor([0, 1, 2]).expand(50, 3))
+
+
+@pytest.mark.parametrize("kind", ["equal codes", "some equal codes", "equal rows", "one code"])
+def test_equal_vectors_leave_little_to_float64(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: pairs of a row and a code that float64 compares; of equal codes one for each tile of 1,024."""
+    torch.manual_seed(0)
+    z, codes = torch.randn(50, 4), torch.randn(5000, 4)
+    most = 20
+    if kind == "equal codes":
+        codes, most = codes[:1].repeat(5000, 1), 5 * 50
+    elif kind == "some equal codes":
+        codes, most = codes[torch.randint(100, (5000,))], 5 * 50 + 20
+    elif kind == "equal rows":
+        z, most = z[:1].repeat(50, 1), 0
+    else:
+        codes, most = codes[:1], 0
+    compared: list[int] = []
+
+    def exact(own: Tensor, theirs: Tensor, metric: Metric) -> Tensor:
+        compared.append(len(own))
+        return _exact(own, theirs, metric)
+
+    monkeypatch.setattr("vqpipe.codebooks.search._exact", exact)
+    assert torch.equal(nearest(z, codes), naive(z, codes, "euclidean"))
+    assert sum(compared) <= most
 
 
 def test_low_precision_settings_do_not_reach_the_search() -> None:

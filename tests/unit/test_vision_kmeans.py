@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from tests.damage import DAMAGES, DELETED
+from vqpipe.codebooks.search import searcher
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.vision import assignment, nested, vectors
 from vqpipe.vision import kmeans as kmeans_module
-from vqpipe.vision.assignment import SEARCH_METHODS, Algorithm
+from vqpipe.vision.assignment import SEARCH_METHODS, Algorithm, Search, assign
 from vqpipe.vision.kmeans import CPU, LloydState, Start, kmeans
 from vqpipe.vision.nested import neighbours, nested_order
-from vqpipe.vision.vectors import RankPart, SubsetVectors, exact_mean, take_rows
+from vqpipe.vision.vectors import TILE, RankPart, SubsetVectors, exact_mean, take_rows
 
 ALGORITHMS: list[Algorithm] = ["torch", "faiss"]
 
@@ -94,17 +95,38 @@ def test_the_short_search_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> No
     assert short.rows == long.rows
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """Lists that are filled: distances of each search of a tile, and numbers of centroids that are prepared."""
+    searched: list[int] = []
+    prepared: list[int] = []
+
+    def counting(centroids: torch.Tensor) -> Search:
+        prepared.append(len(centroids))
+        search = searcher(centroids)
+
+        def searching(tile: torch.Tensor) -> torch.Tensor:
+            searched.append(len(tile) * len(centroids))
+            return search(tile)
+
+        return searching
+
+    monkeypatch.setattr(assignment, "searcher", counting)
+    return searched, prepared
+
+
 def test_the_short_search_is_used_and_reads_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched = []
-    original = assignment.nearest
-
-    def counting(tile: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-        searched.append(len(tile) * len(centroids))
-        return original(tile, centroids)
-
-    monkeypatch.setattr(assignment, "nearest", counting)
+    searched, _ = counted(monkeypatch)
     found = kmeans(blobs(1500), 400, 12, 0)
     assert sum(searched) < 0.7 * (len(found.rows) + 1) * 1500 * 400
+
+
+def test_a_pass_prepares_its_centroids_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched, prepared = counted(monkeypatch)
+    vectors = blobs(3 * TILE)
+    part = RankPart.own(vectors, CPU)
+    assign(part, torch.from_numpy(vectors[:5]), SEARCH_METHODS["torch"], float(np.abs(vectors).max()))
+    assert searched == [TILE * 5] * 3
+    assert prepared == [5]
 
 
 def test_the_fullest_cluster_comes_first() -> None:

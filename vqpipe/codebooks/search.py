@@ -53,6 +53,8 @@ _GROUP = 16
 """Codes per group: thresholds are tested on group minima, which is 16 times fewer tests."""
 _TILE_CODES = 1024
 """Codes per tile on a CPU, and the fewest elsewhere."""
+_CROWD = 8
+"""Candidates per row of a tile above which the tile is looked through for equal codes."""
 _TILE = 1 << 26
 """Scores that exist at once elsewhere than on a CPU."""
 
@@ -199,6 +201,8 @@ class _Search:
         self.indices: list[Tensor] = []
         self.lower: list[Tensor] = []
         self.pending = 0
+        self.firsts: tuple[int, Tensor] | None = None
+        """The last tile of codes that was looked through for equal ones: its first code, and `_first_of_equals`."""
 
     def _error(self, norms: Tensor, key_norm: Tensor, key_height: Tensor) -> Tensor:
         """How far scores of rows of these norms can be from their true values."""
@@ -271,21 +275,36 @@ class _Search:
             upper = torch.minimum(self.upper[part], least.amin(1) + error)
             self.upper[part] = upper
         else:  # that many group minima are as many different scores
-            found = least if self.num <= least.shape[1] else scores
-            found = found.topk(min(self.num, found.shape[1]), largest=False).values + error[:, None]
-            self.best[part] = torch.cat([self.best[part], found], 1).sort(1).values[:, : self.num]
+            fewest = least if self.num <= least.shape[1] else scores
+            bounds = fewest.topk(min(self.num, fewest.shape[1]), largest=False).values + error[:, None]
+            self.best[part] = torch.cat([self.best[part], bounds], 1).sort(1).values[:, : self.num]
             upper = self.upper[part]
         limit = upper + error
         row, group = (least <= limit[:, None]).nonzero(as_tuple=True)
         inside = grouped[row, :, group]
         hit, place = (inside <= limit[row, None]).nonzero(as_tuple=True)
-        row = row[hit]
+        row, code, found = row[hit], place * grouped.shape[2] + group[hit], inside[hit, place]
+        if self.num == 1 and len(row) > _CROWD * len(
+            scores
+        ):  # of equal codes only the first can be the answer
+            keep = self._first_of_equals(first, scores.shape[1])[code]
+            row, code, found = row[keep], code[keep], found[keep]
         self.rows.append(row + part.start)
-        self.indices.append(first + place * grouped.shape[2] + group[hit])
-        self.lower.append(inside[hit, place] - error[row])
+        self.indices.append(first + code)
+        self.lower.append(found - error[row])
         self.pending += len(row)
         if self.pending > 2 * self.best.numel() + self.tile:
             self._prune()
+
+    def _first_of_equals(self, first: int, num_codes: int) -> Tensor:
+        """Whether each code of a tile equals no earlier one of the tile."""
+        if self.firsts is None or self.firsts[0] != first:
+            codes = self.codes[first : first + num_codes]
+            values, kind = torch.unique(codes, dim=0, return_inverse=True)
+            each = torch.arange(len(codes), device=codes.device)
+            lowest = each.new_full((len(values),), len(codes)).scatter_reduce(0, kind, each, "amin")
+            self.firsts = first, lowest[kind] == each
+        return self.firsts[1]
 
     def _prune(self) -> None:
         """Drop candidates that later tiles have beaten; where too many tie, let float64 keep the best of each
