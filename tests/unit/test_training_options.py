@@ -194,9 +194,7 @@ def test_the_losses_go_backward_through_graphs_of_the_tokenizer(
         return COMPILE(function, backend="aot_eager")
 
     def run(folder: str, compiled: bool) -> tuple[TokenizerObjective, TrainingResult]:
-        config = params(
-            trunk={"shortcut": shortcut}, training={"compile": compiled, "precision": precision}
-        )
+        config = params(trunk={"shortcut": shortcut}, training={"compile": compiled, "precision": precision})
         training = make(config)
         torch.manual_seed(0)
         training.perceptual = Distance()
