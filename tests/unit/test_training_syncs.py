@@ -228,11 +228,13 @@ def test_one_pass_back_through_each_net_gives_the_gradients_of_the_plain_form(
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-def test_no_parameter_of_a_phase_is_without_a_gradient(kind: str) -> None:
-    """So data-parallel training need not look for such parameters."""
+def test_every_parameter_gets_a_gradient_and_what_is_averaged_changes_in_place(kind: str) -> None:
+    """So data-parallel training need not look for parameters without one."""
     training = make_with(dict(QUANTIZERS[kind].about.example))
     assert not any(training.unused(phase) for phase in training.phases)
+    before = {name: value.data_ptr() for name, value in moving_tensors(training.published()).items()}
     found, _ = gradients(training)
+    assert before == {name: value.data_ptr() for name, value in moving_tensors(training.published()).items()}
     wanted = {n for n, p in training.module.named_parameters() if p.requires_grad}
     assert set(found) == wanted
 

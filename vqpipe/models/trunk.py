@@ -210,8 +210,10 @@ class Decoder(nn.Module):
         return self.out.weight
 
     def forward(self, latent: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c H W"]:
+        # Before the last layer, where a compiled decoder is cut: what comes after it goes backward several times.
+        coarse = None if self.shortcut is None else F.pixel_shuffle(self.shortcut(latent), self.side)
         x = self.middle(self.stem(latent))
         for level, up in zip(self.levels, self.ups, strict=True):
             x = up(level(x))
         images = F.pixel_shuffle(self.out(self.head(x)), self.patch)
-        return images if self.shortcut is None else images + F.pixel_shuffle(self.shortcut(latent), self.side)
+        return images if coarse is None else images + coarse

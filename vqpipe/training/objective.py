@@ -84,7 +84,8 @@ class Objective(ABC):
         """Parts of `networks()` that are not compiled, each a break between two compiled graphs; none by default.
 
         The module of a weight at which the loss takes `autograd.grad` must be one: the graph behind it is then not
-        run, and a compiled graph allows only one backward pass.
+        run, and a compiled graph allows only one backward pass. What follows it in its network may keep no tensor for
+        that pass, as additions and permutations do not.
         """
         return ()
 

@@ -1,7 +1,8 @@
 """The terms of a step on the device, and their means over the steps of one row of the curves.
 
-Within a window nothing is read: each micro-batch's terms are packed into one vector per dtype. At the end of a window,
-or before a checkpoint, all vectors come to the host in one copy, and ranks exchange them in one collective.
+Within a window nothing is read: each micro-batch's terms are packed into one vector per device and dtype. At the end
+of a window, or before a checkpoint, all vectors come to the host in one copy, and ranks exchange them in one
+collective.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Packed:
     names: tuple[str, ...]
     """Those of `vectors` in order, then those of `floats`."""
     vectors: tuple[Shaped[Tensor, " n"], ...]
-    """Copies of the scalars that are tensors, one vector per dtype."""
+    """Copies of the scalars that are tensors, one vector per device and dtype."""
     floats: tuple[float, ...] = ()
     """The others."""
 
@@ -35,15 +36,15 @@ StepTerms = Sequence[Packed]
 
 def pack(terms: Mapping[str, Tensor | float], prefix: str = "") -> Packed:
     """The terms in few copies on their device, without waiting for it."""
-    by_dtype: dict[torch.dtype, dict[str, Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
     floats: dict[str, float] = {}
     for name, value in terms.items():
         if isinstance(value, Tensor):
-            by_dtype.setdefault(value.dtype, {})[name] = value.detach().reshape(())
+            alike.setdefault((value.device, value.dtype), {})[name] = value.detach().reshape(())
         else:
             floats[name] = value
-    names = [name for part in by_dtype.values() for name in part] + list(floats)
-    vectors = tuple(torch.stack(list(part.values())) for part in by_dtype.values())
+    names = [name for part in alike.values() for name in part] + list(floats)
+    vectors = tuple(torch.stack(list(part.values())) for part in alike.values())
     return Packed(tuple(prefix + name for name in names), vectors, tuple(floats.values()))
 
 
