@@ -298,9 +298,9 @@ def _gpt(codes: int, tiny: bool, changes: Row) -> Any:
         GPTParams,
     )
     torch.manual_seed(0)
-    return GPT(config, ImageSpace((codes,), (4, 4) if tiny else (16, 16), tuple(map(str, range(1000))))).to(
-        DEVICE
-    )
+    space = ImageSpace((codes,), (4, 4) if tiny else (16, 16), tuple(map(str, range(1000))))
+    with DEVICE:  # half a billion normal numbers take seconds on a CPU
+        return GPT(config, space)
 
 
 def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:

@@ -264,7 +264,7 @@ class GPT(Prior):
             if len(flat) <= block:
                 own = self._cross_entropy(flat, codes, group)
             else:
-                parts = zip(flat.split(block), codes.split(block), strict=True)
+                parts = zip(torch.split(flat, block), torch.split(codes, block), strict=True)
                 own = torch.cat([again(self._cross_entropy, *part, group) for part in parts])
             losses.append(own.view(len(y), -1))
         return torch.stack(losses, dim=1)
@@ -278,7 +278,10 @@ class GPT(Prior):
         return F.cross_entropy(scores.float(), codes, reduction="none")
 
     def _decoder(self, size: int, known: int, sampling: GPTSampling) -> Decoder:
-        """The decoder of the last call, whose captured step fits while shapes, filters and weights are the same."""
+        """The decoder of the last call, whose captured step fits while shapes, filters and weights are the same.
+
+        On CUDA its caches stay in memory until another one is needed.
+        """
         weights = [(p.data_ptr(), p._version) for p in self.parameters()]
         made_for = (size, known, sampling, weights)
         if self._last is not None and self._last[0] == made_for:
