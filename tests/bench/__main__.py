@@ -22,7 +22,8 @@ MODULES = {
     "search": "nearest code, beside the naive form, vector-quantize-pytorch and faiss",
     "verification": "checksums: their share of each stage of preset pico",
 }
-"""Benches with a module of their own; `tests.bench.large_k` needs real features and is run by hand."""
+"""Benches with a module of their own. Two are run by hand: `tests.bench.large_k`, which needs real features, and
+`tests.bench.sampling`, which compares two commits."""
 
 
 def median_seconds(work: Callable[[], object], runs: int = 3) -> float:

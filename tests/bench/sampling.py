@@ -23,7 +23,7 @@ import typer
 
 ROOT = Path(__file__).parents[2]
 CASES = {
-    "sample 8 x 8": (8, 250), "sample 16 x 16": (16, 125), "train 8 x 8": (8, 32), "train 16 x 16": (16, 32),
+    "sample 8 x 8": (8, 250), "sample 16 x 16": (16, 125), "train 8 x 8": (8, 32), "train 16 x 16": (16, 8),
     "bits 16 x 16": (16, 32),
 }  # fmt: skip
 """Side of the grid, and images: drawn at random, in a step's forward and backward pass, in a likelihood."""

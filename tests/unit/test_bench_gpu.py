@@ -10,8 +10,8 @@ from tests.bench.gpu import PARTS, main
 FIGURES = {
     "search": ("ours", "naive fp32", "cdist", "tf32", "ratio", "equal"),
     "assignment": ("ours", "blocks fp32", "tf32", "ratio", "equal"),
-    "sampling": ("ours",),
-    "prior_loss": ("step",),
+    "sampling": ("ours", "first"),
+    "prior_loss": ("step", "plain"),
     "large_codebooks": ("step", "images_per_second", "ratio"),
     "training": ("step", "images_per_second"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, params, space
 from vqpipe.models.transformer import FixedCache, GrowingCache, Place, Stack
+from vqpipe.priors import gpt
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.decoding import WARM_UP, Decoder
 from vqpipe.priors.gpt import GPT, GPTSampling
@@ -72,6 +74,33 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Decoder, "_capture", capture)
     return replays
+
+
+def test_a_captured_step_serves_later_calls_until_the_weights_change(
+    replayed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, made = model(ONE), []
+
+    def decoder(*own: Any) -> Decoder:
+        made.append(Decoder(*own, fixed=True))
+        return made[-1]
+
+    def drawn() -> Tensor:
+        return prior.sample(Condition(labels=labels()), 5, GUIDED, torch_rng(0, "s"))
+
+    expected = drawn()
+    monkeypatch.setattr(gpt, "Decoder", decoder)
+    assert torch.equal(drawn(), expected)
+    assert torch.equal(drawn(), expected)
+    assert len(made) == 1
+    assert len(replayed) == 2 * 11 - WARM_UP
+    assert deepcopy(prior)._last is None  # no graph can be copied
+    assert torch.equal(prior.sample(Condition(labels=labels(2)), 2, GUIDED, torch_rng(0, "s")), expected[:2])
+    assert len(made) == 2
+    with torch.no_grad():
+        prior.heads[0].weight.neg_()
+    assert not torch.equal(drawn(), expected)
+    assert len(made) == 3
 
 
 def draw_all(

@@ -128,6 +128,11 @@ class GPT(Prior):
         self.norms = nn.ModuleList(nn.LayerNorm(shape.width) for _ in self.num_codes)
         self.heads = nn.ModuleList(nn.Linear(shape.width, k, bias=False) for k in self.num_codes)
         self.apply(init_gpt)
+        self._last: tuple[Any, Decoder] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the decoder of the last call, of which a captured step can be neither copied nor pickled."""
+        return {**vars(self), "_last": None}
 
     @property
     def knows_null(self) -> bool:
@@ -210,7 +215,7 @@ class GPT(Prior):
         if n and known < self.num_positions:
             passes = math.ceil(n / (sampling.batch or n))
             size = math.ceil(n / passes)
-            decoder = Decoder(self._in_precision(sampling.precision), size, known, sampling)
+            decoder = self._decoder(size, known, sampling)
             for start in range(0, n, size):
                 part = slice(start, start + size)
                 tokens[part] = decoder.draw(rows[part], tokens[part], uniform[part])
@@ -252,15 +257,14 @@ class GPT(Prior):
 
         With a gradient, the logits of a block are computed again when it is asked for, and never kept.
         """
-        losses = []
+        losses, again = [], partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         for group, y in enumerate(self._features(inputs, rows)):
             flat, codes = y.flatten(0, 1), targets[:, group].flatten()
             block = max(1, LOGITS // self.num_codes[group])
             if len(flat) <= block:
                 own = self._cross_entropy(flat, codes, group)
             else:
-                parts = zip(flat.split(block), codes.split(block), strict=True)
-                again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+                parts = zip(torch.split(flat, block), torch.split(codes, block), strict=True)
                 own = torch.cat([again(self._cross_entropy, *part, group) for part in parts])
             losses.append(own.view(len(y), -1))
         return torch.stack(losses, dim=1)
@@ -272,6 +276,21 @@ class GPT(Prior):
         # its own each block's gradient is float32 before they are added up.
         scores = F.linear(y, self.heads[group].weight[:])  # type: ignore[index]
         return F.cross_entropy(scores.float(), codes, reduction="none")
+
+    def _decoder(self, size: int, known: int, sampling: GPTSampling) -> Decoder:
+        """The decoder of the last call, whose captured step fits while shapes, filters and weights are the same.
+
+        On CUDA its caches stay in memory until another one is needed.
+        """
+        weights = [(p.data_ptr(), p._version) for p in self.parameters()]
+        made_for = (size, known, sampling, weights)
+        if self._last is not None and self._last[0] == made_for:
+            return self._last[1]
+        self._last = None  # its caches are free before others are made
+        decoder = Decoder(self._in_precision(sampling.precision), size, known, sampling)
+        if decoder.fixed:
+            self._last = (made_for, decoder)
+        return decoder
 
     def _in_precision(self, precision: Literal["fp32", "bf16"]) -> GPT:
         """Itself, or a copy with weights in half precision."""
