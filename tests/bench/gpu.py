@@ -469,11 +469,8 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
     "training": (training, "training step, 256 px, f16 trunk and discriminator"),
 }
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
-<<<<<<< HEAD
-         "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms")}  # fmt: skip
-=======
-         "blocks fp32": (1e3, "ms"), "plain": (1e3, "ms")}  # fmt: skip
->>>>>>> gc
+         "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms"),
+         "plain": (1e3, "ms")}  # fmt: skip
 
 
 def shown(part: str, row: Row) -> str:
