@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,6 +53,16 @@ def test_blocks_give_the_loss_and_the_gradient_of_the_whole(
     torch.testing.assert_close(blocks, whole)
     for found, expected in zip(own, gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@GROUPS
+@torch.no_grad()
+def test_one_block_is_the_plain_cross_entropy_bit_for_bit(num_codes: tuple[int, ...]) -> None:
+    prior, batch = model(num_codes), images(num_codes, 7)
+    found = prior.log_likelihood(batch, Condition(labels=labels(7))).flatten(2)
+    for group, logits in enumerate(prior(batch.flatten(2), labels(7))):
+        plain = F.cross_entropy(logits.flatten(0, 1), batch[:, group].flatten(), reduction="none")
+        assert torch.equal(found[:, group].flatten(), -plain)
 
 
 def head_gradient(precision: torch.dtype) -> Tensor:
