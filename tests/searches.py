@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -98,6 +99,57 @@ def ties(g: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, 9), codes
 
 
+def compiled() -> dict[str, dict[str, int]]:
+    """What every kernel compiles to, which needs no GPU: its products on tensor cores and bytes of shared memory, by
+    kernel and compute capability.
+
+    In a process without `TRITON_INTERPRET`.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from vqpipe.codebooks import fused
+
+    def built(
+        kernel: Any, types: str, constants: dict[str, Any], capability: int, **options: Any
+    ) -> dict[str, int]:
+        names, given = kernel.arg_names, iter(types.split())
+        signature = {name: "constexpr" if name in constants else next(given) for name in names}
+        aligned = [(at,) for at, name in enumerate(names) if signature[name][0] == "*" or name == "width"]
+        source = ASTSource(
+            kernel, signature, {(names.index(name),): value for name, value in constants.items()},
+            {key: [["tt.divisibility", 16]] for key in aligned},
+        )  # fmt: skip
+        found = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        code = found.asm["ptx"]
+        products = code.count("wgmma.mma_async") + code.count("mma.sync.aligned.m16n8k16.row.col.f32.bf16")
+        return {"products": products, "shared": found.metadata.shared}
+
+    numbers, rows = " ".join(["i32"] * 5), {"ROWS": 32, "DIM": 64}
+    codes = {}
+    for capability in (80, 90):
+        for width in (64, 768):
+            shape = fused.shape_for(width, capability == 90)
+            codes[f"_three_least {width} {capability}"] = built(
+                fused._three_least, f"*bf16 *bf16 *fp32 *fp32 *i32 {numbers} i32",
+                {"ROWS": shape.rows, "CODES": shape.codes, "DIM": shape.dim, "ONCE": width == shape.dim},
+                capability, num_warps=shape.warps, num_stages=shape.stages,
+            )  # fmt: skip
+        for cosine in (False, True):
+            codes[f"_choose {cosine} {capability}"] = built(
+                fused._choose, f"*fp32 *fp32 *fp32 *i32 *fp32 *i32 *i64 *i32 {numbers} i32 i32 fp32 fp32 fp32 fp32",
+                {"COSINE": cosine, "DIM": 32, "PARTS": fused.MOST_PARTS}, capability, enable_fp_fusion=False,
+            )  # fmt: skip
+            codes[f"_pack {cosine} {capability}"] = built(
+                fused._pack, f"*fp32 *fp32 *i32 *i32 *i32 *bf16 *fp32 {numbers}",
+                {"KEYS": cosine, "SECTIONS": 6 if cosine else 3, "COSINE": cosine, **rows}, capability,
+            )  # fmt: skip
+        codes[f"_insert {capability}"] = built(
+            fused._insert, "*fp32 *i32 *i32 *i32 i32 i32 i32", rows, capability
+        )
+    return codes
+
+
 def main() -> None:
     """Compare the fused search with the naive form, interpreted: in a process of its own, since Triton reads
     `TRITON_INTERPRET` when a kernel is defined.
@@ -166,4 +218,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--compiled"]:
+        print(json.dumps(compiled()))
+    else:
+        main()

@@ -497,7 +497,7 @@ def shown(part: str, row: Row) -> str:
 def versions() -> Row:
     """The card, and the packages that the figures depend on."""
     found = {}
-    for name in ("torch", "triton", "transformers"):
+    for name in ("torch", "triton", "transformers", "cuvs-cu13", "faiss-gpu-cuvs"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

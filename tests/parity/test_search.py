@@ -182,6 +182,24 @@ def test_the_fused_search_equals_the_naive_form() -> None:
     assert found["launched"] == [*prepare, "zeros", *["_pack", "_three_least", "_choose"] * 2]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="torch brings Triton on Linux alone")
+def test_the_kernels_compile_for_tensor_cores(tmp_path: Path) -> None:
+    """For compute capabilities 8.0 and 9.0, in a process of its own; no GPU is needed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.searches", "--compiled"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 14
+    for name, code in found.items():
+        assert (code["products"] > 0) == name.startswith("_three_least"), name
+        assert code["shared"] <= (227 if name.endswith("90") else 99) << 10, name
+
+
 def _parts(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """float32 values as three bfloat16 parts, in float64."""
     high = x.bfloat16().float()

@@ -458,10 +458,12 @@ class FusedCodes:
             ROWS=shape.rows, CODES=shape.codes, DIM=shape.dim, ONCE=self.width == shape.dim,
             num_warps=shape.warps, num_stages=shape.stages,
         )  # fmt: skip
+        # Few registers where there are many rows; few steps where there are many dimensions.
+        columns = 8 if z.shape[1] <= 64 else 32
         _choose[(num_rows,)](
             z, self.codes, norms, self.extremes, low, place, index, counts,
             num_rows, num_codes, z.shape[1], *z.stride(), share, parts, *self.bound,
-            COSINE=self.cosine, DIM=min(32, self._columns), PARTS=MOST_PARTS, enable_fp_fusion=False,
+            COSINE=self.cosine, DIM=columns, PARTS=MOST_PARTS, enable_fp_fusion=False,
         )  # fmt: skip
 
 
