@@ -16,6 +16,8 @@ from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.errors import ArtifactError, MismatchError
 
+pytestmark = pytest.mark.slow
+
 SEED = FolderSpec("seed", 1, stage="seed", required=("a.txt",))
 TREE = FolderSpec("tree", 1, stage="tree", required=("a.txt",))
 FRUIT = FolderSpec("fruit", 1, stage="fruit", required=("a.txt",))

@@ -14,6 +14,8 @@ import torch
 from vqpipe.runtime import memory
 from vqpipe.runtime.memory import PeakMemory
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MIB = 1 << 20
 

@@ -19,6 +19,8 @@ from stages.cli import stage_app
 from vqpipe.cli.app import _Group
 from vqpipe.runtime.signals import run_child, stop_on_signals
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 START = """
@@ -74,12 +76,18 @@ with stop_on_signals():
 """
 
 
+def as_in_a_terminal() -> None:
+    """Signals as a terminal gives them to a program, though `nohup` or a shell's `&` may ignore them for the tests."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(*command: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
     """A program in a session of its own, as soon as it, or each of its two workers, has begun."""
     process = subprocess.Popen(
         [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=cwd, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout is not None
     for _ in range(int(env.get("VQPIPE_WORKERS", "1"))):

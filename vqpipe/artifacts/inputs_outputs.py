@@ -51,7 +51,7 @@ def need_input(path: Path, kind: FolderSpec | OneOf) -> str:
     spec = next((spec for spec in wanted if spec.name == header.spec), wanted[0])
     if isinstance(kind, OneOf) and header.spec != spec.name:
         raise ArtifactError(
-            f"{path} is no {kind.about}", found=f"{header.spec} v{header.version}",
+            f"{path} is not a {kind.about}", found=f"{header.spec} v{header.version}",
             choices=[f"{spec.name} v{spec.version}" for spec in wanted],
             run=" or ".join(dict.fromkeys(map(make_command, wanted))),
         )  # fmt: skip
