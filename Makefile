@@ -10,7 +10,9 @@ TEST_PROCESSES ?= 2
 
 .PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet lock check-lock clean
 
+# Outdated stages, one per core at a time; then DVC looks at everything, raw data included.
 repro: $(STAMP)
+	python -m stages.run --outdated
 	dvc repro
 
 test: $(STAMP)

@@ -6,11 +6,8 @@ runs, and as many rows run at a time as there are cores. A second call runs what
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
-import time
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +16,8 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
-from vqpipe.runtime.signals import end_children, run_child, start_child
+from stages.run import run_all
+from vqpipe.runtime.signals import run_child
 from vqpipe.runtime.terminal import say
 
 GROUP = "row@"
@@ -86,42 +84,6 @@ def rows_of_other_code(commands: dict[str, list[str]]) -> dict[str, str]:
     return found
 
 
-def run_all(commands: dict[str, list[str]], jobs: int, logs: Path) -> list[str]:
-    """Run commands, `jobs` at a time with one thread each; their output goes to `logs`.
-
-    Returns:
-        The names of those that failed. The others are run all the same.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(commands), dict[str, tuple[subprocess.Popen[bytes], float]]()
-    failed: list[str] = []
-    started, done = time.monotonic(), 0
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                name = waiting.pop(0)
-                words = [sys.executable, *commands[name][1:]]
-                with (logs / f"{name}.log").open("wb") as log:
-                    process = start_child(words, stdout=log, stderr=subprocess.STDOUT, env=env)
-                running[name] = process, time.monotonic()
-            for name, (process, since) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                done += 1
-                left = (time.monotonic() - started) / done * (len(waiting) + len(running)) / 60
-                state = f"{time.monotonic() - since:.0f} s"
-                if process.returncode:
-                    failed.append(name)
-                    state = f"failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
-                say(f"{done}/{len(commands)} {name}: {state}; about {left:.0f} minutes left", err=True)
-            time.sleep(0.2)
-    finally:
-        end_children([process for process, _ in running.values()])
-    return failed
-
-
 def record(folder: Path, names: list[str], every: bool) -> None:
     """Record in the board's dvc.lock that the tree's code made these rows; without DVC, report how to do so later.
 
@@ -169,6 +131,7 @@ def main(
     if dry:
         say("\n".join(todo))
         return
+    todo = {name: [sys.executable, *command[1:]] for name, command in todo.items()}
     failed = run_all(todo, jobs or workers(), scratch_root() / "logs" / folder)
     done = [name for name in commands if name not in failed and name not in kept]
     record(folder, done, not patterns and len(done) == len(commands))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,20 @@ class Stage:
     params: tuple[str, ...]
     outs: tuple[str, ...]
     seconds: float | None = None
+
+
+def makers_of(stages: Mapping[str, Stage]) -> dict[str, set[str]]:
+    """Of each stage, the stages that make what it reads."""
+    makers = {out: name for name, stage in stages.items() for out in stage.outs}
+    return {
+        name: {
+            maker
+            for dep in stage.deps
+            for out, maker in makers.items()
+            if maker != name and (out == dep or out.startswith(f"{dep}/"))
+        }
+        for name, stage in stages.items()
+    }
 
 
 def read_stages(folder: Path) -> dict[str, Stage]:

@@ -58,22 +58,29 @@ def timed_stages(root: Path) -> dict[str, Stage]:
 
 
 def progress(stages: dict[str, Stage], left: Sequence[str], done: Sequence[str], root: Path) -> str:
-    """Such as `stage 7 of 28, about 14 min left`; the time as far as it is recorded.
+    """Such as `stage 7 of 28, about 14 min left`; see `time_left`."""
+    return f"stage {len(done) + 1} of {len(done) + len(left)}{time_left(stages, left, done, root)}"
+
+
+def time_left(
+    stages: dict[str, Stage], left: Sequence[str], done: Sequence[str], root: Path, jobs: int = 1
+) -> str:
+    """Such as `, about 14 min left`, as far as the time is recorded; empty where none is.
 
     Args:
         left: the stages that are still to run, the one that begins among them.
         done: those whose costs on this machine scale the recorded seconds.
+        jobs: stages that run at once.
     """
-    text = f"stage {len(done) + 1} of {len(done) + len(left)}"
     known = [seconds for name in left if (seconds := stages[name].seconds) is not None]
     if not known:
-        return text
+        return ""
     took, recorded = 0.0, 0.0
     for name in done:
         seconds, here = stages[name].seconds, measured_seconds(stages[name], root)
         if seconds is not None and here is not None:
             took, recorded = took + here, recorded + seconds
-    text += f", about {_shown(sum(known) * (took / recorded if recorded else 1.0))} left"
+    text = f", about {_shown(sum(known) / jobs * (took / recorded if recorded else 1.0))} left"
     if recorded:
         text += f" (the recorded run's, times {took / recorded:.2g} for the stages done)"
     if len(known) < len(left):

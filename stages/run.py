@@ -1,15 +1,29 @@
-"""Run stages by their commands in dvc.yaml where DVC is not installed; `dvc commit` records the results afterwards."""
+"""Run stages of dvc.yaml by their commands: those named, in order, or all that are outdated, several at once.
 
+DVC runs one stage at a time. Two stages of one thread each take little more than half the time of one after the other
+with two threads, since small networks keep no second thread busy.
+"""
+
+from __future__ import annotations
+
+import os
 import shlex
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stages.cli import stage_app
-from vqpipe.runtime.signals import run_child
+from vqpipe.runtime.signals import end_children, run_child, start_child
 from vqpipe.runtime.terminal import say
+
+if TYPE_CHECKING:
+    from stages.dvcfile import Stage
 
 
 def main(
@@ -17,8 +31,19 @@ def main(
     show: Annotated[
         bool, typer.Option("--list", help="List the stages and their commands; run nothing.")
     ] = False,
+    outdated: Annotated[
+        bool,
+        typer.Option(
+            "--outdated", help="All stages that are not up to date, several at once; DVC records each."
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --outdated: stages at once; one per core without it.")
+    ] = None,
 ) -> None:
-    """Run stages by their commands in dvc.yaml, in the order given, without DVC.
+    """Run stages by their commands in dvc.yaml: those named, in the order given, or all that are outdated.
+
+    Stages that were named are recorded by `dvc commit` afterwards. With more than one at once each has one thread.
 
     Example: python -m stages.run clip patches cluster tokenizer@lc
     """
@@ -31,18 +56,131 @@ def main(
         for stage in stages.values():
             say(f"{stage.name}\n    {stage.cmd}")
         return
-    if not names:
-        raise ParamsError("no stage was named", choices=list(stages), run="python -m stages.run --list")
-    plan = [find_stage(stages, name).name for name in names]
+    if outdated == bool(names):
+        found = "both" if outdated else "no stage was named"
+        raise ParamsError(
+            f"stages are run by name or with --outdated; {found}", choices=list(stages),
+            run="python -m stages.run --list",
+        )  # fmt: skip
+    if outdated:
+        run_outdated(jobs)
+        return
+    plan = [find_stage(stages, name).name for name in names or []]
     for number, stage in enumerate(stages[name] for name in plan):
         say(
             f"{progress(stages, plan[number:], plan[:number], Path.cwd())}: {stage.name}: {stage.cmd}",
             err=True,
         )
-        words = shlex.split(stage.cmd)
-        code = run_child([sys.executable if words[0] == "python" else words[0], *words[1:]])
-        if code:
+        if code := run_child(_words(stage.cmd)):
             raise typer.Exit(code)
+
+
+def run_outdated(jobs: int | None = None) -> None:
+    """Run the stages of the current folder's dvc.yaml that are not up to date; DVC records each as it ends.
+
+    Raises:
+        Exit: stages failed. Those that need none of them are run all the same.
+    """
+    from stages.dvcfile import makers_of
+    from stages.remaining import outdated_stages, time_left, timed_stages
+    from vqpipe.errors import SetupError
+    from vqpipe.runtime.env import scratch_root, workers
+
+    if find_spec("dvc") is None:
+        raise SetupError("DVC, which records what ran, is not installed", run="pip install dvc")
+    if code := _dvc("repro", "code"):
+        raise typer.Exit(code)
+    root, jobs = Path.cwd(), jobs or workers()
+    stages = timed_stages(root)
+    old = outdated_stages(stages, root)
+    done = [name for name in stages if name not in old]
+    needs = {name: makers & old for name, makers in makers_of(stages).items()}
+
+    def finish(name: str) -> str | None:
+        if _dvc("commit", "--force", name):
+            return None
+        done.append(name)
+        return time_left(stages, [other for other in stages if other not in done], done, root, jobs)
+
+    order = sorted(old, key=_seconds_to_the_end(stages, needs).__getitem__, reverse=True)
+    commands = {name: _words(stages[name].cmd) for name in order}
+    failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, finish)
+    if failed:
+        say(f"{len(failed)} of {len(old)} stages failed or need one that did: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def run_all(
+    commands: Mapping[str, list[str]], jobs: int, logs: Path, needs: Mapping[str, set[str]] | None = None,
+    finish: Callable[[str], str | None] | None = None,
+) -> list[str]:  # fmt: skip
+    """Run commands, `jobs` at a time with one thread each where they are several; their output goes to `logs`.
+
+    Args:
+        commands: words by name; of those that can begin the first does.
+        needs: the names that must have ended well before a command begins.
+        finish: called with a name when its command has ended well, for what the line about it says of the time left;
+            None is a failure.
+
+    Returns:
+        The names of those that failed or that need one that failed. The others are run all the same.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    needs, waiting, failed = needs or {}, list(commands), list[str]()
+    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    started, done = time.monotonic(), 0
+    env = os.environ | ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {})
+    try:
+        while waiting or running:
+            for name in list(waiting):
+                if needs.get(name, set()) & set(failed):
+                    waiting.remove(name)
+                    failed.append(name)
+                elif len(running) < jobs and not needs.get(name, set()) & {*waiting, *running}:
+                    waiting.remove(name)
+                    with (logs / f"{name}.log").open("wb") as log:
+                        process = start_child(commands[name], stdout=log, stderr=subprocess.STDOUT, env=env)
+                    running[name] = process, time.monotonic()
+            for name, (process, since) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                done += 1
+                took = f"{done}/{len(commands)} {name}: {time.monotonic() - since:.0f} s"
+                left = (time.monotonic() - started) / done * (len(waiting) + len(running)) / 60
+                after: str | None = f"; about {left:.0f} minutes left"
+                if not process.returncode and finish is not None:
+                    after = finish(name)
+                if process.returncode or after is None:
+                    failed.append(name)
+                    after = f"; failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
+                say(took + after, err=True)
+            time.sleep(0.2)
+    finally:
+        end_children([process for process, _ in running.values()])
+    return failed
+
+
+def _words(command: str) -> list[str]:
+    words = shlex.split(command)
+    return [sys.executable if words[0] == "python" else words[0], *words[1:]]
+
+
+def _dvc(*words: str) -> int:
+    return run_child([sys.executable, "-m", "dvc", words[0], "--quiet", *words[1:]])
+
+
+def _seconds_to_the_end(stages: Mapping[str, Stage], needs: Mapping[str, set[str]]) -> dict[str, float]:
+    """Of each stage, the seconds of the longest chain of stages that begins with it; 1 for a stage without seconds."""
+    chains: dict[str, float] = {}
+
+    def chain(name: str) -> float:
+        if name not in chains:
+            after = [chain(other) for other, makers in needs.items() if name in makers]
+            chains[name] = (stages[name].seconds or 1.0) + max(after, default=0.0)
+        return chains[name]
+
+    return {name: chain(name) for name in stages}
 
 
 app = stage_app(main)

@@ -167,7 +167,8 @@ def test_it_builds_and_trains_what_it_should(
         tokenizer.quantizer.initialise(tokenizer.encode_latent(images))  # type: ignore[operator]
     before = {part: tensor.clone() for part, tensor in tokenizer.state_dict().items()}
     for phase in training.phases:
-        optimiser = torch.optim.Adam(training.parameters(phase)[0]["params"], lr=0.01)
+        weights = [weight for group in training.parameters(phase) for weight in group["params"]]
+        optimiser = torch.optim.Adam(weights, lr=0.01)
         loss, terms = training.loss(phase, images + 0.1, 0.5)
         assert loss.isfinite(), terms
         loss.backward()

@@ -303,9 +303,9 @@ def test_the_rows_of_a_board_end_with_it(signum: signal.Signals, tmp_path: Path)
         "out = open('rows', 'w')\nprint('ready', file=out, flush=True)\n" + STAGE
     )
     program = (
-        "from pathlib import Path\nfrom stages.boards import run_all\nimport vqpipe.runtime.signals as s\n"
+        "import sys\nfrom pathlib import Path\nfrom stages.run import run_all\nimport vqpipe.runtime.signals as s\n"
         "print('ready', flush=True)\nwith s.stop_on_signals():\n"
-        "    run_all({n: ['python', 'row.py'] for n in 'abc'}, 2, Path('logs'))\n"
+        "    run_all({n: [sys.executable, 'row.py'] for n in 'abc'}, 2, Path('logs'))\n"
     )
     process = start("-c", program, cwd=tmp_path)
     with rows.open() as both:
