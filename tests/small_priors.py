@@ -40,7 +40,7 @@ def params(**changes: Any) -> GPTParams:
     own = {
         "kind": "gpt",
         **GPT.example(),
-        "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1},
+        "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
     }
     return validate({**shared(), **own, **changes}, "prior", GPTParams)
 

@@ -33,7 +33,7 @@ from vqpipe.tokenizers.tokens import TokenSet
 NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
 COMMON: dict[str, Any] = {
     "seed": 0, "condition": "class", "label_drop": 0.1, "token_noise": 0.0,
-    "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+    "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
     "training": {
         "num_steps": 40, "batch_size": 16, "learning_rate": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.01,
         "warmup_fraction": 0.1, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.9,

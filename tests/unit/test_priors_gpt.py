@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, naive_sample, params, space
 from vqpipe.errors import MismatchError, ParamsError
-from vqpipe.models.transformer import decay_groups
+from vqpipe.models.transformer import decay_groups, grid_rotation, turned
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.gpt import GPT
 from vqpipe.runtime.seeds import seed_everything, torch_rng
@@ -176,7 +176,7 @@ def test_models_refuse_what_they_were_not_made_for() -> None:
 
 def test_params_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ParamsError, match="multiple of num_heads"):
-        params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0})
+        params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0, "rotary": False})
     sampling = {**PLAIN.model_dump(), "guidance": 2.0}
     with pytest.raises(ParamsError, match="label_drop above 0"):
         params(label_drop=0.0, sampling=sampling)
@@ -185,7 +185,7 @@ def test_params_that_contradict_each_other_are_refused() -> None:
 @GROUPS
 def test_initial_weights_and_decay_groups_are_the_reference_ones(num_codes: tuple[int, ...]) -> None:
     seed_everything(0, "init")
-    shape = {"num_layers": 4, "num_heads": 2, "width": 64, "dropout": 0.0}
+    shape = {"num_layers": 4, "num_heads": 2, "width": 64, "dropout": 0.0, "rotary": False}
     prior = GPT(params(model=shape), space(num_codes))
     assert not prior.positions.any()
     for weight in (
@@ -216,7 +216,7 @@ def test_two_streams_share_three_quarters_of_the_layers() -> None:
 def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ...]) -> None:
     """Every image of class c is all c: the loss falls far below uniform, and samples follow their label."""
     seed_everything(0, "learn")
-    shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0}
+    shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False}
     prior = GPT(params(label_drop=0.2, model=shape), space(num_codes)).train()
     batch = labels(24)[:, None, None, None].expand(24, len(num_codes), *GRID)
     optimizer = torch.optim.AdamW(decay_groups(prior), lr=0.01)
@@ -235,7 +235,7 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
 
 def test_label_drop_and_token_noise_act_in_training_only() -> None:
     prior, batch = model(ONE, label_drop=0.9, token_noise=0.9, model={
-        "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0,
+        "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False,
     }), images(ONE)  # fmt: skip
     condition = Condition(labels=labels())
     still = float(prior.loss(batch, condition).detach())
@@ -249,3 +249,23 @@ def test_label_drop_and_token_noise_act_in_training_only() -> None:
 def test_sampling_in_training_mode_is_our_own_bug() -> None:
     with pytest.raises(RuntimeError, match="eval mode"):
         model(ONE).train().sample(Condition(), 1, PLAIN, torch_rng(0, "s"))
+
+
+def test_turned_queries_and_keys_score_by_their_offsets_in_the_grid() -> None:
+    query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    rotation = grid_rotation((4, 5), 8)
+    scores = (turned(query, rotation) @ turned(key, rotation).T).view(4, 5, 4, 5)
+    torch.testing.assert_close(scores[0, 0, 0, 0], query @ key)
+    for down, right in ((1, 0), (0, 1), (2, 3)):
+        same = [
+            scores[row, column, row + down, column + right]
+            for row in range(4 - down)
+            for column in range(5 - right)
+        ]
+        torch.testing.assert_close(torch.stack(same), same[0].expand(len(same)))
+        assert (same[0] - scores[0, 0, 0, 0]).abs() > 1e-3
+
+
+def test_rotary_positions_need_whole_planes_for_both_axes() -> None:
+    with pytest.raises(ParamsError, match="multiple of 4 channels in a head, not 6"):
+        params(model={"num_layers": 2, "num_heads": 2, "width": 12, "dropout": 0.0, "rotary": True})

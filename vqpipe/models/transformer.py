@@ -97,6 +97,31 @@ class FixedCache:
         return self.pairs, self.place.mask
 
 
+def grid_rotation(grid: tuple[int, int], dim: int, base: float = 100.0) -> Float[Tensor, "2 n e"]:
+    """Cosines and sines that turn queries and keys by their row and column, so that scores depend on offsets.
+
+    Axial rotary positions (Su et al., arXiv 2104.09864; for images Heo et al., arXiv 2403.13298): of the
+    e / 2 planes of a head one half turns with the row, the other with the column, by `base` ** (-4 i / e) radians a
+    step for i = 0 .. e / 4 - 1.
+
+    Args:
+        grid: rows and columns; n is their product, in raster order.
+        dim: e, a multiple of 4.
+        base: the slowest plane turns by nearly 1 / `base` a step.
+    """
+    speed = base ** (-torch.arange(0, dim, 4, dtype=torch.float64) / dim)
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    planes = torch.cat([rows.reshape(-1, 1) * speed, columns.reshape(-1, 1) * speed], dim=1).repeat(1, 2)
+    return torch.stack([planes.cos(), planes.sin()]).float()
+
+
+def turned(x: Float[Tensor, "... t e"], rotation: Float[Tensor, "2 t e"]) -> Float[Tensor, "... t e"]:
+    """`x` with each plane, of coordinates i and i + e / 2, turned as `grid_rotation` says."""
+    cosine, sine = rotation.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine
+
+
 class CausalAttention(nn.Module):
     """Multi-head self-attention in which a token sees itself and the tokens before it."""
 
@@ -106,10 +131,18 @@ class CausalAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b t d"], cache: LayerCache | None = None) -> Float[Tensor, "b t d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        cache: LayerCache | None = None,
+        rotation: Float[Tensor, "2 t e"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
         b, t, d = x.shape
         projected = self.qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         queries, pairs, mask = projected[0], projected[1:], None
+        if rotation is not None:  # keys are cached as they are turned
+            queries, keys = turned(projected[:2], rotation)
+            pairs = torch.stack([keys, pairs[1]])
         if cache is not None:
             pairs, mask = cache.add(pairs)
         if t == 1 and isinstance(cache, GrowingCache):
@@ -144,24 +177,32 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
 
-    def forward(self, x: Float[Tensor, "b t d"], cache: LayerCache | None = None) -> Float[Tensor, "b t d"]:
-        x = x + self.attention(self.norm1(x), cache)
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        cache: LayerCache | None = None,
+        rotation: Float[Tensor, "2 t e"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        x = x + self.attention(self.norm1(x), cache, rotation)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class Stack(nn.Module):
-    """Blocks in a row; `caches` are theirs in order."""
+    """Blocks in a row; `caches` are theirs in order, `rotation` is that of their queries and keys."""
 
     def __init__(self, num_layers: int, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, num_heads, dropout) for _ in range(num_layers))
 
     def forward(
-        self, x: Float[Tensor, "b t d"], caches: Sequence[LayerCache] | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        caches: Sequence[LayerCache] | None = None,
+        rotation: Float[Tensor, "2 t e"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         for at, block in enumerate(self.blocks):
-            x = block(x, caches[at] if caches is not None else None)
+            x = block(x, caches[at] if caches is not None else None, rotation)
         return x
 
 

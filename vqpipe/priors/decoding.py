@@ -93,20 +93,25 @@ class Decoder:
                 cache.clear()
         before = network.embed(self.tokens[..., : self.known]).repeat(self.copies, 1, 1)
         inputs = torch.cat([network.class_embedding(rows)[:, None], before], dim=1)
-        self._draw(inputs + network.positions[: self.known + 1])
+        turns = network.rotation
+        self._draw(
+            inputs + network.positions[: self.known + 1],
+            None if turns is None else turns[:, : self.known + 1],
+        )
 
     def step(self) -> None:
         """From the codes at the place, draw those at the next one."""
         before = self.network.embed(self.tokens.index_select(2, self.place.index))
         self.place.advance()
-        own = self.network.positions.index_select(0, self.place.index)
-        self._draw((before + own).repeat(self.copies, 1, 1))
+        own, turns = self.network.positions.index_select(0, self.place.index), self.network.rotation
+        turn = None if turns is None else turns.index_select(1, self.place.index)
+        self._draw((before + own).repeat(self.copies, 1, 1), turn)
 
-    def _draw(self, inputs: Float[Tensor, "r t d"]) -> None:
+    def _draw(self, inputs: Float[Tensor, "r t d"], rotation: Float[Tensor, "2 t e"] | None) -> None:
         """Draw the codes at the place from the inputs up to it."""
         uniform = self.uniform.index_select(2, self.place.index)
         drawn = []
-        for group, y in enumerate(self.network.hidden(inputs, self.caches)):
+        for group, y in enumerate(self.network.hidden(inputs, rotation, self.caches)):
             scores = self.network.heads[group](y[:, -1]).float()
             if self.copies == 2:
                 images = len(self.tokens)

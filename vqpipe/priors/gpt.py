@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vqpipe.errors import MismatchError
-from vqpipe.models.transformer import LayerCache, Stack, init_gpt
+from vqpipe.models.transformer import LayerCache, Stack, grid_rotation, init_gpt
 from vqpipe.params.base import Params
 from vqpipe.priors.contract import (
     NO_LABEL,
@@ -59,11 +59,18 @@ class TransformerParams(Params):
     """Channels of the residual stream."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Rate after embeddings, attention weights, attention output and MLP."""
+    rotary: bool
+    """Whether queries and keys also turn with row and column, as in LlamaGen (Sun et al., arXiv 2406.06525); learned
+    positions alone are those of VQGAN and GPT-2."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TransformerParams:
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if self.rotary and self.width // self.num_heads % 4:
+            raise ValueError(
+                f"rotary positions need a multiple of 4 channels in a head, not {self.width // self.num_heads}"
+            )
         return self
 
 
@@ -90,20 +97,25 @@ class GPTParams(PriorParams):
 
 
 class GPT(Prior):
-    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero, heads without bias."""
+    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero, heads without bias.
+
+    An input has the position of the code that it predicts, in the learned and in the rotary form.
+    """
 
     kind: ClassVar[str] = "gpt"
     Params: ClassVar[type[PriorParams]] = GPTParams
     conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class")
     known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "prefix"
     config: GPTParams
+    rotation: Float[Tensor, "2 n e"] | None
+    """Turns of queries and keys by the position that is predicted; None without rotary positions."""
 
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Two layers of width 16."""
         return {
             "token_noise": 0.0,
-            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
             "sampling": {
                 "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0,
                 "precision": "fp32", "batch": None,
@@ -123,6 +135,8 @@ class GPT(Prior):
         joint = nn.Sequential(nn.Linear(self.groups * shape.width, shape.width), nn.GELU())
         self.join = nn.Identity() if self.groups == 1 else joint
         self.positions = nn.Parameter(torch.zeros(self.num_positions, shape.width))
+        rotation = grid_rotation(space.grid, shape.width // shape.num_heads) if shape.rotary else None
+        self.register_buffer("rotation", rotation, persistent=False)
         self.shared = Stack(shape.num_layers - branched, *stack)
         self.branches = nn.ModuleList(Stack(branched, *stack) for _ in self.num_codes)
         self.norms = nn.ModuleList(nn.LayerNorm(shape.width) for _ in self.num_codes)
@@ -228,18 +242,22 @@ class GPT(Prior):
         return joined
 
     def hidden(
-        self, inputs: Float[Tensor, "b t d"], caches: Caches | None = None
+        self,
+        inputs: Float[Tensor, "b t d"],
+        rotation: Float[Tensor, "2 t e"] | None,
+        caches: Caches | None = None,
     ) -> list[Float[Tensor, "b t d"]]:
         """What the heads of each group get, for inputs with their positions added.
 
         Args:
+            rotation: of the same positions.
             caches: of what came before, to which this is added; without them the inputs are the whole sequence.
         """
         x = F.dropout(inputs, self.config.model.dropout, self.training)
-        x = self.shared(x, caches[0] if caches is not None else None)
+        x = self.shared(x, caches[0] if caches is not None else None, rotation)
         out = []
         for group in range(self.groups):
-            y = self.branches[group](x, caches[1 + group] if caches is not None else None)
+            y = self.branches[group](x, caches[1 + group] if caches is not None else None, rotation)
             out.append(self.norms[group](y))
         return out
 
@@ -248,7 +266,8 @@ class GPT(Prior):
     ) -> list[Float[Tensor, "b n d"]]:
         """As `hidden`, at all positions of whole images."""
         first = self.class_embedding(rows)[:, None]
-        return self.hidden(torch.cat([first, self.embed(tokens[..., :-1])], dim=1) + self.positions)
+        inputs = torch.cat([first, self.embed(tokens[..., :-1])], dim=1) + self.positions
+        return self.hidden(inputs, self.rotation)
 
     def _nll(
         self, inputs: Int64[Tensor, "b g n"], targets: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
@@ -293,11 +312,13 @@ class GPT(Prior):
         return decoder
 
     def _in_precision(self, precision: Literal["fp32", "bf16"]) -> GPT:
-        """Itself, or a copy with weights in half precision."""
+        """Itself, or a copy with weights and turns in half precision."""
         if precision == "fp32":
             return self
-        half = {id(p): nn.Parameter(p.to(torch.bfloat16), requires_grad=False) for p in self.parameters()}
-        return deepcopy(self, half)
+        copies: dict[int, Tensor] = {id(b): b.to(torch.bfloat16) for b in self.buffers()}
+        for own in self.parameters():
+            copies[id(own)] = nn.Parameter(own.to(torch.bfloat16), requires_grad=False)
+        return deepcopy(self, copies)
 
     def _noisy(self, tokens: Int64[Tensor, "b g n"]) -> Int64[Tensor, "b g n"]:
         """Replace a part of the positions, in all their groups, by random codes."""
