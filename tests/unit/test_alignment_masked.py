@@ -289,6 +289,7 @@ def batch(size: int, seed: int) -> tuple[Tensor, TextBatch, Tensor]:
     return latent.unflatten(2, (2, 2)), text, names
 
 
+@pytest.mark.slow
 def test_words_that_only_the_codes_tell_are_learnt_and_lost_with_other_codes() -> None:
     model = aligner(table(16, SEEN + 3, 0.02))
     head = model.masked_text

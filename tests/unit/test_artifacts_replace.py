@@ -140,6 +140,7 @@ def test_a_reader_survives_the_moment_without_a_folder(tmp_path: Path, exchange:
     assert read_whole(folder, read) == "one"
 
 
+@pytest.mark.slow
 def test_a_folder_that_never_stays_and_one_that_is_damaged_are_errors(tmp_path: Path) -> None:
     folder = tmp_path / "box"
     fill(folder)

@@ -26,6 +26,7 @@ def test_every_part_is_named() -> None:
     assert FIGURES.keys() == PARTS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_the_tiny_mode_gives_figures(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(out=tmp_path / "gpu.json", only=[part], tiny=True)

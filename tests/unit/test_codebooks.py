@@ -55,6 +55,7 @@ def write_patches(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_importing_vqpipe_loads_nothing_heavy() -> None:
     script = (
         "import sys, vqpipe; heavy = {'torch', 'numpy', 'pyarrow', 'pydantic', 'safetensors'};"

@@ -227,6 +227,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_write_that_fails_half_way_is_a_sentence_and_leaves_nothing(writer: str, tmp_path: Path) -> None:
     body = "\n".join(f"    {line}" for line in WRITERS[writer].splitlines()).replace("import *", "import %s")

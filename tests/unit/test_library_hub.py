@@ -190,6 +190,7 @@ def test_a_refused_connection_is_reported(saved: Path, tmp_path: Path) -> None:
     assert "the Hub cannot be reached for some/one" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_the_training_half_reads_tokenizers_without_huggingface_hub(saved: Path) -> None:
     script = (
         "import sys; sys.modules['huggingface_hub'] = None\n"

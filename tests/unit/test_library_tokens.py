@@ -95,6 +95,7 @@ def test_what_was_left_out_is_listed_with_its_reason(
     assert read_header(done.quarantine).facts == {"images": 7, "left_out": done.left_out}
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_neither_processes_nor_chunks(
     photos: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_each_mapped_key_lands_in_one_place(config: dict[str, Any], tmp_path: Pa
     assert sorted(held) == mapped
 
 
+@pytest.mark.slow
 def test_the_command_publishes_what_evaluate_measures(config: dict[str, Any], tmp_path: Path) -> None:
     checkpoint, yaml = write(tmp_path, config, make_state(config))
     out = tmp_path / "vqgan"

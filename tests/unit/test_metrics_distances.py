@@ -179,6 +179,7 @@ def test_inception_without_its_weights_is_refused_by_file_name(
         load_features(params(), None, CPU)
 
 
+@pytest.mark.slow
 def test_inception_weights_on_disk_are_used_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

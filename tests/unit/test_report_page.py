@@ -351,6 +351,7 @@ def shown(html: str, folder: Path, width: int) -> tuple[int, int, int]:
     return broken, total, overflow
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1200, 400])
 def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> None:

@@ -180,6 +180,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return digests(tmp_path_factory.mktemp("alone"), patch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["2", "7"])
 def test_any_number_of_workers_gives_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, alone: list[str], workers: str
@@ -188,6 +189,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert digests(tmp_path, monkeypatch) == alone
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_no_byte(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, alone: list[str]
 ) -> None:

@@ -90,6 +90,7 @@ def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_workers_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
     whole = build_vocabulary(CAPTIONS, config())

@@ -161,6 +161,7 @@ def test_channels_last_without_convolutions_is_refused(tmp_path: Path) -> None:
         run_line(tmp_path, channels_last=True)
 
 
+@pytest.mark.slow
 @COMPILER
 def test_compiled_networks_train_the_same_weights_and_resume(tmp_path: Path) -> None:
     """With dropout: compiled or not, the same elements are dropped."""

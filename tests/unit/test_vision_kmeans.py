@@ -444,6 +444,7 @@ def test_neighbours_are_the_nearest_in_order() -> None:
     assert (near == among[expected.indices[:, :7].numpy()]).mean() > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pull", "prefixes"), [(0.0, [200, 400]), (0.4, [10, 40, 100, 200, 400])])
 def test_prefixes_are_within_ten_percent_of_k_means_of_their_own(pull: float, prefixes: list[int]) -> None:
     data = mixture(12_000)
