@@ -6,7 +6,6 @@ runs, and as many rows run at a time as there are cores. A second call runs what
 
 from __future__ import annotations
 
-import shlex
 import sys
 from fnmatch import fnmatch
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
-from stages.run import run_all
+from stages.run import run_all, words_of
 from vqpipe.runtime.signals import run_child
 from vqpipe.runtime.terminal import say
 
@@ -33,7 +32,7 @@ def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
     from vqpipe.errors import ParamsError
 
     stages = {name: stage for name, stage in read_stages(folder).items() if name.startswith(GROUP)}
-    commands = {name.removeprefix(GROUP): shlex.split(stage.cmd) for name, stage in stages.items()}
+    commands = {name.removeprefix(GROUP): words_of(stage.cmd) for name, stage in stages.items()}
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in commands):
             raise ParamsError(f"no run of {folder} matches {pattern}", choices=list(commands))
@@ -131,7 +130,6 @@ def main(
     if dry:
         say("\n".join(todo))
         return
-    todo = {name: [sys.executable, *command[1:]] for name, command in todo.items()}
     failed = run_all(todo, jobs or workers(), scratch_root() / "logs" / folder)
     done = [name for name in commands if name not in failed and name not in kept]
     record(folder, done, not patterns and len(done) == len(commands))

@@ -34,16 +34,17 @@ class Stage:
     seconds: float | None = None
 
 
-def makers_of(stages: Mapping[str, Stage]) -> dict[str, set[str]]:
-    """Of each stage, the stages that make what it reads."""
+def makers_of(stages: Mapping[str, Stage]) -> dict[str, list[tuple[str, str, str]]]:
+    """Of each stage, what other stages make of what it reads: the stage that makes it, its output, and the path read,
+    which is that output or a folder around it."""
     makers = {out: name for name, stage in stages.items() for out in stage.outs}
     return {
-        name: {
-            maker
+        name: [
+            (maker, out, dep)
             for dep in stage.deps
             for out, maker in makers.items()
             if maker != name and (out == dep or out.startswith(f"{dep}/"))
-        }
+        ]
         for name, stage in stages.items()
     }
 

@@ -58,11 +58,11 @@ def timed_stages(root: Path) -> dict[str, Stage]:
 
 
 def progress(stages: dict[str, Stage], left: Sequence[str], done: Sequence[str], root: Path) -> str:
-    """Such as `stage 7 of 28, about 14 min left`; see `time_left`."""
-    return f"stage {len(done) + 1} of {len(done) + len(left)}{time_left(stages, left, done, root)}"
+    """Such as `stage 7 of 28, about 14 min left`; see `shown_time_left`."""
+    return f"stage {len(done) + 1} of {len(done) + len(left)}{shown_time_left(stages, left, done, root)}"
 
 
-def time_left(
+def shown_time_left(
     stages: dict[str, Stage], left: Sequence[str], done: Sequence[str], root: Path, jobs: int = 1
 ) -> str:
     """Such as `, about 14 min left`, as far as the time is recorded; empty where none is.
@@ -109,14 +109,14 @@ def outdated_stages(stages: dict[str, Stage], root: Path) -> set[str]:
     Raises:
         ParamsError: dvc.lock or params.yaml cannot be read.
     """
+    from stages.dvcfile import makers_of
     from vqpipe.params.base import read_yaml
     from vqpipe.params.bounded_yaml import GENERATED
 
     lock = root / "dvc.lock"
     entries = read_yaml(lock, GENERATED).get("stages", {}) if lock.is_file() else {}
     context = read_yaml(root / "params.yaml")
-    makers = {out: name for name, stage in stages.items() for out in stage.outs}
-    known: dict[str, bool] = {}
+    inputs, known = makers_of(stages), dict[str, bool]()
 
     def is_outdated(name: str) -> bool:
         if name not in known:
@@ -124,9 +124,7 @@ def outdated_stages(stages: dict[str, Stage], root: Path) -> set[str]:
             known[name] = entry is None or _differs(stage, entry, context, root)
             known[name] |= any(
                 is_outdated(maker) or (out == dep and _recorded(entry, dep) != _recorded(entries[maker], dep))
-                for dep in stage.deps
-                for out, maker in makers.items()
-                if maker != name and (out == dep or out.startswith(f"{dep}/"))
+                for maker, out, dep in inputs[name]
             )
         return known[name]
 

@@ -71,7 +71,7 @@ def main(
             f"{progress(stages, plan[number:], plan[:number], Path.cwd())}: {stage.name}: {stage.cmd}",
             err=True,
         )
-        if code := run_child(_words(stage.cmd)):
+        if code := run_child(words_of(stage.cmd)):
             raise typer.Exit(code)
 
 
@@ -82,7 +82,7 @@ def run_outdated(jobs: int | None = None) -> None:
         Exit: stages failed. Those that need none of them are run all the same.
     """
     from stages.dvcfile import makers_of
-    from stages.remaining import outdated_stages, time_left, timed_stages
+    from stages.remaining import outdated_stages, shown_time_left, timed_stages
     from vqpipe.errors import SetupError
     from vqpipe.runtime.env import scratch_root, workers
 
@@ -94,16 +94,16 @@ def run_outdated(jobs: int | None = None) -> None:
     stages = timed_stages(root)
     old = outdated_stages(stages, root)
     done = [name for name in stages if name not in old]
-    needs = {name: makers & old for name, makers in makers_of(stages).items()}
+    needs = {name: {maker for maker, _, _ in inputs} & old for name, inputs in makers_of(stages).items()}
 
     def finish(name: str) -> str | None:
         if _dvc("commit", "--force", name):
             return None
         done.append(name)
-        return time_left(stages, [other for other in stages if other not in done], done, root, jobs)
+        return shown_time_left(stages, [other for other in stages if other not in done], done, root, jobs)
 
     order = sorted(old, key=_seconds_to_the_end(stages, needs).__getitem__, reverse=True)
-    commands = {name: _words(stages[name].cmd) for name in order}
+    commands = {name: words_of(stages[name].cmd) for name in order}
     failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, finish)
     if failed:
         say(f"{len(failed)} of {len(old)} stages failed or need one that did: {', '.join(failed)}", err=True)
@@ -161,7 +161,8 @@ def run_all(
     return failed
 
 
-def _words(command: str) -> list[str]:
+def words_of(command: str) -> list[str]:
+    """The words of a stage's command, with this Python."""
     words = shlex.split(command)
     return [sys.executable if words[0] == "python" else words[0], *words[1:]]
 
