@@ -92,7 +92,10 @@ def test_plug_ins_that_are_not_named_leave_a_digest_as_it_is(tree: Path) -> None
 
 
 def test_the_words_of_params_are_their_keys_and_strings() -> None:
-    assert words_in({"a": {"kind": "b", "x": 1}, "c": ["d", {"e": None}, 2.0]}) == set("abcde") | {"kind", "x"}
+    assert words_in({"a": {"kind": "b", "x": 1}, "c": ["d", {"e": None}, 2.0]}) == set("abcde") | {
+        "kind",
+        "x",
+    }
     assert words_in(None) == set()
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.evaluation.measure import EvaluateParams
+from vqpipe.evaluation.probe import ProbeParams
 from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
 from vqpipe.params.names import Name, NamePath
 from vqpipe.tasks.task import TaskParams, tasks_of
@@ -21,7 +22,7 @@ from vqpipe.vision.cluster import ClusterParams
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_board` reads; a board's file also has sections of other stages."""
-SHARED = ("common", "evaluate")
+SHARED = ("common", "evaluate", "probe")
 """Sections that a board takes from the one that it names as its `base`, its own merged over them."""
 
 
@@ -51,6 +52,8 @@ class Board(Params):
     """Runs by name: `ROW-SEED`."""
     clusters: dict[Name, ClusterParams]
     """Codebooks of the board's own."""
+    probe: ProbeParams | None = None
+    """The linear probe of every row; null for none."""
     tasks: dict[str, Any] | None = None
     """What is solved from every row after it is measured, as `task.common` of the main pipeline; null for nothing. The
     tasks' seed is the run's own."""
@@ -77,6 +80,7 @@ class Board(Params):
             "protocol": self.protocol, "row": row, "seed": seed,
             "tokenizer": merged(self.common, self.rows[row]),
             "evaluate": self.evaluate.model_dump(mode="json", exclude_unset=True),
+            **({} if self.probe is None else {"probe": self.probe.model_dump(mode="json", exclude_unset=True)}),
             **({} if self.tasks is None else {"tasks": self.tasks}),
         }  # fmt: skip
 
@@ -137,7 +141,7 @@ def load_board(path: Path) -> Board:
     """
     data = _with_base(read_yaml(path), path)
     content = {name: section_of(data, name, path) for name in SECTIONS}
-    parts = {"clusters": data.get("clusters", {}), "tasks": data.get("tasks")}
+    parts = {"clusters": data.get("clusters", {}), "probe": data.get("probe"), "tasks": data.get("tasks")}
     return validate({**content, **parts}, "board", Board, path.name)
 
 

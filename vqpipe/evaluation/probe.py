@@ -15,10 +15,9 @@ from pydantic import Field
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError
-from vqpipe.metrics.measured import Interval
+from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import Params
 from vqpipe.runtime.batches import slices
-from vqpipe.runtime.seeds import numpy_rng
 
 if TYPE_CHECKING:
     from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -91,12 +90,9 @@ def linear_probe(
         if best is None or found > best[0]:
             best = (found, strength, model.predict(scaled["test"]) == labels["test"])
     assert best is not None, "params name a strength"
-    correct = best[2].astype(np.float64)
-    drawn = numpy_rng(config.seed, "probe").integers(0, len(correct), (config.num_bootstrap, len(correct)))
-    low, high = np.quantile(correct[drawn].mean(axis=1), (0.025, 0.975))
     commonest = np.bincount(labels["train"]).argmax()
     return ProbeMetrics(
-        accuracy=Interval(mean=float(correct.mean()), low=float(low), high=float(high)),
+        accuracy=interval(best[2].astype(np.float64), config.num_bootstrap, config.seed),
         chance=float((labels["test"] == commonest).mean()), num_classes=len(np.unique(labels["train"])),
         dim=features["train"].shape[1], strength=best[1],
     )  # fmt: skip
@@ -109,5 +105,5 @@ def _features(
     positions: Int64[np.ndarray, " m"] = np.flatnonzero(known)
     for rows in slices(len(positions), batch_size):
         pixels = images.gather(positions[rows], None, "centre", False)
-        latent = tokenizer.quantizer.decode(tokenizer.encode(to_float(pixels).to(tokenizer.device)))
+        latent = tokenizer.quantizer.decode(tokenizer.encode(to_float(pixels.to(tokenizer.device))))
         yield F.adaptive_avg_pool2d(latent.float(), cells).flatten(1).cpu().numpy()

@@ -46,7 +46,10 @@ def stage_code(stage: str, root: Path = ROOT, kinds: Collection[str] | None = No
     Raises:
         ParamsError: there is no such module.
     """
-    return hashlib.sha256(code_listing(stage, root, kinds).encode()).hexdigest()[:DIGITS]
+    code = Code(root)
+    digest = code.digest(stage, kinds)
+    code.keep()
+    return digest
 
 
 def code_listing(stage: str, root: Path = ROOT, kinds: Collection[str] | None = None) -> str:
@@ -79,8 +82,7 @@ class Source(NamedTuple):
     """What one Python file does and mentions."""
 
     digest: str
-    """A hash of its syntax tree without what does nothing and without its tables of plug-ins; empty for a file that does
-    nothing."""
+    """A hash of its syntax tree without what does nothing and its tables of plug-ins; empty where nothing is left."""
     imports: list[str]
     """Dotted names of modules or of their content."""
     plugins: dict[str, str]
@@ -110,11 +112,16 @@ class Code:
         found = self.closure(f"stages.{stage}", kinds)
         return "".join(f"{found[path][:DIGITS]}  {path}\n" for path in sorted(found))
 
+    def digest(self, stage: str, kinds: Collection[str] | None = None) -> str:
+        """See `stage_code`."""
+        return hashlib.sha256(self.listing(stage, kinds).encode()).hexdigest()[:DIGITS]
+
     def closure(self, module: str, kinds: Collection[str] | None = None) -> dict[str, str]:
         """The hash of each file that a module can import, and of the data next to these, by path under the root.
 
         Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do tables of plug-ins, that is
-        `module:Class` by key, of which `kinds` selects keys (None for all). A folder without Python counts as data of a module next to it that has its name as a string.
+        `module:Class` by key, of which `kinds` selects keys (None for all). A folder without Python counts as data of a
+        module next to it that has its name as a string.
 
         Raises:
             ParamsError: there is no such module.
