@@ -97,7 +97,10 @@ ENTROPY = {"entropy_weight": 0.05, "sample_weight": 1.0, "batch_weight": 1.0, "i
 IBQ = {"kind": "ibq", "dim": DIM, "num_codes": 16, "beta": 0.25, "init": "uniform", **ENTROPY}
 FSQ = {"kind": "fsq", "dim": DIM, "levels": [8, 5, 3, 3, 3, 2, 2, 4], "margin": 0.001, "shift": "atanh"}
 LFQ = {"kind": "lfq", "dim": DIM, "commitment_weight": 0.25, **ENTROPY}
+BSQ = {**LFQ, "kind": "bsq", "commitment_weight": 0.0}
 RESIDUAL = {"kind": "residual", "base": VQ, "num_stages": 3, "shared": False, "reduce": "sum"}
+
+MULTI = {"kind": "multi", "num_groups": 2, "reduce": "mean"}
 
 CONVOLUTION = {"codes", "logits.weight", "logits.bias"}
 HEAD = {"log_variance_of.weight", "log_variance_of.bias"}
@@ -109,6 +112,15 @@ def staged(names: set[str], num_stages: int) -> set[str]:
 
 def residual(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**RESIDUAL, "base": base, **changes}
+
+
+def multi(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Over a base of half the dimension."""
+    return {**MULTI, "base": {**base, "dim": DIM // 2}, **changes}
+
+
+def grouped(names: set[str], num_groups: int = 2) -> set[str]:
+    return {f"bases.{group}.{name}" for group in range(num_groups) for name in names}
 
 
 LEARNED = {**COMMON, "num_codes": 16, "init": "uniform"}
@@ -152,6 +164,12 @@ T = TypeVar("T", bound=Tokenizer)
 
 
 RECIPES: dict[str, dict[str, Recipe]] = {
+    "bsq": {
+        "paper": Recipe(BSQ, identity=False),
+        "pairs-commitment": Recipe({**BSQ, "joint_bits": 2, "commitment_weight": 0.25}, identity=False),
+        "exact": Recipe({**BSQ, "joint_bits": DIM}, identity=False),
+        "no-entropy": Recipe({**BSQ, "entropy_weight": 0.0, "commitment_weight": 0.25}, identity=False),
+    },
     "cvq": {
         "closest": Recipe(CVQ, None, {"codes"}),
         "probrandom-contrastive": Recipe(
@@ -172,6 +190,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "fsq": {
         "port": Recipe(FSQ),
         "paper": Recipe({**FSQ, "margin": -0.001, "shift": "tan"}),
+        "ifsq": Recipe({**FSQ, "levels": [5, 3, 9, 3, 3, 3, 5, 17], "margin": 0.0, "slope": 0.8}),
     },
     "gumbel": {
         "soft": Recipe(GUMBEL, None, CONVOLUTION),
@@ -199,6 +218,18 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "entropy": Recipe(LFQ),
         "commitment": Recipe({**LFQ, "entropy_weight": 0.0}),
     },
+    "multi": {
+        "unitok": Recipe(multi(FC), None, grouped({"codes"}), identity=False),
+        "vq-data-sum": Recipe(multi({**VQ, "init": "data"}, reduce="sum"), None, grouped({"codes"})),
+        "vq-rotation": Recipe(multi({**VQ, **TURNED}), None, grouped({"codes"}), identity=False),
+        "wetok": Recipe(multi(LFQ)),
+        "bsq": Recipe(multi(BSQ), identity=False),
+        "fsq": Recipe(multi({**FSQ, "levels": [8, 5, 3, 4]})),
+        "gumbel": Recipe(multi(GUMBEL), None, grouped(CONVOLUTION)),
+        "ema": Recipe(multi({**EMA, "restart": RESTART})),
+        "lc": Recipe(multi(LC), patches(), grouped(PROJECTOR)),
+        "vqct": Recipe(multi(VQCT), words(), grouped(LAYERS), named=True),
+    },
     "reg_vq": {
         "paper": Recipe(REG_VQ, None, {"codes"}),
         "data-no-divergence": Recipe({**REG_VQ, "init": "data", "prior_weight": 0.0}, None, {"codes"}),
@@ -222,6 +253,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vqct-two-adjectives": Recipe(
             residual({**VQCT, "topk_adjectives": 2}, num_stages=2), words(), staged(LAYERS, 2), named=True
         ),
+        "multi": Recipe(residual(multi(VQ), num_stages=2), None, staged(grouped({"codes"}), 2)),
         "lc-no-projector": Recipe(residual(BARE, num_stages=2), short(8).codebook),
     },
     "sim_vq": {

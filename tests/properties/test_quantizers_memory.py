@@ -62,6 +62,10 @@ CASES: dict[str, dict[str, Any]] = {
             "edge_weights": "binary",
         },
     },
+    "multi": {
+        "kind": "multi", "num_groups": 2, "reduce": "mean",
+        "base": {"kind": "fc", **LEARNED, "init": "uniform", "normalise": True},
+    },
     "residual": {
         "kind": "residual", "num_stages": 2, "shared": False, "reduce": "sum",
         "base": {"kind": "vq", **LEARNED, "init": "uniform"},
@@ -85,7 +89,7 @@ def test_a_training_step_holds_no_more_than_tiles(name: str) -> None:
     torch.manual_seed(0)
     params = CASES[name]
     quantizer = build(validate(params, "quantizer", AnyQuantizer), codebook_for(params["kind"])).train()  # type: ignore[arg-type]
-    z = torch.randn(ROWS // 64, params.get("dim", DIM), 8, 8, requires_grad=True)
+    z = torch.randn(ROWS // 64, quantizer.dim, 8, 8, requires_grad=True)
     quantizer.initialise(z.detach())
     with LargestOutput() as outputs:
         result = quantizer(z, 0.5)

@@ -22,6 +22,7 @@ __all__ = [
 QUANTIZERS: Table[Quantizer] = Table(
     "quantizer",
     {
+        "bsq": "vqpipe.quantizers.bsq:BinarySphericalQuantizer",
         "cvq": "vqpipe.quantizers.cvq:OnlineClusteredQuantizer",
         "ema": "vqpipe.quantizers.ema:MovingAverageQuantizer",
         "fc": "vqpipe.quantizers.fc:FactorisedCodesQuantizer",
@@ -30,6 +31,7 @@ QUANTIZERS: Table[Quantizer] = Table(
         "ibq": "vqpipe.quantizers.ibq:IndexBackpropagationQuantizer",
         "lc": "vqpipe.quantizers.lc:LargeCodebookQuantizer",
         "lfq": "vqpipe.quantizers.lfq:LookupFreeQuantizer",
+        "multi": "vqpipe.quantizers.multi:MultiQuantizer",
         "reg_vq": "vqpipe.quantizers.reg_vq:RegularisedQuantizer",
         "residual": "vqpipe.quantizers.residual:ResidualQuantizer",
         "sim_vq": "vqpipe.quantizers.sim_vq:SimVectorQuantizer",
