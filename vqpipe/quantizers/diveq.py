@@ -1,14 +1,14 @@
 """Quantisation as an added error of the right length, so that codes learn from the reconstruction alone.
 
-Paper: DiVeQ, Differentiable Vector Quantization Using the Reparameterization Trick, arXiv 2509.26469, section 3.
+Paper: DiVeQ, Differentiable Vector Quantization Using the Reparameterization Trick, arXiv 2509.26469, and its public
+code.
 
 With e the code nearest to z and v a normal vector of mean e - z and variance `noise_variance` in each dimension,
 
     z_q = z + |e - z| sg(v / |v|)
 
 has the place of e up to the noise, and a gradient through the length to z and to e. There is no other loss. With u the
-direction, z gets the gradient g of z_q without its part along the error, and e gets that part: g - u <u, g> and u <u, g>
-without noise.
+direction and no noise, of a gradient g of z_q the code gets the part along the error, u <u, g>, and z the rest.
 
 The space-filling form (`space_filling`, SF-DiVeQ) quantises to the curve of the segments between successive points
 p_0 .. p_K, so that all points are drawn to where latents are. A training pass draws one place t in [0, 1] per segment,
@@ -19,17 +19,17 @@ a latent takes the segment whose drawn place is nearest, and
 with a noisy direction to each end.
 
 In eval there is no noise, and z_q is the code. The public code's space-filling form then takes the nearest point of the
-whole curve, a place that no index of finitely many names: its reconstructions spend more than log2 K bits. Here the code
-of a segment is its middle, the mean of t, so that indices alone give z_q. K segments need K + 1 points; the public code
-has K points and K - 1 segments.
+curve, a place that no index of finitely many names: its reconstructions spend more than log2 K bits. Here the code of a
+segment is its middle, the mean of the drawn places, so that indices alone give z_q. K segments need K + 1 points; the
+public code has K points and K - 1 segments.
 
-Two more departures. The public code passes its 0.001 as a standard deviation where the paper has a variance of 0.001.
-It starts the space-filling form with 1,000 steps without quantisation and averages the latents of the last 50, in their
-order, to the first points; here `init: data` does so with the first batch.
+Two more departures. The public code passes its 0.001 as a standard deviation, under the name of a variance. And it
+starts the space-filling form with 1,000 steps without quantisation and averages the latents of the last 50, in their
+order, to the first points; here `init: data` does so with the first batch alone.
 
 Codes that no latent takes get no gradient. `replacement` is the public code's remedy for the form without segments:
 after every so many passes a code that was used in too small a share of them becomes a used one, drawn by use. Its shift
-of 1e-9 is below float32's rounding, so that a copy would never be taken; `spread` gives the shift a size.
+of 1e-9 is below float32's rounding for codes of size 1, and the copy would never be taken; `spread` sizes the shift.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class DiveqParams(QuantizerParams):
     space_filling: bool
     """Quantise to segments between successive points (SF-DiVeQ)."""
     noise_variance: float = Field(ge=0)
-    """Of the direction in each dimension, in the latents' unit squared; 0.001 in the paper, 0: no noise (its detached
-    form)."""
+    """Of the direction in each dimension, in the latents' unit squared; 0.001 for reconstruction and 0.01 for
+    generation in the paper, 0: no noise (its detached form)."""
     init: Literal["uniform", "data"]
     """At the start: `uniform` in +-1/K, or `data`: codes are latents of the first batch drawn at random, and points are
     the means of equal parts of that batch, in its order (single latents drawn at random, where it has too few)."""
@@ -84,7 +84,9 @@ class DiveqParams(QuantizerParams):
     @model_validator(mode="after")
     def _segments_need_no_replacement(self) -> DiveqParams:
         if self.space_filling and self.replacement is not None:
-            raise ValueError("replacement is for codes, and space_filling has segments; set replacement: null")
+            raise ValueError(
+                "replacement is for codes, and space_filling has segments; set replacement: null"
+            )
         return self
 
 

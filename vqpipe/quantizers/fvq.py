@@ -1,7 +1,7 @@
 """A learned codebook behind a projector that mixes all codes, so that every step moves all of them.
 
-Paper: FVQ, Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization, arXiv 2509.10140, section 4
-(VQBridge).
+Paper: FVQ, Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization, arXiv 2509.10140; the
+projector is its VQBridge.
 
 The raw codes C (K, d) are trained, and the codes are f(C), where f compresses, mixes and recovers:
 
@@ -10,17 +10,16 @@ The raw codes C (K, d) are trained, and the codes are f(C), where f compresses, 
     f(C)_g = LN(h_g) W_out       back to patch x d values, the codes of the group
 
 Search and losses are those of `vq` (the paper's beta is on the commitment). A block has pre-norm attention and a GELU
-MLP of four times the width. In eval f(C) is computed once and kept until a weight changes; the paper then throws f and C
-away, here they stay in the checkpoint.
+MLP of four times the width. In eval f(C) is computed once and kept until a weight changes; the paper throws f and C
+away after the training, here they stay in the checkpoint.
 
-Cost: with groups fixed in number, K / patch, the blocks cost the same for every K, and the two projections O(K). The
-paper's rule is that: patch 4 at K 4,096 and 16 at 16,384, 1,024 groups; 256 at 262,144. It sets depth 2 and width 256,
-the dimension of its codes, and anneals the learning rate to 1 %, which is the trainer's `final_lr_fraction` here.
+Cost: at a fixed number of groups, K / patch, the blocks cost the same for every K, and the two projections O(K). The
+paper's rule keeps it: patch 4 at K 4,096 and 16 at 16,384 make 1,024 groups, as 256 at 262,144 does. Its depth is 2 and
+its width 256, as its codes have. It anneals the learning rate to 1 %, `final_lr_fraction` of the training here.
 
-The paper leaves open: how many heads; whether groups have positions (here none: their raw codes are trained, so a
-position could add nothing that these cannot learn); the raw codes' start (here standard normal, since LN would divide
-values of 1/K by its epsilon); and codes of few dimensions: at d = 8 a width of 8 would force patch x 8 values through 8,
-so `width` is a param.
+The paper leaves open, as far as we know it: the heads; positions of groups (here none: a group's raw codes are trained,
+and can be what a position would add); the raw codes' start (here standard normal: LN would drown values of 1/K in its
+epsilon); and codes of few dimensions: at d = 8 a width of 8 would force patch x 8 values through 8, so `width` is free.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
 """Codes drawn towards the distribution of the latents, by the Wasserstein distance of two Gaussians.
 
-Paper: Enhancing Vector Quantization with Distributional Matching, arXiv 2506.15078, section 4.
+Paper: Enhancing Vector Quantization with Distributional Matching, arXiv 2506.15078, and its public code.
 
 With mean m and covariance S of the pass's latents, and n and T of all K codes, used or not:
 
     W = sqrt(|m - n|^2 + tr(S + T - 2 (S^(1/2) T S^(1/2))^(1/2)))
 
 is the quadratic Wasserstein distance between N(m, S) and N(n, T), and `weight` W is added to the losses of `vq`. Its
-gradient goes to every code; `moves: both` lets it go to the latents too. The public code sends it to the codes alone.
-Mean and covariance are those of the whole set, over all ranks, divided by the number of vectors.
+gradient goes to every code; with `moves: both` to the latents too. The public code sends it to the codes alone. Means
+and covariances are those of the sets themselves, divided by the number of vectors; the latents are those of all ranks.
 
 The public code differs in three ways. It takes the latents' moments over a queue of up to 174,080 earlier latents; here
-they are those of the pass, which a checkpoint does not have to keep. It divides both sets by the codes' largest standard
-deviation, without gradient (`scale: codes`; `scale: none` is the paper's formula). And it adds constants inside the
-roots, where this one leaves out what is below the rounding of float64.
+they are the pass's, so that a checkpoint has no queue to keep. A version of it divides both sets by the codes' largest
+standard deviation, without gradient (`scale: codes`; `scale: none` is the formula). And it divides covariances by n - 1
+and adds constants inside the roots, where this one leaves out what is below the rounding of float64.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def moments(vectors: Float[Tensor, "n d"], over_ranks: bool) -> Moments:
     """Mean and covariance, divided by n, in float64; `over_ranks`, those of all ranks' vectors together."""
     wide = vectors.double()
     mean = mean_over_ranks(wide.mean(0), over_ranks)
-    centred = wide - mean.detach()  # the covariance does not change with the mean that is taken off, to first order
+    centred = (
+        wide - mean.detach()
+    )  # the covariance does not change with the mean that is taken off, to first order
     return mean, mean_over_ranks(centred.T @ centred / len(wide), over_ranks)
 
 
@@ -113,9 +115,7 @@ def gaussian_distance(first: Moments, second: Moments) -> Float64[Tensor, ""]:
     return torch.where(squared > floor, squared, 1.0).sqrt() * (squared > floor) + 0 * traces.detach()
 
 
-def _trace_of_root(
-    root_of: Float64[Tensor, "d d"], inside: Float64[Tensor, "d d"]
-) -> Float64[Tensor, ""]:
+def _trace_of_root(root_of: Float64[Tensor, "d d"], inside: Float64[Tensor, "d d"]) -> Float64[Tensor, ""]:
     """tr((A^(1/2) B A^(1/2))^(1/2)) of A = `root_of` and B = `inside`, with the gradient to B alone.
 
     Eigenvalues alone have a gradient that equal ones do not upset.
