@@ -145,6 +145,27 @@ REG_VQ = {
     "prior_weight": 0.1,
     "stochastic_share": 0.4,
 }
+DIVEQ = {
+    "kind": "diveq",
+    "dim": DIM,
+    "num_codes": 16,
+    "space_filling": False,
+    "noise_variance": 0.001,
+    "init": "uniform",
+    "replacement": None,
+}
+REPLACEMENT = {"every": 2, "threshold": 0.6, "spread": 0.1}
+FVQ = {
+    "kind": "fvq",
+    **COMMON,
+    "num_codes": 24,
+    "patch": 3,
+    "width": 12,
+    "depth": 2,
+    "heads": 2,
+    "init": "standard",
+}
+WASSERSTEIN = {"kind": "wasserstein", **LEARNED, "weight": 0.5, "scale": "none", "moves": "codes"}
 SIM_VQ = {"kind": "sim_vq", **LEARNED, "bias": False, "init": "standard"}
 TURNED = {"estimator": "rotation"}
 
@@ -177,6 +198,13 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         ),
         "random-data": Recipe({**CVQ, "anchor": "random", "init": "data"}, None, {"codes"}),
     },
+    "diveq": {
+        "paper": Recipe(DIVEQ, None, {"points"}),
+        "data-replacement": Recipe({**DIVEQ, "init": "data", "replacement": REPLACEMENT}, None, {"points"}),
+        "no-noise": Recipe({**DIVEQ, "noise_variance": 0.0}, None, {"points"}),
+        "segments": Recipe({**DIVEQ, "space_filling": True}, None, {"points"}),
+        "segments-data": Recipe({**DIVEQ, "space_filling": True, "init": "data"}, None, {"points"}),
+    },
     "ema": {
         "uniform": Recipe(EMA),
         "data": Recipe({**EMA, "init": "data"}),
@@ -191,6 +219,10 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "port": Recipe(FSQ),
         "paper": Recipe({**FSQ, "margin": -0.001, "shift": "tan"}),
         "ifsq": Recipe({**FSQ, "levels": [5, 3, 9, 3, 3, 3, 5, 17], "margin": 0.0, "slope": 0.8}),
+    },
+    "fvq": {
+        "patches": Recipe(FVQ, None, None),
+        "data-one-group": Recipe({**FVQ, "patch": 24, "depth": 1, "init": "data"}, None, None),
     },
     "gumbel": {
         "soft": Recipe(GUMBEL, None, CONVOLUTION),
@@ -246,6 +278,10 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vqct": Recipe(residual(VQCT, num_stages=2), words(), staged(LAYERS, 2), named=True),
         "ema": Recipe(residual({**EMA, "restart": RESTART})),
         "ema-shared": Recipe(residual(EMA, shared=True)),
+        "diveq": Recipe(residual(DIVEQ, num_stages=2), None, staged({"points"}, 2)),
+        "wasserstein-data": Recipe(
+            residual({**WASSERSTEIN, "init": "data"}, num_stages=2), None, staged({"codes"}, 2)
+        ),
         "cvq-shared": Recipe(residual(CVQ, shared=True), None, staged({"codes"}, 1)),
         "vqct-rotation": Recipe(
             residual({**VQCT, **TURNED}, num_stages=2), words(), staged(LAYERS, 2), named=True, identity=False
@@ -298,6 +334,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             {**VQCT, "transfer": {**GCN, "final_relu": False}, "topk_adjectives": 2, "estimator": "rotation"},
             words(), LAYERS, named=True, identity=False,
         ),
+    },
+    "wasserstein": {
+        "paper": Recipe(WASSERSTEIN, None, {"codes"}),
+        "public-code-data": Recipe({**WASSERSTEIN, "scale": "codes", "init": "data"}, None, {"codes"}),
+        "both": Recipe({**WASSERSTEIN, "moves": "both"}, None, {"codes"}),
     },
 }  # fmt: skip
 """Recipes by kind and by name."""

@@ -24,9 +24,11 @@ QUANTIZERS: Table[Quantizer] = Table(
     {
         "bsq": "vqpipe.quantizers.bsq:BinarySphericalQuantizer",
         "cvq": "vqpipe.quantizers.cvq:OnlineClusteredQuantizer",
+        "diveq": "vqpipe.quantizers.diveq:DiveqQuantizer",
         "ema": "vqpipe.quantizers.ema:MovingAverageQuantizer",
         "fc": "vqpipe.quantizers.fc:FactorisedCodesQuantizer",
         "fsq": "vqpipe.quantizers.fsq:FiniteScalarQuantizer",
+        "fvq": "vqpipe.quantizers.fvq:FullQuantizer",
         "gumbel": "vqpipe.quantizers.gumbel:GumbelQuantizer",
         "ibq": "vqpipe.quantizers.ibq:IndexBackpropagationQuantizer",
         "lc": "vqpipe.quantizers.lc:LargeCodebookQuantizer",
@@ -38,6 +40,7 @@ QUANTIZERS: Table[Quantizer] = Table(
         "sq_vae": "vqpipe.quantizers.sq_vae:SqVaeQuantizer",
         "vq": "vqpipe.quantizers.vq:VectorQuantizer",
         "vqct": "vqpipe.quantizers.vqct:CodebookTransferQuantizer",
+        "wasserstein": "vqpipe.quantizers.wasserstein:WassersteinQuantizer",
     },
 )
 """Every method by the `kind` of its params."""
