@@ -173,6 +173,7 @@ VECTORS = {"adjective_vectors", "noun_vectors"}
 SINGLE = {**VQCT, "codebooks": "single"}
 WORDS_ALONE = {**SINGLE, "transfer": {"kind": "none"}}
 BARE = {**LC, "projector": False}
+UNIFORM = {**LC, "source": "uniform", "distance": "euclidean"}
 
 
 def short(dim: int) -> Recipe:
@@ -197,6 +198,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             {**CVQ, "anchor": "probrandom", "distance": "cosine", "contrastive": CONTRASTIVE}, None, {"codes"}
         ),
         "random-data": Recipe({**CVQ, "anchor": "random", "init": "data"}, None, {"codes"}),
+        "lg-vq": Recipe({**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE}, None, {"codes"}),
     },
     "diveq": {
         "paper": Recipe(DIVEQ, None, {"points"}),
@@ -209,11 +211,12 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "uniform": Recipe(EMA),
         "data": Recipe({**EMA, "init": "data"}),
         "restart": Recipe({**EMA, "restart": RESTART}),
+        "reference": Recipe({**EMA, "initial_size": 0}),
     },
     "fc": {
         "sphere": Recipe(FC, None, {"codes"}, identity=False),
         "sphere-data": Recipe({**FC, "init": "data", "num_codes": 70}, None, {"codes"}, identity=False),
-        "plain": Recipe({**FC, "normalise": False, "beta_on": "codebook"}, None, {"codes"}),
+        "plain": Recipe({**FC, "normalise": False, "beta_on": "codebook", "beta": 0.33}, None, {"codes"}),
     },
     "fsq": {
         "port": Recipe(FSQ),
@@ -231,10 +234,20 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "ibq": {
         "uniform": Recipe(IBQ, None, {"codes"}),
         "data-no-entropy": Recipe({**IBQ, "init": "data", "entropy_weight": 0.0}, None, {"codes"}),
+        "normal": Recipe({**IBQ, "init": "normal"}, None, {"codes"}),
     },
     "lc": {
         "paper": Recipe({**LC, "beta": 0.33, "beta_on": "codebook"}, patches(), PROJECTOR),
-        "reference": Recipe({**LC, "distance": "euclidean"}, patches(), PROJECTOR),
+        "reference": Recipe({**LC, "distance": "euclidean", "init": "reference"}, patches(), PROJECTOR),
+        "normalised": Recipe(
+            {**LC, "distance": "euclidean", "normalise": True}, patches(), PROJECTOR, identity=False
+        ),
+        "normalised-data": Recipe(
+            {**LC, "init": "data", "normalise": True}, patches(), PROJECTOR, identity=False
+        ),
+        "random-code": Recipe({**UNIFORM, "projector": False}),
+        "random-code-linear": Recipe({**UNIFORM, "init": "reference"}, None, PROJECTOR),
+        "random-code-data": Recipe({**UNIFORM, "init": "data"}, None, PROJECTOR),
         "data": Recipe({**LC, "init": "data"}, patches(), PROJECTOR),
         "rotation": Recipe({**LC, **TURNED}, patches(), PROJECTOR, identity=False),
         "trainable": Recipe({**LC, "trainable": True}, patches(), PROJECTOR | {"centroids"}),
@@ -244,6 +257,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             patches(), PROJECTOR | {"centroids"},
         ),
         "no-projector": short(8),
+        "no-projector-normalised": Recipe({**BARE, "normalise": True}, short(8).codebook, identity=False),
         "no-projector-trainable": Recipe({**BARE, "trainable": True}, short(8).codebook, {"centroids"}),
     },
     "lfq": {
@@ -263,7 +277,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vqct": Recipe(multi(VQCT), words(), grouped(LAYERS), named=True),
     },
     "reg_vq": {
-        "paper": Recipe(REG_VQ, None, {"codes"}),
+        "reverse": Recipe(REG_VQ, None, {"codes"}),
+        "paper": Recipe({**REG_VQ, "divergence": "paper"}, None, {"codes"}),
         "data-no-divergence": Recipe({**REG_VQ, "init": "data", "prior_weight": 0.0}, None, {"codes"}),
     },
     "residual": {

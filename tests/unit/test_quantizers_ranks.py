@@ -125,6 +125,8 @@ cases = [
     {**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE, "init": "data"},
     {**CVQ, "anchor": "random", "distance": "cosine", "contrastive": CONTRASTIVE},
     {**REG_VQ, "stochastic_share": 0.0},
+    {**REG_VQ, "stochastic_share": 0.0, "divergence": "paper"},
+    {**EMA, "initial_size": 0},
 ]
 expected = [train(params, slice(None), 7) for params in cases]
 join()
