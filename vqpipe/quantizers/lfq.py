@@ -23,7 +23,7 @@ E[p] is taken over all ranks.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class LookupFreeQuantizer(LatticeQuantizer):
     """One group of 2^dim codes with entries of +-1."""
 
     kind = "lfq"
-    Params = LfqParams
+    Params: ClassVar[type[SignParams]] = LfqParams
     about = About(
         title="LFQ",
         codes="a fixed grid: the sign of each dimension, K = 2^d",
@@ -102,15 +102,15 @@ class LookupFreeQuantizer(LatticeQuantizer):
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
         """See `LatticeQuantizer.quantise`."""
-        rows = self.prepare(rows)
         digits = self.round(rows)
+        rows = self.prepare(rows)
         codes = self.values(digits)
         commitment = F.mse_loss(rows, codes)
         loss, terms = self.config.commitment_weight * commitment, {"commitment": commitment.detach()}
         if self.config.entropy_weight > 0:
             logits = rows * (4 * self.config.inverse_temperature * self.entry)
             sample = bit_entropy(logits).sum(-1).mean()
-            means = torch.cat([mean_distribution(part) for part in logits.split(self.joint_bits, 1)])
+            means = torch.cat([mean_distribution(part) for part in torch.split(logits, self.joint_bits, 1)])
             batch = entropy(mean_over_ranks(means, self.training))
             penalty = self.config.sample_weight * sample - self.config.batch_weight * batch
             loss = loss + self.config.entropy_weight * penalty
