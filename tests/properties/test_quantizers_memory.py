@@ -54,6 +54,9 @@ CASES: dict[str, dict[str, Any]] = {
         "prior_weight": 1.0, "stochastic_share": 0.5,
     },
     "sim_vq": {"kind": "sim_vq", **LEARNED, "bias": False, "init": "standard"},
+    "fvq": {
+        "kind": "fvq", **LEARNED, "patch": 30, "width": 16, "depth": 2, "heads": 2, "init": "standard",
+    },
     "lc cosine": {"kind": "lc", **LEARNED, "distance": "cosine", "init": "data"},
     "vqct": {
         "kind": "vqct", "dim": 2 * DIM, "beta": 0.25, "beta_on": "commitment", "init": "standard",

@@ -130,6 +130,22 @@ def test_codes_stay_where_none_or_all_are_used_enough() -> None:
     assert quantizer.passes == 1
 
 
+def test_a_copy_of_the_state_counts_on_to_the_same_replacement() -> None:
+    how = {"every": 4, "threshold": 0.5, "spread": 0.1}
+    params = {**DIVEQ, "replacement": how}
+    first, other = fresh(params, torch.randn(16, DIM)), fresh(params)
+    z = torch.randn(4, 3, DIM)
+    for number in range(3):
+        first(grid(z[number]))
+    before = first.points.detach().clone()
+    other.load_state_dict(first.state_dict())
+    for quantizer in (first, other):
+        torch.manual_seed(9)
+        quantizer(grid(z[3]))
+    assert not torch.equal(first.points, before)
+    assert torch.equal(first.points, other.points)
+
+
 def test_segments_and_replacement_are_refused_together() -> None:
     how = {"every": 100, "threshold": 0.01, "spread": 0.1}
     with pytest.raises(VqpipeError, match="replacement: null"):
