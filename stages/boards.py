@@ -70,16 +70,25 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
     return missing
 
 
-def rows_of_other_code(commands: dict[str, list[str]]) -> dict[str, str]:
-    """The digest of the code that made a row, for each row with metrics that other code made than that of the tree."""
-    from vqpipe.report.inputs import read_json
-    from vqpipe.runtime.code import stage_code
+def rows_of_other_code(folder: Path, commands: dict[str, list[str]]) -> dict[str, str]:
+    """The digest of the code that made a row, for each row with metrics that other code made than that of the tree.
 
-    now, found = stage_code("row"), {}
+    A row's code is what `stages.row` imports, without the plug-ins that the row does not name.
+    """
+    from vqpipe.boards.board import load_board
+    from vqpipe.report.inputs import read_json
+    from vqpipe.runtime.code import Code, words_in
+
+    board, code, found = load_board(folder / "params.yaml"), Code(), {}
     for name, command in commands.items():
-        metrics = Path(command[command.index("--metrics") + 1])
-        if metrics.is_file() and (code := str(read_json(metrics).get("code"))) != now:
-            found[name] = code
+        options = dict(zip(command[3::2], command[4::2], strict=True))
+        metrics = Path(options["--metrics"])
+        if not metrics.is_file():
+            continue
+        kinds = words_in(board.identity(options["--row"], int(options["--seed"])))
+        if (made_by := str(read_json(metrics).get("code"))) != code.digest("row", kinds):
+            found[name] = made_by
+    code.keep()
     return found
 
 
@@ -118,7 +127,7 @@ def main(
     from vqpipe.runtime.env import scratch_root, workers
 
     commands = row_commands(folder, patterns or [])
-    todo, other = missing_rows(folder, commands), rows_of_other_code(commands)
+    todo, other = missing_rows(folder, commands), rows_of_other_code(folder, commands)
     todo = {name: cmd for name, cmd in commands.items() if name in todo or (other_code and name in other)}
     kept = [name for name in other if name not in todo]
     say(f"{len(todo)} of {len(commands)} rows of {folder} are to be run", err=True)

@@ -39,7 +39,7 @@ def main(
     from vqpipe.boards.board import load_board
     from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
-    from vqpipe.runtime.code import stage_code
+    from vqpipe.runtime.code import stage_code, words_in
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
@@ -58,13 +58,17 @@ def main(
             roles={codebook: None} if config.foreign_codebook else {},
         ) as run,
     ):
-        code = stage_code("row")
+        code = stage_code("row", kinds=words_in(board.identity(row, seed)))
         scratch = run.scratch(f"-{code}")
         made = train_row(
             config, board.evaluate, load_pretrained(codebook), dataset, Clip.load(clip, where),
-            scratch=scratch, device=where, title=f"{row}-{seed}", tasks=tasks,
+            scratch=scratch, device=where, title=f"{row}-{seed}", probe=board.probe, tasks=tasks,
         )  # fmt: skip
-        about = {"row": row, "seed": seed, "protocol": board.protocol, "code": code, "given": run.key()}
+        shared = stage_code("row", kinds=())
+        about = {
+            "row": row, "seed": seed, "protocol": board.protocol, "code": code, "code_shared": shared,
+            "given": run.key(),
+        }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})
         publish_json(run.staged(cost), {**made.cost, "row": row, "seed": seed})
 

@@ -65,6 +65,11 @@ def main(
     if outdated:
         run_outdated(jobs)
         return
+    if jobs is not None:
+        raise ParamsError(
+            "stages that are named run one after the other", found=f"--jobs {jobs}",
+            expected="--jobs with --outdated", run=f"python -m stages.run --outdated --jobs {jobs}",
+        )  # fmt: skip
     plan = [find_stage(stages, name).name for name in names or []]
     for number, stage in enumerate(stages[name] for name in plan):
         say(

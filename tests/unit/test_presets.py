@@ -147,6 +147,8 @@ def test_vqgan_lc_s_codebook(preset: str) -> None:
     assert {name: pair.sampling.top_k for name, pair in pairs(preset).items()} == {
         "vq-gpt": 1638, "lc-gpt": 10_000,
     }  # fmt: skip
+    assert {pair.training.decay for pair in pairs(preset).values()} == {"linear"}
+    assert {config.training.decay for config in found.values()} == {"cosine"}
 
 
 def test_the_nano_presets_fit_eighty_images() -> None:

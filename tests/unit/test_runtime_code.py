@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vqpipe.errors import ParamsError
-from vqpipe.runtime.code import Code, code_listing, parse_source, stage_code
+from vqpipe.runtime.code import Code, code_listing, parse_source, stage_code, words_in
 
 TREE = {
     "stages/__init__.py": '"""Stages."""\n',
@@ -19,12 +19,13 @@ TREE = {
     "vqpipe/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vqpipe.c import y\n"
     "else:\n    import vqpipe.d\n",
     "vqpipe/c.py": "y = 1\n",
-    "vqpipe/d.py": 'TABLE = {"e": "vqpipe.whole.e:Plugin"}\n',
+    "vqpipe/d.py": 'TABLE = {"e": "vqpipe.whole.e:Plugin", "i": "vqpipe.whole.i:Plugin", "n": 1}\n',
     "vqpipe/whole/__init__.py": '"""Doc."""\n',
     "vqpipe/whole/e.py": "from . import f\nfrom .deep.g import G\nclass Plugin: pass\n",
     "vqpipe/whole/f.py": 'FOLDER = "resources"\n',
     "vqpipe/whole/deep/g.py": "from ..h import H\nG = 1\n",
     "vqpipe/whole/h.py": "H = 1\n",
+    "vqpipe/whole/i.py": "class Plugin: pass\n",
     "vqpipe/whole/not_in_the_table.py": "class Other: pass\n",
     "vqpipe/whole/resources/words.txt": "a b c\n",
     "vqpipe/whole/unnamed/words.txt": "a b c\n",
@@ -62,11 +63,40 @@ def listed(root: Path, stage: str = "a") -> list[str]:
 def test_the_closure_follows_imports_tables_and_named_data_and_nothing_else(tree: Path) -> None:
     assert listed(tree) == [
         "stages/a.py", "vqpipe/b.py", "vqpipe/d.py", "vqpipe/whole/deep/g.py", "vqpipe/whole/e.py",
-        "vqpipe/whole/f.py", "vqpipe/whole/h.py", "vqpipe/whole/resources/words.txt",
+        "vqpipe/whole/f.py", "vqpipe/whole/h.py", "vqpipe/whole/i.py", "vqpipe/whole/resources/words.txt",
     ]  # fmt: skip
     assert listed(tree, "row") == ["stages/row.py", "vqpipe/apart.py"]
     with pytest.raises(ParamsError, match="no module stages"):
         stage_code("none", tree)
+
+
+def test_plug_ins_that_are_not_named_leave_a_digest_as_it_is(tree: Path) -> None:
+    assert "vqpipe/whole/i.py" not in code_listing("a", tree, {"e"})
+    assert "vqpipe/whole/e.py" not in code_listing("a", tree, {"i"})
+    assert [line.split()[1] for line in code_listing("a", tree, ()).splitlines()] == [
+        "stages/a.py", "vqpipe/b.py", "vqpipe/d.py",
+    ]  # fmt: skip
+    before = {kinds: stage_code("a", tree, kinds) for kinds in [("e",), ("i",), ()]}
+    everything = stage_code("a", tree)
+    table = tree / "vqpipe/d.py"
+    table.write_text(table.read_text().replace('"n"', '"j": "vqpipe.whole.not_in_the_table:Other", "n"'))
+    assert before == {kinds: stage_code("a", tree, kinds) for kinds in before}
+    assert stage_code("a", tree) != everything
+    (tree / "vqpipe/whole/i.py").write_text("class Plugin: x = 1\n")
+    after = {kinds: stage_code("a", tree, kinds) for kinds in before}
+    assert [kinds for kinds in before if before[kinds] != after[kinds]] == [("i",)]
+    table.write_text(table.read_text().replace("whole.e:Plugin", "whole.e:Other"))
+    assert stage_code("a", tree, ("e",)) != before["e",]
+    table.write_text(table.read_text().replace('"n": 1', '"n": 2'))
+    assert stage_code("a", tree, ()) != before[()]
+
+
+def test_the_words_of_params_are_their_keys_and_strings() -> None:
+    assert words_in({"a": {"kind": "b", "x": 1}, "c": ["d", {"e": None}, 2.0]}) == set("abcde") | {
+        "kind",
+        "x",
+    }
+    assert words_in(None) == set()
 
 
 @pytest.mark.parametrize(

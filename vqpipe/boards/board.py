@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.evaluation.measure import EvaluateParams
+from vqpipe.evaluation.probe import ProbeParams
 from vqpipe.params.base import Params, merged, read_yaml, section_of, validate
 from vqpipe.params.names import Name, NamePath
 from vqpipe.tasks.task import TaskParams, tasks_of
@@ -22,7 +23,8 @@ from vqpipe.vision.cluster import ClusterParams
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_board` reads; a board's file also has sections of other stages."""
 SHARED = ("common", "evaluate")
-"""Sections that a board takes from the one that it names as its `base`, its own merged over them."""
+"""Sections that a board takes from the one that it names as its `base`, its own merged over them; `probe` is taken from
+it whole, where the board has none."""
 
 
 class RunParams(Params):
@@ -51,6 +53,8 @@ class Board(Params):
     """Runs by name: `ROW-SEED`."""
     clusters: dict[Name, ClusterParams]
     """Codebooks of the board's own."""
+    probe: ProbeParams | None = None
+    """The linear probe of every row; null or absent for none."""
     tasks: dict[str, Any] | None = None
     """What is solved from every row after it is measured, as `task.common` of the main pipeline; null for nothing. The
     tasks' seed is the run's own."""
@@ -77,6 +81,7 @@ class Board(Params):
             "protocol": self.protocol, "row": row, "seed": seed,
             "tokenizer": merged(self.common, self.rows[row]),
             "evaluate": self.evaluate.model_dump(mode="json", exclude_unset=True),
+            **({} if self.probe is None else {"probe": self.probe.model_dump(mode="json", exclude_unset=True)}),
             **({} if self.tasks is None else {"tasks": self.tasks}),
         }  # fmt: skip
 
@@ -137,7 +142,7 @@ def load_board(path: Path) -> Board:
     """
     data = _with_base(read_yaml(path), path)
     content = {name: section_of(data, name, path) for name in SECTIONS}
-    parts = {"clusters": data.get("clusters", {}), "tasks": data.get("tasks")}
+    parts = {"clusters": data.get("clusters", {}), "probe": data.get("probe"), "tasks": data.get("tasks")}
     return validate({**content, **parts}, "board", Board, path.name)
 
 
@@ -157,4 +162,4 @@ def _with_base(data: dict[str, Any], path: Path) -> dict[str, Any]:
             expected="the board that states common and evaluate whole",
         )
     shared = {name: merged(section_of(base, name, file), data.get(name, {})) for name in SHARED}
-    return {**data, **shared}
+    return {"probe": base.get("probe"), **data, **shared}

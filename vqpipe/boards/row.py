@@ -9,16 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.codebooks.load import PretrainedCodebook
-from vqpipe.data.loader import ImageSplit
+from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.measure import EvaluateParams, EvaluationMetrics, evaluate
+from vqpipe.evaluation.probe import ProbeMetrics, ProbeParams, linear_probe
 from vqpipe.evaluation.reconstructions import MetricNetworks
+from vqpipe.evaluation.speed import SpeedMetrics, measure_speed
 from vqpipe.metrics.codes import UsageMetrics
 from vqpipe.runtime.memory import PeakMemory
 from vqpipe.tasks.captions import CaptionTaskParams
@@ -31,6 +35,8 @@ from vqpipe.training.objective import TrainingResult
 from vqpipe.vision.clip import Clip
 
 SPENT = "spent.json"
+SPEED_IMAGES, SPEED_REPEATS = 16, 9
+"""Images of a batch, and the passes of which the median is taken, for the time of encoding and decoding."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def train_row(
     scratch: Path,
     device: torch.device,
     title: str,
+    probe: ProbeParams | None = None,
     tasks: Mapping[str, TaskParams] | None = None,
 ) -> Row:
     """Train a tokenizer on the training split and measure it on the test split.
@@ -74,15 +81,17 @@ def train_row(
         dataset: the dataset artifact.
         scratch: folder of the checkpoints: a row that was killed resumes from them.
         title: names the row on the progress bar.
-        tasks: what is solved from the frozen codes after that, by kind.
+        probe: the linear probe that is fitted on the frozen codes after that; None for none.
+        tasks: what is solved from the frozen codes, by kind.
 
     Returns:
         Metrics: `psnr`, `ssim`, `l1`, `l2` and the perceptual distance with `_low` and `_high` (95 %
         bootstrap over images), the distances between sets, `utilisation` and `perplexity_share` over all groups,
         every group's numbers as `codes.GROUP.NAME`, the mean PSNR of replaced tokens as `replaced.psnr_RANK` where it
-        is asked for, those of tasks as `task.KIND.HEAD.NAME`. Cost: processor and wall seconds of a training step,
-        memory as in `TrainingSpent`, parameters by part; processor seconds of measuring, and of tasks in this
-        process. A cost is None where no step was taken in this process.
+        is asked for, `linear_probe` with its interval, its `_chance` and the length of its features, those of tasks as
+        `task.KIND.HEAD.NAME`. Cost: processor and wall seconds of a training step, memory as in `TrainingSpent`,
+        parameters by part; processor seconds and memory of encoding and decoding (`SpeedMetrics`); processor seconds
+        of measuring, and of tasks in this process. A cost is None where no step was taken in this process.
 
     Raises:
         MismatchError: a codebook that does not fit the quantizer, or captions longer than the CLIP takes.
@@ -114,6 +123,8 @@ def train_row(
     assert found is not None, "one process"
     measured = found.metrics
     seconds = {"evaluate_cpu_seconds": round(time.process_time() - begun, 3)}
+    speed = measure_speed(tokenizer, _batch(test, device), SPEED_REPEATS)
+    probed = _flat_probe(linear_probe(tokenizer, dataset, probe)) if probe is not None else {}
     solved: dict[str, Any] = {}
     if tasks:
         begun = time.process_time()
@@ -124,9 +135,32 @@ def train_row(
         )
         seconds["task_cpu_seconds"] = round(time.process_time() - begun, 3)
     return Row(
-        {**_flat_training(trained), **flat_evaluation(measured), **solved},
-        _cost(trained.parameters.plain(), spent[0], seconds, device),
+        {**_flat_training(trained), **flat_evaluation(measured), **probed, **solved},
+        _cost(trained.parameters.plain(), spent[0], {**seconds, **_flat_speed(speed)}, device),
     )
+
+
+def _batch(images: ImageSplit, device: torch.device) -> Tensor:
+    """The images that speed is measured on, in [-1, 1]."""
+    return to_float(
+        images.gather(np.arange(min(len(images), SPEED_IMAGES)), None, "centre", False).to(device)
+    )
+
+
+def _flat_speed(speed: SpeedMetrics) -> dict[str, Any]:
+    return {
+        "speed_images": speed.batch_size, "encode_seconds_per_image": speed.encode_seconds,
+        "decode_seconds_per_image": speed.decode_seconds, "encode_cpu_seconds_per_image": speed.encode_cpu_seconds,
+        "decode_cpu_seconds_per_image": speed.decode_cpu_seconds, "inference_memory_bytes": speed.peak_memory_bytes,
+    }  # fmt: skip
+
+
+def _flat_probe(found: ProbeMetrics) -> dict[str, Any]:
+    return {
+        "linear_probe": found.accuracy.mean, "linear_probe_low": found.accuracy.low,
+        "linear_probe_high": found.accuracy.high, "linear_probe_chance": found.chance,
+        "linear_probe_dim": found.dim, "linear_probe_classes": found.num_classes,
+    }  # fmt: skip
 
 
 def _kept_spent(path: Path) -> TrainingSpent | None:

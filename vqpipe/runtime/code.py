@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,26 +28,31 @@ DIGITS = 12
 MAX_KEPT = 2000
 """Parsed files that are kept in scratch."""
 
-_PLUGIN = re.compile(r"(\w+(?:\.\w+)+):\w+")
+_PLUGIN = re.compile(r"\w+(?:\.\w+)+:\w+")
 _WORD = re.compile(r"[\w-]+")
 _SKIPPED = ("ctx", "kind", "type_comment", "type_ignores")
 """Fields of a syntax tree that follow from the rest or from a comment."""
 
 
-def stage_code(stage: str, root: Path = ROOT) -> str:
-    """The digest of all code that a stage can import, which identifies the code that made its numbers.
+def stage_code(stage: str, root: Path = ROOT, kinds: Collection[str] | None = None) -> str:
+    """The digest of the code that a stage can import, which identifies the code that made its numbers.
 
     Args:
         stage: a module of the package `stages`, such as `row`.
         root: the checkout.
+        kinds: of plug-ins only those whose key in their table is among these (see `words_in`); None for all. A method
+            that is added to a table then leaves the digests of the others as they are.
 
     Raises:
         ParamsError: there is no such module.
     """
-    return hashlib.sha256(code_listing(stage, root).encode()).hexdigest()[:DIGITS]
+    code = Code(root)
+    digest = code.digest(stage, kinds)
+    code.keep()
+    return digest
 
 
-def code_listing(stage: str, root: Path = ROOT) -> str:
+def code_listing(stage: str, root: Path = ROOT, kinds: Collection[str] | None = None) -> str:
     """One line `HASH  PATH` for each file of code that a stage can import, sorted by path.
 
     Two listings differ exactly where their digests by `stage_code` do, and they show which files differ.
@@ -56,18 +61,32 @@ def code_listing(stage: str, root: Path = ROOT) -> str:
         ParamsError: there is no such module.
     """
     code = Code(root)
-    listing = code.listing(stage)
+    listing = code.listing(stage, kinds)
     code.keep()
     return listing
+
+
+def words_in(params: Any) -> set[str]:
+    """Every key and string of plain params: the kinds of the plug-ins that they name are among them."""
+    match params:
+        case str():
+            return {params}
+        case Mapping():
+            return set[str]().union(*(words_in(part) for item in params.items() for part in item))
+        case list() | tuple():
+            return set[str]().union(*map(words_in, params))
+    return set()
 
 
 class Source(NamedTuple):
     """What one Python file does and mentions."""
 
     digest: str
-    """A hash of its syntax tree without what does nothing; empty for a file that does nothing."""
+    """A hash of its syntax tree without what does nothing and its tables of plug-ins; empty where nothing is left."""
     imports: list[str]
-    """Dotted names of modules or of their content, those in tables of plug-ins (`module:Class`) included."""
+    """Dotted names of modules or of their content."""
+    plugins: dict[str, str]
+    """Its tables of plug-ins: the key of each `module:Class`."""
     words: list[str]
     """Its string constants of one word; one may be the name of a folder of data next to the file."""
 
@@ -87,19 +106,22 @@ class Code:
         self._parsed = False
         self._sources: dict[Path, Source] = {}
         self._modules: dict[str, Path | None] = {}
-        self._imported: dict[Path, set[Path]] = {}
-        self._hashes: dict[Path, dict[str, str]] = {}
 
-    def listing(self, stage: str) -> str:
+    def listing(self, stage: str, kinds: Collection[str] | None = None) -> str:
         """See `code_listing`."""
-        found = self.closure(f"stages.{stage}")
+        found = self.closure(f"stages.{stage}", kinds)
         return "".join(f"{found[path][:DIGITS]}  {path}\n" for path in sorted(found))
 
-    def closure(self, module: str) -> dict[str, str]:
+    def digest(self, stage: str, kinds: Collection[str] | None = None) -> str:
+        """See `stage_code`."""
+        return hashlib.sha256(self.listing(stage, kinds).encode()).hexdigest()[:DIGITS]
+
+    def closure(self, module: str, kinds: Collection[str] | None = None) -> dict[str, str]:
         """The hash of each file that a module can import, and of the data next to these, by path under the root.
 
-        Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do strings `module:Class`, as in tables
-        of plug-ins. A folder without Python counts as data of a module next to it that has its name as a string.
+        Imports count anywhere in a file, but not under `if TYPE_CHECKING`; so do tables of plug-ins, that is
+        `module:Class` by key, of which `kinds` selects keys (None for all). A folder without Python counts as data of a
+        module next to it that has its name as a string.
 
         Raises:
             ParamsError: there is no such module.
@@ -115,22 +137,21 @@ class Code:
         seen, queue, found = {start}, [start], dict[str, str]()
         while queue:
             file = queue.pop()
-            found |= self._hashes_of(file)
-            new = self.imported(file) - seen
+            found |= self._hashes_of(file, kinds)
+            new = self.imported(file, kinds) - seen
             seen |= new
             queue += new
         return found
 
-    def imported(self, file: Path) -> set[Path]:
+    def imported(self, file: Path, kinds: Collection[str] | None = None) -> set[Path]:
         """The checkout's files that a file imports, with the `__init__.py` of each package on the way to them."""
-        if file not in self._imported:
-            names = set[str]()
-            for name in self.source(file).imports:
-                parts = name.split(".")
-                if parts[0] in PACKAGES:
-                    names |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-            self._imported[file] = {path for name in names if (path := self._module(name))} - {file}
-        return self._imported[file]
+        names = set[str]()
+        places = self._plugins(file, kinds)
+        for name in [*self.source(file).imports, *(place.split(":")[0] for place in places)]:
+            parts = name.split(".")
+            if parts[0] in PACKAGES:
+                names |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+        return {path for name in names if (path := self._module(name))} - {file}
 
     def source(self, file: Path) -> Source:
         """What a Python file does and mentions."""
@@ -158,17 +179,21 @@ class Code:
             with suppress(OSError):  # the folder may be a file, or read-only
                 part.unlink()
 
-    def _hashes_of(self, file: Path) -> dict[str, str]:
-        if file not in self._hashes:
-            source = self.source(file)
-            found = {file: source.digest} if source.digest else {}
-            for word in source.words:
-                folder = file.parent / word
-                if folder.is_dir() and not any(folder.rglob("*.py")):
-                    data = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-                    found |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
-            self._hashes[file] = {path.relative_to(self.root).as_posix(): found[path] for path in found}
-        return self._hashes[file]
+    def _plugins(self, file: Path, kinds: Collection[str] | None) -> dict[str, str]:
+        found = self.source(file).plugins
+        return {place: key for place, key in found.items() if kinds is None or key in kinds}
+
+    def _hashes_of(self, file: Path, kinds: Collection[str] | None) -> dict[str, str]:
+        source, plugins = self.source(file), self._plugins(file, kinds)
+        table = "".join(f"\n{place} {plugins[place]}" for place in sorted(plugins))
+        digest = hashlib.sha256((source.digest + table).encode()).hexdigest() if table else source.digest
+        found = {file: digest} if digest else {}
+        for word in source.words:
+            folder = file.parent / word
+            if folder.is_dir() and not any(folder.rglob("*.py")):
+                data = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+                found |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in data}
+        return {path.relative_to(self.root).as_posix(): found[path] for path in found}
 
     def _module(self, name: str) -> Path | None:
         """The file of a dotted module name, or None."""
@@ -197,33 +222,47 @@ def parse_source(content: bytes, package: str = "") -> Source:
         content: the file's bytes.
         package: the dotted name of the package that the file is in, from which its relative imports start.
     """
-    imports, words = dict[str, None](), dict[str, None]()
-    texts = ["".join(_behaviour(node, package, imports, words)) for node in ast.parse(content).body]
+    imports, plugins, words = dict[str, None](), dict[str, str](), dict[str, None]()
+    texts = ["".join(_behaviour(node, package, imports, plugins, words)) for node in ast.parse(content).body]
     behaviour = "\n".join(filter(None, texts)).encode()
-    return Source(hashlib.sha256(behaviour).hexdigest() if behaviour else "", list(imports), list(words))
+    digest = hashlib.sha256(behaviour).hexdigest() if behaviour else ""
+    return Source(digest, list(imports), plugins, list(words))
 
 
-def _behaviour(node: Any, package: str, imports: dict[str, None], words: dict[str, None]) -> Iterator[str]:
+def _places(table: ast.Dict) -> dict[str, str]:
+    """The key of each `module:Class` that is a value of a dictionary."""
+    pairs = [(_text(key), _text(value)) for key, value in zip(table.keys, table.values, strict=True)]
+    return {place: key for key, place in pairs if key and _PLUGIN.fullmatch(place)}
+
+
+def _text(node: ast.AST | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _behaviour(
+    node: Any, package: str, imports: dict[str, None], plugins: dict[str, str], words: dict[str, None]
+) -> Iterator[str]:
     """The parts of a text of a syntax tree: the same in every version of Python, without what does nothing.
 
-    The names that are mentioned on the way are added to `imports` and `words`.
+    What is mentioned on the way is added to `imports`, `plugins` and `words`; the entries of a table of plug-ins are
+    no part of the text.
     """
     match node:
         case list():
             for item in node:
-                if text := "".join(_behaviour(item, package, imports, words)):
+                if text := "".join(_behaviour(item, package, imports, plugins, words)):
                     yield f"{text},"
             return
         case ast.Expr(value=ast.Constant(value=str())):
             return  # a doc string, of a module, class or function, or under a field
         case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
-            yield from _behaviour(node.orelse, package, imports, words)
+            yield from _behaviour(node.orelse, package, imports, plugins, words)
             return
         case ast.JoinedStr():  # Python 3.12 adds empty strings
             parts = [
                 part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")
             ]
-            yield from ("JoinedStr(", *_behaviour(parts, package, imports, words), ")")
+            yield from ("JoinedStr(", *_behaviour(parts, package, imports, plugins, words), ")")
             return
         case ast.Import():
             imports |= dict.fromkeys(alias.name for alias in node.names)
@@ -231,10 +270,12 @@ def _behaviour(node: Any, package: str, imports: dict[str, None], words: dict[st
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
             imports |= dict.fromkeys([module, *(f"{module}.{alias.name}" for alias in node.names)])
+        case ast.Dict() if places := _places(node):
+            plugins |= places
+            kept = [pair for pair in zip(node.keys, node.values, strict=True) if _text(pair[1]) not in places]
+            node = ast.Dict([key for key, _ in kept], [value for _, value in kept])
         case ast.Constant(value=str() as text):
-            if place := _PLUGIN.fullmatch(text):
-                imports[place.group(1)] = None
-            elif _WORD.fullmatch(text):
+            if _WORD.fullmatch(text):
                 words[text] = None
         case ast.AST():
             pass
@@ -245,6 +286,6 @@ def _behaviour(node: Any, package: str, imports: dict[str, None], words: dict[st
     for field, value in ast.iter_fields(node):
         if field not in _SKIPPED and value is not None and value != []:
             yield f"{field}="
-            yield from _behaviour(value, package, imports, words)
+            yield from _behaviour(value, package, imports, plugins, words)
             yield ";"
     yield ")"
