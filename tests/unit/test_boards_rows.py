@@ -50,7 +50,7 @@ def test_every_row_is_valid_and_shares_all_but_its_quantizer_and_alignment(name:
     assert len(folders) == 1
     (folder,) = folders
     assert (folder == "none") == (config.codebook == "none")
-    assert (folder == "words") == (config.codebook == "words")
+    assert folder.startswith("words") == (config.codebook == "words")
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=lambda value: value)

