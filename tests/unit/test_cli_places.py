@@ -16,7 +16,7 @@ TOOLS = {
     "tokenize": (["tokenize", "photos", "--tokenizer=gone"], "parquet"),
     "detokenize": (["detokenize", "gone.parquet", "--tokenizer=gone"], "folder"),
     "export": (["export", "gone"], "folder"),
-    "import-vqgan": (["import-vqgan", "gone.ckpt", "gone.yaml"], "folder"),
+    "import": (["import", "gone.ckpt", "gone.yaml"], "folder"),
     "card": (["card", "gone"], "page"),
     "boards": (["boards", "--folder=gone"], "page"),
     "preset": (["preset", "pico"], "params"),
