@@ -152,8 +152,10 @@ def import_(
     )
     reached = ", ".join(f"{share:.0%}" for share in check.reached)
     used = ", ".join(f"{count:,}" for count in check.used)
+    most = min(1.0, check.draws / max(check.num_codes))
+    bound = f" (of {most:.0%} that so many can)" if most < 1 else ""
     say(
-        f"looked at: {check.draws:,} random latents reach {reached} of the codes; a test picture uses {used} and comes "
-        f"back finite, {check.low:.2f} to {check.high:.2f}"
+        f"looked at: {check.draws:,} random latents reach {reached} of the codes{bound}; a test picture uses {used} "
+        f"and comes back finite, {check.low:.2f} to {check.high:.2f}"
     )
     say(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")

@@ -1,13 +1,15 @@
 """Tensors of a foreign checkpoint, read without running anything of it.
 
 PyTorch files are read with `weights_only=True`. A trainer leaves more in a checkpoint than tensors: classes of
-callbacks, numpy scalars, a namespace of arguments. Each name that PyTorch does not allow stands for an `Inert` class
-while the file is read: it can be called and filled, and does nothing. Names in modules that PyTorch blocks (`os`, `sys`
-and the like) are refused, since no training leaves them.
+callbacks, numpy scalars, a namespace of arguments. Each name that PyTorch does not allow stands for an inert class
+while the file is read: it can be called and given a state, and does nothing (`Inert`). Where the file fills a mapping
+of a class of its own, it is an ordered dictionary (`Items`). Names in modules that PyTorch blocks (`os`, `sys` and the
+like) are refused, since no training leaves them.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,12 @@ class Inert:
 
     def __setstate__(self, state: Any) -> None: ...
 
-    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+class Items:
+    """The same for mappings: making one gives an empty ordered dictionary, which PyTorch's reader fills."""
+
+    def __new__(cls, *args: Any, **options: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -107,11 +114,13 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
 
 def _torch(path: Path) -> Mapping[str, Any]:
     try:
-        stand_ins: list[Any] = [(type("Inert", (Inert,), {}), name) for name in _unknown_names(path)]
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise _refused(path, str(error)) from error
+        try:
+            content = _load(path, Inert)
+        except UnpicklingError as error:
+            try:
+                content = _load(path, Items)
+            except (UnpicklingError, TypeError, ValueError):
+                raise _refused(path, str(error)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read as a PyTorch checkpoint: it is damaged, cut short or something else",
@@ -120,6 +129,17 @@ def _torch(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise DataError(f"{path} has no state dict", found=type(content).__name__)
     return content
+
+
+def _load(path: Path, stand_in: type) -> Any:
+    """The file's content with a class of its own in place of each name that PyTorch does not allow; numpy's are never
+    mappings."""
+    given: list[Any] = [
+        (type(stand_in.__name__, (Inert if name.startswith("numpy.") else stand_in,), {}), name)
+        for name in _unknown_names(path)
+    ]
+    with torch.serialization.safe_globals(given):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unknown_names(path: Path) -> list[str]:

@@ -30,8 +30,8 @@ TRAINING = (
     "lossconfig", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels", "monitor", "sane_index_shape",
     "learning_rate", "base_learning_rate", "scheduler_config", "lr_g_factor", "batch_resize_range", "beta", "legacy",
 )  # fmt: skip
-CVQ_TRAINING = ("anchor", "first_batch", "contras_loss")
-"""Arguments of CVQ-VAE's quantizer that only training reads."""
+CVQ_FIELDS = ("distance", "anchor", "first_batch", "contras_loss")
+"""Arguments of CVQ-VAE's quantizer."""
 LG_TRUNK = (
     "drop_prob", "clip_text_truncate_len", "mask_transformer_layer", "mask_transformer_head", "text_mask_ratio",
 )  # fmt: skip
@@ -65,6 +65,12 @@ class VqganConfig(Params):
     """True adds averaged weights, which these classes do not have."""
     distance: Literal["l2", "euclidean", "cos", "cosine", None] = None
     """The search of CVQ-VAE's quantizer; null is its class's: `cos`, and `l2` inside LG-VQ."""
+    anchor: Literal["closest", "probrandom", "random", None] = None
+    """What its dead codes move to in training."""
+    first_batch: bool | None = None
+    """Whether they move once only."""
+    contras_loss: bool | None = None
+    """Whether its loss has a contrastive term."""
 
 
 class LdmConfig(VqganConfig):
@@ -109,10 +115,12 @@ def vq_plan(
             expected="target: taming.models.vqgan.GumbelVQ",
         )  # fmt: skip
     if USAGE not in state:
-        if config.distance in ("cos", "cosine"):
+        stated = [(name, getattr(config, name)) for name in CVQ_FIELDS]
+        foreign = [f"{name}: {value}" for name, value in stated if value not in (None, "l2", "euclidean")]
+        if foreign:
             raise ParamsError(
-                f"{where}: distance {config.distance} is CVQ-VAE's, and the checkpoint has no {USAGE}",
-                found=f"distance: {config.distance}", expected="distance: l2, or a checkpoint of CVQ-VAE's quantizer",
+                f"{where}: the config has fields of CVQ-VAE's quantizer, and the checkpoint has no {USAGE}",
+                found=", ".join(foreign), expected="a config without them, or a checkpoint of CVQ-VAE's quantizer",
             )  # fmt: skip
         return Plan(
             **network(dd.form, dd.resolution), quantizer={"kind": "vq", **quantizer}, sources=sources,
@@ -123,8 +131,9 @@ def vq_plan(
     return Plan(
         **network(dd.form, dd.resolution), sources=sources, constants=STARTED, frozen=(USAGE,),
         quantizer={
-            "kind": "cvq", **quantizer, "beta_on": "commitment", "anchor": "probrandom", "distance": metric,
-            "decay": 0.99, "contrastive": None,
+            "kind": "cvq", **quantizer, "beta_on": "commitment", "distance": metric, "decay": 0.99,
+            "anchor": config.anchor or "probrandom",
+            "contrastive": {"weight": 1.0, "temperature": 0.07} if config.contras_loss else None,
         },
         note=f"quantize.embed_prob is that of CVQ-VAE's quantizer: searched by {metric} distance, "
         + ("as the config says" if config.distance else "its class's default"),
@@ -161,7 +170,7 @@ def gumbel_plan(config: GumbelConfig, state: Mapping[str, Tensor], options: Opti
 VQ = Family(
     "VQGAN, taming-transformers",
     ("taming.models.vqgan.VQModel", "taming.models.vqgan.VQNoDiscModel", "taming.models.vqgan.EMAVQ"),
-    VqganConfig, (*TRAINING, *CVQ_TRAINING), vq_plan,
+    VqganConfig, TRAINING, vq_plan,
 )  # fmt: skip
 GUMBEL = Family(
     "Gumbel-VQ, taming-transformers", ("taming.models.vqgan.GumbelVQ",), GumbelConfig,
@@ -173,6 +182,6 @@ LDM = Family(
 )  # fmt: skip
 LG_VQ = Family(
     "LG-VQ", ("taming.models.LG_vqgan.VQModel", "taming.models.LG_cvq.VQModel"), VqganConfig,
-    (*TRAINING, *CVQ_TRAINING), lg_plan, training_trunk=LG_TRUNK,
+    TRAINING, lg_plan, training_trunk=LG_TRUNK,
     left_out=("loss", "discriminator", "perceptual_loss", "colorize", *LG_PARTS),
 )  # fmt: skip
