@@ -53,6 +53,6 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 commands.append(words[0])
     finally:
         logging.disable(logging.NOTSET)
-    assert commands == ["export", "tokenize", "detokenize", "import-vqgan", "evaluate"]
+    assert commands == ["export", "tokenize", "detokenize", "import", "evaluate"]
     assert names["indices"].shape == (5, 1, 4, 4)
     assert np.array(Image.open(tmp_path / "again/bird.png")).shape == (16, 16, 3)

@@ -132,7 +132,8 @@ def test_the_decoder_of_magvit_scales_its_levels_by_the_latents_moments() -> Non
     )  # fmt: skip
     torch.manual_seed(0)
     decoder, latent = Decoder(config, 3), torch.randn(2, 4, 4, 4)
-    assert decoder.norms is not None and [norm.scale.out_features for norm in decoder.norms] == [64, 64]
+    assert decoder.norms is not None
+    assert [norm.scale.out_features for norm in decoder.norms] == [64, 64]
     assert decoder(latent).shape == (2, 3, 8, 8)
     assert count(decoder, ResidualBlock) == 1 + 2 * 2
     norm, x = decoder.norms[0], torch.randn(2, 64, 4, 4)

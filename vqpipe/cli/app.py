@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqpipe.cli.tokenizers import detokenize, export, import_vqgan, tokenize
+from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
 from vqpipe.runtime.terminal import say
@@ -296,7 +296,8 @@ def evaluate(
 app.command()(tokenize)
 app.command()(detokenize)
 app.command()(export)
-app.command("import-vqgan")(import_vqgan)
+app.command("import")(import_)
+app.command("import-vqgan", hidden=True)(import_)  # its name in 0.2
 
 if __name__ == "__main__":
     app()
