@@ -299,7 +299,9 @@ def training(tiny: bool) -> Iterator[Row]:
         name = ", ".join([f"batch {batch}", precision, *options])
         row: Row = {"case": name}
         with _Precision(tf32=True):
-            row |= _guarded("ours", lambda p=precision, b=batch, o=options: _step(variant, p, b, o, None, tiny))
+            row |= _guarded(
+                "ours", lambda p=precision, b=batch, o=options: _step(variant, p, b, o, None, tiny)
+            )
         yield row
 
 
