@@ -11,7 +11,7 @@ import torch
 from tests.codebook_folders import publish_centroids
 from tests.recipes import every_recipe, make_tokenizer
 from vqpipe.errors import MismatchError
-from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
+from vqpipe.library.cards import _environment, codebook_card, escape, table, tokenizer_card, value
 from vqpipe.text.glove import BUNDLED
 
 RECIPES = every_recipe()
@@ -51,9 +51,18 @@ def test_the_card_of_a_tokenizer_has_the_facts_of_its_codebook(tmp_path: Path) -
     text = tokenizer_card(tokenizer, codebook=path)
     assert "| clip\\_id | vit:openai:0123 |" in text
     assert "The features come from the weights `vit:openai:0123`" in text
+    assert "- **CLIP.** The features" in text
     tokenizer.facts["codebook"] = {"clip_id": "another"}
     with pytest.raises(MismatchError, match="another codebook, of the same kind"):
         tokenizer_card(tokenizer, codebook=path)
+
+
+def test_the_card_of_a_codebook_of_another_tower_does_not_call_it_clip(tmp_path: Path) -> None:
+    made_by = "efficientnet_lite0:stride16@128:0123"
+    text = codebook_card(publish_centroids(tmp_path / "patches", torch.eye(4), made_by))
+    assert f"| network | {made_by.replace('_', chr(92) + '_')} |" in text
+    assert f"- **Image tower.** The features come from the weights `{made_by}`" in text
+    assert "**CLIP.**" not in text
 
 
 def test_facts_are_shown_as_text() -> None:
