@@ -7,8 +7,9 @@ once. The numbers are those that `vqpipe.evaluation.measure` gives, and equal fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from vqpipe.evaluation.evaluate import folder_params
 from vqpipe.evaluation.measure import EvaluateParams, ReconstructionMetrics
 from vqpipe.evaluation.reconstructions import (
     BatchErrors,
+    BatchFeatures,
     Images,
     MetricNetworks,
     ReconstructionErrors,
@@ -172,13 +174,39 @@ class Probes:
 
 
 @dataclass
+class _Batch:
+    """A batch of originals and what every tokenizer is compared with."""
+
+    pixels: UInt8[Tensor, "b 3 h w"]
+    features: BatchFeatures
+    lines: list[list[Line]]
+    """By image; empty where text is not measured."""
+    faces: list[Faces]
+    """By image; empty where faces are not measured."""
+
+
 class _Tally:
     """What is kept of one tokenizer, batch by batch."""
 
-    errors: ReconstructionErrors
-    usage: CodeUsage
-    text: list[list[int]] = field(default_factory=list)
-    faces: list[FoundFaces] = field(default_factory=list)
+    def __init__(self, one: Candidate, num_images: int, dim: int) -> None:
+        self.one = one
+        self.errors = ReconstructionErrors(np.ones(num_images, dtype=bool), dim)
+        self.usage = CodeUsage(one.model.num_codes)
+        self.text, self.faces = list[list[int]](), list[FoundFaces]()
+
+    def add(self, batch: _Batch, networks: MetricNetworks, probes: Probes) -> None:
+        """Encode, decode and measure the next images."""
+        with _naming(self.one.name):
+            indices = self.one.model.encode(to_float(batch.pixels))
+            again = decode_to_uint8(self.one.model, indices)
+        found = batch_errors(networks, batch.pixels, batch.features, again)
+        self.errors.add(BatchErrors({**found.errors, "psnr_y": psnr_y(batch.pixels, again)}, found.for_sets))
+        self.usage.add(indices.cpu())
+        pictures = _pictures(again)
+        if probes.text:
+            self.text += map(probes.text.compare, batch.lines, pictures)
+        if probes.faces:
+            self.faces += map(probes.faces.compare, batch.faces, pictures)
 
 
 @torch.no_grad()
@@ -205,72 +233,65 @@ def bench(
 
     Raises:
         DataError: no images, or a decoder whose output is not finite; the message names the tokenizer.
+        MismatchError: images that SSIM cannot take, or a latent that is not finite.
     """
     if not len(images):
         raise DataError("there are no images to measure on")
-    config = folder_params(len(images), 0)
-    missing = list(left_out)
-    reason = None
-    if networks.features is not None:
-        reason = why_no_distances(len(images), networks.features, config.distances)
+    config, missing = folder_params(len(images), 0), list(left_out)
+    features = networks.features
+    if features is not None:
+        reason = why_no_distances(len(images), features, config.distances)
         if reason is not None:
-            missing.append(f"{', '.join(sorted(networks.features.names.values()))}: {reason}")
-    with_sets = networks.features is not None and reason is None
+            missing.append(f"{', '.join(sorted(features.names.values()))}: {reason}")
+            features = None
     first = to_float(images.take(np.arange(min(batch_size, len(images))))).to(networks.device)
-    speed = [_named(one, lambda one=one: measure_speed(one.model, first, repeats)) for one in candidates]  # type: ignore[misc]
-    dim = networks.features.dim if networks.features is not None and with_sets else 0
-    picked = np.ones(len(images), dtype=bool)
-    originals = ReconstructionErrors(picked, dim)
-    tallies = [
-        _Tally(ReconstructionErrors(picked, dim), CodeUsage(one.model.num_codes)) for one in candidates
-    ]
-    digest, texts, faces = ImagesDigest(), list[list[Line]](), list[Faces]()
+    speed = []
+    for one in candidates:
+        with _naming(one.name):
+            speed.append(measure_speed(one.model, first, repeats))
+    dim = features.dim if features is not None else 0
+    originals = ReconstructionErrors(np.ones(len(images), dtype=bool), dim)
+    tallies = [_Tally(one, len(images), dim) for one in candidates]
+    digest, lines, faces = ImagesDigest(), list[list[Line]](), list[Faces]()
     batches = slices(len(images), batch_size)
     with progress_bar("bench", len(images)) as bar:
-        for batch in read_ahead(lambda rows: images.take(np.arange(rows.start, rows.stop)), batches):
-            digest.add(batch)
-            pictures = _pictures(batch)
-            text_here = [probes.text.reference(one) for one in pictures] if probes.text else []
-            faces_here = [probes.faces.reference(one) for one in pictures] if probes.faces else []
-            pixels = batch.to(networks.device)
-            features = networks.features_of(pixels, with_sets)
-            originals.add(BatchErrors({}, features.for_sets))
-            for one, tally in zip(candidates, tallies, strict=True):
-                indices = _named(one, lambda one=one: one.model.encode(to_float(pixels)))  # type: ignore[misc]
-                again = _named(one, lambda one=one, at=indices: decode_to_uint8(one.model, at))  # type: ignore[misc]
-                found = batch_errors(networks, pixels, features, again)
-                luma = {"psnr_y": psnr_y(pixels, again)}
-                tally.errors.add(BatchErrors({**found.errors, **luma}, found.for_sets))
-                tally.usage.add(indices.cpu())
-                made = _pictures(again)
-                if probes.text:
-                    tally.text += map(probes.text.compare, text_here, made)
-                if probes.faces:
-                    tally.faces += map(probes.faces.compare, faces_here, made)
-            texts += text_here
-            faces += faces_here
-            bar.advance(len(batch))
+        for own in read_ahead(lambda rows: images.take(np.arange(rows.start, rows.stop)), batches):
+            digest.add(own)
+            pictures, pixels = _pictures(own), own.to(networks.device)
+            batch = _Batch(
+                pixels, networks.features_of(pixels, features is not None),
+                [probes.text.reference(one) for one in pictures] if probes.text else [],
+                [probes.faces.reference(one) for one in pictures] if probes.faces else [],
+            )  # fmt: skip
+            originals.add(BatchErrors({}, batch.features.for_sets))
+            for tally in tallies:
+                tally.add(batch, networks, probes)
+            lines += batch.lines
+            faces += batch.faces
+            bar.advance(len(own))
     rows = []
-    for one, tally, times in zip(candidates, tallies, speed, strict=True):
-        own: dict[str, Any] = {
+    for tally, times in zip(tallies, speed, strict=True):
+        found: dict[str, Any] = {
             **intervals(tally.errors.table(), config.num_bootstrap, derive(config.seed, "bootstrap"))
         }
-        if networks.features is not None and with_sets:
-            own |= feature_distances(
-                tally.errors.features.rows, originals.features.rows, networks.features, config.distances
+        if features is not None:
+            found |= feature_distances(
+                tally.errors.features.rows, originals.features.rows, features, config.distances
             )
-        own["text"] = probes.text.summary(texts, tally.text) if probes.text else None
-        own["faces"] = probes.faces.summary(faces, tally.faces) if probes.faces else None
-        rows.append(TokenizerBench(**own, **_facts(one, tally.usage), speed=times))
+        found["text"] = probes.text.summary(lines, tally.text) if probes.text else None
+        found["faces"] = probes.faces.summary(faces, tally.faces) if probes.faces else None
+        rows.append(TokenizerBench(**found, **_facts(tally.one, tally.usage), speed=times))
+    sources = {
+        "perceptual": networks.perceptual.source if networks.perceptual is not None else "none",
+        "features": features.source if features is not None else "none",
+    }
     return TokenizersBench(
         protocol=BenchProtocol(
             folder=folder, num_images=len(images), resolution=candidates[0].resolution,
             crop="shorter side scaled to the resolution (Lanczos, antialiased), centre cut out",
-            perceptual=networks.perceptual.source if networks.perceptual is not None else "none",
-            features=networks.features.source if networks.features is not None and with_sets else "none",
-            num_bootstrap=config.num_bootstrap,
+            num_bootstrap=config.num_bootstrap, **sources,
         ),
-        measured=_record(digest, config, networks, with_sets, probes),
+        measured=_record(digest, config, sources, probes),
         tokenizers=rows, left_out=missing, left_out_files=dict(left_out_files or {}),
     )  # fmt: skip
 
@@ -289,17 +310,15 @@ def _facts(one: Candidate, usage: CodeUsage) -> dict[str, Any]:
 
 
 def _record(
-    digest: ImagesDigest, config: EvaluateParams, networks: MetricNetworks, with_sets: bool, probes: Probes
+    digest: ImagesDigest, config: EvaluateParams, sources: Mapping[str, str], probes: Probes
 ) -> Measured:
     """The digests; batch size and speed do not count."""
     protocol: dict[str, Any] = {
-        "version": PROTOCOL, "crop": "centre", "num_bootstrap": config.num_bootstrap, "seed": config.seed,
-        "perceptual": networks.perceptual.source if networks.perceptual is not None else "none",
-        "features": networks.features.source if networks.features is not None and with_sets else "none",
+        "version": PROTOCOL, "crop": "centre", "num_bootstrap": config.num_bootstrap, "seed": config.seed, **sources,
         "text": probes.text.reader.name if probes.text else "none",
         "faces": f"{probes.faces.finder.name}, {probes.faces.finder.embedding}" if probes.faces else "none",
     }  # fmt: skip
-    if with_sets:
+    if sources["features"] != "none":
         protocol["distances"] = config.distances.model_dump(mode="json", exclude={"features"})
     return measured_with(digest.images(SPLIT), protocol)
 
@@ -324,9 +343,10 @@ def _pictures(images: UInt8[Tensor, "b 3 h w"]) -> list[np.ndarray]:
     return list(images.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _named(one: Candidate, call: Any) -> Any:
-    """The result of a call; an error names the tokenizer."""
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """An error names the tokenizer that it is about."""
     try:
-        return call()
+        yield
     except VqpipeError as error:
-        raise type(error)([f"{one.name}: {error}".splitlines()[0], *str(error).splitlines()[1:]]) from error
+        raise type(error)(f"{name}: {error}".splitlines()) from error

@@ -1,15 +1,16 @@
 """Damage to text and faces: what a reader of text and a finder of faces find in the originals and in reconstructions.
 
-A folder of images has no labels, so what the same network finds in the original is the reference, and an image without
-any change gets a character error rate of 0 and a recall of 1. TokBench (arXiv 2505.18142, sec. 3) compares text with
-human labels (T-ACC, T-NED) and faces by an embedding at labelled boxes (F-Sim); these are other numbers, and do not have
-those names. The packages are optional, and nothing is downloaded:
+A folder of images has no labels, so what a network finds in the original is the reference, and an image without any
+change gets a character error rate of 0 and a recall of 1. TokBench (arXiv 2505.18142) measures T-ACC, T-NED and F-Sim
+on curated images with other readers; the numbers here are not these, and have other names. The packages are optional,
+and nothing is downloaded:
 
 - Text: rapidocr, whose wheel contains its detector and recogniser (PaddleOCR's, as ONNX). Lines are detected in the
   original alone; the recogniser reads the upright box of each line in both images, so that a line that the detector
   would miss in the reconstruction is still read.
-- Faces: facenet-pytorch (no extra of this package, since it asks for an old torch), whose wheel contains MTCNN's weights (Zhang et al. 2016). Both images are searched. Where the
-  weights of its face embedding are on disk as well, the box of each face of the original is embedded in both images.
+- Faces: facenet-pytorch, whose wheel contains MTCNN's weights (Zhang et al. 2016). It is no extra of this package,
+  since it pins an old torch. Both images are searched. Where the weights of its face embedding are on disk as well,
+  the box of each face of the original is embedded in both images.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ EMBEDDING, EMBEDDING_SIDE = "20180402-114759-vggface2.pt", 160
 TEXT_PACKAGES = ("rapidocr", "onnxruntime")
 WITHOUT_TEXT = "damage to text: rapidocr or onnxruntime is not installed (pip install 'vqpipe[text-damage]')"
 WITHOUT_FACES = (
-    "damage to faces: facenet-pytorch is not installed (pip install --no-deps facenet-pytorch: its pin of torch is old, "
-    "and it works with newer ones)"
+    "damage to faces: facenet-pytorch is not installed (pip install --no-deps facenet-pytorch; it works with newer "
+    "versions of torch than it pins)"
 )
 
 
