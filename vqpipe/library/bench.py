@@ -268,8 +268,8 @@ def notes(found: TokenizersBench) -> list[str]:
         "Bits are those of codes of fixed length. Codes used: at least once in N tokens, compared with what N uniform "
         "draws would reach.",
         f"Time: median of {speed.repeats} passes after one that is not counted; batch of {speed.batch_size}, "
-        f"{speed.dtype}, device {speed.device}, {speed.threads} CPU threads. Memory: the most in addition to weights and "
-        "images.",
+        f"{speed.dtype}, device {speed.device}, {speed.threads} CPU threads. Memory: the most in addition to weights "
+        "and images.",
     ]
     if other:
         lines.append(
