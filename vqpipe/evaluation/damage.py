@@ -244,11 +244,8 @@ class RapidOcr:
         found = self._engine(_bgr(image), use_det=True, use_cls=False, use_rec=False).boxes
         if found is None:
             return []
-        height, width = image.shape[:2]
         corners = np.asarray(found, dtype=np.float64)
-        low = np.clip(np.floor(corners.min(axis=1)), 0, (width - 1, height - 1)).astype(int)
-        high = np.clip(np.ceil(corners.max(axis=1)), low + 1, (width, height)).astype(int)
-        return sorted((int(a), int(b), int(c), int(d)) for (a, b), (c, d) in zip(low, high, strict=True))
+        return sorted(_whole_pixels(corners.min(axis=1), corners.max(axis=1), image))
 
     def read(self, image: Picture) -> tuple[str, float]:
         found = self._engine(_bgr(image), use_det=False, use_cls=False, use_rec=True)
@@ -289,20 +286,24 @@ class Mtcnn:
     def embed(self, image: Picture, boxes: Float32[Tensor, "n 4"]) -> Float[Tensor, "n d"]:
         assert self._embedder is not None, "there are no weights"
         side = (EMBEDDING_SIDE, EMBEDDING_SIDE)
+        corners = boxes.double().numpy()
         faces = [
-            np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR, tuple(box)))
-            for box in _within(boxes, image)
+            np.asarray(Image.fromarray(_cut(image, box)).resize(side, Image.Resampling.BILINEAR))
+            for box in _whole_pixels(corners[:, :2], corners[:, 2:], image)
         ]
         pixels = torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2).float()
         # The scale that the package's `fixed_image_standardization` gives.
         return self._embedder(((pixels - 127.5) / 128.0).to(self._device)).float().cpu()
 
 
-def _within(boxes: Float32[Tensor, "n 4"], image: Picture) -> list[list[float]]:
-    """The boxes cut to the image."""
-    from torchvision.ops import clip_boxes_to_image
-
-    return clip_boxes_to_image(boxes, (image.shape[0], image.shape[1])).tolist()
+def _whole_pixels(
+    low: Float[np.ndarray, "n 2"], high: Float[np.ndarray, "n 2"], image: Picture
+) -> list[tuple[int, int, int, int]]:
+    """The boxes from (x, y) to (x, y) widened to whole pixels and cut to the image; none is empty."""
+    height, width = image.shape[:2]
+    first = np.clip(np.floor(low), 0, (width - 1, height - 1)).astype(int)
+    last = np.clip(np.ceil(high), first + 1, (width, height)).astype(int)
+    return [(int(a), int(b), int(c), int(d)) for (a, b), (c, d) in zip(first, last, strict=True)]
 
 
 def embedding_path() -> Path:
