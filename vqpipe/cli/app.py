@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vqpipe.cli.bench_tokenizers import bench_tokenizers
 from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
@@ -293,6 +294,7 @@ def evaluate(
     say(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
+app.command()(bench_tokenizers)
 app.command()(tokenize)
 app.command()(detokenize)
 app.command()(export)
