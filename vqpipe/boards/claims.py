@@ -60,6 +60,8 @@ class Claim:
     """Why the claim cannot be tested here, for any numbers of the rows: what this run lacks for it."""
     metrics: tuple[str, ...] = ()
     paired: bool = False
+    cause: str = ""
+    """Why its verdict differs from that of the earlier page, where it does and the reason is known."""
 
     def numbers(self) -> list[tuple[str, str]]:
         """Row and metric of each number."""
@@ -89,6 +91,8 @@ class BoardTable:
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = QUALITY
     """The columns, by the names of a row's metrics."""
+    cause: str = ""
+    """As `Claim.cause`, of the claims that state none."""
 
 
 @checked(frozen=True, config=_FORM)
@@ -102,7 +106,9 @@ class BoardClaims:
     about: str = ""
     """What the board's numbers are, in Markdown, where the page's own words do not state it."""
     protocols: dict[int, str] = Field(default_factory=dict)
-    """What each number of the protocol means, where it was raised: the page states it at the rows of an older one."""
+    """What each number of the protocol means, where it was raised: the page counts the runs of an older one."""
+    cause: str = ""
+    """As `Claim.cause`, of the claims of the tables that state none."""
 
 
 def read_claims(folder: Path) -> BoardClaims:
@@ -312,5 +318,8 @@ COLUMNS: dict[str, BoardColumn] = {
     "utilisation": BoardColumn("codes used", 1, True, HIGHER),
     "perplexity_share": BoardColumn("perplexity / K", 1, True, HIGHER),
     "bits_per_image": BoardColumn("bits", 0),
+    "linear_probe": BoardColumn("linear probe", 1, True, HIGHER),
+    "linear_probe_chance": BoardColumn("linear probe, chance", 1, True),
+    "gfd_clip": BoardColumn("gFD-CLIP", 2, better=LOWER),
     **dict(_tasks()),
 }
