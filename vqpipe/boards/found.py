@@ -46,10 +46,14 @@ class Found:
         }
 
     def page(self, table: BoardTable) -> str:
-        """File name of a table's page: of the title's words before a colon, or of all where two tables share these."""
-        starts = Counter(_words(one.title.split(":")[0]) for one in self.claims.tables)
-        start = _words(table.title.split(":")[0])
+        """File name of a table's page: of its title's words before a colon or comma, of all where tables share these."""
+        starts = Counter(map(_start, self.claims.tables))
+        start = _start(table)
         return f"{self.name}-{start if starts[start] == 1 else _words(table.title)}.md"
+
+
+def _start(table: BoardTable) -> str:
+    return _words(re.split("[:,]", table.title)[0])
 
 
 def _words(title: str) -> str:

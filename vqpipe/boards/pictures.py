@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 
@@ -57,16 +58,18 @@ class Line:
 def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_x: bool = False) -> Markup:
     """Draw methods over common axes, each with its name near its last point.
 
-    Points of equal x are set a few pixels apart, so that their intervals can be told from one another.
+    Points of equal x are set a few pixels apart, so that their intervals can be distinguished.
     """
     points = [point for line in lines for point in line.points]
-    y = axis_over([v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04)
+    y = axis_over(
+        [v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04
+    )
     x = axis_over([p.x for p in points], log_x, _LEFT + 14, WIDTH - _LEFT - _RIGHT - 14, 0.0)
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
     colours = iter(range(NUM_COLOURS * (1 + len(lines))))
     for line, at in zip(lines, places, strict=True):
-        name = f"c{next(colours) % NUM_COLOURS}" if len(line.points) > 1 else "alone"
+        name = f"c{next(colours) % NUM_COLOURS}" if len(line.points) > 1 and not line.dashed else "alone"
         parts += _drawn(line, at, y, name)
     parts += _names(lines, places, y)
     return Markup("".join([*parts, "</svg>\n"]))
@@ -143,9 +146,7 @@ def _names(lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]
         yield f'<text x="{start:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}">{escape(lines[i].label)}</text>'
 
 
-def _taken(
-    lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]], y: Axis
-) -> Iterator[Box]:
+def _taken(lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]], y: Axis) -> Iterator[Box]:
     """What names must not cover: points with their intervals, and lines in short pieces."""
     for line, own in zip(lines, places, strict=True):
         for point, (a, b) in zip(line.points, own, strict=True):
@@ -159,11 +160,7 @@ def _taken(
 
 
 def _free(a: float, b: float, width: float, taken: Sequence[Box]) -> Box:
-    """The place of a name that is the nearest to its point and covers nothing; the nearest of all where none is free."""
-    shifts = [(dx, dy) for dx in range(0, WIDTH, 6) for dy in range(-HEIGHT, HEIGHT, 3)]
-    candidates = sorted(
-        [(dx + abs(dy) + (8 if side else 0), side, dx, dy) for dx, dy in shifts for side in (False, True)]
-    )
+    """The place of a name nearest to its point that covers nothing; the nearest of all where none is free."""
 
     def box(side: bool, dx: int, dy: int) -> Box:
         left = a - 7 - dx - width if side else a + 7 + dx
@@ -171,10 +168,21 @@ def _free(a: float, b: float, width: float, taken: Sequence[Box]) -> Box:
 
     inside = (
         found
-        for _, side, dx, dy in candidates
+        for _, side, dx, dy in _shifts()
         if _is_within(found := box(side, dx, dy)) and not _meets_any(found, taken)
     )
     return next(inside, box(False, 0, 0))
+
+
+@cache
+def _shifts() -> list[tuple[int, bool, int, int]]:
+    """How far, to the left, and by how many pixels a name may be from its point, nearest first."""
+    return sorted(
+        (dx + abs(dy) + (8 if left else 0), left, dx, dy)
+        for dx in range(0, WIDTH, 6)
+        for dy in range(-HEIGHT, HEIGHT, 3)
+        for left in (False, True)
+    )
 
 
 def _is_within(box: Box) -> bool:

@@ -28,7 +28,7 @@ DEPARTURES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
      "random vectors of the centroids' dimension go through the projector, where VQGAN-LC's code draws its random "
      "codes in the code's dimension (uniform in +-1/K, frozen)"),
 )  # fmt: skip
-"""How a quantizer's params that are not what VQGAN-LC's public code runs under that name are known, and the difference."""
+"""By what params a quantizer is known that VQGAN-LC's public code does not run under that name, and the difference."""
 
 NEAR = 0.01
 """Numbers of bits that differ by at most this share are taken as equal: FSQ's 1,000 codes and 1,024, say."""
@@ -124,7 +124,9 @@ class Results:
 
     def value(self, row: str, name: str) -> Any:
         """A metrics entry of the row's first run that has it, or None: for what is the same in every run."""
-        return next((run[name] for run in self.metrics.get(row, {}).values() if run.get(name) is not None), None)
+        return next(
+            (run[name] for run in self.metrics.get(row, {}).values() if run.get(name) is not None), None
+        )
 
     def use(self, row: str) -> Use | None:
         """Tokens, codes, and codes that are used; None where no run of the row counted them."""

@@ -36,6 +36,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
+    """A linear or logarithmic axis: it maps a value to a position in pixels, `start` at `low`."""
+
     low: float
     high: float
     log: bool
@@ -66,7 +68,9 @@ def line_chart(
     shown = [s for s in (_visible(item, log_x, log_y) for item in series) if s.x]
     if not shown:
         return Markup('<p class="absent">no points to draw</p>')
-    y = axis_over([v for s in shown for v in s.y], log_y, height - _BOTTOM, -(height - _TOP - _BOTTOM), pad=0.06)
+    y = axis_over(
+        [v for s in shown for v in s.y], log_y, height - _BOTTOM, -(height - _TOP - _BOTTOM), pad=0.06
+    )
     longest = max((len(tick_label(tick)) for tick in y.ticks(5)), default=0)
     left = max(_LEFT - 16, 12 + 7 * longest) + (16 if y_label else 0)
     x = axis_over([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
@@ -217,6 +221,7 @@ def _visible(series: Series, log_x: bool, log_y: bool) -> Series:
 
 
 def axis_over(values: Sequence[float], log: bool, start: float, length: float, pad: float) -> Axis:
+    """An axis that contains all values and a share of room, `pad`, at each end; `length` is negative upwards."""
     low, high = min(values), max(values)
     if log:
         low, high = low / (1 + pad), high * (1 + pad)
@@ -247,6 +252,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def tick_label(value: float) -> str:
+    """A tick's number, with commas from a thousand on."""
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-4:
         mantissa, exponent = f"{value:.0e}".split("e")
