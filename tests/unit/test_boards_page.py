@@ -36,7 +36,7 @@ def board() -> Board:
 
 
 def results(board: Board, rows: Mapping[str, Mapping[str, Any]], seeds: int = 1) -> Results:
-    """Runs of rows with the same numbers a hundredth apart, all that are planned; `num_codes` gives the use of codes."""
+    """Runs of rows, all that are planned; those of one row are a hundredth apart. `num_codes` is of its one group."""
     metrics: dict[str, dict[int, dict[str, Any]]] = {}
     for row, given in rows.items():
         count, use = given.get("num_codes", 1024), given.get("utilisation", 1.0)
@@ -79,7 +79,8 @@ def test_rows_are_in_groups_of_equal_bits_with_the_best_marked(board: Board) -> 
     heads, cells = first_table(results(board, rows), list(board.rows))
     assert not any("probe" in head or "gFD" in head or "encode" in head for head in heads), "no row has these"
     assert [line[0] for line in cells] == [
-        "**2,560\xa0bits**", "`fsq` (1 seed)", "`ema` (1 seed)", "`vq` (1 seed)", "**3,085\xa0bits**", "`vqct` (1 seed)",
+        "**2,560\xa0bits**", "`fsq` (1 seed)", "`ema` (1 seed)", "`vq` (1 seed)",
+        "**3,085\xa0bits**", "`vqct` (1 seed)",
     ]  # fmt: skip
     assert [line[1].startswith("**") for line in cells] == [False, True, True, False, False, False]
     assert [line[2].startswith("**") for line in cells] == [False, False, True, False, False, False]
@@ -313,10 +314,10 @@ def test_changed_verdicts_are_listed_with_the_nearest_cause(board: Board) -> Non
         Claim("corrected", ("vq", "ema"), cause="another baseline"),
         Claim("same", ("vq", "ema")),
         Claim("waits", ("vq", "fc")),
-    ), cause="the grid")  # fmt: skip
+    ))  # fmt: skip
     found = Found(
         "scenes",
-        BoardClaims("Here", "make", (table,)),
+        BoardClaims("Here", "make", (table,), cause="the board", causes={"T": "the grid"}),
         results(board, {"vq": {"psnr": 20.0}, "ema": {"psnr": 22.0}}),
     )
     yes, no = OUTCOMES[:2]
@@ -375,14 +376,15 @@ def test_names_of_a_full_picture_cover_neither_names_nor_points() -> None:
     ]
     svg = str(picture(lines, x_label="bits", y_label="PSNR", alt="a & b"))
     found = boxes(svg)
-    assert [name for name, *_ in found if name] and len(found) == 26
+    assert len(found) == 26
+    assert all(name for name, *_ in found)
     circles = [
         (float(c.get("cx", 0)), float(c.get("cy", 0)))
         for c in ElementTree.fromstring(svg).iter(f"{SVG}circle")
     ]
     assert len(circles) == 32
     for i, (name, left, top, right, bottom) in enumerate(found):
-        assert left >= 0 and right <= 520 and top >= 0 and bottom <= 540, name
+        assert (min(left, top) >= 0, right <= 520, bottom <= 540) == (True, True, True), name
         for other, a, b, c, d in found[i + 1 :]:
             assert not (left < c and a < right and top < d and b < bottom), f"{name} covers {other}"
         assert not any(left < x < right and top < y < bottom for x, y in circles), f"{name} covers a point"

@@ -94,7 +94,9 @@ def _start(title: str) -> str:
 
 
 def _change(board: Found, table: BoardTable, verdict: Verdict, old: EarlierVerdict) -> dict[str, Any]:
-    cause = verdict.claim.cause or table.cause or board.claims.cause or UNKNOWN
+    cause = (
+        verdict.claim.cause or board.claims.causes.get(_start(table.title)) or board.claims.cause or UNKNOWN
+    )
     return {
         "board": board.claims.title, "table": table.title, "page": board.page(table), "claim": old.claim,
         "before": old, "now": verdict, "cause": " ".join(cause.split()),

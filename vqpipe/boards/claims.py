@@ -91,8 +91,6 @@ class BoardTable:
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = QUALITY
     """The columns, by the names of a row's metrics."""
-    cause: str = ""
-    """As `Claim.cause`, of the claims that state none."""
 
 
 @checked(frozen=True, config=_FORM)
@@ -108,7 +106,9 @@ class BoardClaims:
     protocols: dict[int, str] = Field(default_factory=dict)
     """What each number of the protocol means, where it was raised: the page counts the runs of an older one."""
     cause: str = ""
-    """As `Claim.cause`, of the claims of the tables that state none."""
+    """As `Claim.cause`, of the claims that state none."""
+    causes: dict[str, str] = Field(default_factory=dict)
+    """The same for single tables, by the start of their title up to a colon."""
 
 
 def read_claims(folder: Path) -> BoardClaims:

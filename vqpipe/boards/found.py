@@ -46,7 +46,7 @@ class Found:
         }
 
     def page(self, table: BoardTable) -> str:
-        """File name of a table's page: of its title's words before a colon or comma, of all where tables share these."""
+        """File of a table's page: of its title's words before a colon or comma, of all where tables share these."""
         starts = Counter(map(_start, self.claims.tables))
         start = _start(table)
         return f"{self.name}-{start if starts[start] == 1 else _words(table.title)}.md"

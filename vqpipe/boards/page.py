@@ -74,7 +74,8 @@ def _first_page(found: Sequence[Found], has_changes: bool, folder: str) -> str:
         "scoreboard.md.j2", boards=found, first=first, folder=folder, has_changes=has_changes,
         head=heads, rows=cells, facts=facts(first), done=done, missing=[row for row in rows if row not in done],
         partial=[row for row in done if not results.is_complete(row)],
-        tokens=" or ".join(f"{n:,}" for n in tokens), chance=shown("linear_probe_chance", _exact(chance[0])) if chance else "",
+        tokens=" or ".join(f"{n:,}" for n in tokens),
+        chance=shown("linear_probe_chance", _exact(chance[0])) if chance else "",
         picture=QUALITY_PICTURE if quality_picture(first) is not None else "", sizes=_sizes(first),
         sentences=texts, waiting=waiting, departures=departures(done, results), outcomes=outcomes, names=list(OUTCOMES),
     )  # fmt: skip
@@ -169,9 +170,9 @@ def _best(name: str, values: Mapping[str, Estimate | None]) -> set[str]:
 def quality_picture(board: Found) -> Markup | None:
     """PSNR against bits an image: the main rows, and lines over the sizes of the methods that have several."""
     results = board.results
-    groups = {sized.method: list(sized.rows) for sized in by_size(results)}
-    for row in main_rows(board):
-        groups.setdefault(row, [row])
+    main = main_rows(board)
+    groups = {row: [row] for row in main}
+    groups |= {sized.method: list(sized.rows) for sized in by_size(results) if sized.method in main}
     lines = []
     for label, rows in groups.items():
         points = []

@@ -1,13 +1,14 @@
 """What a reader remembers of the boards: sentences made from the rows, each only while its rows are there.
 
-Every sentence computes its numbers and its words (above, below, cannot be distinguished) by the rule of the verdicts, so
-that it changes or disappears when the rows do.
+Every sentence computes its numbers, and its words (above, below, cannot be distinguished) by the rule of the verdicts,
+so that it changes or disappears when the rows do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from scipy import stats
@@ -104,7 +105,8 @@ def _ranked(metric: str, what: str) -> Callable[[Boards], str]:
         sign = -1 if column(metric).better == LOWER else 1
         order = sorted(values, key=lambda row: -sign * values[row].mean)
         best = [row for row in order if _order(values[order[0]], values[row]) * sign <= 0]
-        text = f"Of {len(values)} methods at {bits:,.0f} bits an image, {_with(results, best[0], metric)} has the {what}"
+        text = f"Of {len(values)} methods at {bits:,.0f} bits an image, "
+        text += f"{_with(results, best[0], metric)} has the {what}"
         if len(best) > 1:
             text += f"; {_some([_with(results, row, metric) for row in best[1:]])} cannot be distinguished from it"
         if "vq" in values and "vq" not in best:
@@ -134,21 +136,34 @@ def _equal_bits(boards: Boards) -> str:
     )
 
 
+def _alike(results: Results, base: str, parts: AbstractSet[str]) -> list[str]:
+    """The other rows that are complete and differ from a row in codebook or in these params of its quantizer alone."""
+
+    def rest(row: str) -> dict[str, Any]:
+        whole = merged(results.board.common, results.board.rows[row])
+        quantizer = {key: value for key, value in whole.get("quantizer", {}).items() if key not in parts}
+        left_out = ("codebook", "foreign_codebook", "quantizer")
+        return {**{key: value for key, value in whole.items() if key not in left_out}, "quantizer": quantizer}
+
+    own = rest(base)
+    return [
+        row for row in results.board.rows if row != base and rest(row) == own and results.is_complete(row)
+    ]
+
+
+def _codebook(results: Results, row: str) -> tuple[str | None, Any]:
+    """The folder of a row's codebook, and what its quantizer takes from it."""
+    run = next((run for run in results.board.runs.values() if run.row == row), None)
+    return run.codebook if run else None, results.board.rows[row].get("quantizer", {}).get("source")
+
+
 def _words(boards: Boards) -> str:
     """VQCT with other vectors: rows that differ from it in their codebook or in the vectors alone."""
     results = _results(boards)
     if results is None or not results.is_complete("vqct", "vqct-random"):
         return ""
 
-    def rest(row: str) -> dict[str, Any]:
-        whole = merged(results.board.common, results.board.rows[row])
-        quantizer = {key: value for key, value in whole.get("quantizer", {}).items() if key != "words"}
-        left_out = ("codebook", "foreign_codebook", "quantizer")
-        return {**{key: value for key, value in whole.items() if key not in left_out}, "quantizer": quantizer}
-
-    own = rest("vqct")
-    rows = [row for row in results.board.rows if rest(row) == own and results.is_complete(row)]
-    others = [row for row in rows if row != "vqct-random"]
+    others = [row for row in ("vqct", *_alike(results, "vqct", {"words"})) if row != "vqct-random"]
     return (
         f"What VQCT's codes are made from: against random vectors behind the same network "
         f"({_number(results, 'vqct-random')}), {_compared(results, others, 'vqct-random')}."
@@ -160,23 +175,23 @@ def _start(boards: Boards) -> str:
     if results is None or not results.is_complete("vq", "vq-uniform"):
         return ""
     used = [_number(results, row, "utilisation") for row in ("vq-uniform", "vq")]
-    gain = results.estimate("vq", "psnr"), results.estimate("vq-uniform", "psnr")
-    assert gain[0] is not None and gain[1] is not None
+    ours, theirs = results.estimate("vq", "psnr"), results.estimate("vq-uniform", "psnr")
+    if ours is None or theirs is None:
+        return ""
     return (
-        f"The start of the codes alone changes plain VQ by {gain[0].mean - gain[1].mean:+.2f} dB: from the papers' uniform "
-        f"start it uses {used[0]} of its codes, from the first latents {used[1]}."
+        f"The start of the codes alone changes plain VQ by {ours.mean - theirs.mean:+.2f} dB: from the papers' "
+        f"uniform start it uses {used[0]} of its codes, from the first latents {used[1]}."
     )
 
 
 def _features(boards: Boards) -> str:
+    """VQGAN-LC with codes of other origin at its start of the projector and others."""
     results = _results(boards)
-    rows = (
-        [row for row in results.board.rows if row.startswith(("lc-random", "lc-selection"))]
-        if results
-        else []
-    )
-    done = [row for row in rows if results is not None and results.is_complete(row)]
-    if results is None or not done or not results.is_complete("lc"):
+    if results is None or not results.is_complete("lc"):
+        return ""
+    alike = _alike(results, "lc", {"source", "init", "projector"})
+    done = [row for row in alike if _codebook(results, row) != _codebook(results, "lc")]
+    if not done:
         return ""
     return (
         f"What VQGAN-LC's frozen codes are: against k-means centroids of CLIP patches "
@@ -205,7 +220,8 @@ def _moving_averages(boards: Boards) -> str:
     used = [_number(results, row, "utilisation") for row in (zero, one)]
     return (
         f"Moving averages as VQGAN-LC's code starts them (cluster sizes 0) are another method: {_with(results, zero)} "
-        f"uses {used[0]} of {ema[zero]['num_codes']:,} codes, with sizes that start at 1 {_with(results, one)} uses {used[1]}."
+        f"uses {used[0]} of {ema[zero]['num_codes']:,} codes, "
+        f"with sizes that start at 1 {_with(results, one)} uses {used[1]}."
     )
 
 
@@ -253,7 +269,8 @@ def _probe(boards: Boards) -> str:
     rank = float(stats.spearmanr([q.mean for _, q, _ in both], [p.mean for _, _, p in both]).statistic)
     return (
         f"A linear probe reads the class best from `{best[0]}`: {_number(results, best[0], 'linear_probe')}, chance "
-        f"{_number(results, best[0], 'linear_probe_chance')}. Over {len(both)} methods its rank correlation with PSNR is {rank:+.2f}."
+        f"{_number(results, best[0], 'linear_probe_chance')}. "
+        f"Over {len(both)} methods its rank correlation with PSNR is {rank:+.2f}."
     )
 
 
@@ -290,7 +307,7 @@ def _cost(boards: Boards) -> str:
         return ""
     low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
     return (
-        f"Encoding an image takes {1e3 * spent[low]:.2f} ms of one CPU core with `{low}` and {1e3 * spent[high]:.2f} ms "
+        f"Encoding an image takes {1e3 * spent[low]:.2f} ms of one CPU core with `{low}` and {1e3 * spent[high]:.2f} "
         f"with `{high}`, the least and the most of {len(spent)} methods with the same trunk."
     )
 
@@ -311,8 +328,8 @@ def _second_set(boards: Boards) -> str:
         return ""
     rank = float(stats.spearmanr(*zip(*values, strict=True)).statistic)
     return (
-        f"On {boards['tiny-imagenet'].claims.title}, the PSNR of {len(values)} methods has a rank correlation of {rank:+.2f} "
-        f"with that on {boards[FIRST].claims.title.lower()}."
+        f"On {boards['tiny-imagenet'].claims.title}, the PSNR of {len(values)} methods has a rank correlation "
+        f"of {rank:+.2f} with that on {boards[FIRST].claims.title.lower()}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The same methods with larger codebooks: the question of VQGAN-LC, how many of the codes are used and what they buy."""
+"""The same methods with larger codebooks: VQGAN-LC's question, how many codes are used and what they buy."""
 
 from __future__ import annotations
 
@@ -73,14 +73,15 @@ def _cells(results: Results, method: str, row: str) -> list[str]:
     assert use is not None, "by_size"
     bits = results.value(row, "bits_per_image")
     return [
-        method, f"`{row}`", f"{use.num_codes:,}", str(len(results.metrics[row])), "" if bits is None else f"{bits:,.0f}",
+        method, f"`{row}`", f"{use.num_codes:,}", str(len(results.metrics[row])),
+        "" if bits is None else f"{bits:,.0f}",
         *(shown(name, results.estimate(row, name)) for name in ("psnr", "fd_clip", "utilisation")),
         f"{use.used:,.0f}", f"{100 * use.uniform:.1f}", f"{use.num_tokens:,}",
     ]  # fmt: skip
 
 
 def answer(results: Results) -> Iterator[str]:
-    """Is 99 % of the largest codebook used, by whom, and what does it buy? Nothing before a method has run at that size."""
+    """Is 99 % of the largest codebook used, by whom, and what does it buy? Nothing before a method ran at that size."""
     size = largest(results)
     if size is None:
         return
@@ -102,7 +103,8 @@ def answer(results: Results) -> Iterator[str]:
     rest = [row for row in ranked if row not in full]
     tokens = f"with {one.num_tokens:,} test tokens, of which even draws would reach {100 * one.uniform:.1f} %"
     if full:
-        yield f"Of {size:,} codes, {listed([name(row) for row in full])} use{'s' * (len(full) == 1)} 99 % or more, {tokens}."
+        uses = f"use{'s' * (len(full) == 1)} 99 % or more"
+        yield f"Of {size:,} codes, {listed([name(row) for row in full])} {uses}, {tokens}."
         if rest:
             yield f"The others do not: {listed([name(row) for row in rest])}."
     else:
@@ -113,13 +115,12 @@ def answer(results: Results) -> Iterator[str]:
 
 
 def _bought(results: Results, method: str, row: str) -> str:
-    """What the largest codebook of a method gives over its smallest named after the method alone, and over the others."""
+    """What the largest codebook of a method gives over that of the row named as the method, and over the others."""
     small, large = (results.estimate(name, "psnr") for name in (method, row))
     before, after = (results.estimate(name, "fd_clip") for name in (method, row))
     bits = [results.value(name, "bits_per_image") for name in (method, row)]
-    if None in (small, large, before, after, *bits):
+    if small is None or large is None or before is None or after is None or None in bits:
         return ""
-    assert small is not None and large is not None and before is not None and after is not None
     own = results.use(method)
     text = (
         f"To `{method}` they bring {large.mean - small.mean:+.2f} dB and FD-CLIP {before.mean:.2f} to {after.mean:.2f} "
@@ -151,10 +152,13 @@ def _is_tie(one: Estimate, other: Estimate) -> bool:
 
 
 def sizes_picture(results: Results) -> Markup | None:
-    """Share of the codes used against K for every method with two sizes or more, and that of even draws dashed; None
-    where there is none."""
+    """Share of the codes used against K for the methods that are to run at the largest size, and that of even draws
+    dashed; None where there is none."""
     lines, tokens = [], set()
+    size = largest(results)
     for sized in by_size(results):
+        if f"{sized.method}-k{size}" not in results.board.rows:
+            continue
         points = []
         for row in sized.rows:
             use, value = results.use(row), results.estimate(row, "utilisation")

@@ -18,8 +18,10 @@ def table_page(table: BoardTable, found: Found, home: str) -> str:
     heads, rows = _rows(table, found.results)
     verdicts = found.verdicts[table.title]
     return render(
-        "table.md.j2", home=home, table=table, board=found, head=heads, rows=rows, gaps=_gaps(table, found.claims, found.results),
-        departures=departures([row for _, row in table.rows], found.results), sentence=_sentence(verdicts),
+        "table.md.j2", home=home, table=table, board=found, head=heads, rows=rows,
+        gaps=_gaps(table, found.claims, found.results),
+        departures=departures([row for _, row in table.rows], found.results),
+        sentence=_sentence(verdicts),
         verdicts=[[one.claim.text, f"**{one.outcome}**", one.evidence] for one in verdicts],
     )  # fmt: skip
 
