@@ -141,8 +141,9 @@ def test_the_page_shows_the_rows_and_names_what_is_missing(board: Checkout) -> N
     board.run("vqpipe.cli.app", "boards", "--out", "page.md")
     page = (board.folder / "page.md").read_text()
     assert "2 of 2 runs" in page
-    assert "| `vqct` | missing | missing |" in page
-    assert "not run yet" in page
+    assert "Not run yet: ema, " in page
+    rows = (board.folder / "page/scenes-main-rows.md").read_text()
+    assert "| `vqct` | missing | missing |" in rows
 
 
 def test_a_board_over_another_reads_its_rows_and_dvc_knows_names_with_a_plus(board: Checkout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +26,8 @@ from vqpipe.boards.claims import (
     read_claims,
     shown,
 )
-from vqpipe.boards.page import boards_page, read_boards
+from vqpipe.boards.found import Found
+from vqpipe.boards.page import boards_pages
 from vqpipe.boards.results import Results, over_seeds, read_results
 from vqpipe.errors import ArtifactError
 
@@ -59,13 +61,20 @@ def results(
                 "row": row,
                 "seed": seed,
                 "protocol": board.protocol,
-                "code": "c",
+                "code_shared": "c",
+                "num_codes": "1024",
+                "bits_per_image": 2560.0,
             }
             if half:
                 entry |= {f"{metric}_low": value - half, f"{metric}_high": value + half}
             runs.setdefault(row, {})[seed] = entry
     planned = {n: r for n, r in board.runs.items() if r.row not in rows or r.seed < len(rows[r.row])}
     return Results(board.model_copy(update={"runs": planned}), runs, {})
+
+
+def page(claims: BoardClaims, found: Results) -> str:
+    """All pages of one board in one text."""
+    return "\n".join(boards_pages([Found("scenes", claims, found)], None).values())
 
 
 def outcome(board: Board, claim: Claim, rows: Mapping[str, Sequence[float]], **options: Any) -> str:
@@ -210,20 +219,19 @@ def test_the_papers_tables_that_were_asked_for_are_there() -> None:
         assert any(title.startswith(start) for title in titles), start
 
 
-def test_the_page_shows_numbers_verdicts_and_says_what_is_missing(board: Board) -> None:
+def test_the_pages_show_numbers_verdicts_and_what_is_missing(board: Board) -> None:
     rows = {"vq": [20.0, 20.1, 20.2], "vqct": [21.5, 21.6, 21.7], "vqct-random": [21.0]}
-    found = results(board, rows)
-    page = boards_page([(VQCT, found)])
-    assert "| `vq` |" in page
-    assert "20.10 [19.85, 20.35]" in page
-    assert "CLIP vectors are better than the baseline | **reproduced** | PSNR: vq 20.10" in page
-    assert "GloVe vectors are better than the baseline | **not testable here**" in page
-    lines = [line for line in page.splitlines() if line.startswith("| `lc` |")]
+    text = page(VQCT, results(board, rows))
+    assert "| `vq` |" in text
+    assert "20.10 [19.85, 20.35]" in text
+    assert "CLIP vectors are better than the baseline | **reproduced** | PSNR: vq 20.10" in text
+    assert "GloVe vectors are better than the baseline | **not testable here**" in text
+    lines = [line for line in text.splitlines() if line.startswith("| `lc` |")]
     assert lines
     assert all("missing" in line and "0.0" not in line for line in lines)
-    assert "made by 1 version of the code" in page
-    assert "Missing runs: ema-0" in page
-    assert all(line.count("|") == page_line.count("|") for page_line, line in _tables(page)), "ragged table"
+    assert "The code that all rows share was of 1 version: c." in text
+    assert "Missing runs: ema-0" in text
+    assert all(line.count("|") == page_line.count("|") for page_line, line in _tables(text)), "ragged table"
 
 
 def _tables(page: str) -> list[tuple[str, str]]:
@@ -232,29 +240,51 @@ def _tables(page: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]
 
 
-def test_several_versions_of_the_code_and_an_old_protocol_are_stated(board: Board) -> None:
+def test_several_versions_of_the_shared_code_are_stated(board: Board) -> None:
     found = results(board, {"vq": [20.0, 20.1], "lc": [21.0]})
-    changed = dict(found.metrics["vq"][1], code="other", protocol=board.protocol - 1)
-    runs = {"vq": {0: found.metrics["vq"][0], 1: changed}, "lc": found.metrics["lc"]}
-    claims = replace(MAIN, protocols={board.protocol - 1: "with other heads"})
-    page = boards_page([(claims, Results(board, runs, {}))])
-    assert "made by 2 versions of the code: c, other" in page
-    old = f"protocol {board.protocol - 1} (with other heads)"
-    assert f"Of {old}: vq-1. The board is now of protocol {board.protocol}." in page
-    assert f"\n\nvq-1 of {old}. Missing, since no run of it is here: `ema`, " in page
+    runs = {row: {seed: dict(run) for seed, run in own.items()} for row, own in found.metrics.items()}
+    runs["vq"][1]["code_shared"] = "other"
+    del runs["lc"][0]["code_shared"]
+    text = page(MAIN, Results(board, runs, {}))
+    assert "The code that all rows share was of 2 versions: c, other." in text
+    assert "1 runs do not name it." in text
+    assert "Rows of different versions compare" in text
+
+
+def test_rows_of_another_protocol_are_counted_and_no_results(tmp_path: Path, board: Board) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "params.yaml").write_text((FOLDER / "scenes/params.yaml").read_text())
+    for name, number in (
+        ("vq-0", board.protocol),
+        ("vq-1", board.protocol - 1),
+        ("ema-0", board.protocol - 1),
+    ):
+        run = board.runs[name]
+        content = {"row": run.row, "seed": run.seed, "protocol": number, "psnr": 12.34}
+        (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
+    found = read_results(tmp_path)
+    assert found.metrics == {"vq": {0: {"row": "vq", "seed": 0, "protocol": board.protocol, "psnr": 12.34}}}
+    assert {number: sorted(runs) for number, runs in found.other.items()} == {
+        board.protocol - 1: ["ema-0", "vq-1"]
+    }
+    text = page(replace(MAIN, protocols={board.protocol - 1: "8 x 8 tokens"}), found)
+    old = f"2 runs of protocol {board.protocol - 1} (8 x 8 tokens) are no result of this board"
+    assert old in text
+    assert text.count("12.34") == 2, "the first table and the table's page show the one run"
+    assert "Missing runs: ema-0" in text
 
 
 def test_a_dash_has_a_reason(board: Board) -> None:
     name = "task.retrieval.own.image_to_text.r1"
     claims = replace(MAIN, tables=(BoardTable("T", "about", (("plain", "vq"),), metrics=(name, "ssim")),))
-    page = boards_page([(claims, results(board, {"vq": [20.0]}))])
-    assert "Dashes at `vq`: trained without alignment, so without own heads." in page
-    assert "Dashes at `vq`: not measured under the row's protocol." in page
+    text = page(claims, results(board, {"vq": [20.0]}))
+    assert "Dashes at `vq`: trained without alignment, so without own heads." in text
+    assert "Dashes at `vq`: not measured under the row's protocol." in text
 
 
 def test_a_board_without_rows_says_what_to_run(board: Board) -> None:
-    page = boards_page([(MAIN, Results(board, {}, {}))])
-    assert "No row has been run. Run: `make board-scenes`" in page
+    text = page(MAIN, Results(board, {}, {}))
+    assert f"No row has been run under protocol {board.protocol}. Run: `make board-scenes`" in text
 
 
 def test_metrics_of_another_run_are_refused(tmp_path: Path) -> None:
@@ -263,11 +293,6 @@ def test_metrics_of_another_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics/vq-0.json").write_text('{"row": "ema", "seed": 0, "psnr": 1.0}')
     with pytest.raises(ArtifactError, match="not of run vq-0"):
         read_results(tmp_path)
-
-
-def test_the_committed_page_is_that_of_the_committed_metrics() -> None:
-    page = ROOT / "docs/boards.md"
-    assert page.read_text(encoding="utf-8") == boards_page(read_boards(FOLDER)), "run: vqpipe boards"
 
 
 def test_both_boards_share_the_protocol_of_training() -> None:
@@ -300,11 +325,10 @@ def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Board)
     assert Results(other, {}, {}).departure("fc") is None
 
 
-def test_the_page_says_it_at_the_rows_and_in_the_verdicts() -> None:
-    text = boards_page(read_boards(FOLDER))
-    assert text == (ROOT / "docs/boards.md").read_text(encoding="utf-8"), "run: vqpipe boards"
-    for row in ("ema-uniform", "fc-uniform", "lc-random"):
-        parts = [part for part in text.split("\n### ") if f"| `{row}` |" in part and "| 1024 |" in part]
+def test_the_pages_state_it_at_the_rows(board: Board) -> None:
+    found = results(board, {"ema-uniform": [20.0], "fc": [20.0], "lc-random": [20.0], "vq": [20.0]})
+    pages = boards_pages([Found("scenes", read_claims(FOLDER / "scenes"), found)], None)
+    for row in ("ema-uniform", "lc-random"):
+        parts = [text for text in pages.values() if f"| `{row}` | 1024 |" in text and "verdict" in text]
         assert parts
         assert all("Not in the form of VQGAN-LC's own code: " in part for part in parts)
-    assert "baselines as the papers start them" not in text

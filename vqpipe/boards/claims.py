@@ -60,6 +60,8 @@ class Claim:
     """Why the claim cannot be tested here, for any numbers of the rows: what this run lacks for it."""
     metrics: tuple[str, ...] = ()
     paired: bool = False
+    cause: str = ""
+    """Why its verdict differs from that of the earlier page, where it does and the reason is known."""
 
     def numbers(self) -> list[tuple[str, str]]:
         """Row and metric of each number."""
@@ -102,7 +104,11 @@ class BoardClaims:
     about: str = ""
     """What the board's numbers are, in Markdown, where the page's own words do not state it."""
     protocols: dict[int, str] = Field(default_factory=dict)
-    """What each number of the protocol means, where it was raised: the page states it at the rows of an older one."""
+    """What each number of the protocol means, where it was raised: the page counts the runs of an older one."""
+    cause: str = ""
+    """As `Claim.cause`, of the claims that state none."""
+    causes: dict[str, str] = Field(default_factory=dict)
+    """The same for single tables, by the start of their title up to a colon."""
 
 
 def read_claims(folder: Path) -> BoardClaims:
@@ -312,5 +318,8 @@ COLUMNS: dict[str, BoardColumn] = {
     "utilisation": BoardColumn("codes used", 1, True, HIGHER),
     "perplexity_share": BoardColumn("perplexity / K", 1, True, HIGHER),
     "bits_per_image": BoardColumn("bits", 0),
+    "linear_probe": BoardColumn("linear probe", 1, True, HIGHER),
+    "linear_probe_chance": BoardColumn("linear probe, chance", 1, True),
+    "gfd_clip": BoardColumn("gFD-CLIP", 2, better=LOWER),
     **dict(_tasks()),
 }

@@ -215,19 +215,26 @@ def boards(
     folder: Annotated[Path, typer.Option(help="A folder of boards: params, claims, metrics, cost.")] = Path(
         "boards"
     ),
-    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("docs/boards.md"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The first Markdown page to write; the others go to a folder next to it, named alike."
+        ),
+    ] = Path("docs/scoreboard.md"),
 ) -> None:
-    """Write the page of the boards from the metrics of their rows; missing rows are listed.
+    """Write the pages of the boards from the metrics of their rows; missing rows are listed.
 
-    Example: vqpipe boards --out docs/boards.md
+    Example: vqpipe boards --out docs/scoreboard.md
     """
     from vqpipe.artifacts.inputs_outputs import MARKDOWN, need_output
-    from vqpipe.artifacts.publish import publish_text
-    from vqpipe.boards.page import boards_page, read_boards
+    from vqpipe.boards.changes import read_earlier
+    from vqpipe.boards.found import read_boards
+    from vqpipe.boards.page import boards_pages, write_pages
 
     need_output(out, MARKDOWN)
-    publish_text(out, boards_page(read_boards(folder)))
-    say(f"wrote {out}")
+    pages = boards_pages(read_boards(folder), read_earlier(folder), out.stem)
+    write_pages(pages, out)
+    say(f"wrote {out} and {len(pages) - 1} files in {out.with_suffix('')}")
 
 
 @app.command()

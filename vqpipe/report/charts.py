@@ -35,7 +35,9 @@ class Series:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
+    """A linear or logarithmic axis: it maps a value to a position in pixels, `start` at `low`."""
+
     low: float
     high: float
     log: bool
@@ -66,23 +68,25 @@ def line_chart(
     shown = [s for s in (_visible(item, log_x, log_y) for item in series) if s.x]
     if not shown:
         return Markup('<p class="absent">no points to draw</p>')
-    y = _axis([v for s in shown for v in s.y], log_y, height - _BOTTOM, -(height - _TOP - _BOTTOM), pad=0.06)
-    longest = max((len(_number(tick)) for tick in y.ticks(5)), default=0)
+    y = axis_over(
+        [v for s in shown for v in s.y], log_y, height - _BOTTOM, -(height - _TOP - _BOTTOM), pad=0.06
+    )
+    longest = max((len(tick_label(tick)) for tick in y.ticks(5)), default=0)
     left = max(_LEFT - 16, 12 + 7 * longest) + (16 if y_label else 0)
-    x = _axis([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
+    x = axis_over([v for s in shown for v in s.x], log_x, left, width - left - _RIGHT, pad=0.0)
     parts = [open_svg(width, height, alt)]
     for tick in y.ticks(5):
         at = y(tick)
         parts.append(f'<line class="grid" x1="{left}" x2="{width - _RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(
-            f'<text class="tick" x="{left - 6}" y="{at + 4}" text-anchor="end">{_number(tick)}</text>'
+            f'<text class="tick" x="{left - 6}" y="{at + 4}" text-anchor="end">{tick_label(tick)}</text>'
         )
     for tick in x.ticks(5):
         at = x(tick)
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
         parts.append(
             f'<text class="tick" x="{at}" y="{height - _BOTTOM + 16}" '
-            f'text-anchor="middle">{_number(tick)}</text>'
+            f'text-anchor="middle">{tick_label(tick)}</text>'
         )
     parts.append(
         f'<text class="axis" x="{(left + width - _RIGHT) / 2}" y="{height - 8}" '
@@ -216,15 +220,16 @@ def _visible(series: Series, log_x: bool, log_y: bool) -> Series:
     return Series(series.label, [a for a, _ in keep], [b for _, b in keep], series.colour, series.dashed)
 
 
-def _axis(values: Sequence[float], log: bool, start: float, length: float, pad: float) -> _Axis:
+def axis_over(values: Sequence[float], log: bool, start: float, length: float, pad: float) -> Axis:
+    """An axis that contains all values and a share of room, `pad`, at each end; `length` is negative upwards."""
     low, high = min(values), max(values)
     if log:
         low, high = low / (1 + pad), high * (1 + pad)
-        return _Axis(low, high if high > low else low * 10, log, start, length)
+        return Axis(low, high if high > low else low * 10, log, start, length)
     if high == low:
         low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
     margin = (high - low) * pad
-    return _Axis(low - margin, high + margin, log, start, length)
+    return Axis(low - margin, high + margin, log, start, length)
 
 
 def _linear_ticks(low: float, high: float, most: int) -> list[float]:
@@ -246,7 +251,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     return inside or [low, high]
 
 
-def _number(value: float) -> str:
+def tick_label(value: float) -> str:
+    """A tick's number, with commas from a thousand on."""
     size = abs(value)
     if size >= 1e6 or 0 < size < 1e-4:
         mantissa, exponent = f"{value:.0e}".split("e")

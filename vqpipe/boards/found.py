@@ -1,0 +1,77 @@
+"""The boards of a folder: what each measured, the verdicts on its claims, and the names of its pages."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vqpipe.boards.claims import (
+    NOT_REPRODUCED,
+    NOT_RUN,
+    NOT_TESTABLE,
+    REPRODUCED,
+    BoardClaims,
+    BoardTable,
+    Verdict,
+    judge,
+    read_claims,
+)
+from vqpipe.boards.results import Results, read_results
+from vqpipe.errors import ParamsError
+
+OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
+FIRST = "scenes"
+"""The board whose rows have the first screen of the page."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One board."""
+
+    name: str
+    """Of its folder."""
+    claims: BoardClaims
+    results: Results
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, Sequence[Verdict]]:
+        """On the claims of each table, by its title."""
+        return {
+            table.title: [judge(claim, self.results) for claim in table.claims]
+            for table in self.claims.tables
+        }
+
+    def page(self, table: BoardTable) -> str:
+        """File of a table's page: of its title's words before a colon or comma, of all where tables share these."""
+        starts = Counter(map(_start, self.claims.tables))
+        start = _start(table)
+        return f"{self.name}-{start if starts[start] == 1 else _words(table.title)}.md"
+
+
+def _start(table: BoardTable) -> str:
+    return _words(re.split("[:,]", table.title)[0])
+
+
+def _words(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def read_boards(root: Path) -> list[Found]:
+    """Every board under a folder with what it measured: `FIRST` first, then by title.
+
+    Raises:
+        ParamsError: there is none; and as `read_claims` and `read_results`.
+    """
+    folders = sorted(path.parent for path in root.glob("*/claims.yaml"))
+    if not folders:
+        raise ParamsError(
+            f"there is no board under {root}",
+            expected="folders with claims.yaml and params.yaml",
+            run="vqpipe boards --folder boards",
+        )
+    found = [Found(folder.name, read_claims(folder), read_results(folder)) for folder in folders]
+    return sorted(found, key=lambda one: (one.name != FIRST, one.claims.title))

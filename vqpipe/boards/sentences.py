@@ -1,0 +1,365 @@
+"""What a reader remembers of the boards: sentences made from the rows, each only while its rows are there.
+
+Every sentence computes its numbers, and its words (above, below, cannot be distinguished) by the rule of the verdicts,
+so that it changes or disappears when the rows do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from scipy import stats
+
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, column, is_above, shown
+from vqpipe.boards.found import FIRST, Found
+from vqpipe.boards.markdown import listed
+from vqpipe.boards.results import NEAR, Estimate, Results
+from vqpipe.boards.sizes import answer, by_size, largest
+from vqpipe.params.base import merged
+from vqpipe.report.names import LOWER
+
+FEWEST = 3
+"""Methods below this number are not ranked."""
+MOST = 4
+"""Methods that a sentence names."""
+Boards = Mapping[str, Found]
+
+
+def sentences(found: Sequence[Found]) -> tuple[list[str], int]:
+    """The sentences whose rows are there, and how many wait for rows."""
+    boards = {board.name: board for board in found}
+    texts = [make(boards) for make in SENTENCES]
+    return [text for text in texts if text], sum(not text for text in texts)
+
+
+def main_rows(board: Found) -> list[str]:
+    """The rows of a board's first table."""
+    return [row for _, row in board.claims.tables[0].rows]
+
+
+def _results(boards: Boards, name: str = FIRST) -> Results | None:
+    return boards[name].results if name in boards else None
+
+
+def _margin(one: Estimate, other: Estimate) -> float:
+    """What means must differ by where one of two numbers has no interval, as in a claim that states none."""
+    return 0.05 if "none" in (one.source, other.source) else 0.0
+
+
+def _order(one: Estimate, other: Estimate) -> int:
+    """1 where the first is above the other, -1 where it is below, 0 where they cannot be distinguished."""
+    margin = _margin(one, other)
+    return is_above(one, other, margin) - is_above(other, one, margin)
+
+
+def _number(results: Results, row: str, metric: str = "psnr") -> str:
+    """A row's mean with its unit; the interval is in the tables."""
+    value = results.estimate(row, metric)
+    mean = None if value is None else Estimate(value.mean, value.mean, value.mean, "none", value.num_seeds)
+    unit = column(metric).unit
+    return f"{shown(metric, mean)}{f' {unit}' if unit else ''}"
+
+
+def _with(results: Results, row: str, metric: str = "psnr") -> str:
+    """A row with its number: `lc` (25.31 dB)."""
+    return f"`{row}` ({_number(results, row, metric)})"
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words of a list, and how many more there are."""
+    few = list(words[:MOST])
+    return listed([*few, *([f"{len(words) - MOST} more"] if len(words) > MOST else [])])
+
+
+def _compared(results: Results, rows: Sequence[str], base: str, metric: str = "psnr") -> str:
+    """Which rows are above a row, which are below, and which cannot be distinguished from it."""
+    value = results.estimate(base, metric)
+    groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    for row in rows:
+        own = results.estimate(row, metric)
+        if own is not None and value is not None:
+            groups[_order(own, value)].append(_with(results, row, metric))
+    parts = []
+    for sign, words in ((1, "above"), (-1, "below"), (0, "not distinguishable from it")):
+        if own_rows := groups[sign]:
+            parts.append(f"{_some(own_rows)} {'is' if len(own_rows) == 1 else 'are'} {words}")
+    return "; ".join(parts)
+
+
+def _ranked(metric: str, what: str) -> Callable[[Boards], str]:
+    """The leader of the main rows of equal bits by a metric, with those that cannot be distinguished from it."""
+
+    def make(boards: Boards) -> str:
+        results = _results(boards)
+        if results is None:
+            return ""
+        main = [row for row in main_rows(boards[FIRST]) if results.is_complete(row)]
+        groups = results.equal_bits(main)
+        bits, rows = max(groups, key=lambda group: len(group[1]), default=(0.0, []))
+        values = {row: value for row in rows if (value := results.estimate(row, metric)) is not None}
+        if len(values) < FEWEST:
+            return ""
+        sign = -1 if column(metric).better == LOWER else 1
+        order = sorted(values, key=lambda row: -sign * values[row].mean)
+        best = [row for row in order if _order(values[order[0]], values[row]) * sign <= 0]
+        text = f"Of {len(values)} methods at {bits:,.0f} bits an image, "
+        text += f"{_with(results, best[0], metric)} has the {what}"
+        if len(best) > 1:
+            text += f"; {_some([_with(results, row, metric) for row in best[1:]])} cannot be distinguished from it"
+        if "vq" in values and "vq" not in best:
+            text += f"; plain `vq` has {_number(results, 'vq', metric)}"
+        return text + "."
+
+    return make
+
+
+def _equal_bits(boards: Boards) -> str:
+    results = _results(boards)
+    if results is None or not results.is_complete("vqct", "vq"):
+        return ""
+    bits, plain = (results.value(row, "bits_per_image") for row in ("vqct", "vq"))
+    rows = [
+        row
+        for row in results.board.rows
+        if not row.startswith("vqct")
+        and results.is_complete(row)
+        and abs((results.value(row, "bits_per_image") or 0.0) / bits - 1) <= NEAR
+    ]
+    if not rows:
+        return ""
+    return (
+        f"VQCT spends {bits:,.0f} bits an image, where one codebook of 1,024 codes spends {plain:,.0f}. At equal bits, "
+        f"against its {_number(results, 'vqct')}: {_compared(results, rows, 'vqct')}."
+    )
+
+
+def _alike(results: Results, base: str, parts: AbstractSet[str]) -> list[str]:
+    """The other rows that are complete and differ from a row in codebook or in these params of its quantizer alone."""
+
+    def rest(row: str) -> dict[str, Any]:
+        whole = merged(results.board.common, results.board.rows[row])
+        quantizer = {key: value for key, value in whole.get("quantizer", {}).items() if key not in parts}
+        left_out = ("codebook", "foreign_codebook", "quantizer")
+        return {**{key: value for key, value in whole.items() if key not in left_out}, "quantizer": quantizer}
+
+    own = rest(base)
+    return [
+        row for row in results.board.rows if row != base and rest(row) == own and results.is_complete(row)
+    ]
+
+
+def _codebook(results: Results, row: str) -> tuple[str | None, Any]:
+    """The folder of a row's codebook, and what its quantizer takes from it."""
+    run = next((run for run in results.board.runs.values() if run.row == row), None)
+    return run.codebook if run else None, results.board.rows[row].get("quantizer", {}).get("source")
+
+
+def _words(boards: Boards) -> str:
+    """VQCT with other vectors: rows that differ from it in their codebook or in the vectors alone."""
+    results = _results(boards)
+    if results is None or not results.is_complete("vqct", "vqct-random"):
+        return ""
+
+    others = [row for row in ("vqct", *_alike(results, "vqct", {"words"})) if row != "vqct-random"]
+    return (
+        f"What VQCT's codes are made from: against random vectors behind the same network "
+        f"({_number(results, 'vqct-random')}), {_compared(results, others, 'vqct-random')}."
+    )
+
+
+def _start(boards: Boards) -> str:
+    results = _results(boards)
+    if results is None or not results.is_complete("vq", "vq-uniform"):
+        return ""
+    used = [_number(results, row, "utilisation") for row in ("vq-uniform", "vq")]
+    ours, theirs = results.estimate("vq", "psnr"), results.estimate("vq-uniform", "psnr")
+    if ours is None or theirs is None:
+        return ""
+    return (
+        f"The start of the codes alone changes plain VQ by {ours.mean - theirs.mean:+.2f} dB: from the papers' "
+        f"uniform start it uses {used[0]} of its codes, from the first latents {used[1]}."
+    )
+
+
+def _features(boards: Boards) -> str:
+    """VQGAN-LC with codes of other origin at its start of the projector and others."""
+    results = _results(boards)
+    if results is None or not results.is_complete("lc"):
+        return ""
+    alike = _alike(results, "lc", {"source", "init", "projector"})
+    done = [row for row in alike if _codebook(results, row) != _codebook(results, "lc")]
+    if not done:
+        return ""
+    return (
+        f"What VQGAN-LC's frozen codes are: against k-means centroids of CLIP patches "
+        f"({_number(results, 'lc')}), {_compared(results, done, 'lc')}."
+    )
+
+
+def _moving_averages(boards: Boards) -> str:
+    """EMA with cluster sizes that start at 0 and at 1, all else equal, at the largest size that has both."""
+    results = _results(boards)
+    if results is None:
+        return ""
+    ema = {row: change["quantizer"] for row, change in results.board.rows.items()
+           if change.get("quantizer", {}).get("kind") == "ema" and results.is_complete(row)}  # fmt: skip
+
+    def rest(row: str) -> dict[str, Any]:
+        return {key: value for key, value in ema[row].items() if key != "initial_size"}
+
+    pairs = [
+        (own, other) for own in ema for other in ema
+        if ema[own].get("initial_size", 1) == 0 and ema[other].get("initial_size", 1) == 1 and rest(own) == rest(other)
+    ]  # fmt: skip
+    if not pairs:
+        return ""
+    zero, one = max(pairs, key=lambda pair: ema[pair[0]]["num_codes"])
+    used = [_number(results, row, "utilisation") for row in (zero, one)]
+    return (
+        f"Moving averages as VQGAN-LC's code starts them (cluster sizes 0) are another method: {_with(results, zero)} "
+        f"uses {used[0]} of {ema[zero]['num_codes']:,} codes, "
+        f"with sizes that start at 1 {_with(results, one)} uses {used[1]}."
+    )
+
+
+def _larger(boards: Boards) -> str:
+    """Which methods gain from the largest codebook."""
+    results = _results(boards)
+    size = largest(results) if results is not None else None
+    if results is None or size is None:
+        return ""
+    gains: dict[int, list[str]] = {1: [], 0: [], -1: []}
+    for sized in by_size(results):
+        row = sized.at(size)
+        if row is None or not results.is_complete(row, sized.method):
+            continue
+        small, large = (results.estimate(name, "psnr") for name in (sized.method, row))
+        if small is not None and large is not None:
+            gains[_order(large, small)].append(f"`{sized.method}` ({large.mean - small.mean:+.2f} dB)")
+    parts = [
+        f"{words} for {listed(gains[sign])}"
+        for sign, words in ((1, "rises"), (0, "cannot be distinguished"), (-1, "falls"))
+        if gains[sign]
+    ]
+    return f"From 1,024 to {size:,} codes, PSNR {'; '.join(parts)}." if parts else ""
+
+
+def _size_answer(boards: Boards) -> str:
+    results = _results(boards)
+    return " ".join(answer(results)) if results is not None else ""
+
+
+def _probe(boards: Boards) -> str:
+    results = _results(boards)
+    if results is None:
+        return ""
+    main = [row for row in main_rows(boards[FIRST]) if results.is_complete(row)]
+    both = [
+        (row, quality, probe)
+        for row in main
+        if (quality := results.estimate(row, "psnr")) is not None
+        and (probe := results.estimate(row, "linear_probe")) is not None
+    ]
+    if len(both) < FEWEST:
+        return ""
+    best = max(both, key=lambda one: one[2].mean)
+    rank = float(stats.spearmanr([q.mean for _, q, _ in both], [p.mean for _, _, p in both]).statistic)
+    return (
+        f"A linear probe reads the class best from `{best[0]}`: {_number(results, best[0], 'linear_probe')}, chance "
+        f"{_number(results, best[0], 'linear_probe_chance')}. "
+        f"Over {len(both)} methods its rank correlation with PSNR is {rank:+.2f}."
+    )
+
+
+def _alignment(boards: Boards) -> str:
+    results = _results(boards, "language")
+    if results is None or not results.is_complete("vq", "vq+lg"):
+        return ""
+    names = ("task.masked_words.fresh.masked_1.recall", "task.retrieval.fresh.image_to_text.r10")
+    recall, found = (results.difference(("vq+lg", name), ("vq", name)) for name in names)
+    if recall is None or found is None:
+        return ""
+
+    def words(one: Estimate) -> str:
+        effect = "raises" if one.low > 0 else "lowers" if one.high < 0 else "does not change"
+        return f"{effect} (by {shown(names[0], one, difference=True)})"
+
+    return (
+        f"Aligning plain VQ's codes with captions (LG-VQ) {words(recall)} the share of masked words that fresh heads "
+        f"recall, and {words(found)} the share of captions found among the first ten, seed by seed."
+    )
+
+
+def _cost(boards: Boards) -> str:
+    results = _results(boards)
+    if results is None:
+        return ""
+    main = [row for row in main_rows(boards[FIRST]) if results.is_complete(row)]
+    spent = {
+        row: value
+        for row in main
+        if (value := results.mean_cost(row, "encode_cpu_seconds_per_image")) is not None
+    }
+    if len(spent) < FEWEST:
+        return ""
+    low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
+    return (
+        f"Encoding an image takes {1e3 * spent[low]:.2f} ms of one CPU core with `{low}` and {1e3 * spent[high]:.2f} "
+        f"with `{high}`, the least and the most of {len(spent)} methods with the same trunk."
+    )
+
+
+def _second_set(boards: Boards) -> str:
+    """Whether the methods have the same order on the second data set."""
+    first, second = _results(boards), _results(boards, "tiny-imagenet")
+    if first is None or second is None:
+        return ""
+    rows = [
+        row
+        for row in main_rows(boards["tiny-imagenet"])
+        if second.is_complete(row) and first.is_complete(row)
+    ]
+    pairs = [(first.estimate(row, "psnr"), second.estimate(row, "psnr")) for row in rows]
+    values = [(one.mean, other.mean) for one, other in pairs if one is not None and other is not None]
+    if len(values) < FEWEST:
+        return ""
+    rank = float(stats.spearmanr(*zip(*values, strict=True)).statistic)
+    return (
+        f"On {boards['tiny-imagenet'].claims.title}, the PSNR of {len(values)} methods has a rank correlation "
+        f"of {rank:+.2f} with that on {boards[FIRST].claims.title.lower()}."
+    )
+
+
+def _claims(boards: Boards) -> str:
+    counts = Counter(
+        one.outcome for board in boards.values() for own in board.verdicts.values() for one in own
+    )
+    judged = counts[REPRODUCED] + counts[NOT_REPRODUCED]
+    if not judged:
+        return ""
+    return (
+        f"Of {counts.total()} claims, {judged} are judged: {counts[REPRODUCED]} are reproduced and "
+        f"{counts[NOT_REPRODUCED]} are not at this scale; {counts[NOT_TESTABLE]} cannot be tested here and "
+        f"{counts[NOT_RUN]} wait for rows."
+    )
+
+
+SENTENCES: tuple[Callable[[Boards], str], ...] = (
+    _ranked("psnr", "highest PSNR"),
+    _ranked("fd_clip", "lowest FD-CLIP"),
+    _size_answer,
+    _larger,
+    _equal_bits,
+    _words,
+    _features,
+    _start,
+    _moving_averages,
+    _alignment,
+    _probe,
+    _cost,
+    _second_set,
+    _claims,
+)

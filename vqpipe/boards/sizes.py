@@ -1,0 +1,191 @@
+"""The same methods with larger codebooks: VQGAN-LC's question, how many codes are used and what they buy."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vqpipe.boards.claims import head, is_above, shown
+from vqpipe.boards.found import Found
+from vqpipe.boards.markdown import listed, render
+from vqpipe.boards.pictures import Line, Point, picture
+from vqpipe.boards.results import Estimate, Results
+
+WANTED = 0.99
+"""Share of the codes that VQGAN-LC reports to use at any size (Table 7 of the paper)."""
+PICTURE = "utilisation.svg"
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The rows of one method by their number of codes; a method is named as its row without a size."""
+
+    method: str
+    rows: Sequence[str]
+
+    def at(self, size: int) -> str | None:
+        """The row whose name states this size."""
+        return next((row for row in self.rows if row == f"{self.method}-k{size}"), None)
+
+
+def by_size(results: Results) -> list[Sized]:
+    """Every method of the board that has rows NAME and NAME-kNUMBER, those with metrics in the order of their codes."""
+    methods: dict[str, list[str]] = {}
+    for row in results.board.rows:
+        base = re.sub(r"-k\d+$", "", row)
+        if base in results.board.rows:
+            methods.setdefault(base, []).append(row)
+    found = []
+    for method, rows in methods.items():
+        if len(rows) > 1:
+            counts = {row: use.num_codes for row in rows if (use := results.use(row)) is not None}
+            if counts:
+                found.append(Sized(method, sorted(counts, key=counts.__getitem__)))
+    return found
+
+
+def largest(results: Results) -> int | None:
+    """The largest size that names of rows state; None where none does."""
+    sizes = [int(match[1]) for row in results.board.rows if (match := re.search(r"-k(\d+)$", row))]
+    return max(sizes, default=None)
+
+
+def sizes_page(found: Found, home: str) -> str:
+    """A line for each method and size, after the answer in a sentence and the picture."""
+    results = found.results
+    rows = [_cells(results, sized.method, row) for sized in by_size(results) for row in sized.rows]
+    heads = ["method", "row", "K", "seeds", "bits", head("psnr"), head("fd_clip"), head("utilisation"), "codes used",
+             "even draws, %", "N"]  # fmt: skip
+    planned = [row for row in results.board.rows if re.search(r"-k\d+$", row)]
+    missing = [f"`{row}`" for row in planned if not results.metrics.get(row)]
+    return render(
+        "sizes.md.j2", home=home, board=found, head=heads, rows=rows, answer=" ".join(answer(results)),
+        missing=missing, picture="" if sizes_picture(results) is None else PICTURE, num_planned=len(planned),
+    )  # fmt: skip
+
+
+def _cells(results: Results, method: str, row: str) -> list[str]:
+    use = results.use(row)
+    assert use is not None, "by_size"
+    bits = results.value(row, "bits_per_image")
+    return [
+        method, f"`{row}`", f"{use.num_codes:,}", str(len(results.metrics[row])),
+        "" if bits is None else f"{bits:,.0f}",
+        *(shown(name, results.estimate(row, name)) for name in ("psnr", "fd_clip", "utilisation")),
+        f"{use.used:,.0f}", f"{100 * use.uniform:.1f}", f"{use.num_tokens:,}",
+    ]  # fmt: skip
+
+
+def answer(results: Results) -> Iterator[str]:
+    """Is 99 % of the largest codebook used, by whom, and what does it buy? Nothing before a method ran at that size."""
+    size = largest(results)
+    if size is None:
+        return
+    reached = {
+        row: (sized.method, use)
+        for sized in by_size(results)
+        if (row := sized.at(size)) is not None and (use := results.use(row)) is not None
+    }
+    if not reached:
+        return
+    one = next(iter(reached.values()))[1]
+    ranked = sorted(reached, key=lambda row: -reached[row][1].used / reached[row][1].num_codes)
+
+    def name(row: str) -> str:
+        method, use = reached[row]
+        return f"`{method}` ({100 * use.used / use.num_codes:.1f} %)"
+
+    full = [row for row in ranked if reached[row][1].used / reached[row][1].num_codes >= WANTED]
+    rest = [row for row in ranked if row not in full]
+    tokens = f"with {one.num_tokens:,} test tokens, of which even draws would reach {100 * one.uniform:.1f} %"
+    if full:
+        uses = f"use{'s' * (len(full) == 1)} 99 % or more"
+        yield f"Of {size:,} codes, {listed([name(row) for row in full])} {uses}, {tokens}."
+        if rest:
+            yield f"The others do not: {listed([name(row) for row in rest])}."
+    else:
+        yield f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
+    for row in full or ranked[:1]:
+        if text := _bought(results, reached[row][0], row):
+            yield text
+
+
+def _bought(results: Results, method: str, row: str) -> str:
+    """What the largest codebook of a method gives over that of the row named as the method, and over the others."""
+    small, large = (results.estimate(name, "psnr") for name in (method, row))
+    before, after = (results.estimate(name, "fd_clip") for name in (method, row))
+    bits = [results.value(name, "bits_per_image") for name in (method, row)]
+    if small is None or large is None or before is None or after is None or None in bits:
+        return ""
+    own = results.use(method)
+    text = (
+        f"To `{method}` they bring {large.mean - small.mean:+.2f} dB and FD-CLIP {before.mean:.2f} to {after.mean:.2f} "
+        f"against its {own.num_codes if own else 0:,} codes, for {bits[1] / bits[0] - 1:.0%} more bits"
+    )
+    size = largest(results)
+    others = {
+        sized.method: value
+        for sized in by_size(results)
+        if sized.method != method
+        and (other := sized.at(size or 0)) is not None
+        and (value := results.estimate(other, "psnr")) is not None
+    }
+    above = [f"`{name}` ({value.mean:.2f})" for name, value in others.items() if is_above(value, large, 0.0)]
+    equal = [f"`{name}`" for name, value in others.items() if _is_tie(value, large)]
+    if not others:
+        return text + "."
+    if above:
+        text += f"; {listed(above)} {'is' if len(above) == 1 else 'are'} above its {large.mean:.2f} dB at that size"
+    elif equal:
+        text += f"; {listed(equal)} cannot be distinguished from it by PSNR at that size"
+    else:
+        text += f", and its PSNR is the highest of the {len(others) + 1} methods at that size"
+    return text + "."
+
+
+def _is_tie(one: Estimate, other: Estimate) -> bool:
+    return not is_above(one, other, 0.0) and not is_above(other, one, 0.0)
+
+
+def sizes_picture(results: Results) -> Markup | None:
+    """Share of the codes used against K for the methods that are to run at the largest size, and that of even draws
+    dashed; None where there is none."""
+    lines, tokens = [], set()
+    size = largest(results)
+    for sized in by_size(results):
+        if f"{sized.method}-k{size}" not in results.board.rows:
+            continue
+        points = []
+        for row in sized.rows:
+            use, value = results.use(row), results.estimate(row, "utilisation")
+            assert use is not None
+            tokens.add(use.num_tokens)
+            if value is not None:
+                low, high = max(0.0, value.low), min(1.0, value.high)
+                points.append(
+                    Point(use.num_codes, 100 * value.mean, 100 * low, 100 * high, value.source == "seeds")
+                )
+        if points:
+            lines.append(Line(sized.method, points))
+    if not lines:
+        return None
+    sizes = [point.x for line in lines for point in line.points]
+    low, high = min(sizes), max(max(sizes), 2 * min(sizes))
+    for count in sorted(tokens):
+        grid = [low * (high / low) ** (i / 60) for i in range(61)]
+        shares = [-100 * math.expm1(-count / codes) for codes in grid]
+        lines.append(
+            Line(
+                f"even draws, N {count:,}",
+                [Point(k, s, s, s) for k, s in zip(grid, shares, strict=True)],
+                True,
+            )
+        )
+    return picture(
+        lines, x_label="codes K", y_label="codes used at least once, %", log_x=True,
+        alt="Share of the codes used against the size of the codebook, by method",
+    )  # fmt: skip
