@@ -66,10 +66,8 @@ def main(
         run_outdated(jobs)
         return
     if jobs is not None:
-        raise ParamsError(
-            "stages that are named run one after the other", found=f"--jobs {jobs}",
-            expected="--jobs with --outdated", run=f"python -m stages.run --outdated --jobs {jobs}",
-        )  # fmt: skip
+        again = f"python -m stages.run --outdated --jobs {jobs}"
+        raise ParamsError("stages that are named run one by one", found=f"--jobs {jobs}", run=again)
     plan = [find_stage(stages, name).name for name in names or []]
     for number, stage in enumerate(stages[name] for name in plan):
         say(
