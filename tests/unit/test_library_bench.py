@@ -102,7 +102,7 @@ def test_two_runs_differ_in_speed_alone(place: Path) -> None:
 
 def test_codes_that_are_averaged_count_as_buffers() -> None:
     model = make_tokenizer(every_recipe()["ema-data"])
-    sizes, (codes,) = PartSizes.of(model), [book.vectors for book in model.codebooks()]
+    sizes, (codes,) = PartSizes.count(model), [book.vectors for book in model.codebooks()]
     assert sizes.quantizer == 0
     assert sizes.quantizer_buffers == 2 * codes.numel() + len(codes)  # codes, sums, cluster sizes
 
