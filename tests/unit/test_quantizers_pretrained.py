@@ -264,7 +264,12 @@ def test_the_reference_s_projector_starts_with_the_variance_of_the_code_s_dimens
 
 @pytest.mark.parametrize("projector", [True, False])
 def test_normalised_latents_meet_codes_of_any_length(projector: bool) -> None:
-    changes = {"beta": 0.33, "beta_on": "codebook", "distance": "euclidean", "projector": projector}
+    changes: dict[str, Any] = {
+        "beta": 0.33,
+        "beta_on": "codebook",
+        "distance": "euclidean",
+        "projector": projector,
+    }
     quantizer = fresh(LC, patches(), dim=20, normalise=True, **changes).train()
     z, upstream = (latent(2, 20, 3, 5) * 3).requires_grad_(), latent(2, 20, 3, 5, seed=2)
     out = quantizer(z)
