@@ -137,6 +137,13 @@ def test_the_rule_of_two_sets_of_weights(tmp_path: Path) -> None:
     both = read(tmp_path, case)
     raw = read(tmp_path, case, weights="raw")
     assert (both.weights, raw.weights) == ("averaged", "raw")
+    for imported, used, other in (
+        (both, "model_ema.encoderconv_inweight", "encoder.conv_in.weight"),
+        (raw, "encoder.conv_in.weight", "model_ema.encoderconv_inweight"),
+    ):
+        assert used not in imported.left_out
+        assert other in imported.left_out
+        assert imported.num_mapped + len(imported.left_out) == len(case.content["state_dict"])
     assert not torch.equal(both.tokenizer.encode(case.images), raw.tokenizer.encode(case.images))
     state = case.content["state_dict"]
     alone = {key: tensor for key, tensor in state.items() if not key.startswith("model_ema.")}

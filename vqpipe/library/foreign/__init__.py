@@ -115,7 +115,7 @@ def convert(
     chosen, averaged = weights.choose(checkpoint, config, wanted, where)
     state = checkpoint.state if chosen == "raw" else {**checkpoint.state, **averaged}
     plan: Plan = config.family.plan(config.params, state, options, where)
-    unread = weights.check_keys(checkpoint.state, plan, config, where)
+    weights.check_keys(checkpoint.state, plan, config, where)
     if checkpoint.averaged:
         weights.check_keys(checkpoint.averaged, plan, config, f"{where}, averaged weights")
     state = dict(weights.take(checkpoint.state, plan, averaged, chosen, where))
@@ -127,8 +127,12 @@ def convert(
     tokenizer.load_state_dict({**tensors, "latent_scale": torch.ones(())})
     tokenizer.eval().requires_grad_(False)
     read = {key for source in plan.sources.values() for key in source.keys} | set(plan.used)
+    if chosen == "averaged":  # of a parameter and its copy the copy is used
+        copies = {key: weights.copy_name(key) for key in read}
+        read = {copies[key] if copies[key] in checkpoint.state else key for key in read}
+    left_out = tuple(sorted(set(checkpoint.state) - read))
     return Imported(
-        tokenizer, config.layout, config.family.title, chosen, len(read), unread, look(tokenizer, where), plan.note
+        tokenizer, config.layout, config.family.title, chosen, len(read), left_out, look(tokenizer, where), plan.note
     )  # fmt: skip
 
 

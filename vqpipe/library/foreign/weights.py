@@ -92,8 +92,8 @@ def take(
     return {**state, **averaged}
 
 
-def check_keys(state: Mapping[str, Tensor], plan: Plan, config: ForeignConfig, where: str) -> tuple[str, ...]:
-    """Refuse a state dict that lacks keys or has unknown ones; returns those that are not used, sorted."""
+def check_keys(state: Mapping[str, Tensor], plan: Plan, config: ForeignConfig, where: str) -> None:
+    """Raise `MismatchError` where a state dict lacks keys or has unknown ones; both are named."""
     needed = {key for source in plan.sources.values() for key in source.keys} | set(plan.used)
     missing = sorted(needed - set(state))
     title, skipped = config.family.title, config.family.left_out
@@ -111,14 +111,12 @@ def check_keys(state: Mapping[str, Tensor], plan: Plan, config: ForeignConfig, w
         return key.split(".")[0] in skipped
 
     copies = {copy_name(key) for key in state}
-    rest = sorted(set(state) - needed)
-    if extra := [key for key in rest if not known(key)]:
+    if extra := sorted(key for key in set(state) - needed if not known(key)):
         raise MismatchError(
             f"{where} has {len(extra)} keys that its config does not ask for",
             found=some(extra), expected="the config of this checkpoint: ch_mult, num_res_blocks and "
             f"attn_resolutions decide which keys there are; apart from these only {', '.join(skipped)}",
         )  # fmt: skip
-    return tuple(rest)
 
 
 def convert(
