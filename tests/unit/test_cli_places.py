@@ -17,6 +17,7 @@ TOOLS = {
     "detokenize": (["detokenize", "gone.parquet", "--tokenizer=gone"], "folder"),
     "export": (["export", "gone"], "folder"),
     "import": (["import", "gone.ckpt", "gone.yaml"], "folder"),
+    "bench-tokenizers": (["bench-tokenizers", "photos", "--tokenizer=gone"], "json"),
     "card": (["card", "gone"], "page"),
     "boards": (["boards", "--folder=gone"], "page"),
     "preset": (["preset", "pico"], "params"),

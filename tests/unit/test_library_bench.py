@@ -28,6 +28,8 @@ from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tokenizers.tokenizer import TokenizerParams
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 
 

@@ -79,9 +79,9 @@ def bench_tokenizers(
 
     if out is not None:
         kinds = {".json": JSON, ".md": MARKDOWN}
+        need_output(out, kinds.get(out.suffix, JSON))
         if out.suffix not in kinds:
             raise ParamsError("the ending of --out chooses the form", found=str(out), choices=kinds)
-        need_output(out, kinds[out.suffix])
     found = bench.bench_tokenizers(
         images, tokenizer, clip=clip, features=features.value if features else None,
         perceptual=perceptual.value if perceptual else None, resolution=resolution, batch_size=batch_size,
