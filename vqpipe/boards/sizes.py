@@ -63,7 +63,8 @@ def sizes_page(found: Found, home: str) -> str:
     planned = [row for row in results.board.rows if re.search(r"-k\d+$", row)]
     missing = [f"`{row}`" for row in planned if not results.metrics.get(row)]
     return render(
-        "sizes.md.j2", home=home, board=found, head=heads, rows=rows, answer=" ".join(answer(results)),
+        "sizes.md.j2", home=home, board=found, head=heads, rows=rows,
+        answer=" ".join(answer(results)), gains=gains(results),
         missing=missing, picture="" if sizes_picture(results) is None else PICTURE, num_planned=len(planned),
     )  # fmt: skip
 
@@ -112,6 +113,36 @@ def answer(results: Results) -> Iterator[str]:
     for row in full or ranked[:1]:
         if text := _bought(results, reached[row][0], row):
             yield text
+
+
+def gains(results: Results) -> str:
+    """Which methods gain PSNR from the largest codebook; empty where none is complete at both sizes."""
+    size = largest(results)
+    found: dict[str, list[str]] = {}
+    for sized in by_size(results):
+        row = sized.at(size or 0)
+        if row is None or not results.is_complete(row, sized.method):
+            continue
+        small, large = (results.estimate(name, "psnr") for name in (sized.method, row))
+        if small is not None and large is not None:
+            words = (
+                "rises"
+                if is_above(large, small, 0.0)
+                else "falls"
+                if is_above(small, large, 0.0)
+                else "does not change"
+            )
+            found.setdefault(words, []).append(f"`{sized.method}` ({large.mean - small.mean:+.2f} dB)")
+    parts = [
+        f"{words} for {listed(found[words])}"
+        for words in ("rises", "does not change", "falls")
+        if words in found
+    ]
+    return (
+        f"From the rows named as the method to those of {size:,} codes, PSNR {'; '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def _bought(results: Results, method: str, row: str) -> str:
