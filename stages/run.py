@@ -65,6 +65,9 @@ def main(
     if outdated:
         run_outdated(jobs)
         return
+    if jobs is not None:
+        again = f"python -m stages.run --outdated --jobs {jobs}"
+        raise ParamsError("stages that are named run one by one", found=f"--jobs {jobs}", run=again)
     plan = [find_stage(stages, name).name for name in names or []]
     for number, stage in enumerate(stages[name] for name in plan):
         say(

@@ -141,7 +141,9 @@ class Reference:
         return x + self.conv(f"{name}.proj_out", mixed)
 
     def middle(self, name: str, x: Tensor) -> Tensor:
-        x = self.attention(f"{name}.attn_1", self.block(f"{name}.block_1", x))
+        x = self.block(f"{name}.block_1", x)
+        if f"{name}.attn_1.q.weight" in self.state:
+            x = self.attention(f"{name}.attn_1", x)
         return self.block(f"{name}.block_2", x)
 
     def latent(self, images: Tensor) -> Tensor:
@@ -164,7 +166,9 @@ class Reference:
         return (rows[..., None, :] - codes).square().sum(-1).argmin(-1)
 
     def images(self, indices: Tensor) -> Tensor:
-        z = self.state["quantize.embedding.weight"][indices].permute(0, 3, 1, 2)
+        return self.decoded(self.state["quantize.embedding.weight"][indices].permute(0, 3, 1, 2))
+
+    def decoded(self, z: Tensor) -> Tensor:
         levels = len(self.dd["ch_mult"])
         x = self.conv("decoder.conv_in", self.conv("post_quant_conv", z), padding=1)
         x, side = self.middle("decoder.mid", x), self.dd["resolution"] // 2 ** (levels - 1)

@@ -97,7 +97,10 @@ ENTROPY = {"entropy_weight": 0.05, "sample_weight": 1.0, "batch_weight": 1.0, "i
 IBQ = {"kind": "ibq", "dim": DIM, "num_codes": 16, "beta": 0.25, "init": "uniform", **ENTROPY}
 FSQ = {"kind": "fsq", "dim": DIM, "levels": [8, 5, 3, 3, 3, 2, 2, 4], "margin": 0.001, "shift": "atanh"}
 LFQ = {"kind": "lfq", "dim": DIM, "commitment_weight": 0.25, **ENTROPY}
+BSQ = {**LFQ, "kind": "bsq", "commitment_weight": 0.0}
 RESIDUAL = {"kind": "residual", "base": VQ, "num_stages": 3, "shared": False, "reduce": "sum"}
+
+MULTI = {"kind": "multi", "num_groups": 2, "reduce": "mean"}
 
 CONVOLUTION = {"codes", "logits.weight", "logits.bias"}
 HEAD = {"log_variance_of.weight", "log_variance_of.bias"}
@@ -109,6 +112,15 @@ def staged(names: set[str], num_stages: int) -> set[str]:
 
 def residual(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**RESIDUAL, "base": base, **changes}
+
+
+def multi(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Over a base of half the dimension."""
+    return {**MULTI, "base": {**base, "dim": DIM // 2}, **changes}
+
+
+def grouped(names: set[str], num_groups: int = 2) -> set[str]:
+    return {f"bases.{group}.{name}" for group in range(num_groups) for name in names}
 
 
 LEARNED = {**COMMON, "num_codes": 16, "init": "uniform"}
@@ -133,6 +145,27 @@ REG_VQ = {
     "prior_weight": 0.1,
     "stochastic_share": 0.4,
 }
+DIVEQ = {
+    "kind": "diveq",
+    "dim": DIM,
+    "num_codes": 16,
+    "space_filling": False,
+    "noise_variance": 0.001,
+    "init": "uniform",
+    "replacement": None,
+}
+REPLACEMENT = {"every": 2, "threshold": 0.6, "spread": 0.1}
+FVQ = {
+    "kind": "fvq",
+    **COMMON,
+    "num_codes": 24,
+    "patch": 3,
+    "width": 12,
+    "depth": 2,
+    "heads": 2,
+    "init": "standard",
+}
+WASSERSTEIN = {"kind": "wasserstein", **LEARNED, "weight": 0.5, "scale": "none", "moves": "codes"}
 SIM_VQ = {"kind": "sim_vq", **LEARNED, "bias": False, "init": "standard"}
 TURNED = {"estimator": "rotation"}
 
@@ -140,6 +173,7 @@ VECTORS = {"adjective_vectors", "noun_vectors"}
 SINGLE = {**VQCT, "codebooks": "single"}
 WORDS_ALONE = {**SINGLE, "transfer": {"kind": "none"}}
 BARE = {**LC, "projector": False}
+UNIFORM = {**LC, "source": "uniform", "distance": "euclidean"}
 
 
 def short(dim: int) -> Recipe:
@@ -152,26 +186,46 @@ T = TypeVar("T", bound=Tokenizer)
 
 
 RECIPES: dict[str, dict[str, Recipe]] = {
+    "bsq": {
+        "paper": Recipe(BSQ, identity=False),
+        "pairs-commitment": Recipe({**BSQ, "joint_bits": 2, "commitment_weight": 0.25}, identity=False),
+        "exact": Recipe({**BSQ, "joint_bits": DIM}, identity=False),
+        "no-entropy": Recipe({**BSQ, "entropy_weight": 0.0, "commitment_weight": 0.25}, identity=False),
+    },
     "cvq": {
         "closest": Recipe(CVQ, None, {"codes"}),
         "probrandom-contrastive": Recipe(
             {**CVQ, "anchor": "probrandom", "distance": "cosine", "contrastive": CONTRASTIVE}, None, {"codes"}
         ),
         "random-data": Recipe({**CVQ, "anchor": "random", "init": "data"}, None, {"codes"}),
+        "lg-vq": Recipe({**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE}, None, {"codes"}),
+    },
+    "diveq": {
+        "paper": Recipe(DIVEQ, None, {"points"}),
+        "data-replacement": Recipe({**DIVEQ, "init": "data", "replacement": REPLACEMENT}, None, {"points"}),
+        "no-noise": Recipe({**DIVEQ, "noise_variance": 0.0}, None, {"points"}),
+        "segments": Recipe({**DIVEQ, "space_filling": True}, None, {"points"}),
+        "segments-data": Recipe({**DIVEQ, "space_filling": True, "init": "data"}, None, {"points"}),
     },
     "ema": {
         "uniform": Recipe(EMA),
         "data": Recipe({**EMA, "init": "data"}),
         "restart": Recipe({**EMA, "restart": RESTART}),
+        "reference": Recipe({**EMA, "initial_size": 0}),
     },
     "fc": {
         "sphere": Recipe(FC, None, {"codes"}, identity=False),
         "sphere-data": Recipe({**FC, "init": "data", "num_codes": 70}, None, {"codes"}, identity=False),
-        "plain": Recipe({**FC, "normalise": False, "beta_on": "codebook"}, None, {"codes"}),
+        "plain": Recipe({**FC, "normalise": False, "beta_on": "codebook", "beta": 0.33}, None, {"codes"}),
     },
     "fsq": {
         "port": Recipe(FSQ),
         "paper": Recipe({**FSQ, "margin": -0.001, "shift": "tan"}),
+        "ifsq": Recipe({**FSQ, "levels": [5, 3, 9, 3, 3, 3, 5, 17], "margin": 0.0, "slope": 0.8}),
+    },
+    "fvq": {
+        "patches": Recipe(FVQ, None, None),
+        "data-one-group": Recipe({**FVQ, "patch": 24, "depth": 1, "init": "data"}, None, None),
     },
     "gumbel": {
         "soft": Recipe(GUMBEL, None, CONVOLUTION),
@@ -180,10 +234,20 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "ibq": {
         "uniform": Recipe(IBQ, None, {"codes"}),
         "data-no-entropy": Recipe({**IBQ, "init": "data", "entropy_weight": 0.0}, None, {"codes"}),
+        "normal": Recipe({**IBQ, "init": "normal"}, None, {"codes"}),
     },
     "lc": {
         "paper": Recipe({**LC, "beta": 0.33, "beta_on": "codebook"}, patches(), PROJECTOR),
-        "reference": Recipe({**LC, "distance": "euclidean"}, patches(), PROJECTOR),
+        "reference": Recipe({**LC, "distance": "euclidean", "init": "reference"}, patches(), PROJECTOR),
+        "normalised": Recipe(
+            {**LC, "distance": "euclidean", "normalise": True}, patches(), PROJECTOR, identity=False
+        ),
+        "normalised-data": Recipe(
+            {**LC, "init": "data", "normalise": True}, patches(), PROJECTOR, identity=False
+        ),
+        "random-code": Recipe({**UNIFORM, "projector": False}),
+        "random-code-linear": Recipe({**UNIFORM, "init": "reference"}, None, PROJECTOR),
+        "random-code-data": Recipe({**UNIFORM, "init": "data"}, None, PROJECTOR),
         "data": Recipe({**LC, "init": "data"}, patches(), PROJECTOR),
         "rotation": Recipe({**LC, **TURNED}, patches(), PROJECTOR, identity=False),
         "trainable": Recipe({**LC, "trainable": True}, patches(), PROJECTOR | {"centroids"}),
@@ -193,14 +257,28 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             patches(), PROJECTOR | {"centroids"},
         ),
         "no-projector": short(8),
+        "no-projector-normalised": Recipe({**BARE, "normalise": True}, short(8).codebook, identity=False),
         "no-projector-trainable": Recipe({**BARE, "trainable": True}, short(8).codebook, {"centroids"}),
     },
     "lfq": {
         "entropy": Recipe(LFQ),
         "commitment": Recipe({**LFQ, "entropy_weight": 0.0}),
     },
+    "multi": {
+        "unitok": Recipe(multi(FC), None, grouped({"codes"}), identity=False),
+        "vq-data-sum": Recipe(multi({**VQ, "init": "data"}, reduce="sum"), None, grouped({"codes"})),
+        "vq-rotation": Recipe(multi({**VQ, **TURNED}), None, grouped({"codes"}), identity=False),
+        "wetok": Recipe(multi(LFQ)),
+        "bsq": Recipe(multi(BSQ), identity=False),
+        "fsq": Recipe(multi({**FSQ, "levels": [8, 5, 3, 4]})),
+        "gumbel": Recipe(multi(GUMBEL), None, grouped(CONVOLUTION)),
+        "ema": Recipe(multi({**EMA, "restart": RESTART})),
+        "lc": Recipe(multi(LC), patches(), grouped(PROJECTOR)),
+        "vqct": Recipe(multi(VQCT), words(), grouped(LAYERS), named=True),
+    },
     "reg_vq": {
-        "paper": Recipe(REG_VQ, None, {"codes"}),
+        "reverse": Recipe(REG_VQ, None, {"codes"}),
+        "paper": Recipe({**REG_VQ, "divergence": "paper"}, None, {"codes"}),
         "data-no-divergence": Recipe({**REG_VQ, "init": "data", "prior_weight": 0.0}, None, {"codes"}),
     },
     "residual": {
@@ -215,6 +293,10 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vqct": Recipe(residual(VQCT, num_stages=2), words(), staged(LAYERS, 2), named=True),
         "ema": Recipe(residual({**EMA, "restart": RESTART})),
         "ema-shared": Recipe(residual(EMA, shared=True)),
+        "diveq": Recipe(residual(DIVEQ, num_stages=2), None, staged({"points"}, 2)),
+        "wasserstein-data": Recipe(
+            residual({**WASSERSTEIN, "init": "data"}, num_stages=2), None, staged({"codes"}, 2)
+        ),
         "cvq-shared": Recipe(residual(CVQ, shared=True), None, staged({"codes"}, 1)),
         "vqct-rotation": Recipe(
             residual({**VQCT, **TURNED}, num_stages=2), words(), staged(LAYERS, 2), named=True, identity=False
@@ -222,6 +304,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "vqct-two-adjectives": Recipe(
             residual({**VQCT, "topk_adjectives": 2}, num_stages=2), words(), staged(LAYERS, 2), named=True
         ),
+        "multi": Recipe(residual(multi(VQ), num_stages=2), None, staged(grouped({"codes"}), 2)),
         "lc-no-projector": Recipe(residual(BARE, num_stages=2), short(8).codebook),
     },
     "sim_vq": {
@@ -266,6 +349,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             {**VQCT, "transfer": {**GCN, "final_relu": False}, "topk_adjectives": 2, "estimator": "rotation"},
             words(), LAYERS, named=True, identity=False,
         ),
+    },
+    "wasserstein": {
+        "paper": Recipe(WASSERSTEIN, None, {"codes"}),
+        "public-code-data": Recipe({**WASSERSTEIN, "scale": "codes", "init": "data"}, None, {"codes"}),
+        "both": Recipe({**WASSERSTEIN, "moves": "both"}, None, {"codes"}),
     },
 }  # fmt: skip
 """Recipes by kind and by name."""

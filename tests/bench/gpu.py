@@ -294,11 +294,14 @@ def training(tiny: bool) -> Iterator[Row]:
     ]
     if tiny:
         cases = [("fp32", 1, {})]
+    variant = "vq" if tiny else "fc"
     for precision, batch, options in cases:
         name = ", ".join([f"batch {batch}", precision, *options])
         row: Row = {"case": name}
         with _Precision(tf32=True):
-            row |= _guarded("ours", lambda p=precision, b=batch, o=options: _step("vq", p, b, o, None, tiny))
+            row |= _guarded(
+                "ours", lambda p=precision, b=batch, o=options: _step(variant, p, b, o, None, tiny)
+            )
         yield row
 
 
@@ -403,7 +406,7 @@ def _gpt(codes: int, tiny: bool, changes: Row) -> Any:
         if tiny
         else {"num_layers": 24, "num_heads": 16, "width": 1024}
     )
-    entry = PRIORS.entry("prior.pairs", section["common"], section["pairs"]["vq-gpt"])
+    entry = PRIORS.entry("prior.pairs", section["common"], section["pairs"]["fc-gpt"])
     config = validate(
         merged(entry, {"condition": "class", "label_drop": 0.1, "model": shape, **changes}),
         "prior",

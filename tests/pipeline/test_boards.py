@@ -33,7 +33,7 @@ def write_params(path: Path, pico: dict[str, dict[str, object]]) -> None:
     board, tokenizer = read_yaml(path), pico["tokenizer"]
     board["common"] = merged(board["common"], {**tokenizer["common"], "latent_init": "whiten"})  # type: ignore[dict-item]
     board["evaluate"] = pico["evaluate"]
-    board["clusters"] = {}
+    board["clusters"], board["codebooks"] = {}, {}
     rows = {name: merged(board["rows"][name], {"quantizer": {"num_codes": 16}}) for name in ("vq", "lc")}
     board["rows"] = rows
     board["runs"] = {
@@ -50,11 +50,17 @@ def test_a_row_leaves_its_numbers_and_no_weights(board: Checkout) -> None:
         assert (metrics["row"], metrics["seed"], metrics["num_steps"]) == (name[:-2], 0, 24)
         assert metrics["psnr_low"] < metrics["psnr"] < metrics["psnr_high"]
         assert 0 < metrics["utilisation"] <= 1
-        assert {"fd_clip", "clip_distance", "perplexity_share", "code", "protocol", "given"} <= set(metrics)
+        assert {"fd_clip", "clip_distance", "perplexity_share"} <= set(metrics)
+        assert {"code", "code_shared", "protocol", "given"} <= set(metrics)
         cost = json.loads((board.folder / f"boards/scenes/cost/{name}.json").read_text())
         assert cost["num_steps"] == 24
         assert cost["cpu_seconds_per_step"] > 0
         assert cost["parameters.decoder"] > 0
+        assert cost["encode_seconds_per_image"] > 0
+        assert (
+            0 <= metrics["linear_probe_low"] <= metrics["linear_probe"] <= metrics["linear_probe_high"] <= 1
+        )
+        assert metrics["linear_probe_dim"] == 16 * 8
         assert not {"cpu_seconds_per_step", "peak_memory_bytes", "seconds_per_step"} & set(metrics)
     assert not list((board.folder / ".scratch/row").iterdir()), "checkpoints are scratch"
 
@@ -70,7 +76,7 @@ def test_only_the_row_whose_params_changed_is_run_again_and_all_after_the_protoc
     path = board.folder / "boards/scenes/params.yaml"
     text = path.read_text()
     changed = text.replace("beta: 0.33", "beta: 0.5")
-    raised = text.replace("protocol: 1", "protocol: 2")
+    raised = text.replace("protocol: 2", "protocol: 3")
     assert text not in (changed, raised)
     try:
         path.write_text(changed)

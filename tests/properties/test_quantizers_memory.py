@@ -54,6 +54,9 @@ CASES: dict[str, dict[str, Any]] = {
         "prior_weight": 1.0, "stochastic_share": 0.5,
     },
     "sim_vq": {"kind": "sim_vq", **LEARNED, "bias": False, "init": "standard"},
+    "fvq": {
+        "kind": "fvq", **LEARNED, "patch": 30, "width": 16, "depth": 2, "heads": 2, "init": "standard",
+    },
     "lc cosine": {"kind": "lc", **LEARNED, "distance": "cosine", "init": "data"},
     "vqct": {
         "kind": "vqct", "dim": 2 * DIM, "beta": 0.25, "beta_on": "commitment", "init": "standard",
@@ -61,6 +64,10 @@ CASES: dict[str, dict[str, Any]] = {
             "kind": "gcn", "num_layers": 2, "hidden_dim": 8, "final_relu": False, "dropout": 0.0,
             "edge_weights": "binary",
         },
+    },
+    "multi": {
+        "kind": "multi", "num_groups": 2, "reduce": "mean",
+        "base": {"kind": "fc", **LEARNED, "init": "uniform", "normalise": True},
     },
     "residual": {
         "kind": "residual", "num_stages": 2, "shared": False, "reduce": "sum",
@@ -85,7 +92,7 @@ def test_a_training_step_holds_no_more_than_tiles(name: str) -> None:
     torch.manual_seed(0)
     params = CASES[name]
     quantizer = build(validate(params, "quantizer", AnyQuantizer), codebook_for(params["kind"])).train()  # type: ignore[arg-type]
-    z = torch.randn(ROWS // 64, params.get("dim", DIM), 8, 8, requires_grad=True)
+    z = torch.randn(ROWS // 64, quantizer.dim, 8, 8, requires_grad=True)
     quantizer.initialise(z.detach())
     with LargestOutput() as outputs:
         result = quantizer(z, 0.5)

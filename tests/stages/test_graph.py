@@ -133,6 +133,27 @@ def test_a_glove_file_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPat
     assert (metrics["num_adjectives"], metrics["pairs_in_vocabulary"]) == (1, 0.6)
 
 
+def test_the_bundled_glove_from_a_section_of_another_name(folder: Path) -> None:
+    shutil.rmtree(folder / "clip")
+    with (folder / "params.yaml").open("w") as stream:
+        own = {**PARAMS["graph"], "vectors": {"kind": "glove", "path": None}}
+        YAML().dump({"corpus": PARAMS["corpus"], "graphs": {"words-glove": own}}, stream)
+    arguments = [
+        f"--corpus={folder / 'dataset'}", f"--vocabulary={folder / 'vocabulary'}",
+        f"--out={folder / 'words'}", f"--metrics={folder / 'words.json'}",
+        f"--params={folder / 'params.yaml'}", "--section=graphs.words-glove",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    words = read_words_codebook(folder / "words")
+    assert words.noun_vectors.shape == (2, 100)
+    red, green = (words.adjective_vectors[words.adjectives.index(word)] for word in ("red", "green"))
+    assert float(torch.cosine_similarity(red, green, dim=0)) > 0.7
+    assert words.facts["clip_id"] is None
+    missing = CliRunner().invoke(app, arguments[:-1])
+    assert (missing.exit_code, "there is no section graph" in missing.output) == (2, True)
+
+
 def test_random_vectors_without_a_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clip, "load", no_clip)
     for out in ("first", "second"):

@@ -19,12 +19,20 @@ from typer.testing import CliRunner, Result
 
 from stages.patches import app
 from tests.tiny import CLIP as CLIP_CONFIG
-from tests.tiny import write_dataset
+from tests.tiny import TOKENIZER, write_dataset
 from vqpipe.artifacts.publish import publish_folder, read_manifest, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES
 from vqpipe.artifacts.specs.patches import PATCHES
 from vqpipe.artifacts.tables import read_table, write_table
+from vqpipe.codebooks.patches import read_patches_codebook
+from vqpipe.errors import MismatchError
+from vqpipe.params.base import merged, validate
+from vqpipe.quantizers import build
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
+from vqpipe.tokenizers.train import check_codebook
 from vqpipe.vision.clip import write_clip
+from vqpipe.vision.cluster import ClusterParams, write_patches_codebook
+from vqpipe.vision.efficientnet import EfficientNetLite0, EfficientNetLite0Params
 from vqpipe.vision.features import open_vectors
 from vqpipe.vision.towers import build_model
 
@@ -104,6 +112,51 @@ def test_output_has_its_spec_and_a_rerun_the_same_bytes(inputs: Path, tmp_path: 
     metrics = json.loads((tmp_path / "first.json").read_text())
     assert metrics["num_vectors"] == 280
     assert metrics["variance_per_dim"] > 0
+
+
+def test_another_tower_needs_no_clip_and_its_codebook_trains_lc(inputs: Path, tmp_path: Path) -> None:
+    tower = {"kind": "efficientnet_lite0", "path": str(tmp_path / "lite0.pth"), "stride": 8, "image_size": 32}
+    changes = {"tower": tower, "projected": False, "grid": 2, "clip": "none"}
+    for seed, name in ((0, "first"), (0, "again"), (1, "other")):
+        torch.manual_seed(seed)
+        network = EfficientNetLite0(validate(tower, "patches.tower", EfficientNetLite0Params))
+        torch.save(network.state_dict(), tmp_path / "lite0.pth")
+        result = run(inputs, tmp_path / name, **changes)
+        assert result.exit_code == 0, result.output
+    assert tree_digest(tmp_path / "first") == tree_digest(tmp_path / "again")
+    assert tree_digest(tmp_path / "first") != tree_digest(tmp_path / "other")
+    facts = read_manifest(tmp_path / "first", PATCHES).facts
+    assert (facts["num_vectors"], facts["dim"], facts["projected"]) == (280, 40, False)
+    assert facts["clip_id"].startswith("efficientnet_lite0:stride8@32:")
+    lineage = json.loads((tmp_path / "first.lineage.json").read_text())
+    assert list(lineage["specs"].values()) == ["dataset"]
+
+    section = {
+        "num_clusters": 12, "method": "kmeans", "algorithm": "torch", "start": "random", "num_iterations": 3, "seed": 0,
+        "spherical": False, "prefixes": [], "pull": 0.0,
+    }  # fmt: skip
+    params = validate(section, "cluster", ClusterParams)
+    write_patches_codebook(tmp_path / "first", params, tmp_path / "centroids")
+    codebook = read_patches_codebook(tmp_path / "centroids")
+    assert codebook.facts["clip_id"] == facts["clip_id"]
+    quantizer = {
+        "kind": "lc", "num_codes": 12, "dim": 4, "distance": "euclidean", "beta": 0.33, "beta_on": "codebook",
+        "init": "standard",
+    }  # fmt: skip
+    in_clip = merged(
+        TOKENIZER["losses"], {"perceptual": {"kind": "clip", "layers": [0]}, "perceptual_weight": 1.0}
+    )
+    plain = merged(TOKENIZER, {"codebook": "patches", "quantizer": quantizer, "losses": in_clip})
+    with pytest.raises(MismatchError, match="efficientnet_lite0"):
+        check_codebook(validate(plain, "t", TokenizerParams), codebook, "tiny:random:0")
+    accepted = validate({**plain, "foreign_codebook": True}, "t", TokenizerParams)
+    foreign = check_codebook(accepted, codebook, "tiny:random:0")
+    assert foreign is not None
+    assert foreign.clip == facts["clip_id"]
+    tokenizer = Tokenizer(accepted, build(accepted.quantizer, codebook)).eval()
+    tokenizer.save(tmp_path / "tokenizer", {"weights": "last", "codebook": dict(codebook.facts)})
+    loaded, images = Tokenizer.from_pretrained(tmp_path / "tokenizer"), torch.rand(2, 3, 16, 16) * 2 - 1
+    assert torch.equal(loaded.decode(loaded.encode(images)), tokenizer(images)[0])
 
 
 def test_workers_change_no_byte(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ ALIGN: dict[str, Any] = {
     "relationship": {"weight": 0.1, "projection": "mlp"},
 }  # fmt: skip
 FSQ = {"kind": "fsq", "dim": 4, "levels": [5, 5, 3, 3], "margin": 0.001, "shift": "atanh"}
-REFUSED = {"ema", "fsq", "lfq"}
+REFUSED = {"bsq", "ema", "fsq", "lfq"}
 TEMPLATES = ["a {} picture", "a rather {} picture of nothing at all, painted on a wall", "{}"]
 CHANGES = {
     "training": {"num_steps": 8, "batch_size": 4, "log_every": 4, "checkpoint_every": 2, "ema_decay": 0.9},

@@ -17,7 +17,7 @@ from vqpipe.quantizers import AnyQuantizer, Quantizer, build
 from vqpipe.tokenizers.tokenizer import check_alignment
 
 ALL = every_recipe()
-WITHOUT = {"ema", "fsq", "lfq"}
+WITHOUT = {"bsq", "ema", "fsq", "lfq"}
 PAPERS = [name for name in ALL if name.split("-")[0] in ("vq", "cvq", "vqct", "lc")]
 
 

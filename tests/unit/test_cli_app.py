@@ -18,7 +18,7 @@ from vqpipe.text.pos import tagger
 from vqpipe.text.tagger import PosParams, Tagger
 from vqpipe.text.wordnet_tagger import WordnetPos
 
-TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "boards", "card", "evaluate")
+TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "boards", "card", "evaluate", "bench-tokenizers")
 
 
 def run(*arguments: object) -> tuple[int, str]:

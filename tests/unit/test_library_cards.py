@@ -11,7 +11,8 @@ import torch
 from tests.codebook_folders import publish_centroids
 from tests.recipes import every_recipe, make_tokenizer
 from vqpipe.errors import MismatchError
-from vqpipe.library.cards import _environment, escape, table, tokenizer_card, value
+from vqpipe.library.cards import _environment, codebook_card, escape, table, tokenizer_card, value
+from vqpipe.text.glove import BUNDLED
 
 RECIPES = every_recipe()
 WORDS: dict[str, Any] = {"clip_id": None, "vectors": {"kind": "random"}, "pos": {"kind": "nltk"}}
@@ -36,6 +37,11 @@ def test_licences_of_words_name_what_made_the_vectors() -> None:
     assert both[3].startswith(
         "- **Word vectors.** They are rows of `glove.txt` (SHA-256 `0123456789abcdef…`)"
     )
+    bundled = notes("words_licences(facts)", **{**WORDS, "vectors": {**glove, "file": BUNDLED.name}})
+    assert "GloVe 6B (Pennington, Socher, Manning, 2014), which is under the Public Domain" in bundled[2]
+    sentences = {"kind": "sentence_transformer", "model": "minilm", "sha256": "0123456789abcdef0"}
+    sentence = notes("words_licences(facts)", **{**WORDS, "vectors": sentences})
+    assert "the sentence model `minilm` (SHA-256 of its files `0123456789abcdef…`)" in sentence[2]
     assert "See the tagger" in notes("words_licences(facts)", **{**WORDS, "pos": {"kind": "own"}})[1]
 
 
@@ -45,9 +51,18 @@ def test_the_card_of_a_tokenizer_has_the_facts_of_its_codebook(tmp_path: Path) -
     text = tokenizer_card(tokenizer, codebook=path)
     assert "| clip\\_id | vit:openai:0123 |" in text
     assert "The features come from the weights `vit:openai:0123`" in text
+    assert "- **CLIP.** The features" in text
     tokenizer.facts["codebook"] = {"clip_id": "another"}
     with pytest.raises(MismatchError, match="another codebook, of the same kind"):
         tokenizer_card(tokenizer, codebook=path)
+
+
+def test_the_card_of_a_codebook_of_another_tower_does_not_call_it_clip(tmp_path: Path) -> None:
+    made_by = "efficientnet_lite0:stride16@128:0123"
+    text = codebook_card(publish_centroids(tmp_path / "patches", torch.eye(4), made_by))
+    assert f"| network | {made_by.replace('_', chr(92) + '_')} |" in text
+    assert f"- **Image tower.** The features come from the weights `{made_by}`" in text
+    assert "**CLIP.**" not in text
 
 
 def test_facts_are_shown_as_text() -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,12 +39,13 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "model.yaml").open("w") as stream:
         YAML().dump(config, stream)
     logging.disable()  # pytest asks for every log, and torch's exporter writes many
-    commands, names = [], {}
+    commands, names = [], {}  # names of all snippets, the latest of each
     try:
         for language, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
             if language == "python":
-                names = {}
-                exec(compile(text, str(PAGE), "exec"), names)
+                own: dict[str, Any] = {}
+                exec(compile(text, str(PAGE), "exec"), own)
+                names |= own
                 continue
             for line in text.splitlines():
                 program, *words = shlex.split(line)
@@ -53,6 +55,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 commands.append(words[0])
     finally:
         logging.disable(logging.NOTSET)
-    assert commands == ["export", "tokenize", "detokenize", "import-vqgan", "evaluate"]
+    assert commands == ["export", "tokenize", "detokenize", "import", "evaluate", "bench-tokenizers"]
     assert names["indices"].shape == (5, 1, 4, 4)
+    assert {one.metric_type for one in names["results"]} >= {"psnr", "psnr_y", "bits_per_pixel"}
     assert np.array(Image.open(tmp_path / "again/bird.png")).shape == (16, 16, 3)

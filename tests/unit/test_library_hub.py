@@ -23,6 +23,7 @@ from tests.tiny import write_tokenizer
 from vqpipe import Tokenizer
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library.cards import tokenizer_card
+from vqpipe.library.measured import card_metrics
 from vqpipe.tokenizers import tokenizer as training
 
 RECIPES = every_recipe()
@@ -217,14 +218,15 @@ def test_the_card_says_what_is_known(saved: Path, tmp_path: Path) -> None:
         "codes": {"code": {"utilisation": 0.5, "perplexity": 7.0, "num_codes": 16, "num_tokens": 99}},
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(measured))
-    text = tokenizer_card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
+    tokenizer = Tokenizer.from_pretrained(saved)
+    text = tokenizer_card(tokenizer, metrics=card_metrics(tmp_path / "metrics.json", tokenizer))
     assert "| PSNR, dB | 21.5 | 21.4 to 21.6 |" in text
     assert "| code | 0.5000 | 7.0 | 16 | 99 |" in text
     assert "2,000 images (test)" in text
     assert "| codes (code) | 16 |" in text
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ArtifactError, match="does not contain the metrics"):
-        tokenizer_card(Tokenizer.from_pretrained(saved), metrics=tmp_path / "metrics.json")
+        card_metrics(tmp_path / "metrics.json", tokenizer)
 
 
 def test_the_card_names_the_codebook_and_its_licences() -> None:

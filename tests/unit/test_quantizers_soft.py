@@ -171,6 +171,19 @@ def test_sq_vae_is_the_naive_form(training: bool, kind: str) -> None:
         torch.testing.assert_close(value.grad.double(), wide[name].grad, atol=1e-3, rtol=1e-3)
 
 
+def test_ibq_starts_normal_as_an_embedding_layer_does() -> None:
+    quantizer = fresh(IBQ, num_codes=64, init="normal")
+    torch.manual_seed(0)
+    assert torch.equal(quantizer.get_parameter("codes"), torch.nn.Embedding(64, DIM).weight)
+    z = latent(2, DIM, 3, 5) * 5
+    products = rows_of(z) @ quantizer.get_parameter("codes").double().T
+    found = quantizer.eval()(z).indices.flatten()
+    assert torch.equal(found, products.argmax(1))  # of the raw codes, long ones are preferred
+    assert not torch.equal(
+        found, torch.cdist(rows_of(z), quantizer.get_parameter("codes").double()).argmin(1)
+    )
+
+
 def test_ibq_is_the_naive_form() -> None:
     quantizer = fresh(IBQ, init="data", entropy_weight=0.3, sample_weight=0.6, batch_weight=1.2)
     quantizer(latent(2, DIM, 4, 4, seed=8))

@@ -72,6 +72,12 @@ def test_run_without_a_name_lists_the_choices_and_list_shows_commands(tree: Path
     assert "--name x --prior none" in shown.output
 
 
+def test_jobs_are_of_outdated_stages_alone() -> None:
+    done = CliRunner().invoke(run.app, ["one", "--jobs", "2"])
+    assert done.exit_code == 2
+    assert "python -m stages.run --outdated --jobs 2" in done.output
+
+
 def test_a_lock_is_stale_when_an_input_params_or_command_differ(tree: Path) -> None:
     assert stale_stages(tree)["one"] == ["it has never run"]
     code = md5(tree / "code.py")

@@ -14,6 +14,7 @@ import torch
 
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.params.base import validate
+from vqpipe.text.glove import BUNDLED
 from vqpipe.text.vectors import VectorMetrics, VectorParams, WordVectors, prompt_vectors, word_vectors
 from vqpipe.text.vocabulary import Vocabulary
 from vqpipe.text.wordnet_tagger import WordnetPos
@@ -130,6 +131,25 @@ def test_glove_can_refuse_unknown_words(file: Path) -> None:
         made(glove(file, unknown="error"))
     known = Vocabulary(WORDS.pos, {"red": 6}, {"bird": 5})
     assert measured(made(glove(file, unknown="error"), known)).nouns.coverage == 1.0
+
+
+def test_the_bundled_part_of_glove_needs_no_file_and_names_the_words_that_it_lacks() -> None:
+    known = Vocabulary(WORDS.pos, {"red": 6, "teal": 1}, {"bird": 5})
+    found = made({"kind": "glove", "path": None}, known)
+    assert found.adjectives.shape == (2, 100)
+    assert found.facts["vectors"] == {
+        "kind": "glove", "dim": 100, "unknown": "error", "seed": 0, "file": "glove-6b-100d.parquet",
+        "sha256": sha256(BUNDLED.read_bytes()).hexdigest(),
+    }  # fmt: skip
+    assert measured(found).adjectives.coverage == 1.0
+    lacking = Vocabulary(WORDS.pos, {"red": 6, "zzza": 1}, {"bird": 5, "zzzb": 2})
+    with pytest.raises(
+        DataError, match=r"the bundled part of GloVe lacks.*\n.*1 adjectives: zzza; 1 nouns: zzzb"
+    ):
+        made({"kind": "glove", "path": None}, lacking)
+    assert list(made({"kind": "glove", "path": None, "unknown": "drop"}, lacking).vocabulary.nouns) == [
+        "bird"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from vqpipe.params.base import validate
 from vqpipe.training import loop
 from vqpipe.training.checkpoint import AveragedWeights, moving_tensors
 from vqpipe.training.loop import MAX_ROLLBACKS, TrainingError, run_training
-from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
+from vqpipe.training.objective import Decay, Objective, TrainingParams, TrainingResult
 from vqpipe.training.step import schedule
 
 CPU = torch.device("cpu")
@@ -85,6 +85,28 @@ def test_schedule_warms_up_peaks_and_ends_at_its_final_fraction() -> None:
     assert factors[99] == pytest.approx(0.2)
     assert all(a > b for a, b in pairwise(factors[10:]))
     assert schedule(0, 100, 0.0, 0.2) == pytest.approx(1.0)
+
+
+def test_a_linear_decay_falls_by_equal_steps() -> None:
+    factors = [schedule(step, 100, 0.1, 0.2, "linear") for step in range(100)]
+    assert factors[:10] == [schedule(step, 100, 0.1, 0.2) for step in range(10)]
+    assert factors[10:] == pytest.approx([1 - 0.8 * (step - 10) / 89 for step in range(10, 100)])
+
+
+def test_the_loop_takes_its_rates_from_the_decay_that_its_params_name(tmp_path: Path) -> None:
+    for decay in get_args(Decay):
+        _, result = run(tmp_path / decay, decay=decay, log_every=1)
+        expected = [0.05 * schedule(step, 20, 0.2, 0.1, decay) for step in range(20)]
+        assert [row["learning_rate"] for row in result.rows] == pytest.approx(expected)
+
+
+def test_params_without_a_decay_mean_a_cosine_and_are_written_without_it() -> None:
+    config = validate(TRAINING, "training", TrainingParams)
+    plain = config.model_dump(mode="json")
+    assert config.decay == "cosine"
+    assert "decay" not in plain
+    linear = validate({**TRAINING, "decay": "linear"}, "training", TrainingParams).model_dump(mode="json")
+    assert linear == plain | {"decay": "linear"}
 
 
 class Partly(nn.Module):

@@ -22,8 +22,9 @@ from vqpipe.vision.cluster import ClusterParams
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
 """What `load_board` reads; a board's file also has sections of other stages."""
-SHARED = ("common", "evaluate", "probe")
-"""Sections that a board takes from the one that it names as its `base`, its own merged over them."""
+SHARED = ("common", "evaluate")
+"""Sections that a board takes from the one that it names as its `base`, its own merged over them; `probe` is taken from
+it whole, where the board has none."""
 
 
 class RunParams(Params):
@@ -53,7 +54,7 @@ class Board(Params):
     clusters: dict[Name, ClusterParams]
     """Codebooks of the board's own."""
     probe: ProbeParams | None = None
-    """The linear probe of every row; null for none."""
+    """The linear probe of every row; null or absent for none."""
     tasks: dict[str, Any] | None = None
     """What is solved from every row after it is measured, as `task.common` of the main pipeline; null for nothing. The
     tasks' seed is the run's own."""
@@ -161,4 +162,4 @@ def _with_base(data: dict[str, Any], path: Path) -> dict[str, Any]:
             expected="the board that states common and evaluate whole",
         )
     shared = {name: merged(section_of(base, name, file), data.get(name, {})) for name in SHARED}
-    return {**data, **shared}
+    return {"probe": base.get("probe"), **data, **shared}

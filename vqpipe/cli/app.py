@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqpipe.cli.tokenizers import detokenize, export, import_vqgan, tokenize
+from vqpipe.cli.bench_tokenizers import bench_tokenizers
+from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
 from vqpipe.runtime.terminal import say
@@ -300,10 +301,12 @@ def evaluate(
     say(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
 
 
+app.command()(bench_tokenizers)
 app.command()(tokenize)
 app.command()(detokenize)
 app.command()(export)
-app.command("import-vqgan")(import_vqgan)
+app.command("import")(import_)
+app.command("import-vqgan", hidden=True)(import_)  # its name in 0.2
 
 if __name__ == "__main__":
     app()

@@ -1,7 +1,8 @@
-"""The tools around one tokenizer: `vqpipe tokenize`, `detokenize`, `export` and `import-vqgan`."""
+"""The tools around one tokenizer: `vqpipe tokenize`, `detokenize`, `export` and `import`."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -96,32 +97,65 @@ def export(
     )
 
 
-def import_vqgan(
+class Weights(StrEnum):
+    """Sets of weights in a checkpoint."""
+
+    RAW = "raw"
+    AVERAGED = "averaged"
+
+
+def import_(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint: .ckpt, .pt, .pth or .safetensors.")],
-    config: Annotated[Path, typer.Argument(help="Its YAML config, with model.params.ddconfig.")],
+    config: Annotated[Path, typer.Argument(help="Its YAML config.")],
     out: Annotated[Path, typer.Option(help="The tokenizer's folder to publish.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The layout, where the config's class has a name of its own."),
+    ] = None,
+    weights: Annotated[
+        Weights | None,
+        typer.Option(help="Which set of weights; without it the one that the project evaluates."),
+    ] = None,
+    words: Annotated[Path | None, typer.Option(help="VQCT: the .npz file of its words and graph.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="LlamaGen: side of the images in pixels; 256 without it.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List every key that is left out.")] = False,
 ) -> None:
-    """Read a VQGAN checkpoint of the taming-transformers layout, weights only, into a tokenizer.
+    """Read another project's checkpoint, tensors only, into a tokenizer, and look at the result.
 
-    Example: vqpipe import-vqgan last.ckpt model.yaml --out artifacts/tokenizer/vqgan
+    Example: vqpipe import last.ckpt model.yaml --out artifacts/tokenizer/vqgan
     """
     from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
-    from vqpipe.library.vqgan import import_vqgan as read
-    from vqpipe.library.vqgan import publish_import
+    from vqpipe.library.foreign import import_checkpoint, publish_import
 
     need_output(out, TOKENIZER)
-    imported = read(checkpoint, config)
+    imported = import_checkpoint(
+        checkpoint, config, layout=layout, weights=weights.value if weights is not None else None, words=words,
+        resolution=resolution,
+    )  # fmt: skip
     publish_import(imported, checkpoint, config, out)
-    tokenizer = imported.tokenizer
+    tokenizer, check = imported.tokenizer, imported.check
     dropped = ", ".join(f"{name} {count:,}" for name, count in imported.left_out_counts.items()) or "none"
+    say(f"layout: {imported.title} ({imported.layout}), {imported.weights} weights")
     say(f"keys mapped: {imported.num_mapped:,}; left out: {len(imported.left_out):,} ({dropped})")
     for key in imported.left_out if list_ else ():
         say(f"  {key}")
+    if imported.note:
+        say(f"note: {imported.note}")
     rows, columns = tokenizer.grid
+    codes = " x ".join(f"{count:,}" for count in check.num_codes)
     say(
-        f"wrote {out}: K = {tokenizer.num_codes[0]:,}, {tokenizer.resolution} x {tokenizer.resolution} pixels to "
-        f"{rows} x {columns} indices"
+        f"wrote {out}: {tokenizer.config.quantizer.kind}, K = {codes}, dimension {check.dim}, "
+        f"{tokenizer.resolution} x {tokenizer.resolution} pixels to {rows} x {columns} indices, {check.bits:,.0f} bits"
+    )
+    reached = ", ".join(f"{share:.0%}" for share in check.reached)
+    used = ", ".join(f"{count:,}" for count in check.used)
+    most = min(1.0, check.draws / max(check.num_codes))
+    bound = f" (of {most:.0%} that so many can)" if most < 1 else ""
+    say(
+        f"looked at: {check.draws:,} random latents reach {reached} of the codes{bound}; a test picture uses {used} "
+        f"and comes back finite, {check.low:.2f} to {check.high:.2f}"
     )
     say(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")

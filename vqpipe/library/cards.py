@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,25 +19,22 @@ from torch import Tensor
 
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import read_manifest, tree_digest
-from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.codebooks.load import PretrainedCodebook, load_codebook, load_pretrained
 from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.codebooks.statistics import Degrees, graph_shape
 from vqpipe.codebooks.words import WordsCodebook
-from vqpipe.errors import ArtifactError, MismatchError, human_bytes
+from vqpipe.errors import MismatchError, human_bytes
 from vqpipe.runtime.terminal import harmless
 from vqpipe.tokenizers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from vqpipe.library.measured import CardMetrics
 
 QUANTILES = {"smallest": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "largest": 1.0}
 NUM_WORDS, NUM_PAIRS, NUM_NEAR = 6, 10, 4
 """Words whose neighbours are listed, pairs that are listed, neighbours of each word."""
 NUM_CLUSTERS = 5
 """Clusters that are listed at either end."""
-METRICS = {
-    "psnr": "PSNR, dB", "ssim": "SSIM", "l1": "L1", "l2": "L2", "clip_distance": "perceptual distance (CLIP)",
-    "lpips": "LPIPS", "fd_clip": "Fréchet distance (CLIP)", "fid": "rFID", "kd_clip": "kernel distance (CLIP)",
-}  # fmt: skip
-"""Metrics that a tokenizer's card shows where they were measured, and their names there."""
 _NUMBER = re.compile(r"-?[\d,.]+(e[-+]?\d+)?( %)?")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
@@ -64,16 +61,18 @@ def codebook_card(path: Path) -> str:
     return _render("patches", content | _patches(codebook))
 
 
-def tokenizer_card(tokenizer: Tokenizer, codebook: Path | None = None, metrics: Path | None = None) -> str:
+def tokenizer_card(
+    tokenizer: Tokenizer, codebook: Path | None = None, metrics: CardMetrics | None = None
+) -> str:
     """The card of a tokenizer as Markdown; equal content gives equal text.
 
     Args:
         tokenizer: the tokenizer.
         codebook: folder of the pretrained codebook that it was built on, where it is available.
-        metrics: the JSON file that the stage `evaluate` or `vqpipe evaluate` wrote.
+        metrics: what was measured of it.
 
     Raises:
-        ArtifactError: codebook or metrics cannot be read.
+        ArtifactError: the codebook cannot be read.
         MismatchError: another codebook than the one that the tokenizer was built on.
     """
     given = _given_codebook(tokenizer, codebook)
@@ -94,7 +93,7 @@ def tokenizer_card(tokenizer: Tokenizer, codebook: Path | None = None, metrics: 
         "quantizer": config.quantizer, "downsampling": config.trunk.downsampling, "kind": config.codebook,
         "codebook_given": given is not None, "origin": tokenizer.facts.get("origin"),
         "source": dict(given.facts) if given is not None else dict(_codebook_facts(tokenizer) or {}),
-        "metrics": None if metrics is None else _measured(metrics),
+        "metrics": metrics,
     })  # fmt: skip
 
 
@@ -200,34 +199,6 @@ def _patches(patches: PatchesCodebook) -> dict[str, Any]:
         ],
         "smallest": min(patches.prefixes),
     }
-
-
-def _measured(path: Path) -> dict[str, Any]:
-    """What a tokenizer's card shows of a metrics file."""
-    try:
-        content, _ = parse_sealed(path.read_bytes(), path, required=False)
-        protocol = {
-            name: content["protocol"][name] for name in ("num_images", "split", "resolution", "features")
-        }
-        rows = [(name, *_interval(content[key])) for key, name in METRICS.items() if key in content]
-        usage = [
-            (
-                group, f"{own['utilisation']:.4f}", f"{own['perplexity']:,.1f}", own["num_codes"], own["num_tokens"],
-            )
-            for group, own in content["codes"].items()
-        ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} does not contain the metrics of a tokenizer", found=f"{type(error).__name__}: {error}",
-            expected="what `vqpipe evaluate` or the stage evaluate wrote",
-        ) from error  # fmt: skip
-    return {"protocol": protocol, "rows": rows, "usage": usage}
-
-
-def _interval(measured: Any) -> tuple[str, str]:
-    if isinstance(measured, dict):
-        return f"{measured['mean']:.4g}", f"{measured['low']:.4g} to {measured['high']:.4g}"
-    return f"{measured:.4g}", "–"
 
 
 def _spread(values: Float[Tensor, " n"]) -> list[float]:

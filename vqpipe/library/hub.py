@@ -26,6 +26,7 @@ from vqpipe.data.images import centre_square, to_rgb
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library.cards import tokenizer_card
+from vqpipe.library.measured import card_metrics
 from vqpipe.tokenizers import tokenizer as training
 from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, named_folder, read_config, write_config_folder
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 try:
-    from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+    from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -65,7 +66,8 @@ class Tokenizer(
     """A tokenizer with `from_pretrained`, `save_pretrained` and `push_to_hub`.
 
     The latter two are huggingface_hub's. Their `model_card_kwargs` may have `codebook` (folder of the pretrained
-    codebook), `metrics` (what the stage `evaluate` wrote) and `license` (a name of the Hub's list).
+    codebook), `metrics` (what the stage `evaluate` or `vqpipe bench-tokenizers` wrote), `dataset` (what the images of
+    the metrics are called on the Hub) and `license` (a name of the Hub's list).
     """
 
     @classmethod
@@ -146,18 +148,28 @@ class Tokenizer(
         *,
         codebook: Path | str | None = None,
         metrics: Path | str | None = None,
+        dataset: str | None = None,
         license: str | None = None,
     ) -> ModelCard:
         """The card: what the tokenizer is, its codebook and where that comes from, K, metrics, what to check.
 
+        With metrics, the head of the card has them as `model-index`, which the Hub shows next to the card.
+
         Raises:
             ArtifactError: the codebook or the metrics cannot be read.
-            MismatchError: another codebook than the one that the tokenizer was built on.
+            MismatchError: another codebook than the one that the tokenizer was built on, or metrics of others.
         """
         shared: dict[str, Any] = type(self)._hub_mixin_info.model_card_data.to_dict()  # type: ignore[no-untyped-call]
         data = {**shared, **({"license": license} if license else {})}
-        text = tokenizer_card(self, Path(codebook) if codebook else None, Path(metrics) if metrics else None)
-        return ModelCard(f"---\n{_front(data)}\n---\n\n{text}")
+        measured = card_metrics(Path(metrics), self) if metrics else None
+        if measured is not None:
+            data |= {
+                "model_name": f"{self.config.quantizer.kind} image tokenizer",
+                "eval_results": measured.eval_results(dataset),
+            }
+        front = ModelCardData(**dict(sorted(data.items()))).to_yaml()
+        text = tokenizer_card(self, Path(codebook) if codebook else None, measured)
+        return ModelCard(f"---\n{front}\n---\n\n{text}")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_config_folder(save_directory, self.state_dict(), self.described(self.facts))
@@ -202,17 +214,6 @@ def to_pil(images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
         found = f"{images.dtype}" if not images.is_floating_point() else "values that are NaN or infinite"
         raise MismatchError("these are not images in [-1, 1]", found=found, expected=expected)
     return [Image.fromarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _front(data: dict[str, Any]) -> str:
-    """The YAML that heads a card: plain words and lists of them."""
-    lines = []
-    for key, value in sorted(data.items()):
-        if isinstance(value, list):
-            lines += [f"{key}:", *(f"- {item}" for item in value)]
-        elif value is not None:
-            lines.append(f"{key}: {value}")
-    return "\n".join(lines)
 
 
 @contextmanager

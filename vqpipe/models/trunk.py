@@ -5,21 +5,26 @@ appendix: residual blocks per level, attention at the lowest resolution, a Res-A
 Two options are ours and are for trainings of minutes. `patch` > 1 folds pixels into channels before the first
 convolution and back after the last, which moves work away from full resolution. `shortcut` adds a linear path from
 patch to latent and one from latent to patch, so that the net starts as a linear coder of patches and learns the rest.
+Three options are those of MAGVIT-v2's tokenizer (arXiv 2310.05737, appendix A.1, and its open form, Open-MAGVIT2):
+`downsampling_pad: centred`, `upsampling: depth_to_space` and `adaptive_norm`.
 
 Shapes: b batch, c channels of the image, H W its height and width, h w those of the latent grid, z latent channels.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from vqpipe.params.base import Params
+
+OTHER_TRUNKS = ("middle_blocks", "downsampling_pad", "upsampling", "adaptive_norm")
+"""Fields that VQGAN's trunk does not need."""
 
 
 class TrunkParams(Params):
@@ -51,6 +56,27 @@ class TrunkParams(Params):
     """Channels z between the trunk and the 1x1 convolutions around the quantizer."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout inside residual blocks."""
+    middle_blocks: Annotated[int, Field(ge=1)] = 2
+    """Residual blocks of the middle, attention after the first; 2 in VQGAN."""
+    downsampling_pad: Literal["corner", "centred"] = "corner"
+    """Padding of the strided convolutions: `corner`, one pixel on the right and the bottom (VQGAN), or `centred`, one
+    on each side (MAGVIT-v2)."""
+    upsampling: Literal["nearest", "depth_to_space"] = "nearest"
+    """`nearest`: repeat each position, then a convolution (VQGAN). `depth_to_space`: a convolution to four times the
+    channels, which are folded into positions (MAGVIT-v2)."""
+    adaptive_norm: bool = False
+    """Normalise the input of each level of the decoder with scales and shifts made from the spread and the mean of the
+    latent over positions (MAGVIT-v2)."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the options of other trunks where they are VQGAN's, so that stored params stay what they were."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if name not in OTHER_TRUNKS or value != fields[name].default
+        }
 
     @model_validator(mode="after")
     def _levels_exist(self) -> TrunkParams:
@@ -106,14 +132,15 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution with stride 2, padded by one pixel on the right and the bottom."""
+    """3x3 convolution with stride 2, padded by one pixel on the right and the bottom, or on all sides."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, centred: bool = False) -> None:
         super().__init__()
+        self.pad = (1, 1, 1, 1) if centred else (0, 1, 0, 1)
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.conv(F.pad(x, (0, 1, 0, 1))))
+        return torch.as_tensor(self.conv(F.pad(x, self.pad)))
 
 
 class Upsample(nn.Module):
@@ -127,6 +154,31 @@ class Upsample(nn.Module):
         return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
 
 
+class DepthToSpace(nn.Module):
+    """3x3 convolution to four times the channels, folded into positions: channel 4 c + 2 i + j is row i, column j."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class AdaptiveNorm(nn.Module):
+    """Group normalisation; scale and shift are linear in the latent's standard deviation and mean over positions."""
+
+    def __init__(self, latent_channels: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_norm(channels).num_groups, channels, eps=1e-6, affine=False)
+        self.scale, self.shift = nn.Linear(latent_channels, channels), nn.Linear(latent_channels, channels)
+
+    def forward(self, x: Float[Tensor, "b c h w"], latent: Float[Tensor, "b z h w"]) -> Tensor:
+        flat = latent.flatten(2)
+        scale = self.scale((flat.var(2) + self.norm.eps).sqrt())[:, :, None, None]
+        return torch.as_tensor(self.norm(x) * scale + self.shift(flat.mean(2))[:, :, None, None])
+
+
 def _level(inputs: int, outputs: int, num_blocks: int, attention: bool, dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index in range(num_blocks):
@@ -136,11 +188,15 @@ def _level(inputs: int, outputs: int, num_blocks: int, attention: bool, dropout:
     return nn.Sequential(*layers)
 
 
-def _middle(channels: int, attention: bool, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = [ResidualBlock(channels, channels, dropout)]
-    if attention:
-        layers.append(AttentionBlock(channels))
-    return nn.Sequential(*layers, ResidualBlock(channels, channels, dropout))
+def _middle(channels: int, config: TrunkParams) -> nn.Module:
+    if not config.middle:
+        return nn.Identity()
+    layers: list[nn.Module] = [
+        ResidualBlock(channels, channels, config.dropout) for _ in range(config.middle_blocks)
+    ]
+    if config.middle_attention:
+        layers.insert(1, AttentionBlock(channels))
+    return nn.Sequential(*layers)
 
 
 class Encoder(nn.Module):
@@ -158,10 +214,9 @@ class Encoder(nn.Module):
                 _level(before, width, config.num_blocks, index in config.attention_levels, config.dropout)
             )
             last = index == len(widths) - 1
-            self.downs.append(nn.Identity() if last else Downsample(width))
-        self.middle = (
-            _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
-        )
+            centred = config.downsampling_pad == "centred"
+            self.downs.append(nn.Identity() if last else Downsample(width, centred))
+        self.middle = _middle(widths[-1], config)
         self.head = nn.Sequential(
             _norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
         )
@@ -188,16 +243,19 @@ class Decoder(nn.Module):
         widths = [config.channels * m for m in config.channel_multipliers]
         blocks = config.num_blocks + 1 if config.num_decoder_blocks is None else config.num_decoder_blocks
         self.stem = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.middle = (
-            _middle(widths[-1], config.middle_attention, config.dropout) if config.middle else nn.Identity()
-        )
+        self.middle = _middle(widths[-1], config)
         self.levels, self.ups = nn.ModuleList(), nn.ModuleList()
         for index in reversed(range(len(widths))):
             before = widths[min(len(widths) - 1, index + 1)]
             self.levels.append(
                 _level(before, widths[index], blocks, index in config.attention_levels, config.dropout)
             )
-            self.ups.append(nn.Identity() if index == 0 else Upsample(widths[index]))
+            up = DepthToSpace if config.upsampling == "depth_to_space" else Upsample
+            self.ups.append(nn.Identity() if index == 0 else up(widths[index]))
+        self.norms = None
+        if config.adaptive_norm:
+            inputs = [widths[-1], *widths[:0:-1]]
+            self.norms = nn.ModuleList(AdaptiveNorm(config.latent_channels, width) for width in inputs)
         self.head = nn.Sequential(_norm(widths[0]), nn.SiLU())
         self.out = nn.Conv2d(widths[0], out_channels * config.patch**2, 3, padding=1)
         self.side = config.downsampling
@@ -213,7 +271,7 @@ class Decoder(nn.Module):
         # Before the last layer, where a compiled decoder is cut: what comes after it goes backward several times.
         coarse = None if self.shortcut is None else F.pixel_shuffle(self.shortcut(latent), self.side)
         x = self.middle(self.stem(latent))
-        for level, up in zip(self.levels, self.ups, strict=True):
-            x = up(level(x))
+        for index, (level, up) in enumerate(zip(self.levels, self.ups, strict=True)):
+            x = up(level(x if self.norms is None else self.norms[index](x, latent)))
         images = F.pixel_shuffle(self.out(self.head(x)), self.patch)
         return images if coarse is None else images + coarse

@@ -22,20 +22,25 @@ __all__ = [
 QUANTIZERS: Table[Quantizer] = Table(
     "quantizer",
     {
+        "bsq": "vqpipe.quantizers.bsq:BinarySphericalQuantizer",
         "cvq": "vqpipe.quantizers.cvq:OnlineClusteredQuantizer",
+        "diveq": "vqpipe.quantizers.diveq:DiveqQuantizer",
         "ema": "vqpipe.quantizers.ema:MovingAverageQuantizer",
         "fc": "vqpipe.quantizers.fc:FactorisedCodesQuantizer",
         "fsq": "vqpipe.quantizers.fsq:FiniteScalarQuantizer",
+        "fvq": "vqpipe.quantizers.fvq:FullQuantizer",
         "gumbel": "vqpipe.quantizers.gumbel:GumbelQuantizer",
         "ibq": "vqpipe.quantizers.ibq:IndexBackpropagationQuantizer",
         "lc": "vqpipe.quantizers.lc:LargeCodebookQuantizer",
         "lfq": "vqpipe.quantizers.lfq:LookupFreeQuantizer",
+        "multi": "vqpipe.quantizers.multi:MultiQuantizer",
         "reg_vq": "vqpipe.quantizers.reg_vq:RegularisedQuantizer",
         "residual": "vqpipe.quantizers.residual:ResidualQuantizer",
         "sim_vq": "vqpipe.quantizers.sim_vq:SimVectorQuantizer",
         "sq_vae": "vqpipe.quantizers.sq_vae:SqVaeQuantizer",
         "vq": "vqpipe.quantizers.vq:VectorQuantizer",
         "vqct": "vqpipe.quantizers.vqct:CodebookTransferQuantizer",
+        "wasserstein": "vqpipe.quantizers.wasserstein:WassersteinQuantizer",
     },
 )
 """Every method by the `kind` of its params."""

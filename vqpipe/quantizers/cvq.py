@@ -62,14 +62,14 @@ class CvqParams(LearnedCodesParams):
     anchor: Literal["closest", "probrandom", "random"]
     """The latent that a code moves to: its `closest`; `probrandom`, drawn by softmax over the similarities; or
     `random`, any. By `euclidean` distance, codes that start close together share a closest latent: there use `init:
-    data`."""
+    data`. LG-VQ's and VQCT's public code draw it (`probrandom`), from `init: uniform`."""
     distance: Literal["cosine", "euclidean"] = "euclidean"
     """What is near and similar, in the search, for anchors and in the contrastive term: minus the squared distance
-    (`euclidean`), or the cosine (the reference code's default)."""
+    (`euclidean`; LG-VQ's and VQCT's public code), or the cosine (the default of CVQ-VAE's)."""
     decay: float = Field(gt=0, lt=1)
     """Of the running usage; 0.99 in the paper."""
     contrastive: ContrastiveParams | None
-    """The contrastive term; None leaves it out."""
+    """The contrastive term; None leaves it out. LG-VQ's and VQCT's public code have it: weight 1, temperature 0.07."""
 
 
 class OnlineClusteredQuantizer(LearnedCodesQuantizer):

@@ -4,12 +4,18 @@ Papers: VQ-VAE, arXiv 1711.00937, appendix A.1; restart of dead codes: Jukebox, 
 
 After each training pass, with n_k the uses of code k in the batch of all ranks and s_k the sum of their latents:
 
-    N_k <- decay N_k + (1 - decay) n_k          cluster sizes, 1 at the start
+    N_k <- decay N_k + (1 - decay) n_k          cluster sizes, `initial_size` at the start
     m_k <- decay m_k + (1 - decay) s_k          sums, the codes at the start
     e_k <- m_k / ((N_k + epsilon) / (N + K epsilon) N),   N = sum_k N_k
 
 The last line divides by sizes that are smoothed, so that a code which is never used does not divide by 0. A pass
 returns the codes as they were before it. In eval nothing moves.
+
+With `initial_size: 1` a code that is not used stays where it is, since N_k and m_k shrink alike, until N_k is as small
+as epsilon (1,146 passes at 0.99 and 1e-5); then it shrinks towards 0. With 0, the form of VQGAN-LC's public code, its
+N_k is 0 and e_k = m_k (N + K epsilon) / (epsilon N), about m_k / epsilon: the first pass throws it that far out, and it
+comes back by a factor `decay` a pass, until it is the nearest of some latent. So that start works as a restart of
+codes. VQGAN-LC's public code also moves codes in eval, and those of each rank apart; here neither is done.
 
 The loss is beta |z - sg(e)|^2, the commitment: it moves the encoder. Codes are a buffer, so losses on codes
 (`Quantized.vectors`) do not reach them.
@@ -60,6 +66,9 @@ class EmaParams(CommittedParams):
     """Codes at the start: `uniform` in +-1/K, or `data`: latents of the first batch drawn at random."""
     restart: RestartParams | None
     """Restart dead codes; None: leave them."""
+    initial_size: Literal[0, 1] = 1
+    """Uses that every code counts as having had at the start: 1, so that unused codes stay in place; or 0, as in
+    VQGAN-LC's public code, which throws unused codes far out and lets them come back."""
 
     @property
     def trains_codes(self) -> bool:
@@ -94,7 +103,7 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         codes = torch.empty(config.num_codes, config.dim).uniform_(-bound, bound)
         self.register_buffer("codes", codes)
         self.register_buffer("sums", codes.clone())
-        self.register_buffer("cluster_sizes", torch.ones(config.num_codes))
+        self.register_buffer("cluster_sizes", torch.full((config.num_codes,), float(config.initial_size)))
         self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
         self._passes = HostScalar()
 
@@ -103,7 +112,7 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
         return (self.codes.clone() if self.training else self.codes,)
 
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
-        """Codes are latents of the first batch, drawn at random; each counts as used once, as at any start."""
+        """Codes are latents of the first batch, drawn at random; each counts as used `initial_size` times."""
         self.codes.copy_(draw_rows(rows[0], self.num_codes[0]))
         self.sums.copy_(self.codes)
 

@@ -3,7 +3,8 @@
 Papers: ViT-VQGAN, arXiv 2110.04627, section 3.2; as a baseline VQGAN-LC, arXiv 2406.11837, section 4.
 
 The search takes place in few dimensions, `dim`; the 1x1 convolutions of the tokenizer map from and to the trunk's.
-Without `normalise` that is `vq` there, with codes uniform in +-1/K (VQGAN-LC's FC baseline). With it
+Without `normalise` that is `vq` there, with codes uniform in +-1/K (VQGAN-LC's FC baseline, whose public code has
+`beta: 0.33` with `beta_on: codebook`). With it
 
     k = argmax_k <z / |z|, e_k / |e_k|>,   z_q = e_k / |e_k|
 
@@ -31,7 +32,7 @@ class FcParams(LearnedCodesParams):
 
     kind: Literal["fc"]
     normalise: bool
-    """Latents and codes on the unit sphere: true in ViT-VQGAN, false in VQGAN-LC's baseline."""
+    """Latents and codes on the unit sphere: true in ViT-VQGAN and LlamaGen, false in VQGAN-LC's baseline."""
 
 
 class FactorisedCodesQuantizer(LearnedCodesQuantizer):

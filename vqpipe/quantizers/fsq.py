@@ -1,15 +1,21 @@
 """Finite scalar quantisation: every dimension is bounded and rounded to a few levels.
 
-Paper: FSQ, arXiv 2309.15505, section 3.1 and the listing in its appendix.
+Papers: FSQ, arXiv 2309.15505, section 3.1 and the listing in its appendix; iFSQ, arXiv 2601.17124.
 
 For L levels, with h = (L - 1) (1 + margin) / 2 and o = 1/2 where L is even, else 0:
 
-    bound(z) = h tanh(z + s) - o,  digit = round(bound(z)) + floor(L / 2),  value = round(bound(z)) / floor(L / 2)
+    bound(z) = h tanh(slope z + s) - o,  digit = round(bound(z)) + floor(L / 2),  value = round(bound(z)) / floor(L / 2)
 
 so that values are in [-1, 1], symmetric where L is odd, from -1 to 1 - 2 / L where it is even. The shift s brings
 z = 0 to a value of 0: tan(o / h) in the paper's listing, atanh(o / h) exactly; `shift` says which. The gradient of
 z_q is that of bound(z) / floor(L / 2): straight through the rounding, not through tanh. There is no loss and
 nothing to train.
+
+iFSQ replaces tanh(z) by 2 sigmoid(1.6 z) - 1, which makes the bounded values of a standard normal z nearly uniform. The
+two are one function: 2 sigmoid(2 a z) - 1 = tanh(a z). So iFSQ is `slope: 0.8`, with `margin: 0` in its code, which
+takes odd numbers of levels alone; even ones are shifted here as FSQ's. With that margin the two outermost levels are
+half as wide as the others; even use of L levels needs a margin of 1 / (L - 1). Entropies of the levels over log L, for
+a standard normal z and L = 5, 17: FSQ .993, .993; iFSQ with margin 0 .957, .983, with 1 / (L - 1) 1.000, .998.
 """
 
 from __future__ import annotations
@@ -45,6 +51,8 @@ class FsqParams(QuantizerParams):
     shift: Literal["tan", "atanh"]
     """How z is shifted where the number of levels is even: `tan` as in the paper's listing, `atanh` so that z = 0
     is bounded to 0 exactly. They differ by 1 % of a step or so from 4 levels on."""
+    slope: float = Field(default=1.0, gt=0)
+    """What z is multiplied by inside tanh: 1 in FSQ, 0.8 in iFSQ, whose 2 sigmoid(1.6 z) - 1 is tanh(0.8 z)."""
 
     @model_validator(mode="after")
     def _fits(self) -> FsqParams:
@@ -83,12 +91,13 @@ class FiniteScalarQuantizer(LatticeQuantizer):
         title="FSQ",
         codes="a fixed grid: a few levels per dimension",
         moved_by="nothing",
-        papers="FSQ 2309.15505",
+        papers="FSQ 2309.15505, iFSQ 2601.17124",
         example={
             "kind": "fsq", "dim": 8, "levels": [8, 5, 3, 3, 3, 2, 2, 4], "margin": 0.001, "shift": "atanh",
         },
     )  # fmt: skip
     own_gradient = True
+    config: FsqParams
     reach: Tensor
     offset: Tensor
     shift: Tensor
@@ -108,7 +117,7 @@ class FiniteScalarQuantizer(LatticeQuantizer):
 
     def bound(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """z in steps of one level, inside the levels."""
-        return self.reach * (z + self.shift).tanh() - self.offset
+        return self.reach * (z * self.config.slope + self.shift).tanh() - self.offset
 
     def values(self, digits: Int64[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """See `LatticeQuantizer.values`."""

@@ -5,8 +5,8 @@ Papers: Categorical Reparameterization with Gumbel-Softmax, arXiv 1611.01144; as
 
 A 1x1 convolution maps z to K logits l. In training, with Gumbel noise g and temperature t, y = softmax((l + g) /
 t), and z_q is the mixture y @ codes, or with `hard` the code of the largest y with the mixture's gradient. In eval
-z_q is the code of the largest logit. The loss is KL(softmax(l) | uniform) = sum_k q_k (log q_k + log K), a sum over
-codes and a mean over positions, in nats.
+z_q is the code of the largest logit; VQGAN's public code draws noise there too, so that two passes differ. The loss is
+KL(softmax(l) | uniform) = sum_k q_k (log q_k + log K), a sum over codes and a mean over positions, in nats.
 
 The loss moves the convolution and the encoder; codes learn only through z_q. Nothing is shared between ranks: each
 draws noise of its own, and the loss is a mean over positions.

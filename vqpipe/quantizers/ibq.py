@@ -41,8 +41,9 @@ class IbqParams(SoftCodeParams, EntropyParams):
     kind: Literal["ibq"]
     beta: float = Field(ge=0)
     """Weight of the codebook term |sg(z) - e|^2; common: 0.25."""
-    init: Literal["uniform", "data"]
-    """Codes at the start: `uniform` in +-1/K, or `data`: latents of the first batch drawn at random."""
+    init: Literal["uniform", "data", "normal"]
+    """Codes at the start: `uniform` in +-1/K; `data`: latents of the first batch drawn at random; or `normal`: N(0, 1),
+    as in the public code."""
 
 
 class IndexBackpropagationQuantizer(SoftCodeQuantizer):
@@ -67,7 +68,8 @@ class IndexBackpropagationQuantizer(SoftCodeQuantizer):
     def __init__(self, config: IbqParams) -> None:
         super().__init__(config, data_init=config.init == "data")
         self.config = config
-        nn.init.uniform_(self.codes, -1 / config.num_codes, 1 / config.num_codes)
+        if config.init != "normal":
+            nn.init.uniform_(self.codes, -1 / config.num_codes, 1 / config.num_codes)
 
     def scores(self, rows: Float[Tensor, "r d"]) -> Float[Tensor, "r K"]:
         """See `SoftCodeQuantizer.scores`: the products z . e_k."""

@@ -8,9 +8,15 @@ reference code; the code that is passed on is the projected one, not normalised,
 commitment term 1 and the codebook term .33 (eq. 1): `beta: 0.33` with `beta_on: codebook`.
 
 The ablations: centroids that are trained too (`trainable`), no projector (`projector: false`; d is then D), and
-random vectors in the centroids' place (`source: random`). Table 6 does not say which; ours are normal with the mean
-and variance of the K centroids in each dimension, so that their scale is not what makes the difference. K vectors
-drawn from all features are a codebook of their own: the cluster stage's `method: selection`.
+random vectors in the centroids' place. Table 6 does not say which. Those of the public code are `source: uniform`:
+(K, d), uniform in +-1/K, frozen, and the codes themselves (`projector: false`) or under a linear map d -> d. Ours are
+`source: random`: normal with the mean and variance of the K centroids in each of their D dimensions, so that their
+scale is not what makes the difference. K vectors drawn from all features are a codebook of their own: the cluster
+stage's `method: selection`.
+
+Of the public code are also `init: reference`, a projector of N(0, 1 / d) weights (at D = 768 its standard deviation
+is 17 times that of a linear layer's own start), and `normalise`, which that code does where d is CLIP's 768: latents
+are divided by their length, the codes are not.
 """
 
 from __future__ import annotations
@@ -25,9 +31,9 @@ from torch import Tensor, nn
 
 from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.errors import MismatchError
-from vqpipe.quantizers.contract import About, CodebookKind, Names, float_matrix, need_patches
+from vqpipe.quantizers.contract import About, CodebookKind, Names, Quantizer, float_matrix, need_patches
 from vqpipe.quantizers.moments import compose, moment_map
-from vqpipe.quantizers.nearest import NearestCodeParams, NearestCodeQuantizer
+from vqpipe.quantizers.nearest import NearestCodeParams, NearestCodeQuantizer, unit
 
 
 class LcParams(NearestCodeParams):
@@ -38,28 +44,35 @@ class LcParams(NearestCodeParams):
     """K: the first K centroids of the patches codebook are the codes."""
     distance: Literal["cosine", "euclidean"]
     """How the nearest code is found: `cosine` in the paper, `euclidean` in its reference code."""
-    init: Literal["standard", "data"]
-    """Projector at the start: `standard` (a linear layer's own, the paper's form), or `data`: set so that the
-    projected codes have the mean and covariance of the first batch's latents."""
+    init: Literal["standard", "data", "reference"]
+    """Projector at the start: `standard` (a linear layer's own, the paper's form); `data`: set so that the projected
+    codes have the mean and covariance of the first batch's latents; or `reference`, VQGAN-LC's public code: weights
+    N(0, 1 / d), d being `dim`, and a bias as in `standard`."""
     projector: bool = True
     """Whether the trained linear layer makes the codes from the centroids. False: the centroids are the codes, and
     `dim` must be theirs (the paper's table 9, row 1)."""
     trainable: bool = False
     """Train the centroids too instead of keeping them as they start (table 9, row 2)."""
-    source: Literal["centroids", "random"] = "centroids"
-    """Centroids at the start: those of the codebook, or `random`: drawn from a normal distribution with their mean
-    and variance in each dimension (table 6's random initialisation)."""
+    source: Literal["centroids", "random", "uniform"] = "centroids"
+    """Centroids at the start: those of the codebook; `random`: drawn from a normal distribution with their mean and
+    variance in each dimension; or `uniform`: vectors of `dim` dimensions, uniform in +-1/K, which need no codebook
+    (table 6's random initialisation as in VQGAN-LC's public code)."""
+    normalise: bool = False
+    """Divide latents by their length before search and losses, and leave the codes as they are: VQGAN-LC's public code
+    where `dim` is 768, that of CLIP's features."""
 
     @model_validator(mode="after")
-    def _data_sets_the_projector(self) -> LcParams:
-        if self.init == "data" and not self.projector:
-            raise ValueError("init data sets the projector, and projector is false; set init: standard")
+    def _init_sets_the_projector(self) -> LcParams:
+        if self.init != "standard" and not self.projector:
+            raise ValueError(
+                f"init {self.init} sets the projector, and projector is false; set init: standard"
+            )
         return self
 
     @property
     def codebook(self) -> CodebookKind:
-        """Patches, also where `source: random` takes only their number, mean and variance."""
-        return "patches"
+        """Patches, also where `source: random` takes only their number, mean and variance; none with `uniform`."""
+        return "none" if self.source == "uniform" else "patches"
 
     @property
     def trains_codes(self) -> bool:
@@ -77,7 +90,8 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
 
     Args:
         config: the params.
-        centroids: (K, D), K = `config.num_codes`; D = `config.dim` without a projector.
+        centroids: (K, D), K = `config.num_codes`; D = `config.dim` without a projector. None with `source: uniform`:
+            they are drawn here, (K, `config.dim`).
     """
 
     kind = "lc"
@@ -94,21 +108,29 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
     )  # fmt: skip
     centroids: Tensor
 
-    def __init__(self, config: LcParams, centroids: Float[Tensor, "K D"]) -> None:
+    def __init__(self, config: LcParams, centroids: Float[Tensor, "K D"] | None = None) -> None:
         super().__init__(
             config, ["code"], [config.num_codes], metric=config.distance, data_init=config.init == "data"
         )
+        if centroids is None:
+            bound = 1 / config.num_codes
+            centroids = torch.empty(config.num_codes, config.dim).uniform_(-bound, bound)
         self.register_vectors("centroids", centroids, config.trainable)
         self.projector = nn.Linear(centroids.shape[1], config.dim) if config.projector else None
+        if config.init == "reference" and self.projector is not None:
+            nn.init.normal_(self.projector.weight, std=config.dim**-0.5)
+        self.normalise = config.normalise
 
     @classmethod
-    def from_codebook(cls, config: LcParams, codebook: PretrainedCodebook) -> LargeCodebookQuantizer:
+    def from_codebook(cls, config: LcParams, codebook: PretrainedCodebook) -> Quantizer:
         """See `Quantizer.from_codebook`; the first `num_codes` centroids are taken.
 
         Raises:
-            MismatchError: no patches codebook, fewer centroids than codes, or without a projector centroids of another
-                dimension than the codes.
+            MismatchError: no patches codebook, or any where `source: uniform` takes none; fewer centroids than codes;
+                or without a projector centroids of another dimension than the codes.
         """
+        if config.source == "uniform":
+            return super().from_codebook(config, codebook)
         vectors = float_matrix(need_patches(cls.kind, codebook).vectors, "centroids")
         if config.num_codes > len(vectors):
             raise MismatchError(
@@ -140,7 +162,11 @@ class LargeCodebookQuantizer(NearestCodeQuantizer):
         """The centroids, projected where there is a projector."""
         return (self.centroids if self.projector is None else self.projector(self.centroids),)
 
+    def prepare(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """See `NearestCodeQuantizer.prepare`: of length 1 where `normalise` says so."""
+        return unit(rows) if self.normalise else rows
+
     def set_from_data(self, rows: Float[Tensor, "1 n d"]) -> None:
-        """Set the projector so that the codes have the mean and covariance of the first batch's latents."""
+        """Set the projector so that the codes have the mean and covariance of the first batch's latents, prepared."""
         assert self.projector is not None
-        compose(self.projector, *moment_map(self.live_codes()[0], rows[0]))
+        compose(self.projector, *moment_map(self.live_codes()[0], self.prepare(rows[0])))

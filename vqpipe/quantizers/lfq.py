@@ -23,7 +23,7 @@ E[p] is taken over all ranks.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,14 +37,13 @@ from vqpipe.quantizers.lattice import LatticeQuantizer
 from vqpipe.quantizers.soft import EntropyParams, entropy, mean_over_ranks
 
 
-class LfqParams(EntropyParams):
-    """Every dimension reduced to its sign: K = 2^dim (LFQ, MAGVIT-v2)."""
+class SignParams(EntropyParams):
+    """The params of quantizers that reduce every dimension to its sign: K = 2^dim."""
 
-    kind: Literal["lfq"]
     dim: int = Field(ge=1, le=24)
-    """Dimension of the z that the quantizer receives; 18 in the paper."""
+    """Dimension of the z that the quantizer receives: bits of a code; 18 in the papers."""
     commitment_weight: float = Field(ge=0)
-    """Weight of |z - sg(z_q)|^2; common: 0.25."""
+    """Weight of |z - sg(z_q)|^2; common: 0.25 for `lfq`, 0 for `bsq`."""
 
     @property
     def trains_codes(self) -> bool:
@@ -52,11 +51,17 @@ class LfqParams(EntropyParams):
         return False
 
 
+class LfqParams(SignParams):
+    """Every dimension reduced to its sign: K = 2^dim (LFQ, MAGVIT-v2)."""
+
+    kind: Literal["lfq"]
+
+
 class LookupFreeQuantizer(LatticeQuantizer):
     """One group of 2^dim codes with entries of +-1."""
 
     kind = "lfq"
-    Params = LfqParams
+    Params: ClassVar[type[SignParams]] = LfqParams
     about = About(
         title="LFQ",
         codes="a fixed grid: the sign of each dimension, K = 2^d",
@@ -67,33 +72,46 @@ class LookupFreeQuantizer(LatticeQuantizer):
             "batch_weight": 1.0, "inverse_temperature": 2.0,
         },
     )  # fmt: skip
-    config: LfqParams
+    config: SignParams
+    entry: float = 1.0
+    """Absolute value of the codes' entries."""
+
+    @property
+    def joint_bits(self) -> int:
+        """Bits whose joint distribution the batch's entropy is of; with fewer than d, entropies are added up."""
+        return self.dim
 
     @staticmethod
-    def levels_of(config: LfqParams) -> list[int]:
+    def levels_of(config: SignParams) -> list[int]:
         """See `LatticeQuantizer.levels_of`."""
         return [2] * config.dim
 
     def values(self, digits: Int64[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """See `LatticeQuantizer.values`."""
-        return digits.float() * 2 - 1
+        return (digits.float() * 2 - 1) * self.entry
 
     def round(self, rows: Float[Tensor, "*b d"]) -> Int64[Tensor, "*b d"]:
         """See `LatticeQuantizer.round`."""
         return (rows > 0).long()
+
+    def prepare(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Latents as losses and gradient see them: here unchanged."""
+        return rows
 
     def quantise(
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:
         """See `LatticeQuantizer.quantise`."""
         digits = self.round(rows)
+        rows = self.prepare(rows)
         codes = self.values(digits)
         commitment = F.mse_loss(rows, codes)
         loss, terms = self.config.commitment_weight * commitment, {"commitment": commitment.detach()}
         if self.config.entropy_weight > 0:
-            logits = rows * (4 * self.config.inverse_temperature)
+            logits = rows * (4 * self.config.inverse_temperature * self.entry)
             sample = bit_entropy(logits).sum(-1).mean()
-            batch = entropy(mean_over_ranks(mean_distribution(logits), self.training))
+            means = torch.cat([mean_distribution(part) for part in torch.split(logits, self.joint_bits, 1)])
+            batch = entropy(mean_over_ranks(means, self.training))
             penalty = self.config.sample_weight * sample - self.config.batch_weight * batch
             loss = loss + self.config.entropy_weight * penalty
             terms |= {"sample_entropy": sample.detach(), "batch_entropy": batch.detach()}

@@ -11,9 +11,15 @@ Each latent has a distribution over codes, q_i = softmax_k(-|z_i - e_k|^2 / temp
 
   in nats. A code that no latent is likely to take makes it large, so it works against collapse. It moves latents and
   codes. The mean is over all ranks, and is taken in the log domain, so that no code is too far to be drawn nearer.
-  This differs from the paper's equation 1 in two ways. The paper's is the other direction, KL(q | uniform) = sum_k q_k
-  log(K q_k), which stays below log K and whose gradient fades for a code with q_k near 0. And its q is the mean of the
-  one-hot choices, through which a softmax's gradient is passed back; here q is the mean of the distributions.
+  With `divergence: paper` it is the paper's equation 1, which differs in two ways. It is the other direction,
+
+      prior = KL(p | uniform) = sum_k p_k log(K p_k),
+
+  which is at most log K; and p is the mean of the one-hot choices, masked ones as they were sampled, with the gradient
+  of q (algorithm 1 passes a softmax's back through a choice). 1e-10 is added to p_k in the logarithm, since it is 0 for
+  codes that were not chosen; the paper gives no value. Two departures are left: the paper's mean is over the positions
+  of one image, here it is over those of the batch of all ranks; and at masked positions the paper has the gradient of
+  the Gumbel softmax that was drawn, here it is that of q_i.
 - Stochastic mask regularisation: in training each position is masked with probability `stochastic_share`; a masked
   one takes a code drawn from q_i (by Gumbel noise), the rest the nearest, as all do in eval.
 
@@ -39,8 +45,12 @@ from torch import Tensor
 from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer
-from vqpipe.quantizers.soft import ScheduleParams, gumbel_noise, in_row_tiles, value_at
+from vqpipe.quantizers.soft import ScheduleParams, gumbel_noise, in_row_tiles, mean_over_ranks, value_at
 from vqpipe.runtime.distributed import gather, world_size
+from vqpipe.runtime.host import count_codes
+
+TINY = 1e-10
+"""Added to a share before its logarithm is taken."""
 
 
 class RegVqParams(LearnedCodesParams):
@@ -53,7 +63,11 @@ class RegVqParams(LearnedCodesParams):
     """Weight of the divergence of the batch's mean distribution from the uniform one, in nats (the paper's prior
     distribution regularisation). 0 leaves it out."""
     stochastic_share: float = Field(ge=0, le=1)
-    """Share of the positions that take a sampled code in training, the rest the nearest; 0: none."""
+    """Share of the positions that take a sampled code in training, the rest the nearest; 0: none, 0.4: best in the
+    paper's figure 3."""
+    divergence: Literal["reverse", "paper"] = "reverse"
+    """From the uniform distribution: `paper`, KL(p | uniform) of equation 1, p the mean of the choices made; or
+    `reverse`, KL(uniform | q), q the mean of the distributions, whose gradient is largest for codes out of reach."""
 
 
 class RegularisedQuantizer(LearnedCodesQuantizer):
@@ -97,7 +111,10 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
         """See `NearestCodeQuantizer.losses`: with the divergence from the uniform distribution."""
         loss, terms = super().losses(rows, codes, indices, progress)
         if self.config.prior_weight > 0:
-            divergence = self._divergence(rows, codes, progress)
+            if self.config.divergence == "paper":
+                divergence = self._of_choices(rows, codes, indices, progress)
+            else:
+                divergence = self._divergence(rows, codes, progress)
             loss = loss + self.config.prior_weight * divergence
             terms["prior"] = divergence.detach()
         return loss, terms
@@ -118,6 +135,18 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
         if self.training:
             logs = log_mean_over_ranks(logs)
         return -math.log(len(codes)) - logs.mean()
+
+    def _of_choices(self, rows: Tensor, codes: Tensor, indices: Tensor, progress: float) -> Tensor:
+        """The paper's equation 1, in nats: KL(p | uniform), p the mean of the one-hot choices with q's gradient."""
+
+        def step(part: Tensor) -> tuple[Tensor]:
+            return (self._logits(part, codes, progress).softmax(1).sum(0, keepdim=True),)
+
+        parts = [found for (found,) in in_row_tiles(step, rows, len(codes))]
+        chosen = count_codes(indices, len(codes)) / len(rows)
+        shares = straight_through(torch.cat(parts).sum(0) / len(rows), chosen)
+        shares = mean_over_ranks(shares, self.training)
+        return (shares * (len(codes) * (shares + TINY)).log()).sum()
 
     def _logits(self, rows: Tensor, codes: Tensor, progress: float) -> Tensor:
         """-|z - e|^2 / temperature without |z|^2, which is the same for all codes."""

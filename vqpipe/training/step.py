@@ -20,16 +20,20 @@ from torch.nn.parallel import DistributedDataParallel
 from vqpipe.runtime.device import autocast
 from vqpipe.runtime.distributed import all_reduce_sum, data_parallel, world_size
 from vqpipe.training.checkpoint import TrainingState
-from vqpipe.training.objective import Objective, TrainingParams
+from vqpipe.training.objective import Decay, Objective, TrainingParams
 from vqpipe.training.window import Packed, StepTerms, pack, read
 
 
-def schedule(step: int, num_steps: int, warmup_fraction: float, final_fraction: float) -> float:
-    """Factor on the peak learning rate at `step` (0-based): linear warm-up, then a half cosine to `final_fraction`."""
+def schedule(
+    step: int, num_steps: int, warmup_fraction: float, final_fraction: float, decay: Decay = "cosine"
+) -> float:
+    """Factor on the peak learning rate at `step` (0-based): linear warm-up, then `decay` to `final_fraction`."""
     warmup = max(1, round(warmup_fraction * num_steps)) if warmup_fraction > 0 else 0
     if step < warmup:
         return (step + 1) / warmup
     part = (step - warmup) / max(1, num_steps - 1 - warmup)
+    if decay == "linear":
+        return final_fraction + (1 - final_fraction) * (1 - min(part, 1.0))
     return final_fraction + (1 - final_fraction) * 0.5 * (
         1 + float(torch.cos(torch.tensor(torch.pi * min(part, 1.0))))
     )
@@ -122,7 +126,9 @@ class Stepper:
         """
         state, config, objective = self.state, self.config, self.objective
         progress = state.step / config.num_steps
-        factor = schedule(state.step, config.num_steps, config.warmup_fraction, config.final_lr_fraction)
+        factor = schedule(
+            state.step, config.num_steps, config.warmup_fraction, config.final_lr_fraction, config.decay
+        )
         terms = [pack({"learning_rate": config.learning_rate * factor})]
         checked: list[Tensor] = []
         parts = micro_batches(channels_last(batch) if config.channels_last else batch, config.accumulate)

@@ -1,4 +1,4 @@
-"""The PATCHES artifact: images go through CLIP in batches, features become shards, and the shards are published.
+"""The PATCHES artifact: images go through an image tower in batches, features become shards, and these are published.
 
 A batch is a run of positions of the split inside one shard, for any number of workers, threads and ranks; an
 image that cannot be read is left out of it. On a CPU each of torch's threads takes whole batches, with one thread for
@@ -17,11 +17,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, Self
 
 import torch
 from jaxtyping import Float, Float16, Float64, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vqpipe.artifacts.checkpoints import is_intact
@@ -39,19 +39,38 @@ from vqpipe.runtime.preflight import need_disk
 from vqpipe.runtime.signals import close_pool
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.vision.clip import Clip
+from vqpipe.vision.efficientnet import EfficientNetLite0, EfficientNetLite0Params
 from vqpipe.vision.features import FP16_BYTES, Shard, check_grid, plan_shards, pool, total_variance
 from vqpipe.vision.vectors import map_threads
 
 FP16_MAX = 65504.0
 
 
+Tower = Clip | EfficientNetLite0
+
+
+class ClipTower(Params):
+    """The run's CLIP."""
+
+    kind: Literal["clip"] = "clip"
+    """The tower."""
+
+
+TowerParams = Annotated[ClipTower | EfficientNetLite0Params, Field(discriminator="kind")]
+
+
 class PatchesParams(Params):
     """The `patches` section."""
+
+    tower: TowerParams = ClipTower()
+    """The network that features come from: the CLIP of the run, or one trained on ImageNet's labels. A codebook of
+    another tower than the run's CLIP is foreign to a variant whose losses use CLIP (`foreign_codebook`)."""
 
     split: Literal["train", "validation", "test"]
     """The split whose images are used; a codebook should see `train` alone."""
     projected: bool
-    """Apply CLIP's visual projection after the last norm, as VQGAN-LC does; else keep the tower's width."""
+    """Apply CLIP's visual projection after the last norm, as VQGAN-LC does; else keep the tower's width. False for
+    other towers, which have none."""
     grid: Annotated[int, Field(ge=1)]
     """Side of the grid that features are average-pooled to before writing; divides the tower's own grid."""
     batch_size: Annotated[int, Field(ge=1)]
@@ -60,6 +79,20 @@ class PatchesParams(Params):
     """Size of a shard of features, in bytes; a shard has whole images."""
     max_bad_fraction: Annotated[float, Field(ge=0, lt=1)]
     """Share of the split's images that may be unreadable; they are left out and listed. Above it the stage fails."""
+
+    @model_validator(mode="after")
+    def _fits_the_tower(self) -> Self:
+        tower = self.tower
+        if isinstance(tower, ClipTower):
+            return self
+        if self.projected:
+            raise ValueError(f"tower {tower.kind} has no projection; set projected: false")
+        if tower.grid % self.grid:
+            raise ValueError(
+                f"grid {self.grid} does not divide the tower's {tower.grid} x {tower.grid} features "
+                f"(image_size {tower.image_size}, stride {tower.stride})"
+            )
+        return self
 
 
 class PatchesMetrics(Metrics):
@@ -108,8 +141,19 @@ class ImageSource(Protocol):
     def read(self, spans: Iterable[range]) -> Generator[ImageBatch, None, None]: ...
 
 
+def load_tower(params: PatchesParams, clip: Path, device: torch.device) -> Tower:
+    """The tower that the params name; `clip` is the CLIP artifact, which only the tower `clip` reads.
+
+    Raises:
+        ArtifactError, SetupError: as `Clip.load` and `EfficientNetLite0.load`.
+    """
+    if isinstance(params.tower, ClipTower):
+        return Clip.load(clip, device)
+    return EfficientNetLite0.load(params.tower, device)
+
+
 def write_patches(
-    clip: Clip,
+    tower: Tower,
     images: ImageSource,
     params: PatchesParams,
     out: Path,
@@ -123,32 +167,32 @@ def write_patches(
     any number of ranks, threads and workers, and after any number of kills. A shard that is damaged is made again.
 
     Args:
-        clip: the CLIP.
+        tower: the CLIP, or another tower.
         images: the split, as squares of the tower's size.
         params: see `PatchesParams`.
         out: where the artifact is published.
         scratch: folder that finished shards stay in until the artifact is published; its name must differ for
             other params and inputs.
-        device: where CLIP runs.
+        device: where the tower runs.
 
     Raises:
         DataError: no images, too many that cannot be read, or features that are not finite.
-        MismatchError: a grid that does not divide CLIP's.
+        MismatchError: a grid that does not divide the tower's.
         SetupError: too little disk space.
     """
     if not len(images):
         raise DataError(
             f"the split {params.split} has no images", expected="1 or more", run="dvc repro dataset"
         )
-    check_grid(clip.patch_grid, params.grid)
-    per_image = params.grid**2 * feature_dim(clip, params) * FP16_BYTES
+    check_grid(tower.patch_grid, params.grid)
+    per_image = params.grid**2 * feature_dim(tower, params) * FP16_BYTES
     shards = plan_shards(len(images), per_image, params.shard_bytes)
-    _write_missing(clip, images, params, shards, per_image, out, scratch, device)
-    return _publish(clip, params, len(images), shards, out, scratch) if is_main() else None
+    _write_missing(tower, images, params, shards, per_image, out, scratch, device)
+    return _publish(tower, params, len(images), shards, out, scratch) if is_main() else None
 
 
 def _write_missing(
-    clip: Clip,
+    tower: Tower,
     images: ImageSource,
     params: PatchesParams,
     shards: list[Shard],
@@ -172,7 +216,7 @@ def _write_missing(
     own = left[rank() :: world_size()]
     with (
         progress_bar("patches", sum(s.stop - s.start for s in own)) as bar,
-        closing(write_shards(clip, images, params, own, scratch, device)) as done,
+        closing(write_shards(tower, images, params, own, scratch, device)) as done,
     ):
         for shard, record in done:
             skipped += record.skipped
@@ -203,7 +247,7 @@ def _on_one_disk(scratch: Path, folder: Path) -> bool:
 
 
 def _publish(
-    clip: Clip, params: PatchesParams, num_images: int, shards: list[Shard], out: Path, scratch: Path
+    tower: Tower, params: PatchesParams, num_images: int, shards: list[Shard], out: Path, scratch: Path
 ) -> PatchesMetrics:
     records = [read_shard_record(scratch, shard) for shard in shards]
     kept = [row for record in records for row in record.kept]
@@ -211,7 +255,7 @@ def _publish(
     _check_bad_fraction(skipped, num_images, params)
     num_vectors = len(kept) * params.grid**2
     facts = {
-        "clip_id": clip.id, "dim": feature_dim(clip, params), "grid": params.grid, "projected": params.projected,
+        "clip_id": tower.id, "dim": feature_dim(tower, params), "grid": params.grid, "projected": params.projected,
         "split": params.split, "num_images": len(kept), "num_skipped": len(skipped), "num_vectors": num_vectors,
         "num_shards": len(shards),
     }  # fmt: skip
@@ -235,7 +279,7 @@ def _publish(
         bad_fraction=round(len(skipped) / num_images, 6),
         num_vectors=num_vectors,
         num_shards=len(shards),
-        dim=feature_dim(clip, params),
+        dim=feature_dim(tower, params),
         grid=params.grid,
         variance_per_dim=variance,
         mean_square_per_dim=mean_square,
@@ -287,7 +331,7 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class _BatchFeatures:
-    """One batch after CLIP: the values as they are written, and their float64 sums."""
+    """One batch after the tower: the values as they are written, and their float64 sums."""
 
     batch: ImageBatch
     features: Float16[Tensor, "v d"]
@@ -300,7 +344,7 @@ def shard_record_path(folder: Path, shard: Shard) -> Path:
 
 
 def write_shards(
-    clip: Clip,
+    tower: Tower,
     images: ImageSource,
     params: PatchesParams,
     shards: Sequence[Shard],
@@ -314,9 +358,9 @@ def write_shards(
         ArtifactError, SetupError: as the images' `read`.
     """
     spans = [(shard, span) for shard in shards for span in shard.batches(params.batch_size)]
-    work = partial(_forward, clip, params, device)
+    work = partial(_forward, tower, params, device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    places, dim = params.grid**2, feature_dim(clip, params)
+    places, dim = params.grid**2, feature_dim(tower, params)
     with (
         closing(images.read(span for _, span in spans)) as decoded,
         closing(map_threads(work, decoded, threads)) as batches,
@@ -332,15 +376,15 @@ def write_shards(
             if span.stop == shard.stop:
                 record.sums, record.squares = sums.tolist()
                 tensors = _tensors(features, [at for at, _ in record.kept], places)
-                write_tensors(folder / shard.name, PATCH_SHARD, tensors, {"clip_id": clip.id})
+                write_tensors(folder / shard.name, PATCH_SHARD, tensors, {"clip_id": tower.id})
                 record.sha256 = file_digest(folder / shard.name)
                 publish_sealed(shard_record_path(folder, shard), vars(record))
                 yield shard, record
 
 
-def feature_dim(clip: Clip, params: PatchesParams) -> int:
+def feature_dim(tower: Tower, params: PatchesParams) -> int:
     """Dimensions of a feature."""
-    return clip.embed_dim if params.projected else clip.patch_dim
+    return tower.embed_dim if params.projected and isinstance(tower, Clip) else tower.patch_dim
 
 
 def _record_images(record: ShardRecord, span: range, batch: ImageBatch) -> None:
@@ -361,28 +405,32 @@ def _tensors(features: Float16[Tensor, "v d"], images: list[int], places: int) -
 
 
 @torch.inference_mode()
-def _forward(clip: Clip, params: PatchesParams, device: torch.device, batch: ImageBatch) -> _BatchFeatures:
-    dim = feature_dim(clip, params)
+def _forward(tower: Tower, params: PatchesParams, device: torch.device, batch: ImageBatch) -> _BatchFeatures:
+    dim = feature_dim(tower, params)
     if not len(batch.pixels):
         empty = torch.zeros(0, dim, dtype=torch.float16)
         return _BatchFeatures(batch, empty, torch.zeros(2, dim, dtype=torch.float64))
     images = batch.pixels.to(device).float() / 127.5 - 1
-    features = pool(clip.patch_features(images, params.projected), params.grid).float().cpu()
+    if isinstance(tower, Clip):
+        features = tower.patch_features(images, params.projected)
+    else:
+        features = tower.patch_features(images)
+    features = pool(features, params.grid).float().cpu()
     bad = {at for at, _, _ in batch.bad}
-    _check_finite(features, [name for at, name in enumerate(batch.ids) if at not in bad])
+    _check_finite(features, [name for at, name in enumerate(batch.ids) if at not in bad], params.tower.kind)
     written = features.half().flatten(0, 1)
     values = written.double()
     return _BatchFeatures(batch, written, torch.stack([values.sum(dim=0), values.square().sum(dim=0)]))
 
 
-def _check_finite(features: Float[Tensor, "b n d"], ids: Sequence[str]) -> None:
+def _check_finite(features: Float[Tensor, "b n d"], ids: Sequence[str], kind: str) -> None:
     bad = ~(features.abs() <= FP16_MAX).all(dim=2).all(dim=1)
     if bad.any():
         raise DataError(
-            "CLIP gives patch features that are not finite, or too large for fp16",
+            f"the tower {kind} gives patch features that are not finite, or too large for fp16",
             found=f"{int(bad.sum())} of {len(ids)} images in a batch, first {ids[int(bad.int().argmax())]}",
             expected=f"values up to {FP16_MAX:.0f}",
-            run="dvc repro clip",
+            run="dvc repro clip" if kind == "clip" else None,
         )
 
 
