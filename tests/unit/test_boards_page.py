@@ -17,7 +17,7 @@ from vqpipe.boards.changes import Earlier, EarlierVerdict, changes_page, read_ea
 from vqpipe.boards.claims import BoardClaims, BoardTable, Claim, read_claims
 from vqpipe.boards.found import OUTCOMES, Found, read_boards
 from vqpipe.boards.page import boards_pages, first_table, quality_picture, write_pages
-from vqpipe.boards.pictures import Line, Point, picture
+from vqpipe.boards.pictures import HEIGHT, WIDTH, Line, Point, picture
 from vqpipe.boards.results import Results, read_results
 from vqpipe.boards.sentences import sentences
 from vqpipe.boards.sizes import answer, by_size
@@ -385,7 +385,7 @@ def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
     found = []
     for text in ElementTree.fromstring(svg).iter(f"{SVG}text"):
         if text.get("class") is None:
-            width, x, y = 6.6 * len(text.text or ""), float(text.get("x", 0)), float(text.get("y", 0))
+            width, x, y = 6.4 * len(text.text or ""), float(text.get("x", 0)), float(text.get("y", 0))
             left = x - width if text.get("text-anchor") == "end" else x
             found.append((text.text or "", left, y - 9, left + width, y + 3))
     return found
@@ -408,7 +408,7 @@ def test_names_of_a_full_picture_cover_neither_names_nor_points() -> None:
     ]
     assert len(circles) == 32
     for i, (name, left, top, right, bottom) in enumerate(found):
-        assert (min(left, top) >= 0, right <= 520, bottom <= 540) == (True, True, True), name
+        assert (min(left, top) >= 0, right <= WIDTH, bottom <= HEIGHT) == (True, True, True), name
         for other, a, b, c, d in found[i + 1 :]:
             assert not (left < c and a < right and top < d and b < bottom), f"{name} covers {other}"
         assert not any(left < x < right and top < y < bottom for x, y in circles), f"{name} covers a point"

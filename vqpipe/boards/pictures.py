@@ -16,11 +16,11 @@ from markupsafe import Markup, escape
 
 from vqpipe.report.charts import NUM_COLOURS, Axis, axis_over, tick_label
 
-WIDTH, HEIGHT = 520, 540
+WIDTH, HEIGHT = 540, 560
 """In pixels: no wider than a column of text, and with legible words at the width of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 96, 14, 46
-_LETTER, _LINE = 6.9, 14.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 122, 14, 46
+_LETTER, _LINE = 6.6, 14.0
 """Width of a letter and height of a line of the names, in pixels; at least those of the usual fonts."""
 _STYLE = (
     "text{fill:var(--ink);font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}"
