@@ -298,6 +298,22 @@ def test_the_question_of_the_largest_codebook_is_answered_both_ways(board: Board
     assert not list(answer(one_board(board, {"vq": {"psnr": 20.0}}).results))
 
 
+def test_of_several_methods_that_use_all_the_best_by_psnr_is_described(board: Board) -> None:
+    found = sized(board, 0.991)
+    runs = {row: dict(own) for row, own in found.results.metrics.items()}
+    runs["vq-k100000"] = {0: {**runs["vq-k100000"][0], "codes.code.utilisation": 0.995}}
+    text = " ".join(answer(replace(found.results, metrics=runs)))
+    assert text.startswith("Of 100,000 codes, `vq` (99.5 %) and `lc` (99.1 %) use 99 % or more, ")
+    assert "To `lc` they bring" in text
+    assert "To `vq` they bring" not in text
+    planned = {
+        **found.results.board.runs,
+        "lc-k100000-1": board.runs["lc-1"].model_copy(update={"row": "lc-k100000"}),
+    }
+    unfinished = found.results.board.model_copy(update={"runs": planned})
+    assert "`lc`" not in " ".join(answer(replace(found.results, board=unfinished)))
+
+
 def test_the_page_of_sizes_has_a_line_for_each_and_names_what_is_missing(board: Board) -> None:
     found = sized(board, 0.991)
     assert [(one.method, list(one.rows)) for one in by_size(found.results)] == [
@@ -385,7 +401,7 @@ def boxes(svg: str) -> list[tuple[str, float, float, float, float]]:
     found = []
     for text in ElementTree.fromstring(svg).iter(f"{SVG}text"):
         if text.get("class") is None:
-            width, x, y = 6.4 * len(text.text or ""), float(text.get("x", 0)), float(text.get("y", 0))
+            width, x, y = 6.9 * len(text.text or ""), float(text.get("x", 0)), float(text.get("y", 0))
             left = x - width if text.get("text-anchor") == "end" else x
             found.append((text.text or "", left, y - 9, left + width, y + 3))
     return found

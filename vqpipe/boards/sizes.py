@@ -82,14 +82,19 @@ def _cells(results: Results, method: str, row: str) -> list[str]:
 
 
 def answer(results: Results) -> Iterator[str]:
-    """Is 99 % of the largest codebook used, by whom, and what does it buy? Nothing before a method ran at that size."""
+    """Is 99 % of the largest codebook used, by whom, and what does it buy the best of these by PSNR?
+
+    Nothing before all seeds of a method ran at that size.
+    """
     size = largest(results)
     if size is None:
         return
     reached = {
         row: (sized.method, use)
         for sized in by_size(results)
-        if (row := sized.at(size)) is not None and (use := results.use(row)) is not None
+        if (row := sized.at(size)) is not None
+        and results.is_complete(row)
+        and (use := results.use(row)) is not None
     }
     if not reached:
         return
@@ -110,9 +115,12 @@ def answer(results: Results) -> Iterator[str]:
             yield f"The others do not: {listed([name(row) for row in rest])}."
     else:
         yield f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
-    for row in full or ranked[:1]:
-        if text := _bought(results, reached[row][0], row):
-            yield text
+    values = {
+        row: value for row in full or ranked[:1] if (value := results.estimate(row, "psnr")) is not None
+    }
+    if values:
+        row = max(values, key=lambda row: values[row].mean)
+        yield _bought(results, reached[row][0], row)
 
 
 def gains(results: Results) -> str:
@@ -152,6 +160,8 @@ def _bought(results: Results, method: str, row: str) -> str:
     bits = [results.value(name, "bits_per_image") for name in (method, row)]
     if small is None or large is None or before is None or after is None or None in bits:
         return ""
+    if not results.is_complete(method):
+        return ""
     own = results.use(method)
     text = (
         f"To `{method}` they bring {large.mean - small.mean:+.2f} dB and FD-CLIP {before.mean:.2f} to {after.mean:.2f} "
@@ -163,6 +173,7 @@ def _bought(results: Results, method: str, row: str) -> str:
         for sized in by_size(results)
         if sized.method != method
         and (other := sized.at(size or 0)) is not None
+        and results.is_complete(other)
         and (value := results.estimate(other, "psnr")) is not None
     }
     above = [f"`{name}` ({value.mean:.2f})" for name, value in others.items() if is_above(value, large, 0.0)]
