@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.recipes import every_recipe, make_tokenizer
 from tests.tiny import TOKENIZER, picture, write_tiny_clip, write_tokenizer
 from vqpipe.cli.app import app
-from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
+from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError, SetupError
 from vqpipe.evaluation import damage
 from vqpipe.evaluation.bench import PartSizes, TokenizersBench, psnr_y
 from vqpipe.evaluation.evaluate import evaluate_folder
@@ -102,7 +102,7 @@ def test_two_runs_differ_in_speed_alone(place: Path) -> None:
 
 def test_codes_that_are_averaged_count_as_buffers() -> None:
     model = make_tokenizer(every_recipe()["ema-data"])
-    sizes, (codes,) = PartSizes.of(model), [book.vectors for book in model.codebooks()]
+    sizes, (codes,) = PartSizes.count(model), [book.vectors for book in model.codebooks()]
     assert sizes.quantizer == 0
     assert sizes.quantizer_buffers == 2 * codes.numel() + len(codes)  # codes, sums, cluster sizes
 
@@ -168,6 +168,21 @@ def test_what_is_left_out_is_named_with_what_adds_it(place: Path) -> None:
     for option in ("features", "perceptual"):
         with pytest.raises(MismatchError, match=f"--{option} is clip"):
             measure(place, "a", clip=None, **{option: "clip"})
+
+
+def test_weights_that_are_asked_for_must_be_on_disk(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for option, choice, message in (
+        ("features", "inception", "needs torch-fidelity's Inception weights"),
+        ("perceptual", "lpips_alex", r"LPIPS needs the ImageNet weights of its trunk \(alex\)"),
+        ("perceptual", "lpips_vgg", r"LPIPS needs the ImageNet weights of its trunk \(vgg\)"),
+    ):
+        with pytest.raises(SetupError, match=message):
+            measure(place, "a", **{option: choice})
+    none = measure(place, "a", features="none", perceptual="none").tokenizers[0]
+    assert (none.fd_clip, none.clip_distance) == (None, None)
 
 
 class Reader:

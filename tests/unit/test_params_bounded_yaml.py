@@ -13,7 +13,7 @@ from stages.dvcfile import read_stages
 from vqpipe.boards.board import load_board
 from vqpipe.cli.presets import preset_text
 from vqpipe.errors import ParamsError
-from vqpipe.library.vqgan import read_config
+from vqpipe.library.foreign import FAMILIES, read_config
 from vqpipe.params.base import MAX_MISTAKES, Params, load_merged, load_params, read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED, PARAMS, Limits, parse_yaml
 
@@ -65,7 +65,7 @@ def test_hostile_yaml_is_refused_before_it_is_built_by_every_reader(
         lambda: load_params(path, "a", Plain),
         lambda: load_merged(path, "a", "a.b", Plain),
         lambda: load_board(path),
-        lambda: read_config(path),
+        lambda: read_config(path, FAMILIES),
         lambda: read_stages(tmp_path),
         lambda: preset_text("p", folder=tmp_path),
     ):

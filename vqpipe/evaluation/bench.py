@@ -64,7 +64,7 @@ class PartSizes(Metrics):
     """Parameters of the decoder and the 1x1 convolution before it."""
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> PartSizes:
+    def count(cls, tokenizer: Tokenizer) -> PartSizes:
         """Count the numbers of a tokenizer."""
         trained = {name for name, _ in tokenizer.quantizer.named_parameters()}
         stored = tokenizer.quantizer.state_dict()
@@ -304,7 +304,7 @@ def _facts(one: Candidate, usage: CodeUsage) -> dict[str, Any]:
     return {
         "name": one.name, "sha256": one.sha256, "quantizer": model.config.quantizer.kind,
         "trained_resolution": model.resolution, "grid": f"{grid[0]} x {grid[1]}", "groups": model.groups,
-        "bits_per_image": bits, "bits_per_pixel": bits / one.resolution**2, "sizes": PartSizes.of(model),
+        "bits_per_image": bits, "bits_per_pixel": bits / one.resolution**2, "sizes": PartSizes.count(model),
         "codes": {name: usage_metrics(counts) for name, counts in zip(names, usage.counts, strict=True)},
     }  # fmt: skip
 

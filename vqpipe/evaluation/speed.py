@@ -52,6 +52,8 @@ class SpeedMetrics(Metrics):
 def measure_speed(tokenizer: TokenizerLike, images: Float[Tensor, "b 3 H W"], repeats: int) -> SpeedMetrics:
     """Encode and decode one batch `repeats` times, after one pass that is not counted.
 
+    It resets the process's peak of memory, so a `PeakMemory` of the caller must be read before.
+
     Args:
         tokenizer: in eval mode, on the images' device.
         images: in [-1, 1], on the device.

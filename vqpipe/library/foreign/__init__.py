@@ -116,6 +116,8 @@ def convert(
     state = checkpoint.state if chosen == "raw" else {**checkpoint.state, **averaged}
     plan: Plan = config.family.plan(config.params, state, options, where)
     unread = weights.check_keys(checkpoint.state, plan, config, where)
+    if checkpoint.averaged:
+        weights.check_keys(checkpoint.averaged, plan, config, f"{where}, averaged weights")
     state = dict(weights.take(checkpoint.state, plan, averaged, chosen, where))
     params = validate(tokenizer_params(plan), "tokenizer", TokenizerParams, where)
     tensors = {**weights.convert(state, plan, _shapes(params), where), **plan.constants}

@@ -13,13 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vqpipe.errors import MismatchError
+from vqpipe.runtime.host import count_codes
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 MOST = 256
 """Side of the test picture at most, pixels."""
 DRAWS = 65_536
-"""Random latents at most; as many per code as this allows, up to 16."""
+"""Random latents at most."""
 PER_CODE = 16
+"""Random latents for each code at most."""
+WORK = 10**11
+"""Products of the search among the codes at most: some seconds on two cores."""
+LEAST = 1_024
+"""Random latents at least, also where the search then takes longer."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Check:
     """The largest."""
 
 
-def test_picture(side: int) -> Float[Tensor, "1 3 side side"]:
+def sample_picture(side: int) -> Float[Tensor, "1 3 side side"]:
     """Two ramps, a wave and noise, in [-1, 1]; the same on every machine."""
     ramp = torch.linspace(-1, 1, side)
     rows, columns = torch.meshgrid(ramp, ramp, indexing="ij")
@@ -62,7 +68,7 @@ def look(tokenizer: Tokenizer, where: str) -> Check:
             quantizer passes on.
     """
     factor = tokenizer.config.trunk.downsampling
-    picture = test_picture(max(factor, min(tokenizer.resolution, MOST) // factor * factor))
+    picture = sample_picture(max(factor, min(tokenizer.resolution, MOST) // factor * factor))
     latent = tokenizer.encode_latent(picture)
     _finite(latent, f"{where}: the latent of a test picture is not finite")
     quantized = tokenizer.quantizer(latent)
@@ -70,16 +76,17 @@ def look(tokenizer: Tokenizer, where: str) -> Check:
         raise MismatchError(f"{where}: indices of the quantizer do not give back its latent")
     image = tokenizer.decode_latent(quantized.z_q)
     _finite(image, f"{where}: the reconstruction of a test picture is not finite")
-    draws = min(DRAWS, PER_CODE * max(tokenizer.num_codes))
+    codes = max(tokenizer.num_codes)
+    draws = min(DRAWS, PER_CODE * codes, max(LEAST, WORK // (codes * latent.shape[1])))
     random = torch.randn(draws, latent.shape[1], generator=torch.Generator().manual_seed(1))
-    spread, mean = latent.std((0, 2, 3)), latent.mean((0, 2, 3))
+    spread, mean = latent.std((0, 2, 3), correction=0), latent.mean((0, 2, 3))
     found = tokenizer.quantizer.indices((random * spread + mean)[:, :, None, None])
     return Check(
         num_codes=tokenizer.num_codes, dim=latent.shape[1], bits=tokenizer.bits_per_image, draws=draws,
         reached=tuple(
-            found[:, group].unique().numel() / codes for group, codes in enumerate(tokenizer.num_codes)
+            _used(part, num) / num for part, num in zip(found.unbind(1), tokenizer.num_codes, strict=True)
         ),
-        used=tuple(quantized.indices[:, group].unique().numel() for group in range(tokenizer.groups)),
+        used=tuple(map(_used, quantized.indices.unbind(1), tokenizer.num_codes)),
         low=float(image.min()), high=float(image.max()),
     )  # fmt: skip
 
@@ -88,3 +95,8 @@ def _finite(tensor: Tensor, problem: str) -> None:
     bad = int((~tensor.isfinite()).sum())
     if bad:
         raise MismatchError(problem, found=f"{bad:,} of {tensor.numel():,} values")
+
+
+def _used(indices: Tensor, num_codes: int) -> int:
+    """How many codes are there."""
+    return int((count_codes(indices.flatten(), num_codes) > 0).sum())

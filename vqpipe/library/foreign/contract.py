@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vqpipe.params.base import Params
-from vqpipe.quantizers import Names
+from vqpipe.quantizers.contract import Names
 
 
 @dataclass(frozen=True)

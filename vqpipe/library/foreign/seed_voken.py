@@ -42,6 +42,8 @@ ENTROPY = (
 )  # fmt: skip
 MASK = "quantize.mask"
 """Powers of two by channel, in versions of LFQ that store them."""
+IMPLIED = (MASK, "quantize.zero", "quantize.codebook")
+"""What those versions store although the arithmetic implies it."""
 
 
 class VqConfig(Params):
@@ -159,7 +161,7 @@ def lfq_plan(config: LfqConfig, state: Mapping[str, Tensor], options: Options, w
             found=f"{MASK}: {state[MASK].tolist()}", expected="powers of two, the largest first",
         )  # fmt: skip
     return Plan(
-        dd.resolution, magvit_trunk(dd, True), sources=magvit_sources(dd, True), unused=(MASK,),
+        dd.resolution, magvit_trunk(dd, True), sources=magvit_sources(dd, True), unused=IMPLIED,
         constants=same_channels(bits, reverse=True),
         quantizer={
             "kind": "lfq", "dim": bits, "commitment_weight": 0.25, "entropy_weight": 0.1, "sample_weight": 1.0,

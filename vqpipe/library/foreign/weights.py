@@ -173,5 +173,5 @@ def _made(parts: list[Tensor], source: Source, shape: tuple[int, ...]) -> Tensor
     if source.how == "centre":
         return torch.nn.functional.pad(parts[0], (1, 1, 1, 1))
     if source.how == "fold":
-        return parts[0].unflatten(0, (2, 2, -1)).movedim(2, 0).flatten(0, 2).contiguous()
+        return parts[0].reshape(2, 2, -1, *shape[1:]).movedim(2, 0).flatten(0, 2).contiguous()
     return torch.cat(parts)
