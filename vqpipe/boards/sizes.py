@@ -160,7 +160,7 @@ def _bought(results: Results, method: str, row: str) -> str:
     bits = [results.value(name, "bits_per_image") for name in (method, row)]
     if small is None or large is None or before is None or after is None or None in bits:
         return ""
-    if not results.is_complete(method):
+    if not results.is_complete(method):  # its mean would change
         return ""
     own = results.use(method)
     text = (
