@@ -15,7 +15,7 @@ from vqpipe.boards.markdown import MARK, render
 from vqpipe.boards.pictures import MARK as PICTURE_MARK
 from vqpipe.boards.pictures import Line, Point, picture
 from vqpipe.boards.results import Estimate, Results
-from vqpipe.boards.sentences import main_rows, sentences
+from vqpipe.boards.sentences import claims_sentence, main_rows, sentences
 from vqpipe.boards.sizes import PICTURE, by_size, sizes_page, sizes_picture
 from vqpipe.boards.tables import board_page, departures, facts, outcomes, table_page
 from vqpipe.report.names import LOWER
@@ -77,7 +77,8 @@ def _first_page(found: Sequence[Found], has_changes: bool, folder: str) -> str:
         tokens=" or ".join(f"{n:,}" for n in tokens),
         chance=shown("linear_probe_chance", _exact(chance[0])) if chance else "",
         picture=QUALITY_PICTURE if quality_picture(first) is not None else "", sizes=_sizes(first),
-        sentences=texts, waiting=waiting, departures=departures(done, results), outcomes=outcomes, names=list(OUTCOMES),
+        sentences=texts, waiting=waiting, claims=claims_sentence(found),
+        departures=departures(done, results), outcomes=outcomes, names=list(OUTCOMES),
     )  # fmt: skip
 
 
@@ -135,7 +136,9 @@ def _fixed(results: Results, row: str, speed: tuple[str, str] | None) -> list[st
     even = "\N{EN DASH}" if use is None else f"{100 * use.uniform:.1f}"
     parts = [results.mean_cost(row, f"parameters.{part}") for part in ("encoder", "decoder", "quantizer")]
     known = [part for part in parts if part is not None]
-    count = f"{sum(known):,.0f} ({known[-1]:,.0f})" if len(known) == len(parts) else "missing"
+    count = (
+        f"{sum(known):,.0f}\N{NO-BREAK SPACE}({known[-1]:,.0f})" if len(known) == len(parts) else "missing"
+    )
     cells = [_short("utilisation", results.estimate(row, "utilisation")), even, count]
     if speed:
         times = [results.mean_cost(row, f"{part}{speed[1]}") for part in ("encode", "decode")]

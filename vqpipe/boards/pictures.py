@@ -16,14 +16,14 @@ from markupsafe import Markup, escape
 
 from vqpipe.report.charts import NUM_COLOURS, Axis, axis_over, tick_label
 
-WIDTH, HEIGHT = 520, 540
+WIDTH, HEIGHT = 552, 560
 """In pixels: no wider than a column of text, and with legible words at the width of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 96, 14, 46
-_LETTER, _LINE = 6.9, 14.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 132, 14, 48
+_LETTER, _LINE = 7.1, 15.0
 """Width of a letter and height of a line of the names, in pixels; at least those of the usual fonts."""
 _STYLE = (
-    "text{fill:var(--ink);font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}"
+    "text{fill:var(--ink);font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}"
     ".ground{fill:var(--ground)}.tick,.axis{fill:var(--soft)}.grid{stroke:var(--line)}"
     ".leader{stroke:var(--soft);stroke-width:.7}.line,.bar{fill:none;stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
     ".point{stroke-width:1.5;fill:currentColor}.hollow{fill:var(--ground)}"

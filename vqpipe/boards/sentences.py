@@ -17,7 +17,7 @@ from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUC
 from vqpipe.boards.found import FIRST, Found
 from vqpipe.boards.markdown import listed
 from vqpipe.boards.results import NEAR, Estimate, Results
-from vqpipe.boards.sizes import answer, by_size, largest
+from vqpipe.boards.sizes import answer
 from vqpipe.params.base import merged
 from vqpipe.report.names import LOWER
 
@@ -225,28 +225,6 @@ def _moving_averages(boards: Boards) -> str:
     )
 
 
-def _larger(boards: Boards) -> str:
-    """Which methods gain from the largest codebook."""
-    results = _results(boards)
-    size = largest(results) if results is not None else None
-    if results is None or size is None:
-        return ""
-    gains: dict[int, list[str]] = {1: [], 0: [], -1: []}
-    for sized in by_size(results):
-        row = sized.at(size)
-        if row is None or not results.is_complete(row, sized.method):
-            continue
-        small, large = (results.estimate(name, "psnr") for name in (sized.method, row))
-        if small is not None and large is not None:
-            gains[_order(large, small)].append(f"`{sized.method}` ({large.mean - small.mean:+.2f} dB)")
-    parts = [
-        f"{words} for {listed(gains[sign])}"
-        for sign, words in ((1, "rises"), (0, "cannot be distinguished"), (-1, "falls"))
-        if gains[sign]
-    ]
-    return f"From 1,024 to {size:,} codes, PSNR {'; '.join(parts)}." if parts else ""
-
-
 def _size_answer(boards: Boards) -> str:
     results = _results(boards)
     return " ".join(answer(results)) if results is not None else ""
@@ -293,25 +271,6 @@ def _alignment(boards: Boards) -> str:
     )
 
 
-def _cost(boards: Boards) -> str:
-    results = _results(boards)
-    if results is None:
-        return ""
-    main = [row for row in main_rows(boards[FIRST]) if results.is_complete(row)]
-    spent = {
-        row: value
-        for row in main
-        if (value := results.mean_cost(row, "encode_cpu_seconds_per_image")) is not None
-    }
-    if len(spent) < FEWEST:
-        return ""
-    low, high = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
-    return (
-        f"Encoding an image takes {1e3 * spent[low]:.2f} ms of one CPU core with `{low}` and {1e3 * spent[high]:.2f} "
-        f"with `{high}`, the least and the most of {len(spent)} methods with the same trunk."
-    )
-
-
 def _second_set(boards: Boards) -> str:
     """Whether the methods have the same order on the second data set."""
     first, second = _results(boards), _results(boards, "tiny-imagenet")
@@ -333,17 +292,12 @@ def _second_set(boards: Boards) -> str:
     )
 
 
-def _claims(boards: Boards) -> str:
-    counts = Counter(
-        one.outcome for board in boards.values() for own in board.verdicts.values() for one in own
-    )
-    judged = counts[REPRODUCED] + counts[NOT_REPRODUCED]
-    if not judged:
-        return ""
+def claims_sentence(found: Sequence[Found]) -> str:
+    """How many claims of all boards have each outcome."""
+    counts = Counter(one.outcome for board in found for own in board.verdicts.values() for one in own)
     return (
-        f"Of {counts.total()} claims, {judged} are judged: {counts[REPRODUCED]} are reproduced and "
-        f"{counts[NOT_REPRODUCED]} are not at this scale; {counts[NOT_TESTABLE]} cannot be tested here and "
-        f"{counts[NOT_RUN]} wait for rows."
+        f"Of {counts.total()} claims, {counts[REPRODUCED]} are reproduced and {counts[NOT_REPRODUCED]} are not at this "
+        f"scale; {counts[NOT_TESTABLE]} cannot be tested here and {counts[NOT_RUN]} wait for rows."
     )
 
 
@@ -351,7 +305,6 @@ SENTENCES: tuple[Callable[[Boards], str], ...] = (
     _ranked("psnr", "highest PSNR"),
     _ranked("fd_clip", "lowest FD-CLIP"),
     _size_answer,
-    _larger,
     _equal_bits,
     _words,
     _features,
@@ -359,7 +312,5 @@ SENTENCES: tuple[Callable[[Boards], str], ...] = (
     _moving_averages,
     _alignment,
     _probe,
-    _cost,
     _second_set,
-    _claims,
 )

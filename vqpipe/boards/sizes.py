@@ -63,7 +63,8 @@ def sizes_page(found: Found, home: str) -> str:
     planned = [row for row in results.board.rows if re.search(r"-k\d+$", row)]
     missing = [f"`{row}`" for row in planned if not results.metrics.get(row)]
     return render(
-        "sizes.md.j2", home=home, board=found, head=heads, rows=rows, answer=" ".join(answer(results)),
+        "sizes.md.j2", home=home, board=found, head=heads, rows=rows,
+        answer=" ".join(answer(results)), gains=gains(results),
         missing=missing, picture="" if sizes_picture(results) is None else PICTURE, num_planned=len(planned),
     )  # fmt: skip
 
@@ -81,14 +82,19 @@ def _cells(results: Results, method: str, row: str) -> list[str]:
 
 
 def answer(results: Results) -> Iterator[str]:
-    """Is 99 % of the largest codebook used, by whom, and what does it buy? Nothing before a method ran at that size."""
+    """Is 99 % of the largest codebook used, by whom, and what does it buy the best of these by PSNR?
+
+    Nothing before all seeds of a method ran at that size.
+    """
     size = largest(results)
     if size is None:
         return
     reached = {
         row: (sized.method, use)
         for sized in by_size(results)
-        if (row := sized.at(size)) is not None and (use := results.use(row)) is not None
+        if (row := sized.at(size)) is not None
+        and results.is_complete(row)
+        and (use := results.use(row)) is not None
     }
     if not reached:
         return
@@ -109,9 +115,42 @@ def answer(results: Results) -> Iterator[str]:
             yield f"The others do not: {listed([name(row) for row in rest])}."
     else:
         yield f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
-    for row in full or ranked[:1]:
-        if text := _bought(results, reached[row][0], row):
-            yield text
+    values = {
+        row: value for row in full or ranked[:1] if (value := results.estimate(row, "psnr")) is not None
+    }
+    if values:
+        row = max(values, key=lambda row: values[row].mean)
+        yield _bought(results, reached[row][0], row)
+
+
+def gains(results: Results) -> str:
+    """Which methods gain PSNR from the largest codebook; empty where none is complete at both sizes."""
+    size = largest(results)
+    found: dict[str, list[str]] = {}
+    for sized in by_size(results):
+        row = sized.at(size or 0)
+        if row is None or not results.is_complete(row, sized.method):
+            continue
+        small, large = (results.estimate(name, "psnr") for name in (sized.method, row))
+        if small is not None and large is not None:
+            words = (
+                "rises"
+                if is_above(large, small, 0.0)
+                else "falls"
+                if is_above(small, large, 0.0)
+                else "does not change"
+            )
+            found.setdefault(words, []).append(f"`{sized.method}` ({large.mean - small.mean:+.2f} dB)")
+    parts = [
+        f"{words} for {listed(found[words])}"
+        for words in ("rises", "does not change", "falls")
+        if words in found
+    ]
+    return (
+        f"From the rows named as the method to those of {size:,} codes, PSNR {'; '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def _bought(results: Results, method: str, row: str) -> str:
@@ -120,6 +159,8 @@ def _bought(results: Results, method: str, row: str) -> str:
     before, after = (results.estimate(name, "fd_clip") for name in (method, row))
     bits = [results.value(name, "bits_per_image") for name in (method, row)]
     if small is None or large is None or before is None or after is None or None in bits:
+        return ""
+    if not results.is_complete(method):  # its mean would change
         return ""
     own = results.use(method)
     text = (
@@ -132,6 +173,7 @@ def _bought(results: Results, method: str, row: str) -> str:
         for sized in by_size(results)
         if sized.method != method
         and (other := sized.at(size or 0)) is not None
+        and results.is_complete(other)
         and (value := results.estimate(other, "psnr")) is not None
     }
     above = [f"`{name}` ({value.mean:.2f})" for name, value in others.items() if is_above(value, large, 0.0)]
