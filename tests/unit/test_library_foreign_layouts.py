@@ -166,7 +166,7 @@ def test_the_rule_of_two_sets_of_weights(tmp_path: Path) -> None:
         read(tmp_path, case)
 
 
-def test_latent_diffusion_with_two_sets_of_weights_must_be_told_which(tmp_path: Path) -> None:
+def test_of_two_sets_of_weights_of_latent_diffusion_one_must_be_named(tmp_path: Path) -> None:
     case = CASES["latent_diffusion"]()
     case.config["model"]["params"]["use_ema"] = True
     state = case.content["state_dict"]

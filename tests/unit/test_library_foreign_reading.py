@@ -68,7 +68,7 @@ def test_what_trainers_leave_does_not_hinder_reading_the_tensors(tmp_path: Path)
 def test_a_pickle_that_calls_runs_nothing(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`builtins.exec`, `subprocess.run` and others stand for nothing; a module that torch blocks is refused."""
+    """`builtins.exec`, `subprocess.run` and others do nothing; a module that torch blocks is refused."""
     import importlib
     import os
     import subprocess

@@ -348,3 +348,14 @@ def test_files_that_are_no_checkpoint_say_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(DataError, match="cannot be read as safetensors"):
         read_checkpoint(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize(("key", "problem"), [("encoder", "latent"), ("decoder", "reconstruction")])
+def test_a_network_that_gives_values_that_are_not_finite_is_refused(
+    key: str, problem: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    state = make_state(config)
+    state[f"{key}.conv_out.weight"] = state[f"{key}.conv_out.weight"] * 3e38
+    state[f"{key}.conv_out.weight"] = state[f"{key}.conv_out.weight"].clamp(-3e38, 3e38)
+    with pytest.raises(MismatchError, match=f"the {problem} of a test picture is not finite"):
+        read(tmp_path, config, state)

@@ -1,8 +1,8 @@
 """Tensors of a foreign checkpoint, read without running anything of it.
 
 PyTorch files are read with `weights_only=True`. A trainer leaves more in a checkpoint than tensors: classes of
-callbacks, numpy scalars, a namespace of arguments. Each name that PyTorch does not allow stands for an inert class
-while the file is read: it can be called and given a state, and does nothing (`Inert`). Where the file fills a mapping
+callbacks, numpy scalars, a namespace of arguments. Each name that PyTorch does not allow is an inert class while
+the file is read: it can be called and given a state, and does nothing (`Inert`). Where the file fills a mapping
 of a class of its own, it is an ordered dictionary (`Items`). Names in modules that PyTorch blocks (`os`, `sys` and the
 like) are refused, since no training leaves them.
 """
