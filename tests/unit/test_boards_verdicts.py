@@ -322,7 +322,7 @@ def test_baselines_that_are_not_the_reference_codes_are_said_to_be(board: Board)
         assert {f"{kind}-reference", f"{kind}-reference-k16384"} <= reference
         assert not reference & departing
     assert {row for row in departing if row[:3] not in ("ema", "fc-") and row != "fc"} == {
-        "lc-random", "lc-random-standard",
+        "lc-random", "lc-random-standard", "lc-no-projector",
     }  # fmt: skip
     found = results(board, {"lc-random": [20], "lc": [25, 25, 25], "vq": [20, 20, 20]})
     claim = Claim("k-means is better", ("lc-random", "lc"))

@@ -27,6 +27,9 @@ DEPARTURES: tuple[tuple[Callable[[Mapping[str, Any]], bool], str], ...] = (
     (lambda q: q.get("kind") == "lc" and q.get("source") == "random",
      "random vectors of the centroids' dimension go through the projector, where VQGAN-LC's code draws its random "
      "codes in the code's dimension (uniform in +-1/K, frozen)"),
+    (lambda q: q.get("kind") == "lc" and not q.get("projector", True) and q.get("source") != "uniform"
+     and not q.get("normalise", False),
+     "latents are compared with the centroids as they are, where VQGAN-LC's code gives latents length 1"),
 )  # fmt: skip
 """By what params a quantizer is known that VQGAN-LC's public code does not run under that name, and the difference."""
 
