@@ -211,6 +211,9 @@ def test_moving_averages_with_both_starts_are_found_by_their_params(board: Board
     })  # fmt: skip
     rows = {"ema-uniform": {"psnr": 20.0, "utilisation": 0.1}, "ema-zero": {"psnr": 22.0, "utilisation": 0.4}}
     text = sentence(one_board(changed, rows), "Moving averages")
+    assert text.endswith("; the first PSNR is above the second.")
+    rows["ema-zero"]["psnr"] = 19.0
+    assert sentence(one_board(changed, rows), "Moving averages").endswith("is below the second.")
     assert (
         "`ema-zero` (22.00 dB) uses 40.0 % of 1,024 codes, with sizes that start at 1 `ema-uniform` (20.00 dB)"
         in text
@@ -220,10 +223,14 @@ def test_moving_averages_with_both_starts_are_found_by_their_params(board: Board
 
 
 def test_the_probe_is_ranked_against_psnr(board: Board) -> None:
-    rows = {row: {"psnr": 20.0 + i, "linear_probe": 0.5 - 0.1 * i, "linear_probe_chance": 0.1}
-            for i, row in enumerate(("vq", "ema", "fc"))}  # fmt: skip
+    shares = {"vq": 0.5, "ema": 0.45, "fc": 0.2}
+    rows = {row: {"psnr": 20.0 + i, "linear_probe": share, "linear_probe_chance": 0.1}
+            for i, (row, share) in enumerate(shares.items())}  # fmt: skip
     text = sentence(one_board(board, rows), "linear probe")
-    assert "best from `vq`: 50.0 %, chance 10.0 %" in text
+    assert (
+        "best from `vq` (50.0 %), where chance is 10.0 %; `ema` (45.0 %) cannot be distinguished from it."
+        in text
+    )
     assert "rank correlation with PSNR is -1.00" in text
 
 
@@ -244,8 +251,12 @@ def test_the_start_and_the_second_data_set(board: Board) -> None:
             "ema": {"psnr": 22.0}, "fc": {"psnr": 23.0}}  # fmt: skip
     first = one_board(board, rows)
     text = sentence(first, "The start of the codes")
-    assert "plain VQ by +1.50 dB: from the papers' uniform start it uses 10.0 % of its codes" in text
-    assert text.endswith("from the first latents 90.0 %.")
+    assert "from the papers' uniform start plain VQ uses 10.0 % of its codes and has 19.50 dB" in text
+    assert text.endswith("from the first latents it uses 90.0 % and has 21.00 dB, which is above that.")
+    rows["vq"]["psnr"] = 19.55
+    assert sentence(one_board(board, rows), "The start of the codes").endswith(
+        "not distinguishable from that."
+    )
     other = load_board(FOLDER / "tiny-imagenet/params.yaml")
     second = Found("tiny-imagenet", read_claims(FOLDER / "tiny-imagenet"),
                    results(other, {"vq": {"psnr": 19.0}, "ema": {"psnr": 18.0}, "fc": {"psnr": 17.0}}))  # fmt: skip
@@ -260,11 +271,11 @@ def test_alignment_is_compared_seed_by_seed() -> None:
     def runs(shift: float, row: str) -> dict[int, dict[str, Any]]:
         return {s: {names[0]: 0.5 + 0.01 * s + shift, names[1]: 0.1, "row": row, "seed": s} for s in range(3)}
 
-    for shift, words in ((0.05, "raises (by +5.0 %)"), (-0.05, "lowers (by -5.0 %)")):
+    for shift, words in ((0.05, "by +5.0 points (raised)"), (-0.05, "by -5.0 points (lowered)")):
         found = Results(language, {"vq": runs(0.0, "vq"), "vq+lg": runs(shift, "vq+lg")}, {})
         text = sentence(Found("language", read_claims(FOLDER / "language"), found), "Aligning")
         assert words in text
-        assert "does not change (by +0.0 %)" in text
+        assert "by +0.00 points (no change that can be distinguished)" in text
 
 
 # --- larger codebooks
@@ -286,7 +297,7 @@ def test_the_question_of_the_largest_codebook_is_answered_both_ways(board: Board
     assert yes.startswith("Of 100,000 codes, `lc` (99.1 %) uses 99 % or more, with 512,000 test tokens")
     assert "even draws would reach 50.0 %" in yes
     assert "The others do not: `vq` (5.0 %)." in yes
-    assert "+3.00 dB and FD-CLIP 2.00 to 1.00 against its 1,024 codes, for 66% more bits" in yes
+    assert "+3.00 dB and FD-CLIP 2.00 to 1.00 against its 1,024 codes, for 66 % more bits" in yes
     assert "its PSNR is the highest of the 2 methods at that size" in yes
     no = " ".join(answer(sized(board, 0.98).results))
     assert no.startswith("No method uses 99 % of 100,000 codes")

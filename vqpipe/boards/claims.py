@@ -276,11 +276,11 @@ def head(name: str) -> str:
 
 def shown(name: str, value: Estimate | None, difference: bool = False) -> str:
     """A number with its interval, as the tables print it; `missing` where there is none. A difference bears its sign,
-    and its interval may leave the range of a share."""
+    that of two shares is in points, and its interval may leave the range of a share."""
     if value is None:
         return "missing"
     found = column(name)
-    scale, unit = (100.0, " %") if found.percent else (1.0, "")
+    scale, unit = (100.0, " points" if difference else " %") if found.percent else (1.0, "")
 
     def one(number: float) -> str:
         return f"{number * scale:{'+' if difference else ''}.{found.digits}f}"

@@ -68,6 +68,13 @@ def _with(results: Results, row: str, metric: str = "psnr") -> str:
     return f"`{row}` ({_number(results, row, metric)})"
 
 
+def _relation(results: Results, row: str, base: str) -> str:
+    """Where the PSNR of a row is to that of another; both have one."""
+    ours, theirs = results.estimate(row, "psnr"), results.estimate(base, "psnr")
+    assert ours is not None and theirs is not None, "rows that are complete"
+    return {1: "above", -1: "below", 0: "not distinguishable from"}[_order(ours, theirs)]
+
+
 def _some(words: Sequence[str]) -> str:
     """The first words of a list, and how many more there are."""
     few = list(words[:MOST])
@@ -89,6 +96,20 @@ def _compared(results: Results, rows: Sequence[str], base: str, metric: str = "p
     return "; ".join(parts)
 
 
+def _leaders(results: Results, rows: Sequence[str], metric: str) -> list[str]:
+    """The row with the best mean, then those that cannot be distinguished from it; of rows that have the metric."""
+    values = {row: value for row in rows if (value := results.estimate(row, metric)) is not None}
+    sign = -1 if column(metric).better == LOWER else 1
+    order = sorted(values, key=lambda row: -sign * values[row].mean)
+    return [row for row in order if _order(values[order[0]], values[row]) * sign <= 0]
+
+
+def _level(results: Results, best: Sequence[str], metric: str) -> str:
+    """The end of a sentence on the first of these rows: that the others cannot be distinguished from it."""
+    others = [_with(results, row, metric) for row in best[1:]]
+    return f"; {_some(others)} cannot be distinguished from it" if others else ""
+
+
 def _ranked(metric: str, what: str) -> Callable[[Boards], str]:
     """The leader of the main rows of equal bits by a metric, with those that cannot be distinguished from it."""
 
@@ -99,17 +120,13 @@ def _ranked(metric: str, what: str) -> Callable[[Boards], str]:
         main = [row for row in main_rows(boards[FIRST]) if results.is_complete(row)]
         groups = results.equal_bits(main)
         bits, rows = max(groups, key=lambda group: len(group[1]), default=(0.0, []))
-        values = {row: value for row in rows if (value := results.estimate(row, metric)) is not None}
-        if len(values) < FEWEST:
+        own = [row for row in rows if results.estimate(row, metric) is not None]
+        if len(own) < FEWEST:
             return ""
-        sign = -1 if column(metric).better == LOWER else 1
-        order = sorted(values, key=lambda row: -sign * values[row].mean)
-        best = [row for row in order if _order(values[order[0]], values[row]) * sign <= 0]
-        text = f"Of {len(values)} methods at {bits:,.0f} bits an image, "
-        text += f"{_with(results, best[0], metric)} has the {what}"
-        if len(best) > 1:
-            text += f"; {_some([_with(results, row, metric) for row in best[1:]])} cannot be distinguished from it"
-        if "vq" in values and "vq" not in best:
+        best = _leaders(results, own, metric)
+        text = f"Of {len(own)} methods at {bits:,.0f} bits an image, "
+        text += f"{_with(results, best[0], metric)} has the {what}{_level(results, best, metric)}"
+        if "vq" in own and "vq" not in best:
             text += f"; plain `vq` has {_number(results, 'vq', metric)}"
         return text + "."
 
@@ -121,6 +138,7 @@ def _equal_bits(boards: Boards) -> str:
     if results is None or not results.is_complete("vqct", "vq"):
         return ""
     bits, plain = (results.value(row, "bits_per_image") for row in ("vqct", "vq"))
+    use = results.use("vq")
     rows = [
         row
         for row in results.board.rows
@@ -128,11 +146,11 @@ def _equal_bits(boards: Boards) -> str:
         and results.is_complete(row)
         and abs((results.value(row, "bits_per_image") or 0.0) / bits - 1) <= NEAR
     ]
-    if not rows:
+    if not rows or use is None:
         return ""
     return (
-        f"VQCT spends {bits:,.0f} bits an image, where one codebook of 1,024 codes spends {plain:,.0f}. At equal bits, "
-        f"against its {_number(results, 'vqct')}: {_compared(results, rows, 'vqct')}."
+        f"VQCT spends {bits:,.0f} bits an image, where one codebook of {use.num_codes:,} codes spends {plain:,.0f}. "
+        f"At equal bits, against its {_number(results, 'vqct')}: {_compared(results, rows, 'vqct')}."
     )
 
 
@@ -175,12 +193,10 @@ def _start(boards: Boards) -> str:
     if results is None or not results.is_complete("vq", "vq-uniform"):
         return ""
     used = [_number(results, row, "utilisation") for row in ("vq-uniform", "vq")]
-    ours, theirs = results.estimate("vq", "psnr"), results.estimate("vq-uniform", "psnr")
-    if ours is None or theirs is None:
-        return ""
     return (
-        f"The start of the codes alone changes plain VQ by {ours.mean - theirs.mean:+.2f} dB: from the papers' "
-        f"uniform start it uses {used[0]} of its codes, from the first latents {used[1]}."
+        f"The start of the codes alone: from the papers' uniform start plain VQ uses {used[0]} of its codes and has "
+        f"{_number(results, 'vq-uniform')}; from the first latents it uses {used[1]} and has {_number(results, 'vq')}, "
+        f"which is {_relation(results, 'vq', 'vq-uniform')} that."
     )
 
 
@@ -219,9 +235,10 @@ def _moving_averages(boards: Boards) -> str:
     zero, one = max(pairs, key=lambda pair: ema[pair[0]]["num_codes"])
     used = [_number(results, row, "utilisation") for row in (zero, one)]
     return (
-        f"Moving averages as VQGAN-LC's code starts them (cluster sizes 0) are another method: {_with(results, zero)} "
+        f"Moving averages as VQGAN-LC's code starts them (cluster sizes 0): {_with(results, zero)} "
         f"uses {used[0]} of {ema[zero]['num_codes']:,} codes, "
-        f"with sizes that start at 1 {_with(results, one)} uses {used[1]}."
+        f"with sizes that start at 1 {_with(results, one)} uses {used[1]}; "
+        f"the first PSNR is {_relation(results, zero, one)} the second."
     )
 
 
@@ -243,11 +260,11 @@ def _probe(boards: Boards) -> str:
     ]
     if len(both) < FEWEST:
         return ""
-    best = max(both, key=lambda one: one[2].mean)
+    best = _leaders(results, [row for row, *_ in both], "linear_probe")
     rank = float(stats.spearmanr([q.mean for _, q, _ in both], [p.mean for _, _, p in both]).statistic)
     return (
-        f"A linear probe reads the class best from `{best[0]}`: {_number(results, best[0], 'linear_probe')}, chance "
-        f"{_number(results, best[0], 'linear_probe_chance')}. "
+        f"A linear probe reads the class best from {_with(results, best[0], 'linear_probe')}, where chance is "
+        f"{_number(results, best[0], 'linear_probe_chance')}{_level(results, best, 'linear_probe')}. "
         f"Over {len(both)} methods its rank correlation with PSNR is {rank:+.2f}."
     )
 
@@ -261,13 +278,16 @@ def _alignment(boards: Boards) -> str:
     if recall is None or found is None:
         return ""
 
-    def words(one: Estimate) -> str:
-        effect = "raises" if one.low > 0 else "lowers" if one.high < 0 else "does not change"
-        return f"{effect} (by {shown(names[0], one, difference=True)})"
+    def words(name: str, one: Estimate) -> str:
+        effect = (
+            "raised" if one.low > 0 else "lowered" if one.high < 0 else "no change that can be distinguished"
+        )
+        return f"by {shown(name, one, difference=True)} ({effect})"
 
     return (
-        f"Aligning plain VQ's codes with captions (LG-VQ) {words(recall)} the share of masked words that fresh heads "
-        f"recall, and {words(found)} the share of captions found among the first ten, seed by seed."
+        f"Aligning plain VQ's codes with captions (LG-VQ) changes the share of masked words that fresh heads recall "
+        f"{words(names[0], recall)}, and the share of captions found among the first ten {words(names[1], found)}, "
+        "seed by seed."
     )
 
 

@@ -18,6 +18,8 @@ from vqpipe.boards.results import Estimate, Results
 WANTED = 0.99
 """Share of the codes that VQGAN-LC reports to use at any size (Table 7 of the paper)."""
 PICTURE = "utilisation.svg"
+MOST = 3
+"""Methods above the one that is described, by falling PSNR; the table has all."""
 
 
 @dataclass(frozen=True)
@@ -158,14 +160,14 @@ def _bought(results: Results, method: str, row: str) -> str:
     small, large = (results.estimate(name, "psnr") for name in (method, row))
     before, after = (results.estimate(name, "fd_clip") for name in (method, row))
     bits = [results.value(name, "bits_per_image") for name in (method, row)]
-    if small is None or large is None or before is None or after is None or None in bits:
+    own = results.use(method)
+    if small is None or large is None or before is None or after is None or own is None or None in bits:
         return ""
     if not results.is_complete(method):  # its mean would change
         return ""
-    own = results.use(method)
     text = (
         f"To `{method}` they bring {large.mean - small.mean:+.2f} dB and FD-CLIP {before.mean:.2f} to {after.mean:.2f} "
-        f"against its {own.num_codes if own else 0:,} codes, for {bits[1] / bits[0] - 1:.0%} more bits"
+        f"against its {own.num_codes:,} codes, for {100 * (bits[1] / bits[0] - 1):.0f} % more bits"
     )
     size = largest(results)
     others = {
@@ -176,12 +178,16 @@ def _bought(results: Results, method: str, row: str) -> str:
         and results.is_complete(other)
         and (value := results.estimate(other, "psnr")) is not None
     }
-    above = [f"`{name}` ({value.mean:.2f})" for name, value in others.items() if is_above(value, large, 0.0)]
+    above = {name: value.mean for name, value in others.items() if is_above(value, large, 0.0)}
     equal = [f"`{name}`" for name, value in others.items() if _is_tie(value, large)]
     if not others:
         return text + "."
     if above:
-        text += f"; {listed(above)} {'is' if len(above) == 1 else 'are'} above its {large.mean:.2f} dB at that size"
+        order = sorted(above, key=lambda name: -above[name])
+        shown_rows = [f"`{name}` ({above[name]:.2f})" for name in order[:MOST]]
+        more = [f"{len(order) - MOST} more"] if len(order) > MOST else []
+        verb = "is" if len(order) == 1 else "are"
+        text += f"; {listed([*shown_rows, *more])} {verb} above its {large.mean:.2f} dB at that size"
     elif equal:
         text += f"; {listed(equal)} cannot be distinguished from it by PSNR at that size"
     else:

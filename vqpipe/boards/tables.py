@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -76,8 +77,21 @@ def facts(found: Found) -> list[str]:
             f"which is now of protocol {number}, and not shown. To run again: `{claims.run}`."
         )
     if num_runs and (missing := results.missing()):
-        lines.append(f"Missing runs: {', '.join(missing)}. Run: `{claims.run}`")
+        lines.append(f"{_missing(results, missing)} Run: `{claims.run}`")
     return lines
+
+
+def _missing(results: Results, names: Sequence[str]) -> str:
+    """How many runs are missing: of rows that have none, and of the others by name."""
+    lacking = [results.board.runs[name].row for name in names]
+    none = list(dict.fromkeys(row for row in lacking if not results.metrics.get(row)))
+    single = [name for name in names if results.board.runs[name].row not in none]
+    parts = []
+    if none:
+        parts.append(f"all of {len(none)} row{'s' * (len(none) != 1)} ({', '.join(none)})")
+    if single:
+        parts.append(f"{len(single)} of rows that have others ({', '.join(single)})")
+    return f"Missing: {len(names)} run{'s' * (len(names) != 1)}, {' and '.join(parts)}."
 
 
 def _versions(results: Results) -> str:
@@ -152,7 +166,8 @@ def _rows(table: BoardTable, results: Results) -> tuple[list[str], list[list[Any
     rows = []
     for label, row in table.rows:
         runs = results.metrics.get(row, {})
-        sizes = ", ".join(sorted({str(run.get("num_codes", "")) for run in runs.values()}))
+        counts = sorted({str(run.get("num_codes", "")) for run in runs.values()})
+        sizes = "; ".join(re.sub(r"\d+", lambda count: f"{int(count[0]):,}", one) for one in counts)
         found = {name: results.estimate(row, name) for name in table.metrics}
         cells = [
             "\N{EN DASH}" if runs and value is None else shown(name, value) for name, value in found.items()
