@@ -110,6 +110,15 @@ def test_the_page_of_a_part_of_the_rows_states_how_many_there_are(board: Board) 
     assert "Not run yet: fc, " in text
     assert "11 sentences wait for rows." in text
     assert "N = 512,000 test tokens" in text
+    assert text.startswith("# Scoreboard\n\nWritten by"), "no sentence yet"
+
+
+def test_the_first_sentence_is_above_the_table_and_not_repeated(board: Board) -> None:
+    found = one_board(board, {row: {"psnr": 20.0 + i} for i, row in enumerate(("vq", "ema", "fc"))})
+    first, *_ = sentences([found])[0]
+    text = boards_pages([found], None)["scoreboard.md"]
+    assert text.startswith(f"# Scoreboard\n\n**{first}** More in")
+    assert text.count(first) == 1
 
 
 def test_every_link_and_picture_of_the_pages_is_there(board: Board) -> None:
@@ -439,6 +448,29 @@ def test_names_of_a_full_picture_cover_neither_names_nor_points() -> None:
         for other, a, b, c, d in found[i + 1 :]:
             assert not (left < c and a < right and top < d and b < bottom), f"{name} covers {other}"
         assert not any(left < x < right and top < y < bottom for x, y in circles), f"{name} covers a point"
+        crossing = [at for at in leaders(svg) if left + 1 < at[0] < right - 1 and top < at[1] < bottom]
+        assert not crossing, f"a leader crosses {name}"
+
+
+def leaders(svg: str) -> list[tuple[float, float]]:
+    """Places on the lines from points to their names, the ends left out."""
+    found = []
+    for line in ElementTree.fromstring(svg).iter(f"{SVG}line"):
+        if line.get("class") == "leader":
+            a, b, c, d = (float(line.get(name, 0)) for name in ("x1", "y1", "x2", "y2"))
+            found += [(a + (c - a) * k / 40, b + (d - b) * k / 40) for k in range(1, 40)]
+    assert found, "a full picture needs some"
+    return found
+
+
+def test_equal_points_are_set_apart_and_a_ninth_line_is_dotted() -> None:
+    equal = [Point(1024, 100, 100, 100), Point(16384, 50, 40, 60)]
+    svg = str(picture([Line(f"m{i}", equal) for i in range(9)], x_label="K", y_label="used", alt="a"))
+    circles = [(c.get("cx"), c.get("cy")) for c in ElementTree.fromstring(svg).iter(f"{SVG}circle")]
+    assert len(set(circles)) == 6, "three places of each of two points"
+    lines = [line.get("class", "") for line in ElementTree.fromstring(svg).iter(f"{SVG}polyline")]
+    assert [line.endswith(" dotted") for line in lines] == [False] * 8 + [True]
+    assert lines[0].split()[1] == lines[8].split()[1], "the first colour again"
 
 
 def test_a_picture_has_colours_for_light_and_dark_and_hollow_points_of_one_seed(board: Board) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import count, pairwise
 
 from markupsafe import Markup, escape
 
@@ -20,12 +20,15 @@ WIDTH, HEIGHT = 552, 560
 """In pixels: no wider than a column of text, and with legible words at the width of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 132, 14, 48
+_NEAR = 6
+"""Pixels between the middles of two points that touch."""
 _LETTER, _LINE = 7.1, 15.0
 """Width of a letter and height of a line of the names, in pixels; at least those of the usual fonts."""
 _STYLE = (
     "text{fill:var(--ink);font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}"
     ".ground{fill:var(--ground)}.tick,.axis{fill:var(--soft)}.grid{stroke:var(--line)}"
     ".leader{stroke:var(--soft);stroke-width:.7}.line,.bar{fill:none;stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
+    ".line.dotted{stroke-dasharray:2 3}"
     ".point{stroke-width:1.5;fill:currentColor}.hollow{fill:var(--ground)}"
     + "".join(f".c{i}{{stroke:var(--s{i});color:var(--s{i})}}" for i in range(NUM_COLOURS))
     + ".alone{stroke:var(--soft);color:var(--soft)}"
@@ -67,29 +70,43 @@ def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_
     x = axis_over([p.x for p in points], log_x, _LEFT + 14, WIDTH - _LEFT - _RIGHT - 14, 0.0)
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
-    colours = iter(range(NUM_COLOURS * (1 + len(lines))))
+    colours = count()
     for line, at in zip(lines, places, strict=True):
-        name = f"c{next(colours) % NUM_COLOURS}" if len(line.points) > 1 and not line.dashed else "alone"
+        name = _colour(next(colours)) if len(line.points) > 1 and not line.dashed else "alone"
         parts += _drawn(line, at, y, name)
     parts += _names(lines, places, y)
     return Markup("".join([*parts, "</svg>\n"]))
 
 
-def _places(lines: Sequence[Line], x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
-    """Where each point is drawn. Of four points or more at one x, those next to one another in y are set apart."""
-    columns: dict[float, list[float]] = {}
-    for line in lines:
-        for point in line.points:
-            columns.setdefault(x(point.x), []).append(point.y)
-    for column in columns.values():
-        column.sort()
+def _colour(number: int) -> str:
+    """The classes of a line; one whose colour was used before is dotted."""
+    return f"c{number % NUM_COLOURS}{' dotted' if number >= NUM_COLOURS else ''}"
 
-    def place(point: Point, dashed: bool) -> tuple[float, float]:
-        column = columns[x(point.x)]
-        shift = 0 if dashed or len(column) < 4 else 6 * (column.index(point.y) % 3 - 1)
+
+def _places(lines: Sequence[Line], x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
+    """Where each point is drawn. Of four points or more whose x are less than `_NEAR` pixels from the next, those next
+    to one another in y are set apart."""
+    points = [
+        (x(point.x), point.y, number)
+        for number, line in enumerate(lines)
+        if not line.dashed
+        for point in line.points
+    ]
+    columns: dict[float, list[tuple[float, int]]] = {}
+    before, column = -math.inf, list[tuple[float, int]]()
+    for at, value, number in sorted(points):
+        column = column if at - before < _NEAR else []
+        columns[at], before = column, at
+        column.append((value, number))
+    for own in columns.values():
+        own.sort()
+
+    def place(point: Point, number: int) -> tuple[float, float]:
+        column = [] if lines[number].dashed else columns[x(point.x)]
+        shift = 0 if len(column) < 4 else _NEAR * (column.index((point.y, number)) % 3 - 1)
         return x(point.x) + shift, y(point.y)
 
-    return [[place(point, line.dashed) for point in line.points] for line in lines]
+    return [[place(point, number) for point in line.points] for number, line in enumerate(lines)]
 
 
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str, alt: str) -> Iterator[str]:
@@ -131,16 +148,18 @@ def _drawn(line: Line, places: Sequence[tuple[float, float]], y: Axis, colour: s
 
 
 def _names(lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]], y: Axis) -> Iterator[str]:
-    taken = list(_taken(lines, places, y))
+    taken, names = list(_taken(lines, places, y)), list[Box]()
     order = sorted(range(len(lines)), key=lambda i: places[i][-1][::-1])
     for i in order:
         (a, b), width = places[i][-1], _LETTER * len(lines[i].label)
-        box = _free(a, b, width, taken)
-        taken.append(box)
+        box = _free(a, b, width, taken, names)
+        names.append(box)
+        leader = _leader(a, b, box)
+        taken += [box, *leader]
         left, top, right, bottom = box
         middle = (top + bottom) / 2
-        near = left if left >= a else right if right <= a else a
-        if math.hypot(near - a, middle - b) > 14:
+        if leader:
+            near = _nearest(a, box)
             yield f'<line class="leader" x1="{a:.1f}" y1="{b:.1f}" x2="{near:.1f}" y2="{middle:.1f}"/>'
         anchor, start = ("end", right) if right <= a else ("start", left)
         yield f'<text x="{start:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}">{escape(lines[i].label)}</text>'
@@ -153,14 +172,31 @@ def _taken(lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]
             if not line.dashed:
                 yield a - 4, min(y(point.high), b - 4), a + 4, max(y(point.low), b + 4)
         for (a, b), (c, d) in pairwise(own):
-            pieces = max(1, round(math.hypot(c - a, d - b) / 5))
-            for k in range(pieces + 1):
-                at_x, at_y = a + (c - a) * k / pieces, b + (d - b) * k / pieces
-                yield at_x - 1, at_y - 1, at_x + 1, at_y + 1
+            yield from _pieces(a, b, c, d)
 
 
-def _free(a: float, b: float, width: float, taken: Sequence[Box]) -> Box:
-    """The place of a name nearest to its point that covers nothing; the nearest of all where none is free."""
+def _pieces(a: float, b: float, c: float, d: float) -> Iterator[Box]:
+    """A line from (a, b) to (c, d) in pieces of 5 pixels."""
+    number = max(1, round(math.hypot(c - a, d - b) / 5))
+    for k in range(number + 1):
+        x, y = a + (c - a) * k / number, b + (d - b) * k / number
+        yield x - 1, y - 1, x + 1, y + 1
+
+
+def _nearest(a: float, box: Box) -> float:
+    """Where the leader of a point at x = a ends on its name."""
+    return box[0] if box[0] >= a else box[2] if box[2] <= a else a
+
+
+def _leader(a: float, b: float, box: Box) -> list[Box]:
+    """The pieces of the line from a point to its name; none where the name is next to it."""
+    end, middle = _nearest(a, box), (box[1] + box[3]) / 2
+    return list(_pieces(a, b, end, middle)) if math.hypot(end - a, middle - b) > 14 else []
+
+
+def _free(a: float, b: float, width: float, taken: Sequence[Box], names: Sequence[Box]) -> Box:
+    """The place of a name nearest to its point that covers nothing and whose leader crosses no name; the nearest of all
+    where none is free."""
 
     def box(side: bool, dx: int, dy: int) -> Box:
         left = a - 7 - dx - width if side else a + 7 + dx
@@ -169,7 +205,9 @@ def _free(a: float, b: float, width: float, taken: Sequence[Box]) -> Box:
     inside = (
         found
         for _, side, dx, dy in _shifts()
-        if _is_within(found := box(side, dx, dy)) and not _meets_any(found, taken)
+        if _is_within(found := box(side, dx, dy))
+        and not _meets_any(found, taken)
+        and not any(_meets_any(piece, names) for piece in _leader(a, b, found))
     )
     return next(inside, box(False, 0, 0))
 

@@ -71,7 +71,8 @@ def _with(results: Results, row: str, metric: str = "psnr") -> str:
 def _relation(results: Results, row: str, base: str) -> str:
     """Where the PSNR of a row is to that of another; both have one."""
     ours, theirs = results.estimate(row, "psnr"), results.estimate(base, "psnr")
-    assert ours is not None and theirs is not None, "rows that are complete"
+    assert ours is not None, row
+    assert theirs is not None, base
     return {1: "above", -1: "below", 0: "not distinguishable from"}[_order(ours, theirs)]
 
 
