@@ -127,7 +127,7 @@ def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:
     claim = Claim("c", ("vq", "lc"), "utilisation", "rises", 0.5)
     options: dict[str, Any] = {"metric": "utilisation", "half": 0.0}
     evidence = judge(claim, results(board, {"vq": [0.8], "lc": [1.0]}, **options)).evidence
-    assert evidence.endswith("lc and vq differ by 25.0%, and the claim asks for more than 50%")
+    assert evidence.endswith("lc and vq differ by 25.0 %, and the claim asks for more than 50 %")
     assert (
         "cannot be distinguished"
         in judge(claim, results(board, {"vq": [1.0], "lc": [1.0]}, **options)).evidence
@@ -194,7 +194,13 @@ def test_a_wide_interval_does_not_show_that_nothing_is_lost(board: Board) -> Non
     claim = Claim("no loss", ("vqct", "vq"), "psnr", "no_rise", 0.01)
     verdict = judge(claim, results(board, {"vqct": [24.6, 24.7, 24.8], "vq": [25.0, 25.1, 25.2]}))
     assert verdict.outcome == NOT_REPRODUCED
-    assert "vq is above vqct by 1.6%" in verdict.evidence
+    assert "; within 1 %; vq is above vqct by 1.6 %" in verdict.evidence
+
+
+def test_claims_of_no_change_state_a_margin_that_shows_one() -> None:
+    claims = [one for _, table in TABLES for one in table.claims if one.relation in ("no_rise", "stays")]
+    assert len(claims) > 10
+    assert {one.text for one in claims if one.margin > 0.02} == set(), "5 % of a PSNR is more than 1 dB"
 
 
 def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(board: Board) -> None:

@@ -152,6 +152,8 @@ def judge(claim: Claim, results: Results) -> Verdict:
     )
     if not claim.metrics:
         evidence = f"{column(claim.metric).label}: {evidence}"
+    if claim.relation in ("no_rise", "stays"):
+        evidence += f"; within {100 * claim.margin:g} %"
     for (one, _), difference in zip(pairs, differences, strict=True):
         if difference is not None:
             evidence += f"; seed by seed {shown(numbers[one][1], difference, difference=True)}"
@@ -199,13 +201,13 @@ def _objections(
         ]
     if claim.relation == "stays":
         return [
-            f"{row} differs from {rows[0]} by {abs(value.mean - first.mean) / abs(first.mean):.1%}"
+            f"{row} differs from {rows[0]} by {_percent(abs(value.mean - first.mean) / abs(first.mean))}"
             for row, value in others
             if abs(value.mean - first.mean) > margin * abs(first.mean)
         ]
     if claim.relation == "no_rise":
         return [
-            f"{row} is above {rows[0]} by {(value.mean - first.mean) / abs(first.mean):.1%}"
+            f"{row} is above {rows[0]} by {_percent((value.mean - first.mean) / abs(first.mean))}"
             for row, value in others
             if value.mean - first.mean > margin * abs(first.mean)
         ]
@@ -236,8 +238,12 @@ def _objection(
     high, low = (value, other) if up else (other, value)
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
-        return f"{name} and {other_name} differ by {share:.1%}, and the claim asks for more than {margin:.0%}"
+        return f"{name} and {other_name} differ by {_percent(share)}, and the claim asks for more than {100 * margin:g} %"
     return f"{name} and {other_name} cannot be distinguished"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 HEADS = {"fresh": "fresh heads", "own": "own heads"}
