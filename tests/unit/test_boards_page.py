@@ -184,13 +184,28 @@ def test_a_lower_distance_leads_and_two_methods_are_not_ranked(board: Board) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(25.0, "above"), (19.0, "below"), (22.0, "not distinguishable from it")]
+    ("value", "words"), [(25.0, "above"), (19.0, "below"), (22.0, "not distinguishable from")]
 )
 def test_words_and_random_vectors_both_ways(board: Board, value: float, words: str) -> None:
-    text = sentence(
-        one_board(board, {"vqct": {"psnr": value}, "vqct-random": {"psnr": 22.0}}), "What VQCT's codes"
+    rows = {"vqct": {"psnr": value}, "vqct-random": {"psnr": 22.0}}
+    text = sentence(one_board(board, rows), "What VQCT's codes")
+    assert text.endswith(f"`vqct` ({value:.2f} dB) is {words} random vectors like its own (22.00 dB).")
+
+
+def test_vectors_are_compared_with_random_ones_of_their_own_codebook(board: Board) -> None:
+    rows = {
+        "vqct": {"psnr": 25.0}, "vqct-random": {"psnr": 22.0}, "vqct-glove": {"psnr": 23.0},
+        "vqct-glove-random": {"psnr": 24.0}, "vqct-minilm": {"psnr": 26.0}, "vqct-mlp": {"psnr": 20.0},
+    }  # fmt: skip
+    text = sentence(one_board(board, rows), "What VQCT's codes")
+    assert (
+        "`vqct` (25.00 dB) is above random vectors like its own (22.00 dB) and `vqct-glove` (23.00 dB) is"
+        in text
     )
-    assert f"(22.00 dB), `vqct` ({value:.2f} dB) is {words}." in text
+    assert "is below random vectors like its own (24.00 dB). Against `vqct`, " in text
+    assert text.endswith(
+        "Against `vqct`, `vqct-minilm` (26.00 dB) is above; `vqct-glove` (23.00 dB) is below."
+    )
 
 
 def test_sentences_wait_for_all_seeds_of_their_rows(board: Board) -> None:
@@ -247,12 +262,20 @@ def test_the_probe_is_ranked_against_psnr(board: Board) -> None:
 def test_frozen_codes_of_other_origin_are_compared_and_other_settings_are_not(
     board: Board, value: float, words: str
 ) -> None:
-    rows = {
-        row: {"psnr": value} for row in ("lc-random", "lc-selection", "lc-d16", "lc-trainable", "lc-standard")
-    }
+    others = (
+        "lc-d16",
+        "lc-trainable",
+        "lc-standard",
+        "lc-random-standard",
+    )  # another start, width or training
+    rows = {row: {"psnr": value} for row in ("lc-random", "lc-selection", *others)}
     text = sentence(one_board(board, {"lc": {"psnr": 22.0}, **rows}), "What VQGAN-LC's frozen codes are")
     one = f"`lc-random` ({value:.2f} dB) and `lc-selection` ({value:.2f} dB) are {words}."
     assert text.endswith(f"(22.00 dB), {one}")
+    rows |= {"lc-reference-start": {"psnr": 22.0}, "lc-random-code": {"psnr": value}}
+    text = sentence(one_board(board, {"lc": {"psnr": 22.0}, **rows}), "What VQGAN-LC's frozen codes are")
+    start = "With the projector's start of its code (22.00 dB), that code's random codes"
+    assert text.endswith(f"(22.00 dB), {one} {start}: `lc-random-code` ({value:.2f} dB) is {words}.")
 
 
 def test_the_start_and_the_second_data_set(board: Board) -> None:

@@ -238,7 +238,8 @@ def _objection(
     high, low = (value, other) if up else (other, value)
     if difference is None and _by_means(high, low) and high.mean > low.mean:
         share = (high.mean - low.mean) / abs(low.mean)
-        return f"{name} and {other_name} differ by {_percent(share)}, and the claim asks for more than {100 * margin:g} %"
+        asked = f"the claim asks for more than {100 * margin:g} %"
+        return f"{name} and {other_name} differ by {_percent(share)}, and {asked}"
     return f"{name} and {other_name} cannot be distinguished"
 
 

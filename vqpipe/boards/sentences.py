@@ -177,16 +177,26 @@ def _codebook(results: Results, row: str) -> tuple[str | None, Any]:
 
 
 def _words(boards: Boards) -> str:
-    """VQCT with other vectors: rows that differ from it in their codebook or in the vectors alone."""
+    """VQCT with other vectors, all else equal: each against random ones of its dimension, and against VQCT's own."""
     results = _results(boards)
     if results is None or not results.is_complete("vqct", "vqct-random"):
         return ""
-
-    others = [row for row in ("vqct", *_alike(results, "vqct", {"words"})) if row != "vqct-random"]
-    return (
-        f"What VQCT's codes are made from: against random vectors behind the same network "
-        f"({_number(results, 'vqct-random')}), {_compared(results, others, 'vqct-random')}."
-    )
+    rows = ["vqct", *_alike(results, "vqct", {"words"})]
+    random = {
+        _codebook(results, row)[0]: row
+        for row in rows
+        if results.board.rows[row]["quantizer"].get("words") == "random"
+    }
+    pretrained = [row for row in rows if row not in random.values()]
+    parts = [
+        f"{_with(results, row)} is {_relation(results, row, control)} random vectors like its own "
+        f"({_number(results, control)})"
+        for row in pretrained
+        if (control := random.get(_codebook(results, row)[0])) is not None
+    ]
+    text = f"What VQCT's codes are made from: behind the same network, {listed(parts)}"
+    others = pretrained[1:]
+    return text + (f". Against `vqct`, {_compared(results, others, 'vqct')}." if others else ".")
 
 
 def _start(boards: Boards) -> str:
@@ -202,18 +212,29 @@ def _start(boards: Boards) -> str:
 
 
 def _features(boards: Boards) -> str:
-    """VQGAN-LC with codes of other origin at its start of the projector and others."""
+    """VQGAN-LC with codes of other origin, all else equal; and its code's random ones with that code's start."""
     results = _results(boards)
     if results is None or not results.is_complete("lc"):
         return ""
-    alike = _alike(results, "lc", {"source", "init", "projector"})
+    alike = _alike(results, "lc", {"source"})
     done = [row for row in alike if _codebook(results, row) != _codebook(results, "lc")]
     if not done:
         return ""
-    return (
+    text = (
         f"What VQGAN-LC's frozen codes are: against k-means centroids of CLIP patches "
         f"({_number(results, 'lc')}), {_compared(results, done, 'lc')}."
     )
+    paper = "lc-reference-start"
+    if not results.is_complete(paper):
+        return text
+    alike = _alike(results, paper, {"source", "init", "projector"})
+    random = [row for row in alike if _codebook(results, row)[1] == "uniform"]
+    if random:
+        text += (
+            f" With the projector's start of its code ({_number(results, paper)}), that code's random codes: "
+            f"{_compared(results, random, paper)}."
+        )
+    return text
 
 
 def _moving_averages(boards: Boards) -> str:
