@@ -52,6 +52,7 @@ def test_the_card_of_a_tokenizer_has_the_facts_of_its_codebook(tmp_path: Path) -
     assert "| clip\\_id | vit:openai:0123 |" in text
     assert "The features come from the weights `vit:openai:0123`" in text
     assert "- **CLIP.** The features" in text
+    assert "Pretrained codebook: centroids of features of image patches." in text
     tokenizer.facts["codebook"] = {"clip_id": "another"}
     with pytest.raises(MismatchError, match="another codebook, of the same kind"):
         tokenizer_card(tokenizer, codebook=path)
