@@ -145,6 +145,8 @@ def test_names_are_short_where_they_can_be(place: Path) -> None:
     assert names_of([one, other]) == [one, other]
     with pytest.raises(ArtifactError, match="given twice"):
         names_of([one, one])
+    with pytest.raises(ArtifactError, match=r"given twice\n  found: .*more/\.\./a"):
+        names_of([one, str(place / "more/../a")])
     with pytest.raises(ArtifactError, match="no tokenizer"):
         names_of([])
 

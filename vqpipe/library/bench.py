@@ -87,7 +87,8 @@ def names_of(given: Sequence[str]) -> list[str]:
     """
     if not given:
         raise ArtifactError("there is no tokenizer to measure", expected="--tokenizer once for each")
-    twice = sorted({one for one in given if given.count(one) > 1})
+    places = [str(Path(one).resolve()) if Path(one).exists() else one for one in given]
+    twice = [one for one, place in zip(given, places, strict=True) if places.count(place) > 1]
     if twice:
         raise ArtifactError("a tokenizer is given twice", found=", ".join(twice))
     short = [Path(one).name if Path(one).exists() else one for one in given]
