@@ -63,7 +63,9 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--codebook")]
         for path in inputs:
             if not path.exists():
-                raise ArtifactError(f"row {name}: input {path} does not exist", run=f"make board-{folder.name}")
+                raise ArtifactError(
+                    f"row {name}: input {path} does not exist", run=f"make board-{folder.name}"
+                )
         given = StageRun("row", board.identity(row, seed), dict.fromkeys(inputs)).key()
         if not metrics.is_file() or read_json(metrics).get("given") != given:
             missing[name] = command

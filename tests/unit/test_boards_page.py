@@ -471,6 +471,13 @@ def test_names_of_a_full_picture_cover_neither_names_nor_points() -> None:
         for other, a, b, c, d in found[i + 1 :]:
             assert not (left < c and a < right and top < d and b < bottom), f"{name} covers {other}"
         assert not any(left < x < right and top < y < bottom for x, y in circles), f"{name} covers a point"
+
+
+def test_no_leader_crosses_a_name_of_twelve_close_ones() -> None:
+    lines = [Line(f"method_{i}", [Point(2560, 20 + i / 25, 19.9 + i / 25, 20.1 + i / 25)]) for i in range(12)]
+    lines.append(Line("other", [Point(3084, 22, 21.9, 22.1)]))
+    svg = str(picture(lines, x_label="bits", y_label="PSNR", alt="a"))
+    for name, left, top, right, bottom in boxes(svg):
         crossing = [at for at in leaders(svg) if left + 1 < at[0] < right - 1 and top < at[1] < bottom]
         assert not crossing, f"a leader crosses {name}"
 
@@ -482,7 +489,7 @@ def leaders(svg: str) -> list[tuple[float, float]]:
         if line.get("class") == "leader":
             a, b, c, d = (float(line.get(name, 0)) for name in ("x1", "y1", "x2", "y2"))
             found += [(a + (c - a) * k / 40, b + (d - b) * k / 40) for k in range(1, 40)]
-    assert found, "a full picture needs some"
+    assert found, "close names need some"
     return found
 
 

@@ -19,7 +19,7 @@ from vqpipe.report.charts import NUM_COLOURS, Axis, axis_over, tick_label
 WIDTH, HEIGHT = 552, 560
 """In pixels: no wider than a column of text; words are 9 pixels high at the 374 of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 132, 14, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 146, 14, 48
 _NEAR = 6
 """Pixels between the middles of two points that touch."""
 _LETTER, _LINE = 7.1, 15.0
@@ -195,21 +195,21 @@ def _leader(a: float, b: float, box: Box) -> list[Box]:
 
 
 def _free(a: float, b: float, width: float, taken: Sequence[Box], names: Sequence[Box]) -> Box:
-    """The place of a name nearest to its point that covers nothing and whose leader crosses no name; the nearest of all
-    where none is free."""
+    """The place of a name nearest to its point that covers nothing and whose leader crosses no name; where none is, one
+    that covers nothing; where none is, the nearest of all."""
 
     def box(side: bool, dx: int, dy: int) -> Box:
         left = a - 7 - dx - width if side else a + 7 + dx
         return left, b + dy - _LINE / 2, left + width, b + dy + _LINE / 2
 
-    inside = (
-        found
-        for _, side, dx, dy in _shifts()
-        if _is_within(found := box(side, dx, dy))
-        and not _meets_any(found, taken)
-        and not any(_meets_any(piece, names) for piece in _leader(a, b, found))
-    )
-    return next(inside, box(False, 0, 0))
+    second = None
+    for _, side, dx, dy in _shifts():
+        found = box(side, dx, dy)
+        if _is_within(found) and not _meets_any(found, taken):
+            if not any(_meets_any(piece, names) for piece in _leader(a, b, found)):
+                return found
+            second = second or found
+    return second or box(False, 0, 0)
 
 
 @cache
