@@ -221,8 +221,11 @@ def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> N
         with pytest.raises(MismatchError, match=key):
             read(tmp_path, case)
     case = open_magvit2()
-    case.content["state_dict"]["quantize.mask"] = 2 ** torch.arange(5)
+    case.content["state_dict"]["quantize.mask"] = torch.tensor([1, 2, 4, 16, 8])
     with pytest.raises(MismatchError, match="order of the bits"):
+        read(tmp_path, case)
+    case = open_magvit2(adaptive=False)
+    with pytest.raises(MismatchError, match=r"no decoder\.adaptive"):
         read(tmp_path, case)
     case = vqgan_lc()
     case.content["model"] = {

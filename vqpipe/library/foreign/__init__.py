@@ -41,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "ibq": seed_voken.IBQ,
     "seed-voken-vq": seed_voken.SEED_VQ,
     "open-magvit2": seed_voken.LFQ,
+    "open-magvit2-early": seed_voken.EARLY_LFQ,
     "simvq": seed_voken.SIM_VQ,
 }
 """Every layout by its name."""
