@@ -141,6 +141,25 @@ def cvq_by_default() -> Case:
     )
 
 
+def cvq_without_its_usage() -> Case:
+    return rows_case(by_cosine, "cvq", "taming.models.vqgan.VQModel", distance="cos", anchor="closest")
+
+
+def cvq_in_another_class(target: str = "fork.models.Clustered") -> Case:
+    case = rows_case(by_cosine, "cvq", target)
+    case.options["layout"] = "cvq"
+    return case
+
+
+def cvq_by_name() -> Case:
+    return cvq_in_another_class("taming.models.vqgan.VQModel")
+
+
+def cvq_by_distance() -> Case:
+    usage = {"quantize.embed_prob": torch.rand(CODES)}
+    return rows_case(by_distance, "cvq", "ldm.models.autoencoder.VQModel", usage, distance="l2")
+
+
 def lg_vq(
     target: str = "taming.models.LG_vqgan.VQModel", extra: State | None = None, kind: str = "vq"
 ) -> Case:
@@ -550,9 +569,9 @@ def vqct_with_one_adjective() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     made.__name__: made
     for made in (
-        cvq, cvq_by_default, lg_vq, lg_cvq, latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq,
-        gumbel, vqgan_lc, vqgan_lc_baseline, llamagen, llamagen_averaged, open_magvit2,
-        open_magvit2_with_its_mask, open_magvit2_first_release, open_magvit2_second_release, simvq, vqct,
-        vqct_with_one_adjective,
+        cvq, cvq_by_default, cvq_without_its_usage, cvq_in_another_class, cvq_by_name, cvq_by_distance, lg_vq, lg_cvq,
+        latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc, vqgan_lc_baseline,
+        llamagen, llamagen_averaged, open_magvit2, open_magvit2_with_its_mask, open_magvit2_first_release,
+        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective,
     )
 }  # fmt: skip

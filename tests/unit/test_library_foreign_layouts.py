@@ -81,6 +81,8 @@ def test_every_family_is_tried() -> None:
 
 
 def read_layout(case: Case) -> str:
+    if "layout" in case.options:
+        return str(case.options["layout"])
     model = case.config.get("model")
     if model is None:
         return "llamagen"

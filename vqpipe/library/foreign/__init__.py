@@ -33,6 +33,7 @@ from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer, TokenizerParams
 FAMILIES: dict[str, Family] = {
     "taming": taming.VQ,
     "taming-gumbel": taming.GUMBEL,
+    "cvq": taming.CVQ,
     "latent-diffusion": taming.LDM,
     "lg-vq": taming.LG_VQ,
     "vqct": vqct.VQCT,

@@ -91,5 +91,7 @@ class Family:
     averaged: bool = False
     """Whether the project's own evaluation uses averaged weights where the file has them. Where it does not, the caller
     must choose."""
+    reads: tuple[str, ...] = ()
+    """Classes of other families that `--layout` may read as this one: their projects put other quantizers into them."""
     flat: bool = False
     """Whether the config is the fields alone, without a section `model`."""
