@@ -237,6 +237,16 @@ def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> N
         read(tmp_path, case)
 
 
+@pytest.mark.parametrize("name", ["open_magvit2", "open_magvit2_first_release", "simvq"])
+def test_a_config_of_another_side_than_the_trainings_is_put_right(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    tokenizer = read(tmp_path, case, resolution=64).tokenizer
+    assert (tokenizer.resolution, tokenizer.grid) == (64, (16, 16))
+    assert torch.equal(tokenizer.encode(case.images), case.indices)
+    with pytest.raises(ParamsError, match="resolution 66 is not a multiple"):
+        read(tmp_path, case, resolution=66)
+
+
 def test_vqct_needs_the_words_that_it_was_trained_with(tmp_path: Path) -> None:
     case = vqct()
     checkpoint, yaml, options = write(tmp_path, case)

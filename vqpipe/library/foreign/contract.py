@@ -38,7 +38,7 @@ class Options:
     """What a caller says that neither checkpoint nor config does."""
 
     resolution: int | None = None
-    """Side of the images in pixels, for families whose config does not state it."""
+    """Side of the images in pixels, for families whose config does not state it or states another."""
     words: Path | None = None
     """The file of words of a VQCT checkpoint."""
 

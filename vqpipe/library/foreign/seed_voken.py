@@ -154,15 +154,17 @@ def _rows(config: VqConfig, quantizer: dict[str, Any]) -> Plan:
 
 def lfq_plan(config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
     """Signs of the latent's channels, the first channel the least significant bit."""
-    return _signs(config, state, where, first_release=False)
+    return _signs(config, state, options, where, first_release=False)
 
 
 def early_lfq_plan(config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
     """The class's name in the first release and in the next one, which has the adaptive norms and the other order."""
-    return _signs(config, state, where, first_release=not any(key.startswith(ADAPTIVE) for key in state))
+    return _signs(config, state, options, where, not any(key.startswith(ADAPTIVE) for key in state))
 
 
-def _signs(config: LfqConfig, state: Mapping[str, Tensor], where: str, first_release: bool) -> Plan:
+def _signs(
+    config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str, first_release: bool
+) -> Plan:
     dd, bits = config.ddconfig, config.embed_dim
     if dd.z_channels != bits or config.n_embed != 2**bits:
         raise ParamsError(
@@ -176,9 +178,9 @@ def _signs(config: LfqConfig, state: Mapping[str, Tensor], where: str, first_rel
             f"{where}: the order of the bits of an index is not Open-MAGVIT2's", found=f"{MASK}: {weights}",
             expected="powers of two, the largest or the smallest first",
         )  # fmt: skip
-    largest_first = weights != powers
+    largest_first, adaptive = weights != powers, not first_release
     return Plan(
-        dd.resolution, magvit_trunk(dd, not first_release), sources=magvit_sources(dd, not first_release),
+        options.resolution or dd.resolution, magvit_trunk(dd, adaptive), sources=magvit_sources(dd, adaptive),
         unused=IMPLIED, constants=same_channels(bits, reverse=largest_first),
         quantizer={
             "kind": "lfq", "dim": bits, "commitment_weight": 0.25, "entropy_weight": 0.1, "sample_weight": 1.0,
@@ -202,7 +204,7 @@ def sim_plan(config: SimVqConfig, state: Mapping[str, Tensor], options: Options,
     sources["quantizer.map.weight"] = Source(("quantize.embedding_proj.weight",), shape=(dim, dim))
     sources["quantizer.map.bias"] = Source(("quantize.embedding_proj.bias",), shape=(dim,))
     return Plan(
-        dd.resolution, magvit_trunk(dd, False), sources=sources, frozen=(rows,),
+        options.resolution or dd.resolution, magvit_trunk(dd, False), sources=sources, frozen=(rows,),
         constants={**same_channels(dim), **STARTED},
         quantizer={
             "kind": "sim_vq", "num_codes": quant.n_e, "dim": dim, "beta": float(quant.beta), "bias": True,
