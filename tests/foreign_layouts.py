@@ -155,6 +155,11 @@ def cvq_by_name() -> Case:
     return cvq_in_another_class("taming.models.vqgan.VQModel")
 
 
+def vqct_cvq() -> Case:
+    usage = {"quantize.embed_prob": torch.rand(CODES)}
+    return rows_case(by_distance, "cvq", "taming.models.vqgan_cvq.VQModel", usage)
+
+
 def cvq_by_distance() -> Case:
     usage = {"quantize.embed_prob": torch.rand(CODES)}
     return rows_case(by_distance, "cvq", "ldm.models.autoencoder.VQModel", usage, distance="l2")
@@ -572,6 +577,6 @@ CASES: dict[str, Callable[[], Case]] = {
         cvq, cvq_by_default, cvq_without_its_usage, cvq_in_another_class, cvq_by_name, cvq_by_distance, lg_vq, lg_cvq,
         latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc, vqgan_lc_baseline,
         llamagen, llamagen_averaged, open_magvit2, open_magvit2_with_its_mask, open_magvit2_first_release,
-        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective,
+        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective, vqct_cvq,
     )
 }  # fmt: skip

@@ -37,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "latent-diffusion": taming.LDM,
     "lg-vq": taming.LG_VQ,
     "vqct": vqct.VQCT,
+    "vqct-cvq": taming.VQCT_CVQ,
     "vqgan-lc": others.LC,
     "llamagen": others.LLAMAGEN_VQ,
     "ibq": seed_voken.IBQ,

@@ -155,6 +155,11 @@ def cvq_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options,
     return vq_plan(config, state, options, where, clustered=True)
 
 
+def vqct_cvq_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
+    """CVQ-VAE's quantizer as VQCT's code compares it: by Euclidean distance."""
+    return vq_plan(config, state, options, where, default="l2", clustered=True)
+
+
 def lg_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
     """LG-VQ: as VQGAN, or with CVQ-VAE's quantizer, there by Euclidean distance."""
     return vq_plan(config, state, options, where, default="l2")
@@ -199,6 +204,13 @@ CVQ = Family(
     "CVQ-VAE's quantizer in a VQGAN, a class of any name", (), LdmConfig, TRAINING, cvq_plan,
     reads=(*VQ.targets, *LDM.targets),
 )  # fmt: skip
+VQCT_CVQ = Family(
+    "CVQ-VAE's quantizer, VQCT's code",
+    ("taming.models.vqgan_cvq.VQModel",),
+    VqganConfig,
+    TRAINING,
+    vqct_cvq_plan,
+)
 LG_VQ = Family(
     "LG-VQ", ("taming.models.LG_vqgan.VQModel", "taming.models.LG_cvq.VQModel"), VqganConfig,
     TRAINING, lg_plan, training_trunk=LG_TRUNK,
