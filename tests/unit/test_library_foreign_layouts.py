@@ -27,6 +27,29 @@ GIVEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+BASE: dict[str, Any] = {
+    "ckpt_path": None, "ignore_keys": [], "image_key": "image", "colorize_nlabels": None, "monitor": None,
+    "learning_rate": 1e-4, "warmup_epochs": 1.0, "scheduler_type": "None", "min_learning_rate": 0, "stage": None,
+}  # fmt: skip
+ROWS: dict[str, Any] = {
+    "remap": None, "sane_index_shape": False, "gradient_clip_val": 0, "resume_lr": None, "lr_drop_epoch": None,
+    "lr_drop_rate": 0.1,
+}  # fmt: skip
+SIGNATURES: dict[str, dict[str, Any]] = {
+    "seed_voken_vq": BASE | ROWS,
+    "ibq": BASE | ROWS | {
+        "cosine_similarity": False, "use_entropy_loss": False, "sample_minimization_weight": 1.0,
+        "batch_maximization_weight": 1.0, "entropy_temperature": 0.01, "beta": 0.25,
+    },
+    "open_magvit2": BASE | {
+        "resume_lr": None, "token_factorization": False, "lr_drop_epoch": None, "lr_drop_rate": 0.1,
+        "factorized_bits": [9, 9],
+    },
+    "simvq": BASE | {"accumulate_steps": 1},
+}  # fmt: skip
+"""Arguments of the projects' classes, which a config saved by LightningCLI states all, at their defaults."""
+
+
 def write(folder: Path, case: Case) -> tuple[Path, Path, dict[str, Any]]:
     checkpoint, yaml, options = folder / "last.ckpt", folder / "model.yaml", dict(case.options)
     torch.save(case.content, checkpoint)
@@ -209,6 +232,14 @@ def test_what_may_change_the_codes_is_refused_by_name(
     model.get("params", model.get("init_args", case.config)).update(changes)
     with pytest.raises((ParamsError, MismatchError), match=message):
         read(tmp_path, case)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_config_that_the_trainer_saved_is_read(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    case.config["model"]["init_args"] = SIGNATURES[name] | case.config["model"]["init_args"]
+    case.config |= {"trainer": {"devices": "8"}, "data": {"class_path": "main.Data"}, "ckpt_path": None}
+    assert torch.equal(read(tmp_path, case).tokenizer.encode(case.images), case.indices)
 
 
 def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> None:
