@@ -261,11 +261,27 @@ def vqgan_lc(**params: Any) -> Case:
     )
 
 
-def vqgan_lc_baseline() -> Case:
-    """The same project's codebook that follows its latents (EMA)."""
-    case = rows_case(by_distance, "vq", "models_vq.VQModel", {"quantize.cluster_size": torch.ones(CODES)})
-    case.content = {"model": case.content["state_dict"], "epoch": 1}
+def vqgan_lc_in_latent_diffusion() -> Case:
+    case = vqgan_lc(local_embedding_path="codes.pth", tuning_codebook=0, use_cblinear=1, n_vision_words=CODES)
+    case.config["model"]["target"] = "ldm.models.models_vq.VQModelInterface"
     return case
+
+
+def vqgan_lc_without_a_layer(ema: bool = False) -> Case:
+    """The same project's trained codes."""
+    case = rows_case(by_distance, "vq", "models_vq.VQModel", tuning_codebook=-1, use_cblinear=0)
+    del case.config["model"]["params"]["n_embed"]
+    state = case.content["state_dict"]
+    state["tok_embeddings.weight"] = state.pop(ROWS)
+    if ema:
+        case.config["model"]["params"]["quantizer_type"] = "ema"
+        state |= {"cluster_size": torch.ones(CODES), "embed_avg": torch.ones(CODES, DIM)}
+    case.content = {"model": state, "epoch": 1}
+    return case
+
+
+def vqgan_lc_ema() -> Case:
+    return vqgan_lc_without_a_layer(ema=True)
 
 
 def llamagen_names(key: str, levels: int) -> str:
@@ -575,8 +591,9 @@ CASES: dict[str, Callable[[], Case]] = {
     made.__name__: made
     for made in (
         cvq, cvq_by_default, cvq_without_its_usage, cvq_in_another_class, cvq_by_name, cvq_by_distance, lg_vq, lg_cvq,
-        latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc, vqgan_lc_baseline,
-        llamagen, llamagen_averaged, open_magvit2, open_magvit2_with_its_mask, open_magvit2_first_release,
-        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective, vqct_cvq,
+        latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc,
+        vqgan_lc_in_latent_diffusion, vqgan_lc_without_a_layer, vqgan_lc_ema, llamagen, llamagen_averaged, open_magvit2,
+        open_magvit2_with_its_mask, open_magvit2_first_release, open_magvit2_second_release, simvq, vqct,
+        vqct_with_one_adjective, vqct_cvq,
     )
 }  # fmt: skip

@@ -216,6 +216,9 @@ def test_of_two_sets_of_weights_of_latent_diffusion_one_must_be_named(tmp_path: 
         ("llamagen", {"decoder_ch_mult": [1, 2, 4]}, "decoder_ch_mult"),
         ("llamagen", {"codebook_dim": 3}, "section model"),
         ("vqgan_lc", {"quantizer_type": "EMA"}, "quantizer_type: org"),
+        ("vqgan_lc_ema", {"quantizer_type": "org"}, "quantizer_type: ema"),
+        ("vqgan_lc", {"embed_dim": 768}, "at 768 dimensions VQGAN-LC normalises latents"),
+        ("vqgan_lc_without_a_layer", {"embed_dim": 768, "tuning_codebook": -2}, "tuning_codebook -2"),
         ("vqgan_lc", {"use_cblinear": 0}, "use_cblinear: 1"),
         ("vqgan_lc", {"use_cblinear": 2}, "use_cblinear"),
         ("vqgan_lc", {"n_vision_words": 41}, r"tok_embeddings.weight \(40, 16\), not \(41, 16\)"),
@@ -264,7 +267,7 @@ def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> N
     case.content["model"] = {
         k: t for k, t in case.content["model"].items() if k != "codebook_projection.weight"
     }
-    with pytest.raises(MismatchError, match="not one linear layer"):
+    with pytest.raises(MismatchError, match="not words under one linear layer"):
         read(tmp_path, case)
 
 
