@@ -261,6 +261,11 @@ def vqgan_lc(**params: Any) -> Case:
     )
 
 
+def vqgan_lc_of_another_dimension() -> Case:
+    """The project's f8 config states 256 dimensions, and its command line 8."""
+    return vqgan_lc(embed_dim=256)
+
+
 def vqgan_lc_in_latent_diffusion() -> Case:
     case = vqgan_lc(local_embedding_path="codes.pth", tuning_codebook=0, use_cblinear=1, n_vision_words=CODES)
     case.config["model"]["target"] = "ldm.models.models_vq.VQModelInterface"
@@ -592,8 +597,8 @@ CASES: dict[str, Callable[[], Case]] = {
     for made in (
         cvq, cvq_by_default, cvq_without_its_usage, cvq_in_another_class, cvq_by_name, cvq_by_distance, lg_vq, lg_cvq,
         latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc,
-        vqgan_lc_in_latent_diffusion, vqgan_lc_without_a_layer, vqgan_lc_ema, llamagen, llamagen_averaged, open_magvit2,
-        open_magvit2_with_its_mask, open_magvit2_first_release, open_magvit2_second_release, simvq, vqct,
-        vqct_with_one_adjective, vqct_cvq,
+        vqgan_lc_of_another_dimension, vqgan_lc_in_latent_diffusion, vqgan_lc_without_a_layer, vqgan_lc_ema, llamagen,
+        llamagen_averaged, open_magvit2, open_magvit2_with_its_mask, open_magvit2_first_release,
+        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective, vqct_cvq,
     )
 }  # fmt: skip

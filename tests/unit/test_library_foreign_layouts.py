@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from tests.foreign_layouts import CASES, Case, averaged, llamagen, open_magvit2, vqct, vqgan_lc
+from tests.foreign_layouts import CASES, DIM, Case, averaged, llamagen, open_magvit2, vqct, vqgan_lc
 from tests.small_sources import DATA
 from tests.tiny import picture
 from vqpipe.cli.app import app
@@ -217,8 +217,6 @@ def test_of_two_sets_of_weights_of_latent_diffusion_one_must_be_named(tmp_path: 
         ("llamagen", {"codebook_dim": 3}, "section model"),
         ("vqgan_lc", {"quantizer_type": "EMA"}, "quantizer_type: org"),
         ("vqgan_lc_ema", {"quantizer_type": "org"}, "quantizer_type: ema"),
-        ("vqgan_lc", {"embed_dim": 768}, "at 768 dimensions VQGAN-LC normalises latents"),
-        ("vqgan_lc_without_a_layer", {"embed_dim": 768, "tuning_codebook": -2}, "tuning_codebook -2"),
         ("vqgan_lc", {"use_cblinear": 0}, "use_cblinear: 1"),
         ("vqgan_lc", {"use_cblinear": 2}, "use_cblinear"),
         ("vqgan_lc", {"n_vision_words": 41}, r"tok_embeddings.weight \(40, 16\), not \(41, 16\)"),
@@ -279,6 +277,19 @@ def test_a_config_of_another_side_than_the_trainings_is_put_right(name: str, tmp
     assert torch.equal(tokenizer.encode(case.images), case.indices)
     with pytest.raises(ParamsError, match="resolution 66 is not a multiple"):
         read(tmp_path, case, resolution=66)
+
+
+def test_vqgan_lc_at_the_dimension_at_which_its_class_normalises_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqpipe.library.foreign.others.UNIT_DIM", DIM)
+    with pytest.raises(MismatchError, match=f"at {DIM} dimensions VQGAN-LC normalises latents"):
+        read(tmp_path, vqgan_lc())
+    case = CASES["vqgan_lc_without_a_layer"]()  # of trained random codes, where it does not
+    assert torch.equal(read(tmp_path, case).tokenizer.encode(case.images), case.indices)
+    case.config["model"]["params"]["tuning_codebook"] = -2
+    with pytest.raises(MismatchError, match="tuning_codebook -2"):
+        read(tmp_path, case)
 
 
 def test_vqct_needs_the_words_that_it_was_trained_with(tmp_path: Path) -> None:

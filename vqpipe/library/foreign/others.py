@@ -2,8 +2,9 @@
 
 Sources: LlamaGen, arXiv 2406.06525; VQGAN-LC, arXiv 2406.11837. LlamaGen's config is the fields of its `ModelArgs` with
 `ch` and `num_res_blocks` of its encoder, and no section `model`; with `codebook_l2_norm` latents and rows are compared
-on the unit sphere, and the unit row is the code. VQGAN-LC takes K, the quantizer and the projector from its command
-line: here from the checkpoint's tensors, with which a config that states them must agree.
+on the unit sphere, and the unit row is the code. VQGAN-LC takes K, the quantizer, the projector and the dimension of
+a code from its command line: here from the checkpoint's tensors. A config that states one of the first three must agree
+with them; the dimension it always states, and the class does not read it (256 in `vq-f8.yaml`, for 8).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LcConfig(Params):
     ddconfig: DdConfig
     """Encoder and decoder."""
     embed_dim: Annotated[int, Field(ge=1)]
-    """Dimension of a code."""
+    """Dimension of a code, which the command line overrides: the checkpoint's is read."""
     n_vision_words: Annotated[int, Field(ge=1)] | None = None
     """K; null is the checkpoint's."""
     quantizer_type: Literal["org", "ema", "EMA", None] = None
@@ -98,7 +99,8 @@ def llamagen_plan(config: LlamagenConfig, state: Mapping[str, Tensor], options: 
 
 def lc_plan(config: LcConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
     """Word vectors under a linear layer, or codes without one: the project's FC and EMA baselines."""
-    dd, dim = config.ddconfig, config.embed_dim
+    dd, last = config.ddconfig, state.get("quant_conv.weight")
+    dim = config.embed_dim if last is None or not last.ndim else len(last)
     sources = vqgan_sources(dd.form)
     ema = EMA[0] in state
     layers = [key for key in state if key.startswith(f"{PROJECTOR}.")]

@@ -70,7 +70,7 @@ class IbqConfig(VqConfig):
     """`init_args` of IBQ."""
 
     l2_normalize: Literal[False] = False  # type: ignore[assignment]
-    """Versions of the class differ in what true does; false is all products with raw rows."""
+    """The public class takes true and searches by products with raw rows all the same; one that reads it would not."""
     cosine_similarity: Literal[False] = False
     """As `l2_normalize`."""
 
