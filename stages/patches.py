@@ -50,8 +50,11 @@ def main(
             mixed=mixed,
         ) as run,
     ):
+        scratch = run.scratch()
         tower = load_tower(config, clip, device())
-        scratch = run.scratch("" if reads_clip else tower.id.rpartition(":")[2])  # its file is no input
+        if not reads_clip:  # its file is no input, so another file's shards must not be taken for its own
+            scratch = scratch / tower.id.rpartition(":")[2]
+            scratch.mkdir(exist_ok=True)
         fit = (tower.image_size, tower.interpolation, tower.resize_mode)
         images = ImageStream.open(dataset, config.split, *fit)
         measured = write_patches(tower, images, config, run.staged(out), scratch, device())

@@ -141,6 +141,30 @@ def cvq_by_default() -> Case:
     )
 
 
+def cvq_without_its_usage() -> Case:
+    return rows_case(by_cosine, "cvq", "taming.models.vqgan.VQModel", distance="cos", anchor="closest")
+
+
+def cvq_in_another_class(target: str = "fork.models.Clustered") -> Case:
+    case = rows_case(by_cosine, "cvq", target)
+    case.options["layout"] = "cvq"
+    return case
+
+
+def cvq_by_name() -> Case:
+    return cvq_in_another_class("taming.models.vqgan.VQModel")
+
+
+def vqct_cvq() -> Case:
+    usage = {"quantize.embed_prob": torch.rand(CODES)}
+    return rows_case(by_distance, "cvq", "taming.models.vqgan_cvq.VQModel", usage)
+
+
+def cvq_by_distance() -> Case:
+    usage = {"quantize.embed_prob": torch.rand(CODES)}
+    return rows_case(by_distance, "cvq", "ldm.models.autoencoder.VQModel", usage, distance="l2")
+
+
 def lg_vq(
     target: str = "taming.models.LG_vqgan.VQModel", extra: State | None = None, kind: str = "vq"
 ) -> Case:
@@ -237,11 +261,32 @@ def vqgan_lc(**params: Any) -> Case:
     )
 
 
-def vqgan_lc_baseline() -> Case:
-    """The same project's codebook that follows its latents (EMA)."""
-    case = rows_case(by_distance, "vq", "models_vq.VQModel", {"quantize.cluster_size": torch.ones(CODES)})
-    case.content = {"model": case.content["state_dict"], "epoch": 1}
+def vqgan_lc_of_another_dimension() -> Case:
+    """The project's f8 config states 256 dimensions, and its command line 8."""
+    return vqgan_lc(embed_dim=256)
+
+
+def vqgan_lc_in_latent_diffusion() -> Case:
+    case = vqgan_lc(local_embedding_path="codes.pth", tuning_codebook=0, use_cblinear=1, n_vision_words=CODES)
+    case.config["model"]["target"] = "ldm.models.models_vq.VQModelInterface"
     return case
+
+
+def vqgan_lc_without_a_layer(ema: bool = False) -> Case:
+    """The same project's trained codes."""
+    case = rows_case(by_distance, "vq", "models_vq.VQModel", tuning_codebook=-1, use_cblinear=0)
+    del case.config["model"]["params"]["n_embed"]
+    state = case.content["state_dict"]
+    state["tok_embeddings.weight"] = state.pop(ROWS)
+    if ema:
+        case.config["model"]["params"]["quantizer_type"] = "ema"
+        state |= {"cluster_size": torch.ones(CODES), "embed_avg": torch.ones(CODES, DIM)}
+    case.content = {"model": state, "epoch": 1}
+    return case
+
+
+def vqgan_lc_ema() -> Case:
+    return vqgan_lc_without_a_layer(ema=True)
 
 
 def llamagen_names(key: str, levels: int) -> str:
@@ -408,18 +453,21 @@ def magvit(blocks: int, z: int, adaptive: bool) -> tuple[nn.Module, dict[str, An
 
 
 @torch.no_grad()
-def open_magvit2(blocks: int = 3) -> Case:
+def open_magvit2(
+    class_path: str = "src.Open_MAGVIT2.models.lfqgan.VQModel", adaptive: bool = True, stored: bool = False
+) -> Case:
+    """The first channel is the lowest bit; with no adaptive norms, the project's first release, the highest."""
     bits = 5
-    model, dd = magvit(blocks, bits, True)
+    model, dd = magvit(3, bits, adaptive)
     model.encoder.conv_out.bias.sub_(model.encoder(images()).mean((0, 2, 3)))
     latent = model.encoder(images())
-    indices = sum((latent[:, bit] > 0).long() << (bits - 1 - bit) for bit in range(bits))
-    assert isinstance(indices, Tensor)
+    powers = 2 ** (torch.arange(bits) if adaptive else torch.arange(bits - 1, -1, -1))
+    indices = ((latent > 0) * powers[:, None, None]).sum(1)
     image = model.decoder(torch.where(latent > 0, 1.0, -1.0))
     raw = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     config = {
         "model": {
-            "class_path": "src.Open_MAGVIT2.models.lfqgan.VQModel",
+            "class_path": class_path,
             "init_args": {
                 "ddconfig": dd, "lossconfig": {"target": "some.Loss"}, "n_embed": 2**bits, "embed_dim": bits,
                 "learning_rate": 1e-4, "sample_minimization_weight": 1.0, "batch_maximization_weight": 1.0,
@@ -430,9 +478,21 @@ def open_magvit2(blocks: int = 3) -> Case:
     copies = {"model_ema." + key.replace(".", ""): tensor for key, tensor in raw.items()}
     other = {key: tensor * 0.5 for key, tensor in raw.items()}
     counters = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
-    mask = {"quantize.mask": 2 ** torch.arange(bits - 1, -1, -1)}
+    mask = {"quantize.mask": powers} if stored else {}
     state = {**other, **copies, **counters, **mask, "loss.discriminator.x": torch.ones(1)}
     return Case(config, lightning(state), images(), indices[:, None], image, "lfq")
+
+
+def open_magvit2_with_its_mask() -> Case:
+    return open_magvit2(stored=True)
+
+
+def open_magvit2_first_release() -> Case:
+    return open_magvit2("taming.models.lfqgan.VQModel", adaptive=False)
+
+
+def open_magvit2_second_release() -> Case:
+    return open_magvit2("taming.models.lfqgan.VQModel")
 
 
 @torch.no_grad()
@@ -450,7 +510,7 @@ def simvq(blocks: int = 1) -> Case:
     copies = {"model_ema." + key.replace(".", ""): tensor for key, tensor in raw.items() if key != ROWS}
     counters = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
     other = {key: tensor if key == ROWS else tensor * 0.5 for key, tensor in raw.items()}
-    quant = {"n_e": CODES, "e_dim": z, "beta": 0.25, "legacy": False}
+    quant = {"n_e": CODES, "e_dim": z, "beta": 0.25, "legacy": False, "unknown_index": "random"}
     config = {
         "model": {
             "class_path": "taming.models.vq.VQModel",
@@ -535,8 +595,10 @@ def vqct_with_one_adjective() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     made.__name__: made
     for made in (
-        cvq, cvq_by_default, lg_vq, lg_cvq, latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq,
-        gumbel, vqgan_lc, vqgan_lc_baseline, llamagen, llamagen_averaged, open_magvit2, simvq, vqct,
-        vqct_with_one_adjective,
+        cvq, cvq_by_default, cvq_without_its_usage, cvq_in_another_class, cvq_by_name, cvq_by_distance, lg_vq, lg_cvq,
+        latent_diffusion, latent_diffusion_without_attention, seed_voken_vq, ibq, gumbel, vqgan_lc,
+        vqgan_lc_of_another_dimension, vqgan_lc_in_latent_diffusion, vqgan_lc_without_a_layer, vqgan_lc_ema, llamagen,
+        llamagen_averaged, open_magvit2, open_magvit2_with_its_mask, open_magvit2_first_release,
+        open_magvit2_second_release, simvq, vqct, vqct_with_one_adjective, vqct_cvq,
     )
 }  # fmt: skip

@@ -66,7 +66,7 @@ def test_a_row_leaves_its_numbers_and_no_weights(board: Checkout) -> None:
 
 
 def test_dvc_and_the_runner_agree_that_nothing_is_left_to_do(board: Checkout) -> None:
-    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
+    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml:row").stdout
     done = board.run("stages.boards", "--dry")
     assert done.stdout.strip() == ""
     assert "0 of 2 rows" in done.stderr
@@ -97,13 +97,13 @@ def test_rows_that_other_code_made_are_listed_and_kept_until_they_are_asked_for(
         assert "2 rows were made by other code" in done.stderr
         board.run("stages.boards")
         board.run("dvc", "repro", "-q", "code")
-        assert "artifacts/code/row.txt" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
+        assert "artifacts/code/row.txt" in board.run("dvc", "status", "boards/scenes/dvc.yaml:row").stdout
         again = board.run("stages.boards", "--dry", "--other-code")
         assert again.stdout.split() == list(RUNS)
     finally:
         path.write_text(text)
     board.run("dvc", "repro", "-q", "code")
-    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml").stdout
+    assert "up to date" in board.run("dvc", "status", "boards/scenes/dvc.yaml:row").stdout
 
 
 def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path) -> None:

@@ -152,8 +152,10 @@ def test_tasks_add_to_a_row_and_change_nothing_of_it(whole: Path) -> None:
     alone, solved = content(whole / "plain-vq.json"), content(whole / "solved-vq.json")
     assert not any("task" in name or "align" in name for name in alone)
     without = {name: value for name, value in solved.items() if not name.startswith("task.")}
-    assert without == {**alone, "given": solved["given"]}
+    assert without == {**alone, "given": solved["given"], "code": solved["code"]}
     assert alone["given"] != solved["given"]
+    assert alone["code"] != solved["code"], "the code of tasks is that of a row with tasks"
+    assert alone["code_shared"] == solved["code_shared"]
     assert not any(".own." in name for name in solved)
     assert "task.masked_words.fresh.masked_1.recall" in solved
     cheap, dear = content(whole / "plain-vq.cost"), content(whole / "solved-vq.cost")

@@ -152,6 +152,8 @@ def test_a_shares_interval_ends_at_one_and_equal_seeds_have_none() -> None:
         ("stays", 0.01, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
         ("at_least", 19.5, ([20.0], [20.3], [19.6]), REPRODUCED),
         ("at_least", 20.0, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
+        ("at_most", 20.3, ([20.0], [20.3], [19.6]), REPRODUCED),
+        ("at_most", 20.0, ([20.0], [20.3], [19.9]), NOT_REPRODUCED),
     ],
 )
 def test_every_relation(board: Board, relation: Any, margin: float, values: Any, expected: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from tests.foreign_layouts import CASES, Case, averaged, llamagen, open_magvit2, vqct, vqgan_lc
+from tests.foreign_layouts import CASES, DIM, Case, averaged, llamagen, open_magvit2, vqct, vqgan_lc
 from tests.small_sources import DATA
 from tests.tiny import picture
 from vqpipe.cli.app import app
@@ -25,6 +25,29 @@ GIVEN: dict[str, dict[str, Any]] = {
     "taming_vq": {}, "taming_gumbel": {}, "llamagen": {"resolution": 32}, "vqgan_lc": {}, "ibq": {},
     "vqct": {"words": FOREIGN / "vqct_priors.npz"},
 }  # fmt: skip
+
+
+BASE: dict[str, Any] = {
+    "ckpt_path": None, "ignore_keys": [], "image_key": "image", "colorize_nlabels": None, "monitor": None,
+    "learning_rate": 1e-4, "warmup_epochs": 1.0, "scheduler_type": "None", "min_learning_rate": 0, "stage": None,
+}  # fmt: skip
+ROWS: dict[str, Any] = {
+    "remap": None, "sane_index_shape": False, "gradient_clip_val": 0, "resume_lr": None, "lr_drop_epoch": None,
+    "lr_drop_rate": 0.1,
+}  # fmt: skip
+SIGNATURES: dict[str, dict[str, Any]] = {
+    "seed_voken_vq": BASE | ROWS,
+    "ibq": BASE | ROWS | {
+        "cosine_similarity": False, "use_entropy_loss": False, "sample_minimization_weight": 1.0,
+        "batch_maximization_weight": 1.0, "entropy_temperature": 0.01, "beta": 0.25,
+    },
+    "open_magvit2": BASE | {
+        "resume_lr": None, "token_factorization": False, "lr_drop_epoch": None, "lr_drop_rate": 0.1,
+        "factorized_bits": [9, 9],
+    },
+    "simvq": BASE | {"accumulate_steps": 1},
+}  # fmt: skip
+"""Arguments of the projects' classes, which a config saved by LightningCLI states all, at their defaults."""
 
 
 def write(folder: Path, case: Case) -> tuple[Path, Path, dict[str, Any]]:
@@ -81,6 +104,8 @@ def test_every_family_is_tried() -> None:
 
 
 def read_layout(case: Case) -> str:
+    if "layout" in case.options:
+        return str(case.options["layout"])
     model = case.config.get("model")
     if model is None:
         return "llamagen"
@@ -191,6 +216,7 @@ def test_of_two_sets_of_weights_of_latent_diffusion_one_must_be_named(tmp_path: 
         ("llamagen", {"decoder_ch_mult": [1, 2, 4]}, "decoder_ch_mult"),
         ("llamagen", {"codebook_dim": 3}, "section model"),
         ("vqgan_lc", {"quantizer_type": "EMA"}, "quantizer_type: org"),
+        ("vqgan_lc_ema", {"quantizer_type": "org"}, "quantizer_type: ema"),
         ("vqgan_lc", {"use_cblinear": 0}, "use_cblinear: 1"),
         ("vqgan_lc", {"use_cblinear": 2}, "use_cblinear"),
         ("vqgan_lc", {"n_vision_words": 41}, r"tok_embeddings.weight \(40, 16\), not \(41, 16\)"),
@@ -209,6 +235,14 @@ def test_what_may_change_the_codes_is_refused_by_name(
         read(tmp_path, case)
 
 
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_config_that_the_trainer_saved_is_read(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    case.config["model"]["init_args"] = SIGNATURES[name] | case.config["model"]["init_args"]
+    case.config |= {"trainer": {"devices": "8"}, "data": {"class_path": "main.Data"}, "ckpt_path": None}
+    assert torch.equal(read(tmp_path, case).tokenizer.encode(case.images), case.indices)
+
+
 def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> None:
     for case, key in (
         (open_magvit2(), "quantize.project_in.weight"),
@@ -221,14 +255,40 @@ def test_tensors_that_do_not_belong_to_a_layout_are_refused(tmp_path: Path) -> N
         with pytest.raises(MismatchError, match=key):
             read(tmp_path, case)
     case = open_magvit2()
-    case.content["state_dict"]["quantize.mask"] = 2 ** torch.arange(5)
+    case.content["state_dict"]["quantize.mask"] = torch.tensor([1, 2, 4, 16, 8])
     with pytest.raises(MismatchError, match="order of the bits"):
+        read(tmp_path, case)
+    case = open_magvit2(adaptive=False)
+    with pytest.raises(MismatchError, match=r"no decoder\.adaptive"):
         read(tmp_path, case)
     case = vqgan_lc()
     case.content["model"] = {
         k: t for k, t in case.content["model"].items() if k != "codebook_projection.weight"
     }
-    with pytest.raises(MismatchError, match="not one linear layer"):
+    with pytest.raises(MismatchError, match="not words under one linear layer"):
+        read(tmp_path, case)
+
+
+@pytest.mark.parametrize("name", ["open_magvit2", "open_magvit2_first_release", "simvq"])
+def test_a_config_of_another_side_than_the_trainings_is_put_right(name: str, tmp_path: Path) -> None:
+    case = CASES[name]()
+    tokenizer = read(tmp_path, case, resolution=64).tokenizer
+    assert (tokenizer.resolution, tokenizer.grid) == (64, (16, 16))
+    assert torch.equal(tokenizer.encode(case.images), case.indices)
+    with pytest.raises(ParamsError, match="resolution 66 is not a multiple"):
+        read(tmp_path, case, resolution=66)
+
+
+def test_vqgan_lc_at_the_dimension_at_which_its_class_normalises_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqpipe.library.foreign.others.UNIT_DIM", DIM)
+    with pytest.raises(MismatchError, match=f"at {DIM} dimensions VQGAN-LC normalises latents"):
+        read(tmp_path, vqgan_lc())
+    case = CASES["vqgan_lc_without_a_layer"]()  # of trained random codes, where it does not
+    assert torch.equal(read(tmp_path, case).tokenizer.encode(case.images), case.indices)
+    case.config["model"]["params"]["tuning_codebook"] = -2
+    with pytest.raises(MismatchError, match="tuning_codebook -2"):
         read(tmp_path, case)
 
 

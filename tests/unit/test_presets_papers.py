@@ -169,7 +169,7 @@ PAPERS: dict[str, list[Line]] = {
         ("cluster.per_class", True, "VQGAN-LC's code: 100 for each of 1,000 classes"),
         ("tokenizer.lc-f8.trunk.channel_multipliers", [1, 2, 2, 4], "VQGAN-LC's code, f8"),
         ("tokenizer.lc-f8.trunk.attention_levels", [], "VQGAN-LC's code, f8: at 16 x 16, which f8 does not reach"),
-        ("tokenizer.lc-f8.quantizer.num_codes", 100_000, "VQGAN-LC table 1"),
+        ("tokenizer.lc-f8.quantizer.num_codes", 100_000, "VQGAN-LC table 2"),
         ("tokenizer.lc.training.num_steps", 20 * (int(1_281_167 * 0.99) // 256), "VQGAN-LC sec. 4.1: 20 epochs"),
         ("tokenizer.lc.training.warmup_fraction", 5 / 20, "VQGAN-LC sec. 4.1: 5 epochs"),
         ("prior.lc-gpt.condition", "class", "VQGAN-LC sec. 4.1"),
@@ -185,8 +185,8 @@ PAPERS: dict[str, list[Line]] = {
     ],
 }  # fmt: skip
 VARIANTS = {
-    "imagenet": {"vq", "fc", "ema", "lc", "lc-f8"},  # table 1
-    "ffhq": {"vq", "fc", "ema", "lc"},  # table 2
+    "imagenet": {"vq", "fc", "ema", "lc", "lc-f8"},  # table 2
+    "ffhq": {"vq", "fc", "ema", "lc"},  # table 3
 }
 """The methods of VQGAN-LC's tables of reconstruction."""
 

@@ -27,7 +27,7 @@ QUALITY = ("psnr", "ssim", "clip_distance", "fd_clip", "utilisation", "perplexit
 """The columns of a table that names none."""
 _FORM = ConfigDict(extra="forbid")
 
-Relation = Literal["rises", "falls", "above_all", "below_all", "no_rise", "stays", "at_least"]
+Relation = Literal["rises", "falls", "above_all", "below_all", "no_rise", "stays", "at_least", "at_most"]
 
 
 @checked(frozen=True, config=_FORM)
@@ -41,7 +41,7 @@ class Claim:
     - `above_all`, `below_all`: the first row is above (below) every other;
     - `no_rise`: no mean is above the first row's by more than `margin` of it;
     - `stays`: every mean differs from the first row's by at most `margin` of it;
-    - `at_least`: every mean is at least `margin`.
+    - `at_least`, `at_most`: every mean is at least (at most) `margin`.
 
     A row is above another where their 95 % intervals do not overlap; where one of the two has no interval, where
     the means differ by more than `margin` of the other's. There is no verdict before all seeds of the rows are there.
@@ -198,6 +198,12 @@ def _objections(
             f"{row} is below {margin:g}"
             for row, value in zip(rows, values, strict=True)
             if value.mean < margin
+        ]
+    if claim.relation == "at_most":
+        return [
+            f"{row} is above {margin:g}"
+            for row, value in zip(rows, values, strict=True)
+            if value.mean > margin
         ]
     if claim.relation == "stays":
         return [

@@ -118,7 +118,11 @@ def import_(
     ] = None,
     words: Annotated[Path | None, typer.Option(help="VQCT: the .npz file of its words and graph.")] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="LlamaGen: side of the images in pixels; 256 without it.")
+        int | None,
+        typer.Option(
+            min=8,
+            help="Side of the images in pixels; LlamaGen: 256 without it; Open-MAGVIT2, SimVQ: the config's.",
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List every key that is left out.")] = False,
 ) -> None:

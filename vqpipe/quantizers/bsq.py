@@ -11,13 +11,15 @@ between u and z_q:
     entropy_weight * (sample_weight * E[H(p)] - batch_weight * H') + commitment_weight * mean (u - sg(z_q))^2
 
 with p(k | u) = softmax_k(-inverse_temperature |u - e_k|^2) = prod_i sigmoid(4 inverse_temperature e_ki u_i). The
-paper's tau is 2 inverse_temperature. H' is the entropy of the batch's mean distribution as the paper approximates it:
-the sum of the entropies of its d marginals, each of one bit, over all ranks. It is an upper bound of H(E[p]), reached
-where the bits are independent. `joint_bits` takes groups of several bits together; with all d it is H(E[p]), as in
-`lfq` and in vector-quantize-pytorch. Nothing of size n x K is made, for any of them.
+public code has the same inverse_temperature; the paper's tau is twice it, as far as known. H' is the entropy of the
+batch's mean distribution as eq. 8 approximates it: the sum of the entropies of its d marginals, each of one bit, over
+all ranks. It is an upper bound of H(E[p]), reached where the bits are independent. `joint_bits` takes groups of several
+bits together; with all d it is H(E[p]), as in `lfq` and in vector-quantize-pytorch. Nothing of size n x K is made, for
+any of them.
 
-The public code differs by factors: it divides the penalty by inverse_temperature, and its commitment is a sum over
-dimensions.
+The public code differs by factors: it divides the penalty by inverse_temperature, its commitment is a sum over
+dimensions, and it scales z_q after the straight-through step, so that u gets 1 / sqrt(d) of the gradient of z_q. Here
+the reconstruction therefore weighs sqrt(d) times as much next to the penalty, 3.2 times at d = 10.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ from vqpipe.quantizers.nearest import unit
 
 class BsqParams(SignParams):
     """Latents on the unit sphere, every dimension reduced to its sign: K = 2^dim (BSQ). Its code has
-    inverse_temperature 1, all weights of the penalty 1 and commitment_weight 0, and the whole weighed by 0.1."""
+    inverse_temperature 1, all weights of the penalty 1 and commitment_weight 0, and the whole weighed by 0.1, after a
+    fall from 0.3 over 2,000 steps."""
 
     kind: Literal["bsq"]
     joint_bits: int = Field(default=1, ge=1)
-    """Bits that the batch's entropy takes together, a divisor of dim: 1 in the paper, dim for the exact entropy."""
+    """Bits that the batch's entropy takes together, a divisor of dim: 1 in the paper's eq. 8 (its code also has 9
+    of 18), dim for the exact entropy."""
 
     @model_validator(mode="after")
     def _fits(self) -> BsqParams:

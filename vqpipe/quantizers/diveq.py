@@ -18,14 +18,16 @@ a latent takes the segment whose drawn place is nearest, and
 
 with a noisy direction to each end.
 
-In eval there is no noise, and z_q is the code. The public code's space-filling form then takes the nearest point of the
-curve, a place that no index of finitely many names: its reconstructions spend more than log2 K bits. Here the code of a
-segment is its middle, the mean of the drawn places, so that indices alone give z_q. K segments need K + 1 points; the
-public code has K points and K - 1 segments.
+In eval there is no noise, and z_q is the code. The public code's space-filling form then takes the nearest place on the
+two segments that meet in the point nearest to z, a place that no index of finitely many names: its reconstructions
+spend more than log2 K bits. Only to train and sample a prior it keeps the segment's index alone, and decodes a place
+drawn at random on it. Here the code of a segment is its middle, the mean of the drawn places, so that indices alone
+give z_q. K segments need K + 1 points; the public code has K points and K - 1 segments.
 
-Two more departures. The public code passes its 0.001 as a standard deviation, under the name of a variance. And it
-starts the space-filling form with 1,000 steps without quantisation and averages the latents of the last 50, in their
-order, to the first points; here `init: data` does so with the first batch alone.
+Three more departures. The public code passes its 0.001 as a standard deviation, under the name of a variance; ours is
+the variance, as in the paper's formula, and the noise then 32 times larger. The public code starts codes uniform in 0
+to 1/K. And it starts the space-filling form with 1,000 steps without quantisation and averages the latents of the last
+50, in their order, to the first points; here `init: data` does so with the first batch alone.
 
 Codes that no latent takes get no gradient. `replacement` is the public code's remedy for the form without segments:
 after every so many passes a code that was used in too small a share of them becomes a used one, drawn by use. Its shift
@@ -55,7 +57,8 @@ class ReplacementParams(Params):
     """Codes that are hardly used become copies of used ones, moved a little."""
 
     every: int = Field(ge=1)
-    """Training passes from one look to the next, which waits for the device; 100 in the public code."""
+    """Training passes from one look to the next, which waits for the device; 100 in the public code. An earlier version
+    of it looks every 500 after the first 2,000, and no more in the last 1,000."""
     threshold: float = Field(gt=0, le=1)
     """Share of these passes in which a code must have been used at least once; 0.01 in the public code."""
     spread: float = Field(gt=0)
@@ -73,8 +76,8 @@ class DiveqParams(QuantizerParams):
     space_filling: bool
     """Quantise to segments between successive points (SF-DiVeQ)."""
     noise_variance: float = Field(ge=0)
-    """Of the direction in each dimension, in the latents' unit squared; 0.001 for reconstruction and 0.01 for
-    generation in the paper, 0: no noise (its detached form)."""
+    """Of the direction in each dimension, in the latents' unit squared; 0.001 is the public code's default, which warns
+    of more than 0.01. 0: no noise (its detached form)."""
     init: Literal["uniform", "data"]
     """At the start: `uniform` in +-1/K, or `data`: codes are latents of the first batch drawn at random, and points are
     the means of equal parts of that batch, in its order (single latents drawn at random, where it has too few)."""

@@ -1,7 +1,8 @@
 """A learned codebook behind a projector that mixes all codes, so that every step moves all of them.
 
 Paper: FVQ, Scalable Training for Vector-Quantized Networks with 100% Codebook Utilization, arXiv 2509.10140; the
-projector is its VQBridge.
+projector is its VQBridge. Known here from the abstract and the public code; what is said of the paper's text is as far
+as known.
 
 The raw codes C (K, d) are trained, and the codes are f(C), where f compresses, mixes and recovers:
 
@@ -10,16 +11,19 @@ The raw codes C (K, d) are trained, and the codes are f(C), where f compresses, 
     f(C)_g = LN(h_g) W_out       back to patch x d values, the codes of the group
 
 Search and losses are those of `vq` (the paper's beta is on the commitment). A block has pre-norm attention and a GELU
-MLP of four times the width. In eval f(C) is computed once and kept until a weight changes; the paper throws f and C
-away after the training, here they stay in the checkpoint.
+MLP of four times the width (the public code: twice). In eval f(C) is computed once and kept until a weight changes; the
+paper throws f and C away after the training, here they stay in the checkpoint.
 
 Cost: at a fixed number of groups, K / patch, the blocks cost the same for every K, and the two projections O(K). The
 paper's rule keeps it: patch 4 at K 4,096 and 16 at 16,384 make 1,024 groups, as 256 at 262,144 does. Its depth is 2 and
 its width 256, as its codes have. It anneals the learning rate to 1 %, `final_lr_fraction` of the training here.
 
-The paper leaves open, as far as we know it: the heads; positions of groups (here none: a group's raw codes are trained,
-and can be what a position would add); the raw codes' start (here standard normal: LN would drown values of 1/K in its
-epsilon); and codes of few dimensions: at d = 8 a width of 8 would force patch x 8 values through 8, so `width` is free.
+The public code, in its form with ViT blocks, lays the codes on a square of sqrt(K) x sqrt(K), so that a group is a
+square of them (4 x 4 of 16,384, thus patch 16); here it is a row. Its blocks have 4 heads, depth 2 and a width of 32 to
+512 that does not follow from d, norms without weights, none after W_in, and no positions of groups; here there are none
+either: a group's raw codes are trained, and can be what a position would add. Its W_out starts at 0, so that all codes
+do; here as a linear layer's own, or by `init: data`. Raw codes start standard normal here: LN would drown values of 1/K
+in its epsilon. At d = 8 a width of 8 forces patch x 8 values through 8, so `width` is free.
 """
 
 from __future__ import annotations
@@ -44,14 +48,14 @@ class FvqParams(NearestCodeParams):
     num_codes: int = Field(ge=1)
     """K, the number of codes; a multiple of `patch`."""
     patch: int = Field(ge=1)
-    """Codes that are compressed into one vector. Time and memory of the blocks grow with (K / patch)^2; the paper keeps
-    K / patch at 1,024."""
+    """Codes that are compressed into one vector. Time and memory of the blocks grow with (K / patch)^2; K / patch is
+    1,024 in the paper, and in its code at K 16,384."""
     width: int = Field(ge=1)
-    """Of that vector; the paper's is d, 256. A multiple of `heads`."""
+    """Of that vector; the paper's is d, 256; 32 to 512 in its code. A multiple of `heads`."""
     depth: int = Field(ge=1)
-    """Transformer blocks; 2 in the paper."""
+    """Transformer blocks; 2 in the paper and its code."""
     heads: int = Field(ge=1)
-    """Of each block's attention."""
+    """Of each block's attention; 4 in the public code."""
     init: Literal["standard", "data"]
     """The last projection at the start: `standard` (a linear layer's own), or `data`: set so that the codes have the
     mean and covariance of the first batch's latents."""

@@ -45,7 +45,7 @@ class LcParams(NearestCodeParams):
     distance: Literal["cosine", "euclidean"]
     """How the nearest code is found: `cosine` in the paper, `euclidean` in its reference code."""
     init: Literal["standard", "data", "reference"]
-    """Projector at the start: `standard` (a linear layer's own, the paper's form); `data`: set so that the projected
+    """Projector at the start: `standard` (a linear layer's own; the paper gives none), `data`: set so that projected
     codes have the mean and covariance of the first batch's latents; or `reference`, VQGAN-LC's public code: weights
     N(0, 1 / d), d being `dim`, and a bias as in `standard`."""
     projector: bool = True

@@ -8,10 +8,12 @@ quantisation. The idea is that of product quantisation (Jegou et al., TPAMI 2011
 over any other method, with a codebook per group. G groups of K codes have K^G combinations, and cost the search, the
 memory and the entropies of G K codes. The loss is the mean (UniTok's code) or the sum of the groups' own.
 
-- UniTok: `fc` with `normalise: true`, 8 groups of 4,096 codes of 8 dimensions each, loss by `mean`.
-- WeTok: `lfq` of a group's bits, 8 bits in each of 4 groups at f16. Entropies are a group's own, which is exact for the
-  entropy of a latent, and for that of the batch where groups are independent. Its code takes one batch distribution for
-  all groups together; here, as in vector-quantize-pytorch's `num_codebooks`, each has its own.
+- UniTok: `fc` with `normalise: true`, 8 groups of 4,096 codes of 8 dimensions each, loss by `mean`. Its attention
+  layers in place of the two linear projections around the quantizer are left out; its code also has an entropy penalty,
+  as an option.
+- WeTok: `lfq` of a group's bits, 8 bits in each of 4 groups at f16 (its ImageNet config). Entropies are a group's own,
+  which is exact for the entropy of a latent, and for that of the batch where groups are independent. Its code takes one
+  batch distribution for all groups together; here, as in vector-quantize-pytorch's `num_codebooks`, each has its own.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ is the quadratic Wasserstein distance between N(m, S) and N(n, T), and `weight` 
 gradient goes to every code; with `moves: both` to the latents too. The public code sends it to the codes alone. Means
 and covariances are those of the sets themselves, divided by the number of vectors; the latents are those of all ranks.
 
-The public code differs in three ways. It takes the latents' moments over a queue of up to 174,080 earlier latents; here
-they are the pass's, so that a checkpoint has no queue to keep. A version of it divides both sets by the codes' largest
-standard deviation, without gradient (`scale: codes`; `scale: none` is the formula). And it divides covariances by n - 1
-and adds constants inside the roots, where this one leaves out what is below the rounding of float64.
+The public code differs in four ways. It takes the latents' moments over a queue of earlier latents, 65,536 of them in
+its VQ-VAE and VQGAN and 174,080 in its VAR; here they are the pass's, so that a checkpoint has no queue to keep. It
+divides both sets by a largest standard deviation over the dimensions, without gradient: that of the latents in its
+VQ-VAE, which is not offered here, or of the codes in its VQGAN and VAR (`scale: codes`; `scale: none` is the formula).
+It divides covariances by n - 1 and adds constants inside the roots, where this one leaves out what is below the
+rounding of float64. And its codes start from N(0, 0.01^2). Its EMA baseline has a decay of 0.8.
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ class WassersteinParams(LearnedCodesParams):
 
     kind: Literal["wasserstein"]
     weight: float = Field(gt=0)
-    """Of the distance; 0.5 in the public code's runs, with `beta: 0.1` on the commitment."""
+    """Of the distance; 0.5 in the public code's runs, with `beta: 0.1` on the commitment and 1 on the codes."""
     scale: Literal["none", "codes"]
     """The unit of the distance: `none`, that of the latents (the paper's formula); `codes`, the codes' largest standard
-    deviation over the dimensions (the public code)."""
+    deviation over the dimensions (the public code's VQGAN)."""
     moves: Literal["codes", "both"]
     """Where the gradient of the distance goes: to the `codes`, or to `both` codes and latents."""
 

@@ -33,19 +33,23 @@ from vqpipe.tokenizers.tokenizer import CHANNELS, Tokenizer, TokenizerParams
 FAMILIES: dict[str, Family] = {
     "taming": taming.VQ,
     "taming-gumbel": taming.GUMBEL,
+    "cvq": taming.CVQ,
     "latent-diffusion": taming.LDM,
     "lg-vq": taming.LG_VQ,
     "vqct": vqct.VQCT,
+    "vqct-cvq": taming.VQCT_CVQ,
     "vqgan-lc": others.LC,
     "llamagen": others.LLAMAGEN_VQ,
     "ibq": seed_voken.IBQ,
     "seed-voken-vq": seed_voken.SEED_VQ,
     "open-magvit2": seed_voken.LFQ,
+    "open-magvit2-early": seed_voken.EARLY_LFQ,
     "simvq": seed_voken.SIM_VQ,
 }
 """Every layout by its name."""
-NEEDS_RESOLUTION = ("llamagen",)
-"""Layouts whose config does not state the side of the images."""
+TAKES_RESOLUTION = ("llamagen", "open-magvit2", "open-magvit2-early", "simvq")
+"""Layouts whose config does not state the side of the images, or states another one than that of the training (128 for
+256 in Open-MAGVIT2's configs); the network is the same at every side."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def import_checkpoint(
         layout: a name in `FAMILIES`, for a class whose name is not known.
         weights: which set, where there are two and the project's rule is not wanted or not known.
         words: the file of words of a VQCT checkpoint.
-        resolution: side of the images in pixels, where the config does not state it.
+        resolution: side of the images in pixels, where the config does not state it or states another.
 
     Raises:
         ParamsError: as `read_config`, or an option that the layout does not have.
@@ -180,10 +184,10 @@ def tokenizer_params(plan: Plan) -> dict[str, Any]:
 def _check_options(config: ForeignConfig, words: Path | None, resolution: int | None) -> None:
     if words is not None and config.layout != "vqct":
         raise ParamsError("--words is for VQCT alone", found=f"a checkpoint of {config.family.title}")
-    if resolution is not None and config.layout not in NEEDS_RESOLUTION:
+    if resolution is not None and config.layout not in TAKES_RESOLUTION:
         raise ParamsError(
-            "--resolution is for layouts whose config does not state it", found=config.family.title,
-            choices=[FAMILIES[name].title for name in NEEDS_RESOLUTION],
+            "--resolution is for layouts whose config need not state it", found=config.family.title,
+            choices=[FAMILIES[name].title for name in TAKES_RESOLUTION],
         )  # fmt: skip
 
 

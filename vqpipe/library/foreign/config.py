@@ -98,6 +98,8 @@ def _form(model: Mapping[str, Any], path: Path) -> str:
 def _family(
     target: Any, model: Mapping[str, Any], families: Mapping[str, Family], layout: str | None, path: Path
 ) -> str:
+    if layout is not None and target in families[layout].reads:
+        return layout
     known = next((name for name, family in families.items() if target in family.targets), None)
     if known is not None and layout not in (None, known):
         raise ParamsError(

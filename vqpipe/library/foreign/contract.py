@@ -38,7 +38,7 @@ class Options:
     """What a caller says that neither checkpoint nor config does."""
 
     resolution: int | None = None
-    """Side of the images in pixels, for families whose config does not state it."""
+    """Side of the images in pixels, for families whose config does not state it or states another."""
     words: Path | None = None
     """The file of words of a VQCT checkpoint."""
 
@@ -91,5 +91,7 @@ class Family:
     averaged: bool = False
     """Whether the project's own evaluation uses averaged weights where the file has them. Where it does not, the caller
     must choose."""
+    reads: tuple[str, ...] = ()
+    """Classes of other families that `--layout` may read as this one: their projects put other quantizers into them."""
     flat: bool = False
     """Whether the config is the fields alone, without a section `model`."""

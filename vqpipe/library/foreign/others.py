@@ -2,8 +2,9 @@
 
 Sources: LlamaGen, arXiv 2406.06525; VQGAN-LC, arXiv 2406.11837. LlamaGen's config is the fields of its `ModelArgs` with
 `ch` and `num_res_blocks` of its encoder, and no section `model`; with `codebook_l2_norm` latents and rows are compared
-on the unit sphere, and the unit row is the code. VQGAN-LC takes K, the quantizer and the projector from its command
-line: here from the checkpoint's tensors, with which a config that states them must agree.
+on the unit sphere, and the unit row is the code. VQGAN-LC takes K, the quantizer, the projector and the dimension of
+a code from its command line: here from the checkpoint's tensors. A config that states one of the first three must agree
+with them; the dimension it always states, and the class does not read it (256 in `vq-f8.yaml`, for 8).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from vqpipe.params.base import Params
 SIDE = 256
 """Side of the images of LlamaGen's training, pixels; its network takes any multiple of the downsampling."""
 WORDS, PROJECTOR = "tok_embeddings.weight", "codebook_projection"
+EMA = ("cluster_size", "embed_avg")
+"""Running averages of VQGAN-LC's EMA baseline; the class has no quantizer module."""
+UNIT_DIM = 768
+"""Dimension at which VQGAN-LC's class normalises latents before the search, but with trained random codes."""
 
 
 class LlamagenConfig(Params):
@@ -63,17 +68,16 @@ class LcConfig(Params):
     ddconfig: DdConfig
     """Encoder and decoder."""
     embed_dim: Annotated[int, Field(ge=1)]
-    """Dimension of a code."""
-    n_embed: Annotated[int, Field(ge=1)] | None = None
-    """K of the EMA baseline; null is the checkpoint's."""
+    """Dimension of a code, which the command line overrides: the checkpoint's is read."""
     n_vision_words: Annotated[int, Field(ge=1)] | None = None
     """K; null is the checkpoint's."""
-    quantizer_type: Literal["org", "EMA", None] = None
-    """`org` searches word vectors, `EMA` a codebook of its own; null is the checkpoint's."""
+    quantizer_type: Literal["org", "ema", "EMA", None] = None
+    """`org` has codes that are frozen or that losses train, `ema` codes that follow their latents; null is the
+    checkpoint's."""
     use_cblinear: Literal[0, 1, None] = None
     """1 for one linear layer over the word vectors, 0 for none; null is the checkpoint's."""
     tuning_codebook: Literal[-2, -1, 0, 1, None] = None
-    """How the word vectors started and whether they are trained."""
+    """How the codes started: at random (-1 trained, -2 frozen), as word vectors (0 frozen, 1 trained)."""
     remap: Literal[None] = None
     """A file that renumbers the codes."""
 
@@ -94,34 +98,34 @@ def llamagen_plan(config: LlamagenConfig, state: Mapping[str, Tensor], options: 
 
 
 def lc_plan(config: LcConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
-    """Word vectors under a linear layer, or the project's EMA and FC baselines."""
-    dd, dim = config.ddconfig, config.embed_dim
+    """Word vectors under a linear layer, or codes without one: the project's FC and EMA baselines."""
+    dd, last = config.ddconfig, state.get("quant_conv.weight")
+    dim = config.embed_dim if last is None or not last.ndim else len(last)
     sources = vqgan_sources(dd.form)
-    words = WORDS in state
-    table = WORDS if words else "quantize.embedding.weight"
+    ema = EMA[0] in state
     layers = [key for key in state if key.startswith(f"{PROJECTOR}.")]
     projected = f"{PROJECTOR}.weight" in state
-    _agree(config, state, words, bool(layers), where)
-    if layers and not projected:
+    _agree(config, ema, bool(layers), where)
+    if layers and (ema or not projected):
         raise MismatchError(
-            f"{where}: the projector is not one linear layer", found=", ".join(sorted(layers)),
-            expected=f"{PROJECTOR}.weight and .bias",
+            f"{where}: the codes are not words under one linear layer", found=", ".join(sorted(layers)),
+            expected=f"{PROJECTOR}.weight and .bias" + ("; codes of EMA have no layer" if ema else ""),
         )  # fmt: skip
-    size, width = state[table].shape if table in state else (config.n_vision_words or 0, dim)
-    codes = Source(
-        (table,), shape=(config.n_vision_words or config.n_embed or size, width if projected else dim)
-    )
+    if dim == UNIT_DIM and config.tuning_codebook != -1:
+        raise MismatchError(
+            f"{where}: at {UNIT_DIM} dimensions VQGAN-LC normalises latents and not the codes, a search that no "
+            "quantizer here has", found=f"embed_dim {dim}, tuning_codebook {config.tuning_codebook}",
+            expected="another embed_dim, or tuning_codebook: -1, where the class does not",
+        )  # fmt: skip
+    size, width = state[WORDS].shape if WORDS in state else (config.n_vision_words or 1, dim)
+    codes = Source((WORDS,), shape=(config.n_vision_words or size, width if projected else dim))
     base = {"num_codes": size, "dim": dim, **BETA, "beta": 0.33}
     if not projected:
-        if words and dim == 768:
-            raise MismatchError(
-                f"{where}: without a projector VQGAN-LC normalises latents of 768 dimensions and not the words, a "
-                "search that no quantizer here has", found=f"{WORDS} without {PROJECTOR}",
-            )  # fmt: skip
         sources["quantizer.codes"] = codes
         return Plan(
             **network(dd.form, dd.resolution), quantizer={"kind": "vq", **base}, sources=sources, constants=STARTED,
-            frozen=(table,),
+            frozen=(WORDS,), unused=EMA if ema else (),
+            note="its class moves the codes after each pass, in eval mode too; here they stay" if ema else "",
         )  # fmt: skip
     sources["quantizer.centroids"] = codes
     sources["quantizer.projector.weight"] = Source((f"{PROJECTOR}.weight",), shape=(dim, width))
@@ -129,21 +133,22 @@ def lc_plan(config: LcConfig, state: Mapping[str, Tensor], options: Options, whe
     quantizer = {"kind": "lc", **base, "distance": "euclidean", "init": "standard"}
     return Plan(
         **network(dd.form, dd.resolution), quantizer=quantizer, sources=sources, constants=STARTED,
-        codebook="patches", frozen=(table,),
+        codebook="patches", frozen=(WORDS,),
     )  # fmt: skip
 
 
-def _agree(config: LcConfig, state: Mapping[str, Tensor], words: bool, layer: bool, where: str) -> None:
+def _agree(config: LcConfig, ema: bool, layer: bool, where: str) -> None:
     """Refuse a config that says another quantizer than the tensors."""
-    for name, stated, found in (
-        ("quantizer_type", config.quantizer_type, "org" if words else "EMA"),
+    stated = config.quantizer_type and config.quantizer_type.lower()
+    for name, value, found in (
+        ("quantizer_type", stated, "ema" if ema else "org"),
         ("use_cblinear", config.use_cblinear, int(layer)),
     ):
-        if stated is not None and stated != found:
+        if value is not None and value != found:
             raise MismatchError(
-                f"{where}: the config's {name} is not that of the checkpoint", found=f"{name}: {stated}",
+                f"{where}: the config's {name} is not that of the checkpoint", found=f"{name}: {value}",
                 expected=f"{name}: {found}, since the checkpoint has {'a' if layer else 'no'} {PROJECTOR} and "
-                f"{'a' if words else 'no'} {WORDS}",
+                f"{'a' if ema else 'no'} {EMA[0]}",
             )  # fmt: skip
 
 
@@ -153,5 +158,8 @@ LLAMAGEN_VQ = Family(
     llamagen_plan, averaged=True, flat=True,
 )  # fmt: skip
 LC = Family(
-    "VQGAN-LC", ("models_vq.VQModel", "models.models_vq.VQModel"), LcConfig, (*TRAINING, "rate_q", "rate_p"), lc_plan,
+    "VQGAN-LC",
+    ("models_vq.VQModel", "models.models_vq.VQModel", "ldm.models.models_vq.VQModel",
+     "ldm.models.models_vq.VQModelInterface"),
+    LcConfig, (*TRAINING, "rate_q", "rate_p", "local_embedding_path"), lc_plan,
 )  # fmt: skip

@@ -4,9 +4,10 @@ Sources: IBQ, arXiv 2412.02692; Open-MAGVIT2, arXiv 2409.04410; SimVQ, arXiv 241
 LightningCLI (`class_path`, `init_args`). Their evaluation uses the averaged weights where `use_ema` is set.
 
 IBQ takes the code of the largest product with the raw rows. VQ with `l2_normalize` compares directions and passes the
-raw row on. LFQ takes signs; the first channel is the most significant bit of an index, where it is the least
-significant one here, so the channels are turned round before the quantizer and back after it. SimVQ's codes are the
-rows of `quantize.embedding` under the linear layer `quantize.embedding_proj`.
+raw row on. LFQ takes signs; the first channel is the least significant bit of an index, as it is here. In the first
+release of Open-MAGVIT2 (`taming.models.lfqgan.VQModel`, a decoder without adaptive norms) it is the most significant
+one: there the channels are turned round before the quantizer and back after it. SimVQ's codes are the rows of
+`quantize.embedding` under the linear layer `quantize.embedding_proj`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ ENTROPY = (
 )  # fmt: skip
 MASK = "quantize.mask"
 """Powers of two by channel, in versions of LFQ that store them."""
+ADAPTIVE = "decoder.adaptive."
+"""Beginning of the names of the decoder's adaptive norms."""
 IMPLIED = (MASK, "quantize.zero", "quantize.codebook")
 """What those versions store although the arithmetic implies it."""
 
@@ -67,7 +70,7 @@ class IbqConfig(VqConfig):
     """`init_args` of IBQ."""
 
     l2_normalize: Literal[False] = False  # type: ignore[assignment]
-    """Versions of the class differ in what true does; false is all products with raw rows."""
+    """The public class takes true and searches by products with raw rows all the same; one that reads it would not."""
     cosine_similarity: Literal[False] = False
     """As `l2_normalize`."""
 
@@ -100,6 +103,8 @@ class SimQuantizer(Params):
     """Which of the code losses `beta` weighs."""
     remap: Literal[None] = None
     """A file that renumbers the codes."""
+    unknown_index: Literal["random", "extra"] | int = "random"
+    """Of codes beyond `remap`: of none, where that is null."""
     sane_index_shape: bool = False
     """The shape in which the class gives indices."""
 
@@ -148,25 +153,40 @@ def _rows(config: VqConfig, quantizer: dict[str, Any]) -> Plan:
 
 
 def lfq_plan(config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
-    """Signs of the latent's channels, the first channel the most significant bit."""
+    """Signs of the latent's channels, the first channel the least significant bit."""
+    return _signs(config, state, options, where, first_release=False)
+
+
+def early_lfq_plan(config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
+    """The class's name in the first release and in the next one, which has the adaptive norms and the other order."""
+    return _signs(config, state, options, where, not any(key.startswith(ADAPTIVE) for key in state))
+
+
+def _signs(
+    config: LfqConfig, state: Mapping[str, Tensor], options: Options, where: str, first_release: bool
+) -> Plan:
     dd, bits = config.ddconfig, config.embed_dim
     if dd.z_channels != bits or config.n_embed != 2**bits:
         raise ParamsError(
             f"{where}: LFQ without projections needs z_channels = embed_dim and n_embed = 2^embed_dim",
             found=f"z_channels {dd.z_channels}, embed_dim {bits}, n_embed {config.n_embed}",
         )
-    if MASK in state and state[MASK].tolist() != [2**bit for bit in reversed(range(bits))]:
+    powers = [2**bit for bit in range(bits)]
+    weights = state[MASK].tolist() if MASK in state else powers[::-1] if first_release else powers
+    if weights not in (powers, powers[::-1]):
         raise MismatchError(
-            f"{where}: the order of the bits of an index is not Open-MAGVIT2's",
-            found=f"{MASK}: {state[MASK].tolist()}", expected="powers of two, the largest first",
+            f"{where}: the order of the bits of an index is not Open-MAGVIT2's", found=f"{MASK}: {weights}",
+            expected="powers of two, the largest or the smallest first",
         )  # fmt: skip
+    largest_first, adaptive = weights != powers, not first_release
     return Plan(
-        dd.resolution, magvit_trunk(dd, True), sources=magvit_sources(dd, True), unused=IMPLIED,
-        constants=same_channels(bits, reverse=True),
+        options.resolution or dd.resolution, magvit_trunk(dd, adaptive), sources=magvit_sources(dd, adaptive),
+        unused=IMPLIED, constants=same_channels(bits, reverse=largest_first),
         quantizer={
             "kind": "lfq", "dim": bits, "commitment_weight": 0.25, "entropy_weight": 0.1, "sample_weight": 1.0,
             "batch_weight": 1.0, "inverse_temperature": 100.0,
         },
+        note=f"the first channel is the {'most' if largest_first else 'least'} significant bit of an index",
     )  # fmt: skip
 
 
@@ -184,7 +204,7 @@ def sim_plan(config: SimVqConfig, state: Mapping[str, Tensor], options: Options,
     sources["quantizer.map.weight"] = Source(("quantize.embedding_proj.weight",), shape=(dim, dim))
     sources["quantizer.map.bias"] = Source(("quantize.embedding_proj.bias",), shape=(dim,))
     return Plan(
-        dd.resolution, magvit_trunk(dd, False), sources=sources, frozen=(rows,),
+        options.resolution or dd.resolution, magvit_trunk(dd, False), sources=sources, frozen=(rows,),
         constants={**same_channels(dim), **STARTED},
         quantizer={
             "kind": "sim_vq", "num_codes": quant.n_e, "dim": dim, "beta": float(quant.beta), "bias": True,
@@ -209,6 +229,10 @@ LFQ = Family(
     "LFQ, Open-MAGVIT2",
     (*_named("Open_MAGVIT2.models.lfqgan.VQModel"), *_named("Open_MAGVIT2.models.lfqgan_pretrain.VQModel")),
     LfqConfig, (*TRAINING, *SCHEDULE, *ENTROPY, "factorized_bits"), lfq_plan, averaged=True,
+)  # fmt: skip
+EARLY_LFQ = Family(
+    "LFQ, Open-MAGVIT2 before SEED-Voken", ("taming.models.lfqgan.VQModel",), LfqConfig, LFQ.training, early_lfq_plan,
+    averaged=True,
 )  # fmt: skip
 SIM_VQ = Family(
     "SimVQ", ("taming.models.vq.VQModel",), SimVqConfig, (*TRAINING, *SCHEDULE), sim_plan, averaged=True,

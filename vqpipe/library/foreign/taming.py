@@ -3,8 +3,8 @@
 Sources: Esser et al., arXiv 2012.09841; Rombach et al., arXiv 2112.10752; Zheng and Vedaldi, arXiv 2307.15139; LG-VQ,
 arXiv 2405.14206. One codebook `quantize.embedding.weight`, searched by Euclidean distance. A quantizer with running
 usage `quantize.embed_prob` is CVQ-VAE's, which is searched by cosine by default, and by Euclidean distance inside
-LG-VQ. Gumbel-VQ has logits `quantize.proj` and codes `quantize.embed`: its class draws noise in eval mode too;
-here, as in `GumbelQuantizer`, the code of the largest logit is taken.
+LG-VQ; the row as it is is the code. Gumbel-VQ has logits `quantize.proj` and codes `quantize.embed`: its class draws
+noise in eval mode too; here, as in `GumbelQuantizer`, the code of the largest logit is taken.
 """
 
 from __future__ import annotations
@@ -102,9 +102,14 @@ def network(form: Form, resolution: int) -> dict[str, Any]:
 
 
 def vq_plan(
-    config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str, default: str = "cos"
-) -> Plan:
-    """One codebook, searched by distance; `default` is the distance of a CVQ quantizer whose config states none."""
+    config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str, default: str = "cos",
+    clustered: bool = False,
+) -> Plan:  # fmt: skip
+    """One codebook, searched by distance.
+
+    It is CVQ-VAE's where the file has its running usage, where the config states `distance` and another of its
+    arguments, or by `clustered`; `default` is then the distance of a config that states none.
+    """
     dd, shape = config.ddconfig, (config.n_embed, config.embed_dim)
     sources = vqgan_sources(dd.form)
     sources["quantizer.codes"] = Source(("quantize.embedding.weight",), shape=shape)
@@ -114,30 +119,45 @@ def vq_plan(
             f"{where} is of a Gumbel VQGAN, and its config's class is not", found="quantize.embed.weight",
             expected="target: taming.models.vqgan.GumbelVQ",
         )  # fmt: skip
-    if USAGE not in state:
-        stated = [(name, getattr(config, name)) for name in CVQ_FIELDS]
-        foreign = [f"{name}: {value}" for name, value in stated if value not in (None, "l2", "euclidean")]
-        if foreign:
+    stated = [name for name in CVQ_FIELDS if getattr(config, name) is not None]
+    if not (clustered or USAGE in state or (config.distance and len(stated) > 1)):
+        foreign = [f"{name}: {getattr(config, name)}" for name in stated]
+        if foreign and config.distance not in ("l2", "euclidean"):
             raise ParamsError(
                 f"{where}: the config has fields of CVQ-VAE's quantizer, and the checkpoint has no {USAGE}",
-                found=", ".join(foreign), expected="a config without them, or a checkpoint of CVQ-VAE's quantizer",
+                found=", ".join(foreign), expected="a config without them, a checkpoint of CVQ-VAE's quantizer, or "
+                "--layout cvq where you know that it is one",
             )  # fmt: skip
         return Plan(
             **network(dd.form, dd.resolution), quantizer={"kind": "vq", **quantizer}, sources=sources,
             constants=STARTED,
         )  # fmt: skip
-    sources["quantizer.usage"] = Source((USAGE,), shape=(config.n_embed,))
+    constants = dict(STARTED)
+    if USAGE in state:
+        sources["quantizer.usage"] = Source((USAGE,), shape=(config.n_embed,))
+    else:  # only a training reads it, and starts it at 0
+        constants["quantizer.usage"] = torch.zeros(config.n_embed)
     metric = "cosine" if (config.distance or default) in ("cos", "cosine") else "euclidean"
     return Plan(
-        **network(dd.form, dd.resolution), sources=sources, constants=STARTED, frozen=(USAGE,),
+        **network(dd.form, dd.resolution), sources=sources, constants=constants, frozen=(USAGE,),
         quantizer={
             "kind": "cvq", **quantizer, "beta_on": "commitment", "distance": metric, "decay": 0.99,
             "anchor": config.anchor or "probrandom",
             "contrastive": {"weight": 1.0, "temperature": 0.07} if config.contras_loss else None,
         },
-        note=f"quantize.embed_prob is that of CVQ-VAE's quantizer: searched by {metric} distance, "
-        + ("as the config says" if config.distance else "its class's default"),
+        note=f"CVQ-VAE's quantizer, searched by {metric} distance, "
+        + ("as the config says" if config.distance else "its class's default: the config states no `distance`"),
     )  # fmt: skip
+
+
+def cvq_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
+    """CVQ-VAE's quantizer by name, also where the file has no running usage."""
+    return vq_plan(config, state, options, where, clustered=True)
+
+
+def vqct_cvq_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
+    """CVQ-VAE's quantizer as VQCT's code compares it: by Euclidean distance."""
+    return vq_plan(config, state, options, where, default="l2", clustered=True)
 
 
 def lg_plan(config: VqganConfig, state: Mapping[str, Tensor], options: Options, where: str) -> Plan:
@@ -180,6 +200,17 @@ LDM = Family(
     "VQ, latent-diffusion", ("ldm.models.autoencoder.VQModel", "ldm.models.autoencoder.VQModelInterface"),
     LdmConfig, TRAINING, vq_plan,
 )  # fmt: skip
+CVQ = Family(
+    "CVQ-VAE's quantizer in a VQGAN, a class of any name", (), LdmConfig, TRAINING, cvq_plan,
+    reads=(*VQ.targets, *LDM.targets),
+)  # fmt: skip
+VQCT_CVQ = Family(
+    "CVQ-VAE's quantizer, VQCT's code",
+    ("taming.models.vqgan_cvq.VQModel",),
+    VqganConfig,
+    TRAINING,
+    vqct_cvq_plan,
+)
 LG_VQ = Family(
     "LG-VQ", ("taming.models.LG_vqgan.VQModel", "taming.models.LG_cvq.VQModel"), VqganConfig,
     TRAINING, lg_plan, training_trunk=LG_TRUNK,
