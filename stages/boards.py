@@ -41,6 +41,11 @@ def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
     }
 
 
+def options_of(command: list[str]) -> dict[str, str]:
+    """The values of a row's command by option: every option has one."""
+    return dict(zip(command[3::2], command[4::2], strict=True))
+
+
 def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list[str]]:
     """The rows without metrics, or whose metrics were made with other params or inputs than the command names.
 
@@ -56,7 +61,7 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
     board = load_board(folder / "params.yaml")
     missing = {}
     for name, command in commands.items():
-        options = dict(zip(command[3::2], command[4::2], strict=True))
+        options = options_of(command)
         row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
         board.tokenizer(row, seed)
         board.tasks_of(row, seed)
@@ -83,7 +88,7 @@ def rows_of_other_code(folder: Path, commands: dict[str, list[str]]) -> dict[str
 
     board, code, found = load_board(folder / "params.yaml"), Code(), {}
     for name, command in commands.items():
-        options = dict(zip(command[3::2], command[4::2], strict=True))
+        options = options_of(command)
         metrics = Path(options["--metrics"])
         if not metrics.is_file():
             continue

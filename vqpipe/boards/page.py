@@ -29,8 +29,8 @@ def boards_pages(found: Sequence[Found], earlier: Earlier | None, name: str = "s
     """The text of every page and picture by its path from the folder of the first page, `NAME.md`; the others are in
     the folder NAME. The first board has the first screen."""
     first, home = found[0], f"{name}.md"
-    folder = f"{name}/"
-    pages = {home: _first_page(found, earlier is not None, folder)}
+    folder, quality = f"{name}/", quality_picture(first)
+    pages = {home: _first_page(found, earlier is not None, folder, quality is not None)}
     for board in found:
         pages[f"{folder}{board.name}.md"] = board_page(board, home)
         for table in board.claims.tables:
@@ -39,7 +39,7 @@ def boards_pages(found: Sequence[Found], earlier: Earlier | None, name: str = "s
         pages[folder + _sizes(first)] = sizes_page(first, home)
     if earlier is not None:
         pages[f"{folder}changes.md"] = changes_page(earlier, found, home)
-    for file, drawing in ((QUALITY_PICTURE, quality_picture(first)), (PICTURE, sizes_picture(first.results))):
+    for file, drawing in ((QUALITY_PICTURE, quality), (PICTURE, sizes_picture(first.results))):
         if drawing is not None:
             pages[folder + file] = str(drawing)
     return pages
@@ -62,7 +62,7 @@ def _sizes(board: Found) -> str:
     return f"{board.name}-sizes.md"
 
 
-def _first_page(found: Sequence[Found], has_changes: bool, folder: str) -> str:
+def _first_page(found: Sequence[Found], has_changes: bool, folder: str, has_picture: bool) -> str:
     first = found[0]
     results, rows = first.results, main_rows(first)
     texts, waiting = sentences(found)
@@ -76,7 +76,7 @@ def _first_page(found: Sequence[Found], has_changes: bool, folder: str) -> str:
         partial=[row for row in done if not results.is_complete(row)],
         tokens=" or ".join(f"{n:,}" for n in tokens),
         chance=shown("linear_probe_chance", _exact(chance[0])) if chance else "",
-        picture=QUALITY_PICTURE if quality_picture(first) is not None else "", sizes=_sizes(first),
+        picture=QUALITY_PICTURE if has_picture else "", sizes=_sizes(first),
         sentences=texts, waiting=waiting, claims=claims_sentence(found),
         departures=departures(done, results), outcomes=outcomes, names=list(OUTCOMES),
     )  # fmt: skip
