@@ -22,7 +22,7 @@ PLAIN = GPTSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0, precis
 def shared() -> dict[str, Any]:
     """The params that all priors have but `kind` and `sampling`."""
     return {
-        "tokenizer": "vq", "seed": 0, "condition": "class", "label_drop": 0.1,
+        "tokenizer": "vq", "seed": 0, "condition": "class", "condition_drop": 0.1,
         "training": {
             "num_steps": 4, "batch_size": 4, "learning_rate": 0.01, "betas": [0.9, 0.95],
             "weight_decay": 0.01,

@@ -408,7 +408,7 @@ def _gpt(codes: int, tiny: bool, changes: Row) -> Any:
     )
     entry = PRIORS.entry("prior.pairs", section["common"], section["pairs"]["fc-gpt"])
     config = validate(
-        merged(entry, {"condition": "class", "label_drop": 0.1, "model": shape, **changes}),
+        merged(entry, {"condition": "class", "condition_drop": 0.1, "model": shape, **changes}),
         "prior",
         GPTParams,
     )

@@ -22,7 +22,11 @@ from vqpipe.runtime.seeds import seed_everything, torch_rng
 
 ALL: Table[Prior] = Table("prior", {**PLACES, **PRIORS._places})
 GRID, CHANNELS, CLASSES = (2, 3), 4, ("red", "green", "blue")
-SPACES = {groups: ImageSpace(codes, GRID, CLASSES, CHANNELS) for groups, codes in ((1, (5,)), (2, (3, 4)))}
+SIDE, TEXT = 12, (4, 8)
+SPACES = {
+    groups: ImageSpace(codes, GRID, CLASSES, CHANNELS, (1.0,) * CHANNELS, SIDE, ("sky", "sea", "sand"), *TEXT)
+    for groups, codes in ((1, (5,)), (2, (3, 4)))
+}
 CASES = [
     pytest.param(kind, condition, groups, id=f"{kind}-{condition}-{groups}")
     for kind in ALL
@@ -41,7 +45,15 @@ def make(kind: str, condition: ConditionKind, groups: int) -> Prior:
     """A prior whose predictions are far from uniform, in eval mode."""
     prior = ALL[kind]
     drop = 0.0 if condition == "none" else 0.1
-    content = {**shared(), **prior.example(), "kind": kind, "condition": condition, "label_drop": drop}
+    text = {"encoder": "clip", "max_tokens": TEXT[0]} if condition == "text" else None
+    content = {
+        **shared(),
+        **prior.example(),
+        "kind": kind,
+        "condition": condition,
+        "condition_drop": drop,
+        "text": text,
+    }
     seed_everything(0, "test")
     made = prior(validate(content, "prior", prior.Params), SPACES[groups])
     with torch.no_grad():
@@ -63,9 +75,9 @@ def given(condition: ConditionKind, count: int) -> Condition:
     rng = torch_rng(2, "condition")
     parts = {
         "labels": torch.arange(count) % len(CLASSES),
-        "text": torch.randn(count, 4, 8, generator=rng),
-        "text_ids": torch.randint(9, (count, 4), generator=rng),
-        "label_map": torch.randint(3, (count, 8, 8), generator=rng),
+        "text": torch.randn(count, *TEXT, generator=rng),
+        "text_ids": torch.randint(9, (count, TEXT[0]), generator=rng),
+        "label_map": torch.randint(3, (count, SIDE, SIDE), generator=rng),
     }
     return Condition(**{name: parts[name] for name in PARTS[condition]})
 
@@ -176,7 +188,9 @@ def test_a_saved_prior_draws_the_same(
     labels = conditions.labels if conditions.labels is not None else torch.full((2,), -1)
     save_prior(
         tmp_path / "prior", prior, True,
-        PriorPictures(picture, codes, labels, picture, picture, ["a", "b"], nothing, nothing),
+        PriorPictures(
+            picture, codes, labels, ["", ""], conditions.label_map, picture, picture, ["a", "b"], nothing, nothing
+        ),
     )  # fmt: skip
     again = load_prior(tmp_path / "prior")
     assert (again.config, again.space) == (prior.config, prior.space)

@@ -32,7 +32,7 @@ from vqpipe.tokenizers.tokens import TokenSet
 
 NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
 COMMON: dict[str, Any] = {
-    "seed": 0, "condition": "class", "label_drop": 0.1, "token_noise": 0.0,
+    "seed": 0, "condition": "class", "condition_drop": 0.1, "token_noise": 0.0,
     "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
     "training": {
         "num_steps": 40, "batch_size": 16, "learning_rate": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.01,
@@ -50,10 +50,10 @@ PAIRS = {
     "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
     "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
               "sampling": {"top_k": None, "top_p": 1.0, "guidance": 1.0}},
-    "undropped": {"kind": "gpt", "tokenizer": "tiny", "label_drop": 0.0},
+    "undropped": {"kind": "gpt", "tokenizer": "tiny", "condition_drop": 0.0},
     "unigram": {"kind": "unigram", "tokenizer": "tiny", "training": {"learning_rate": 0.5},
                 "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5}},
-    "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "label_drop": 0.0,
+    "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "condition_drop": 0.0,
                "sampling": {"guidance": 1.0}},
     "kindless": {"tokenizer": "tiny"},
     "asks-for-text": {"kind": "gpt", "tokenizer": "tiny", "condition": "text"},

@@ -166,8 +166,8 @@ def test_models_refuse_what_they_were_not_made_for() -> None:
         model(ONE, num_classes=0)
     with pytest.raises(MismatchError, match="of another shape"):
         model(ONE).loss(images(TWO), Condition())
-    undropped = model(ONE, label_drop=0.0)
-    with pytest.raises(MismatchError, match="null class"):
+    undropped = model(ONE, condition_drop=0.0)
+    with pytest.raises(MismatchError, match="null condition"):
         undropped.sample(Condition(), 5, PLAIN, torch_rng(0, "s"))
     guided = PLAIN.model_copy(update={"guidance": 2.0})
     with pytest.raises(MismatchError, match="guidance"):
@@ -178,8 +178,8 @@ def test_params_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ParamsError, match="multiple of num_heads"):
         params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0, "rotary": False})
     sampling = {**PLAIN.model_dump(), "guidance": 2.0}
-    with pytest.raises(ParamsError, match="label_drop above 0"):
-        params(label_drop=0.0, sampling=sampling)
+    with pytest.raises(ParamsError, match="condition_drop above 0"):
+        params(condition_drop=0.0, sampling=sampling)
 
 
 @GROUPS
@@ -217,7 +217,7 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
     """Every image of class c is all c: the loss falls far below uniform, and samples follow their label."""
     seed_everything(0, "learn")
     shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False}
-    prior = GPT(params(label_drop=0.2, model=shape), space(num_codes)).train()
+    prior = GPT(params(condition_drop=0.2, model=shape), space(num_codes)).train()
     batch = labels(24)[:, None, None, None].expand(24, len(num_codes), *GRID)
     optimizer = torch.optim.AdamW(decay_groups(prior), lr=0.01)
     uniform = sum(math.log(k) for k in num_codes)
@@ -233,8 +233,8 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
     assert torch.equal(drawn, labels(6)[:, None, None, None].expand_as(drawn))
 
 
-def test_label_drop_and_token_noise_act_in_training_only() -> None:
-    prior, batch = model(ONE, label_drop=0.9, token_noise=0.9, model={
+def test_condition_drop_and_token_noise_act_in_training_only() -> None:
+    prior, batch = model(ONE, condition_drop=0.9, token_noise=0.9, model={
         "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False,
     }), images(ONE)  # fmt: skip
     condition = Condition(labels=labels())

@@ -39,6 +39,10 @@ class PriorPictures:
     indices: Int64[Tensor, "n g h w"]
     labels: Int64[Tensor, " n"]
     """The classes that the samples were conditioned on, -1 for none."""
+    captions: Sequence[str]
+    """The texts that the samples were conditioned on, "" for none."""
+    label_maps: Int64[Tensor, "n H W"] | None
+    """The maps that the samples were conditioned on, -1 where not known; None unless the condition is a map."""
     unigram: UInt8[Tensor, "n 3 H W"]
     nearest: UInt8[Tensor, "m 3 H W"]
     """The training image nearest to each of the first m samples."""
@@ -73,6 +77,11 @@ def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictur
         "num_classes": prior.num_classes,
         "classes": list(space.classes),
         "latent_channels": space.latent_channels,
+        "latent_std": list(space.latent_std),
+        "resolution": space.resolution,
+        "map_classes": list(space.map_classes),
+        "text_length": space.text_length,
+        "text_dim": space.text_dim,
         "averaged": averaged,
     }
     with publish_folder(folder, PRIOR, facts) as partial:
@@ -81,10 +90,14 @@ def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictur
         (partial / "unigram.png").write_bytes(encode_png(contact_sheet(pictures.unigram)))
         names = ["" if label < 0 else space.classes[label] for label in pictures.labels.tolist()]
         pngs = [encode_png(image) for image in _pixels(pictures.samples)]
+        maps = pictures.label_maps
+        drawn = None if maps is None else (maps + 1).to(torch.uint8).numpy()
         samples = {
             "image": pngs,
             "label": pictures.labels.to(torch.int32).numpy(),
             "label_name": names,
+            "caption": list(pictures.captions),
+            "label_map": [None] * len(pngs) if drawn is None else [encode_png(one) for one in drawn],
             "indices": pictures.indices.flatten(1).tolist(),
         }
         write_table(partial / "samples.parquet", SAMPLES, to_table(SAMPLES, samples))
@@ -113,8 +126,10 @@ def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
     config = validate(facts["params"], "params", kind.Params, str(folder))
     height, width = facts["grid"]
     space = ImageSpace(
-        tuple(facts["num_codes"]), (height, width), tuple(facts["classes"]), facts["latent_channels"]
-    )
+        tuple(facts["num_codes"]), (height, width), tuple(facts["classes"]), facts["latent_channels"],
+        tuple(facts["latent_std"]), facts["resolution"], tuple(facts["map_classes"]),
+        facts["text_length"], facts["text_dim"],
+    )  # fmt: skip
     prior = kind(config, space)
     prior.load_state_dict(tensors)
     return prior.to(device).eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from vqpipe.metrics.distances import DistanceParams
 from vqpipe.models.transformer import decay_groups
 from vqpipe.params.base import Params
 from vqpipe.params.names import Name
+from vqpipe.priors.text import TextParams
 from vqpipe.training.objective import TrainingParams
 
 ConditionKind = Literal["none", "class", "text", "label_map"]
@@ -55,8 +56,10 @@ class PriorParams(Params):
     """Seed of weights, batches, dropout and samples."""
     condition: ConditionKind
     """What the prior is given: nothing, the image's class label, its text, or its label map."""
-    label_drop: Annotated[float, Field(ge=0, lt=1)]
+    condition_drop: Annotated[float, Field(ge=0, lt=1)]
     """Part of the conditions that training replaces by the null condition; guidance other than 1 needs some."""
+    text: TextParams | None = None
+    """The frozen text encoder of `condition: text`; null for other conditions."""
     training: TrainingParams
     """Optimiser, schedule, averaging and checkpoints."""
     sampling: SamplingParams
@@ -79,14 +82,25 @@ class PriorParams(Params):
 
     @model_validator(mode="after")
     def _guidance_needs_drop(self) -> Self:
-        if self.sampling.guidance != 1 and (self.condition == "none" or self.label_drop == 0):
-            raise ValueError("guidance other than 1 needs a condition, such as class, and label_drop above 0")
+        if self.sampling.guidance != 1 and (self.condition == "none" or self.condition_drop == 0):
+            raise ValueError(
+                "guidance other than 1 needs a condition, such as class, and condition_drop above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _text_has_encoder(self) -> Self:
+        if (self.condition == "text") != (self.text is not None):
+            raise ValueError(
+                "condition: text needs text, the params of its encoder, and no other condition has them"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class ImageSpace:
-    """What one image is to the priors of one tokenizer: a grid of codes, and of latent vectors before quantisation."""
+    """What one image is to the priors of one tokenizer: a grid of codes, and of latent vectors before quantisation;
+    and what can be known about it."""
 
     num_codes: tuple[int, ...]
     """Codes per group."""
@@ -96,6 +110,17 @@ class ImageSpace:
     """Names of the classes of images; empty where they have none."""
     latent_channels: int = 0
     """Channels of the latent, which priors get at unit standard deviation; 0 where there are only tokens."""
+    latent_std: tuple[float, ...] = ()
+    """Standard deviation of each channel of the tokenizer's latent over the training images; empty for priors over
+    tokens."""
+    resolution: int = 0
+    """Side of images and of label maps in pixels; 0 where it is not known."""
+    map_classes: tuple[str, ...] = ()
+    """Names of the classes of a label map; empty where the images have none."""
+    text_length: int = 0
+    """l, tokens of every text, padding included; 0 unless `condition` is `text`."""
+    text_dim: int = 0
+    """d, channels of a text token's features."""
 
     @property
     def groups(self) -> int:
@@ -113,11 +138,11 @@ class Condition:
     labels: Int64[Tensor, " b"] | None = None
     """Class indices, -1 for an image without one."""
     text: Float[Tensor, "b l d"] | None = None
-    """Features of the tokens of a caption."""
+    """Features of the tokens of a caption, 0 after its end."""
     text_ids: Int64[Tensor, "b l"] | None = None
-    """Ids of the tokens of a caption, -1 after its end."""
+    """Ids of the tokens of a caption, -1 after its end; an image without a caption has -1 alone."""
     label_map: Int64[Tensor, "b H W"] | None = None
-    """Class of each pixel, -1 where not known."""
+    """Class of each pixel, -1 where not known; an image without a map has -1 alone."""
     tokens: Int64[Tensor, "b g h w"] | None = None
     """Known codes, -1 where they are to be drawn."""
 
@@ -153,7 +178,7 @@ class Prior(nn.Module, ABC):
         space: what it models.
 
     Raises:
-        MismatchError: `config` asks for classes, and the images have none.
+        MismatchError: `config` asks for classes or label maps, and the images have none.
     """
 
     kind: ClassVar[str]
@@ -186,6 +211,14 @@ class Prior(nn.Module, ABC):
                 found="0 classes",
                 expected="condition: none, or a dataset with classes",
             )
+        if config.condition == "label_map" and not space.map_classes:
+            raise MismatchError(
+                "a prior of label maps needs images with maps, and the dataset has none",
+                found="0 classes of pixels",
+                expected="condition: none, or a dataset with segmentations",
+            )
+        if config.condition == "text" and not space.text_length:
+            raise MismatchError("a text-conditional prior needs a text encoder", found="texts of 0 tokens")
 
     @abstractmethod
     def loss(self, batch: Tensor, condition: Condition) -> Float[Tensor, ""]:
@@ -239,6 +272,34 @@ class Prior(nn.Module, ABC):
         return len(self.space.classes) if self.config.condition == "class" else 0
 
     @property
+    def knows_null(self) -> bool:
+        """Whether the null condition was trained: always without a condition, else where conditions were dropped."""
+        return self.config.condition == "none" or self.config.condition_drop > 0
+
+    def given(self, condition: Condition, n: int) -> Bool[Tensor, " n"]:
+        """Which of `n` images have the condition that `config.condition` names."""
+        if condition.labels is not None:
+            return condition.labels != NO_LABEL
+        if condition.text_ids is not None:
+            return (condition.text_ids >= 0).any(dim=1)
+        if condition.label_map is not None:
+            return (condition.label_map >= 0).flatten(1).any(dim=1)
+        return torch.zeros(n, dtype=torch.bool)
+
+    def need_null(self, what: str) -> None:
+        """Refuse what needs the null condition where that was not trained.
+
+        Raises:
+            MismatchError: the message begins with `what`.
+        """
+        if not self.knows_null:
+            raise MismatchError(
+                f"{what} needs the null condition, which was not trained",
+                found="condition_drop: 0",
+                expected="condition_drop > 0",
+            )
+
+    @property
     def takes(self) -> tuple[str, ...]:
         """The parts of a `Condition` that this prior, with its params, can be given."""
         return PARTS[self.config.condition] + (() if self.known_tokens == "none" else ("tokens",))
@@ -258,12 +319,19 @@ class Prior(nn.Module, ABC):
         """Refuse a condition that `sample` and `log_likelihood` of `n` images cannot be given.
 
         Raises:
-            MismatchError: as `check_parts`; a label that is not a class; known tokens that are out of range, of another
-                grid, or not a prefix where they must be one.
+            MismatchError: as `check_parts`; a label or a pixel that is not a class; text or a map of another shape; an
+                image without a condition where the null condition was not trained; known tokens that are out of range,
+                of another grid, or not a prefix where they must be one.
         """
         self.check_parts(condition, n)
         if condition.labels is not None:
             check_labels(condition.labels, self.num_classes)
+        if condition.text is not None or condition.text_ids is not None:
+            self._check_text(condition)
+        if condition.label_map is not None:
+            self._check_map(condition.label_map)
+        if self.config.condition != "none" and not bool(self.given(condition, n).all()):
+            self.need_null("an image without its condition")
         if condition.tokens is not None:
             self._check_tokens(condition.tokens)
 
@@ -285,6 +353,33 @@ class Prior(nn.Module, ABC):
                 raise MismatchError(
                     f"{name} must have one entry per image", found=len(part), expected=f"{n} images"
                 )
+
+    def _check_text(self, condition: Condition) -> None:
+        text, ids, space = condition.text, condition.text_ids, self.space
+        if text is None or ids is None:
+            raise MismatchError(
+                "text is given as features and ids", found="text" if ids is None else "text_ids"
+            )
+        if tuple(text.shape[1:]) != (space.text_length, space.text_dim) or text.shape[:2] != ids.shape:
+            raise MismatchError(
+                "the text is not of this prior's encoder",
+                found=f"features {tuple(text.shape)}, ids {tuple(ids.shape)}",
+                expected=f"features (b, {space.text_length}, {space.text_dim}), ids (b, {space.text_length})",
+            )
+
+    def _check_map(self, label_map: Int64[Tensor, "b H W"]) -> None:
+        side, classes = self.space.resolution, len(self.space.map_classes)
+        if tuple(label_map.shape[1:]) != (side, side):
+            raise MismatchError(
+                "a label map is not of the images' size",
+                found=f"{tuple(label_map.shape)}", expected=f"(b, {side}, {side})",
+            )  # fmt: skip
+        if label_map.numel() and not -1 <= int(label_map.min()) <= int(label_map.max()) < classes:
+            raise MismatchError(
+                "a label map has an unknown class",
+                found=f"{int(label_map.min())} to {int(label_map.max())}",
+                expected=f"0 to {classes - 1}, or -1 for none",
+            )
 
     def _check_tokens(self, tokens: Int64[Tensor, "b g h w"]) -> None:
         space = self.space

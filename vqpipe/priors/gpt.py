@@ -148,11 +148,6 @@ class GPT(Prior):
         """Without the decoder of the last call, of which a captured step can be neither copied nor pickled."""
         return {**vars(self), "_last": None}
 
-    @property
-    def knows_null(self) -> bool:
-        """Whether the null class was trained: always without classes, else where labels were dropped."""
-        return self.num_classes == 0 or self.config.label_drop > 0
-
     def forward(
         self, tokens: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
     ) -> list[Float[Tensor, "b n k"]]:
@@ -177,7 +172,7 @@ class GPT(Prior):
         """
         tokens = self._flat(batch)
         self.check_condition(condition, len(batch))
-        return -self._nll(tokens, tokens, self._rows(condition, len(batch))).view(batch.shape)
+        return -self._nll(tokens, tokens, self._class_rows(condition.labels, len(batch))).view(batch.shape)
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
         """Cross-entropy in nats per position, summed over groups; training drops labels and adds noise.
@@ -192,8 +187,8 @@ class GPT(Prior):
             return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
         self.check_parts(condition, len(batch))
         rows = self._class_rows(condition.labels, len(batch))
-        if self.num_classes and self.config.label_drop:
-            dropped = torch.rand(len(rows), device=rows.device) < self.config.label_drop
+        if self.num_classes and self.config.condition_drop:
+            dropped = torch.rand(len(rows), device=rows.device) < self.config.condition_drop
             rows = rows.masked_fill(dropped, self.num_classes)
         if self.config.token_noise:
             inputs = self._noisy(targets)
@@ -218,9 +213,9 @@ class GPT(Prior):
                 never trained.
         """
         self.begin_sampling(condition, n)
-        rows = self._rows(condition, n)
+        rows = self._class_rows(condition.labels, n)
         if sampling.guidance != 1:
-            self._need_null(f"guidance {sampling.guidance}")
+            self.need_null(f"guidance {sampling.guidance}")
         known = 0 if condition.tokens is None else num_known(condition.tokens)
         uniform = torch.rand(n, self.groups, self.num_positions, generator=generator, dtype=torch.float32)
         tokens = torch.zeros(n, self.groups, self.num_positions, dtype=torch.int64, device=self.device)
@@ -340,24 +335,9 @@ class GPT(Prior):
             )
         return batch.flatten(2)
 
-    def _rows(self, condition: Condition, count: int) -> Int64[Tensor, " b"]:
-        """As `_class_rows`, of a condition that was checked; an image without a class needs a trained null class."""
-        rows = self._class_rows(condition.labels, count)
-        if bool((rows == self.num_classes).any()):
-            self._need_null("an image without a class")
-        return rows
-
     def _class_rows(self, labels: Int64[Tensor, " b"] | None, count: int) -> Int64[Tensor, " b"]:
         """Rows of the class embedding; its last one is the null class."""
         if labels is None:
             return torch.full((count,), self.num_classes, dtype=torch.int64, device=self.device)
         labels = labels.to(self.device)
         return torch.where(labels == NO_LABEL, self.num_classes, labels)
-
-    def _need_null(self, what: str) -> None:
-        if not self.knows_null:
-            raise MismatchError(
-                f"{what} needs the null class, which was not trained",
-                found="label_drop: 0",
-                expected="label_drop > 0",
-            )

@@ -120,6 +120,10 @@ class PriorMetrics(Metrics):
     """Which weights are published and measured."""
     condition: ConditionKind
     """What the prior is given."""
+    num_without_condition: int
+    """Training images without the label, caption or map that the condition names."""
+    num_captions_cut: int
+    """Training captions longer than the text encoder reads."""
     measured: Measured
     """Digests of the images and the protocol."""
 

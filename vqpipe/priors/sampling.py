@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -92,3 +93,23 @@ def draw(probs: Float[Tensor, "b k"], uniform: Float[Tensor, " b"]) -> Int64[Ten
     cumulative = probs.double().cumsum(-1)
     target = uniform.to(probs.device, torch.float64)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def image_generators(n: int, generator: torch.Generator) -> list[torch.Generator]:
+    """A CPU generator for each of `n` images, seeded by `generator` alone.
+
+    With them the random numbers of an image depend neither on how many others are drawn after it nor on how many are
+    drawn at once, however many numbers a sampler needs for each.
+    """
+    seeds = torch.randint(2**63 - 1, (n,), generator=generator)
+    return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+
+
+def normal(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
+    """Standard normal numbers of this shape for each image, each from its own generator; on the CPU."""
+    return torch.stack([torch.randn(shape, generator=own) for own in generators])
+
+
+def uniform(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "n ..."]:
+    """Numbers in [0, 1) of this shape for each image, each from its own generator; on the CPU."""
+    return torch.stack([torch.rand(shape, generator=own) for own in generators])

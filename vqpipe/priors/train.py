@@ -6,23 +6,23 @@ Letters: b images, g groups, h w the token grid, c channels of the latent.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vqpipe.data.loader import ImageSplit, epoch_order, to_float
+from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.distances import Features, load_features
 from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import PriorPictures, save_prior
-from vqpipe.priors.contract import NO_LABEL, Batch, Condition, ImageSpace, Prior, PriorParams, check_labels
+from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels
+from vqpipe.priors.examples import Examples, LabelMaps
 from vqpipe.priors.measure import (
     TRAIN_CHUNK,
     PriorMetrics,
@@ -33,8 +33,9 @@ from vqpipe.priors.measure import (
     split_bits,
     unigram_samples,
 )
+from vqpipe.priors.text import text_encoder
 from vqpipe.runtime.distributed import is_main, rank, world_size
-from vqpipe.runtime.seeds import derive, numpy_rng, seed_everything, torch_rng
+from vqpipe.runtime.seeds import derive, seed_everything, torch_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet, TokenSplit
 from vqpipe.training.loop import run_training
@@ -47,62 +48,14 @@ NUM_SHOWN, NUM_NEAREST = 64, 16
 """Samples in the grid, and those of them that are shown with their nearest training image."""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """The images of one split as a prior models them, with their conditions.
-
-    Args:
-        tokens: codes and labels.
-        images: pixels in the same order; only read for priors over latents.
-        tokenizer: encodes pixels to latents, on its device and in eval mode.
-        config: the prior's params.
-    """
-
-    tokens: TokenSplit
-    images: ImageSplit
-    tokenizer: Tokenizer
-    config: PriorParams
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def batch(self, rows: slice | np.ndarray) -> Batch:
-        """Tokens (b, g, h, w) on the CPU, or latents (b, c, h, w) on the tokenizer's device; conditions on the CPU."""
-        indices, labels = self.tokens.batch(rows)
-        if PRIORS[self.config.kind].models == "tokens":
-            return indices, self.condition(labels)
-        chosen = np.arange(len(self))[rows]
-        return self._latents(self.images.gather(chosen, None, "centre", False)), self.condition(labels)
-
-    def condition(self, labels: Int64[Tensor, " b"]) -> Condition:
-        """What the prior is given about images with these labels."""
-        return Condition(labels=labels) if self.config.condition == "class" else Condition()
-
-    def head(self, count: int) -> Examples:
-        """The first `count` images."""
-        return replace(self, tokens=self.tokens.head(count))
-
-    def batches(self) -> Iterator[Batch]:
-        """All images in order, in batches of the training's length."""
-        size = self.config.training.batch_size
-        return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
-
-    def random_labels(self, n: int) -> Int64[Tensor, " n"]:
-        """Labels drawn with the frequencies of this split; -1 where the prior is not given classes."""
-        if self.config.condition != "class":
-            return torch.full((n,), NO_LABEL, dtype=torch.int64)
-        rows = numpy_rng(self.config.seed, "prior", "labels").integers(len(self), size=n)
-        return self.tokens.labels[torch.from_numpy(rows)]
-
-    @torch.no_grad()
-    def _latents(self, images: Tensor) -> Tensor:
-        device = self.tokenizer.device
-        return self.tokenizer.encode_latent(to_float(images).to(device)).float() / self.tokenizer.latent_scale
-
-
-def space_of(tokenizer: Tokenizer, classes: tuple[str, ...]) -> ImageSpace:
-    """What an image of a tokenizer's own resolution is to a prior."""
-    return ImageSpace(tokenizer.num_codes, tokenizer.grid, classes, tokenizer.config.quantizer.dim)
+def space_of(examples: Examples, classes: tuple[str, ...]) -> ImageSpace:
+    """What an image of a tokenizer's own resolution, and what is known about it, is to a prior."""
+    tokenizer, text, maps = examples.tokenizer, examples.text, examples.maps
+    return ImageSpace(
+        tokenizer.num_codes, tokenizer.grid, classes, tokenizer.config.quantizer.dim, examples.latent_std,
+        tokenizer.resolution, maps.classes if maps is not None else (),
+        text.length if text is not None else 0, text.dim if text is not None else 0,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -110,8 +63,15 @@ def to_codes(prior: Prior, drawn: Tensor, tokenizer: Tokenizer) -> Int64[Tensor,
     """The codes of what a prior drew: tokens as they are, latents quantised; on the CPU."""
     if prior.models == "tokens":
         return drawn.cpu()
-    latents = drawn.to(tokenizer.device) * tokenizer.latent_scale
-    return tokenizer.quantizer.indices(latents).cpu()
+    return tokenizer.quantizer.indices(to_latents(prior, drawn, tokenizer)).cpu()
+
+
+def to_latents(
+    prior: Prior, drawn: Float[Tensor, "b c h w"], tokenizer: Tokenizer
+) -> Float[Tensor, "b c h w"]:
+    """Latents that a prior drew, at the scale of the tokenizer's, on its device."""
+    std = torch.tensor(prior.space.latent_std, device=tokenizer.device).view(1, -1, 1, 1)
+    return drawn.to(tokenizer.device) * std
 
 
 class PriorTraining(Objective):
@@ -175,7 +135,7 @@ def train_prior(
     order_seed = derive(config.seed, "prior", "order")
 
     def batch_at(step: int) -> Batch:
-        return train.batch(epoch_order(len(train), size, order_seed, step, rank(), world_size()))
+        return train.batch(epoch_order(len(train), size, order_seed, step, rank(), world_size()), step)
 
     # Dropout, dropped labels and noise draw from the global generator, which checkpoints contain.
     seed_everything(config.seed, "prior", "training", rank())
@@ -239,10 +199,10 @@ def train_and_measure(
     splits = {name: tokens.split(name) for name in ("train", "validation", "test")}
     images = {name: ImageSplit.open(dataset, name, tokenizer.resolution) for name in splits}
     _check_inputs(config, tokens, tokenizer, splits, images)
-    examples = {name: Examples(split, images[name], tokenizer, config) for name, split in splits.items()}
+    examples = _examples(config, splits, images, tokenizer, dataset, clip)
     features = load_features(config.distances, clip, device) if is_main() else None
     started = time.perf_counter()
-    space = space_of(tokenizer, tokens.classes)
+    space = space_of(examples["train"], tokens.classes)
     prior, result = train_prior(
         config, space, examples["train"], scratch=scratch, curves=curves, device=device, title=title
     )
@@ -251,9 +211,10 @@ def train_and_measure(
     cost = {"training_seconds": round(time.perf_counter() - started, 3)}
 
     n = min(config.num_samples, len(splits["test"]))
-    labels = examples["train"].random_labels(n)
+    # Samples of a text or a map are of the test split's, which the training did not see; classes are the training's.
+    asked = examples["train" if config.condition == "class" else "test"].asked(n)
     started = time.perf_counter()
-    batches = sample_batches(prior, examples["train"].condition(labels), n)
+    batches = sample_batches(prior, asked.condition, n)
     samples = torch.cat([to_codes(prior, batch, tokenizer) for batch in batches])
     cost["sampled_tokens_per_second"] = round(samples.numel() / (time.perf_counter() - started), 1)
     floor = code_frequencies(splits["train"], tokens.num_codes)
@@ -278,13 +239,17 @@ def train_and_measure(
         num_rollbacks=result.num_rollbacks,
         weights="ema" if result.averaged else "last",
         condition=config.condition,
+        num_without_condition=int(examples["train"].without_condition().sum()),
+        num_captions_cut=examples["train"].num_cut(),
         measured=_measured(images["test"], n, features, config),
     )
     rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
     pictures = PriorPictures(
         samples=sets.first["samples"][:NUM_SHOWN],
         indices=samples[:NUM_SHOWN],
-        labels=labels[:NUM_SHOWN],
+        labels=asked.labels[:NUM_SHOWN],
+        captions=asked.captions[:NUM_SHOWN],
+        label_maps=None if (maps := asked.condition.label_map) is None else maps[:NUM_SHOWN],
         unigram=sets.first["unigram_samples"][:NUM_SHOWN],
         nearest=images["train"].gather(rows, None, "centre", False),
         nearest_ids=[images["train"].ids[row] for row in rows],
@@ -304,6 +269,44 @@ def _measured(test: ImageSplit, num_samples: int, features: Features, config: Pr
         "distances": config.distances.model_dump(mode="json"),
     }  # fmt: skip
     return measured_with(digest.images("test"), protocol)
+
+
+def _examples(
+    config: PriorParams,
+    splits: dict[str, TokenSplit],
+    images: dict[str, ImageSplit],
+    tokenizer: Tokenizer,
+    dataset: Path,
+    clip: Clip,
+) -> dict[str, Examples]:
+    """The examples of each split, after the checks that need their conditions.
+
+    Raises:
+        MismatchError: images without the condition where the null condition is not trained, or none with it.
+    """
+    text = text_encoder(config.text, clip) if config.text is not None else None
+    maps = {
+        name: LabelMaps.open(dataset, name, tokenizer.resolution) if config.condition == "label_map" else None
+        for name in splits
+    }
+    examples = {
+        name: Examples(split, images[name], tokenizer, config, text, maps[name])
+        for name, split in splits.items()
+    }
+    for name, own in examples.items():
+        missing = int(own.without_condition().sum())
+        what = {"class": "label", "text": "caption", "label_map": "label map"}.get(config.condition, "")
+        if missing and (config.condition_drop == 0 or missing == len(own)):
+            raise MismatchError(
+                f"a prior with condition: {config.condition} needs a {what} on every {name} image"
+                + ("" if missing == len(own) else " where condition_drop is 0"),
+                found=f"{missing} of {len(own)} images without one",
+                expected="condition_drop above 0 and images with one, or condition: none",
+            )
+    if PRIORS[config.kind].models == "latents":
+        std = examples["train"].measured_std()
+        examples = {name: replace(own, latent_std=std) for name, own in examples.items()}
+    return examples
 
 
 def _check_inputs(
@@ -332,10 +335,3 @@ def _check_inputs(
                 expected=f"{len(opened)} images with the same ids in the same order",
                 run=f"dvc repro tokens@{config.tokenizer}",
             )
-    unlabelled = sum(int((split.labels == NO_LABEL).sum()) for split in splits.values())
-    if config.condition == "class" and config.label_drop == 0 and unlabelled:
-        raise MismatchError(
-            "a class-conditional prior without label_drop needs a label on every image",
-            found=f"{unlabelled} images without one",
-            expected="label_drop above 0, or condition: none",
-        )

@@ -60,6 +60,11 @@ class SentenceModel:
                 expected="a whole folder as sentence-transformers saves it",
             ) from error
 
+    @property
+    def library(self) -> Any:
+        """The model of sentence-transformers, for its tokenizer and the features of tokens."""
+        return self._model
+
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Text embeddings as the model's own parts give them, (n, d) float32; most models normalise them."""
         return self._model.encode(list(texts), show_progress_bar=False, convert_to_tensor=True)

@@ -3,16 +3,20 @@
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 
 PRIOR_WEIGHTS = TensorSpec(
-    "prior_weights", 3, {}, stage="prior", open=True,
+    "prior_weights", 4, {}, stage="prior", open=True,
     about="weights of a prior; facts: params, num_codes, grid, groups, classes, num_classes (0 unless conditioned on "
-    "them), latent_channels, averaged",
+    "them), latent_channels, latent_std, resolution, map_classes, text_length, text_dim, averaged",
 )  # fmt: skip
 
 SAMPLES = TableSpec(
-    "samples", 1,
-    {"image": "binary", "label": "int32", "label_name": "string", "indices": "list<int32>"},
+    "samples", 2,
+    {
+        "image": "binary", "label": "int32", "label_name": "string", "caption": "string", "label_map": "binary",
+        "indices": "list<int32>",
+    },
     stage="prior",
-    about="samples as PNG with the class they were conditioned on; indices flattened from (g, h, w)",
+    about="samples as PNG with the class, the text or the map (PNG, class + 1, 0 for none) they were conditioned on; "
+    "indices flattened from (g, h, w)",
 )  # fmt: skip
 
 NEAREST = TableSpec(

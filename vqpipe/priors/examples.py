@@ -1,0 +1,216 @@
+"""What a prior sees of a split: its images as tokens or latents, and what is known about each.
+
+Letters: n images, b batch, g groups, h w the token grid, c channels of the latent, l text tokens, r side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from vqpipe.data.images import decode_png
+from vqpipe.data.loader import ImageSplit, to_float
+from vqpipe.data.read import open_split
+from vqpipe.errors import MismatchError
+from vqpipe.priors import PRIORS
+from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams
+from vqpipe.priors.text import TextEncoder
+from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.tokenizers.tokens import TokenSplit
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The label maps of a split as PNGs in memory, decoded on demand; None for an image without one.
+
+    Value 0 of a PNG is the background, which is no class; value v is class v - 1.
+    """
+
+    pngs: list[bytes | None]
+    classes: tuple[str, ...]
+    """Names of the classes of pixels."""
+    resolution: int
+    """r: maps are cropped as the images are."""
+    where: str
+    """The dataset and the split, for messages."""
+
+    @classmethod
+    def open(cls, dataset: Path, split: str, resolution: int) -> LabelMaps:
+        """Read the maps of a split.
+
+        Raises:
+            ArtifactError: no dataset there, or a damaged one.
+        """
+        found = open_split(dataset, split)
+        pngs = [png for batch in found.batches(["segmentation"]) for png in batch.column(0).to_pylist()]
+        classes = tuple(str(name) for name in found.facts.get("categories") or ())
+        return cls(pngs, classes, resolution, f"{dataset}: {split} label map")
+
+    def get(self, rows: Sequence[int]) -> Int64[Tensor, "b r r"]:
+        """Centre crops of the maps, -1 where no class is known.
+
+        Raises:
+            ArtifactError: a damaged PNG.
+            MismatchError: a pixel whose class has no name.
+        """
+        side = self.resolution
+        out = torch.full((len(rows), side, side), -1, dtype=torch.int64)
+        for at, row in enumerate(rows):
+            png = self.pngs[row]
+            if png is not None:
+                whole = torch.from_numpy(decode_png(png, f"{self.where} {row}", "dataset").astype(np.int64))
+                top, left = ((length - side) // 2 for length in whole.shape)
+                out[at] = whole[top : top + side, left : left + side] - 1
+        if out.numel() and int(out.max()) >= len(self.classes):
+            raise MismatchError(
+                f"{self.where}: a pixel of an unknown class", found=int(out.max()) + 1,
+                expected=f"1 to {len(self.classes)}, or 0 for none",
+            )  # fmt: skip
+        return out
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some images of a split as conditions of samples; `captions` are the texts that were encoded, "" for none."""
+
+    rows: Int64[np.ndarray, " n"]
+    condition: Condition
+    captions: list[str]
+
+    @property
+    def labels(self) -> Int64[Tensor, " n"]:
+        """The classes, -1 for none."""
+        return (
+            self.condition.labels if self.condition.labels is not None else torch.full((len(self.rows),), -1)
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The images of one split as a prior models them, with their conditions.
+
+    Args:
+        tokens: codes and labels.
+        images: pixels and captions in the same order; pixels are only read for priors over latents.
+        tokenizer: encodes pixels to latents, on its device and in eval mode.
+        config: the prior's params.
+        text: encodes captions; None unless the condition is `text`.
+        maps: None unless the condition is `label_map`.
+        latent_std: standard deviation of each channel of the latent, by which it is divided.
+    """
+
+    tokens: TokenSplit
+    images: ImageSplit
+    tokenizer: Tokenizer
+    config: PriorParams
+    text: TextEncoder | None = None
+    maps: LabelMaps | None = None
+    latent_std: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, rows: slice | Int64[np.ndarray, " b"], step: int | None = None) -> Batch:
+        """Tokens (b, g, h, w) on the CPU, or latents (b, c, h, w) on the tokenizer's device; conditions of the same
+        images. Of several captions a training step draws one, measurements (`step` None) take the first."""
+        chosen = np.arange(len(self))[rows]
+        condition = self.conditions(chosen, step).condition
+        if PRIORS[self.config.kind].models == "tokens":
+            return self.tokens.batch(chosen)[0], condition
+        std = torch.tensor(self.latent_std, device=self.tokenizer.device).view(1, -1, 1, 1)
+        return self.latents(chosen) / std, condition
+
+    def conditions(self, rows: Int64[np.ndarray, " b"], step: int | None = None) -> Asked:
+        """What the prior is given about some images."""
+        if self.config.condition == "class":
+            return Asked(rows, Condition(labels=self.tokens.labels[torch.from_numpy(rows)]), [""] * len(rows))
+        if self.text is not None:
+            captions = self._captions(rows, step)
+            features, ids = self.text.encode(captions)
+            return Asked(rows, Condition(text=features, text_ids=ids), captions)
+        if self.maps is not None:
+            return Asked(rows, Condition(label_map=self.maps.get(rows.tolist())), [""] * len(rows))
+        return Asked(rows, Condition(), [""] * len(rows))
+
+    def asked(self, n: int) -> Asked:
+        """The conditions of `n` samples: of this split's first images, as many as it has, then from its start again;
+        classes are drawn with this split's frequencies."""
+        rows = np.arange(n) % len(self)
+        if self.config.condition == "class":
+            rows = numpy_rng(self.config.seed, "prior", "labels").integers(len(self), size=n)
+        return self.conditions(rows)
+
+    def head(self, count: int) -> Examples:
+        """The first `count` images."""
+        return replace(self, tokens=self.tokens.head(count))
+
+    def batches(self) -> Iterator[Batch]:
+        """All images in order, in batches of the training's length."""
+        size = self.config.training.batch_size
+        return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def without_condition(self) -> Bool[np.ndarray, " n"]:
+        """Which images lack the condition that the params name: a label, a caption or a map."""
+        count = len(self)
+        match self.config.condition:
+            case "class":
+                return (self.tokens.labels == NO_LABEL).numpy()
+            case "text":
+                return np.array(
+                    [not any(text.strip() for text in own) for own in self.images.captions[:count]]
+                )
+            case "label_map":
+                return np.array(
+                    [png is None for png in self.maps.pngs[:count]] if self.maps is not None else []
+                )
+        return np.zeros(count, dtype=bool)
+
+    def num_cut(self) -> int:
+        """Captions longer than the text encoder reads; 0 without one."""
+        if self.text is None:
+            return 0
+        lengths = {
+            text: self.text.num_tokens(text) for own in self.images.captions[: len(self)] for text in own
+        }
+        return sum(
+            lengths[text] > self.text.length for own in self.images.captions[: len(self)] for text in own
+        )
+
+    @torch.no_grad()
+    def latents(self, rows: Int64[np.ndarray, " b"]) -> Float[Tensor, "b c h w"]:
+        """Latents before quantisation as the tokenizer makes them, float32, on its device."""
+        pixels = self.images.gather(rows, None, "centre", False)
+        return self.tokenizer.encode_latent(to_float(pixels).to(self.tokenizer.device)).float()
+
+    def measured_std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel of the latent over all images and positions; images pass in batches."""
+        count, total, square = 0, torch.zeros(0), torch.zeros(0)
+        for start in range(0, len(self), 64):
+            rows = (
+                self.latents(np.arange(start, min(start + 64, len(self))))
+                .double()
+                .transpose(0, 1)
+                .flatten(1)
+                .cpu()
+            )
+            if count == 0:
+                total, square = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
+            count, total, square = count + rows.shape[1], total + rows.sum(1), square + rows.square().sum(1)
+        mean = total / count
+        return tuple((square / count - mean.square()).clamp_min(0).sqrt().tolist())
+
+    def _captions(self, rows: Int64[np.ndarray, " b"], step: int | None) -> list[str]:
+        """A caption of each image, "" for one without: the first, or at a training step one that depends on the seed,
+        the step and the image."""
+        own = [[text for text in self.images.captions[row] if text.strip()] or [""] for row in rows.tolist()]
+        if step is None:
+            return [texts[0] for texts in own]
+        draws = numpy_rng(self.config.seed, "prior", "captions", step).random(len(self.images))
+        return [texts[int(draws[row] * len(texts))] for row, texts in zip(rows.tolist(), own, strict=True)]
