@@ -19,6 +19,9 @@ def main(
     curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    judges: Annotated[
+        Path | None, typer.Option(help="The judges artifact; without it, what they measure is absent.")
+    ] = None,
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:
@@ -34,7 +37,7 @@ def main(
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.artifacts.specs.tokens import TOKENS
     from vqpipe.priors import load_prior_params
-    from vqpipe.priors.train import train_and_measure
+    from vqpipe.priors.measure_prior import train_and_measure
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.preflight import need_compiler

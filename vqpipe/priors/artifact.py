@@ -20,13 +20,14 @@ from torch import Tensor
 
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.data.images import encode_png
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import ImageSpace, Prior
+from vqpipe.priors.measure_completion import CompletedPictures, completed_row
 
 GRID_COLUMNS, GRID_GAP = 8, 2
 
@@ -49,6 +50,8 @@ class PriorPictures:
     nearest_ids: Sequence[str]
     rmse: Float64[Tensor, " m"]
     same_codes: Float64[Tensor, " m"]
+    completions: Sequence[CompletedPictures] = ()
+    """Empty for a prior that cannot be given known tokens."""
 
 
 def contact_sheet(
@@ -110,6 +113,9 @@ def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictur
             "same_codes": pictures.same_codes.tolist(),
         }
         write_table(partial / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
+        if pictures.completions:
+            rows = [completed_row(one, space.classes) for one in pictures.completions]
+            write_table(partial / "completions.parquet", COMPLETIONS, to_table(COMPLETIONS, rows))
 
 
 @reads_whole
