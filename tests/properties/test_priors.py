@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.ranks import ROOT, torchrun
 from tests.small_priors import shared
 from tests.toy_priors import PLACES
 from vqpipe.errors import MismatchError
@@ -349,3 +351,15 @@ def test_a_small_distribution_is_learned(kind: str, tmp_path: Path) -> None:
     for two in ((0, 1), (1, 0), (1, 1)):
         distance = 0.5 * (pairs(drawn, (0, 0), two) - pairs(true, (0, 0), two)).abs().sum()
         assert float(distance) < DISTANCE, two
+
+
+def test_two_ranks_end_with_the_same_weights(tmp_path: Path) -> None:
+    torchrun(ROOT / "tests/train_prior_ranks.py", str(tmp_path))
+    found = sorted(path for path in tmp_path.glob("*-0.safetensors"))
+    assert len(found) == sum(
+        case.values[0] in PRIORS._places for case in CASES if case.values[0] not in PLACES
+    )
+    for path in found:
+        one, two = load_file(path), load_file(path.with_name(path.name.replace("-0.s", "-1.s")))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(two[name], tensor) for name, tensor in one.items()), path.name
