@@ -1,4 +1,4 @@
-"""The generation stage: a row has the numbers of its tokenizer and priors, and a killed one ends with the same bytes."""
+"""The generation stage: a row has the numbers of its tokenizer and priors; a killed one ends with the same bytes."""
 
 from __future__ import annotations
 
