@@ -175,7 +175,7 @@ class GPT(Prior):
         return -self._nll(tokens, tokens, self._class_rows(condition.labels, len(batch))).view(batch.shape)
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
-        """Cross-entropy in nats per position, summed over groups; training drops labels and adds noise.
+        """Cross-entropy in nats per position, summed over groups; training adds noise.
 
         In training mode the values of labels are not checked, which would wait for the device.
 
@@ -187,9 +187,6 @@ class GPT(Prior):
             return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
         self.check_parts(condition, len(batch))
         rows = self._class_rows(condition.labels, len(batch))
-        if self.num_classes and self.config.condition_drop:
-            dropped = torch.rand(len(rows), device=rows.device) < self.config.condition_drop
-            rows = rows.masked_fill(dropped, self.num_classes)
         if self.config.token_noise:
             inputs = self._noisy(targets)
         return self._nll(inputs, targets, rows).mean(dim=(0, 2)).sum()
