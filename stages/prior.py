@@ -54,7 +54,7 @@ def main(
         scratch = run.scratch()
         trained = train_and_measure(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,
-            Clip.load(clip, device()), scratch=scratch, curves=run.staged(curves), device=device(), title=pair,
+            Clip.load(clip, device()), judges=None, scratch=scratch, curves=run.staged(curves), device=device(), title=pair,
         )  # fmt: skip
         if trained is not None:
             run.metrics(metrics, trained.metrics)

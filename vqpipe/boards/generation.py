@@ -22,7 +22,7 @@ from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.names import Name
 from vqpipe.priors import PRIORS, AnyPrior
 from vqpipe.priors.contract import PriorParams
-from vqpipe.priors.train import train_and_measure
+from vqpipe.priors.measure_prior import train_and_measure
 from vqpipe.tokenizers.tokens import TokenSet, TokensParams, write_tokens
 from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip

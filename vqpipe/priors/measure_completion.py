@@ -247,7 +247,9 @@ def _errors_inside(
         patches = perceptual.clip.patch_grid
         inside = [
             [
-                hole.cut(layer.transpose(1, 2).unflatten(2, patches), grid).flatten(2).transpose(1, 2)
+                hole.cut(layer.transpose(1, 2).reshape(len(true), -1, *patches), grid)
+                .flatten(2)
+                .transpose(1, 2)
                 for layer in own.perceptual
             ]
             for own in (true_features, made_features)

@@ -1,8 +1,8 @@
 """Whether images are what was asked for: classes, captions and label maps, as judges trained on real images see them.
 
 Every set of images is compared with the condition that it was made for. Reconstructions and real test images are
-compared with their own, which is the ceiling of the judge; images of codes drawn by frequency are the floor, and samples
-compared with the condition of the next image are chance.
+compared with their own, which is the ceiling of the judge; images of codes drawn by frequency are the floor, and
+samples compared with the condition of the next image are chance.
 
 Letters: n b images, H W pixels, c classes of pixels, m texts, e dimension of CLIP's space.
 """
@@ -36,6 +36,10 @@ CHUNK = 256
 class Judge(Protocol):
     """What the judges of a run can tell of images; they were trained on real images and on no sample."""
 
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def categories(self) -> tuple[str, ...]: ...
     def class_of(self, images: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b k"]: ...
     def segment(self, images: UInt8[Tensor, "b 3 H W"]) -> Int64[Tensor, "b H W"]: ...
 
@@ -54,7 +58,7 @@ class Agreement(Metrics):
     """Its standard deviation over the draws."""
     mean_iou: float | None = None
     """Intersection over union of the judge's map and the condition, over all pixels of all images, mean over the
-    classes that either has, [0, 1]; higher is better."""
+    classes that the conditions have, [0, 1]; higher is better."""
     pixel_accuracy: float | None = None
     """Part of the pixels to which the judge assigns the class of the condition, [0, 1]; higher is better."""
 
@@ -119,6 +123,8 @@ class ClassWatcher(Watcher):
         found = torch.cat(self._found["samples" if name == CHANCE else name])
         asked = self._own if name in OF_TEST else self._asked.roll(-1 if name == CHANCE else 0)
         known = asked >= 0
+        if not known.any():
+            return Agreement()
         return Agreement(class_accuracy=float((found == asked)[known].double().mean()))
 
 
@@ -190,6 +196,8 @@ class TextWatcher(Watcher):
     def agreement(self, name: str) -> Agreement:
         images = torch.cat(self._found["samples" if name == CHANCE else name])
         known = self._own >= 0
+        if not known.any():
+            return Agreement()
         own, images = self._own[known], images[known]
         own = own.roll(-1 if name == CHANCE else 0)
         ranked = r_precision(images, self._texts, own, self.num_candidates, DRAWS, self._seed)
@@ -242,12 +250,15 @@ def confusion(
     return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def map_scores(counts: Int64[Tensor, "c c"]) -> tuple[float, float]:
-    """Mean intersection over union of the classes that occur, and the part of pixels that agree."""
-    right = counts.diagonal().double()
-    union = counts.sum(0) + counts.sum(1) - right
-    occurs = union > 0
-    return float((right[occurs] / union[occurs]).mean()), float(right.sum() / counts.sum())
+def map_scores(counts: Int64[Tensor, "c c"]) -> tuple[float | None, float | None]:
+    """Mean intersection over union of the classes of the conditions, and the part of pixels that agree; None without a
+    pixel."""
+    right, asked = counts.diagonal().double(), counts.sum(1)
+    occurs = asked > 0
+    if not occurs.any():
+        return None, None
+    iou = right / (asked + counts.sum(0) - right)
+    return float(iou[occurs].mean()), float(right.sum() / asked.sum())
 
 
 def condition_metrics(

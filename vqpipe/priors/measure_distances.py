@@ -1,4 +1,4 @@
-"""Distances of a set of images from test images: those of `metrics.distances`, density, coverage, and FID as papers take it.
+"""Distances of images from test images: those of `metrics.distances`, density and coverage, and FID as in papers.
 
 Density and coverage (Naeem et al., 2020, section 3.2) count samples in the balls around real images alone, so that a
 single outlying sample cannot make a large ball. Balls are closed, and have the radius of the `num_neighbours`-th

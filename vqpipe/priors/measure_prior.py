@@ -118,8 +118,8 @@ def train_and_measure(
     tokenizer: Tokenizer,
     dataset: Path,
     clip: Clip,
-    judges: Judge | None,
     *,
+    judges: Judge | None = None,
     scratch: Path,
     curves: Path | None,
     device: torch.device,
@@ -377,7 +377,7 @@ def _agreement(
 def _completion(
     run: _Measuring, codes: Mapping[str, Int64[Tensor, "n g h w"]]
 ) -> tuple[dict[HoleName, CompletionMetrics] | None, list[CompletedPictures]]:
-    """Completions of the first half of the test images that samples are compared with, and those of a few as pictures."""
+    """Completions of the first half of the test images that samples are compared with; of a few, as pictures."""
     prior, grid, test = run.prior, run.tokenizer.grid, run.examples["test"]
     shapes = holes(grid, prior.known_tokens)
     if not shapes:
@@ -401,8 +401,8 @@ def _completion(
         few = min(NUM_PICTURES, count)
         asked = test.conditions(np.arange(few))
         drawn = draw_completions(prior, own[:few], mask, asked.condition, generator, NUM_COMPLETIONS)
-        made = run.decode(drawn).unflatten(0, (few, NUM_COMPLETIONS))
         again, true = run.decode(own[:few]), run.test.images(0, few)
+        made = run.decode(drawn).view(few, NUM_COMPLETIONS, *true.shape[1:])
         cell = true.shape[2] // grid[0], true.shape[3] // grid[1]
         pixels = mask.repeat_interleave(cell[0], 0).repeat_interleave(cell[1], 1).to(torch.uint8) * 255
         pictures += [
