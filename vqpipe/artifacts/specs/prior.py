@@ -43,6 +43,6 @@ COMPLETIONS = TableSpec(
 PRIOR = FolderSpec(
     "prior", 1, stage="prior",
     required=("model.safetensors", "samples.png", "unigram.png", "samples.parquet", "nearest.parquet"),
-    about="a prior, its samples as a grid and as rows, its floor, the nearest training images; with completions.parquet "
+    about="a prior, its samples as a grid and as rows, its floor, the nearest training images; completions.parquet "
     "where it takes known tokens",
 )  # fmt: skip
