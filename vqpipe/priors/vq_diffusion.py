@@ -80,6 +80,8 @@ class VQDiffusion(Prior):
     conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class", "text")
     known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "any"
     config: VQDiffusionParams
+    masks: Int64[Tensor, "g 1"]
+    """The code of each group that is its mask."""
 
     @classmethod
     def example(cls) -> dict[str, Any]:
@@ -105,6 +107,7 @@ class VQDiffusion(Prior):
         )  # fmt: skip
         self.chains = nn.ModuleList(Transitions(k, config.num_times) for k in space.num_codes)
         self.times = DrawnTimes(config.num_times) if config.importance else None
+        self.register_buffer("masks", torch.tensor(space.num_codes)[:, None], persistent=False)
 
     def networks(self) -> Sequence[nn.Module]:
         """The blocks; embeddings, heads and the loss are not compiled."""
@@ -165,8 +168,7 @@ class VQDiffusion(Prior):
                 for group in range(self.groups)
             ]
         )  # (g, 2, b, p)
-        masks = torch.tensor(self.space.num_codes, device=tokens.device)[:, None]
-        weights = torch.where(tokens == masks, *config.mask_weight)
+        weights = torch.where(tokens == self.masks, *config.mask_weight)
         weights = torch.where((time == 0)[:, None, None], 1.0, weights).transpose(0, 1)
         bound, auxiliary = (both * weights[:, None]).sum(dim=(0, 3))
         factor = config.auxiliary_weight * (
@@ -202,12 +204,11 @@ class VQDiffusion(Prior):
     ) -> Int64[Tensor, "n g p"]:
         """As `sample`, all images at once, each with its own generator."""
         n = len(generators)
-        masks = torch.tensor(self.space.num_codes, device=self.device)[:, None]
         known = torch.full((n, self.groups, self.num_positions), -1, device=self.device)
         if condition.tokens is not None:
             known = condition.tokens.flatten(2)
         given = self._given(condition, n)
-        tokens = torch.where(known < 0, masks, known)
+        tokens = torch.where(known < 0, self.masks, known)
         for time, last, before in jumps(self.config.num_times, sampling.skip, sampling.jump):
             numbers = uniform(generators, self.groups, self.num_positions).to(self.device)
             times = torch.full((n,), time, device=self.device)
