@@ -16,6 +16,7 @@ PRIORS: Table[Prior] = Table(
     "prior",
     {
         "gpt": "vqpipe.priors.gpt:GPT",
+        "vq_diffusion": "vqpipe.priors.vq_diffusion:VQDiffusion",
     },
 )
 """Priors by kind."""
