@@ -16,6 +16,7 @@ PRIORS: Table[Prior] = Table(
     "prior",
     {
         "gpt": "vqpipe.priors.gpt:GPT",
+        "masked": "vqpipe.priors.masked:Masked",
     },
 )
 """Priors by kind."""
