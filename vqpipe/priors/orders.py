@@ -114,10 +114,11 @@ def step_of(
         before = after = torch.where(steps == 1, 1.0, spread)
     else:
         before, after = (((at + more) / steps.double()).clamp_max(1) for more in (0, 1))
-    if sampling.counts == "floor":  # in float32, as 1d-tokenizer
-        total = unknown - (unknown * masked_share(sampling.schedule, after.float())).floor().long()
+    share = masked_share(sampling.schedule, after.float())  # the references round float32 numbers
+    if sampling.counts == "floor":
+        total = unknown - (unknown * share).floor().long()
     else:
-        total = (unknown * (1 - masked_share(sampling.schedule, after))).floor().long()
+        total = (unknown * (1 - share)).floor().long()
     later = (steps - 1 - at).clamp_min(0)
     total = torch.where(later > 0, total.maximum(drawn + 1).minimum(unknown - later), unknown)
 
