@@ -17,6 +17,7 @@ PRIORS: Table[Prior] = Table(
     {
         "gpt": "vqpipe.priors.gpt:GPT",
         "vq_diffusion": "vqpipe.priors.vq_diffusion:VQDiffusion",
+        "masked": "vqpipe.priors.masked:Masked",
     },
 )
 """Priors by kind."""
