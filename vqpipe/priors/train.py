@@ -20,7 +20,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.metrics.distances import Features, load_features
 from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.priors import PRIORS
-from vqpipe.priors.artifact import PriorPictures, save_prior
+from vqpipe.priors.artifact import MadeWith, PriorPictures, save_prior
 from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels
 from vqpipe.priors.examples import Examples, LabelMaps
 from vqpipe.priors.measure import (
@@ -161,10 +161,11 @@ class TrainedPrior:
     metrics: PriorMetrics
     cost: dict[str, float]
     pictures: PriorPictures
+    made_with: MadeWith
 
     def save(self, folder: Path) -> None:
         """Publish the prior artifact."""
-        save_prior(folder, self.prior, self.averaged, self.pictures)
+        save_prior(folder, self.prior, self.averaged, self.pictures, self.made_with)
 
 
 def train_and_measure(
@@ -256,7 +257,8 @@ def train_and_measure(
         rmse=near.nearest["samples"].rmse[:NUM_NEAREST],
         same_codes=near.shared["samples"][:NUM_NEAREST],
     )
-    return TrainedPrior(prior, result.averaged, metrics, cost, pictures)
+    made_with = MadeWith.of(tokenizer, examples["train"].text)
+    return TrainedPrior(prior, result.averaged, metrics, cost, pictures, made_with)
 
 
 def _measured(test: ImageSplit, num_samples: int, features: Features, config: PriorParams) -> Measured:
