@@ -90,7 +90,7 @@ def sample(
     columns = min(8, -(-n // int(n**0.5)))
     asked = {"class": class_, "text": text, "map": [path.name for path in map_ or []]}
     write_picture(out, contact_sheet(_bytes(images), columns), {
-        "prior": Path(prior).name, "n": n, "seed": seed, **{kind: own for kind, own in asked.items() if own},
+        **_identity(loaded), "n": n, "seed": seed, **{kind: own for kind, own in asked.items() if own},
         "sampling": changes | ({} if guidance is None else {"guidance": guidance}),
     })  # fmt: skip
     say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
@@ -145,7 +145,7 @@ def complete(
     original = to_uint8(pixels).cpu()
     sheet = torch.cat([original.masked_fill(holes, 128), _bytes(filled), original])
     write_picture(out, contact_sheet(sheet), {
-        "prior": Path(prior).name, "n": n, "seed": seed, "image": image.name,
+        **_identity(loaded), "n": n, "seed": seed, "image": image.name,
         **({"keep": keep.value} if keep is not None else {"mask": mask.name if mask is not None else ""}),
         "sampling": changes | ({} if guidance is None else {"guidance": guidance}),
     })  # fmt: skip
@@ -246,6 +246,15 @@ def _bytes(images: Any) -> Any:
     from vqpipe.data.loader import to_uint8
 
     return to_uint8(images).cpu()
+
+
+def _identity(loaded: ImagePrior) -> dict[str, Any]:
+    config = loaded.prior.config
+    return {
+        "prior": config.kind,
+        "condition": config.condition,
+        "tokenizer": loaded.stored.made_with.tokenizer,
+    }
 
 
 def _about(loaded: ImagePrior) -> str:

@@ -2,14 +2,13 @@
 
     README.md  config.json  model.safetensors                the prior, and its card
     tokenizer/                                               the same three files of its tokenizer
-    clip/                                                    the whole CLIP artifact, for a prior of texts
+    clip/model.safetensors                                   the whole CLIP of a prior of texts
 
 `ImagePrior.from_pretrained` reads it, from a folder or from the Hub, and draws the same images as from the artifact.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from huggingface_hub import ModelCardData
 from pydantic import BaseModel
 
 from vqpipe.artifacts.inputs_outputs import need_output
-from vqpipe.artifacts.publish import MANIFEST, publish_folder, read_manifest
-from vqpipe.artifacts.specs.clip import CLIP
+from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.errors import MismatchError
 from vqpipe.library.cards import prior_card, tokenizer_card
+from vqpipe.library.clips import copy_clip
 from vqpipe.library.priors import CLIP_FOLDER, TOKENIZER_FOLDER, ImagePrior
 from vqpipe.priors.artifact import write_config_folder
 from vqpipe.priors.measure import PriorMetrics
@@ -75,8 +74,7 @@ def export_prior(
         (folder / TOKENIZER_FOLDER / "README.md").write_text(tokenizer_card(tokenizer), encoding="utf-8")
         if image_prior.clip_folder is not None:
             (folder / CLIP_FOLDER).mkdir()
-            for name in (MANIFEST, *read_manifest(image_prior.clip_folder, CLIP).files):
-                shutil.copyfile(image_prior.clip_folder / name, folder / CLIP_FOLDER / name)
+            copy_clip(image_prior.clip_folder, folder / CLIP_FOLDER)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

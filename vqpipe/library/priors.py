@@ -21,9 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.artifacts.specs.clip import CLIP
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, did_you_mean
+from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
 from vqpipe.params.base import validate
@@ -36,7 +35,6 @@ from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.stored import CONFIG, MODEL
-from vqpipe.vision.clip import Clip
 
 Map = Int64[Tensor, "r r"] | Path | str
 PLACE = Path("artifacts/prior")
@@ -131,7 +129,7 @@ class ImagePrior:
             encoder = SentenceText(config.text.model, config.text.max_tokens)
         elif config.text is not None:
             place = Path(clip) if clip else _part(folder, CLIP_FOLDER, Path(CLIP_FOLDER), "clip")
-            encoder = text_encoder(config.text, Clip.load(place, device))
+            encoder = text_encoder(config.text, load_clip(place, device))
         return cls(stored, Tokenizer.from_pretrained(at, device), encoder, place)
 
     @property
@@ -425,7 +423,7 @@ def _snapshot(name: str, **options: Any) -> Path:
     files = [MODEL, f"{TOKENIZER_FOLDER}/{CONFIG}", f"{TOKENIZER_FOLDER}/{MODEL}"]
     text = facts["params"].get("text")
     if text is not None and text["model"] is None:
-        files += [f"{CLIP_FOLDER}/{file}" for file in (MANIFEST, *CLIP.required)]
+        files.append(f"{CLIP_FOLDER}/{MODEL}")
     for file in files:
         download(name, file, "prior", **{**options, "revision": config.parent.name})
     return config.parent
