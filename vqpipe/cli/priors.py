@@ -82,16 +82,16 @@ def sample(
     from vqpipe.priors.artifact import contact_sheet
 
     need_picture(out, map_ or [])
-    changes = _changes(set_ or [])
-    loaded = _load(prior, tokenizer, clip)
+    changes = _changes(set_ or [], guidance)
+    loaded = _load(prior, tokenizer, clip, changes)
     images = loaded.sample(
-        n, classes=class_ or None, text=text or None, label_map=map_ or None, guidance=guidance, seed=seed, **changes
-    )  # fmt: skip
+        n, classes=class_ or None, text=text or None, label_map=map_ or None, seed=seed, **changes
+    )
     columns = min(8, -(-n // int(n**0.5)))
     asked = {"class": class_, "text": text, "map": [path.name for path in map_ or []]}
     write_picture(out, contact_sheet(_bytes(images), columns), {
         **_identity(loaded), "n": n, "seed": seed, **{kind: own for kind, own in asked.items() if own},
-        "sampling": changes | ({} if guidance is None else {"guidance": guidance}),
+        "sampling": changes,
     })  # fmt: skip
     say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
 
@@ -130,12 +130,12 @@ def complete(
     from vqpipe.priors.artifact import contact_sheet
 
     need_picture(out, [path for path in (image, mask, map_) if path is not None])
-    changes = _changes(set_ or [])
+    changes = _changes(set_ or [], guidance)
     picture, white = read_picture(image), read_picture(mask) if mask is not None else None
-    loaded = _load(prior, tokenizer, clip)
+    loaded = _load(prior, tokenizer, clip, changes)
     filled = loaded.complete(
         picture, white, keep=keep.value if keep is not None else None, n=n, classes=class_, text=text, label_map=map_,
-        guidance=guidance, seed=seed, **changes,
+        seed=seed, **changes,
     )  # fmt: skip
     import torch
 
@@ -147,7 +147,7 @@ def complete(
     write_picture(out, contact_sheet(sheet), {
         **_identity(loaded), "n": n, "seed": seed, "image": image.name,
         **({"keep": keep.value} if keep is not None else {"mask": mask.name if mask is not None else ""}),
-        "sampling": changes | ({} if guidance is None else {"guidance": guidance}),
+        "sampling": changes,
     })  # fmt: skip
     say(
         f"wrote {out}: {n:,} completions of {image} by {_about(loaded)}; {int(hidden.sum())} of {hidden.numel()} "
@@ -221,12 +221,12 @@ def read_picture(path: Path) -> Image.Image:
         raise DataError(f"{path} is not a usable image", found=error.detail) from error
 
 
-def _changes(overrides: list[str]) -> dict[str, Any]:
-    """Values of `--set` by name; the prior's own model checks them."""
+def _changes(overrides: list[str], guidance: float | None) -> dict[str, Any]:
+    """Values of `--set` and `--guidance` by name."""
     from vqpipe.errors import ParamsError
     from vqpipe.params.bounded_yaml import parse_yaml
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if guidance is None else {"guidance": guidance}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key or key in found:
@@ -235,11 +235,18 @@ def _changes(overrides: list[str]) -> dict[str, Any]:
     return found
 
 
-def _load(prior: str, tokenizer: str | None, clip: Path | None) -> ImagePrior:
+def _load(prior: str, tokenizer: str | None, clip: Path | None, changes: dict[str, Any]) -> ImagePrior:
+    """The prior, after a check that its sampling has the params that are changed."""
+    from vqpipe.errors import ParamsError, did_you_mean
     from vqpipe.library.priors import ImagePrior
     from vqpipe.runtime.device import device
 
-    return ImagePrior.from_pretrained(prior, device(), tokenizer=tokenizer, clip=clip)
+    loaded = ImagePrior.from_pretrained(prior, device(), tokenizer=tokenizer, clip=clip)
+    known = list(type(loaded.prior.config.sampling).model_fields)
+    for key in changes:
+        if key not in known:
+            raise ParamsError(f"sampling has no param {key}{did_you_mean(key, known)}", choices=known)
+    return loaded
 
 
 def _bytes(images: Any) -> Any:

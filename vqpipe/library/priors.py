@@ -354,8 +354,6 @@ class ImagePrior:
 
     def _sampling(self, guidance: float | None, changes: dict[str, Any], given: bool) -> SamplingParams:
         config = self.prior.config
-        if guidance is not None and "guidance" in changes:
-            raise ParamsError("guidance is given twice", found=f"{guidance} and {changes['guidance']}")
         changes = changes if guidance is None else {**changes, "guidance": guidance}
         if changes.get("guidance", 1) != 1:
             wanted = f"guidance {changes['guidance']}"
