@@ -18,7 +18,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.params.base import validate
 from vqpipe.params.plugins import Table
 from vqpipe.priors import PRIORS
-from vqpipe.priors.artifact import PriorPictures, load_prior, save_prior
+from vqpipe.priors.artifact import MadeWith, PriorPictures, load_prior, save_prior
 from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace, Prior
 from vqpipe.priors.train import PriorTraining
 from vqpipe.runtime.seeds import seed_everything, torch_rng
@@ -202,6 +202,7 @@ def test_a_saved_prior_draws_the_same(
         PriorPictures(
             picture, codes, labels, ["", ""], conditions.label_map, picture, picture, ["a", "b"], nothing, nothing
         ),
+        MadeWith({"quantizer": "vq", "sha256": "0" * 64}, None),
     )  # fmt: skip
     again = load_prior(tmp_path / "prior")
     assert (again.config, again.space) == (prior.config, prior.space)

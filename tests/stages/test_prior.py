@@ -22,6 +22,9 @@ from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_uint8
+from vqpipe.errors import MismatchError
+from vqpipe.library.prior_export import export_prior
+from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import load_prior
 from vqpipe.priors.contract import Condition
@@ -171,6 +174,19 @@ def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) ->
     assert int((image.int() - published.int()).abs().max()) <= 1
     assert not prior.training
     assert TokenSet.open(inputs / "tokens_of_tokenizer").grid == prior.grid
+
+
+def test_the_tools_find_and_check_what_the_artifact_was_made_with(
+    inputs: Path, done: Path, tmp_path: Path
+) -> None:
+    prior = ImagePrior.from_pretrained(done / "prior", tokenizer=inputs / "tokenizer")
+    assert prior.sample(2, classes=CLASSES[0]).shape == (2, 3, 16, 16)
+    with pytest.raises(MismatchError, match="another tokenizer than the prior was trained with"):
+        ImagePrior.from_pretrained(done / "prior", tokenizer=inputs / "larger")
+    export_prior(prior, tmp_path / "shared", done / "metrics.json")
+    card = (tmp_path / "shared/README.md").read_text()
+    assert "| samples.fd\\_clip |" in card
+    assert "20 samples and as many test images" in card
 
 
 def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -103,7 +103,9 @@ def test_one_position_a_step_draws_the_distribution_of_the_data() -> None:
     assert float(exact.sum()) == pytest.approx(1, abs=1e-5)
     assert variation(exact, data) < 0.05
     # 40,000 samples of a known distribution have a total variation of about 0.02 from it.
-    noise = variation(torch.bincount(data.multinomial(40_000, replacement=True), minlength=256) / 40_000, data)
+    noise = variation(
+        torch.bincount(data.multinomial(40_000, replacement=True), minlength=256) / 40_000, data
+    )
     found = drawn(prior, 40_000)
     assert variation(found, exact) < 1.5 * noise
     assert variation(found, data) < 0.06

@@ -20,7 +20,7 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.distances import Features, load_features
 from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
-from vqpipe.priors.artifact import PriorPictures, save_prior
+from vqpipe.priors.artifact import MadeWith, PriorPictures, save_prior
 from vqpipe.priors.contract import Condition, ImageSpace, Prior, PriorParams
 from vqpipe.priors.examples import Examples
 from vqpipe.priors.measure import (
@@ -86,10 +86,11 @@ class MeasuredPrior:
     metrics: PriorMetrics
     cost: dict[str, float]
     pictures: PriorPictures
+    made_with: MadeWith
 
     def save(self, folder: Path) -> None:
         """Publish the prior artifact."""
-        save_prior(folder, self.prior, self.averaged, self.pictures)
+        save_prior(folder, self.prior, self.averaged, self.pictures, self.made_with)
 
 
 def check_judges(judges: Judge | None, config: PriorParams, space: ImageSpace) -> None:
@@ -290,7 +291,8 @@ def measure_prior(
         same_codes=near.shared["samples"][:NUM_NEAREST],
         completions=completed,
     )
-    return MeasuredPrior(prior, training.averaged, metrics, dict(cost), pictures)
+    made_with = MadeWith.of(tokenizer, examples["train"].text)
+    return MeasuredPrior(prior, training.averaged, metrics, dict(cost), pictures, made_with)
 
 
 def _draw(run: _Measuring) -> tuple[Int64[Tensor, "n g h w"], Float[Tensor, "n c h w"] | None, float]:

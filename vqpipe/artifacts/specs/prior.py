@@ -5,7 +5,8 @@ from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 PRIOR_WEIGHTS = TensorSpec(
     "prior_weights", 4, {}, stage="prior", open=True,
     about="weights of a prior; facts: params, num_codes, grid, groups, classes, num_classes (0 unless conditioned on "
-    "them), latent_channels, latent_std, resolution, map_classes, text_length, text_dim, averaged",
+    "them), latent_channels, latent_std, resolution, map_classes, text_length, text_dim, averaged, made_with (the "
+    "tokenizer's quantizer and digest, the text encoder's id)",
 )  # fmt: skip
 
 SAMPLES = TableSpec(
