@@ -25,7 +25,14 @@ from vqpipe.tokenizers.tokens import TokenSplit
 from vqpipe.vision.clip import Clip
 
 COUNTS = {"train": 20, "validation": 6, "test": 6}
-CAPTIONS = [["a dark picture"], ["a light one", "a light picture"], [], ["", "  "], ["a long caption of many words here"]]
+LONG = "a long caption of many words here"
+CAPTIONS = [
+    ["a dark picture"],
+    ["a light one", "a light picture"],
+    [],
+    ["", "  "],
+    [LONG],
+]
 
 
 class Letters(TextEncoder):
@@ -89,7 +96,9 @@ def test_kept_texts_are_those_of_the_encoder() -> None:
     assert (kept.id, kept.dim, kept.length, kept.num_tokens("abcdef")) == ("letters", 2, 4, 6)
 
 
-def test_the_texts_of_a_split_are_kept_in_fixed_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_texts_of_a_split_are_kept_in_fixed_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 2)
     own = with_captions(folder, CAPTIONS)
     kept = own.with_kept_texts()
@@ -97,7 +106,7 @@ def test_the_texts_of_a_split_are_kept_in_fixed_batches(folder: Path, monkeypatc
     calls = own.text.calls
     assert [len(call) for call in calls] == [2, 2, 1]
     assert sorted(text for call in calls for text in call) == sorted(
-        ["", "a dark picture", "a light one", "a light picture", "a long caption of many words here"]
+        ["", "a dark picture", "a light one", "a light picture", LONG]
     )
     for step in (None, 0, 1, 2):
         rows = np.arange(6)
@@ -113,7 +122,7 @@ def test_the_texts_of_a_split_are_kept_in_fixed_batches(folder: Path, monkeypatc
 def test_a_step_draws_a_caption_and_a_measurement_takes_the_first(folder: Path) -> None:
     own = with_captions(folder, CAPTIONS)
     assert own.first_captions(np.arange(5)) == [
-        "a dark picture", "a light one", "", "", "a long caption of many words here",
+        "a dark picture", "a light one", "", "", LONG,
     ]  # fmt: skip
     drawn = {own.conditions(np.array([1]), step).captions[0] for step in range(20)}
     assert drawn == {"a light one", "a light picture"}
@@ -137,7 +146,9 @@ def test_maps_of_a_split_are_counted_cropped_and_checked() -> None:
     assert found[0].tolist() == [[0, 1, -1, 1]] * 4
     assert (found[1] == -1).all()
     unknown = LabelMaps([encode_png(whole)], ("sky",), 4, "here: train label map")
-    with pytest.raises(MismatchError, match=r"here: train label map: a pixel of an unknown class\n.*2\n.*1 to 1"):
+    with pytest.raises(
+        MismatchError, match=r"here: train label map: a pixel of an unknown class\n.*2\n.*1 to 1"
+    ):
         unknown.get([0])
     small = LabelMaps([encode_png(whole)], ("sky", "sea"), 5, "here: train label map")
     with pytest.raises(MismatchError, match=r"smaller than the images\n.*6 x 4\n.*5"):
@@ -149,7 +160,9 @@ def test_texts_longer_than_the_encoder_reads_are_refused(folder: Path) -> None:
     assert ClipText(clip, 8).length == 8
     with pytest.raises(MismatchError, match=r"text\.max_tokens is more than CLIP .* reads\n.*9\n.*at most 8"):
         ClipText(clip, 9)
-    with pytest.raises(MismatchError, match=r"longer than the prior's encoder reads\n.*6 tokens\n.*at most 4"):
+    with pytest.raises(
+        MismatchError, match=r"longer than the prior's encoder reads\n.*6 tokens\n.*at most 4"
+    ):
         ClipText(clip, 4).need_short("a red boat there")
 
 
