@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tests.small_priors import params
 from tests.tiny import write_dataset, write_tiny_clip, write_tokenizer
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.priors import examples as module
-from vqpipe.priors.examples import Examples, KeptTexts, LabelMaps, scaled
+from vqpipe.priors.examples import Examples, KeptTexts, scaled
 from vqpipe.priors.text import ClipText, TextEncoder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
