@@ -124,9 +124,12 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
     assert metrics["fixed_length_bits_per_token"] == 4
     assert metrics["bits_per_token"] < metrics["unigram_bits_per_token"] < 4.1
     for name in ("samples", "unigram_samples", "reconstructions"):
-        expected = {"fd_clip", "kd_clip", "kd_clip_std", "precision_clip", "recall_clip"}
+        expected = {"fd_clip", "kd_clip", "kd_clip_std"}
+        expected |= {f"{name}_clip" for name in ("precision", "recall", "density", "coverage")}
         assert set(metrics[name]) == expected
         assert all(math.isfinite(v) for v in metrics[name].values())
+    assert set(metrics["train_images"]) == expected
+    assert set(metrics["completion"]) == {"lower_half"}, "what comes first in raster order is known"
     assert metrics["num_samples"] == metrics["measured"]["protocol"]["num_samples"] == 20
     assert len(metrics["measured"]["images"]["digest"]) == 16
     assert metrics["weights"] == "ema"
@@ -243,6 +246,10 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     metrics = PriorMetrics.read(tmp_path / "metrics.json")
     assert metrics.bits_per_token is metrics.validation is None
     assert metrics.samples.fd_clip is not None
+    assert metrics.unquantised_samples is not None
+    assert metrics.unquantised_samples.fd_clip not in (None, metrics.samples.fd_clip)
+    assert metrics.completion is metrics.agreement is None
+    assert not (tmp_path / "prior" / "completions.parquet").exists()
     prior, tokenizer = load_prior(tmp_path / "prior"), Tokenizer.from_pretrained(inputs / "tokenizer")
     assert prior.space.latent_channels == tokenizer.config.quantizer.dim
     latents = draw_samples(prior, Condition(), 20)

@@ -14,23 +14,25 @@ from torch import Tensor
 
 from tests.small_priors import params
 from tests.tiny import write_dataset, write_tiny_clip, write_tokenizer
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.priors import examples as module
-from vqpipe.priors.examples import Examples, KeptTexts, LabelMaps, scaled
+from vqpipe.priors.examples import Examples, KeptTexts, scaled
 from vqpipe.priors.text import ClipText, TextEncoder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 from vqpipe.vision.clip import Clip
 
 COUNTS = {"train": 20, "validation": 6, "test": 6}
+LONG = "a long caption of many words here"
 CAPTIONS = [
     ["a dark picture"],
     ["a light one", "a light picture"],
     [],
     ["", "  "],
-    ["a long caption of many words here"],
+    [LONG],
 ]
 
 
@@ -105,7 +107,7 @@ def test_the_texts_of_a_split_are_kept_in_fixed_batches(
     calls = own.text.calls
     assert [len(call) for call in calls] == [2, 2, 1]
     assert sorted(text for call in calls for text in call) == sorted(
-        ["", "a dark picture", "a light one", "a light picture", "a long caption of many words here"]
+        ["", "a dark picture", "a light one", "a light picture", LONG]
     )
     for step in (None, 0, 1, 2):
         rows = np.arange(6)
@@ -121,7 +123,7 @@ def test_the_texts_of_a_split_are_kept_in_fixed_batches(
 def test_a_step_draws_a_caption_and_a_measurement_takes_the_first(folder: Path) -> None:
     own = with_captions(folder, CAPTIONS)
     assert own.first_captions(np.arange(5)) == [
-        "a dark picture", "a light one", "", "", "a long caption of many words here",
+        "a dark picture", "a light one", "", "", LONG,
     ]  # fmt: skip
     drawn = {own.conditions(np.array([1]), step).captions[0] for step in range(20)}
     assert drawn == {"a light one", "a light picture"}

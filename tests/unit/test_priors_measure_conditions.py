@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqpipe.evaluation.judges import Found, Judged
+from vqpipe.evaluation.judges_measure import map_agreement
 from vqpipe.priors.measure_conditions import (
     CHANCE,
     Agreement,
+    CaptionWatcher,
     ClassWatcher,
     MapWatcher,
     TextWatcher,
     condition_metrics,
-    confusion,
-    map_scores,
     r_precision,
 )
 
@@ -35,6 +37,10 @@ class Reader:
         return images[:, 0].long()
 
 
+def judge() -> Any:
+    return Reader()
+
+
 def pictures(values: Tensor) -> Tensor:
     """Images that `Reader` reads as these classes, (n,) or (n, h, w)."""
     maps = values if values.ndim == 3 else values[:, None, None].expand(-1, 2, 2)
@@ -49,7 +55,7 @@ def show(watcher: Any, name: str, images: Tensor, size: int, features: Tensor | 
 
 def test_samples_have_the_asked_classes_and_test_images_their_own() -> None:
     asked, own = torch.tensor([0, 1, 2, -1]), torch.tensor([2, 2, 1, 1])
-    watcher = ClassWatcher(Reader(), asked, own)
+    watcher = ClassWatcher(judge(), asked, own)
     show(watcher, "samples", pictures(torch.tensor([0, 1, 0, 0])), 3)
     show(watcher, "test_images", pictures(torch.tensor([2, 2, 1, 0])), 4)
     assert watcher.agreement("samples").class_accuracy == pytest.approx(2 / 3)
@@ -59,20 +65,9 @@ def test_samples_have_the_asked_classes_and_test_images_their_own() -> None:
 
 
 def test_no_class_among_the_samples_is_no_number() -> None:
-    watcher = ClassWatcher(Reader(), torch.tensor([-1, -1]), torch.tensor([0, 1]))
+    watcher = ClassWatcher(judge(), torch.tensor([-1, -1]), torch.tensor([0, 1]))
     show(watcher, "samples", pictures(torch.tensor([0, 1])), 2)
     assert watcher.agreement("samples") == Agreement()
-
-
-def test_map_scores_of_a_small_case() -> None:
-    truth = torch.tensor([[[0, 0, 1], [1, 2, -1]]])
-    found = torch.tensor([[[0, 1, 1], [1, 1, 0]]])
-    counts = confusion(truth, found, 4)
-    assert counts.sum() == 5, "a pixel without a class does not count"
-    iou, accuracy = map_scores(counts)
-    assert iou == pytest.approx((1 / 2 + 2 / 4 + 0) / 3), "of the three classes in the maps"
-    assert accuracy == pytest.approx(3 / 5)
-    assert map_scores(torch.zeros(3, 3, dtype=torch.int64)) == (None, None)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -80,14 +75,22 @@ def test_maps_are_compared_in_any_batches(size: int) -> None:
     rng = torch.Generator().manual_seed(0)
     maps = torch.randint(-1, 3, (5, 4, 4), generator=rng)
     found = torch.randint(0, 3, (5, 4, 4), generator=rng)
-    watcher = MapWatcher(Reader(), lambda rows: maps[torch.from_numpy(rows)], 5, 3)
+    watcher = MapWatcher(judge(), lambda rows: maps[torch.from_numpy(rows)], 5, 3)
     show(watcher, "samples", pictures(found), size)
     show(watcher, "test_images", pictures(maps.clamp_min(0)), size)
-    iou, accuracy = map_scores(confusion(maps, found, 3))
-    assert watcher.agreement("samples") == Agreement(mean_iou=iou, pixel_accuracy=accuracy)
-    other = map_scores(confusion(maps.roll(-1, 0), found, 3))
-    assert watcher.agreement(CHANCE) == Agreement(mean_iou=other[0], pixel_accuracy=other[1])
+    for name, truth in (("samples", maps), (CHANCE, maps.roll(-1, 0))):
+        expected = map_agreement(found, truth, 3)
+        assert expected is not None
+        assert watcher.agreement(name) == Agreement(
+            mean_iou=expected.mean_iou, pixel_accuracy=expected.pixel_accuracy
+        )
     assert watcher.agreement("test_images") == Agreement(mean_iou=1.0, pixel_accuracy=1.0)
+
+
+def test_maps_without_a_class_are_no_number() -> None:
+    watcher = MapWatcher(judge(), lambda rows: torch.full((len(rows), 2, 2), -1), 2, 3)
+    show(watcher, "samples", pictures(torch.tensor([0, 1])), 2)
+    assert watcher.agreement("samples") == Agreement()
 
 
 def units(count: int, dim: int, seed: int) -> Tensor:
@@ -161,9 +164,41 @@ def test_images_without_any_caption_are_no_number() -> None:
     assert watcher.agreement("samples") == Agreement()
 
 
+class Spotter:
+    """A judge that finds in an image the objects of its number, and its number as the place."""
+
+    classes, things, adjectives = ("beach", "lake"), ("boat", "bird"), ("red", "small")
+    config = SimpleNamespace(adjective_threshold=0.5)
+    objects = ([("boat", "red")], [("bird", "red"), ("bird", "small")])
+
+    def judge(self, images: Tensor) -> Judged:
+        numbers = images[:, 0, 0, 0].long()
+        objects = [
+            [Found(name, 0.9, (0, 0, 1, 1), {word: 0.8}) for name, word in self.objects[number]]
+            for number in numbers.tolist()
+        ]
+        return Judged(F.one_hot(numbers, 2).float(), None, objects)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_captions_state_is_looked_for(size: int) -> None:
+    captions = ["a red boat on a beach", "", "a small red bird and a bird"]
+    spotter: Any = Spotter()
+    watcher = CaptionWatcher(spotter, captions)
+    show(watcher, "samples", pictures(torch.tensor([0, 1, 1])), size)
+    show(watcher, "test_images", pictures(torch.tensor([1, 1, 0])), size)
+    # The third image has two birds, of which one is red or one small, not one both.
+    found = watcher.agreement("samples")
+    assert (found.objects, found.colours, found.adjectives, found.places) == (1.0, 1.0, 0.75, 1.0)
+    assert watcher.agreement("test_images") == Agreement(objects=0, colours=0, adjectives=0, places=0)
+    # The next captions: none for the first, the birds' for the second, the boat's for the third.
+    chance = watcher.agreement(CHANCE)
+    assert (chance.objects, chance.colours, chance.places) == (0.5, 0.5, 0.0)
+
+
 def test_the_rows_of_all_watchers_are_joined_and_reasons_are_given() -> None:
     names = ["samples", "unigram_samples", "reconstructions", "test_images"]
-    watcher = ClassWatcher(Reader(), torch.tensor([0, 1]), torch.tensor([1, 1]))
+    watcher = ClassWatcher(judge(), torch.tensor([0, 1]), torch.tensor([1, 1]))
     for name in names:
         show(watcher, name, pictures(torch.tensor([0, 1])), 2)
     found = condition_metrics([watcher], names, 2, {})

@@ -52,7 +52,7 @@ class LabelMaps:
 
         Raises:
             ArtifactError: a damaged PNG.
-            MismatchError: a pixel whose class has no name.
+            MismatchError: a map smaller than the images, or a pixel whose class has no name.
         """
         side = self.resolution
         out = torch.full((len(rows), side, side), -1, dtype=torch.int64)
@@ -60,6 +60,12 @@ class LabelMaps:
             png = self.pngs[row]
             if png is not None:
                 whole = torch.from_numpy(decode_png(png, f"{self.where} {row}", "dataset").astype(np.int64))
+                if min(whole.shape) < side:
+                    raise MismatchError(
+                        f"{self.where} {row} is smaller than the images",
+                        found=" x ".join(map(str, whole.shape)), expected=f"{side} x {side} or more",
+                        run="dvc repro dataset",
+                    )  # fmt: skip
                 top, left = ((length - side) // 2 for length in whole.shape)
                 out[at] = whole[top : top + side, left : left + side] - 1
         if out.numel() and int(out.max()) >= len(self.classes):

@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vqpipe.data.images import decode_png
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, to_float
-from vqpipe.data.read import open_split
-from vqpipe.errors import MismatchError
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams
 from vqpipe.priors.text import TextEncoder
@@ -31,62 +28,6 @@ KEPT_BYTES = 256 << 20
 """Most memory for the latents of the training images, and for the features of their captions."""
 IMAGES_AT_ONCE, TEXTS_AT_ONCE = 64, 256
 """Encoded at once; fixed, so that what is kept does not depend on the training's batches."""
-
-
-@dataclass(frozen=True)
-class LabelMaps:
-    """The label maps of a split as PNGs in memory, decoded on demand; None for an image without one.
-
-    Value 0 of a PNG is the background, which is no class; value v is class v - 1.
-    """
-
-    pngs: list[bytes | None]
-    classes: tuple[str, ...]
-    """Names of the classes of pixels."""
-    resolution: int
-    """r: maps are cropped as the images are."""
-    where: str
-    """The dataset and the split, for messages."""
-
-    @classmethod
-    def open(cls, dataset: Path, split: str, resolution: int) -> LabelMaps:
-        """Read the maps of a split.
-
-        Raises:
-            ArtifactError: no dataset there, or a damaged one.
-        """
-        found = open_split(dataset, split)
-        pngs = [png for batch in found.batches(["segmentation"]) for png in batch.column(0).to_pylist()]
-        classes = tuple(str(name) for name in found.facts.get("categories") or ())
-        return cls(pngs, classes, resolution, f"{dataset}: {split} label map")
-
-    def get(self, rows: Sequence[int]) -> Int64[Tensor, "b r r"]:
-        """Centre crops of the maps, -1 where no class is known.
-
-        Raises:
-            ArtifactError: a damaged PNG.
-            MismatchError: a map smaller than the images, or a pixel whose class has no name.
-        """
-        side = self.resolution
-        out = torch.full((len(rows), side, side), -1, dtype=torch.int64)
-        for at, row in enumerate(rows):
-            png = self.pngs[row]
-            if png is not None:
-                whole = torch.from_numpy(decode_png(png, f"{self.where} {row}", "dataset").astype(np.int64))
-                if min(whole.shape) < side:
-                    raise MismatchError(
-                        f"{self.where} {row} is smaller than the images",
-                        found=" x ".join(map(str, whole.shape)), expected=f"{side} x {side} or more",
-                        run="dvc repro dataset",
-                    )  # fmt: skip
-                top, left = ((length - side) // 2 for length in whole.shape)
-                out[at] = whole[top : top + side, left : left + side] - 1
-        if out.numel() and int(out.max()) >= len(self.classes):
-            raise MismatchError(
-                f"{self.where}: a pixel of an unknown class", found=int(out.max()) + 1,
-                expected=f"1 to {len(self.classes)}, or 0 for none",
-            )  # fmt: skip
-        return out
 
 
 class KeptTexts(TextEncoder):

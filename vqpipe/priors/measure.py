@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
@@ -79,9 +80,9 @@ class PriorMetrics(Metrics):
     bits_per_token: float | None = None
     """The same per code; lower is better."""
     validation: SplitBits | None = None
-    """Bits of as many validation images, or of all of them."""
+    """Bits of half as many validation images, or of all of them."""
     train: SplitBits | None = None
-    """Bits of as many training images; far below validation means overfitting."""
+    """Bits of half as many training images; far below validation means overfitting."""
     unigram_bits_per_token: float
     """Bits per code of the same test images under the frequencies of training codes: the floor of a prior that ignores
     all context."""
@@ -334,6 +335,12 @@ def measure_sets(
         if name != "test_images" or train is not None:
             found[name] = sample_distances(rows.rows, real.rows, features, params, train)
     return MeasuredSets(first, found)
+
+
+def crops(images: ImageSplit, rows: Int64[np.ndarray, " n"]) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
+    """Centre crops of some images of a split, `IMAGE_BATCH` at a time."""
+    batches = slices(len(rows), IMAGE_BATCH)
+    return read_ahead(lambda at: images.gather(rows[at], None, "centre", False), batches)
 
 
 def decoded(

@@ -12,7 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,8 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqpipe.artifacts.metrics import Metrics
+from vqpipe.evaluation.judges_captions import Stated, stated
+from vqpipe.evaluation.judges_measure import confusion, facts_found
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.vision.clip import Clip
+
+if TYPE_CHECKING:
+    from vqpipe.evaluation.judges import Found, Judges
 
 CANDIDATES, DRAWS = 100, 10
 """R of R-precision, and how often the other R - 1 captions are drawn."""
@@ -31,17 +37,6 @@ CHANCE = "another_condition"
 OF_TEST = ("reconstructions", "test_images")
 """Sets that are test images, and have these images' own conditions."""
 CHUNK = 256
-
-
-class Judge(Protocol):
-    """What the judges of a run can tell of images; they were trained on real images and on no sample."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def categories(self) -> tuple[str, ...]: ...
-    def class_of(self, images: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b k"]: ...
-    def segment(self, images: UInt8[Tensor, "b 3 H W"]) -> Int64[Tensor, "b H W"]: ...
 
 
 class Agreement(Metrics):
@@ -56,6 +51,15 @@ class Agreement(Metrics):
     al., 2018, section 4), mean over draws of the others, [0, 1]; higher is better."""
     r_precision_std: float | None = None
     """Its standard deviation over the draws."""
+    objects: float | None = None
+    """Part of the objects that a caption states that the judge's detector finds, mean over captions that state any,
+    [0, 1]; higher is better."""
+    colours: float | None = None
+    """The same for colours of objects."""
+    adjectives: float | None = None
+    """The same for all adjectives of objects, colours among them."""
+    places: float | None = None
+    """Part of the captions with a place whose image the judge assigns to it, [0, 1]; higher is better."""
     mean_iou: float | None = None
     """Intersection over union of the judge's map and the condition, over all pixels of all images, mean over the
     classes that the conditions have, [0, 1]; higher is better."""
@@ -110,7 +114,7 @@ class ClassWatcher(Watcher):
         own: the classes of the test images.
     """
 
-    def __init__(self, judge: Judge, asked: Int64[Tensor, " n"], own: Int64[Tensor, " n"]) -> None:
+    def __init__(self, judge: Judges, asked: Int64[Tensor, " n"], own: Int64[Tensor, " n"]) -> None:
         self._judge, self._asked, self._own = judge, asked, own
         self._found: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -139,7 +143,7 @@ class MapWatcher(Watcher):
 
     def __init__(
         self,
-        judge: Judge,
+        judge: Judges,
         maps: Callable[[np.ndarray], Int64[Tensor, "b H W"]],
         count: int,
         num_classes: int,
@@ -156,7 +160,7 @@ class MapWatcher(Watcher):
             self._count_pixels(CHANCE, self._maps((at + 1) % self._count), found)
 
     def _count_pixels(self, name: str, truth: Int64[Tensor, "b H W"], found: Int64[Tensor, "b H W"]) -> None:
-        own = confusion(truth, found, self._classes)
+        own = confusion(found, truth, self._classes)
         self._counts[name] = self._counts[name] + own if name in self._counts else own
 
     def agreement(self, name: str) -> Agreement:
@@ -209,6 +213,51 @@ class TextWatcher(Watcher):
         )
 
 
+class CaptionWatcher(Watcher):
+    """What captions of the scenes state, by the judge's detector and classifier.
+
+    Args:
+        captions: the caption of each image, "" for none; the next image of the last is the first.
+    """
+
+    def __init__(self, judge: Judges, captions: Sequence[str]) -> None:
+        self._judge = judge
+        self._truths = [
+            stated(text, judge.things, judge.adjectives, judge.classes) if text.strip() else None
+            for text in captions
+        ]
+        self._shares: dict[str, dict[str, list[float]]] = {}
+
+    def add(
+        self, name: str, rows: slice, images: UInt8[Tensor, "b 3 H W"], features: Float[Tensor, "b d"] | None
+    ) -> None:
+        judged = self._judge.judge(images)
+        nothing = [None] * len(images)
+        objects = judged.objects if judged.objects is not None else nothing
+        places = judged.classes.argmax(1).tolist() if judged.classes is not None else nothing
+        for at, found, place in zip(range(rows.start, rows.stop), objects, places, strict=True):
+            self._compare(name, self._truths[at], found, place)
+            if name == "samples":
+                self._compare(CHANCE, self._truths[(at + 1) % len(self._truths)], found, place)
+
+    def _compare(
+        self, name: str, truth: Stated | None, found: Sequence[Found] | None, place: int | None
+    ) -> None:
+        shares = self._shares.setdefault(name, defaultdict(list))
+        if truth is None:
+            return
+        if found is not None:
+            facts = facts_found(found, truth, self._judge.config.adjective_threshold)
+            for fact, (right, count) in facts.items():
+                if count:
+                    shares[fact].append(right / count)
+        if place is not None and truth.place is not None:
+            shares["places"].append(float(self._judge.classes[place] == truth.place))
+
+    def agreement(self, name: str) -> Agreement:
+        return Agreement.model_validate({fact: fmean(own) for fact, own in self._shares[name].items()})
+
+
 def r_precision(
     images: Float64[Tensor, "n e"],
     texts: Float64[Tensor, "m e"],
@@ -241,18 +290,13 @@ def r_precision(
     return first / max(len(images), 1)
 
 
-def confusion(
-    truth: Int64[Tensor, "b H W"], found: Int64[Tensor, "b H W"], num_classes: int
-) -> Int64[Tensor, "c c"]:
-    """Pixels by their class in the condition (rows) and as found (columns); those without a class are left out."""
-    known = truth >= 0
-    pairs = truth[known] * num_classes + found[known]
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
-
-
 def map_scores(counts: Int64[Tensor, "c c"]) -> tuple[float | None, float | None]:
     """Mean intersection over union of the classes of the conditions, and the part of pixels that agree; None without a
-    pixel."""
+    pixel.
+
+    Args:
+        counts: pixels by their class in the condition (rows) and as found (columns).
+    """
     right, asked = counts.diagonal().double(), counts.sum(1)
     occurs = asked > 0
     if not occurs.any():

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
+from vqpipe.evaluation.judges import Judges
 from vqpipe.metrics.distances import Features, load_features
 from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.priors.artifact import MadeWith, PriorPictures, save_prior
@@ -31,6 +32,7 @@ from vqpipe.priors.measure import (
     MeasuredSets,
     PriorMetrics,
     code_frequencies,
+    crops,
     decoded,
     measure_sets,
     memorisation,
@@ -50,9 +52,9 @@ from vqpipe.priors.measure_completion import (
     metric_networks,
 )
 from vqpipe.priors.measure_conditions import (
+    CaptionWatcher,
     ClassWatcher,
     ConditionMetrics,
-    Judge,
     MapWatcher,
     TextWatcher,
     Watcher,
@@ -61,7 +63,7 @@ from vqpipe.priors.measure_conditions import (
 from vqpipe.priors.measure_cost import sampling_cost
 from vqpipe.priors.measure_distances import Moments
 from vqpipe.priors.train import examples_of, space_of, to_codes, to_latents, train_prior
-from vqpipe.runtime.batches import large_array, read_ahead, slices
+from vqpipe.runtime.batches import large_array, slices
 from vqpipe.runtime.distributed import is_main
 from vqpipe.runtime.seeds import numpy_rng, torch_rng
 from vqpipe.runtime.terminal import track
@@ -93,7 +95,7 @@ class MeasuredPrior:
         save_prior(folder, self.prior, self.averaged, self.pictures, self.made_with)
 
 
-def check_judges(judges: Judge | None, config: PriorParams, space: ImageSpace) -> None:
+def check_judges(judges: Judges | None, config: PriorParams, space: ImageSpace) -> None:
     """Refuse judges that know other classes than the prior's images have, or know them in another order.
 
     Raises:
@@ -120,7 +122,7 @@ def train_and_measure(
     dataset: Path,
     clip: Clip,
     *,
-    judges: Judge | None = None,
+    judges: Judges | None = None,
     scratch: Path,
     curves: Path | None,
     device: torch.device,
@@ -173,7 +175,7 @@ class _Measuring:
     examples: Mapping[str, Examples]
     clip: Clip
     features: Features
-    judges: Judge | None
+    judges: Judges | None
 
     @property
     def config(self) -> PriorParams:
@@ -217,7 +219,7 @@ def measure_prior(
     examples: Mapping[str, Examples],
     clip: Clip,
     features: Features,
-    judges: Judge | None,
+    judges: Judges | None,
     cost: Mapping[str, float],
 ) -> MeasuredPrior:
     """Sample from a prior in eval mode, and measure it and its samples.
@@ -247,7 +249,7 @@ def measure_prior(
     near = memorisation(sets, codes, examples["train"].tokens, examples["train"].images)
     completion, completed = _completion(run, codes)
     found = sets.distances
-    few = {name: own.head(min(n, len(own))) for name, own in examples.items()}
+    few = {name: own.head(n if name == "test" else n // 2) for name, own in examples.items()}
     watched = [name for name in sets.first if name != "train_images"]
     metrics = PriorMetrics(
         **split_bits(prior, {name: own.batches() for name, own in few.items()}, few["test"].tokens, floor),
@@ -329,20 +331,13 @@ def _measure_sets(
     train = run.examples["train"].images
     if len(train) >= run.n:
         rows = np.sort(numpy_rng(run.config.seed, "prior", "train images").permutation(len(train))[: run.n])
-        sets["train_images"] = partial(_images, train, rows)
+        sets["train_images"] = partial(crops, train, rows)
     whole = None
     if run.config.distances.features == "inception":
-        batches = _images(train, np.arange(len(train)))
+        batches = crops(train, np.arange(len(train)))
         whole = Moments.of(map(run.features.extract, batches), run.features.dim)
-    test = partial(_images, run.test, np.arange(run.n))
+    test = partial(crops, run.test, np.arange(run.n))
     return measure_sets(sets, test, run.n, run.features, run.config.distances, watched, whole)
-
-
-def _images(split: ImageSplit, rows: Int64[np.ndarray, " n"]):  # type: ignore[no-untyped-def]
-    """Centre crops of some images of a split, batch by batch."""
-    return read_ahead(
-        lambda at: split.gather(rows[at], None, "centre", False), slices(len(rows), IMAGE_BATCH)
-    )
 
 
 def _watchers(run: _Measuring) -> tuple[list[Watcher], dict[str, str]]:
@@ -363,7 +358,11 @@ def _watchers(run: _Measuring) -> tuple[list[Watcher], dict[str, str]]:
         case "text":
             captions, others = test.first_captions(rows), test.first_captions(np.arange(len(test)))
             same = run.features.clip is run.clip
-            return [TextWatcher(run.clip, captions, others, run.config.seed, same)], {}
+            by_clip = TextWatcher(run.clip, captions, others, run.config.seed, same)
+            if judges is None or not judges.reads_captions:
+                reason = ABSENT if judges is None else "the dataset's captions are not those of the scenes"
+                return [by_clip], dict.fromkeys(("objects", "colours", "adjectives", "places"), reason)
+            return [by_clip, CaptionWatcher(judges, captions)], {}
     return [], {}
 
 

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.errors import MismatchError
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels
-from vqpipe.priors.examples import Examples, LabelMaps, scaled
+from vqpipe.priors.examples import Examples, scaled
 from vqpipe.priors.text import text_encoder
 from vqpipe.runtime.distributed import rank, world_size
 from vqpipe.runtime.seeds import derive, seed_everything
