@@ -67,9 +67,8 @@ class SharedCodes(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, condition: Condition, count: int, dropped: Tensor | None = None) -> Tensor:
+    def forward(self, condition: Condition, count: int) -> Tensor:
         assert condition.text_ids is not None
-        assert dropped is None
         return self.network.codes(condition.text_ids[:, None])
 
 

@@ -265,8 +265,8 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
     assert torch.equal(drawn, labels(6)[:, None, None, None].expand_as(drawn))
 
 
-def test_condition_drop_and_token_noise_act_in_training_only() -> None:
-    prior = model(ONE, condition_drop=0.9, token_noise=0.9, model={"num_layers": 2, "dropout": NO_DROPOUT})
+def test_token_noise_acts_in_training_only() -> None:
+    prior = model(ONE, token_noise=0.9, model={"num_layers": 2, "dropout": NO_DROPOUT})
     batch = images(ONE)
     condition = Condition(labels=labels())
     still = float(prior.loss(batch, condition).detach())
@@ -327,20 +327,6 @@ def test_a_condition_changes_the_likelihood_and_none_is_the_null(condition: Cond
     assert (found - null)[1:].abs().amax(dim=(1, 2, 3)).min() > 1e-2
     if condition != "class":  # the first image has none
         assert torch.equal(found[0], null[0])
-
-
-@pytest.mark.parametrize("condition", ["class", "text", "label_map"])
-def test_dropped_conditions_are_the_null(condition: ConditionKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    prior = model(ONE, condition=condition, condition_drop=0.5, model={"dropout": NO_DROPOUT})
-    batch, own = images(ONE), given(condition)
-    draws = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
-    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: draws)
-    mixed = float(prior.train().loss(batch, own).detach())
-    with torch.no_grad():
-        each, null = (
-            -prior.eval().log_likelihood(batch, one).flatten(1).mean(1) for one in (own, Condition())
-        )
-    assert mixed == pytest.approx(float(torch.where(draws < 0.5, null, each).mean()), rel=1e-5)
 
 
 def test_a_text_is_read_up_to_its_end_alone() -> None:

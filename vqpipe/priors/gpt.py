@@ -152,24 +152,19 @@ class GPT(Prior):
         return -self._nll(self._features(tokens, condition), tokens).view(batch.shape)
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
-        """Cross-entropy in nats per position, summed over groups; training drops conditions and adds noise.
+        """Cross-entropy in nats per position, summed over groups; training adds noise.
 
         In training mode the values of conditions are not checked, which would wait for the device.
 
         Raises:
             MismatchError: as `log_likelihood`.
         """
-        inputs = targets = self._flat(batch)
+        tokens = self._flat(batch)
         if not self.training:
             return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
         self.check_parts(condition, len(batch))
-        dropped = None
-        if self.config.condition != "none" and self.config.condition_drop:
-            dropped = torch.rand(len(batch), device=self.device) < self.config.condition_drop
-        if self.config.token_noise:
-            inputs = self._noisy(targets)
-        prefix = self.prefix(condition, len(batch), dropped)
-        return self._nll(self.network.features(prefix, inputs[..., :-1]), targets).mean(dim=(0, 2)).sum()
+        inputs = self._noisy(tokens) if self.config.token_noise else tokens
+        return self._nll(self._features(inputs, condition), tokens).mean(dim=(0, 2)).sum()
 
     @torch.no_grad()
     def sample(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError
@@ -26,15 +26,8 @@ class Prefix(nn.Module, ABC):
     """p."""
 
     @abstractmethod
-    def forward(
-        self, condition: Condition, count: int, dropped: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b p d"]:
-        """The prefix of `count` images.
-
-        Args:
-            condition: of which the part that this prefix is made of can be absent.
-            dropped: images that get the null prefix in any case.
-        """
+    def forward(self, condition: Condition, count: int) -> Float[Tensor, "b p d"]:
+        """The prefix of `count` images; the null prefix where the condition lacks its part."""
 
     @abstractmethod
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 p e"]:
@@ -51,18 +44,13 @@ class ClassPrefix(Prefix):
         self.null = num_classes
         self.table = nn.Embedding(num_classes + 1, width)
 
-    def forward(
-        self, condition: Condition, count: int, dropped: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b 1 d"]:
+    def forward(self, condition: Condition, count: int) -> Float[Tensor, "b 1 d"]:
         device = self.table.weight.device
         labels = condition.labels
         if labels is None:
             labels = torch.full((count,), NO_LABEL, device=device)
         rows = labels.to(device)
-        absent = rows == NO_LABEL
-        vectors: Tensor = self.table(
-            rows.masked_fill(absent if dropped is None else absent | dropped, self.null)
-        )
+        vectors: Tensor = self.table(torch.where(rows == NO_LABEL, self.null, rows))
         return vectors[:, None]
 
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 1 e"]:
@@ -73,7 +61,7 @@ class ClassPrefix(Prefix):
 class TextPrefix(Prefix):
     """Each token's features through an MLP; after the text's end a learned vector, and for the null text everywhere.
 
-    LlamaGen's text is the same but for its end, which it fills with the encoder's features at the front and masks.
+    LlamaGen's is the same but for the padding, which is in front there and masked.
     """
 
     def __init__(self, length: int, text_dim: int, width: int) -> None:
@@ -82,17 +70,13 @@ class TextPrefix(Prefix):
         self.project = nn.Sequential(nn.Linear(text_dim, width), nn.GELU(), nn.Linear(width, width))
         self.null = nn.Embedding(length, width)
 
-    def forward(
-        self, condition: Condition, count: int, dropped: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b l d"]:
+    def forward(self, condition: Condition, count: int) -> Float[Tensor, "b l d"]:
         like = self.null.weight
         text, ids = condition.text, condition.text_ids
         if text is None or ids is None:  # parameters get a gradient all the same
             text = like.new_zeros(count, self.length, self.text_dim)
             ids = torch.full((count, self.length), -1)
         inside = ids.to(like.device) >= 0
-        if dropped is not None:
-            inside = inside & ~dropped[:, None]
         return torch.where(inside[..., None], self.project(text.to(like.device, like.dtype)), like)
 
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 l e"]:
@@ -125,16 +109,12 @@ class MapPrefix(Prefix):
         self.length, self.unknown = self.cells[0] * self.cells[1], len(space.map_classes)
         self.table = nn.Embedding(self.unknown + 1, width)
 
-    def forward(
-        self, condition: Condition, count: int, dropped: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b p d"]:
+    def forward(self, condition: Condition, count: int) -> Float[Tensor, "b p d"]:
         device = self.table.weight.device
         if condition.label_map is None:
             ids = torch.full((count, self.length), self.unknown, device=device)
         else:
             ids = majority(condition.label_map.to(device), self.cells, self.unknown).flatten(1)
-        if dropped is not None:
-            ids = ids.masked_fill(dropped[:, None], self.unknown)
         vectors: Tensor = self.table(ids)
         return vectors
 

@@ -94,8 +94,9 @@ class PriorTraining(Objective):
         return False
 
     def loss(self, phase: str, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """The prior's loss and its columns of the curves."""
-        loss = self.prior.loss(*batch)
+        """The prior's loss, with the conditions of some images dropped, and its columns of the curves."""
+        images, condition = batch
+        loss = self.prior.loss(images, self.prior.dropped(condition))
         return loss, self.prior.curve_terms(loss.detach())
 
 
