@@ -63,7 +63,7 @@ PAIRS = {
     "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "condition_drop": 0.0,
                "sampling": {"guidance": 1.0}},
     "kindless": {"tokenizer": "tiny"},
-    "asks-for-text": {"kind": "unigram", "tokenizer": "tiny", "condition": "text"},
+    "asks-for-text": {"kind": "gpt", "tokenizer": "tiny", "condition": "text"},
     "misspelt": {"kind": "gpt", "tokenizer": "tiny", "model": {"num_layer": 3}},
 }  # fmt: skip
 
@@ -251,9 +251,8 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
         ),
         (
             {"pair": "asks-for-text"},
-            "prior.pairs.asks-for-text.condition: the prior unigram does not take this",
+            "prior.pairs.asks-for-text: condition: text needs text, the params of its encoder",
         ),
-        ({"pair": "asks-for-text"}, "choices: none, class\n"),
         ({"pair": "undropped"}, "guidance other than 1 needs"),
         ({"pair": "tiny"}, "did you mean tiny-gpt?"),
         ({"pair": "kindless"}, "an entry without its kind, in prior.pairs"),
