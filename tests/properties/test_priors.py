@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ def test_the_likelihood_is_a_distribution_over_images(
     prior = make(kind, condition, groups)
     if prior.log_likelihood(batch_of(prior, 2), given(condition, 2)) is None or prior.models == "latents":
         return
-    small = type(prior)(prior.config, ImageSpace(prior.space.num_codes, (1, 2), CLASSES)).eval()
+    small = type(prior)(prior.config, replace(prior.space, grid=(1, 2))).eval()
     total = 0.0
     for batch in every_image(small.space.num_codes):
         labels = Condition(labels=torch.ones(len(batch), dtype=torch.int64))
