@@ -97,6 +97,11 @@ def test_a_batch_that_does_not_fit_ends_the_trials(
     assert max(seen) == (64 if limit >= 16 else 16)
 
 
+def test_a_cpu_is_not_tried_with_what_could_end_the_process() -> None:
+    found = sampling_cost(toy(Unigram), lambda rows: Condition(labels=torch.zeros(rows.stop).long()), 5000)
+    assert found["sampling_batch"] in (1, 4, 16, 64)
+
+
 def test_no_larger_batch_is_tried_after_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     prior, seen, clock = model(ONE), [], [0.0]
     monkeypatch.setattr("vqpipe.priors.measure_cost.time.perf_counter", lambda: clock[0])

@@ -33,7 +33,7 @@ from vqpipe.runtime.seeds import torch_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokens import TokenSplit
 
-SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 256, 64, 512
+SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 128, 64, 512
 """Images drawn, decoded and compared at once; fixed, so that results do not depend on them."""
 NUM_COMPARED = 128
 """Samples whose nearest training image is searched for, and images that are kept of each set; two `IMAGE_BATCH`."""

@@ -18,7 +18,9 @@ from vqpipe.priors.contract import Condition, Prior
 from vqpipe.runtime.seeds import torch_rng
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
-"""Images at once that are tried."""
+"""Images at once that are tried on a GPU, which refuses what does not fit."""
+ON_CPU = 64
+"""No larger batch is tried on a CPU, where the system would end the process."""
 SECONDS = 3.0
 """No larger batch is tried after one that took half of this, nor after this much in total."""
 
@@ -68,7 +70,7 @@ def sampling_cost(
 
     Args:
         conditions: those of some of `n` images.
-        n: no larger batch is tried.
+        n: no larger batch is tried; on a CPU also none above `ON_CPU`.
         known: seconds per image by batch, measured before.
         seconds: about how long all of it may take.
 
@@ -79,7 +81,8 @@ def sampling_cost(
     with counted(prior) as evaluations:
         _draw(prior, conditions(slice(0, 1)), 1)
     per_image: dict[int, float] = {}
-    for batch in (batch for batch in BATCHES if batch <= n):
+    most = min(n, ON_CPU) if prior.device.type == "cpu" else n
+    for batch in (batch for batch in BATCHES if batch <= most):
         condition = conditions(slice(0, batch))
         started = time.perf_counter()
         try:
