@@ -1,4 +1,4 @@
-"""The masked prior: a distribution that can be enumerated, known tokens, steps, conditions, its loss over many codes."""
+"""The masked prior: a distribution that can be enumerated, known tokens, steps, conditions, the loss in blocks."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def test_one_position_a_step_draws_the_distribution_of_the_data() -> None:
     assert float(exact.sum()) == pytest.approx(1, abs=1e-5)
     assert variation(exact, data) < 0.05
     # 40,000 samples of a known distribution have a total variation of about 0.02 from it.
-    noise = variation(torch.bincount(data.multinomial(40_000, replacement=True), minlength=256) / 40_000, data)
+    noise = variation(
+        torch.bincount(data.multinomial(40_000, replacement=True), minlength=256) / 40_000, data
+    )
     found = drawn(prior, 40_000)
     assert variation(found, exact) < 1.5 * noise
     assert variation(found, data) < 0.06
@@ -111,3 +113,210 @@ def test_one_position_a_step_draws_the_distribution_of_the_data() -> None:
     assert variation(drawn(prior, 40_000, order="confidence", noise=1e6), data) < 0.06
     assert variation(drawn(prior, 40_000, order="confidence", noise=0.0), data) > 0.1
     assert variation(drawn(prior, 40_000, steps=1), data) > 0.3, "positions of a step are independent"
+
+
+# ---- sampling
+
+
+def known_tokens(shares: list[int], num_codes: tuple[int, ...] = (11,)) -> Tensor:
+    """Known tokens, of which so many positions of each image are not known."""
+    rng = torch_rng(3, "known")
+    tokens = torch.stack([torch.randint(k, (len(shares), *GRID), generator=rng) for k in num_codes], dim=1)
+    for image, count in enumerate(shares):
+        holes = torch.randperm(12, generator=rng)[:count]
+        tokens[image].flatten(1)[:, holes] = -1
+    return tokens
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+def test_a_hole_takes_no_more_steps_than_it_has_positions(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = model(condition="none", sampling={"order": order, "steps": 8})
+    sampling, found = prior.config.sampling, count_evaluations(prior, monkeypatch)
+    for hole, steps in ((12, 8), (3, 3), (1, 1), (0, 0)):
+        found.clear()
+        tokens = known_tokens([hole, 0])
+        images = prior.sample(Condition(tokens=tokens), 2, sampling, torch_rng(0, "s"))
+        assert len(found) == steps
+        assert torch.equal(images[tokens >= 0], tokens[tokens >= 0])
+        assert 0 <= int(images.min()) <= int(images.max()) < 11
+    found.clear()
+    assert prior.sample(Condition(), 0, sampling, torch_rng(0, "s")).shape == (0, 1, *GRID)
+    assert not found
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+@pytest.mark.parametrize("num_codes", [(11,), (7, 13)])
+def test_an_image_depends_neither_on_the_others_nor_on_their_holes(
+    order: str, num_codes: tuple[int, ...]
+) -> None:
+    prior = model(num_codes, sampling={"order": order, "guidance": 2.0, "guidance_ramp": "linear"})
+    sampling = prior.config.sampling
+    tokens = known_tokens([12, 2, 5, 7, 0], num_codes)
+    condition = Condition(labels=torch.tensor([0, 1, 2, -1, 0]), tokens=tokens)
+    five = prior.sample(condition, 5, sampling, torch_rng(0, "s"))
+    pairs = prior.sample(condition, 5, sampling.model_copy(update={"batch": 2}), torch_rng(0, "s"))
+    three = prior.sample(condition.rows(slice(3)), 3, sampling, torch_rng(0, "s"))
+    assert torch.equal(five, pairs)
+    assert torch.equal(five[:3], three)
+    assert not torch.equal(five, prior.sample(condition, 5, sampling, torch_rng(1, "s")))
+
+
+def test_a_code_of_one_group_alone_can_be_known() -> None:
+    prior = model((7, 13), condition="none")
+    tokens = known_tokens([6, 12], (7, 13))
+    tokens[:, 0, 0] = 3
+    images = prior.sample(Condition(tokens=tokens), 2, prior.config.sampling, torch_rng(0, "s"))
+    assert torch.equal(images[tokens >= 0], tokens[tokens >= 0])
+    for group, codes in enumerate((7, 13)):
+        assert 0 <= int(images[:, group].min()) <= int(images[:, group].max()) < codes
+
+
+def test_guidance_follows_the_class_and_zero_ignores_it() -> None:
+    prior = model(sampling={"order": "halton"})
+    sampling = prior.config.sampling
+    first, second = (Condition(labels=torch.full((4,), label)) for label in (0, 1))
+
+    def draw(condition: Condition, guidance: float) -> Tensor:
+        own = sampling.model_copy(update={"guidance": guidance})
+        return prior.sample(condition, 4, own, torch_rng(0, "s"))
+
+    assert torch.equal(draw(first, 0.0), draw(second, 0.0))
+    assert torch.equal(draw(first, 0.0), draw(Condition(labels=torch.full((4,), -1)), 1.0))
+    assert not torch.equal(draw(first, 1.0), draw(second, 1.0))
+    assert not torch.equal(draw(first, 1.0), draw(first, 4.0))
+    undropped = model(condition_drop=0.0).eval()
+    with pytest.raises(MismatchError, match="guidance 2"):
+        undropped.sample(first, 4, sampling.model_copy(update={"guidance": 2.0}), torch_rng(0, "s"))
+
+
+def test_annealed_draws_end_with_the_likeliest_code() -> None:
+    prior = model(
+        condition="none", sampling={"draws": "annealed", "steps": 1, "score": "logit", "noise": 2.0}
+    )
+    images = prior.sample(Condition(), 3, prior.config.sampling, torch_rng(0, "s"))
+    with torch.no_grad():
+        likeliest = prior.denoiser(torch.full((3, 1, 12), 11))[0].argmax(-1)
+    assert torch.equal(images.flatten(1), likeliest)
+
+
+def test_top_k_keeps_the_likeliest_code() -> None:
+    prior = model(condition="none", sampling={"top_k": 1, "steps": 12, "order": "halton"})
+    first, second = (
+        prior.sample(Condition(), 2, prior.config.sampling, torch_rng(seed, "s")) for seed in (0, 1)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "arccos", "linear", "square", "root"])
+@pytest.mark.parametrize("counts", ["ceil", "floor", "ends"])
+@pytest.mark.parametrize("steps", [1, 5, 12, 40])
+def test_every_step_draws_and_the_last_one_draws_the_rest(schedule: Any, counts: Any, steps: int) -> None:
+    sampling = ParallelSampling(
+        guidance=1.0, temperature=1.0, top_k=None, top_p=1.0, order="halton", steps=steps, schedule=schedule,
+        counts=counts,
+    )  # fmt: skip
+    unknown, drawn = torch.tensor([12, 7, 0]), torch.zeros(3, dtype=torch.int64)
+    for at in range(min(steps, 12)):
+        step = step_of(at, unknown, drawn, sampling)
+        more = step.drawn - drawn
+        assert torch.equal(more > 0, at < unknown.clamp_max(steps))
+        drawn = step.drawn
+    assert torch.equal(drawn, unknown)
+
+
+def test_the_highest_scores_are_chosen_among_the_masked() -> None:
+    scores = torch.tensor([[1.0, 5.0, 5.0, 2.0], [4.0, 3.0, 2.0, 1.0]])
+    masked = torch.tensor([[True, True, True, True], [False, True, True, True]])
+    expected = [[False, True, False, False], [False, True, True, False]]
+    assert choose(scores, masked, torch.tensor([1, 2])).tolist() == expected
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (3, 4), (32, 32)])
+def test_the_halton_order_covers_any_grid_once(grid: tuple[int, int]) -> None:
+    assert sorted(halton_order(grid)) == list(range(grid[0] * grid[1]))
+
+
+# ---- training
+
+
+def test_the_loss_is_the_cross_entropy_of_masked_positions() -> None:
+    """With all predictions uniform each masked position costs ln k, divided by the number expected."""
+    prior = model((11,), condition="none", condition_drop=0.0, model={"dropout": 0.0})
+    for parameter in prior.denoiser.heads.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.manual_seed(0)
+    losses = [
+        float(prior.loss(torch.zeros(64, 1, *GRID, dtype=torch.int64), Condition()).detach())
+        for _ in range(20)
+    ]
+    assert sum(losses) / 20 == pytest.approx(math.log(11), rel=0.01)
+    # The progresses of a batch are evenly spaced, so that its number of masked positions hardly varies.
+    assert max(losses) / min(losses) < 1.05
+
+
+def gradients(prior: Masked, condition: Condition) -> tuple[Tensor, list[Tensor]]:
+    torch.manual_seed(0)
+    prior.zero_grad()
+    tokens = torch.stack([torch.arange(6 * 12).view(6, *GRID) % k for k in prior.space.num_codes], dim=1)
+    loss = prior.loss(tokens, condition)
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in prior.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("num_codes", [(11,), (7, 13)])
+def test_blocks_of_positions_give_the_loss_and_the_gradient_of_the_whole(
+    num_codes: tuple[int, ...], smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = model(num_codes, label_smoothing=smoothing).train()
+    condition = Condition(labels=torch.arange(6) % 3)
+    whole, expected = gradients(prior, condition)
+    monkeypatch.setattr(cross_entropy, "LOGITS", 5 * max(num_codes))
+    blocks, found = gradients(prior, condition)
+    torch.testing.assert_close(blocks, whole)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_do_not_depend_on_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = model((7, 13), sampling={"guidance": 2.0})
+    condition = Condition(labels=torch.arange(4) % 3)
+    whole = prior.sample(condition, 4, prior.config.sampling, torch_rng(0, "s"))
+    monkeypatch.setattr(cross_entropy, "LOGITS", 40)
+    assert torch.equal(whole, prior.sample(condition, 4, prior.config.sampling, torch_rng(0, "s")))
+
+
+@torch.no_grad()
+def test_the_likelihood_in_halton_order_is_a_distribution() -> None:
+    for steps in (1, 2):
+        prior = model((3, 4), (1, 2), sampling={"order": "halton", "steps": steps})
+        images = torch.cartesian_prod(*(torch.arange(k) for k in (3, 3, 4, 4))).view(-1, 2, 1, 2)
+        found = prior.log_likelihood(images, Condition(labels=torch.ones(len(images), dtype=torch.int64)))
+        assert found is not None
+        assert float(found.double().sum(1).exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert model().log_likelihood(torch.zeros(1, 1, *GRID, dtype=torch.int64), Condition()) is None
+
+
+# ---- label maps
+
+
+def test_a_cell_has_the_class_of_most_of_its_pixels() -> None:
+    label_map = torch.tensor([[0, 0, 1, 1], [0, 2, 1, -1], [-1, -1, 2, 2], [-1, 2, 1, 2]])[None]
+    assert cell_classes(label_map, (2, 2)).tolist() == [[0, 1, -1, 2]]
+
+
+def test_a_map_changes_its_own_cell_and_one_that_does_not_divide_is_refused() -> None:
+    prior = model(condition="label_map")
+    tokens = torch.full((2, 1, 12), 11)
+    maps = torch.zeros(2, 12, 12, dtype=torch.int64)
+    maps[1, :4, :3] = 2
+    with torch.no_grad():
+        cells = prior._given(Condition(label_map=maps), 2, None)["cells"]
+        first, second = prior._features(tokens, {"cells": cells})
+    assert cells.tolist() == [[0] * 12, [2, *[0] * 11]]
+    assert not torch.allclose(first, second)
+    space = ImageSpace((11,), (5, 4), map_classes=("sky",), resolution=12)
+    with pytest.raises(MismatchError, match="does not divide"):
+        Masked(params(condition="label_map"), space)

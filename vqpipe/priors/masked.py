@@ -136,8 +136,8 @@ class Masked(Prior):
         )
         self.register_buffer("halton_scores", scores, persistent=False)
         self.register_buffer("masks", torch.tensor(space.num_codes)[:, None], persistent=False)
-        shares = (places + 0.5) / self.num_positions
-        expected = num_masked(config.mask_schedule, shares.double(), self.num_positions).double().mean()
+        even = (torch.arange(10_000).double() + 0.5) / 10_000
+        expected = num_masked(config.mask_schedule, even, self.num_positions).double().mean()
         self.expected_masked = float(expected)
 
     def networks(self) -> Sequence[nn.Module]:
