@@ -11,16 +11,38 @@ l text tokens, f channels of a text token.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.models.transformer import init_gpt
+from vqpipe.params.base import Params
 
 TIME_SCALE = 4000
 """Times are spread over this range before their sines, as in VQ-Diffusion, however many there are."""
+
+
+class DenoiserParams(Params):
+    """The bidirectional transformer."""
+
+    num_layers: Annotated[int, Field(ge=1)]
+    """Blocks of self-attention, cross-attention to a text, and MLP."""
+    num_heads: Annotated[int, Field(ge=1)]
+    """Attention heads; they divide the width."""
+    width: Annotated[int, Field(ge=8)]
+    """Channels of the residual stream."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Rate after embeddings, attention weights, attention output and MLP."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> DenoiserParams:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
 
 
 class AdaNorm(nn.Module):

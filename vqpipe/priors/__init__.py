@@ -17,6 +17,7 @@ PRIORS: Table[Prior] = Table(
     {
         "gpt": "vqpipe.priors.gpt:GPT",
         "masked": "vqpipe.priors.masked:Masked",
+        "vq_diffusion": "vqpipe.priors.vq_diffusion:VQDiffusion",
     },
 )
 """Priors by kind."""
