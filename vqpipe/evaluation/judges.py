@@ -190,6 +190,7 @@ class Judges(nn.Module):
             )
             self.heat = nn.Conv2d(d, len(self.things), 1)
             self.box = nn.Linear(d, 4)
+            assert self.heat.bias is not None
             nn.init.constant_(self.heat.bias, RARE)
             if self.adjectives:
                 self.adjective = nn.Linear(d, len(self.adjectives))
