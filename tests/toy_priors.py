@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams
-from vqpipe.priors.sampling import TokenSampling, draw, guide, image_generators, probabilities, uniform
+from vqpipe.priors.sampling import (
+    TokenSampling,
+    draw,
+    guide,
+    image_generators,
+    normal,
+    probabilities,
+    uniform,
+)
 
 
 class UnigramParams(PriorParams):
@@ -65,11 +73,13 @@ class Unigram(Prior):
         """Codes (n, g, h, w)."""
         self.begin_sampling(condition, n)
         positions = math.prod(self.space.grid)
+        numbers = uniform(image_generators(n, generator), self.space.groups, positions)
         drawn = []
-        for scores in self._scores(condition, n):
-            uniform = torch.rand(n * positions, generator=generator)
+        both = zip(self._scores(condition, n), self._scores(Condition(), n), strict=True)
+        for group, (own, null) in enumerate(both):
+            scores = own if sampling.guidance == 1 else guide(own, null, sampling.guidance)
             rows = probabilities(scores, sampling).repeat_interleave(positions, dim=0)
-            drawn.append(draw(rows, uniform).view(n, *self.space.grid))
+            drawn.append(draw(rows, numbers[:, group].flatten()).view(n, *self.space.grid))
         return torch.stack(drawn, dim=1)
 
 
@@ -96,7 +106,7 @@ class Normal(Prior):
     @torch.no_grad()
     def sample(self, condition: Condition, n: int, sampling: Any, generator: torch.Generator) -> Tensor:
         self.begin_sampling(condition, n)
-        noise = torch.randn(n, *self.mean.shape, generator=generator)
+        noise = normal(image_generators(n, generator), *self.mean.shape)
         return self.mean + noise.to(self.device)
 
 

@@ -26,7 +26,7 @@ from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import MANIFEST, publish_folder, publish_json, read_manifest
 from vqpipe.artifacts.spec import Header, check_header
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
-from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.data.images import encode_png
@@ -34,6 +34,7 @@ from vqpipe.errors import ArtifactError
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import ImageSpace, Prior
+from vqpipe.priors.measure_completion import CompletedPictures, completed_row
 from vqpipe.priors.text import TextEncoder
 from vqpipe.tokenizers.identity import tokenizer_identity
 from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL
@@ -85,6 +86,8 @@ class PriorPictures:
     nearest_ids: Sequence[str]
     rmse: Float64[Tensor, " m"]
     same_codes: Float64[Tensor, " m"]
+    completions: Sequence[CompletedPictures] = ()
+    """Empty for a prior that cannot be given known tokens."""
 
 
 def contact_sheet(
@@ -149,6 +152,9 @@ def save_prior(
             "same_codes": pictures.same_codes.tolist(),
         }
         write_table(partial / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
+        if pictures.completions:
+            rows = [completed_row(one, space.classes) for one in pictures.completions]
+            write_table(partial / "completions.parquet", COMPLETIONS, to_table(COMPLETIONS, rows))
 
 
 def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:

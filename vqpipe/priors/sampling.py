@@ -26,7 +26,7 @@ class TokenSampling(SamplingParams):
 
 
 def guide(
-    conditional: Float[Tensor, "b k"], null: Float[Tensor, "b k"], scale: float
+    conditional: Float[Tensor, "b k"], null: Float[Tensor, "b k"], scale: float | Float[Tensor, "b 1"]
 ) -> Float[Tensor, "b k"]:
     """Classifier-free guidance on logits, u + scale (c - u) (Ho & Salimans, 2022); scale 1 is none."""
     return null + scale * (conditional - null)
