@@ -28,7 +28,9 @@ from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import is_prior, read_prior
 from vqpipe.priors.contract import Condition
+from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import torch_rng
+from vqpipe.vision.clip import Clip
 
 KINDS: dict[str, dict[str, Any]] = {
     "gpt": {}, "gpt-none": {"condition": "none"}, "undropped": {"drop": 0.0},
@@ -355,6 +357,28 @@ def test_the_card_names_what_it_is_and_what_was_measured(load: Any, tmp_path: Pa
     export_prior(load("maps"), tmp_path / "maps")
     assert (
         "from value 1 of a map's PNG on (0 is none): sky, sea." in (tmp_path / "maps/README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("model", ["./mini", "mini"])
+def test_a_sentence_model_is_named_and_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    text = {"encoder": "sentence_transformer", "max_tokens": 6, "model": model}
+    folder = write_prior(tmp_path, "sentences", kind="palette", condition="text", text=text)
+    clip = tmp_path / "artifacts/clip"
+    encoder = ClipText(Clip.load(clip), 6)  # in place of a model that need not be installed
+    monkeypatch.setattr("vqpipe.library.priors.SentenceText", lambda model, length: encoder)
+    refused(lambda: ImagePrior.from_pretrained(folder, clip=clip), "does not use a CLIP")
+    prior = ImagePrior.from_pretrained(folder)
+    if model == "./mini":
+        refused(lambda: export_prior(prior, tmp_path / "out"), "a folder of this machine", "./mini")
+        return
+    export_prior(prior, tmp_path / "out")
+    assert not (tmp_path / "out/clip").exists()
+    assert "is not in this folder: install it" in (tmp_path / "out/README.md").read_text()
+    assert torch.equal(
+        ImagePrior.from_pretrained(tmp_path / "out").sample(2, text="sky"), prior.sample(2, text="sky")
     )
 
 
