@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet lock check-lock clean
+.PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet board-generation lock check-lock clean
 
 # Outdated stages, one per core at a time; then DVC looks at everything, raw data included.
 repro: $(STAMP)
@@ -57,6 +57,12 @@ board-language: $(STAMP)
 board-tiny-imagenet: $(STAMP)
 	dvc repro cluster boards/tiny-imagenet/dvc.yaml:graph boards/tiny-imagenet/dvc.yaml:cluster
 	python -m stages.boards --folder boards/tiny-imagenet
+	vqpipe boards
+
+# Tokenizers of boards/scenes, each trained once, with every prior trained on it.
+board-generation: $(STAMP)
+	dvc repro graph cluster boards/scenes/dvc.yaml:cluster
+	python -m stages.boards --folder boards/generation
 	vqpipe boards
 
 # Was what git tracks of the results made by the code and the params of the tree?

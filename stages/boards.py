@@ -46,6 +46,11 @@ def options_of(command: list[str]) -> dict[str, str]:
     return dict(zip(command[3::2], command[4::2], strict=True))
 
 
+def module_of(command: list[str]) -> str:
+    """The module of `stages` that makes a row: `row`, or `generation`."""
+    return command[2].removeprefix("stages.")
+
+
 def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list[str]]:
     """The rows without metrics, or whose metrics were made with other params or inputs than the command names.
 
@@ -54,24 +59,25 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         ParamsError: params that are not valid, so that no row fails after an hour.
     """
     from vqpipe.artifacts.run import StageRun
-    from vqpipe.boards.board import load_board
+    from vqpipe.boards.generation import read_board
     from vqpipe.errors import ArtifactError
     from vqpipe.report.inputs import read_json
 
-    board = load_board(folder / "params.yaml")
+    board = read_board(folder / "params.yaml")
     missing = {}
     for name, command in commands.items():
         options = options_of(command)
         row, seed, metrics = options["--row"], int(options["--seed"]), Path(options["--metrics"])
         board.tokenizer(row, seed)
         board.tasks_of(row, seed)
+        board.priors_of(row, seed)
         inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--codebook")]
         for path in inputs:
             if not path.exists():
                 raise ArtifactError(
                     f"row {name}: input {path} does not exist", run=f"make board-{folder.name}"
                 )
-        given = StageRun("row", board.identity(row, seed), dict.fromkeys(inputs)).key()
+        given = StageRun(module_of(command), board.identity(row, seed), dict.fromkeys(inputs)).key()
         if not metrics.is_file() or read_json(metrics).get("given") != given:
             missing[name] = command
     return missing
@@ -80,20 +86,20 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
 def rows_of_other_code(folder: Path, commands: dict[str, list[str]]) -> dict[str, str]:
     """The digest of the code that made a row, for each row with metrics that other code made than that of the tree.
 
-    A row's code is what `stages.row` imports, without the plug-ins that the row does not name.
+    A row's code is what its stage imports, without the plug-ins that the row does not name.
     """
-    from vqpipe.boards.board import load_board
+    from vqpipe.boards.generation import read_board
     from vqpipe.report.inputs import read_json
     from vqpipe.runtime.code import Code, words_in
 
-    board, code, found = load_board(folder / "params.yaml"), Code(), {}
+    board, code, found = read_board(folder / "params.yaml"), Code(), {}
     for name, command in commands.items():
         options = options_of(command)
         metrics = Path(options["--metrics"])
         if not metrics.is_file():
             continue
         kinds = words_in(board.identity(options["--row"], int(options["--seed"])))
-        if (made_by := str(read_json(metrics).get("code"))) != code.digest("row", kinds):
+        if (made_by := str(read_json(metrics).get("code"))) != code.digest(module_of(command), kinds):
             found[name] = made_by
     code.keep()
     return found

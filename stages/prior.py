@@ -19,6 +19,9 @@ def main(
     curves: Annotated[Path, typer.Option(help="The training curves to publish, CSV.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    judges: Annotated[
+        Path | None, typer.Option(help="The judges artifact; without it, what they measure is absent.")
+    ] = None,
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:
@@ -30,11 +33,13 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.judges import JUDGES
     from vqpipe.artifacts.specs.prior import PRIOR
     from vqpipe.artifacts.specs.tokenizer import TOKENIZER
     from vqpipe.artifacts.specs.tokens import TOKENS
+    from vqpipe.evaluation.judges import Judges
     from vqpipe.priors import load_prior_params
-    from vqpipe.priors.train import train_and_measure
+    from vqpipe.priors.measure_prior import train_and_measure
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.preflight import need_compiler
@@ -44,6 +49,8 @@ def main(
 
     config = load_prior_params(params, pair)
     inputs: list[Input] = [(tokens, TOKENS), (tokenizer, TOKENIZER), (dataset, DATASET), (clip, CLIP)]
+    if judges is not None:
+        inputs.append((judges, JUDGES))
     outputs: list[Output] = [(out, PRIOR), (metrics, JSON), (curves, CURVES)]
     if config.training.compile:
         need_compiler(device().type)
@@ -51,7 +58,8 @@ def main(
         scratch = run.scratch()
         trained = train_and_measure(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,
-            Clip.load(clip, device()), scratch=scratch, curves=run.staged(curves), device=device(), title=pair,
+            Clip.load(clip, device()), judges=None if judges is None else Judges.load(judges, device()),
+            scratch=scratch, curves=run.staged(curves), device=device(), title=pair,
         )  # fmt: skip
         if trained is not None:
             run.metrics(metrics, trained.metrics)

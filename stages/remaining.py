@@ -8,7 +8,7 @@ starts a stage: so it is in no stage's listing of code, and what goes wrong here
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,11 +100,14 @@ def measured_seconds(stage: Stage, root: Path) -> float | None:
     return None
 
 
-def outdated_stages(stages: dict[str, Stage], root: Path) -> set[str]:
+def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] = ()) -> set[str]:
     """The stages that DVC would run, by dvc.lock, params.yaml, the listings of code, and which outputs are there.
 
-    A stage after an outdated one counts, although DVC skips it where the new output equals the old one. Raw data and
-    the content of outputs are not compared: that would take as long as `dvc status`.
+    A stage after an outdated one counts, although DVC skips it where the new output equals the old one: ask again when
+    that one has run. Raw data and the content of outputs are not compared: that would take as long as `dvc status`.
+
+    Args:
+        ran: stages that ran and were recorded since an earlier call. Of what reads a part of their output counts all.
 
     Raises:
         ParamsError: dvc.lock or params.yaml cannot be read.
@@ -123,7 +126,8 @@ def outdated_stages(stages: dict[str, Stage], root: Path) -> set[str]:
             stage, entry = stages[name], entries.get(name)
             known[name] = entry is None or _differs(stage, entry, context, root)
             known[name] |= any(
-                is_outdated(maker) or (out == dep and _recorded(entry, dep) != _recorded(entries[maker], dep))
+                is_outdated(maker)
+                or (_recorded(entry, dep) != _recorded(entries[maker], dep) if out == dep else maker in ran)
                 for maker, out, dep in inputs[name]
             )
         return known[name]

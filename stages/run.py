@@ -98,16 +98,24 @@ def run_outdated(jobs: int | None = None) -> None:
     old = outdated_stages(stages, root)
     done = [name for name in stages if name not in old]
     needs = {name: {maker for maker, _, _ in inputs} & old for name, inputs in makers_of(stages).items()}
+    ran: list[str] = []
+
+    def begin(name: str) -> bool:
+        if name in outdated_stages(stages, root, ran):
+            return True
+        done.append(name)
+        return False
 
     def finish(name: str) -> str | None:
         if _dvc("commit", "--force", name):
             return None
         done.append(name)
+        ran.append(name)
         return shown_time_left(stages, [other for other in stages if other not in done], done, root, jobs)
 
     order = sorted(old, key=_seconds_to_the_end(stages, needs).__getitem__, reverse=True)
     commands = {name: words_of(stages[name].cmd) for name in order}
-    failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, finish)
+    failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, begin, finish)
     if failed:
         say(f"{len(failed)} of {len(old)} stages failed or need one that did: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
@@ -115,13 +123,14 @@ def run_outdated(jobs: int | None = None) -> None:
 
 def run_all(
     commands: Mapping[str, list[str]], jobs: int, logs: Path, needs: Mapping[str, set[str]] | None = None,
-    finish: Callable[[str], str | None] | None = None,
+    begin: Callable[[str], bool] | None = None, finish: Callable[[str], str | None] | None = None,
 ) -> list[str]:  # fmt: skip
     """Run commands, `jobs` at a time with one thread each where they are several; their output goes to `logs`.
 
     Args:
         commands: words by name; of those that can begin the first does.
         needs: the names that must have ended well before a command begins.
+        begin: called with a name when all that it needs has ended; False leaves it out, as one that ended well.
         finish: called with a name when its command has ended well, for what the line about it says of the time left;
             None is a failure.
 
@@ -141,6 +150,10 @@ def run_all(
                     failed.append(name)
                 elif len(running) < jobs and not needs.get(name, set()) & {*waiting, *running}:
                     waiting.remove(name)
+                    if begin is not None and not begin(name):
+                        done += 1
+                        say(f"{done}/{len(commands)} {name}: up to date, its inputs came out equal", err=True)
+                        continue
                     with (logs / f"{name}.log").open("wb") as log:
                         process = start_child(commands[name], stdout=log, stderr=subprocess.STDOUT, env=env)
                     running[name] = process, time.monotonic()

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from vqpipe.params.base import validate
-from vqpipe.priors.contract import Condition, ImageSpace
+from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace
 from vqpipe.priors.gpt import GPT, GPTParams, GPTSampling
 from vqpipe.priors.sampling import TokenSampling, guide
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
 GRID = (3, 4)
 ONE, TWO = (11,), (7, 13)
-PLAIN = GPTSampling(temperature=1.0, top_k=None, top_p=1.0, guidance=1.0, precision="fp32", batch=None)
+PLAIN = GPTSampling(
+    temperature=1.0, top_k=None, top_p=1.0, guidance=1.0, guided_positions=None, precision="fp32", batch=None
+)
+SIDE, TEXT, MAP_CLASSES = 24, (4, 8), ("sky", "sea", "sand")
+LLAMA = {"kind": "llama", "multiple_of": 8}
+NO_DROPOUT = {"embedding": 0.0, "attention": 0.0, "residual": 0.0, "mlp": 0.0}
 
 
 def shared() -> dict[str, Any]:
@@ -37,16 +42,17 @@ def shared() -> dict[str, Any]:
 
 
 def params(**changes: Any) -> GPTParams:
-    own = {
-        "kind": "gpt",
-        **GPT.example(),
-        "model": {"num_layers": 4, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
-    }
+    """Changes of `model` are merged with the small one's values."""
+    own = {"kind": "gpt", **GPT.example()}
+    own["model"] = {**own["model"], "num_layers": 4, **changes.pop("model", {})}
+    if changes.get("condition") == "text":
+        own["text"] = {"encoder": "clip", "max_tokens": TEXT[0]}
     return validate({**shared(), **own, **changes}, "prior", GPTParams)
 
 
 def space(num_codes: Sequence[int], num_classes: int = 3) -> ImageSpace:
-    return ImageSpace(tuple(num_codes), GRID, tuple(f"class {at}" for at in range(num_classes)))
+    classes = tuple(f"class {at}" for at in range(num_classes))
+    return ImageSpace(tuple(num_codes), GRID, classes, 0, (), SIDE, MAP_CLASSES, *TEXT)
 
 
 def model(num_codes: Sequence[int], num_classes: int = 3, **changes: Any) -> GPT:
@@ -66,6 +72,18 @@ def images(num_codes: Sequence[int], count: int = 5) -> Tensor:
 
 def labels(count: int = 5) -> Tensor:
     return torch.arange(count) % 3
+
+
+def given(condition: ConditionKind, count: int = 5) -> Condition:
+    """A condition of each image; of text and map the first image has none, and later texts end early."""
+    rng = torch_rng(2, "condition")
+    text, ids = torch.randn(count, *TEXT, generator=rng), torch.randint(9, (count, TEXT[0]), generator=rng)
+    ids[1:] = ids[1:].masked_fill(torch.arange(TEXT[0]) > torch.arange(1, count)[:, None], -1)
+    label_map = torch.randint(-1, 3, (count, SIDE, SIDE), generator=rng)
+    ids[:1], label_map[:1] = -1, -1
+    text = text * (ids >= 0)[..., None]
+    parts = {"labels": labels(count), "text": text, "text_ids": ids, "label_map": label_map}
+    return Condition(**{name: parts[name] for name in PARTS[condition]})
 
 
 def naive_probabilities(logits: Tensor, config: TokenSampling) -> Tensor:
@@ -93,18 +111,18 @@ def naive_sample(
     prior: GPT, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
 ) -> Tensor:
     """`GPT.sample` with neither cache nor passes: every step computes the logits of all positions anew."""
-    null = torch.full((n,), prior.num_classes)
-    rows = null if condition.labels is None else torch.where(condition.labels < 0, null, condition.labels)
     uniform = torch.rand(n, prior.groups, prior.num_positions, generator=generator)
     known = torch.full(uniform.shape, -1) if condition.tokens is None else condition.tokens.flatten(2)
     tokens = known.clamp_min(0)
     for position in range(prior.num_positions):
         if known[0, 0, position] >= 0:
             continue
-        conditional, unconditional = prior(tokens, rows), prior(tokens, null)
+        conditional, unconditional = prior(tokens, condition), prior(tokens, Condition())
         for group in range(prior.groups):
             own, other = conditional[group][:, position], unconditional[group][:, position]
-            scores = own if sampling.guidance == 1 else guide(own, other, sampling.guidance)
+            last = getattr(sampling, "guided_positions", None)
+            guided = sampling.guidance != 1 and (last is None or position < last)
+            scores = guide(own, other, sampling.guidance) if guided else own
             tokens[:, group, position] = naive_draw(
                 naive_probabilities(scores, sampling), uniform[:, group, position]
             )

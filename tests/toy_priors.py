@@ -1,4 +1,4 @@
-"""A toy prior over tokens, the example of docs/extending.md, and a toy prior over latents."""
+"""Toy priors: one over tokens, one over latents, and one that takes every condition and any known tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams
-from vqpipe.priors.sampling import TokenSampling, draw, probabilities
+from vqpipe.priors.sampling import (
+    TokenSampling,
+    draw,
+    guide,
+    image_generators,
+    normal,
+    probabilities,
+    uniform,
+)
 
 
 class UnigramParams(PriorParams):
@@ -65,11 +73,13 @@ class Unigram(Prior):
         """Codes (n, g, h, w)."""
         self.begin_sampling(condition, n)
         positions = math.prod(self.space.grid)
+        numbers = uniform(image_generators(n, generator), self.space.groups, positions)
         drawn = []
-        for scores in self._scores(condition, n):
-            uniform = torch.rand(n * positions, generator=generator)
+        both = zip(self._scores(condition, n), self._scores(Condition(), n), strict=True)
+        for group, (own, null) in enumerate(both):
+            scores = own if sampling.guidance == 1 else guide(own, null, sampling.guidance)
             rows = probabilities(scores, sampling).repeat_interleave(positions, dim=0)
-            drawn.append(draw(rows, uniform).view(n, *self.space.grid))
+            drawn.append(draw(rows, numbers[:, group].flatten()).view(n, *self.space.grid))
         return torch.stack(drawn, dim=1)
 
 
@@ -96,9 +106,92 @@ class Normal(Prior):
     @torch.no_grad()
     def sample(self, condition: Condition, n: int, sampling: Any, generator: torch.Generator) -> Tensor:
         self.begin_sampling(condition, n)
-        noise = torch.randn(n, *self.mean.shape, generator=generator)
+        noise = normal(image_generators(n, generator), *self.mean.shape)
         return self.mean + noise.to(self.device)
 
 
-PLACES = {"unigram": "tests.toy_priors:Unigram", "normal": "tests.toy_priors:Normal"}
+class PaletteParams(PriorParams):
+    """One distribution over codes for each condition, at each position for a label map."""
+
+    kind: Literal["palette"]
+    """The kind of prior."""
+    sampling: TokenSampling
+    """How codes are drawn."""
+
+
+class Palette(Prior):
+    """Draws each code independently of the others, from a vector of the condition; the null condition has its own."""
+
+    kind: ClassVar[str] = "palette"
+    Params: ClassVar[type[PriorParams]] = PaletteParams
+    conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class", "text", "label_map")
+    known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "any"
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """As `Unigram`."""
+        return Unigram.example()
+
+    def __init__(self, config: PaletteParams, space: ImageSpace) -> None:
+        super().__init__(config, space)
+        width = 8
+        sources = {"class": self.num_classes, "text": space.text_dim, "label_map": len(space.map_classes)}
+        self.null = nn.Parameter(torch.zeros(width))
+        count = sources.get(config.condition)
+        self.source = nn.Linear(count, width, bias=False) if count is not None else None
+        self.heads = nn.ModuleList(nn.Linear(width, codes) for codes in space.num_codes)
+
+    def _facts(self, condition: Condition) -> Tensor | None:
+        """What is known about each image at each position, (n, 1 or h w, c)."""
+        if condition.labels is not None:
+            return F.one_hot(condition.labels.clamp_min(0), self.num_classes)[:, None].float()
+        if condition.text is not None and condition.text_ids is not None:
+            inside = (condition.text_ids >= 0)[..., None]
+            return (condition.text * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp_min(1)
+        if condition.label_map is not None:
+            planes = F.one_hot(condition.label_map + 1, len(self.space.map_classes) + 1)[..., 1:]
+            cells = F.adaptive_avg_pool2d(planes.permute(0, 3, 1, 2).float(), self.space.grid)
+            return cells.flatten(2).transpose(1, 2)
+        return None
+
+    def _scores(self, condition: Condition, n: int) -> list[Tensor]:
+        """Logits (n, h w, k) of each group."""
+        facts, given = self._facts(condition), self.given(condition, n).to(self.device)
+        if self.training:
+            given = given & (torch.rand(n) >= self.config.condition_drop)
+        vectors = self.null.expand(n, math.prod(self.space.grid), -1)
+        if facts is not None and self.source is not None:
+            vectors = torch.where(given[:, None, None], self.source(facts), vectors)
+        return [head(vectors) for head in self.heads]
+
+    def loss(self, batch: Tensor, condition: Condition) -> Tensor:
+        """Cross-entropy in nats per code."""
+        self.check_parts(condition, len(batch))
+        scores = self._scores(condition, len(batch))
+        terms = [F.cross_entropy(own.mT, batch[:, group].flatten(1)) for group, own in enumerate(scores)]
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
+    ) -> Tensor:
+        """Codes (n, g, h, w)."""
+        self.begin_sampling(condition, n)
+        grid = self.space.grid
+        numbers = uniform(image_generators(n, generator), self.space.groups, math.prod(grid))
+        drawn = []
+        scores, nulls = self._scores(condition, n), self._scores(Condition(), n)
+        for group, (own, null) in enumerate(zip(scores, nulls, strict=True)):
+            wanted = (own if sampling.guidance == 1 else guide(own, null, sampling.guidance)).flatten(0, 1)
+            drawn.append(draw(probabilities(wanted, sampling), numbers[:, group].flatten()).view(n, *grid))
+        tokens = torch.stack(drawn, dim=1)
+        if condition.tokens is None:
+            return tokens
+        return torch.where(condition.tokens < 0, tokens, condition.tokens)
+
+
+PLACES = {
+    "unigram": "tests.toy_priors:Unigram", "normal": "tests.toy_priors:Normal",
+    "palette": "tests.toy_priors:Palette",
+}  # fmt: skip
 """Their lines of `vqpipe.priors.PRIORS`."""

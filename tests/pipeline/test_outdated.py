@@ -75,6 +75,18 @@ def test_each_outdated_stage_runs_once_after_what_it_reads_and_is_recorded(proje
     assert dvc(project, "status", "a", "b", "c", "d", "e").strip() == "Data and pipelines are up to date."
 
 
+def test_a_stage_whose_inputs_come_out_equal_does_not_run_again(project: Path) -> None:
+    assert outdated(project).returncode == 0
+    calls(project)
+    (project / "c").unlink()
+    done = outdated(project)
+    assert done.returncode == 0, done.stderr
+    assert calls(project) == ["c"]
+    assert "2/2 d: up to date, its inputs came out equal" in done.stderr
+    assert (project / "d").read_text() == "begun\nword: one\n" * 2
+    assert dvc(project, "status", "a", "b", "c", "d", "e").strip() == "Data and pipelines are up to date."
+
+
 def test_what_needs_a_stage_that_failed_is_left_and_the_rest_is_recorded(project: Path) -> None:
     (project / "no b").touch()
     done = outdated(project)

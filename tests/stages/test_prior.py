@@ -22,6 +22,9 @@ from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import to_uint8
+from vqpipe.errors import MismatchError
+from vqpipe.library.prior_export import export_prior
+from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import load_prior
 from vqpipe.priors.contract import Condition
@@ -32,18 +35,25 @@ from vqpipe.tokenizers.tokens import TokenSet
 
 NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
 COMMON: dict[str, Any] = {
-    "seed": 0, "condition": "class", "condition_drop": 0.1, "token_noise": 0.0,
-    "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
+    "seed": 0, "condition": "class", "condition_drop": 0.1, "token_noise": 0.0, "map_scale": 1,
+    "model": {
+        "num_layers": 2, "num_heads": 2, "width": 16, "block": {"kind": "gpt2"}, "learned_positions": True,
+        "rotary_base": 100.0, "prefix_attention": "causal", "head_bias": False,
+        "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "mlp": 0.1},
+    },
     "training": {
         "num_steps": 40, "batch_size": 16, "learning_rate": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.01,
         "warmup_fraction": 0.1, "final_lr_fraction": 0.0, "clip_grad_norm": 1.0, "ema_decay": 0.9,
         "precision": "fp32", "log_every": 10, "checkpoint_every": 20,
     },
-    "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5, "precision": "fp32", "batch": 16},
+    "sampling": {
+        "temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5, "guided_positions": None,
+        "precision": "fp32", "batch": 16,
+    },
     "num_samples": 20,
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
 }  # fmt: skip
-OF_GPT = ("token_noise", "model", "sampling")
+OF_GPT = ("token_noise", "map_scale", "model", "sampling")
 SHARED = {name: value for name, value in COMMON.items() if name not in OF_GPT}
 """What priors of all kinds take of `COMMON`."""
 PAIRS = {
@@ -121,9 +131,12 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
     assert metrics["fixed_length_bits_per_token"] == 4
     assert metrics["bits_per_token"] < metrics["unigram_bits_per_token"] < 4.1
     for name in ("samples", "unigram_samples", "reconstructions"):
-        expected = {"fd_clip", "kd_clip", "kd_clip_std", "precision_clip", "recall_clip"}
+        expected = {"fd_clip", "kd_clip", "kd_clip_std"}
+        expected |= {f"{name}_clip" for name in ("precision", "recall", "density", "coverage")}
         assert set(metrics[name]) == expected
         assert all(math.isfinite(v) for v in metrics[name].values())
+    assert set(metrics["train_images"]) == expected
+    assert set(metrics["completion"]) == {"lower_half"}, "what comes first in raster order is known"
     assert metrics["num_samples"] == metrics["measured"]["protocol"]["num_samples"] == 20
     assert len(metrics["measured"]["images"]["digest"]) == 16
     assert metrics["weights"] == "ema"
@@ -171,6 +184,19 @@ def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) ->
     assert int((image.int() - published.int()).abs().max()) <= 1
     assert not prior.training
     assert TokenSet.open(inputs / "tokens_of_tokenizer").grid == prior.grid
+
+
+def test_the_tools_find_and_check_what_the_artifact_was_made_with(
+    inputs: Path, done: Path, tmp_path: Path
+) -> None:
+    prior = ImagePrior.from_pretrained(done / "prior", tokenizer=inputs / "tokenizer")
+    assert prior.sample(2, classes=CLASSES[0]).shape == (2, 3, 16, 16)
+    with pytest.raises(MismatchError, match="another tokenizer than the prior was trained with"):
+        ImagePrior.from_pretrained(done / "prior", tokenizer=inputs / "larger")
+    export_prior(prior, tmp_path / "shared", done / "metrics.json")
+    card = (tmp_path / "shared/README.md").read_text()
+    assert "| samples.fd\\_clip |" in card
+    assert "20 samples and as many test images" in card
 
 
 def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -227,6 +253,10 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     metrics = PriorMetrics.read(tmp_path / "metrics.json")
     assert metrics.bits_per_token is metrics.validation is None
     assert metrics.samples.fd_clip is not None
+    assert metrics.unquantised_samples is not None
+    assert metrics.unquantised_samples.fd_clip not in (None, metrics.samples.fd_clip)
+    assert metrics.completion is metrics.agreement is None
+    assert not (tmp_path / "prior" / "completions.parquet").exists()
     prior, tokenizer = load_prior(tmp_path / "prior"), Tokenizer.from_pretrained(inputs / "tokenizer")
     assert prior.space.latent_channels == tokenizer.config.quantizer.dim
     latents = draw_samples(prior, Condition(), 20)
@@ -242,8 +272,10 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
             {"pair": "misspelt"},
             "prior.pairs.misspelt.model.num_layer is not a field; did you mean num_layers?",
         ),
-        ({"pair": "asks-for-text"}, "prior.pairs.asks-for-text.condition: the prior gpt does not take this"),
-        ({"pair": "asks-for-text"}, "choices: none, class\n"),
+        (
+            {"pair": "asks-for-text"},
+            "prior.pairs.asks-for-text: condition: text needs text, the params of its encoder",
+        ),
         ({"pair": "undropped"}, "guidance other than 1 needs"),
         ({"pair": "tiny"}, "did you mean tiny-gpt?"),
         ({"pair": "kindless"}, "an entry without its kind, in prior.pairs"),

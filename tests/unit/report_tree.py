@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import numpy as np
 import torch
 from report_tree_health import png, write_health, write_replaced
 from ruamel.yaml import YAML
@@ -31,10 +32,11 @@ from vqpipe.artifacts.specs.evaluation import (
     USAGE,
     WORDS,
 )
-from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import ShardWriter, to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.data.build import DatasetMetrics
+from vqpipe.data.images import encode_png
 from vqpipe.evaluation.measure import EvaluationMetrics, FloorMetrics
 from vqpipe.metrics.codes import CodeMetrics
 from vqpipe.metrics.measured import Interval
@@ -302,13 +304,38 @@ def write_words(root: Path, word: str) -> None:
         write_tensors(folder / "centroids.safetensors", CENTROID_TENSORS, tensors)
 
 
-def write_prior(root: Path, number: int, pair: str, **further: Any) -> None:
-    with publish_folder(root / "artifacts/prior" / pair, PRIOR, {}) as folder:
+def label_png(number: int) -> bytes:
+    """A label map of two classes, 2 above 1, the second larger, with a corner of none."""
+    classes = np.full((16, 16), 1, dtype=np.uint8)
+    classes[: 2 + number % 4] = 2
+    classes[-1, -1] = 0
+    return encode_png(classes)
+
+
+def write_prior(
+    root: Path,
+    number: int,
+    pair: str,
+    captions: bool = False,
+    maps: bool = False,
+    holes: bool = False,
+    **further: Any,
+) -> None:
+    facts = {"map_classes": ["sea", "<sky>"] if maps else []}
+    with publish_folder(root / "artifacts/prior" / pair, PRIOR, facts) as folder:
         (folder / "model.safetensors").write_bytes(b"")
         (folder / "samples.png").write_bytes(png(1))
         (folder / "unigram.png").write_bytes(png(2, 96))
         samples = [
-            {"image": png(300 + i), "label": 1, "label_name": "boat", "indices": [1]} for i in range(12)
+            {
+                "image": png(300 + i),
+                "label": 1,
+                "label_name": "" if captions or maps else "boat",
+                "caption": f"boat {i}" if captions else "",
+                "label_map": label_png(i) if maps else None,
+                "indices": [1],
+            }
+            for i in range(12)
         ]
         write_table(folder / "samples.parquet", SAMPLES, to_table(SAMPLES, samples))
         nearest = [
@@ -316,6 +343,17 @@ def write_prior(root: Path, number: int, pair: str, **further: Any) -> None:
             for i in range(6)
         ]
         write_table(folder / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
+        if holes:
+            mask = np.zeros((32, 32), dtype=np.uint8)
+            mask[16:] = 255
+            rows = [
+                {
+                    "image_id": "x1", "hole": "lower_half", "mask": encode_png(mask), "original": png(1),
+                    "reconstruction": png(2), "completions": [png(3), png(4)], "label": 1, "label_name": "boat",
+                    "caption": "",
+                },
+            ]  # fmt: skip
+            write_table(folder / "completions.parquet", COMPLETIONS, to_table(COMPLETIONS, rows))
 
     def near(distance: float) -> dict[str, float]:
         return {"rmse": distance, "same_codes": 0.2, "copies": 0}

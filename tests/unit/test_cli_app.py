@@ -18,7 +18,10 @@ from vqpipe.text.pos import tagger
 from vqpipe.text.tagger import PosParams, Tagger
 from vqpipe.text.wordnet_tagger import WordnetPos
 
-TOOLS = ("preset", "artifacts", "compare", "pairs", "why", "boards", "card", "evaluate", "bench-tokenizers")
+TOOLS = (
+    "preset", "artifacts", "compare", "pairs", "why", "boards", "card", "evaluate", "bench-tokenizers", "sample",
+    "complete",
+)  # fmt: skip
 
 
 def run(*arguments: object) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from tests.foreign_vqgan import make_config, make_state
+from tests.prior_folders import write_prior
 from tests.tiny import picture, write_tokenizer
 from vqpipe.cli.app import app
 
@@ -30,6 +31,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VQPIPE_WORKERS", "1")
     monkeypatch.setenv("VQPIPE_DEVICE", "cpu")
     write_tokenizer(tmp_path / "artifacts/tokenizer/vq")
+    write_prior(tmp_path, "vq-gpt")
     (tmp_path / "photos").mkdir()
     for index in range(4):
         picture(index, bool(index % 2)).save(tmp_path / f"photos/{index}.jpg")
@@ -55,7 +57,11 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 commands.append(words[0])
     finally:
         logging.disable(logging.NOTSET)
-    assert commands == ["export", "tokenize", "detokenize", "import", "evaluate", "bench-tokenizers"]
+    assert commands == [
+        "export", "sample", "complete", "export", "sample", "tokenize", "detokenize", "import", "evaluate",
+        "bench-tokenizers",
+    ]  # fmt: skip
+    assert names["filled"].shape == (5, 3, 16, 16)
     assert names["indices"].shape == (5, 1, 4, 4)
     assert {one.metric_type for one in names["results"]} >= {"psnr", "psnr_y", "bits_per_pixel"}
     assert np.array(Image.open(tmp_path / "again/bird.png")).shape == (16, 16, 3)

@@ -20,7 +20,8 @@ from vqpipe.artifacts.specs.tokens import CODES
 from vqpipe.artifacts.tables import read_header, read_table, stream_table, to_table, write_table
 from vqpipe.cli.app import app
 from vqpipe.errors import ArtifactError, DataError, MismatchError, ParamsError
-from vqpipe.library.tokens import detokenize, tokenize, tokenizer_digest
+from vqpipe.library.tokens import detokenize, tokenize
+from vqpipe.tokenizers.identity import tokenizer_digest
 
 
 @pytest.fixture(autouse=True)

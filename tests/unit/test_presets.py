@@ -28,6 +28,7 @@ F16 = (
     "ffhq",
     "imagenet",
     "lg-vq",
+    "llamagen",
     "paper-f16",
     "textcaps",
     "vqct-paper",
@@ -129,7 +130,7 @@ def test_the_f16_presets_have_the_papers_trunk(preset: str) -> None:
 @pytest.mark.parametrize(("preset", "start_step"), [
     ("ade20k", 10_000), ("celeba-hq", 10_000), ("coco-256", 10_000), ("cub-200", 10_000), ("textcaps", 10_000),
     ("vqct-paper", 10_000), ("lg-vq", 10_000),
-    ("paper-f16", 10_000), ("ffhq", 50_000), ("imagenet", 50_000),
+    ("paper-f16", 10_000), ("ffhq", 50_000), ("imagenet", 50_000), ("llamagen", 50_000),
 ])  # fmt: skip
 def test_the_discriminator_starts_at_the_reference_codes_step(preset: str, start_step: int) -> None:
     for variant in variants(preset).values():

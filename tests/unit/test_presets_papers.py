@@ -6,16 +6,21 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from vqpipe.cli.presets import load_preset, preset_names
-from vqpipe.params.base import merged
+from vqpipe.params.base import merged, validate
 from vqpipe.priors import PRIORS
+from vqpipe.priors.contract import ImageSpace
+from vqpipe.priors.gpt import GPT, GPTParams
 
 Line = tuple[str, Any, str]
 """Where a value is in the preset, the value, and where it is stated. A variant's or a pair's own name follows
 `tokenizer` or `prior`, and its values are those with `common` below them."""
 
 CODE = "VQGAN's code"
+LLAMAGEN = "LlamaGen's class-conditional training and its code"
 TRUNK: list[Line] = [
     ("tokenizer.vq.trunk.channels", 128, CODE),
     ("tokenizer.vq.trunk.channel_multipliers", [1, 1, 2, 2, 4], CODE),
@@ -36,6 +41,14 @@ TRUNK: list[Line] = [
     ("tokenizer.vq.training.ema_decay", 0.0, CODE),
     ("tokenizer.vq.training.clip_grad_norm", 0.0, CODE),
 ]
+GPT_CODE: list[Line] = [
+    ("prior.vq-gpt.model.block", {"kind": "gpt2"}, CODE),
+    ("prior.vq-gpt.model.learned_positions", True, CODE),
+    ("prior.vq-gpt.model.rotary_base", None, CODE),
+    ("prior.vq-gpt.model.prefix_attention", "causal", CODE + ": n_unmasked 0"),
+    ("prior.vq-gpt.model.head_bias", False, CODE),
+    ("prior.vq-gpt.model.dropout", dict.fromkeys(("embedding", "attention", "residual", "mlp"), 0.0), CODE),
+]
 VQGAN: list[Line] = [
     *TRUNK,
     (
@@ -53,6 +66,7 @@ VQGAN: list[Line] = [
     ("prior.vq-gpt.model.num_layers", 16, "LG-VQ app. A.1"),
     ("prior.vq-gpt.model.num_heads", 16, "LG-VQ app. A.1"),
     ("prior.vq-gpt.model.width", 1024, "LG-VQ app. A.1"),
+    *GPT_CODE,
     ("prior.vq-gpt.training.batch_size", 36, "LG-VQ app. A.1"),
     ("prior.vq-gpt.training.betas", [0.9, 0.95], CODE),
     ("prior.vq-gpt.training.weight_decay", 0.01, CODE),
@@ -176,6 +190,29 @@ PAPERS: dict[str, list[Line]] = {
         ("prior.lc-gpt.training.num_steps", 100 * (int(1_281_167 * 0.99) // 1024), "VQGAN-LC app. A: 100 epochs"),
         ("prior.lc-gpt.num_samples", 50_000, "VQGAN-LC sec. 4.1"),
     ],
+    "llamagen": [
+        ("tokenizer.fc.quantizer.num_codes", 16_384, "LlamaGen's tokenizer"),
+        ("tokenizer.fc.quantizer.dim", 8, "LlamaGen's tokenizer"),
+        ("tokenizer.fc.quantizer.normalise", True, "LlamaGen's tokenizer"),
+        ("prior.fc-gpt-b.condition", "class", LLAMAGEN),
+        ("prior.fc-gpt-b.condition_drop", 0.1, LLAMAGEN),
+        ("prior.fc-gpt-b.token_noise", 0.0, LLAMAGEN),
+        ("prior.fc-gpt-b.model", {
+            "num_layers": 12, "num_heads": 12, "width": 768, "block": {"kind": "llama", "multiple_of": 256},
+            "learned_positions": False, "rotary_base": 10_000, "prefix_attention": "causal", "head_bias": False,
+            "dropout": {"embedding": 0.1, "attention": 0.0, "residual": 0.1, "mlp": 0.1},
+        }, "LlamaGen's table of models; its code"),
+        *((f"prior.fc-gpt-l.model.{name}", value, "LlamaGen's table of models") for name, value in (
+            ("num_layers", 24), ("num_heads", 16), ("width", 1024),
+        )),
+        *((f"prior.fc-gpt-l.training.{name}", value, LLAMAGEN) for name, value in (
+            ("num_steps", 300 * (int(1_281_167 * 0.99) // 256)), ("batch_size", 256), ("learning_rate", 1e-4),
+            ("betas", [0.9, 0.95]), ("weight_decay", 0.05), ("clip_grad_norm", 1.0), ("final_lr_fraction", 1.0),
+        )),
+        ("prior.fc-gpt-l.sampling.guidance", 2.0, "LlamaGen's tables: B and L"),
+        ("prior.fc-gpt-l.sampling.top_k", None, "LlamaGen's tables"),
+        ("prior.fc-gpt-l.sampling.top_p", 1.0, "LlamaGen's tables"),
+    ],
     "ffhq": [
         *VQGAN_LC,
         ("cluster.per_class", False, "FFHQ has no classes"),
@@ -233,3 +270,39 @@ def test_the_methods_are_those_of_the_papers_table(preset: str) -> None:
 def test_ade20k_has_too_few_test_images_for_fid() -> None:
     assert at("ade20k", "prior.vq-gpt.num_samples") == 2000 < 2048
     assert at("celeba-hq", "evaluate.distances.features") == "inception"
+
+
+def gpt(preset: str, pair: str) -> GPT:
+    """A preset's GPT of 16 x 16 tokens and 1,000 classes, without memory for its weights."""
+    found = at(preset, f"prior.{pair}")
+    codes = at(preset, f"tokenizer.{found['tokenizer']}.quantizer.num_codes")
+    config = validate(found, pair, GPTParams)
+    with torch.device("meta"):
+        return GPT(config, ImageSpace((codes,), (16, 16), tuple(map(str, range(1000)))))
+
+
+def millions(module: nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def test_llamagens_gpts_have_the_stated_sizes() -> None:
+    """111 M and 343 M in its table of models."""
+    assert {name: round(millions(gpt("llamagen", name))) for name in ("fc-gpt-b", "fc-gpt-l")} == {
+        "fc-gpt-b": 111, "fc-gpt-l": 343,
+    }  # fmt: skip
+
+
+def test_vqgan_lcs_gpt_has_the_stated_size_with_one_table_of_codes() -> None:
+    """404 M (VQGAN-LC, section 4.1) are its blocks and one table of 100,000 codes; ours has two, as VQGAN's code."""
+    network = gpt("imagenet", "lc-gpt").network
+    assert int(millions(network.shared) + millions(network.heads)) == 404
+    assert round(millions(gpt("imagenet", "lc-gpt"))) == 508
+    assert round(millions(gpt("imagenet", "fc-gpt"))) == 337
+
+
+def test_lg_vqs_gpt_has_sixteen_layers_of_vqgans_width() -> None:
+    """LG-VQ gives no number of parameters: 16 x 12 x 1024 squared in the blocks, but for biases and norms."""
+    prior = gpt("lg-vq", "vq-gpt")
+    assert millions(prior.network.shared) == pytest.approx(16 * 12 * 1.024**2, rel=0.01)
+    assert millions(prior.network.heads) == pytest.approx(1.024**2, rel=1e-6)
+    assert round(millions(prior)) == 204

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small_priors import GRID, ONE, images, labels, params, space
-from tests.toy_priors import Unigram
+from tests.small_priors import GRID, ONE, images, labels, params, shared, space
+from tests.toy_priors import PLACES, Unigram, UnigramParams
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS, AnyPrior
@@ -28,12 +28,20 @@ def test_every_prior_of_the_table_states_what_it_is(kind: str) -> None:
     assert set(prior.conditions) <= set(PARTS) == set(get_args(ConditionKind))
 
 
-def test_a_condition_that_a_prior_does_not_take_is_refused_when_params_are_read() -> None:
+def test_a_condition_that_a_prior_does_not_take_is_refused_when_params_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     content = params().model_dump(mode="json")
-    with pytest.raises(
-        ParamsError, match=r"prior\.condition: the prior gpt .*choices: none, class\n.*'text'"
-    ):
-        validate({**content, "condition": "text"}, "prior", AnyPrior)
+    with monkeypatch.context() as changed:
+        changed.setattr(PRIORS, "_places", {**PRIORS._places, **PLACES})
+        with pytest.raises(
+            ParamsError, match=r"prior\.condition: the prior unigram .*choices: none, class\n.*'text'"
+        ):
+            validate(
+                {**shared(), **Unigram.example(), "kind": "unigram", "condition": "text"},
+                "prior",
+                UnigramParams,
+            )
     with pytest.raises(ParamsError, match=r"'none', 'class', 'text' or 'label_map'"):
         validate({**content, "condition": "sound"}, "prior", AnyPrior)
 
@@ -54,7 +62,7 @@ class Anywhere(Unigram):
 
 
 def toy(prior: type[Unigram]) -> Unigram:
-    content = params().model_dump(mode="json", exclude={"model", "token_noise"})
+    content = params().model_dump(mode="json", exclude={"model", "map_scale", "token_noise"})
     content |= {"kind": "unigram", **prior.example()}
     return prior(validate(content, "prior", prior.Params), space(ONE)).eval()
 

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, params, space
-from vqpipe.models.transformer import FixedCache, GrowingCache, Place, Stack
+from tests.small_priors import GRID, LLAMA, ONE, PLAIN, TWO, given, images, labels, model, params, space
+from vqpipe.models.causal import Stack
+from vqpipe.models.transformer import FixedCache, GrowingCache, Place
 from vqpipe.priors import gpt
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.decoding import WARM_UP, Decoder
@@ -23,12 +24,29 @@ from vqpipe.runtime.seeds import torch_rng
 
 GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
 GUIDED = PLAIN.model_copy(update={"guidance": 2.0, "top_k": 6, "top_p": 0.9})
+FIRST = PLAIN.model_copy(update={"guidance": 2.0, "guided_positions": 4})
 NUCLEUS = PLAIN.model_copy(update={"top_p": 0.9})
+
+FORMS = pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"condition": "text", "model": {"prefix_attention": "full"}},
+        {"condition": "label_map", "model": {"block": LLAMA, "learned_positions": False}},
+        {
+            "condition": "label_map",
+            "map_scale": 2,
+            "model": {"rotary_base": None, "prefix_attention": "full"},
+        },
+    ],
+    ids=["class", "text", "label map", "fine label map"],
+)
+"""Prefixes of one vector, of several, and of as many as there are codes and more; in blocks of both kinds."""
 
 
 def stack() -> Stack:
     torch.manual_seed(0)
-    return Stack(2, 16, 2, 0.0).eval()
+    return Stack(2, params().model).eval()
 
 
 @torch.no_grad()
@@ -98,33 +116,39 @@ def test_a_captured_step_serves_later_calls_until_the_weights_change(
     assert torch.equal(prior.sample(Condition(labels=labels(2)), 2, GUIDED, torch_rng(0, "s")), expected[:2])
     assert len(made) == 2
     with torch.no_grad():
-        prior.heads[0].weight.neg_()
+        prior.network.heads[0].weight.neg_()
     assert not torch.equal(drawn(), expected)
     assert len(made) == 3
 
 
 def draw_all(
-    num_codes: tuple[int, ...], sampling: GPTSampling, fixed: bool, known: int = 0, count: int = 5
+    num_codes: tuple[int, ...], sampling: GPTSampling, fixed: bool, known: int, changes: dict[str, Any]
 ) -> Tensor:
-    prior, size = model(num_codes), 3
+    prior, size, count = model(num_codes, **changes), 3, 5
+    condition = given(prior.config.condition, count)
     decoder = Decoder(prior, size, known, sampling, fixed)
     tokens = images(num_codes, count).flatten(2)
     uniform = torch.rand(tokens.shape, generator=torch_rng(0, "uniform"))
     with torch.no_grad():
         parts = [
-            decoder.draw(*(part[start : start + size] for part in (labels(count), tokens, uniform)))
-            for start in range(0, count, size)
+            decoder.draw(condition.rows(part), tokens[part], uniform[part])
+            for part in (slice(start, start + size) for start in range(0, count, size))
         ]
     return torch.cat(parts)
 
 
 @GROUPS
 @pytest.mark.parametrize("known", [0, 1, 5, 11])
-@pytest.mark.parametrize("sampling", [PLAIN, GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, FIRST], ids=["plain", "guided", "guided first"])
+@FORMS
 def test_fixed_caches_give_the_codes_of_growing_ones(
-    num_codes: tuple[int, ...], sampling: GPTSampling, known: int, replayed: list[int]
+    changes: dict[str, Any],
+    num_codes: tuple[int, ...],
+    sampling: GPTSampling,
+    known: int,
+    replayed: list[int],
 ) -> None:
-    fixed, growing = (draw_all(num_codes, sampling, own, known) for own in (True, False))
+    fixed, growing = (draw_all(num_codes, sampling, own, known, changes) for own in (True, False))
     assert torch.equal(fixed, growing)
     later = 12 - known - 1
     assert len(replayed) == (2 * later - WARM_UP if later > WARM_UP else 0)  # of two passes
@@ -149,17 +173,20 @@ class Operations(TorchDispatchMode):
 
 
 @GROUPS
-@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, NUCLEUS], ids=["plain", "guided", "nucleus"])
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, GUIDED, FIRST, NUCLEUS], ids=["plain", "guided", "guided first", "nucleus"]
+)
+@FORMS
 @torch.no_grad()
 def test_on_a_gpu_every_step_is_the_same_work_and_waits_for_nothing(
-    num_codes: tuple[int, ...], sampling: GPTSampling
+    changes: dict[str, Any], num_codes: tuple[int, ...], sampling: GPTSampling
 ) -> None:
     """With tensors without values, of which reading one to the host, or mixing devices, is an error."""
     with FakeTensorMode(), torch.device("cuda"):
-        prior = GPT(params(), space(num_codes)).eval()._in_precision("bf16")
+        prior = GPT(params(**changes), space(num_codes)).eval()._in_precision("bf16")
         decoder = Decoder(prior, 3, 0, sampling)
         assert decoder.fixed
-        decoder._begin(torch.zeros(3, dtype=torch.int64))
+        decoder._begin(prior.prefix(Condition(), 3))
         steps = []
         for _ in range(3):
             with Operations() as operations:
@@ -182,8 +209,9 @@ def test_half_precision_is_in_the_weights_the_cache_and_little_of_the_result() -
     assert not copied.training
     decoder = Decoder(copied, 2, 0, half)
     assert {cache.pairs.dtype for caches in decoder.caches for cache in caches} == {torch.bfloat16}
-    rough = copied(images(ONE).flatten(2), labels())[0]
-    torch.testing.assert_close(rough.float(), prior(images(ONE).flatten(2), labels())[0], rtol=0.1, atol=0.3)
+    tokens, condition = images(ONE).flatten(2), Condition(labels=labels())
+    rough = copied(tokens, condition)[0]
+    torch.testing.assert_close(rough.float(), prior(tokens, condition)[0], rtol=0.1, atol=0.3)
     drawn = [
         prior.sample(Condition(labels=labels(200)), 200, own, torch_rng(0, "s")) for own in (PLAIN, half)
     ]

@@ -9,24 +9,50 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model, naive_sample, params, space
+from tests.small_priors import (
+    GRID,
+    LLAMA,
+    NO_DROPOUT,
+    ONE,
+    PLAIN,
+    SIDE,
+    TEXT,
+    TWO,
+    given,
+    images,
+    labels,
+    model,
+    naive_sample,
+    params,
+    space,
+)
 from vqpipe.errors import MismatchError, ParamsError
+from vqpipe.models.causal import SwiGLU, grid_places, turns
 from vqpipe.models.transformer import decay_groups, grid_rotation, turned
-from vqpipe.priors.contract import Condition
+from vqpipe.priors.contract import Condition, ConditionKind
 from vqpipe.priors.gpt import GPT
+from vqpipe.priors.prefix import majority
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
+FORMS: list[dict[str, Any]] = [
+    {"condition": "none", "condition_drop": 0.1, "model": {"block": LLAMA, "head_bias": True}},
+    {"condition": "class", "model": {"block": LLAMA, "learned_positions": False}},
+    {"condition": "text", "model": {"prefix_attention": "full"}},
+    {"condition": "text", "model": {"block": LLAMA, "rotary_base": None}},
+    {"condition": "label_map", "model": {"learned_positions": False, "head_bias": True}},
+    {"condition": "label_map", "map_scale": 2, "model": {"prefix_attention": "full"}},
+]
 GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
 
 
 @GROUPS
 def test_a_later_token_leaves_earlier_logits_unchanged(num_codes: tuple[int, ...]) -> None:
     prior, tokens = model(num_codes), images(num_codes).flatten(2)
-    before = prior(tokens, labels())
+    before = prior(tokens, Condition(labels=labels()))
     for group in range(len(num_codes)):
         changed = tokens.clone()
         changed[:, group, 6] = (changed[:, group, 6] + 1) % num_codes[group]
-        after = prior(changed, labels())
+        after = prior(changed, Condition(labels=labels()))
         for old, new in zip(before, after, strict=True):
             torch.testing.assert_close(old[:, :7], new[:, :7], rtol=0, atol=1e-6)
             assert (old[:, 7] - new[:, 7]).abs().max() > 1e-3
@@ -96,7 +122,7 @@ def test_log_likelihood_is_the_naive_product_of_softmaxes(num_codes: tuple[int, 
             # Only the codes before this position are given; the rest are zeros.
             seen = torch.zeros_like(tokens[image : image + 1])
             seen[..., :position] = tokens[image, :, :position]
-            for group, logits in enumerate(prior(seen, labels(2)[image : image + 1])):
+            for group, logits in enumerate(prior(seen, Condition(labels=labels(2)[image : image + 1]))):
                 p = logits[0, position].double().exp()
                 total += math.log2(float(p[tokens[image, group, position]] / p.sum()))
     assert float(found.double().sum()) / math.log(2) == pytest.approx(total, rel=1e-5)
@@ -176,7 +202,11 @@ def test_models_refuse_what_they_were_not_made_for() -> None:
 
 def test_params_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ParamsError, match="multiple of num_heads"):
-        params(model={"num_layers": 2, "num_heads": 3, "width": 16, "dropout": 0.0, "rotary": False})
+        params(model={"num_heads": 3})
+    with pytest.raises(ParamsError, match="needs positions"):
+        params(model={"rotary_base": None, "learned_positions": False})
+    with pytest.raises(ParamsError, match="guided_positions needs guidance"):
+        params(sampling={**PLAIN.model_dump(), "guided_positions": 3})
     sampling = {**PLAIN.model_dump(), "guidance": 2.0}
     with pytest.raises(ParamsError, match="condition_drop above 0"):
         params(condition_drop=0.0, sampling=sampling)
@@ -185,17 +215,19 @@ def test_params_that_contradict_each_other_are_refused() -> None:
 @GROUPS
 def test_initial_weights_and_decay_groups_are_the_reference_ones(num_codes: tuple[int, ...]) -> None:
     seed_everything(0, "init")
-    shape = {"num_layers": 4, "num_heads": 2, "width": 64, "dropout": 0.0, "rotary": False}
+    shape = {"width": 64, "rotary_base": None}
     prior = GPT(params(model=shape), space(num_codes))
-    assert not prior.positions.any()
+    network = prior.network
+    assert network.positions is not None
+    assert not network.positions.any()
     for weight in (
-        prior.heads[0].weight,
-        prior.code_embeddings[0].weight,
-        prior.shared.blocks[0].mlp[0].weight,
+        network.heads[0].weight,
+        network.codes.tables[0].weight,
+        network.shared.blocks[0].mlp[0].weight,
     ):
         assert isinstance(weight, Tensor)
         assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.15)
-    assert all(head.bias is None for head in prior.heads)
+    assert all(head.bias is None for head in network.heads)
     decayed, kept = decay_groups(prior)
     assert "weight_decay" not in decayed
     assert kept["weight_decay"] == 0.0
@@ -206,17 +238,17 @@ def test_initial_weights_and_decay_groups_are_the_reference_ones(num_codes: tupl
 
 
 def test_two_streams_share_three_quarters_of_the_layers() -> None:
-    prior = model(TWO)
-    assert len(prior.shared.blocks) == 3
-    assert [len(branch.blocks) for branch in prior.branches] == [1, 1]  # type: ignore[arg-type]
-    assert len(model(ONE).shared.blocks) == 4
+    network = model(TWO).network
+    assert len(network.shared.blocks) == 3
+    assert [len(branch.blocks) for branch in network.branches] == [1, 1]  # type: ignore[arg-type]
+    assert len(model(ONE).network.shared.blocks) == 4
 
 
 @GROUPS
 def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ...]) -> None:
     """Every image of class c is all c: the loss falls far below uniform, and samples follow their label."""
     seed_everything(0, "learn")
-    shape = {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False}
+    shape = {"num_layers": 2, "rotary_base": None, "dropout": NO_DROPOUT}
     prior = GPT(params(condition_drop=0.2, model=shape), space(num_codes)).train()
     batch = labels(24)[:, None, None, None].expand(24, len(num_codes), *GRID)
     optimizer = torch.optim.AdamW(decay_groups(prior), lr=0.01)
@@ -233,10 +265,9 @@ def test_training_learns_a_class_that_decides_the_codes(num_codes: tuple[int, ..
     assert torch.equal(drawn, labels(6)[:, None, None, None].expand_as(drawn))
 
 
-def test_condition_drop_and_token_noise_act_in_training_only() -> None:
-    prior, batch = model(ONE, condition_drop=0.9, token_noise=0.9, model={
-        "num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.0, "rotary": False,
-    }), images(ONE)  # fmt: skip
+def test_token_noise_acts_in_training_only() -> None:
+    prior = model(ONE, token_noise=0.9, model={"num_layers": 2, "dropout": NO_DROPOUT})
+    batch = images(ONE)
     condition = Condition(labels=labels())
     still = float(prior.loss(batch, condition).detach())
     assert float(prior.loss(batch, condition).detach()) == still
@@ -253,7 +284,7 @@ def test_sampling_in_training_mode_is_our_own_bug() -> None:
 
 def test_turned_queries_and_keys_score_by_their_offsets_in_the_grid() -> None:
     query, key = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    rotation = grid_rotation((4, 5), 8)
+    rotation = turns(grid_places(4, 5), 8, 100.0)
     scores = (turned(query, rotation) @ turned(key, rotation).T).view(4, 5, 4, 5)
     torch.testing.assert_close(scores[0, 0, 0, 0], query @ key)
     for down, right in ((1, 0), (0, 1), (2, 3)):
@@ -268,4 +299,105 @@ def test_turned_queries_and_keys_score_by_their_offsets_in_the_grid() -> None:
 
 def test_rotary_positions_need_whole_planes_for_both_axes() -> None:
     with pytest.raises(ParamsError, match="multiple of 4 channels in a head, not 6"):
-        params(model={"num_layers": 2, "num_heads": 2, "width": 12, "dropout": 0.0, "rotary": True})
+        params(model={"width": 12})
+
+
+@GROUPS
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("filters", [{}, {"guidance": 2.5, "guided_positions": 5}], ids=["plain", "guided"])
+def test_every_condition_and_form_draws_what_the_full_forward_does(
+    num_codes: tuple[int, ...], form: dict[str, Any], filters: dict[str, Any]
+) -> None:
+    prior, sampling, batch = model(num_codes, **form), PLAIN.model_copy(update=filters), images(num_codes)
+    batch[:, :, 1, 2:], batch[:, :, 2] = -1, -1  # six codes are known
+    own = given(prior.config.condition)
+    for condition in (own, Condition(**own.parts, tokens=batch)):
+        drawn = prior.sample(condition, 5, sampling, torch_rng(0, "s"))
+        assert torch.equal(drawn, naive_sample(prior, condition, 5, sampling, torch_rng(0, "s")))
+        passes = prior.sample(condition, 5, sampling.model_copy(update={"batch": 2}), torch_rng(0, "s"))
+        assert torch.equal(drawn, passes)
+
+
+@pytest.mark.parametrize("condition", ["class", "text", "label_map"])
+def test_a_condition_changes_the_likelihood_and_none_is_the_null(condition: ConditionKind) -> None:
+    prior, batch, own = model(ONE, condition=condition), images(ONE), given(condition)
+    others = Condition(**{name: part.roll(1, 0) for name, part in own.parts.items()})
+    found, other, null = (prior.log_likelihood(batch, one) for one in (own, others, Condition()))
+    assert (found - other).abs().max() > 1e-2
+    assert (found - null)[1:].abs().amax(dim=(1, 2, 3)).min() > 1e-2
+    if condition != "class":  # the first image has none
+        assert torch.equal(found[0], null[0])
+
+
+def test_a_text_is_read_up_to_its_end_alone() -> None:
+    prior, batch, own = model(ONE, condition="text"), images(ONE), given("text")
+    assert own.text is not None
+    assert own.text_ids is not None
+    noise = torch.where((own.text_ids < 0)[..., None], torch.randn(own.text.shape), own.text)
+    assert (noise != own.text).any()
+    noisy = Condition(text=noise, text_ids=own.text_ids)
+    assert torch.equal(prior.log_likelihood(batch, own), prior.log_likelihood(batch, noisy))
+
+
+def test_a_cell_of_a_map_has_the_class_of_most_of_its_pixels() -> None:
+    label_map = torch.tensor([[[0, 0, 2, -1], [1, 0, -1, -1], [2, 1, 1, -1], [1, 2, -1, 1]]])
+    assert majority(label_map, (2, 2), 3).tolist() == [
+        [[0, 3], [1, 1]]
+    ]  # of equals the lowest, and unknown last
+    assert majority(label_map, (4, 2), 3).tolist() == [[[0, 2], [0, 3], [1, 1], [1, 1]]]
+    assert torch.equal(majority(label_map, (4, 4), 3), torch.where(label_map < 0, 3, label_map))
+
+
+def test_maps_that_are_not_whole_cells_are_refused() -> None:
+    with pytest.raises(MismatchError, match="side 24 cannot be divided into 15 x 20 cells"):
+        model(ONE, condition="label_map", map_scale=5)
+    half = Condition(label_map=torch.zeros(5, SIDE // 2, SIDE // 2, dtype=torch.int64))
+    with pytest.raises(MismatchError, match=r"found: +\(5, 12, 12\)"):
+        model(ONE, condition="label_map").sample(half, 5, PLAIN, torch_rng(0, "s"))
+
+
+def test_cells_of_a_map_are_where_the_tokens_are() -> None:
+    assert torch.equal(grid_places(2, 2), torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).double())
+    fine = grid_places(4, 4, 2).view(2, 2, 2, 2, 2)  # rows, cells, columns, cells, place
+    torch.testing.assert_close(fine.mean(dim=(1, 3)).flatten(0, 1), grid_places(2, 2))
+    network = model(ONE, condition="label_map").network
+    assert network.rotation is not None
+    torch.testing.assert_close(network.rotation[:, :12], grid_rotation(GRID, 8))
+    torch.testing.assert_close(network.rotation[:, 12:], grid_rotation(GRID, 8)[:, :-1])
+
+
+@pytest.mark.parametrize("attention", ["causal", "full"])
+def test_a_full_prefix_sees_all_of_itself_and_no_code(attention: str) -> None:
+    prior = model(ONE, condition="text", model={"prefix_attention": attention})
+    tokens, own = images(ONE).flatten(2), given("text")
+    prefix = prior.prefix(own, 5)
+    whole = prior.network.hidden(
+        torch.cat([prefix, prior.network.codes(tokens[..., :-1])], 1), slice(prior.network.length)
+    )[0]
+    changed = prefix.clone()
+    changed[:, -1] += torch.randn(16)
+    other = prior.network.hidden(
+        torch.cat([changed, prior.network.codes(tokens[..., :-1].roll(1))], 1), slice(prior.network.length)
+    )[0]
+    assert torch.allclose(whole[:, 0], other[:, 0], atol=1e-6) == (attention == "causal")
+    alone = prior.network.features(prefix, tokens[..., :0])[0]
+    torch.testing.assert_close(alone[:, 0], whole[:, TEXT[0] - 1])
+
+
+def test_llamas_mlp_is_as_wide_as_llamagens() -> None:
+    """B and L of LlamaGen's table of models: 2,048 and 2,816 channels."""
+    for width, hidden in ((768, 2048), (1024, 2816), (1280, 3584)):
+        with torch.device("meta"):
+            assert SwiGLU(width, 256).down.weight.shape == (width, hidden)
+
+
+def test_each_dropout_acts_on_its_own() -> None:
+    batch, condition = images(ONE), Condition(labels=labels())
+    found = {}
+    for place in NO_DROPOUT:
+        prior = model(ONE, condition_drop=0.0, model={"dropout": {**NO_DROPOUT, place: 0.5}})
+        still = float(prior.loss(batch, condition).detach())
+        torch.manual_seed(0)
+        found[place] = float(prior.train().loss(batch, condition).detach())
+        assert found[place] != pytest.approx(still, rel=1e-4)
+    assert len(set(found.values())) == len(NO_DROPOUT)

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.small_priors import GRID, ONE, TWO, images, labels, model
+from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model
 from vqpipe.priors import gpt
 from vqpipe.priors.contract import Condition
+from vqpipe.runtime.seeds import torch_rng
 
 GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
 POSITIONS = GRID[0] * GRID[1]
@@ -60,7 +61,7 @@ def test_blocks_give_the_loss_and_the_gradient_of_the_whole(
 def test_one_block_is_the_plain_cross_entropy_bit_for_bit(num_codes: tuple[int, ...]) -> None:
     prior, batch = model(num_codes), images(num_codes, 7)
     found = prior.log_likelihood(batch, Condition(labels=labels(7))).flatten(2)
-    for group, logits in enumerate(prior(batch.flatten(2), labels(7))):
+    for group, logits in enumerate(prior(batch.flatten(2), Condition(labels=labels(7)))):
         plain = F.cross_entropy(logits.flatten(0, 1), batch[:, group].flatten(), reduction="none")
         assert torch.equal(found[:, group].flatten(), -plain)
 
@@ -71,7 +72,7 @@ def head_gradient(precision: torch.dtype) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         loss = prior.loss(batch, Condition(labels=labels(64)))
     loss.backward()
-    gradient = prior.heads[0].weight.grad
+    gradient = prior.network.heads[0].weight.grad
     assert gradient is not None
     return gradient
 
@@ -96,6 +97,19 @@ def test_blocks_give_the_likelihood_of_the_whole(
     whole = prior.log_likelihood(batch, condition)
     monkeypatch.setattr(gpt, "LOGITS", 2 * POSITIONS * min(num_codes))
     torch.testing.assert_close(prior.log_likelihood(batch, condition), whole)
+
+
+@torch.no_grad()
+def test_sampling_has_the_logits_of_its_passes_in_memory_and_no_more() -> None:
+    codes, count = 3000, 40
+    prior, condition = model((codes,)), Condition(labels=labels(count))
+    found = {}
+    for batch in (4, None):
+        sampling = PLAIN.model_copy(update={"batch": batch, "guidance": 2.0, "top_k": 100, "top_p": 0.9})
+        with Largest() as largest:
+            prior.sample(condition, count, sampling, torch_rng(0, "s"))
+        found[batch] = largest.elements
+    assert found == {4: 16 * codes, None: 2 * count * codes}  # of 4 images the head's weights are more
 
 
 def test_the_logits_of_a_batch_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,10 +152,10 @@ def test_priors_are_next_to_floor_and_ceiling(report: Report) -> None:
     rows = rows_of(report.html, "Samples, floor and ceiling")
     assert [row[0] for row in rows[1:4]] == [
         "vq-gpt",
-        "floor: codes by frequency, vq-gpt",
-        "ceiling: reconstructions, vq-gpt",
+        "floor: codes by frequency, vq",
+        "ceiling: reconstructions, vq",
     ]
-    assert {row[1] for row in rows[1:]} == {"500"}
+    assert {row[2] for row in rows[1:]} == {"500"}
 
 
 def test_edges_by_count_and_by_surprise(report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,16 @@ from vqpipe.evaluation.evaluate import read_folder
 from vqpipe.evaluation.measure import evaluate
 from vqpipe.metrics.distances import clip_features
 from vqpipe.priors import measure as prior_measure
-from vqpipe.priors.measure import IMAGE_BATCH, NUM_COMPARED, TRAIN_CHUNK, measure_sets, memorisation
+from vqpipe.priors.measure import (
+    IMAGE_BATCH,
+    NUM_COMPARED,
+    TRAIN_CHUNK,
+    crops,
+    decoded,
+    measure_sets,
+    memorisation,
+)
+from vqpipe.priors.measure_conditions import Agreement, Watcher
 from vqpipe.quantizers.contract import Codebook
 from vqpipe.runtime import batches
 from vqpipe.runtime.batches import AHEAD
@@ -93,6 +103,21 @@ def test_tokens_keep_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert live.now == 0
 
 
+class Rows(Watcher):
+    """Notes the rows that it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = {}
+
+    def add(self, name: str, rows: slice, images: Tensor, features: Tensor | None) -> None:
+        assert len(images) == rows.stop - rows.start
+        assert features is not None
+        self.seen.setdefault(name, []).extend(range(rows.start, rows.stop))
+
+    def agreement(self, name: str) -> Agreement:
+        return Agreement()
+
+
 @pytest.mark.parametrize("chunks", [3, 9])
 def test_a_prior_is_measured_without_keeping_images(monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
     count, size = 3 * IMAGE_BATCH, 16
@@ -103,8 +128,15 @@ def test_a_prior_is_measured_without_keeping_images(monkeypatch: pytest.MonkeyPa
     codes = {name: torch.randint(0, 3, (count, 2, 4, 4), generator=generator) for name in names}
     clip: Any = FakeClip()
     split: Any = Drawn(count, test)
-    sets = measure_sets(tokenizer, codes, split, clip_features(clip, CPU), config().distances, CPU)  # type: ignore[arg-type]
+    watcher = Rows()
+    sets = measure_sets(
+        {name: partial(decoded, tokenizer.decode, own, CPU) for name, own in codes.items()},
+        partial(crops, split, np.arange(count)), count, clip_features(clip, CPU), config().distances,
+        {name: [watcher] for name in ("samples", "test_images")},
+    )  # fmt: skip
+    assert watcher.seen == {name: list(range(count)) for name in ("test_images", "samples")}
     assert {len(first) for first in sets.first.values()} == {NUM_COMPARED}
+    assert set(sets.distances) == set(names), "test images have no distance from themselves"
     assert all(found.fd_clip is not None for found in sets.distances.values())
     assert test.total == count
     assert test.peak <= IMAGE_BATCH * BATCHES
@@ -113,7 +145,7 @@ def test_a_prior_is_measured_without_keeping_images(monkeypatch: pytest.MonkeyPa
     images: Any = Drawn(chunks * size, train, 1)
     tokens = torch.randint(0, 3, (chunks * size, 2, 4, 4), generator=generator, dtype=torch.int32)
     near = memorisation(
-        sets, TokenSplit("train", images.ids, torch.zeros(len(images)).long(), tokens), images
+        sets, codes, TokenSplit("train", images.ids, torch.zeros(len(images)).long(), tokens), images
     )
     assert near.metrics().num_compared == NUM_COMPARED
     assert train.total == chunks * size

@@ -6,7 +6,7 @@ The file is next to the board's params. No verdict is written by hand: `judge` c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -271,9 +271,13 @@ class BoardColumn:
 
 
 def column(name: str) -> BoardColumn:
-    """How a metric of a row is shown; one that is not listed here, as in the report."""
+    """How a metric of a row is shown; one that is not listed here, as in the report. That of a prior names it."""
     if name in COLUMNS:
         return COLUMNS[name]
+    if name.startswith("prior."):
+        _, prior, *path = name.split(".")
+        own = column(path[-1])
+        return replace(own, label=f"{own.label}, {prior}")
     found = measure(name)
     return BoardColumn(
         found.label, found.digits, better=found.better, unit=found.unit if found.unit == "dB" else ""

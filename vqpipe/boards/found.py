@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vqpipe.boards.claims import (
     NOT_REPRODUCED,
@@ -22,10 +23,15 @@ from vqpipe.boards.claims import (
 )
 from vqpipe.boards.results import Results, read_results
 from vqpipe.errors import ParamsError
+from vqpipe.params.base import merged
 
 OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
 FIRST = "scenes"
 """The board whose rows have the first screen of the page."""
+GENERATION = "generation"
+"""The board whose rows have priors."""
+GFD, SAMPLES = "gfd_clip", "prior.gpt-class.samples.fd_clip"
+"""What another board's rows have of the board of generation's, and what it is there."""
 
 
 @dataclass(frozen=True)
@@ -74,4 +80,30 @@ def read_boards(root: Path) -> list[Found]:
             run="vqpipe boards --folder boards",
         )
     found = [Found(folder.name, read_claims(folder), read_results(folder)) for folder in folders]
-    return sorted(found, key=lambda one: (one.name != FIRST, one.claims.title))
+    by_name = {one.name: one for one in found}
+    if GENERATION in by_name and FIRST in by_name:
+        first, generated = by_name[FIRST], by_name[GENERATION]
+        by_name[FIRST] = replace(first, results=with_samples(first.results, generated.results))
+    return sorted(by_name.values(), key=lambda one: (one.name != FIRST, one.claims.title))
+
+
+def with_samples(results: Results, generated: Results) -> Results:
+    """A board's results with the FD-CLIP of samples of tokenizers that the board of generation trained alike.
+
+    A row gets it, seed by seed, where its params are those of the other board's row of the same name.
+    """
+    boards = results.board, generated.board
+    alike = [
+        row for row in results.metrics
+        if row in generated.board.rows
+        and len({str(merged(board.common, board.rows[row])) for board in boards}) == 1
+    ]  # fmt: skip
+
+    def runs(row: str) -> dict[int, Mapping[str, Any]]:
+        samples = generated.metrics.get(row, {})
+        return {
+            seed: {**run, GFD: samples[seed][SAMPLES]} if SAMPLES in samples.get(seed, {}) else run
+            for seed, run in results.metrics[row].items()
+        }
+
+    return replace(results, metrics={**results.metrics, **{row: runs(row) for row in alike}})

@@ -6,6 +6,7 @@ so that it changes or disappears when the rows do.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,7 +15,7 @@ from typing import Any
 from scipy import stats
 
 from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, column, is_above, shown
-from vqpipe.boards.found import FIRST, Found
+from vqpipe.boards.found import FIRST, GENERATION, Found
 from vqpipe.boards.markdown import listed
 from vqpipe.boards.results import NEAR, Estimate, Results
 from vqpipe.boards.sizes import answer
@@ -334,6 +335,40 @@ def _second_set(boards: Boards) -> str:
     )
 
 
+def rank_interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Spearman's rank correlation of four pairs or more and its 95 % interval, by Fisher's z with the standard error
+    sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright, 2000)."""
+    rank = float(stats.spearmanr(one, other).statistic)
+    if abs(rank) == 1:
+        return rank, rank, rank
+    half = 1.96 * math.sqrt((1 + rank**2 / 2) / (len(one) - 3))
+    return rank, math.tanh(math.atanh(rank) - half), math.tanh(math.atanh(rank) + half)
+
+
+def _generation(boards: Boards) -> str:
+    """Whether the FD-CLIP of reconstructions predicts that of samples, over the tokenizers that have priors."""
+    results = _results(boards, GENERATION)
+    if results is None:
+        return ""
+    done = [row for row in results.board.rows if results.is_complete(row)]
+    names = dict.fromkeys(
+        name for row in done for run in results.metrics[row].values() for name in run
+        if name.startswith("prior.") and name.endswith(".samples.fd_clip")
+    )  # fmt: skip
+    parts = []
+    for name in names:
+        pairs = [(results.estimate(row, "fd_clip"), results.estimate(row, name)) for row in done]
+        values = [(one.mean, other.mean) for one, other in pairs if one is not None and other is not None]
+        if len(values) > FEWEST:
+            rank, low, high = rank_interval(*zip(*values, strict=True))
+            parts.append(
+                f"{rank:+.2f} [{low:+.2f}, {high:+.2f}] for {name.split('.')[1]} ({len(values)} tokenizers)"
+            )
+    if not parts:
+        return ""
+    return f"The rank correlation of the FD-CLIP of reconstructions with that of samples is {listed(parts)}."
+
+
 def claims_sentence(found: Sequence[Found]) -> str:
     """How many claims of all boards have each outcome."""
     counts = Counter(one.outcome for board in found for own in board.verdicts.values() for one in own)
@@ -354,5 +389,6 @@ SENTENCES: tuple[Callable[[Boards], str], ...] = (
     _moving_averages,
     _alignment,
     _probe,
+    _generation,
     _second_set,
 )

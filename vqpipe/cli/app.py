@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vqpipe.cli.bench_tokenizers import bench_tokenizers
+from vqpipe.cli.priors import complete, sample
 from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
@@ -305,6 +306,8 @@ app.command()(bench_tokenizers)
 app.command()(tokenize)
 app.command()(detokenize)
 app.command()(export)
+app.command()(sample)
+app.command()(complete)
 app.command("import")(import_)
 app.command("import-vqgan", hidden=True)(import_)  # its name in 0.2
 

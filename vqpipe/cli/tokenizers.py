@@ -1,4 +1,4 @@
-"""The tools around one tokenizer: `vqpipe tokenize`, `detokenize`, `export` and `import`."""
+"""The tools around one tokenizer: `vqpipe tokenize`, `detokenize`, `import`, and `export`, also of a prior."""
 
 from __future__ import annotations
 
@@ -66,18 +66,58 @@ def detokenize(
 
 
 def export(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A tokenizer (a folder, or owner/name on the Hub) or a prior (a folder, or a name below "
+            "artifacts/prior).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to publish.")],
+    metrics: Annotated[
+        Path | None, typer.Option(help="Of a prior: its metrics file, for the model card.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", metavar="NAME", help="Of a prior: its licence, as on the Hub.")
+    ] = None,
     tokenizer: Annotated[
-        str, typer.Argument(metavar="PATH", help="The tokenizer: a folder, or owner/name on the Hub.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The folder to publish: encoder.onnx, decoder.onnx, manifest.json.")
-    ],
+        str | None, typer.Option(metavar="PATH", help="Of a prior: its tokenizer, where it is not found.")
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Of a prior of texts: its CLIP, where it is not found.")
+    ] = None,
 ) -> None:
-    """Write a tokenizer's encoder and decoder as ONNX graphs, and check them in onnxruntime.
+    """Write a tokenizer as ONNX graphs, checked in onnxruntime, or a prior as safetensors with all that it needs.
 
     Example: vqpipe export artifacts/tokenizer/lc --out lc-onnx
+
+    Example: vqpipe export artifacts/prior/lc-gpt --metrics artifacts/metrics/prior/lc-gpt.json --out shared
     """
     from vqpipe.artifacts.inputs_outputs import need_output
+    from vqpipe.errors import ParamsError
+
+    prior = _prior_folder(path)
+    if prior is not None:
+        from vqpipe.library.prior_export import export_prior
+        from vqpipe.library.priors import ImagePrior
+
+        export_prior(
+            ImagePrior.from_pretrained(prior, tokenizer=tokenizer, clip=clip), out, metrics, license_
+        )
+        size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+        say(
+            f"wrote {out}: a prior with all that it needs, {size / 1e6:,.1f} MB; its card is {out / 'README.md'}"
+        )
+        say(f"draw with it: vqpipe sample --prior {out} --out grid.png")
+        return
+    given = {"--metrics": metrics, "--license": license_, "--tokenizer": tokenizer, "--clip": clip}
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise ParamsError(
+            f"{path} is no prior, and ONNX graphs take none of these options", found=", ".join(extra),
+            expected="the folder of a prior, or no such option",
+        )  # fmt: skip
     from vqpipe.artifacts.specs.exported import ONNX
     from vqpipe.library.export import export_tokenizer, need_packages
 
@@ -85,7 +125,7 @@ def export(
     need_output(out, ONNX)
     from vqpipe.library.hub import Tokenizer
 
-    done = export_tokenizer(Tokenizer.from_pretrained(tokenizer), out)
+    done = export_tokenizer(Tokenizer.from_pretrained(path), out)
     facts = done.facts
     side, (rows, columns) = facts["resolution"], facts["grid"]
     say(
@@ -95,6 +135,14 @@ def export(
     say(
         f"in onnxruntime: {done.num_equal} of {done.num_indices} indices equal, images within {done.image_error:.1e}"
     )
+
+
+def _prior_folder(path: str) -> Path | None:
+    """The folder of a prior that a path or a name below artifacts/prior means; None where it means something else."""
+    from vqpipe.priors.artifact import is_prior
+
+    places = [Path(path)] if Path(path).exists() else [Path("artifacts/prior") / path]
+    return next((place for place in places if is_prior(place)), None)
 
 
 class Weights(StrEnum):

@@ -14,7 +14,6 @@ from vqpipe.evaluation.evaluate import folder_params, read_folder
 from vqpipe.evaluation.reconstructions import MetricNetworks
 from vqpipe.library.cards import table as markdown_table
 from vqpipe.library.hub import Tokenizer
-from vqpipe.library.tokens import tokenizer_digest
 from vqpipe.metrics.distances import load_features
 from vqpipe.metrics.measured import Interval
 from vqpipe.models.perceptual import (
@@ -24,6 +23,7 @@ from vqpipe.models.perceptual import (
     build_perceptual,
 )
 from vqpipe.runtime.device import device
+from vqpipe.tokenizers.identity import tokenizer_digest
 from vqpipe.vision.clip import Clip
 
 FeaturesChoice = Literal["clip", "inception", "none"]

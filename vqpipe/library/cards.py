@@ -1,4 +1,4 @@
-"""Model cards of codebooks and tokenizers: what they are, where they come from, what to check before sharing.
+"""Model cards of codebooks, tokenizers and priors: what they are, where they come from, what to check before sharing.
 
 The text is in `templates/*.md.j2`; this module computes what they show.
 """
@@ -29,6 +29,7 @@ from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from vqpipe.library.measured import CardMetrics
+    from vqpipe.priors.contract import Prior
 
 QUANTILES = {"smallest": 0.0, "quarter": 0.25, "median": 0.5, "three quarters": 0.75, "largest": 1.0}
 NUM_WORDS, NUM_PAIRS, NUM_NEAR = 6, 10, 4
@@ -94,6 +95,35 @@ def tokenizer_card(
         "codebook_given": given is not None, "origin": tokenizer.facts.get("origin"),
         "source": dict(given.facts) if given is not None else dict(_codebook_facts(tokenizer) or {}),
         "metrics": metrics,
+    })  # fmt: skip
+
+
+def prior_card(prior: Prior, tokenizer: Tokenizer, facts: Mapping[str, Any], metrics: Any) -> str:
+    """The card of an exported prior as Markdown; equal content gives equal text.
+
+    Args:
+        facts: of the prior's weights.
+        metrics: what was measured of it (`vqpipe.library.prior_export.Measured`), or None.
+    """
+    config, space = prior.config, prior.space
+    made = facts["made_with"]
+    about = [
+        ("prior", prior.kind),
+        ("models", prior.models),
+        ("condition", config.condition),
+        ("conditions dropped in training", config.condition_drop),
+        ("known tokens", prior.known_tokens),
+        ("parameters", sum(p.numel() for p in prior.parameters())),
+        ("weights", "averaged" if facts["averaged"] else "last"),
+        ("quantizer of the tokenizer", made["tokenizer"]["quantizer"]),
+        ("codes", list(space.num_codes)),
+        ("text encoder", made["text_encoder"]),
+    ]
+    return _render("prior", {
+        "about": about, "condition": config.condition, "resolution": tokenizer.resolution, "grid": space.grid,
+        "groups": space.groups, "prior": prior, "classes": space.classes, "map_classes": space.map_classes,
+        "sampling": config.sampling.model_dump(mode="json"), "text": config.text, "metrics": metrics,
+        "codebook": tokenizer.config.codebook, "text_encoder": made["text_encoder"],
     })  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.library.tokens import tokenizer_identity
+from vqpipe.tokenizers.identity import tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -104,22 +104,16 @@ class Tokenizer(
             return super(ModelHubMixin, cls).from_pretrained(Path(name), device)
         if name.startswith((".", "~", os.sep)):
             return super(ModelHubMixin, cls).from_pretrained(Path(name).expanduser(), device)
-        with _explained(name):
-            config = Path(
-                hf_hub_download(
-                    name, CONFIG, revision=revision, cache_dir=cache_dir, force_download=force_download, token=token,
-                    local_files_only=local_files_only,
-                )
-            )  # fmt: skip
+        options: dict[str, Any] = {
+            "cache_dir": cache_dir, "force_download": force_download, "token": token,
+            "local_files_only": local_files_only,
+        }  # fmt: skip
+        config = download(name, CONFIG, revision=revision, **options)
         try:
             read_config(config)  # before the weights, which may be large
         except ArtifactError as error:
             raise ArtifactError(f"{name} on the Hub: {error}".splitlines()) from error
-        with _explained(name):
-            hf_hub_download(
-                name, MODEL, revision=config.parent.name, cache_dir=cache_dir, force_download=force_download,
-                token=token, local_files_only=local_files_only,
-            )  # fmt: skip
+        download(name, MODEL, revision=config.parent.name, **options)
         return super(ModelHubMixin, cls).from_pretrained(config.parent, device)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Float[Tensor, "b 3 r r"]:
@@ -216,15 +210,30 @@ def to_pil(images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
     return [Image.fromarray(image) for image in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
 
 
+def download(name: str, file: str, what: str = "tokenizer", **options: Any) -> Path:
+    """One file of a repository on the Hub, in the local cache.
+
+    Args:
+        what: the repository should contain, for messages.
+        **options: of `huggingface_hub.hf_hub_download`.
+
+    Raises:
+        ArtifactError: no such repository, revision or file.
+        SetupError: the Hub cannot be reached, or does not give access.
+    """
+    with _explained(name, what):
+        return Path(hf_hub_download(name, file, **options))
+
+
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, what: str = "tokenizer") -> Iterator[None]:
     """Turn what the Hub's client raises into a message that says what to do."""
     try:
         yield
     except HFValidationError as error:
         raise ArtifactError(
             f"{name} is neither a folder here nor a name on the Hub",
-            expected="a tokenizer's folder, or owner/name",
+            expected=f"a {what}'s folder, or owner/name",
         ) from error
     except GatedRepoError as error:
         raise SetupError(
@@ -233,7 +242,7 @@ def _explained(name: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise ArtifactError(
             f"{name} is neither a folder here nor a repository on the Hub that you may see",
-            expected="a tokenizer's folder, or owner/name", run="hf auth login, where it is private",
+            expected=f"a {what}'s folder, or owner/name", run="hf auth login, where it is private",
         ) from error  # fmt: skip
     except RevisionNotFoundError as error:
         raise ArtifactError(f"{name} on the Hub has no such revision", found=_first(error)) from error
@@ -243,9 +252,10 @@ def _explained(name: str) -> Iterator[None]:
             expected="a network and HF_HUB_OFFLINE unset, or the path of a folder that is there",
         ) from error  # fmt: skip
     except EntryNotFoundError as error:
+        writer = "push_to_hub" if what == "tokenizer" else "vqpipe export"
         raise ArtifactError(
-            f"{name} on the Hub has no tokenizer of this library", found=_first(error),
-            expected=f"{CONFIG} and {MODEL}, as push_to_hub writes them",
+            f"{name} on the Hub has no {what} of this library", found=_first(error),
+            expected=f"{CONFIG} and {MODEL}, as {writer} writes them",
         ) from error  # fmt: skip
     except HfHubHTTPError as error:
         raise SetupError(f"the Hub refused {name}", found=_first(error), run="hf auth login") from error

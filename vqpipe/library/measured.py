@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.library.tokens import SHOWN, tokenizer_digest
+from vqpipe.tokenizers.identity import SHOWN, tokenizer_digest
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

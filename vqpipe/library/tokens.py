@@ -9,8 +9,6 @@ label (-1), indices (list<int32>, flattened from groups, h, w). Its header's fac
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,11 +34,10 @@ from vqpipe.data.stream import IMAGES_LAYOUT, Square, squares
 from vqpipe.data.walk import no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
 from vqpipe.runtime.terminal import progress_bar
+from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import codes_table
 
-SHOWN = 12
-"""Hexadecimal digits that are shown in messages."""
 SPLIT = "images"
 """The value of the column `split`."""
 NO_LABEL = -1
@@ -235,32 +232,3 @@ def _write(folder: Path, image_id: str, png: bytes, tokens: Path) -> str:
 def _png_name(image_id: str) -> str:
     """The file name of an image's PNG, where that is free and not too long."""
     return image_id if image_id.lower().endswith(".png") else f"{image_id}.png"
-
-
-def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """SHA-256, in hexadecimal, over what decides which indices an image gets and which image indices give.
-
-    That is the params of trunk and quantizer, and every weight and buffer by name, dtype, shape and bytes. How the
-    tokenizer was trained, its card and its file's form do not count.
-    """
-    config = tokenizer.config
-    shape = {
-        "trunk": config.trunk.model_dump(mode="json"),
-        "quantizer": config.quantizer.model_dump(mode="json"),
-    }
-    found = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        found.update(f"\0{name}\0{plain.dtype}\0{list(plain.shape)}\0".encode())
-        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
-def tokenizer_identity(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The facts by which an artifact names the tokenizer that made it."""
-    return {"quantizer": tokenizer.config.quantizer.kind, "sha256": tokenizer_digest(tokenizer)}
-
-
-def identity_text(identity: dict[str, Any]) -> str:
-    """`tokenizer_identity` as text for a message."""
-    return f"{identity['quantizer']}, sha256 {str(identity['sha256'])[:SHOWN]}…"

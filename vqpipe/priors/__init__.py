@@ -15,9 +15,11 @@ from vqpipe.priors.contract import Prior, PriorParams
 PRIORS: Table[Prior] = Table(
     "prior",
     {
+        "ddpm": "vqpipe.priors.ddpm:Ddpm",
+        "flow": "vqpipe.priors.flow:Flow",
         "gpt": "vqpipe.priors.gpt:GPT",
-        "masked": "vqpipe.priors.masked:Masked",
         "vq_diffusion": "vqpipe.priors.vq_diffusion:VQDiffusion",
+        "masked": "vqpipe.priors.masked:Masked",
     },
 )
 """Priors by kind."""

@@ -1,5 +1,8 @@
 """A trained prior as an artifact: `save_prior` with its pictures, `load_prior` for its users.
 
+A folder has one of two forms: the artifact of the stage, with a manifest over its files, or what `vqpipe export` writes
+for sharing, with `config.json`, whose content is the header of the weights.
+
 prior = load_prior(Path("artifacts/prior/vq-gpt"))
 condition = Condition(labels=labels)
 indices = prior.sample(condition, len(labels), prior.config.sampling, torch_rng(0, "mine"))
@@ -8,8 +11,9 @@ images = tokenizer.decode(indices)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,49 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.intact import reads_whole
-from vqpipe.artifacts.publish import publish_folder, read_manifest
-from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
+from vqpipe.artifacts.publish import MANIFEST, publish_folder, publish_json, read_manifest
+from vqpipe.artifacts.spec import Header, check_header
+from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.data.images import encode_png
+from vqpipe.errors import ArtifactError
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import ImageSpace, Prior
+from vqpipe.priors.measure_completion import CompletedPictures, completed_row
+from vqpipe.priors.text import TextEncoder
+from vqpipe.tokenizers.identity import tokenizer_identity
+from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL
+from vqpipe.tokenizers.tokenizer import Tokenizer
 
 GRID_COLUMNS, GRID_GAP = 8, 2
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What a prior was trained with, and needs again to make pictures."""
+
+    tokenizer: dict[str, Any]
+    """Kind of the quantizer, and the digest of the weights (`tokenizer_identity`)."""
+    text_encoder: str | None
+    """Id of the text encoder; None unless the condition is `text`."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: TextEncoder | None) -> MadeWith:
+        """The names of a tokenizer and a text encoder."""
+        return cls(tokenizer_identity(tokenizer), text.id if text is not None else None)
+
+
+@dataclass(frozen=True)
+class StoredPrior:
+    """A prior as its folder has it."""
+
+    prior: Prior
+    made_with: MadeWith
+    facts: dict[str, Any]
+    """Of the weights, as they were written."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +86,8 @@ class PriorPictures:
     nearest_ids: Sequence[str]
     rmse: Float64[Tensor, " m"]
     same_codes: Float64[Tensor, " m"]
+    completions: Sequence[CompletedPictures] = ()
+    """Empty for a prior that cannot be given known tokens."""
 
 
 def contact_sheet(
@@ -66,7 +105,9 @@ def contact_sheet(
     return sheet
 
 
-def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictures) -> None:
+def save_prior(
+    folder: Path, prior: Prior, averaged: bool, pictures: PriorPictures, made_with: MadeWith
+) -> None:
     """Publish a prior, whose weights are averaged ones or the last, with its samples."""
     space = prior.space
     facts: dict[str, Any] = {
@@ -83,9 +124,10 @@ def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictur
         "text_length": space.text_length,
         "text_dim": space.text_dim,
         "averaged": averaged,
+        "made_with": asdict(made_with),
     }
     with publish_folder(folder, PRIOR, facts) as partial:
-        write_tensors(partial / "model.safetensors", PRIOR_WEIGHTS, prior.state_dict(), facts)
+        write_tensors(partial / MODEL, PRIOR_WEIGHTS, prior.state_dict(), facts)
         (partial / "samples.png").write_bytes(encode_png(contact_sheet(pictures.samples)))
         (partial / "unigram.png").write_bytes(encode_png(contact_sheet(pictures.unigram)))
         names = ["" if label < 0 else space.classes[label] for label in pictures.labels.tolist()]
@@ -110,18 +152,34 @@ def save_prior(folder: Path, prior: Prior, averaged: bool, pictures: PriorPictur
             "same_codes": pictures.same_codes.tolist(),
         }
         write_table(partial / "nearest.parquet", NEAREST, to_table(NEAREST, nearest))
+        if pictures.completions:
+            rows = [completed_row(one, space.classes) for one in pictures.completions]
+            write_table(partial / "completions.parquet", COMPLETIONS, to_table(COMPLETIONS, rows))
+
+
+def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
+    """Read a published prior, in eval mode; errors as `read_prior`."""
+    return read_prior(folder, device).prior
 
 
 @reads_whole
-def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
-    """Read a published prior, in eval mode.
+def read_prior(folder: Path, device: torch.device | str = "cpu") -> StoredPrior:
+    """Read a prior of either form, in eval mode, and what it was made with.
 
     Raises:
-        ArtifactError: no such artifact, or one that is damaged or of another version.
+        ArtifactError: no such artifact, or one that is damaged or of another version; another library's model; a
+            `config.json` that was changed.
         ParamsError: a kind of prior that is not in `PRIORS`.
     """
-    read_manifest(folder, PRIOR)
-    tensors, facts = read_tensors(folder / "model.safetensors", PRIOR_WEIGHTS)
+    stated = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if stated is None:
+        read_manifest(folder, PRIOR)
+    tensors, facts = read_tensors(folder / MODEL, PRIOR_WEIGHTS)
+    if stated not in (None, facts):
+        raise ArtifactError(
+            f"{folder}: {CONFIG} and {MODEL} differ",
+            expected=f"the {CONFIG} that was written with these weights",
+        )
     kind = PRIORS[facts["params"]["kind"]]
     config = validate(facts["params"], "params", kind.Params, str(folder))
     height, width = facts["grid"]
@@ -132,7 +190,48 @@ def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
     )  # fmt: skip
     prior = kind(config, space)
     prior.load_state_dict(tensors)
-    return prior.to(device).eval().requires_grad_(False)
+    prior = prior.to(device).eval().requires_grad_(False)
+    return StoredPrior(prior, MadeWith(**facts["made_with"]), facts)
+
+
+def write_config_folder(folder: Path, stored: StoredPrior) -> None:
+    """Write a prior's weights, with a checksum of their own, and then `config.json` into a folder."""
+    write_tensors(folder / MODEL, PRIOR_WEIGHTS, stored.prior.state_dict(), stored.facts, sealed=True)
+    header = {"library_name": LIBRARY, "spec": EXPORTED_PRIOR.name, "version": EXPORTED_PRIOR.version}
+    publish_json(folder / CONFIG, {**header, "facts": stored.facts})
+
+
+def is_prior(folder: Path) -> bool:
+    """Whether a folder says of itself that it contains a prior, in either form, whole or not."""
+    names = {PRIOR.name, EXPORTED_PRIOR.name}
+    for name in (MANIFEST, CONFIG):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content.get("spec") in names:
+            return True
+    return False
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The facts in the `config.json` of an exported prior.
+
+    Raises:
+        ArtifactError: not JSON, another library's, not a prior's, or of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("library_name") != LIBRARY:
+        raise ArtifactError(
+            f"{path.parent} is another library's model", found=f"a {CONFIG} without library_name: {LIBRARY}",
+            expected="what `vqpipe export` writes of a prior",
+        )  # fmt: skip
+    header = Header.of(content, path)
+    check_header(header, EXPORTED_PRIOR, path.parent)
+    return header.facts
 
 
 def _pixels(images: UInt8[Tensor, "n 3 H W"]) -> list[UInt8[np.ndarray, "H W 3"]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -285,6 +285,20 @@ class Prior(nn.Module, ABC):
         if condition.label_map is not None:
             return (condition.label_map >= 0).flatten(1).any(dim=1)
         return torch.zeros(n, dtype=torch.bool)
+
+    def dropped(self, condition: Condition) -> Condition:
+        """The condition without that of a share `condition_drop` of the images, drawn from the global generator."""
+        if self.config.condition == "none" or self.config.condition_drop == 0:
+            return condition
+        parts = {name: part for name, part in condition.parts.items() if name != "tokens"}
+        count, device = len(next(iter(parts.values()))), self.device
+        gone = torch.rand(count, device=device) < self.config.condition_drop
+
+        def without(part: Tensor) -> Tensor:
+            nothing = 0 if part.is_floating_point() else -1
+            return part.to(device).masked_fill(gone.view(-1, *[1] * (part.ndim - 1)), nothing)
+
+        return replace(condition, **{name: without(part) for name, part in parts.items()})
 
     def need_null(self, what: str) -> None:
         """Refuse what needs the null condition where that was not trained.

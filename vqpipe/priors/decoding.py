@@ -6,8 +6,8 @@ nothing. On CUDA all caches have a fixed length, the step is captured once as a 
 one by one from Python, its few hundred small kernels take longer to launch than to run. Elsewhere a step runs as it is,
 and reads from the cache only what is filled.
 
-Letters: b images, r rows of the network (b, or 2 b with guidance: the images with their classes, then without), g
-groups, n positions.
+Letters: b images, r rows of the network (b, or 2 b with guidance: the images with their conditions, then without), g
+groups, n positions, p vectors of the prefix, d width.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqpipe.models.transformer import FixedCache, GrowingCache, Place, Stack
-from vqpipe.priors.sampling import TokenSampling, draw, guide, probabilities
+from vqpipe.models.causal import Stack
+from vqpipe.models.transformer import FixedCache, GrowingCache, Place
+from vqpipe.priors.contract import Condition
+from vqpipe.priors.sampling import draw, guide, probabilities
 
 if TYPE_CHECKING:
-    from vqpipe.priors.gpt import GPT
+    from vqpipe.priors.gpt import GPT, GPTSampling
 
 WARM_UP = 3
 """Steps that run as they are before one is captured: libraries set themselves up in the first ones."""
@@ -32,7 +34,7 @@ class Decoder:
     """Draws `batch` images at once, as often as asked, with the same buffers and the same captured step.
 
     Args:
-        network: in eval mode; its dtype is that of activations and cache.
+        prior: in eval mode; its dtype is that of activations and cache.
         batch: images at once.
         known: positions that are given and not drawn, fewer than there are.
         sampling: guidance and filters.
@@ -40,84 +42,88 @@ class Decoder:
     """
 
     def __init__(
-        self, network: GPT, batch: int, known: int, sampling: TokenSampling, fixed: bool | None = None
+        self, prior: GPT, batch: int, known: int, sampling: GPTSampling, fixed: bool | None = None
     ) -> None:
-        self.network, self.known, self.sampling = network, known, sampling
+        self.prior, self.network, self.known, self.sampling = prior, prior.network, known, sampling
         self.copies = 1 if sampling.guidance == 1 else 2
-        like, shape = network.positions, (batch, network.groups, network.num_positions)
+        like, shape = next(prior.parameters()), (batch, prior.groups, prior.num_positions)
         self.tokens: Int64[Tensor, "b g n"] = torch.zeros(shape, dtype=torch.int64, device=like.device)
         self.uniform: Float[Tensor, "b g n"] = torch.zeros(shape, device=like.device)
-        self.place = Place(network.num_positions, like)
+        self.place = Place(self.network.length, like)
         self.fixed = like.device.type == "cuda" if fixed is None else fixed
-        stacks = [network.shared, *network.branches]
+        stacks = [self.network.shared, *self.network.branches]
         self.caches = [
-            self._caches(stack, batch * self.copies) for stack in stacks if isinstance(stack, Stack)
+            self._caches(stack, batch * self.copies, like) for stack in stacks if isinstance(stack, Stack)
         ]
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def _caches(self, stack: Stack, rows: int) -> list[FixedCache | GrowingCache]:
-        shape, like = self.network.config.model, self.network.positions
-        size = (2, rows, shape.num_heads, self.network.num_positions, shape.width // shape.num_heads)
+    def _caches(self, stack: Stack, rows: int, like: Tensor) -> list[FixedCache | GrowingCache]:
+        shape = self.network.shape
+        size = (2, rows, shape.num_heads, self.network.length, shape.head_width)
         if self.fixed:
             return [FixedCache(size, like, self.place) for _ in stack.blocks]
         return [GrowingCache(size, like) for _ in stack.blocks]
 
     def draw(
-        self, rows: Int64[Tensor, " m"], tokens: Int64[Tensor, "m g n"], uniform: Float[Tensor, "m g n"]
+        self, condition: Condition, tokens: Int64[Tensor, "m g n"], uniform: Float[Tensor, "m g n"]
     ) -> Int64[Tensor, "m g n"]:
         """The codes of up to `batch` images.
 
         Args:
-            rows: rows of the class embedding.
+            condition: what is known about them but for their tokens.
             tokens: of which the known ones are kept.
             uniform: a number in [0, 1) for each code that is drawn.
         """
-        count, batch = len(rows), len(self.tokens)
+        count, batch = len(tokens), len(self.tokens)
+        prefix = self.prior.prefix(condition, count)
         if count < batch:  # the shapes stay: the rest draws the last image again
             fill = torch.arange(batch).clamp_max(count - 1)
-            rows, tokens, uniform = rows[fill.to(rows.device)], tokens[fill.to(tokens.device)], uniform[fill]
+            prefix, tokens, uniform = (
+                prefix[fill.to(prefix.device)], tokens[fill.to(tokens.device)], uniform[fill],
+            )  # fmt: skip
         self.tokens.copy_(tokens)
         self.uniform.copy_(uniform)
-        self._begin(rows)
-        self._repeat(self.network.num_positions - self.known - 1)
+        self._begin(prefix)
+        self._repeat(self.prior.num_positions - self.known - 1)
         return self.tokens[:count].clone()
 
-    def _begin(self, rows: Int64[Tensor, " b"]) -> None:
-        """Fill the caches with the class and the known positions, and draw the first unknown one."""
-        network = self.network
+    def _begin(self, prefix: Float[Tensor, "b p d"]) -> None:
+        """Fill the caches with the prefix and the known positions, and draw the first unknown one."""
         if self.copies == 2:
-            rows = torch.cat([rows, torch.full_like(rows, network.num_classes)])
-        self.place.begin(self.known + 1)
+            prefix = torch.cat([prefix, self.prior.prefix(Condition(), len(prefix))])
+        length = self.network.prefix + self.known
+        self.place.begin(length)
         for cache in (cache for caches in self.caches for cache in caches):
             if isinstance(cache, GrowingCache):
                 cache.clear()
-        before = network.embed(self.tokens[..., : self.known]).repeat(self.copies, 1, 1)
-        inputs = torch.cat([network.class_embedding(rows)[:, None], before], dim=1)
-        turns = network.rotation
-        self._draw(
-            inputs + network.positions[: self.known + 1],
-            None if turns is None else turns[:, : self.known + 1],
-        )
+        before = self.network.codes(self.tokens[..., : self.known]).repeat(self.copies, 1, 1)
+        self._draw(torch.cat([prefix, before], dim=1), slice(length))
 
     def step(self) -> None:
         """From the codes at the place, draw those at the next one."""
-        before = self.network.embed(self.tokens.index_select(2, self.place.index))
+        before = self.network.codes(self.tokens.index_select(2, self._drawn()))
         self.place.advance()
-        own, turns = self.network.positions.index_select(0, self.place.index), self.network.rotation
-        turn = None if turns is None else turns.index_select(1, self.place.index)
-        self._draw((before + own).repeat(self.copies, 1, 1), turn)
+        self._draw(before.repeat(self.copies, 1, 1), self.place.index)
 
-    def _draw(self, inputs: Float[Tensor, "r t d"], rotation: Float[Tensor, "2 t e"] | None) -> None:
+    def _drawn(self) -> Int64[Tensor, " 1"]:
+        """The position in the image whose codes the place predicts: before it advances, of those drawn last."""
+        return self.place.index - (self.network.prefix - 1)
+
+    def _draw(self, inputs: Float[Tensor, "r t d"], places: slice | Int64[Tensor, " 1"]) -> None:
         """Draw the codes at the place from the inputs up to it."""
-        uniform = self.uniform.index_select(2, self.place.index)
+        at, config = self._drawn(), self.sampling
+        uniform = self.uniform.index_select(2, at)
         drawn = []
-        for group, y in enumerate(self.network.hidden(inputs, rotation, self.caches)):
-            scores = self.network.heads[group](y[:, -1]).float()
+        for group, y in enumerate(self.network.hidden(inputs, places, self.caches)):
+            scores = self.network.heads[group](y[:, -1])
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
             if self.copies == 2:
-                images = len(self.tokens)
-                scores = guide(scores[:images], scores[images:], self.sampling.guidance)
-            drawn.append(draw(probabilities(scores, self.sampling), uniform[:, group, 0]))
-        self.tokens.index_copy_(2, self.place.index, torch.stack(drawn, dim=1)[..., None])
+                own, null = scores.chunk(2)
+                scores = guide(own, null, config.guidance)
+                if config.guided_positions is not None:
+                    scores = torch.where(at < config.guided_positions, scores, own)
+            drawn.append(draw(probabilities(scores, config), uniform[:, group, 0]))
+        self.tokens.index_copy_(2, at, torch.stack(drawn, dim=1)[..., None])
 
     def _repeat(self, times: int) -> None:
         """Take `times` steps; with fixed caches the later ones by replaying one that was captured."""

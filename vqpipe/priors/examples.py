@@ -5,75 +5,53 @@ Letters: n images, b batch, g groups, h w the token grid, c channels of the late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vqpipe.data.images import decode_png
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, to_float
-from vqpipe.data.read import open_split
-from vqpipe.errors import MismatchError
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams
 from vqpipe.priors.text import TextEncoder
+from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 
+KEPT_BYTES = 256 << 20
+"""Most memory for the latents of the training images, and for the features of their captions."""
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 64, 256
+"""Encoded at once; fixed, so that what is kept does not depend on the training's batches."""
 
-@dataclass(frozen=True)
-class LabelMaps:
-    """The label maps of a split as PNGs in memory, decoded on demand; None for an image without one.
 
-    Value 0 of a PNG is the background, which is no class; value v is class v - 1.
+class KeptTexts(TextEncoder):
+    """Features of texts that are known beforehand, computed once in fixed batches and kept on the CPU.
+
+    Args:
+        encoder: gives the features; other texts are left to it.
+        texts: different ones.
     """
 
-    pngs: list[bytes | None]
-    classes: tuple[str, ...]
-    """Names of the classes of pixels."""
-    resolution: int
-    """r: maps are cropped as the images are."""
-    where: str
-    """The dataset and the split, for messages."""
+    def __init__(self, encoder: TextEncoder, texts: Sequence[str]) -> None:
+        self._encoder, self.id, self.dim, self.length = encoder, encoder.id, encoder.dim, encoder.length
+        self._places = {text: at for at, text in enumerate(texts)}
+        parts = [encoder.encode(texts[rows]) for rows in slices(len(texts), TEXTS_AT_ONCE)]
+        self._features, self._ids = (torch.cat([own[at].cpu() for own in parts]) for at in range(2))
 
-    @classmethod
-    def open(cls, dataset: Path, split: str, resolution: int) -> LabelMaps:
-        """Read the maps of a split.
+    def encode(self, texts: Sequence[str]) -> tuple[Float[Tensor, "n l d"], Int64[Tensor, "n l"]]:
+        if not all(text in self._places for text in texts):
+            return self._encoder.encode(texts)
+        rows = torch.tensor([self._places[text] for text in texts], dtype=torch.int64)
+        return self._features[rows], self._ids[rows]
 
-        Raises:
-            ArtifactError: no dataset there, or a damaged one.
-        """
-        found = open_split(dataset, split)
-        pngs = [png for batch in found.batches(["segmentation"]) for png in batch.column(0).to_pylist()]
-        classes = tuple(str(name) for name in found.facts.get("categories") or ())
-        return cls(pngs, classes, resolution, f"{dataset}: {split} label map")
-
-    def get(self, rows: Sequence[int]) -> Int64[Tensor, "b r r"]:
-        """Centre crops of the maps, -1 where no class is known.
-
-        Raises:
-            ArtifactError: a damaged PNG.
-            MismatchError: a pixel whose class has no name.
-        """
-        side = self.resolution
-        out = torch.full((len(rows), side, side), -1, dtype=torch.int64)
-        for at, row in enumerate(rows):
-            png = self.pngs[row]
-            if png is not None:
-                whole = torch.from_numpy(decode_png(png, f"{self.where} {row}", "dataset").astype(np.int64))
-                top, left = ((length - side) // 2 for length in whole.shape)
-                out[at] = whole[top : top + side, left : left + side] - 1
-        if out.numel() and int(out.max()) >= len(self.classes):
-            raise MismatchError(
-                f"{self.where}: a pixel of an unknown class", found=int(out.max()) + 1,
-                expected=f"1 to {len(self.classes)}, or 0 for none",
-            )  # fmt: skip
-        return out
+    def num_tokens(self, text: str) -> int:
+        return self._encoder.num_tokens(text)
 
 
 @dataclass(frozen=True)
@@ -104,6 +82,8 @@ class Examples:
         text: encodes captions; None unless the condition is `text`.
         maps: None unless the condition is `label_map`.
         latent_std: standard deviation of each channel of the latent, by which it is divided.
+        kept_latents: the latents of all images, float32 (n, c, h, w) on the CPU, not divided; None where they are
+            encoded when they are asked for.
     """
 
     tokens: TokenSplit
@@ -113,6 +93,7 @@ class Examples:
     text: TextEncoder | None = None
     maps: LabelMaps | None = None
     latent_std: tuple[float, ...] = ()
+    kept_latents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -139,13 +120,26 @@ class Examples:
             return Asked(rows, Condition(label_map=self.maps.get(rows.tolist())), [""] * len(rows))
         return Asked(rows, Condition(), [""] * len(rows))
 
-    def asked(self, n: int) -> Asked:
-        """The conditions of `n` samples: of this split's first images, as many as it has, then from its start again;
-        classes are drawn with this split's frequencies."""
-        rows = np.arange(n) % len(self)
+    def asked(self, n: int) -> Int64[np.ndarray, " n"]:
+        """The images whose conditions `n` samples get: this split's first, as many as it has, then from its start
+        again; for classes, images at random, so that they have this split's frequencies."""
         if self.config.condition == "class":
-            rows = numpy_rng(self.config.seed, "prior", "labels").integers(len(self), size=n)
-        return self.conditions(rows)
+            return numpy_rng(self.config.seed, "prior", "labels").integers(len(self), size=n)
+        return np.arange(n) % len(self)
+
+    def with_kept_texts(self) -> Examples:
+        """The same, with the features of all captions in memory, where there is a text encoder and `KEPT_BYTES` are
+        enough: a frozen encoder need not run at every step."""
+        texts = [
+            text for text in dict.fromkeys(chain([""], *self.images.captions)) if text.strip() or not text
+        ]
+        if self.text is None or 4 * len(texts) * self.text.length * self.text.dim > KEPT_BYTES:
+            return self
+        return replace(self, text=KeptTexts(self.text, texts))
+
+    def first_captions(self, rows: Int64[np.ndarray, " b"]) -> list[str]:
+        """The caption that measurements take of each image, "" for one without."""
+        return self._captions(rows, None)
 
     def head(self, count: int) -> Examples:
         """The first `count` images."""
@@ -186,25 +180,26 @@ class Examples:
     @torch.no_grad()
     def latents(self, rows: Int64[np.ndarray, " b"]) -> Float[Tensor, "b c h w"]:
         """Latents before quantisation as the tokenizer makes them, float32, on its device."""
+        if self.kept_latents is not None:
+            return self.kept_latents[torch.from_numpy(rows)].to(self.tokenizer.device)
         pixels = self.images.gather(rows, None, "centre", False)
         return self.tokenizer.encode_latent(to_float(pixels).to(self.tokenizer.device)).float()
 
-    def measured_std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel of the latent over all images and positions; images pass in batches."""
-        count, total, square = 0, torch.zeros(0), torch.zeros(0)
-        for start in range(0, len(self), 64):
-            rows = (
-                self.latents(np.arange(start, min(start + 64, len(self))))
-                .double()
-                .transpose(0, 1)
-                .flatten(1)
-                .cpu()
-            )
-            if count == 0:
-                total, square = (torch.zeros(len(rows), dtype=torch.float64) for _ in range(2))
-            count, total, square = count + rows.shape[1], total + rows.sum(1), square + rows.square().sum(1)
+    def measured_latents(self) -> tuple[tuple[float, ...], Tensor | None]:
+        """Standard deviation of each channel of the latent over all images and positions, and the latents themselves
+        where they are no more than `KEPT_BYTES`; images pass in batches."""
+        count, total, square, kept = 0, torch.zeros(()), torch.zeros(()), None
+        for rows in slices(len(self), IMAGES_AT_ONCE):
+            own = self.latents(np.arange(rows.start, rows.stop)).cpu()
+            if count == 0 and 4 * own[0].numel() * len(self) <= KEPT_BYTES:
+                kept = torch.empty(len(self), *own.shape[1:])
+            if kept is not None:
+                kept[rows] = own
+            channels = own.double().transpose(0, 1).flatten(1)
+            count += channels.shape[1]
+            total, square = total + channels.sum(1), square + channels.square().sum(1)
         mean = total / count
-        return tuple((square / count - mean.square()).clamp_min(0).sqrt().tolist())
+        return tuple((square / count - mean.square()).clamp_min(0).sqrt().tolist()), kept
 
     def _captions(self, rows: Int64[np.ndarray, " b"], step: int | None) -> list[str]:
         """A caption of each image, "" for one without: the first, or at a training step one that depends on the seed,
@@ -214,3 +209,10 @@ class Examples:
             return [texts[0] for texts in own]
         draws = numpy_rng(self.config.seed, "prior", "captions", step).random(len(self.images))
         return [texts[int(draws[row] * len(texts))] for row, texts in zip(rows.tolist(), own, strict=True)]
+
+
+def scaled(examples: Mapping[str, Examples]) -> dict[str, Examples]:
+    """The examples of all splits, their latents divided by the deviations of the training split's."""
+    std, kept = examples["train"].measured_latents()
+    found = {name: replace(own, latent_std=std) for name, own in examples.items()}
+    return {**found, "train": replace(found["train"], kept_latents=kept)}

@@ -1,15 +1,18 @@
 """GPT over image tokens, of one group of codes or of several that are predicted jointly.
 
-One group is the prior of VQGAN (Esser et al., 2021, section 3.2) and of VQGAN-LC (section A). Two groups are
-VQCT's adjective and noun streams: at each position the embeddings of both codes are joined by a linear layer
-and GELU, three quarters of the layers are shared, then each stream has its own last quarter, norm and head.
-Within a position the groups are predicted independently of each other given all earlier positions; the loss
-is the sum of their cross-entropies.
+One group is the prior of VQGAN (Esser et al., 2021, section 3.2) and of VQGAN-LC (section A), or with other blocks and
+positions that of LlamaGen (Sun et al., arXiv 2406.06525). Two groups are VQCT's adjective and noun streams. Within a
+position the groups are predicted independently of each other given all earlier positions; the loss is the sum of their
+cross-entropies.
 
-The sequence is one class token (its last row is the null class) and the first n - 1 positions; it predicts
+The sequence is a prefix, which is the condition (`vqpipe.priors.prefix`), and the first n - 1 positions; it predicts
 all n.
 
-Letters: b images, g groups, h w the grid, n = h * w positions in raster order, k codes of a group, d width.
+Departures from VQGAN: a condition has embeddings of its own, and positions start at zero. From LlamaGen: heads start as
+all other layers do and not at zero, and a text's rotary positions are none instead of zeros.
+
+Letters: b images, g groups, h w the grid, n = h * w positions in raster order, p vectors of the prefix, k codes of a
+group, d width.
 """
 
 from __future__ import annotations
@@ -28,59 +31,33 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vqpipe.errors import MismatchError
-from vqpipe.models.transformer import LayerCache, Stack, grid_rotation, init_gpt
-from vqpipe.params.base import Params
-from vqpipe.priors.contract import (
-    NO_LABEL,
-    Condition,
-    ConditionKind,
-    ImageSpace,
-    Prior,
-    PriorParams,
-    num_known,
-)
+from vqpipe.models.causal import CausalTransformer, TransformerParams, grid_places, turns
+from vqpipe.models.transformer import init_gpt
+from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams, num_known
 from vqpipe.priors.decoding import Decoder
+from vqpipe.priors.prefix import make_prefix
 from vqpipe.priors.sampling import TokenSampling
 
-Caches = Sequence[Sequence[LayerCache]]
-"""The caches of the shared stack, then those of each branch."""
 LOGITS = 1 << 26
 """Logits that the loss has in memory at once: 256 MB of float32."""
-
-
-class TransformerParams(Params):
-    """The causal transformer. VQGAN-LC's and taming's full scale: 24 layers, 16 heads, width 1024."""
-
-    num_layers: Annotated[int, Field(ge=1)]
-    """Blocks between a token and its prediction; with two groups the last quarter is a branch each."""
-    num_heads: Annotated[int, Field(ge=1)]
-    """Attention heads; they divide the width."""
-    width: Annotated[int, Field(ge=8)]
-    """Channels of the residual stream."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Rate after embeddings, attention weights, attention output and MLP."""
-    rotary: bool
-    """Whether queries and keys also turn with row and column, as in LlamaGen (Sun et al., arXiv 2406.06525); learned
-    positions alone are those of VQGAN and GPT-2."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> TransformerParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if self.rotary and self.width // self.num_heads % 4:
-            raise ValueError(
-                f"rotary positions need a multiple of 4 channels in a head, not {self.width // self.num_heads}"
-            )
-        return self
 
 
 class GPTSampling(TokenSampling):
     """How codes are drawn, and how many images at once in which precision."""
 
+    guided_positions: Annotated[int, Field(ge=1)] | None
+    """Positions on which guidance acts, from the first of the image on; null for all. LlamaGen's `cfg_interval` of i is
+    i + 2."""
     precision: Literal["fp32", "bf16"]
     """Of weights, activations and cache; filters and draws are float64. bf16 is for GPUs: it reads half as much."""
     batch: Annotated[int, Field(ge=1)] | None
     """Images drawn at once, or null for all. Memory grows with it; each image's random numbers do not depend on it."""
+
+    @model_validator(mode="after")
+    def _guides_where_there_is_guidance(self) -> GPTSampling:
+        if self.guided_positions is not None and self.guidance == 1:
+            raise ValueError("guided_positions needs guidance other than 1")
+        return self
 
 
 class GPTParams(PriorParams):
@@ -90,6 +67,9 @@ class GPTParams(PriorParams):
     """The kind of prior."""
     token_noise: Annotated[float, Field(ge=0, lt=1)]
     """Part of the input codes that training replaces with random ones (1 - pkeep of the reference code)."""
+    map_scale: Annotated[int, Field(ge=1)]
+    """Of `condition: label_map`: cells per side of a token, each a vector of the prefix with the class of most of its
+    pixels. 1 is the tokens' grid, 2 has four times as many."""
     model: TransformerParams
     """The network."""
     sampling: GPTSampling
@@ -97,27 +77,27 @@ class GPTParams(PriorParams):
 
 
 class GPT(Prior):
-    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero, heads without bias.
-
-    An input has the position of the code that it predicts, in the learned and in the rotary form.
-    """
+    """Autoregressive prior; weights N(0, 0.02), learned positions that start at zero."""
 
     kind: ClassVar[str] = "gpt"
     Params: ClassVar[type[PriorParams]] = GPTParams
-    conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class")
+    conditions: ClassVar[tuple[ConditionKind, ...]] = ("none", "class", "text", "label_map")
     known_tokens: ClassVar[Literal["none", "prefix", "any"]] = "prefix"
     config: GPTParams
-    rotation: Float[Tensor, "2 n e"] | None
-    """Turns of queries and keys by the position that is predicted; None without rotary positions."""
 
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Two layers of width 16."""
         return {
             "token_noise": 0.0,
-            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1, "rotary": True},
+            "map_scale": 1,
+            "model": {
+                "num_layers": 2, "num_heads": 2, "width": 16, "block": {"kind": "gpt2"},
+                "learned_positions": True, "rotary_base": 100.0, "prefix_attention": "causal", "head_bias": False,
+                "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "mlp": 0.1},
+            },
             "sampling": {
-                "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0,
+                "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0, "guided_positions": None,
                 "precision": "fp32", "batch": None,
             },
         }  # fmt: skip
@@ -127,20 +107,18 @@ class GPT(Prior):
         shape = config.model
         self.num_codes, self.grid, self.groups = space.num_codes, space.grid, space.groups
         self.num_positions = math.prod(space.grid)
-        branched = 0 if self.groups == 1 else max(1, shape.num_layers // 4)
-        stack = (shape.width, shape.num_heads, shape.dropout)
-
-        self.class_embedding = nn.Embedding(self.num_classes + 1, shape.width)
-        self.code_embeddings = nn.ModuleList(nn.Embedding(k, shape.width) for k in self.num_codes)
-        joint = nn.Sequential(nn.Linear(self.groups * shape.width, shape.width), nn.GELU())
-        self.join = nn.Identity() if self.groups == 1 else joint
-        self.positions = nn.Parameter(torch.zeros(self.num_positions, shape.width))
-        rotation = grid_rotation(space.grid, shape.width // shape.num_heads) if shape.rotary else None
-        self.register_buffer("rotation", rotation, persistent=False)
-        self.shared = Stack(shape.num_layers - branched, *stack)
-        self.branches = nn.ModuleList(Stack(branched, *stack) for _ in self.num_codes)
-        self.norms = nn.ModuleList(nn.LayerNorm(shape.width) for _ in self.num_codes)
-        self.heads = nn.ModuleList(nn.Linear(shape.width, k, bias=False) for k in self.num_codes)
+        self.prefix = make_prefix(config.condition, space, self.num_classes, config.map_scale, shape.width)
+        rotation = None
+        if shape.rotary_base is not None:
+            places = grid_places(*space.grid)[:-1]
+            own = (
+                self.prefix.turns(shape.head_width, shape.rotary_base),
+                turns(places, shape.head_width, shape.rotary_base),
+            )
+            rotation = torch.cat(own, dim=1)
+        self.network = CausalTransformer(
+            shape, space.num_codes, self.num_positions, self.prefix.length, rotation
+        )
         self.apply(init_gpt)
         self._last: tuple[Any, Decoder] | None = None
 
@@ -148,15 +126,14 @@ class GPT(Prior):
         """Without the decoder of the last call, of which a captured step can be neither copied nor pickled."""
         return {**vars(self), "_last": None}
 
-    def forward(
-        self, tokens: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
-    ) -> list[Float[Tensor, "b n k"]]:
-        """Logits of each position, per group; they depend on the class row and earlier positions alone."""
-        return [self.heads[group](y) for group, y in enumerate(self._features(tokens, rows))]
+    def forward(self, tokens: Int64[Tensor, "b g n"], condition: Condition) -> list[Float[Tensor, "b n k"]]:
+        """Logits of each position, per group; they depend on the condition and earlier positions alone."""
+        features = self._features(tokens, condition)
+        return [head(y) for head, y in zip(self.network.heads, features, strict=True)]
 
     def networks(self) -> Sequence[nn.Module]:
         """The stacks of blocks; embeddings, heads and the loss are not compiled."""
-        return [self.shared, *self.branches]
+        return [self.network.shared, *self.network.branches]
 
     def curve_terms(self, loss: Float[Tensor, ""]) -> Mapping[str, Tensor]:
         """Bits per token."""
@@ -172,27 +149,22 @@ class GPT(Prior):
         """
         tokens = self._flat(batch)
         self.check_condition(condition, len(batch))
-        return -self._nll(tokens, tokens, self._class_rows(condition.labels, len(batch))).view(batch.shape)
+        return -self._nll(self._features(tokens, condition), tokens).view(batch.shape)
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
-        """Cross-entropy in nats per position, summed over groups; training drops labels and adds noise.
+        """Cross-entropy in nats per position, summed over groups; training adds noise.
 
-        In training mode the values of labels are not checked, which would wait for the device.
+        In training mode the values of conditions are not checked, which would wait for the device.
 
         Raises:
             MismatchError: as `log_likelihood`.
         """
-        inputs = targets = self._flat(batch)
+        tokens = self._flat(batch)
         if not self.training:
             return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
         self.check_parts(condition, len(batch))
-        rows = self._class_rows(condition.labels, len(batch))
-        if self.num_classes and self.config.condition_drop:
-            dropped = torch.rand(len(rows), device=rows.device) < self.config.condition_drop
-            rows = rows.masked_fill(dropped, self.num_classes)
-        if self.config.token_noise:
-            inputs = self._noisy(targets)
-        return self._nll(inputs, targets, rows).mean(dim=(0, 2)).sum()
+        inputs = self._noisy(tokens) if self.config.token_noise else tokens
+        return self._nll(self._features(inputs, condition), tokens).mean(dim=(0, 2)).sum()
 
     @torch.no_grad()
     def sample(
@@ -204,16 +176,15 @@ class GPT(Prior):
         draws at least i + 1 images with as many positions, and for any `batch`.
 
         Args:
-            condition: n labels, n images' first tokens, both or neither.
+            condition: what `config.condition` names, n images' first tokens, both or neither.
             sampling: guidance, temperature, top-k, top-p, precision and images at once.
             generator: a CPU generator.
 
         Raises:
-            MismatchError: a condition that this model does not have, or guidance or no class where the null class was
-                never trained.
+            MismatchError: a condition that this model does not have, or guidance or no condition where the null
+                condition was never trained.
         """
         self.begin_sampling(condition, n)
-        rows = self._class_rows(condition.labels, n)
         if sampling.guidance != 1:
             self.need_null(f"guidance {sampling.guidance}")
         known = 0 if condition.tokens is None else num_known(condition.tokens)
@@ -227,52 +198,22 @@ class GPT(Prior):
             decoder = self._decoder(size, known, sampling)
             for start in range(0, n, size):
                 part = slice(start, start + size)
-                tokens[part] = decoder.draw(rows[part], tokens[part], uniform[part])
+                tokens[part] = decoder.draw(condition.rows(part), tokens[part], uniform[part])
         return tokens.view(n, self.groups, *self.grid)
 
-    def embed(self, codes: Int64[Tensor, "b g t"]) -> Float[Tensor, "b t d"]:
-        """What each position's codes are to the network, without their place."""
-        parts = [embedding(codes[:, group]) for group, embedding in enumerate(self.code_embeddings)]
-        joined: Tensor = self.join(torch.cat(parts, dim=-1))
-        return joined
-
-    def hidden(
-        self,
-        inputs: Float[Tensor, "b t d"],
-        rotation: Float[Tensor, "2 t e"] | None,
-        caches: Caches | None = None,
-    ) -> list[Float[Tensor, "b t d"]]:
-        """What the heads of each group get, for inputs with their positions added.
-
-        Args:
-            rotation: of the same positions.
-            caches: of what came before, to which this is added; without them the inputs are the whole sequence.
-        """
-        x = F.dropout(inputs, self.config.model.dropout, self.training)
-        x = self.shared(x, caches[0] if caches is not None else None, rotation)
-        out = []
-        for group in range(self.groups):
-            y = self.branches[group](x, caches[1 + group] if caches is not None else None, rotation)
-            out.append(self.norms[group](y))
-        return out
-
-    def _features(
-        self, tokens: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
-    ) -> list[Float[Tensor, "b n d"]]:
-        """As `hidden`, at all positions of whole images."""
-        first = self.class_embedding(rows)[:, None]
-        inputs = torch.cat([first, self.embed(tokens[..., :-1])], dim=1) + self.positions
-        return self.hidden(inputs, self.rotation)
+    def _features(self, tokens: Int64[Tensor, "b g n"], condition: Condition) -> list[Float[Tensor, "b n d"]]:
+        """What the heads get at all positions of whole images."""
+        return self.network.features(self.prefix(condition, len(tokens)), tokens[..., :-1])
 
     def _nll(
-        self, inputs: Int64[Tensor, "b g n"], targets: Int64[Tensor, "b g n"], rows: Int64[Tensor, " b"]
+        self, features: Sequence[Float[Tensor, "b n d"]], targets: Int64[Tensor, "b g n"]
     ) -> Float[Tensor, "b g n"]:
         """Cross-entropy of each code, in blocks of positions of which one has at most `LOGITS` logits.
 
         With a gradient, the logits of a block are computed again when it is asked for, and never kept.
         """
         losses, again = [], partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        for group, y in enumerate(self._features(inputs, rows)):
+        for group, y in enumerate(features):
             flat, codes = y.flatten(0, 1), targets[:, group].flatten()
             block = max(1, LOGITS // self.num_codes[group])
             if len(flat) <= block:
@@ -288,8 +229,10 @@ class GPT(Prior):
     ) -> Float[Tensor, " m"]:
         # Autocast keeps the half-precision copy of a parameter, but not of a view, for the next block; with a copy of
         # its own each block's gradient is float32 before they are added up.
-        scores = F.linear(y, self.heads[group].weight[:])  # type: ignore[index]
-        return F.cross_entropy(scores.float(), codes, reduction="none")
+        head: Any = self.network.heads[group]
+        scores = F.linear(y, head.weight[:], None if head.bias is None else head.bias[:])
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        return F.cross_entropy(scores.to(exact), codes, reduction="none")
 
     def _decoder(self, size: int, known: int, sampling: GPTSampling) -> Decoder:
         """The decoder of the last call, whose captured step fits while shapes, filters and weights are the same.
@@ -334,10 +277,3 @@ class GPT(Prior):
                 expected=f"(b, {self.groups}, {self.grid[0]}, {self.grid[1]})",
             )
         return batch.flatten(2)
-
-    def _class_rows(self, labels: Int64[Tensor, " b"] | None, count: int) -> Int64[Tensor, " b"]:
-        """Rows of the class embedding; its last one is the null class."""
-        if labels is None:
-            return torch.full((count,), self.num_classes, dtype=torch.int64, device=self.device)
-        labels = labels.to(self.device)
-        return torch.where(labels == NO_LABEL, self.num_classes, labels)

@@ -9,32 +9,28 @@ Letters: n m images, g groups, h w the token grid, k codes, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.metrics.codes import bits_per_image
-from vqpipe.metrics.distances import (
-    DistanceParams,
-    Distances,
-    FeatureRows,
-    Features,
-    feature_distances,
-    why_no_distances,
-)
+from vqpipe.metrics.distances import DistanceParams, FeatureRows, Features
 from vqpipe.metrics.measured import Measured
 from vqpipe.priors.contract import Batch, Condition, ConditionKind, Prior
+from vqpipe.priors.measure_completion import CompletionMetrics, HoleName
+from vqpipe.priors.measure_conditions import ConditionMetrics, Watcher
+from vqpipe.priors.measure_distances import Moments, SampleDistances, sample_distances
 from vqpipe.runtime.batches import read_ahead, slices
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.runtime.terminal import track
-from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 
 SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 256, 64, 512
@@ -50,13 +46,6 @@ class SplitBits(Metrics):
 
     bits_per_token: float
     """Bits per code; lower is better."""
-
-
-class SampleDistances(Distances):
-    """Distances of a set of images from equally many test images."""
-
-    not_measured: str | None = None
-    """Why there are no distances; None where there are."""
 
 
 class NearestImagesMetrics(Metrics):
@@ -87,15 +76,16 @@ class PriorMetrics(Metrics):
     """What the `prior` stage measures. Bits are None for a prior that cannot compute a likelihood."""
 
     bits_per_image: float | None = None
-    """Cross-entropy of a test image's codes under the prior; lower is better."""
+    """Cross-entropy of a test image's codes under the prior, mean over the first `num_samples`; lower is better."""
     bits_per_token: float | None = None
     """The same per code; lower is better."""
     validation: SplitBits | None = None
-    """Bits of the validation split."""
+    """Bits of half as many validation images, or of all of them."""
     train: SplitBits | None = None
-    """Bits of as many training images as there are test images; far below validation means overfitting."""
+    """Bits of half as many training images; far below validation means overfitting."""
     unigram_bits_per_token: float
-    """Bits per test code under the frequencies of training codes: the floor of a prior that ignores all context."""
+    """Bits per code of the same test images under the frequencies of training codes: the floor of a prior that ignores
+    all context."""
     unigram_bits_per_image: float
     """The same per image."""
     fixed_length_bits_per_token: float
@@ -106,6 +96,13 @@ class PriorMetrics(Metrics):
     """The floor: images of codes drawn by frequency."""
     reconstructions: SampleDistances
     """The ceiling: reconstructed test images."""
+    unquantised_samples: SampleDistances | None = None
+    """Samples decoded without quantising them; only of priors over latents."""
+    train_images: SampleDistances | None = None
+    """As many random training images: what draws from the true distribution would reach. None where the training split
+    has fewer."""
+    test_images: SampleDistances | None = None
+    """The test images themselves, of which only `fid_train` is not 0; None without it."""
     num_samples: int
     """Images in each of these sets and on the side of the test images."""
     nearest_train: MemorisationMetrics
@@ -124,15 +121,22 @@ class PriorMetrics(Metrics):
     """Training images without the label, caption or map that the condition names."""
     num_captions_cut: int
     """Training captions longer than the text encoder reads."""
+    agreement: ConditionMetrics | None = None
+    """Whether samples are what was asked for; None without a condition."""
+    completion: dict[HoleName, CompletionMetrics] | None = None
+    """By the place of the hole; None where the prior cannot be given known tokens."""
     measured: Measured
     """Digests of the images and the protocol."""
 
 
+ImageBatches = Callable[[], Iterable[UInt8[Tensor, "b 3 H W"]]]
+"""Makes the images of a set in order, on the CPU, `IMAGE_BATCH` at a time."""
+
+
 @dataclass(frozen=True)
 class MeasuredSets:
-    """Sets of n images, decoded from codes batch by batch: samples, their floor, and reconstructed test images."""
+    """What is kept of sets of n images that passed batch by batch."""
 
-    codes: dict[str, Int64[Tensor, "n g h w"]]
     first: dict[str, UInt8[Tensor, "m 3 H W"]]
     """The first `NUM_COMPARED` images of each set; the others are not kept."""
     distances: dict[str, SampleDistances]
@@ -280,68 +284,78 @@ def same_codes(
     return best
 
 
-def sample_batches(prior: Prior, condition: Condition, n: int) -> Iterator[Tensor]:
+def sample_batches(prior: Prior, conditions: Callable[[slice], Condition], n: int) -> Iterator[Tensor]:
     """`n` samples batch by batch, tokens or latents, on the CPU; a function of the params, the weights and the
-    condition."""
+    conditions, which are asked for batch by batch."""
     config = prior.config
-    for start in track(range(0, n, SAMPLE_BATCH), "samples"):
-        rows = slice(start, min(start + SAMPLE_BATCH, n))
-        generator = torch_rng(config.seed, "prior", "samples", start)
-        yield prior.sample(condition.rows(rows), rows.stop - start, config.sampling, generator).cpu()
+    for rows in track(slices(n, SAMPLE_BATCH), "samples"):
+        generator = torch_rng(config.seed, "prior", "samples", rows.start)
+        yield prior.sample(conditions(rows), rows.stop - rows.start, config.sampling, generator).cpu()
 
 
 def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
     """All of `sample_batches`."""
-    return torch.cat(list(sample_batches(prior, condition, n)))
+    return torch.cat(list(sample_batches(prior, condition.rows, n)))
 
 
 def measure_sets(
-    tokenizer: Tokenizer,
-    codes: dict[str, Int64[Tensor, "n g h w"]],
-    test: ImageSplit,
+    sets: Mapping[str, ImageBatches],
+    test: ImageBatches,
+    n: int,
     features: Features,
     params: DistanceParams,
-    device: torch.device,
+    watchers: Mapping[str, Sequence[Watcher]] | None = None,
+    train: Moments | None = None,
 ) -> MeasuredSets:
-    """Decode each set of codes and take its distances from the first n test images; images pass in batches.
+    """The distances of each set of n images from n test images; images pass in batches.
 
     With too few images, the distances state why there are none.
+
+    Args:
+        sets: by name.
+        test: the test images, which have a row of their own with `train`.
+        watchers: see the images of the sets of these names; the test images are `test_images`.
+        train: moments of the whole training split, for `fid_train`.
     """
-    n = len(next(iter(codes.values())))
-    reason = why_no_distances(n, features, params)
-    first = {
-        name: torch.cat(list(decoded(tokenizer, own[:NUM_COMPARED], device))) for name, own in codes.items()
-    }
-    if reason is not None:
-        return MeasuredSets(codes, first, {name: SampleDistances(not_measured=reason) for name in codes})
-    test_batches = read_ahead(lambda rows: test.images(rows.start, rows.stop), slices(n, IMAGE_BATCH))
-    real = _features(test_batches, n, features)
-    found = {}
-    for name, own in codes.items():
-        made = _features(decoded(tokenizer, own, device), n, features)
-        found[name] = SampleDistances.model_validate(feature_distances(made, real, features, params))
-    return MeasuredSets(codes, first, found)
+    real = FeatureRows(n, features.dim)
+    first: dict[str, Tensor] = {}
+    found: dict[str, SampleDistances] = {}
+    for name, batches in {"test_images": test, **sets}.items():
+        rows, kept = real if name == "test_images" else FeatureRows(n, features.dim), []
+        start = 0
+        for batch in batches():
+            own = features.extract(batch)
+            rows.add(own)
+            if start < NUM_COMPARED:
+                kept.append(batch[: NUM_COMPARED - start])
+            for watcher in (watchers or {}).get(name, ()):
+                watcher.add(name, slice(start, start + len(batch)), batch, own)
+            start += len(batch)
+        first[name] = torch.cat(kept)
+        if name != "test_images" or train is not None:
+            found[name] = sample_distances(rows.rows, real.rows, features, params, train)
+    return MeasuredSets(first, found)
+
+
+def crops(images: ImageSplit, rows: Int64[np.ndarray, " n"]) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
+    """Centre crops of some images of a split, `IMAGE_BATCH` at a time."""
+    batches = slices(len(rows), IMAGE_BATCH)
+    return read_ahead(lambda at: images.gather(rows[at], None, "centre", False), batches)
 
 
 def decoded(
-    tokenizer: Tokenizer, codes: Int64[Tensor, "n g h w"], device: torch.device
+    decode: Callable[[Tensor], Float[Tensor, "b 3 H W"]], codes: Tensor, device: torch.device
 ) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
-    """Images of codes as uint8 on the CPU, `IMAGE_BATCH` at a time."""
+    """Images of codes or latents as uint8 on the CPU, `IMAGE_BATCH` at a time."""
     for rows in slices(len(codes), IMAGE_BATCH):
-        yield to_uint8(tokenizer.decode(codes[rows].to(device))).cpu()
+        with torch.no_grad():
+            images = decode(codes[rows].to(device))
+        yield to_uint8(images).cpu()
 
 
-def _features(
-    batches: Iterable[UInt8[Tensor, "b 3 H W"]], n: int, features: Features
-) -> Float32[Tensor, "n d"]:
-    """Features of n images, which are not kept."""
-    rows = FeatureRows(n, features.dim)
-    for batch in batches:
-        rows.add(features.extract(batch))
-    return rows.rows
-
-
-def memorisation(sets: MeasuredSets, tokens: TokenSplit, images: ImageSplit) -> Memorisation:
+def memorisation(
+    sets: MeasuredSets, codes: Mapping[str, Int64[Tensor, "n g h w"]], tokens: TokenSplit, images: ImageSplit
+) -> Memorisation:
     """Search the training images for the first samples, and for as many reconstructed test images.
 
     A copied code grid decodes to a training image's reconstruction and not to the image, so samples are compared with
@@ -355,9 +369,7 @@ def memorisation(sets: MeasuredSets, tokens: TokenSplit, images: ImageSplit) -> 
     ):
         for search in nearest.values():
             search.feed(chunk)
-    return Memorisation(
-        nearest, {name: same_codes(sets.codes[name][:NUM_COMPARED], tokens) for name in names}
-    )
+    return Memorisation(nearest, {name: same_codes(codes[name][:NUM_COMPARED], tokens) for name in names})
 
 
 def _chunks(rows: Tensor, chunk: int) -> Iterator[Tensor]:

@@ -1,13 +1,11 @@
-"""The `prior` stage: training a prior on the images of a tokenizer, as tokens or as latents, and measuring it.
+"""Training a prior on the images of a tokenizer, as tokens or as latents.
 
 Letters: b images, g groups, h w the token grid, c channels of the latent.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +13,20 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.errors import MismatchError
-from vqpipe.metrics.distances import Features, load_features
-from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.priors import PRIORS
-from vqpipe.priors.artifact import PriorPictures, save_prior
 from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels
-from vqpipe.priors.examples import Examples, LabelMaps
-from vqpipe.priors.measure import (
-    TRAIN_CHUNK,
-    PriorMetrics,
-    code_frequencies,
-    measure_sets,
-    memorisation,
-    sample_batches,
-    split_bits,
-    unigram_samples,
-)
+from vqpipe.priors.examples import Examples, scaled
 from vqpipe.priors.text import text_encoder
-from vqpipe.runtime.distributed import is_main, rank, world_size
-from vqpipe.runtime.seeds import derive, seed_everything, torch_rng
+from vqpipe.runtime.distributed import rank, world_size
+from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet, TokenSplit
 from vqpipe.training.loop import run_training
 from vqpipe.training.objective import Objective, TrainingResult
 from vqpipe.vision.clip import Clip
-
-PROTOCOL = 1
-"""Number of the measuring protocol in the code: raise it when a change alters what a number means."""
-NUM_SHOWN, NUM_NEAREST = 64, 16
-"""Samples in the grid, and those of them that are shown with their nearest training image."""
 
 
 def space_of(examples: Examples, classes: tuple[str, ...]) -> ImageSpace:
@@ -94,8 +75,9 @@ class PriorTraining(Objective):
         return False
 
     def loss(self, phase: str, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        """The prior's loss and its columns of the curves."""
-        loss = self.prior.loss(*batch)
+        """The prior's loss, with the conditions of some images dropped, and its columns of the curves."""
+        images, condition = batch
+        loss = self.prior.loss(images, self.prior.dropped(condition))
         return loss, self.prior.curve_terms(loss.detach())
 
 
@@ -152,138 +134,18 @@ def train_prior(
     return prior.eval(), result
 
 
-@dataclass(frozen=True)
-class TrainedPrior:
-    """A trained prior and what was measured; `cost` differs from run to run, such as tokens per second."""
-
-    prior: Prior
-    averaged: bool
-    metrics: PriorMetrics
-    cost: dict[str, float]
-    pictures: PriorPictures
-
-    def save(self, folder: Path) -> None:
-        """Publish the prior artifact."""
-        save_prior(folder, self.prior, self.averaged, self.pictures)
-
-
-def train_and_measure(
-    config: PriorParams,
-    tokens: TokenSet,
-    tokenizer: Tokenizer,
-    dataset: Path,
-    clip: Clip,
-    *,
-    scratch: Path,
-    curves: Path | None,
-    device: torch.device,
-    title: str,
-) -> TrainedPrior | None:
-    """The `prior` stage: train a prior on the images of a tokenizer and measure it; None on all ranks but the first.
-
-    Args:
-        config: the pair's params.
-        tokens: the tokens artifact that `tokenizer` wrote.
-        tokenizer: encodes latents and decodes samples, on `device` and in eval mode.
-        dataset: the dataset artifact that the tokens are of.
-        clip: the CLIP of the run, for `distances.features: clip`.
-        scratch: folder of the checkpoint, from which a killed run resumes.
-        curves: where the training curves are published.
-        title: names the run on the progress bar.
+def examples_of(
+    config: PriorParams, tokens: TokenSet, tokenizer: Tokenizer, dataset: Path, clip: Clip
+) -> dict[str, Examples]:
+    """The examples of each split, after the checks that need no training.
 
     Raises:
-        MismatchError: tokens of another tokenizer or dataset, or labels that the condition cannot use.
-        SetupError: the distances' package or weights are not there.
-        TrainingError: the loss does not stay finite.
+        MismatchError: tokens of another tokenizer or dataset; images without the condition where the null condition is
+            not trained, or none with it; texts longer than the encoder reads; label maps smaller than the images.
     """
     splits = {name: tokens.split(name) for name in ("train", "validation", "test")}
     images = {name: ImageSplit.open(dataset, name, tokenizer.resolution) for name in splits}
     _check_inputs(config, tokens, tokenizer, splits, images)
-    examples = _examples(config, splits, images, tokenizer, dataset, clip)
-    features = load_features(config.distances, clip, device) if is_main() else None
-    started = time.perf_counter()
-    space = space_of(examples["train"], tokens.classes)
-    prior, result = train_prior(
-        config, space, examples["train"], scratch=scratch, curves=curves, device=device, title=title
-    )
-    if features is None:
-        return None
-    cost = {"training_seconds": round(time.perf_counter() - started, 3)}
-
-    n = min(config.num_samples, len(splits["test"]))
-    # Samples of a text or a map are of the test split's, which the training did not see; classes are the training's.
-    asked = examples["train" if config.condition == "class" else "test"].asked(n)
-    started = time.perf_counter()
-    batches = sample_batches(prior, asked.condition, n)
-    samples = torch.cat([to_codes(prior, batch, tokenizer) for batch in batches])
-    cost["sampled_tokens_per_second"] = round(samples.numel() / (time.perf_counter() - started), 1)
-    floor = code_frequencies(splits["train"], tokens.num_codes)
-    codes = {
-        "samples": samples,
-        "unigram_samples": unigram_samples(floor, n, tokens.grid, torch_rng(config.seed, "prior", "unigram")),
-        "reconstructions": splits["test"].indices[:n].long(),
-    }
-    sets = measure_sets(tokenizer, codes, images["test"], features, config.distances, device)
-    near = memorisation(sets, splits["train"], images["train"])
-    measured_splits = examples | {"train": examples["train"].head(len(splits["test"]))}
-    split_batches = {name: own.batches() for name, own in measured_splits.items()}
-    metrics = PriorMetrics(
-        **split_bits(prior, split_batches, splits["test"], floor),
-        samples=sets.distances["samples"],
-        unigram_samples=sets.distances["unigram_samples"],
-        reconstructions=sets.distances["reconstructions"],
-        num_samples=n,
-        nearest_train=near.metrics(),
-        num_parameters=sum(p.numel() for p in prior.parameters()),
-        num_steps=result.num_steps,
-        num_rollbacks=result.num_rollbacks,
-        weights="ema" if result.averaged else "last",
-        condition=config.condition,
-        num_without_condition=int(examples["train"].without_condition().sum()),
-        num_captions_cut=examples["train"].num_cut(),
-        measured=_measured(images["test"], n, features, config),
-    )
-    rows = near.nearest["samples"].rows[:NUM_NEAREST].numpy()
-    pictures = PriorPictures(
-        samples=sets.first["samples"][:NUM_SHOWN],
-        indices=samples[:NUM_SHOWN],
-        labels=asked.labels[:NUM_SHOWN],
-        captions=asked.captions[:NUM_SHOWN],
-        label_maps=None if (maps := asked.condition.label_map) is None else maps[:NUM_SHOWN],
-        unigram=sets.first["unigram_samples"][:NUM_SHOWN],
-        nearest=images["train"].gather(rows, None, "centre", False),
-        nearest_ids=[images["train"].ids[row] for row in rows],
-        rmse=near.nearest["samples"].rmse[:NUM_NEAREST],
-        same_codes=near.shared["samples"][:NUM_NEAREST],
-    )
-    return TrainedPrior(prior, result.averaged, metrics, cost, pictures)
-
-
-def _measured(test: ImageSplit, num_samples: int, features: Features, config: PriorParams) -> Measured:
-    """The record of what was measured: bits over all test images, distances of samples from the first of them."""
-    digest = ImagesDigest()
-    for start in range(0, len(test), TRAIN_CHUNK):
-        digest.add(test.images(start, start + TRAIN_CHUNK))
-    protocol = {
-        "version": PROTOCOL, "crop": "centre", "num_samples": num_samples, "features": features.source,
-        "distances": config.distances.model_dump(mode="json"),
-    }  # fmt: skip
-    return measured_with(digest.images("test"), protocol)
-
-
-def _examples(
-    config: PriorParams,
-    splits: dict[str, TokenSplit],
-    images: dict[str, ImageSplit],
-    tokenizer: Tokenizer,
-    dataset: Path,
-    clip: Clip,
-) -> dict[str, Examples]:
-    """The examples of each split, after the checks that need their conditions.
-
-    Raises:
-        MismatchError: images without the condition where the null condition is not trained, or none with it.
-    """
     text = text_encoder(config.text, clip) if config.text is not None else None
     maps = {
         name: LabelMaps.open(dataset, name, tokenizer.resolution) if config.condition == "label_map" else None
@@ -303,10 +165,7 @@ def _examples(
                 found=f"{missing} of {len(own)} images without one",
                 expected="condition_drop above 0 and images with one, or condition: none",
             )
-    if PRIORS[config.kind].models == "latents":
-        std = examples["train"].measured_std()
-        examples = {name: replace(own, latent_std=std) for name, own in examples.items()}
-    return examples
+    return scaled(examples) if PRIORS[config.kind].models == "latents" else examples
 
 
 def _check_inputs(

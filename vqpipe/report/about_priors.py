@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from vqpipe.artifacts.intact import read_intact
-from vqpipe.artifacts.publish import MANIFEST
-from vqpipe.artifacts.specs.prior import NEAREST, SAMPLES
+from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.priors.measure import PriorMetrics
+from vqpipe.priors.measure_distances import SampleDistances
 from vqpipe.report.about_data import curve_charts
-from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Section, Table
+from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Section, Table
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, DISTANCES, HIGHER, LOWER, NOT_MEASURED, cell, column, counted, number
-from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.names import (
+    BOTH,
+    DISTANCES,
+    HIGHER,
+    LOWER,
+    MEASURES,
+    NOT_MEASURED,
+    cell,
+    column,
+    counted,
+    measure,
+    number,
+)
+from vqpipe.report.pictures import HIDDEN, decode_labels, decode_png, label_colours, picture, shrunk
 
-ROWS = {
-    "samples": "{pair}",
-    "unigram_samples": "floor: codes by frequency, {pair}",
-    "reconstructions": "ceiling: reconstructions, {pair}",
+SETS = {
+    "samples": "samples",
+    "unquantised_samples": "samples, not quantised",
+    "unigram_samples": "floor: codes by frequency",
+    "another_condition": "chance: another condition",
+    "another_image": "chance: another image's codes",
+    "reconstructions": "ceiling: reconstructions",
+    "test_images": "test images",
 }
+"""Columns of the tables that compare sets of images, by their field."""
+OF_ALL = "training images"
+HOLES = {"lower_half": "lower half", "upper_half": "upper half", "inner_square": "inner square"}
+LEGEND = 4
+"""Classes of a label map that are named under it, the largest ones."""
 
 
 def about_priors(inputs: Inputs, params: ReportParams) -> Section:
@@ -37,25 +62,26 @@ def about_priors(inputs: Inputs, params: ReportParams) -> Section:
         else [Absent("Training curves are absent. Run: dvc repro prior")]
     )
     parts = [
-        Section("prior-curves", "Training", drawn),
         Section("samples", "Samples", _samples(inputs, params)),
+        Section("completions", "Completions", _completions(inputs, params)),
         Section("nearest", "Nearest training images", _nearest(inputs, params)),
+        Section("prior-curves", "Training", drawn),
     ]
     return Section("priors", "Priors", blocks, parts)
 
 
 def _tables(inputs: Inputs) -> list[Block]:
     prior = inputs.prior
-    tables: list[Block] = [
-        _bits(prior, inputs.dataset.images.get("test") if inputs.dataset is not None else None)
-    ]
+    tables: list[Block] = []
     reasons = dict.fromkeys(
         m.samples.not_measured for m in prior.values() if m.samples.not_measured is not None
     )
     tables += [Absent(f"Distances of samples are left out: {reason}.") for reason in reasons]
     names = [name for name in DISTANCES if any(getattr(m.samples, name) is not None for m in prior.values())]
     if names:
-        tables.append(_distances(prior, names))
+        tables.append(_distances(inputs, names))
+    tables += [table for table in (_agreement(prior), _completion(prior)) if table is not None]
+    tables.append(_bits(prior, inputs.dataset.images.get("test") if inputs.dataset is not None else None))
     tables.append(_memorisation(prior))
     tables.append(_runs(inputs))
     return tables
@@ -104,29 +130,125 @@ def _bits(prior: Mapping[str, PriorMetrics], num_images: int | None) -> Table:
     return Table("How well the tokens are predicted", columns, rows, note)
 
 
-def _distances(prior: Mapping[str, PriorMetrics], names: list[str]) -> Table:
-    rows: list[list[Cell]] = []
+def _distances(inputs: Inputs, names: list[str]) -> Table:
+    """Samples of each prior, and for each tokenizer its floor and its ceiling once."""
+    prior, rows = inputs.prior, list[list[Cell]]()
     quiet: set[int] = set()
-    for pair, metrics in prior.items():
-        of_kind = {
-            "samples": metrics.samples,
-            "unigram_samples": metrics.unigram_samples,
-            "reconstructions": metrics.reconstructions,
-        }
-        for kind, label in ROWS.items():
-            if kind != "samples":
-                quiet.add(len(rows))
-            values = (cell(name, getattr(of_kind[kind], name)) for name in names)
-            rows.append([Cell(label.format(pair=pair)), Cell(number(metrics.num_samples)), *values])
-    columns = [Column("prior", numeric=False), Column("n", "images a side"), *map(column, names)]
+    pairs = inputs.params["prior"]["pairs"]
+    groups: dict[str, list[str]] = {}
+    for pair in prior:
+        groups.setdefault(str(pairs[pair]["tokenizer"]), []).append(pair)
+
+    def add(label: str, count: int, found: SampleDistances | None, asked: str = "") -> None:
+        if found is None:
+            return
+        if not asked:
+            quiet.add(len(rows))
+        values = (cell(name, getattr(found, name)) for name in names)
+        rows.append([Cell(label), Cell(asked), Cell(number(count)), *values])
+
+    for tokenizer, own in groups.items():
+        for pair in own:
+            metrics = prior[pair]
+            add(pair, metrics.num_samples, metrics.samples, _condition(metrics))
+            add(f"not quantised, {pair}", metrics.num_samples, metrics.unquantised_samples)
+        for count in dict.fromkeys(prior[pair].num_samples for pair in own):
+            one = next(prior[pair] for pair in own if prior[pair].num_samples == count)
+            add(f"floor: codes by frequency, {tokenizer}", count, one.unigram_samples)
+            add(f"ceiling: reconstructions, {tokenizer}", count, one.reconstructions)
+    first = next(iter(prior.values()))
+    add(OF_ALL, first.num_samples, first.train_images)
+    columns = [
+        Column("prior", numeric=False),
+        Column("condition", numeric=False),
+        Column("n", "images a side"),
+    ]
+    columns += map(column, names)
     note = (
-        "Samples against equally many test images. The floor decodes codes drawn "
-        "independently by their training frequencies; the ceiling is the "
-        "tokenizer's own "
-        "reconstructions of those test images, which no prior over these codes can "
-        f"be expected to pass. {BOTH}"
+        "Samples against equally many test images. The floor decodes codes drawn independently by their training "
+        "frequencies; the ceiling is the tokenizer's own reconstructions of those test images, which no prior over "
+        "these codes can be expected to pass. Samples of a caption or a label map are asked for those of the test "
+        f"images. Random training images are what draws from the true distribution would reach. {BOTH}"
     )
     return Table("Samples, floor and ceiling", columns, rows, note, frozenset(quiet))
+
+
+def _condition(metrics: PriorMetrics) -> str:
+    return {"label_map": "label map"}.get(metrics.condition, metrics.condition)
+
+
+def _compared(
+    title: str,
+    first: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], str, Mapping[str, float | None]]],
+    note: str,
+) -> Table | None:
+    """A table with a row for each measure and a column for each set that some row has; None without rows.
+
+    Args:
+        first: heads of the columns before those of the sets.
+        rows: the cells before those of the sets, the measure's name, and its values by set.
+    """
+    if not rows:
+        return None
+    sets = [name for name in SETS if any(values.get(name) is not None for *_, values in rows)]
+    columns = [Column(name, numeric=False) for name in first]
+    columns += [Column("measure", numeric=False), *(Column(SETS[name]) for name in sets)]
+    cells = []
+    for labels, name, values in rows:
+        found = column(name)
+        words = ", ".join(part for part in (found.name, found.unit) if part)
+        shown = (cell(name, values.get(of)) for of in sets)
+        cells.append([*map(Cell, labels), Cell(f"{words} {found.note}".strip()), *shown])
+    return Table(title, columns, cells, note)
+
+
+def _agreement(prior: Mapping[str, PriorMetrics]) -> Table | None:
+    rows, reasons, counts = [], dict[str, None](), dict[str, None]()
+    for pair, metrics in prior.items():
+        found = metrics.agreement
+        if found is None:
+            continue
+        sets = {name: one for name in SETS if (one := getattr(found, name, None)) is not None}
+        for name in type(found.samples).model_fields:
+            values = {of: getattr(one, name) for of, one in sets.items()}
+            if name in MEASURES and values["samples"] is not None:
+                rows.append(([pair], name, values))
+        for what, reason in (found.not_measured or {}).items():
+            reasons[f"{measure(what).label} is not measured: {reason}."] = None
+        if found.num_candidates is not None:
+            counts[
+                f"R-precision is over {found.num_candidates} captions, {found.num_draws} draws of the others."
+            ] = None
+    about = dict.fromkeys(f"{MEASURES[name].label}: {MEASURES[name].about}" for _, name, _ in rows)
+    note = " ".join([
+        "Whether samples are what was asked for, by judges that were trained on real images alone. Chance: the same "
+        "samples, each compared with the condition of the next one. Reconstructions and test images are compared with "
+        "their own conditions, which shows how far the judge itself can be trusted.", *about, *counts, *reasons,
+    ])  # fmt: skip
+    return _compared("Samples and what was asked for", ["prior"], rows, note)
+
+
+def _completion(prior: Mapping[str, PriorMetrics]) -> Table | None:
+    rows = []
+    for pair, metrics in prior.items():
+        for hole, found in (metrics.completion or {}).items():
+            sets = {name: one for name in SETS if (one := getattr(found, name, None)) is not None}
+            labels = [pair, f"{HOLES[hole]}, {found.hole_share:.0%}"]
+            for name in ("psnr", "clip_distance"):
+                values = {of: getattr(one, name) for of, one in sets.items()}
+                if values["samples"] is not None:
+                    rows.append((labels, name, values))
+            for name in ("fd_clip", "fid"):
+                values = {of: getattr(one.distances, name) for of, one in sets.items()}
+                if values["samples"] is not None:
+                    rows.append((labels, name, values))
+    note = (
+        "Test images of which the prior knows the tokens outside a hole and draws those inside. PSNR and CLIP distance "
+        "are inside the hole, against the true image; the Frechet distance is of the whole images. A completion can be "
+        "right and differ from the image: PSNR favours the mean of all completions."
+    )
+    return _compared("Completion of test images", ["prior", "hole"], rows, note)
 
 
 def _memorisation(prior: Mapping[str, PriorMetrics]) -> Table:
@@ -155,6 +277,16 @@ def _memorisation(prior: Mapping[str, PriorMetrics]) -> Table:
     return Table("Memorisation", columns, rows, note, frozenset(quiet))
 
 
+COSTS = {
+    "training_seconds": Column("training", "s"),
+    "sampling_seconds_per_image_batch_1": Column("sampling", "ms an image, one at a time"),
+    "sampling_seconds_per_image": Column("sampling", "ms an image, best batch"),
+    "sampling_batch": Column("best batch", "images"),
+    "network_evaluations_per_image": Column("network evaluations", "an image"),
+}
+"""Columns of what a prior cost, by its name in the cost sidecar; seconds of sampling are shown in milliseconds."""
+
+
 def _runs(inputs: Inputs) -> Table:
     columns = [
         Column("prior", numeric=False),
@@ -163,24 +295,33 @@ def _runs(inputs: Inputs) -> Table:
         Column("rollbacks"),
         Column("weights", numeric=False),
         Column("parameters", "million"),
-        Column("sampling", "tokens per second"),
+        *COSTS.values(),
     ]
-    speeds = {cost.output: cost.further.get("sampled_tokens_per_second") for cost in inputs.costs}
+    costs = {cost.output: cost.further for cost in inputs.costs}
     rows = []
     for pair, metrics in inputs.prior.items():
-        speed = speeds.get(f"prior/{pair}")
+        own = costs.get(f"prior/{pair}", {})
         rows.append(
             [
                 Cell(pair),
-                Cell(str(metrics.condition)),
+                Cell(_condition(metrics)),
                 cell("", metrics.num_steps),
                 cell("", metrics.num_rollbacks),
                 Cell(metrics.weights),
                 Cell(number(metrics.num_parameters / 1e6, 2)),
-                Cell(NOT_MEASURED if speed is None else number(speed, 0)),
+                *(Cell(_cost(name, own.get(name))) for name in COSTS),
             ]
         )
-    return Table("Training runs", columns, rows)
+    note = "Times are of the machine that ran the stage, and without decoding."
+    return Table("Training runs and their cost", columns, rows, note)
+
+
+def _cost(name: str, value: float | None) -> str:
+    if value is None:
+        return NOT_MEASURED
+    if "per_image" in name and "seconds" in name:
+        return number(1000 * value, 1)
+    return number(value, 0)
 
 
 def _published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
@@ -193,42 +334,96 @@ def _published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
 def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
     for pair, folder in _published(inputs):
+        path = folder / "samples.parquet"
         rows = (
-            read_table(folder / "samples.parquet", SAMPLES, ["image", "label_name"])
+            read_table(path, SAMPLES, ["image", "label_name", "caption", "label_map"])
             .slice(0, params.num_samples)
             .to_pylist()
         )
-        pictures = []
+        names = [str(name) for name in read_manifest(folder, PRIOR).facts.get("map_classes", [])]
+        groups = []
         for i, row in enumerate(rows):
-            asked = f", asked for {row['label_name']}" if row["label_name"] else ""
-            pictures.append(
-                picture(
-                    decode_png(
-                        row["image"],
-                        params.max_picture_pixels,
-                        f"{folder / 'samples.parquet'}: sample {i + 1}",
-                        "prior",
-                    ),
-                    f"sample {i + 1} of {pair}{asked}",
-                    row["label_name"] or "",
-                )
+            where = f"{path}: sample {i + 1}"
+            asked = row["caption"] or row["label_name"] or ""
+            sample = decode_png(row["image"], params.max_picture_pixels, where, "prior")
+            alt = f"sample {i + 1} of {pair}" + (f", asked for {asked}" if asked else "")
+            if row["label_map"] is None:
+                groups.append(("", [picture(sample, alt, asked)]))
+                continue
+            classes = decode_labels(row["label_map"], where)
+            legend = ", ".join(names[v - 1] for v in _largest(classes)[:LEGEND] if v <= len(names))
+            asked_map = picture(
+                label_colours(classes), f"label map that sample {i + 1} was asked for: {legend}", legend
             )
+            groups.append(("", [asked_map, picture(sample, alt, "sample")]))
+        of_maps = any(len(own) > 1 for _, own in groups)
+        note = (
+            "Each label map, with its largest classes, and the sample that was asked for it."
+            if of_maps
+            else ""
+        )
+        title = f"{pair}: the first {counted(len(rows), 'sample')}, not picked"
+        flat = [("", [one for _, own in groups for one in own])]
+        blocks.append(Gallery(title, groups if of_maps else flat, note, compact=of_maps))
         path = folder / "unigram.png"
         unigram = decode_png(read_intact(path), 4 * params.max_picture_pixels, str(path), "prior")
-        floor = picture(unigram, f"samples of the unigram floor of {pair}")
-        blocks.append(
-            Gallery(f"{pair}: the first {counted(len(pictures), 'sample')}, not picked", [("", pictures)])
-        )
         blocks.append(
             Gallery(
                 f"{pair}: the floor",
-                [("", [floor])],
+                [("", [picture(unigram, f"samples of the unigram floor of {pair}")])],
                 "Codes drawn independently, each as often as in training: what a prior must beat.",
             )
         )
     return blocks or [
         Absent("Samples are absent: no prior in this checkout. Run: dvc pull, or dvc repro prior")
     ]
+
+
+def _largest(classes: UInt8[np.ndarray, "h w"]) -> list[int]:
+    """The classes of a map from the largest on, without 0, which is none."""
+    values, counts = np.unique(classes[classes > 0], return_counts=True)
+    return [int(value) for value in values[np.argsort(-counts, kind="stable")]]
+
+
+def _completions(inputs: Inputs, params: ReportParams) -> list[Block]:
+    blocks: list[Block] = []
+    for pair, folder in _published(inputs):
+        path = folder / "completions.parquet"
+        if not path.is_file():
+            continue
+        for hole in HOLES:
+            rows = [row for row in read_table(path, COMPLETIONS).to_pylist() if row["hole"] == hole]
+            groups = []
+            for row in rows:
+                where = f"{path}: {row['image_id']}"
+
+                def shown(content: bytes, caption: str, alt: str, where: str = where) -> Picture:
+                    return picture(
+                        decode_png(content, params.max_picture_pixels, where, "prior"), alt, caption
+                    )
+
+                known = decode_png(row["original"], None, where, "prior").copy()
+                known[decode_labels(row["mask"], where) > 0] = HIDDEN
+                asked = row["caption"] or row["label_name"] or ""
+                pictures = [
+                    picture(
+                        shrunk(known, params.max_picture_pixels),
+                        f"what is known of {row['image_id']}",
+                        asked or "known",
+                    )
+                ]
+                pictures += [
+                    shown(png, f"{i + 1}", f"completion {i + 1} of {row['image_id']} by {pair}")
+                    for i, png in enumerate(row["completions"])
+                ]
+                pictures.append(shown(row["original"], "true image", f"{row['image_id']} itself"))
+                groups.append(("", pictures))
+            if groups:
+                note = (
+                    "What is known, completions drawn one after the other and not picked, and the true image."
+                )
+                blocks.append(Gallery(f"{pair}: {HOLES[hole]}", groups, note, compact=True))
+    return blocks or [Absent("Completions are absent: no prior that takes known tokens is in this checkout.")]
 
 
 def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:

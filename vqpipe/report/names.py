@@ -109,6 +109,46 @@ MEASURES: dict[str, Measure] = {
         3,
         "Share of the real images that fall among the evaluated ones in feature space (improved recall).",
     ),
+    "density_clip": Measure(
+        "density", "CLIP features", HIGHER, 3,
+        "How many real images have an evaluated one among their k nearest, over k, averaged over the evaluated images "
+        "(Naeem et al., 2020).",
+    ),
+    "coverage_clip": Measure(
+        "coverage", "CLIP features", HIGHER, 3,
+        "Share of the real images that have an evaluated one as near as their k-th nearest real one (Naeem et al., "
+        "2020).",
+    ),
+    "density_inception": Measure(
+        "density", "Inception features", HIGHER, 3, "As the density in CLIP features, in Inception features."
+    ),
+    "coverage_inception": Measure(
+        "coverage", "Inception features", HIGHER, 3, "As the coverage in CLIP features, in Inception features."
+    ),
+    "fid_train": Measure(
+        "FID", "against the training split", LOWER, 2,
+        "Frechet distance between Gaussian fits of Inception features, from all training images, as papers state it.",
+    ),
+    "class_accuracy": Measure(
+        "asked class", "%", HIGHER, 1,
+        "Share of the images that a classifier trained on real images assigns to the class that was asked for.",
+    ),
+    "clip_similarity": Measure(
+        "CLIP similarity", "cosine", HIGHER, 3, "Mean cosine of image and caption in the CLIP in use."
+    ),
+    "r_precision": Measure(
+        "R-precision", "%", HIGHER, 1,
+        "Share of the images whose own caption is the most similar one among others of the test split, by the CLIP in "
+        "use.",
+    ),
+    "mean_iou": Measure(
+        "mean IoU", "%", HIGHER, 1,
+        "Intersection over union of the asked label map and that of a segmenter trained on real images, averaged over "
+        "classes.",
+    ),
+    "pixel_accuracy": Measure(
+        "pixels", "%", HIGHER, 1, "Share of the pixels to which that segmenter assigns the asked class."
+    ),
     "bits_per_image": Measure(
         "bits",
         "per image",
@@ -179,7 +219,8 @@ MEASURES: dict[str, Measure] = {
 }  # fmt: skip
 
 DISTANCES = (
-    "fd_clip", "kd_clip", "precision_clip", "recall_clip", "fid", "kid", "precision_inception", "recall_inception",
+    "fd_clip", "kd_clip", "precision_clip", "recall_clip", "density_clip", "coverage_clip", "fid", "fid_train", "kid",
+    "precision_inception", "recall_inception", "density_inception", "coverage_inception",
 )  # fmt: skip
 """Distances between two sets of images, in either network's features."""
 

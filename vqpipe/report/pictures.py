@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -45,13 +46,50 @@ def decode_png(
     Raises:
         ArtifactError: the bytes give no image.
     """
-    rgb = Image.fromarray(images.decode_png(content, where, stage)).convert("RGB")
-    if max_pixels is not None and max(rgb.size) > max_pixels:
-        scale = max_pixels / max(rgb.size)
-        rgb = rgb.resize(
-            (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))), Image.Resampling.BOX
-        )
-    return np.asarray(rgb)
+    return shrunk(
+        np.asarray(Image.fromarray(images.decode_png(content, where, stage)).convert("RGB")), max_pixels
+    )
+
+
+def shrunk(pixels: UInt8[np.ndarray, "h w 3"], max_pixels: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, area averaged where its longer side exceeds `max_pixels`."""
+    height, width = pixels.shape[:2]
+    if max_pixels is None or max(height, width) <= max_pixels:
+        return pixels
+    scale = max_pixels / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+HIDDEN = (235, 235, 235)
+"""The colour of what is not known of a picture."""
+
+
+def decode_labels(content: bytes, where: str) -> UInt8[np.ndarray, "h w"]:
+    """The classes of a label map or mask that a prior's folder has as a PNG of one channel.
+
+    Raises:
+        ArtifactError: the bytes give no image.
+    """
+    return images.decode_png(content, where, "prior")
+
+
+@cache
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """White, then colours of which each is as far from all before it as a grid of 7 x 7 x 7 colours allows."""
+    levels = np.linspace(30, 235, 7)
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    chosen = [np.full(3, 255.0)]
+    nearest = np.full(len(grid), np.inf)
+    while len(chosen) < 256:
+        nearest = np.minimum(nearest, np.square(grid - chosen[-1]).sum(1))
+        chosen.append(grid[nearest.argmax()])
+    return np.round(chosen).astype(np.uint8)
+
+
+def label_colours(classes: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A label map in the colours of `palette`: 0, no class, is white."""
+    return palette()[classes]
 
 
 def picture(pixels: UInt8[np.ndarray, "h w 3"], alt: str, caption: str = "", right: bool = False) -> Picture:

@@ -1,4 +1,4 @@
-"""What the tools around a tokenizer write: ONNX graphs, and images made from tokens."""
+"""What the tools around tokenizers and priors write: ONNX graphs, images made from tokens, priors to share."""
 
 from vqpipe.artifacts.spec import FolderSpec
 
@@ -10,4 +10,13 @@ ONNX = FolderSpec(
 DECODED = FolderSpec(
     "decoded-images", 1, stage="vqpipe detokenize",
     about="one PNG per row of a tokens file, named by its id; facts: images, tokenizer",
+)  # fmt: skip
+
+EXPORTED_PRIOR = FolderSpec(
+    "exported-prior", 1, stage="vqpipe export",
+    required=(
+        "README.md", "config.json", "model.safetensors", "tokenizer/config.json", "tokenizer/model.safetensors",
+    ),
+    about="a prior with all that it needs to make pictures: its tokenizer, and in clip/ the text encoder of a prior of "
+    "texts; facts: those of the weights",
 )  # fmt: skip

@@ -1,0 +1,261 @@
+"""`vqpipe sample`, `complete` and the export of a prior: grids, what is never overwritten, messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import vqpipe.library.prior_export as prior_export
+import vqpipe.priors as priors
+from tests.prior_folders import write_prior
+from tests.tiny import picture
+from tests.toy_priors import PLACES
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.publish import publish_sealed
+from vqpipe.cli import priors as cli
+from vqpipe.cli.app import app
+from vqpipe.cli.tokenizers import _prior_folder
+from vqpipe.data.loader import to_uint8
+from vqpipe.library.masks import KEPT
+from vqpipe.library.masks import Keep as LibraryKeep
+from vqpipe.library.priors import ImagePrior
+from vqpipe.priors import PRIORS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory of every test: artifacts of a few priors, a photo and a label map; toys in the table."""
+    root = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, place in PLACES.items():
+            patch.setitem(PRIORS._places, kind, place)
+        patch.setattr(priors, "AnyPrior", PRIORS.params())
+        patch.setenv("VQPIPE_DEVICE", "cpu")
+        patch.chdir(root)
+        write_prior(root, "gpt")
+        write_prior(root, "texts", kind="palette", condition="text")
+        write_prior(root, "maps", kind="palette", condition="label_map")
+        picture(1, True).resize((24, 16)).save(root / "photo.png")
+        Image.fromarray(np.full((16, 16), 2, dtype=np.uint8)).save(root / "map.png")
+        yield root
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def test_a_grid_has_the_images_of_the_library(tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    arguments = (
+        "--prior",
+        "gpt",
+        "--class",
+        "circle",
+        "--class",
+        "2",
+        "--n",
+        5,
+        "--guidance",
+        2,
+        "--seed",
+        7,
+    )
+    code, output = run("sample", *arguments, "--set", "top_k=4", "--out", out)
+    assert code == 0, output
+    assert f"wrote {out}: 5 images of a prior gpt (condition class) on the tokenizer vq, seed 7" in output
+    images = ImagePrior.from_pretrained("gpt").sample(5, classes=["circle", 2], guidance=2.0, seed=7, top_k=4)
+    sheet = pixels(out)
+    assert sheet.shape == (2 * 18 - 2, 3 * 18 - 2, 3)
+    assert np.array_equal(sheet[18:34, :16], to_uint8(images[3]).permute(1, 2, 0).numpy())
+    stated = json.loads(Image.open(out).info["vqpipe"])
+    assert (stated["class"], stated["seed"]) == (["circle", "2"], 7)
+    assert stated["sampling"] == {"top_k": 4, "guidance": 2.0}
+    before = out.read_bytes()
+    assert run("sample", *arguments, "--set", "top_k=4", "--out", out)[0] == 0, "its own grid is replaced"
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--prior", "texts", "--text", "a red boat", "--guidance", 3),
+        ("--prior", "maps", "--map", "map.png"),
+        ("--prior", "artifacts/prior/gpt"),
+    ],
+)
+def test_texts_maps_and_no_condition_are_drawn(tmp_path: Path, options: tuple[object, ...]) -> None:
+    code, output = run("sample", *options, "--n", 4, "--out", tmp_path / "grid.png")
+    assert code == 0, output
+    assert pixels(tmp_path / "grid.png").shape == (34, 34, 3)
+
+
+def test_a_completion_shows_what_is_kept_then_the_completions_then_the_image(tmp_path: Path) -> None:
+    mask = np.zeros((32, 48), dtype=np.uint8)
+    mask[16:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "grid.png"
+    options = ("photo.png", "--prior", "gpt", "--class", "star", "--n", 3, "--seed", 1)
+    code, output = run("complete", *options, "--mask", tmp_path / "mask.png", "--out", out)
+    assert code == 0, output
+    assert "3 completions of photo.png by a prior gpt (condition class)" in output
+    assert "8 of 16 positions drawn" in output
+    sheet = pixels(out)
+    kept, *filled, original = (sheet[:, at * 18 : at * 18 + 16] for at in range(5))
+    prior = ImagePrior.from_pretrained("gpt")
+    assert np.array_equal(original, to_uint8(prior.preprocess(Image.open("photo.png")))[0].permute(1, 2, 0))
+    assert np.array_equal(kept[:8], original[:8])
+    assert (kept[8:] == 128).all()
+    drawn = prior.complete(Image.open("photo.png"), keep="top", n=3, classes="star", seed=1)
+    assert np.array_equal(np.stack(filled), to_uint8(drawn).permute(0, 2, 3, 1).numpy())
+    code, _ = run("complete", *options, "--keep", "top", "--out", tmp_path / "keep.png")
+    assert code == 0
+    assert np.array_equal(pixels(tmp_path / "keep.png"), sheet)
+
+
+def test_the_parts_that_can_be_kept_are_those_of_the_library() -> None:
+    assert tuple(cli.Keep) == KEPT == get_args(LibraryKeep)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("sample", "--prior", "gpt", "--text", "a boat"), ("condition: class", "text (--text)", "(--class)")),
+        (("sample", "--prior", "texts", "--text", "a red boat on a green lake"), ("9 tokens", "at most 6")),
+        (("sample", "--prior", "gpt", "--class", "stat"), ("did you mean star?", "choices:  circle")),
+        (("sample", "--prior", "gtp"), ("no prior gtp; did you mean gpt?",)),
+        (("sample", "--prior", "gpt", "--set", "topk=3"), ("did you mean top_k?",)),
+        (("sample", "--prior", "gpt", "--set", "top_k"), ("--set changes one param", "key=value")),
+        (("sample", "--prior", "gpt", "--set", "guidance=2", "--guidance", 3), ("guidance=2", "each once")),
+        (("sample", "--prior", "gpt", "--set", "n=3"), ("sampling has no param n", "temperature")),
+        (("sample", "--prior", "gpt", "--n", 0), ("--n",)),
+        (("sample", "--prior", "maps", "--map", "photo.png"), ("mode RGB", "one number for each")),
+        (("complete", "photo.png", "--prior", "gpt", "--keep", "right"), ("takes a prefix", "palette")),
+        (("complete", "photo.png", "--prior", "gpt", "--mask", "map.png"), ("aspect", "16 x 16", "24 x 16")),
+        (("complete", "photo.png", "--prior", "gpt"), ("neither", "--mask", "--keep")),
+        (("complete", "none.png", "--prior", "gpt", "--keep", "top"), ("none.png is not a file",)),
+        (("complete", "artifacts/prior/gpt/manifest.json", "--prior", "gpt", "--keep", "top"), ("usable image",)),
+    ],
+)  # fmt: skip
+def test_mistakes_exit_2_before_anything_is_written(
+    tmp_path: Path, arguments: tuple[object, ...], parts: tuple[str, ...]
+) -> None:
+    code, output = run(*arguments, "--out", tmp_path / "grid.png")
+    assert code == 2, output
+    for part in parts:
+        assert part in output, output
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_other_files_are_never_overwritten(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(Path("photo.png").read_bytes())
+    for out, message in (
+        (photo, "another picture"), (tmp_path, "ends in .png"), (tmp_path / "grid.jpg", "ends in .png"),
+    ):  # fmt: skip
+        code, output = run("sample", "--prior", "gpt", "--out", out)
+        assert code == 2
+        assert message in output
+    code, output = run("complete", photo, "--prior", "gpt", "--keep", "top", "--out", photo)
+    assert code == 2
+    assert "would replace the other" in output
+    assert photo.read_bytes() == Path("photo.png").read_bytes()
+
+
+class Part(Metrics):
+    """Numbers of one set."""
+
+    fd_clip: float | None = None
+    """Frechet distance of CLIP embeddings. Lower is better."""
+    copies: int
+    """How many are copies."""
+
+
+class Record(Metrics):
+    """What was measured."""
+
+    protocol: dict[str, str]
+
+
+class Few(Metrics):
+    """A part of what the stage measures."""
+
+    condition: str
+    num_parameters: int
+    num_samples: int
+    samples: dict[str, Part]
+    """Sets of samples."""
+    measured: Record
+
+
+def test_a_prior_is_exported_with_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior_export, "PriorMetrics", Few)
+    count = sum(p.numel() for p in ImagePrior.from_pretrained("gpt").prior.parameters())
+
+    def write(**changes: Any) -> Path:
+        part = {"plain": {"fd_clip": 1.5, "copies": 2}, "floor": {"copies": 0}}
+        content = {
+            "condition": "class", "num_parameters": count, "num_samples": 64, "samples": part,
+            "measured": {"protocol": {"features": "clip x"}}, **changes,
+        }  # fmt: skip
+        publish_sealed(tmp_path / "metrics.json", content)
+        return tmp_path / "metrics.json"
+
+    out = tmp_path / "shared"
+    code, output = run("export", "gpt", "--out", out, "--metrics", write(), "--license", "mit")
+    assert code == 0, output
+    assert f"wrote {out}: a prior with all that it needs" in output
+    text = (out / "README.md").read_text()
+    assert "license: mit\n" in text
+    assert "64 samples and as many test images" in text
+    assert "| samples.plain.fd\\_clip | 1.5 | Frechet distance of CLIP embeddings |" in text
+    assert "| samples.floor.copies | 0 | How many are copies |" in text
+    assert "measured" not in text.split("| metric |")[1].split("##")[0]
+    code, output = run("export", "gpt", "--out", out, "--metrics", write(num_parameters=3))
+    assert code == 2
+    assert "numbers of another prior" in output
+    code, output = run("sample", "--prior", out, "--class", "star", "--out", tmp_path / "a.png")
+    assert code == 0, output
+    assert run("sample", "--prior", "gpt", "--class", "star", "--out", tmp_path / "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_options_of_priors_are_refused_for_tokenizers(tmp_path: Path) -> None:
+    code, output = run("export", "artifacts/tokenizer/vq", "--license", "mit", "--out", tmp_path / "onnx")
+    assert code == 2
+    assert "is no prior" in output
+    assert "--license" in output
+    assert _prior_folder("gpt") == Path("artifacts/prior/gpt")
+    assert _prior_folder("artifacts/tokenizer/vq") is _prior_folder("owner/name") is None
+
+
+def test_a_mask_of_zeros_and_ones_is_explained(tmp_path: Path) -> None:
+    ones = np.zeros((16, 24), dtype=np.uint8)
+    ones[8:] = 1
+    Image.fromarray(ones).save(tmp_path / "mask.png")
+    code, output = run(
+        "complete",
+        "photo.png",
+        "--prior",
+        "gpt",
+        "--mask",
+        tmp_path / "mask.png",
+        "--out",
+        tmp_path / "g.png",
+    )
+    assert code == 2
+    assert "the mask hides nothing" in output
+    assert "white (above 127)" in output

@@ -1,0 +1,112 @@
+"""The cost of sampling: passes through the network, and the batches that are tried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.properties.test_priors import make
+from tests.small_priors import GRID, ONE, PLAIN, TWO, labels, model
+from tests.unit.test_priors_contract import Unigram, toy
+from vqpipe.priors import PRIORS
+from vqpipe.priors.contract import Condition
+from vqpipe.priors.measure_cost import counted, sampling_cost
+from vqpipe.runtime.seeds import torch_rng
+
+POSITIONS = GRID[0] * GRID[1]
+
+
+@pytest.mark.parametrize("num_codes", [ONE, TWO])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_gpt_passes_once_per_position_and_twice_with_guidance(
+    num_codes: tuple[int, ...], guidance: float
+) -> None:
+    prior = model(num_codes)
+    sampling = PLAIN.model_copy(update={"guidance": guidance})
+    with counted(prior) as found:
+        prior.sample(Condition(labels=labels(3)), 3, sampling, torch_rng(0, "test"))
+    assert found.most == 3 * POSITIONS * (1 if guidance == 1 else 2)
+    with counted(prior) as again:
+        pass
+    assert again.most is None
+    assert not any(network._forward_pre_hooks for network in prior.networks())
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_the_passes_of_every_prior_are_those_of_its_images(kind: str) -> None:
+    prior = make(kind, "none", 1)
+    found = []
+    for n in (1, 3):
+        with counted(prior) as evaluations:
+            prior.sample(Condition(), n, prior.config.sampling, torch_rng(0, "test"))
+        found.append(evaluations.most)
+    assert found[0] is not None
+    assert found[0] >= 2
+    assert found[1] == 3 * found[0]
+
+
+def test_passes_in_a_captured_graph_are_not_known() -> None:
+    with counted(model(ONE)) as found:
+        found.rows[0] = 5
+        found.captured = True
+    assert found.most is None
+
+
+def conditions(rows: slice) -> Condition:
+    return Condition(labels=labels(64)[rows])
+
+
+def test_the_cost_has_both_batches_and_the_passes() -> None:
+    found = sampling_cost(model(ONE), conditions, 20)
+    assert set(found) == {
+        "sampling_seconds_per_image_batch_1", "sampling_seconds_per_image", "sampling_batch",
+        "network_evaluations_per_image",
+    }  # fmt: skip
+    assert found["network_evaluations_per_image"] == POSITIONS
+    assert found["sampling_batch"] in (1, 4, 16)
+    assert 0 < found["sampling_seconds_per_image"] <= found["sampling_seconds_per_image_batch_1"]
+    assert sampling_cost(model(ONE), conditions, 20, {300: 1e-9})["sampling_batch"] == 300
+
+
+def test_a_prior_without_networks_has_no_passes() -> None:
+    assert "network_evaluations_per_image" not in sampling_cost(toy(Unigram), conditions, 4)
+
+
+@pytest.mark.parametrize(
+    ("limit", "tried"), [(16, [1, 1, 4, 16]), (5, [1, 1, 4, 16]), (64, [1, 1, 4, 16, 64])]
+)
+def test_a_batch_that_does_not_fit_ends_the_trials(
+    limit: int, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, seen = model(ONE), []
+    draw = type(prior).sample
+
+    def sample(self: Any, condition: Condition, n: int, *rest: Any) -> torch.Tensor:
+        seen.append(n)
+        if n > limit:
+            raise torch.OutOfMemoryError
+        assert rest[0].batch is None, "in one pass"
+        return draw(self, condition, min(n, 2), *rest) if n == 1 else torch.zeros(n)
+
+    monkeypatch.setattr(type(prior), "sample", sample)
+    found = sampling_cost(prior, conditions, 64)
+    assert seen[: len(tried)] == tried
+    assert found["sampling_batch"] <= limit
+    assert max(seen) == (64 if limit >= 16 else 16)
+
+
+def test_no_larger_batch_is_tried_after_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, seen, clock = model(ONE), [], [0.0]
+    monkeypatch.setattr("vqpipe.priors.measure_cost.time.perf_counter", lambda: clock[0])
+
+    def sample(self: Any, condition: Condition, n: int, *rest: Any) -> torch.Tensor:
+        seen.append(n)
+        clock[0] += 0.4 * n
+        return torch.zeros(n)
+
+    monkeypatch.setattr(type(prior), "sample", sample)
+    found = sampling_cost(prior, conditions, 64, seconds=3.0)
+    assert seen == [1, 1, 4], "four images took 1.6 s, more than half of 3"
+    assert found["sampling_seconds_per_image"] == pytest.approx(0.4)

@@ -1,0 +1,112 @@
+"""The priors' part of the report: samples with what was asked for, completions, agreement with chance, cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_tree import PAIRS, PARAMS, write_prior, write_tree
+from test_report_page import check_valid, rows_of
+
+from vqpipe.artifacts.lineage import COST
+from vqpipe.artifacts.publish import publish_sealed, tree_digest
+from vqpipe.report.build import Report, build_report
+from vqpipe.report.names import NOT_MEASURED
+from vqpipe.report.pictures import label_colours
+
+SETS = ("samples", "unigram_samples", "another_condition", "reconstructions", "test_images")
+
+
+def text_agreement() -> dict[str, Any]:
+    values = dict(zip(SETS, (0.3, 0.1, 0.15, 0.35, 0.4), strict=True))
+    found = {name: {"clip_similarity": value, "r_precision": value / 2} for name, value in values.items()}
+    return {**found, "num_images": 500, "num_candidates": 100, "num_draws": 10}
+
+
+def filled_hole() -> dict[str, Any]:
+    values = {"samples": 14.0, "unigram_samples": 10.0, "another_image": 11.0, "reconstructions": 25.0}
+    found = {
+        name: {"psnr": value, "l1": 0.1, "distances": {"fd_clip": 30 - value}}
+        for name, value in values.items()
+    }
+    return {"lower_half": {**found, "num_images": 500, "hole_share": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    root = tmp_path_factory.mktemp("priors")
+    params = write_tree(root)
+    text, maps = PAIRS
+    write_prior(root, 0, text, captions=True, condition="text", agreement=text_agreement())
+    write_prior(root, 1, maps, maps=True, holes=True, condition="label_map", completion=filled_hole())
+    return build_report(root / "artifacts", params, PARAMS)
+
+
+def test_samples_are_shown_with_their_captions_and_maps(report: Report) -> None:
+    check_valid(report.html)
+    text, maps = PAIRS
+    assert f"sample 3 of {text}, asked for boat 2" in report.html
+    # Of the maps the second class is the larger one in none, and class 0 is not named.
+    assert "label map that sample 1 was asked for: sea, &lt;sky&gt;" in report.html
+    assert report.html.count("label map that sample") == PARAMS.num_samples
+    assert f"sample 1 of {maps}" in report.html
+
+
+def test_agreement_is_next_to_chance_and_to_what_the_judge_can_see(report: Report) -> None:
+    rows = rows_of(report.html, "Samples and what was asked for")
+    assert rows[0][1:] == [
+        "measure", "samples", "floor: codes by frequency", "chance: another condition", "ceiling: reconstructions",
+        "test images",
+    ]  # fmt: skip
+    assert [row[0] for row in rows[1:]] == [PAIRS[0]] * 2
+    assert rows[1][2:] == ["0.300", "0.100", "0.150", "0.350", "0.400"]
+    assert rows[2][2:] == ["15.0", "5.0", "7.5", "17.5", "20.0"]
+    assert "over 100 captions, 10 draws" in report.html
+
+
+def test_completions_are_next_to_floor_chance_and_ceiling_and_shown(report: Report) -> None:
+    rows = rows_of(report.html, "Completion of test images")
+    assert rows[0][3:] == [
+        "samples", "floor: codes by frequency", "chance: another image's codes", "ceiling: reconstructions",
+    ]  # fmt: skip
+    assert [row[1] for row in rows[1:]] == ["lower half, 50%"] * 2
+    assert rows[1][3:] == ["14.00", "10.00", "11.00", "25.00"]
+    assert rows[2][3:] == ["16.00", "20.00", "19.00", "5.00"]
+    assert "completion 2 of x1" in report.html
+
+
+def test_the_cost_of_sampling_is_in_milliseconds_and_absent_where_it_was_not_measured(tmp_path: Path) -> None:
+    params = write_tree(tmp_path)
+    folder = tmp_path / "artifacts/prior" / PAIRS[0]
+    cost = {
+        "stage": "prior",
+        "seconds": 1.0,
+        "peak_memory_bytes": 1,
+        "cores": 2,
+        "output": tree_digest(folder),
+    }
+    own = {"sampling_seconds_per_image": 0.0125, "network_evaluations_per_image": 256.0}
+    publish_sealed(folder.with_name(f"{PAIRS[0]}{COST}"), cost | own)
+    rows = rows_of(build_report(tmp_path / "artifacts", params, PARAMS).html, "Training runs and their cost")
+    at = [head.split("|")[-1] for head in rows[0]]
+    found = {row[0]: row for row in rows[1:]}
+    assert found[PAIRS[0]][at.index("ms an image, best batch")] == "12.5"
+    assert found[PAIRS[0]][at.index("an image")] == "256"
+    assert found[PAIRS[1]][at.index("an image")] == NOT_MEASURED
+
+
+def test_no_two_of_the_first_classes_of_a_map_have_one_colour_and_none_is_white() -> None:
+    colours = label_colours(np.arange(64, dtype=np.uint8)[None])[0]
+    assert len({tuple(colour) for colour in colours.tolist()}) == 64
+    assert colours[0].tolist() == [255, 255, 255]
+    apart = np.abs(colours[1:, None].astype(int) - colours[None, 1:].astype(int)).sum(-1)
+    assert apart[~np.eye(63, dtype=bool)].min() > 60
+
+
+def test_priors_without_known_tokens_have_no_completions(tmp_path: Path) -> None:
+    html = build_report(tmp_path / "artifacts", write_tree(tmp_path), PARAMS).html
+    assert "Completions are absent" in html
+    assert not re.search(r"Completion of test images", html)

@@ -1,0 +1,110 @@
+"""What sampling costs: seconds per image, one at a time and many at once, and passes through the network.
+
+These differ from machine to machine and belong in the cost sidecar, not in the metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqpipe.priors.contract import Condition, Prior
+from vqpipe.runtime.seeds import torch_rng
+
+BATCHES = (1, 4, 16, 64, 256, 1024)
+"""Images at once that are tried."""
+SECONDS = 3.0
+"""No larger batch is tried after one that took half of this, nor after this much in total."""
+
+
+@dataclass
+class Evaluations:
+    """Passes of single images through each network; with guidance, an image passes with and without its condition."""
+
+    rows: dict[int, int] = field(default_factory=dict)
+    captured: bool = False
+    """Whether some ran while a graph was captured on CUDA: its replays are not seen, so that counts are too small."""
+
+    @property
+    def most(self) -> int | None:
+        """Passes through the network with the most of them; None where they are not known."""
+        return None if self.captured or not self.rows else max(self.rows.values())
+
+
+@contextmanager
+def counted(prior: Prior) -> Iterator[Evaluations]:
+    """Count the forward calls of `prior.networks()` while this is open."""
+    found = Evaluations()
+
+    def count(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
+        found.rows[id(network)] = found.rows.get(id(network), 0) + len(inputs[0])
+        found.captured |= inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
+
+    hooks = [network.register_forward_pre_hook(count, with_kwargs=True) for network in prior.networks()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def sampling_cost(
+    prior: Prior,
+    conditions: Callable[[slice], Condition],
+    n: int,
+    known: Mapping[int, float] | None = None,
+    seconds: float = SECONDS,
+) -> dict[str, float]:
+    """Seconds per image at batch 1 and at the fastest of `BATCHES` that was tried, and passes through the network.
+
+    Decoding is not included. Each batch is drawn once; that of one image a first time before, uncounted.
+
+    Args:
+        conditions: those of some of `n` images.
+        n: no larger batch is tried.
+        known: seconds per image by batch, measured before.
+        seconds: about how long all of it may take.
+
+    Returns:
+        `sampling_seconds_per_image_batch_1`, `sampling_seconds_per_image`, `sampling_batch`, and where they are known
+        `network_evaluations_per_image`.
+    """
+    with counted(prior) as evaluations:
+        _draw(prior, conditions(slice(0, 1)), 1)
+    per_image: dict[int, float] = {}
+    for batch in (batch for batch in BATCHES if batch <= n):
+        condition = conditions(slice(0, batch))
+        started = time.perf_counter()
+        try:
+            _draw(prior, condition, batch)
+        except torch.OutOfMemoryError:
+            break
+        taken = time.perf_counter() - started
+        per_image[batch] = taken / batch
+        if taken > seconds / 2 or sum(size * each for size, each in per_image.items()) > seconds:
+            break
+    per_image = {**(known or {}), **per_image}
+    best = min(per_image, key=per_image.__getitem__)
+    found = {
+        "sampling_seconds_per_image_batch_1": round(per_image[1], 6),
+        "sampling_seconds_per_image": round(per_image[best], 6),
+        "sampling_batch": float(best),
+    }
+    if evaluations.most is not None:
+        found["network_evaluations_per_image"] = float(evaluations.most)
+    return found
+
+
+def _draw(prior: Prior, condition: Condition, batch: int) -> None:
+    """Draw a batch in one pass, and wait for it."""
+    sampling = prior.config.sampling
+    if "batch" in type(sampling).model_fields:
+        sampling = sampling.model_copy(update={"batch": None})
+    prior.sample(condition, batch, sampling, torch_rng(prior.config.seed, "prior", "cost")).cpu()
