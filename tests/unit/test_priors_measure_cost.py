@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.properties.test_priors import make
 from tests.small_priors import GRID, ONE, PLAIN, TWO, labels, model
 from tests.unit.test_priors_contract import Unigram, toy
+from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.measure_cost import counted, sampling_cost
 from vqpipe.runtime.seeds import torch_rng
@@ -30,6 +32,19 @@ def test_a_gpt_passes_once_per_position_and_twice_with_guidance(
         pass
     assert again.most is None
     assert not any(network._forward_pre_hooks for network in prior.networks())
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_the_passes_of_every_prior_are_those_of_its_images(kind: str) -> None:
+    prior = make(kind, "none", 1)
+    found = []
+    for n in (1, 3):
+        with counted(prior) as evaluations:
+            prior.sample(Condition(), n, prior.config.sampling, torch_rng(0, "test"))
+        found.append(evaluations.most)
+    assert found[0] is not None
+    assert found[0] >= 2
+    assert found[1] == 3 * found[0]
 
 
 def test_passes_in_a_captured_graph_are_not_known() -> None:
