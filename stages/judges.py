@@ -25,7 +25,7 @@ def main(
 
     Example: python -m stages.judges --dataset artifacts/dataset --out artifacts/judges
     """
-    from vqpipe.artifacts.inputs_outputs import CURVES, JSON
+    from vqpipe.artifacts.inputs_outputs import CURVES, JSON, Output
     from vqpipe.artifacts.publish import read_manifest
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.dataset import DATASET
@@ -40,7 +40,7 @@ def main(
     config = load_params(params, "judges", JudgeParams)
     if config.training.compile:
         need_compiler(device().type)
-    outputs = [(out, JUDGES), (metrics, JSON), (curves, CURVES)]
+    outputs: list[Output] = [(out, JUDGES), (metrics, JSON), (curves, CURVES)]
     with process_group(), stage_run("judges", config, [(dataset, DATASET)], outputs, mixed=mixed) as run:
         trained = train_judges(
             config, dataset, str(read_manifest(dataset, DATASET).facts["kind"]),

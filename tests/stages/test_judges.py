@@ -111,7 +111,7 @@ def test_classes_alone_give_a_classifier(inputs: Path, tmp_path: Path) -> None:
     labels = ImageSplit.open(inputs / "folders/dataset", "test", 16).labels
     order = numpy_rng(0, "judges", "other").permutation(6)
     assert metrics.other_classes.top1.mean == pytest.approx((labels == labels[order]).mean())
-    assert metrics.maps is metrics.objects is metrics.captions is None
+    assert all(own is None for own in (metrics.maps, metrics.objects, metrics.captions))
     loaded = Judges.load(tmp_path / "judges")
     assert loaded.classes == CLASSES
     assert not any(name.startswith(("lateral", "segmenter", "heat")) for name in loaded.state_dict())
@@ -122,11 +122,11 @@ def test_nothing_to_judge_gives_judges_without_a_head(inputs: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
     metrics = JudgesMetrics.read(tmp_path / "metrics.json")
     assert (metrics.num_steps, metrics.num_train_images, metrics.num_images) == (0, 0, 6)
-    assert metrics.classes is metrics.maps is metrics.objects is metrics.captions is None
+    assert all(own is None for own in (metrics.classes, metrics.maps, metrics.objects, metrics.captions))
     loaded = Judges.load(tmp_path / "judges")
     assert not loaded.subjects
     judged = loaded.judge(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
-    assert judged.classes is judged.maps is judged.objects is None
+    assert all(own is None for own in (judged.classes, judged.maps, judged.objects))
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,11 @@ def test_mistakes_are_explained(inputs: Path, tmp_path: Path, changes: dict[str,
 
 
 def test_the_protocol_names_what_changes_a_number(inputs: Path, tmp_path: Path) -> None:
-    changes = {"same": {"batch_size": 5}, "other": {"threshold": 0.4}}
+    changes: dict[str, dict[str, Any]] = {
+        "first": {}, "same": {"batch_size": 5}, "other": {"threshold": 0.4},
+    }  # fmt: skip
     digests = {}
-    for name, change in ({"first": {}} | changes).items():
+    for name, change in changes.items():
         assert run(inputs / "folders/dataset", tmp_path / name, crop=16, **change).exit_code == 0
         digests[name] = JudgesMetrics.read(tmp_path / name / "metrics.json").measured.protocol["digest"]
     assert digests["first"] == digests["same"] != digests["other"]

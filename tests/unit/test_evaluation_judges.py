@@ -347,8 +347,8 @@ def test_every_weight_gets_a_gradient(dataset: Path, missing: bool) -> None:
             batch, labels=batch.labels * 0 - 1, maps=batch.maps * 0 - 1, places=batch.places * 0 - 1
         )
     loss, terms = JudgeTraining(made).loss("main", batch, 0.0)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert set(terms) == {"class", "map", "heat", "box", "adjective"}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
     if missing:
-        assert [terms[name].item() for name in ("class", "map", "box", "adjective")] == [0.0] * 4
+        assert all(not torch.as_tensor(terms[name]).any() for name in ("class", "map", "box", "adjective"))

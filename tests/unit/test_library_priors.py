@@ -28,7 +28,9 @@ from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import is_prior, read_prior
 from vqpipe.priors.contract import Condition
+from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import torch_rng
+from vqpipe.vision.clip import Clip
 
 KINDS: dict[str, dict[str, Any]] = {
     "gpt": {}, "gpt-none": {"condition": "none"}, "undropped": {"drop": 0.0},
@@ -230,7 +232,7 @@ EVERYTHING = torch.ones(16, 16, dtype=torch.bool)
     ("name", "arguments", "parts"),
     [
         ("gpt", {"keep": "left"}, ("takes a prefix", "row 0, column 2", "row 3, column 1", "--keep top", "palette")),
-        ("latents", {"keep": "top"}, ("takes no known tokens", "8 known tokens of 16", "gpt, palette")),
+        ("latents", {"keep": "top"}, ("takes no known tokens", "8 known tokens of 16", "choices:  gpt")),
         ("classes", {"mask": EVERYTHING}, ("hides everything", "16 of 16", "vqpipe sample")),
         ("classes", {"mask": ~EVERYTHING}, ("hides nothing", "0 of 16", "white (above 127)")),
         ("classes", {"mask": EVERYTHING[:8]}, ("aspect", "16 x 8 pixels", "16 x 16")),
@@ -321,6 +323,29 @@ def test_an_exported_prior_draws_the_same_bytes(
     assert read_manifest(tmp_path / "three") == read_manifest(tmp_path / "two")
 
 
+@pytest.mark.parametrize("kind", PRIORS._places)
+def test_every_prior_of_the_table_is_drawn_from_completed_and_exported(kind: str, tmp_path: Path) -> None:
+    own = PRIORS[kind]
+    given: dict[str, dict[str, Any]] = {
+        "none": {}, "class": {"classes": ["circle", None]}, "text": {"text": ["a boat", None]},
+        "label_map": {"label_map": [square_map(1), None]},
+    }  # fmt: skip
+    for condition in own.conditions:
+        prior = ImagePrior.from_pretrained(write_prior(tmp_path, condition, kind=kind, condition=condition))
+        guidance = {} if condition == "none" else {"guidance": 2.0}
+        images = prior.sample(2, **given[condition], **guidance, seed=1)
+        assert images.shape == (2, 3, 16, 16)
+        assert bool(images.isfinite().all())
+        if own.known_tokens != "none":
+            filled = prior.complete(picture(0, True), keep="top", n=2, **{
+                name: value[0] for name, value in given[condition].items()
+            })  # fmt: skip
+            assert filled.shape == (2, 3, 16, 16)
+    export_prior(prior, tmp_path / "out")
+    again = ImagePrior.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.sample(2, **given[condition], **guidance, seed=1), images)
+
+
 def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Path) -> None:
     export_prior(load("gpt"), tmp_path / "gpt")
     path = tmp_path / "gpt/config.json"
@@ -355,6 +380,28 @@ def test_the_card_names_what_it_is_and_what_was_measured(load: Any, tmp_path: Pa
     export_prior(load("maps"), tmp_path / "maps")
     assert (
         "from value 1 of a map's PNG on (0 is none): sky, sea." in (tmp_path / "maps/README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("model", ["./mini", "mini"])
+def test_a_sentence_model_is_named_and_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    text = {"encoder": "sentence_transformer", "max_tokens": 6, "model": model}
+    folder = write_prior(tmp_path, "sentences", kind="palette", condition="text", text=text)
+    clip = tmp_path / "artifacts/clip"
+    encoder = ClipText(Clip.load(clip), 6)  # in place of a model that need not be installed
+    monkeypatch.setattr("vqpipe.library.priors.SentenceText", lambda model, length: encoder)
+    refused(lambda: ImagePrior.from_pretrained(folder, clip=clip), "does not use a CLIP")
+    prior = ImagePrior.from_pretrained(folder)
+    if model == "./mini":
+        refused(lambda: export_prior(prior, tmp_path / "out"), "a folder of this machine", "./mini")
+        return
+    export_prior(prior, tmp_path / "out")
+    assert not (tmp_path / "out/clip").exists()
+    assert "is not in this folder: install it" in (tmp_path / "out/README.md").read_text()
+    assert torch.equal(
+        ImagePrior.from_pretrained(tmp_path / "out").sample(2, text="sky"), prior.sample(2, text="sky")
     )
 
 

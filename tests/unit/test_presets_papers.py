@@ -302,6 +302,7 @@ def test_vqgan_lcs_gpt_has_the_stated_size_with_one_table_of_codes() -> None:
 
 def test_lg_vqs_gpt_has_sixteen_layers_of_vqgans_width() -> None:
     """LG-VQ gives no number of parameters: 16 x 12 x 1024 squared in the blocks, but for biases and norms."""
-    network = gpt("lg-vq", "vq-gpt").network
-    assert millions(network.shared) == pytest.approx(16 * 12 * 1.024**2, rel=0.01)
-    assert millions(network.heads) == pytest.approx(1.024**2, rel=1e-6)
+    prior = gpt("lg-vq", "vq-gpt")
+    assert millions(prior.network.shared) == pytest.approx(16 * 12 * 1.024**2, rel=0.01)
+    assert millions(prior.network.heads) == pytest.approx(1.024**2, rel=1e-6)
+    assert round(millions(prior)) == 204

@@ -215,6 +215,7 @@ SECTIONS = {
     "cluster": "vqpipe.vision.cluster:ClusterParams",
     "tokenizer": "vqpipe.tokenizers.tokenizer:TokenizerParams",
     "tokens": "vqpipe.tokenizers.tokens:TokensParams",
+    "judges": "vqpipe.evaluation.judges:JudgeParams",
     "prior": "vqpipe.priors:PRIORS",
     "evaluate": "vqpipe.evaluation.measure:EvaluateParams",
     "task": "vqpipe.tasks:TASKS",

@@ -40,6 +40,8 @@ from vqpipe.training.objective import TrainingParams
 
 STRIDE = 4
 """Pixels of the network's input per place of the heatmaps, as in the paper."""
+RARE = -2.19
+"""Logit from which the probabilities of centres and of adjectives start: 0.1, as the paper's centres."""
 NMS_IOU = 0.5
 """Of two objects of one name whose boxes overlap by more, the one with the lower score is dropped."""
 
@@ -56,7 +58,7 @@ class JudgeParams(Params):
     channels: Annotated[int, Field(ge=8, multiple_of=8)]
     """Channels of the finest of four levels; the next has twice as many, the two coarsest four times."""
     num_blocks: Annotated[int, Field(ge=1)]
-    """Residual blocks per level."""
+    """Residual blocks of each level but the finest."""
     flip: bool
     """Whether training images are mirrored left to right with probability 1/2."""
     min_visible: Annotated[float, Field(ge=0, le=1)]
@@ -165,7 +167,7 @@ class Judges(nn.Module):
             nn.Conv2d(one, other, 3, stride=2, padding=1) for one, other in pairwise(widths)
         )
         self.levels = nn.ModuleList(
-            nn.Sequential(*(Block(width) for _ in range(config.num_blocks))) for width in widths
+            nn.Sequential(*(Block(width) for _ in range(config.num_blocks))) for width in widths[1:]
         )
         if self.classes:
             self.classifier = nn.Sequential(
@@ -178,17 +180,21 @@ class Judges(nn.Module):
             self.merged = Block(d)
         if self.categories:
             self.up = nn.Conv2d(d, widths[0], 1)
-            self.fine = Block(widths[0])
-            self.segmenter = nn.Conv2d(widths[0], len(self.categories), 1)
+            self.segmenter = nn.Sequential(
+                nn.GroupNorm(8, widths[0]), nn.ReLU(), nn.Conv2d(widths[0], widths[0], 3, padding=1), nn.ReLU(),
+                nn.Conv2d(widths[0], len(self.categories), 1),
+            )  # fmt: skip
         if self.things:
             self.point = nn.Sequential(
                 nn.GroupNorm(8, d), nn.ReLU(), nn.Conv2d(d, d, 3, padding=1), nn.ReLU()
             )
             self.heat = nn.Conv2d(d, len(self.things), 1)
             self.box = nn.Linear(d, 4)
-            nn.init.constant_(self.heat.bias, -2.19)  # a probability of 0.1, as in the paper
+            assert self.heat.bias is not None
+            nn.init.constant_(self.heat.bias, RARE)
             if self.adjectives:
                 self.adjective = nn.Linear(d, len(self.adjectives))
+                nn.init.constant_(self.adjective.bias, RARE)
 
     @staticmethod
     @reads_whole
@@ -228,10 +234,9 @@ class Judges(nn.Module):
         side = self.config.resolution
         if x.shape[2:] != (side, side):
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-        x = self.levels[0](self.stem(F.pixel_unshuffle(x, 2)))
-        features = [x]
-        for down, level in zip(self.down, list(self.levels)[1:], strict=True):
-            features.append(level(down(features[-1])))
+        features = [self.stem(F.pixel_unshuffle(x, 2))]
+        for down, level in zip(self.down, self.levels, strict=True):
+            features.append(level(down(F.relu(features[-1]))))
         classes = self.classifier(features[-1]) if self.classes else None
         if not (self.categories or self.things):
             return Seen(classes, None, None, None)
@@ -241,7 +246,7 @@ class Judges(nn.Module):
         merged = self.merged(merged)
         maps = None
         if self.categories:
-            maps = self.segmenter(F.relu(self.fine(_doubled(self.up(merged)) + features[0])))
+            maps = self.segmenter(_doubled(self.up(merged)) + features[0])
         points = self.point(merged) if self.things else None
         return Seen(classes, maps, None if points is None else self.heat(points), points)
 

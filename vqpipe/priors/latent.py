@@ -164,8 +164,8 @@ class LatentPrior(Prior):
 
     def _guided(self, condition: Condition, n: int, scale: float) -> Predict:
         """The prediction under a condition; with guidance both predictions of an image come from one pass."""
-        given = self._given(condition, n, self.device)
-        if scale == 1:
+        given = self._given(condition if scale else Condition(), n, self.device)
+        if scale in (0, 1):
             return lambda x, times: self._predict(x, times, given)
         null = self._given(Condition(), n, self.device)
         both = [
@@ -183,12 +183,12 @@ class LatentPrior(Prior):
         """Labels, text and text ids as the networks take them; what is not given is the null condition."""
         labels, text, ids = condition.labels, condition.text, condition.text_ids
         if labels is None:
-            labels = torch.full((n,), ABSENT, dtype=torch.int64)
+            labels = torch.full((n,), ABSENT, dtype=torch.int64, device=device)
         if self.config.condition != "text":
             return labels.to(device), None, None
         if text is None or ids is None:
-            text = torch.zeros(n, self.space.text_length, self.space.text_dim)
-            ids = torch.full(text.shape[:2], ABSENT)
+            text = torch.zeros(n, self.space.text_length, self.space.text_dim, device=device)
+            ids = torch.full(text.shape[:2], ABSENT, device=device)
         return labels.to(device), text.to(device), ids.to(device)
 
     def _dropped(self, condition: Condition, n: int) -> Condition:

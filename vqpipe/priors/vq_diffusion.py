@@ -29,6 +29,8 @@ from vqpipe.priors.sampling import TokenSampling, draw, guide, image_generators,
 
 LOGITS = 1 << 24
 """Logits that the loss and a step of sampling have in memory at once: 64 MB of float32, a few times over."""
+CACHED = 1 << 18
+"""The same for sampling on a CPU, where a block that fits in its cache takes a fifth of the time."""
 
 
 class DiffusionSampling(TokenSampling):
@@ -241,7 +243,8 @@ class VQDiffusion(Prior):
         head, chain = self.denoiser.heads[group], self.chains[group]
         assert isinstance(chain, Transitions)
         flat, numbers, out = tokens.flatten(), numbers.flatten(), []
-        for rows in self._rows(len(flat), group):
+        limit = min(LOGITS, CACHED) if tokens.device.type == "cpu" else LOGITS
+        for rows in self._rows(len(flat), group, limit):
             logits = [head(own.flatten(0, 1)[rows]) for own in features]
             guided = logits[0] if len(logits) == 1 else guided_logs(logits[0], logits[1], sampling.guidance)
             time, before = (torch.full_like(flat[rows], at) for at in times)
@@ -271,7 +274,7 @@ class VQDiffusion(Prior):
         logits. With a gradient, the logits of a block are computed again when it is asked for, and never kept."""
         times = time[:, None].expand_as(codes)
         flat = (features.flatten(0, 1), codes.flatten(), tokens.flatten(), times.flatten())
-        blocks = list(self._rows(codes.numel(), group))
+        blocks = list(self._rows(codes.numel(), group, LOGITS))
         if len(blocks) == 1:
             return self._block(group, *flat).view(2, *codes.shape)
         again = partial(checkpoint, self._block, group, use_reentrant=False, preserve_rng_state=False)
@@ -295,9 +298,9 @@ class VQDiffusion(Prior):
         cross_entropy = -log_probs.gather(1, codes[:, None])[:, 0]
         return torch.stack([bound, torch.where(time == 0, bound, cross_entropy)])
 
-    def _rows(self, count: int, group: int) -> Iterator[slice]:
-        """Blocks of rows with at most `LOGITS` logits."""
-        size = max(1, LOGITS // self.space.num_codes[group])
+    def _rows(self, count: int, group: int, limit: int) -> Iterator[slice]:
+        """Blocks of rows with at most `limit` logits."""
+        size = max(1, limit // self.space.num_codes[group])
         return (slice(start, start + size) for start in range(0, count, size))
 
     def _given(self, condition: Condition, count: int) -> dict[str, Tensor]:
