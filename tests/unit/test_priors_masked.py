@@ -114,7 +114,7 @@ def toy_params() -> MaskedParams:
 def test_with_the_true_predictions_one_position_a_step_draws_the_distribution(
     changes: Any, least: float, most: float
 ) -> None:
-    """8,000 images of the distribution itself have a distance of about 0.015 from it. A random order, which much noise is,
+    """8,000 images of the distribution itself have a distance of about 0.015 from it. A random order, from much noise,
     does as well as Halton's; the order of confidence alone prefers likely codes; a single step has independent
     positions."""
     prior = Masked(toy_params(), SPACE).eval()
