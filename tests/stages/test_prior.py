@@ -21,17 +21,20 @@ from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
-from vqpipe.data.loader import to_uint8
+from vqpipe.data.loader import ImageSplit, to_uint8
 from vqpipe.errors import MismatchError
 from vqpipe.library.prior_export import export_prior
 from vqpipe.library.priors import ImagePrior
+from vqpipe.metrics.distances import load_features
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import load_prior
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.measure import PriorMetrics, draw_samples
-from vqpipe.priors.train import to_codes
+from vqpipe.priors.measure_distances import sample_distances
+from vqpipe.priors.train import to_codes, to_latents
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet
+from vqpipe.vision.clip import Clip
 
 NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
 COMMON: dict[str, Any] = {
@@ -263,6 +266,14 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     assert latents.shape == (20, prior.space.latent_channels, *prior.space.grid)
     rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert to_codes(prior, latents, tokenizer).flatten(1).tolist() == [row["indices"] for row in rows]
+    features = load_features(prior.config.distances, Clip.load(inputs / "clip"), torch.device("cpu"))
+    with torch.no_grad():
+        made = to_uint8(tokenizer.decode_latent(to_latents(prior, latents, tokenizer)))
+    test = ImageSplit.open(inputs / "dataset", "test", 16).images(0, 20)
+    expected = sample_distances(
+        features.extract(made), features.extract(test), features, prior.config.distances
+    )
+    assert metrics.unquantised_samples.plain() == pytest.approx(expected.plain(), rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from vqpipe.priors import PRIORS, measure_prior
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import seed_everything
+from vqpipe.vision.clip import Clip
 
 SAMPLING = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.5}
 TEXT = {"encoder": "clip", "max_tokens": 8}
@@ -141,6 +142,8 @@ def test_conditions_are_judged_next_to_floor_ceiling_and_chance(
     assert metrics.train_images is not None
     assert metrics.train_images.coverage_clip is not None
     assert metrics.unquantised_samples is metrics.test_images is None
+    assert len(metrics.measured.protocol["judges"]) == 16
+    assert metrics.measured.protocol["clip"] == Clip.read_id(inputs / "clip")
 
 
 def test_samples_are_shown_with_the_test_splits_conditions(inputs: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.evaluation.judges import Judges
 from vqpipe.metrics.distances import Features, load_features
-from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
+from vqpipe.metrics.measured import DIGITS, ImagesDigest, Measured, measured_with
 from vqpipe.priors.artifact import MadeWith, PriorPictures, save_prior
 from vqpipe.priors.contract import Condition, ImageSpace, Prior, PriorParams
 from vqpipe.priors.examples import Examples
@@ -70,7 +70,7 @@ from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet
 from vqpipe.training.objective import TrainingResult
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import Clip, weights_digest
 
 PROTOCOL = 2
 """Number of the measuring protocol in the code: raise it when a change alters what a number means."""
@@ -428,6 +428,7 @@ def _measured(run: _Measuring) -> Measured:
         digest.add(run.test.images(start, start + TRAIN_CHUNK))
     protocol = {
         "version": PROTOCOL, "crop": "centre", "num_samples": run.n, "features": run.features.source,
-        "distances": config.distances.model_dump(mode="json"),
+        "distances": config.distances.model_dump(mode="json"), "clip": run.clip.id,
+        "judges": "none" if run.judges is None else weights_digest(run.judges.state_dict())[:DIGITS],
     }  # fmt: skip
     return measured_with(digest.images("test"), protocol)
