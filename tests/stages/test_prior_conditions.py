@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch import Tensor
+from torch.nn import functional as F
 from typer.testing import CliRunner, Result
 
 import vqpipe.priors as priors
@@ -26,6 +28,7 @@ from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
 from vqpipe.evaluation.judges import JudgeParams, Judges, Subjects
+from vqpipe.metrics.distances import Features
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS, measure_prior
 from vqpipe.priors.measure import PriorMetrics
@@ -48,6 +51,10 @@ PAIRS: dict[str, Any] = {
         **FOLLOWS, "condition": "none", "condition_drop": 0.0, "sampling": {**SAMPLING, "guidance": 1.0},
     },
 }  # fmt: skip
+PAIRS["by-inception"] = {
+    **PAIRS["by-nothing"],
+    "distances": {**SHARED["distances"], "features": "inception"},
+}
 SETS = ("samples", "unigram_samples", "reconstructions", "test_images", "another_condition")
 
 
@@ -191,6 +198,35 @@ def test_absent_judges_are_reasons_and_not_zeros(inputs: Path, tmp_path: Path) -
     assert by_text is not None
     assert by_text.samples.r_precision is not None, "this needs no judges"
     assert measured(inputs, tmp_path / "none", "by-nothing").agreement is None
+
+
+def test_with_inception_there_is_a_fid_from_the_whole_training_split(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {
+        "frechet": "fid", "kernel": "kid", "precision": "precision_inception", "recall": "recall_inception",
+    }  # fmt: skip
+    seen: list[int] = []
+
+    def network(images: Tensor) -> Tensor:
+        """Stands for the network, whose weights are not here."""
+        seen.append(len(images))
+        return F.adaptive_avg_pool2d(images[:, :2].float(), 2).flatten(1)
+
+    made = Features(network, "a stand-in", 8, names, torch.device("cpu"))
+    monkeypatch.setattr(measure_prior, "load_features", lambda *_: made)
+    metrics = measured(inputs, tmp_path, "by-inception", None)
+    for found in (metrics.samples, metrics.unigram_samples, metrics.reconstructions, metrics.train_images):
+        assert found is not None
+        assert found.fid is not None
+        assert found.fid_train is not None
+        assert found.num_train_images == 40
+        assert found.density_inception is not None
+        assert found.fd_clip is found.density_clip is None
+    assert metrics.test_images is not None
+    assert metrics.test_images.fid_train is not None
+    assert metrics.test_images.fid == pytest.approx(0, abs=1e-6)
+    assert sum(seen) >= 40 + 5 * 20
 
 
 def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> None:
