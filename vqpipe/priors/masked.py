@@ -87,14 +87,14 @@ class Masked(Prior):
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """Two layers of width 16."""
+        """Two layers of width 32."""
         return {
             "mask_schedule": "cosine",
             "label_smoothing": 0.0,
-            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+            "model": {"num_layers": 2, "num_heads": 2, "width": 32, "dropout": 0.0},
             "sampling": {
                 "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0, "steps": 4,
-                "order": "confidence", "schedule": "cosine", "noise": 4.5,
+                "order": "halton", "schedule": "cosine",
             },
         }  # fmt: skip
 
@@ -150,10 +150,7 @@ class Masked(Prior):
             self.check_condition(condition, len(batch))
         masked = self._training_masks(len(tokens))
         inputs = torch.where(masked[:, None], self.masks, tokens)
-        dropped = None
-        if self.training and self.config.condition_drop:
-            dropped = torch.rand(len(tokens), device=self.device) < self.config.condition_drop
-        y = self._features(inputs, self._given(condition, len(tokens), dropped)).flatten(0, 1)
+        y = self._features(inputs, self._given(condition, len(tokens))).flatten(0, 1)
         terms = [
             cross_entropy.cross_entropy(y, head, tokens[:, group].flatten(), self.config.label_smoothing)
             for group, head in enumerate(self._heads())
@@ -179,7 +176,7 @@ class Masked(Prior):
         self.check_condition(condition, len(batch))
         if sampling.order != "halton":
             return None
-        given = self._given(condition, len(batch), None)
+        given = self._given(condition, len(batch))
         terms = torch.zeros(tokens[:, 0].shape, device=self.device)
         total, drawn = torch.tensor([self.num_positions]), torch.tensor([0])
         places = (-self.halton_scores).argsort()
@@ -231,10 +228,9 @@ class Masked(Prior):
         generators: Sequence[torch.Generator],
     ) -> Int64[Tensor, "b g p"]:
         """The tokens with all masked ones drawn."""
-        given = [self._given(condition, len(tokens), None)]
+        given = [self._given(condition, len(tokens))]
         if sampling.guidance != 1:
-            everything = torch.ones(len(tokens), dtype=torch.bool, device=self.device)
-            given.append(self._given(condition, len(tokens), everything))
+            given.append(self._given(Condition(), len(tokens)))
         unknown = (tokens == self.masks).any(dim=1).sum(dim=1).cpu()
         drawn = torch.zeros_like(unknown)
         for at in range(min(sampling.steps, int(unknown.max()))):
@@ -293,25 +289,20 @@ class Masked(Prior):
             masked,
         )
 
-    def _given(
-        self, condition: Condition, count: int, dropped: Bool[Tensor, " b"] | None
-    ) -> dict[str, Tensor]:
-        """The arguments of `Denoiser.features` for a condition, and `cells`, those of a label map; where `dropped`, or
-        where the condition is not given, the null ones."""
-        gone = torch.zeros(count, dtype=torch.bool, device=self.device) if dropped is None else dropped
+    def _given(self, condition: Condition, count: int) -> dict[str, Tensor]:
+        """The arguments of `Denoiser.features` for a condition, and `cells`, those of a label map; the null ones where
+        it is not given."""
         condition = condition.to(self.device)
         given: dict[str, Tensor] = {}
-        if self.num_classes:
-            labels = condition.labels
-            labels = torch.full((count,), NO_LABEL, device=self.device) if labels is None else labels
-            given["rows"] = labels.masked_fill(gone | (labels == NO_LABEL), self.num_classes)
+        if condition.labels is not None:
+            given["rows"] = torch.where(condition.labels == NO_LABEL, self.num_classes, condition.labels)
         if condition.text is not None and condition.text_ids is not None:
-            given["text"], given["text_mask"] = condition.text, (condition.text_ids >= 0) & ~gone[:, None]
+            given["text"], given["text_mask"] = condition.text, condition.text_ids >= 0
         if self.num_maps:
-            cells = torch.full((count, self.num_positions), NO_LABEL, device=self.device)
+            cells = torch.full((count, self.num_positions), -1, device=self.device)
             if condition.label_map is not None:
                 cells = cell_classes(condition.label_map, self.grid)
-            given["cells"] = cells.masked_fill(gone[:, None] | (cells < 0), self.num_maps)
+            given["cells"] = torch.where(cells < 0, self.num_maps, cells)
         return given
 
     def _features(
