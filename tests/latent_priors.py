@@ -43,7 +43,8 @@ def equal(found: Tensor, expected: Tensor) -> None:
 
 
 def latent_params(prior: type[P], **changes: Any) -> Any:
-    own = {"kind": prior.kind, "condition": "none", "condition_drop": 0.0, **prior.example()}
+    text = {"encoder": "clip", "max_tokens": TEXT[0]} if changes.get("condition") == "text" else None
+    own = {"kind": prior.kind, "condition": "none", "condition_drop": 0.0, "text": text, **prior.example()}
     return validate(merged(merged(shared(), own), changes), "prior", prior.Params)
 
 

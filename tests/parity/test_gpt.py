@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.small_priors import LLAMA, NO_DROPOUT, PLAIN, params
@@ -20,6 +20,7 @@ from vqpipe.models.causal import CausalTransformer, CodeEmbedding, grid_places, 
 from vqpipe.models.transformer import turned
 from vqpipe.priors.contract import Condition, ImageSpace
 from vqpipe.priors.gpt import GPT
+from vqpipe.priors.prefix import Prefix
 from vqpipe.priors.sampling import guide, probabilities
 from vqpipe.runtime.seeds import torch_rng
 
@@ -60,7 +61,7 @@ def blocks_of_mingpt(found: Recorded, theirs: str, ours: str, count: int) -> dic
     return state
 
 
-class SharedCodes(nn.Module):
+class SharedCodes(Prefix):
     """The prefix of taming's code: codes of the condition, with the embeddings of the image's codes."""
 
     def __init__(self, network: CausalTransformer) -> None:
@@ -70,6 +71,9 @@ class SharedCodes(nn.Module):
     def forward(self, condition: Condition, count: int) -> Tensor:
         assert condition.text_ids is not None
         return self.network.codes(condition.text_ids[:, None])
+
+    def turns(self, dim: int, base: float) -> Tensor:
+        raise AssertionError("there are no rotary positions")
 
 
 def mingpt(found: Recorded, attention: str) -> GPT:
@@ -90,7 +94,7 @@ def mingpt(found: Recorded, attention: str) -> GPT:
         "norms.0.bias": found.weights("ln_f", end="bias"),
         **blocks_of_mingpt(found, "blocks", "shared", found("n_layer")),
     })  # fmt: skip
-    prior.prefix = SharedCodes(network)  # type: ignore[assignment]
+    prior.prefix = SharedCodes(network)
     return prior
 
 

@@ -40,7 +40,7 @@ CASES = [
     for groups in SPACES
 ]
 EVERY = pytest.mark.parametrize(("kind", "condition", "groups"), CASES)
-INDEPENDENT = {"unigram", "normal", "per_position"}
+INDEPENDENT = {"unigram", "normal", "palette", "per_position"}
 """Examples of the docs and the tests that draw each position on its own, and so can learn no image by heart."""
 LEARNERS = [kind for kind in ALL if kind not in INDEPENDENT]
 LEARNER = pytest.mark.parametrize(
@@ -248,6 +248,23 @@ def test_a_condition_changes_samples_and_a_dropped_one_does_not(
     if prior.config.sampling.guidance == 1:
         off = prior.config.sampling.model_copy(update={"guidance": 0.0})
         same(prior.sample(one, 6, off, torch_rng(0, "samples")), nothing)
+
+
+@EVERY
+def test_the_training_drops_conditions_as_often_as_the_params_state(
+    kind: str, condition: ConditionKind, groups: int
+) -> None:
+    prior, whole = make(kind, condition, groups), given(condition, 1000)
+    seed_everything(0, "dropped")
+    left = prior.dropped(whole)
+    if condition == "none":
+        assert left == whole
+        return
+    gone = ~prior.given(left, 1000)
+    assert float(gone.float().mean()) == pytest.approx(prior.config.condition_drop, abs=0.03)
+    for name, part in left.parts.items():
+        assert torch.equal(part[~gone], whole.parts[name][~gone])
+        assert not part[gone].any() if part.is_floating_point() else (part[gone] == -1).all()
 
 
 @EVERY

@@ -206,9 +206,7 @@ def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> Non
     rows = read_table(tmp_path / "prior" / "completions.parquet", COMPLETIONS).to_pylist()
     test = ImageSplit.open(inputs / "dataset", "test", 16)
     assert [(row["image_id"], row["hole"]) for row in rows] == [
-        (image_id, hole)
-        for hole in ("lower_half", "upper_half", "inner_square")
-        for image_id in test.ids[:4]
+        (image_id, hole) for hole in ("lower_half", "upper_half", "inner_square") for image_id in test.ids[:4]
     ]
     for row in rows:
         assert len(row["completions"]) == 5

@@ -232,7 +232,7 @@ EVERYTHING = torch.ones(16, 16, dtype=torch.bool)
     ("name", "arguments", "parts"),
     [
         ("gpt", {"keep": "left"}, ("takes a prefix", "row 0, column 2", "row 3, column 1", "--keep top", "palette")),
-        ("latents", {"keep": "top"}, ("takes no known tokens", "8 known tokens of 16", "gpt, palette")),
+        ("latents", {"keep": "top"}, ("takes no known tokens", "8 known tokens of 16", "choices:  gpt")),
         ("classes", {"mask": EVERYTHING}, ("hides everything", "16 of 16", "vqpipe sample")),
         ("classes", {"mask": ~EVERYTHING}, ("hides nothing", "0 of 16", "white (above 127)")),
         ("classes", {"mask": EVERYTHING[:8]}, ("aspect", "16 x 8 pixels", "16 x 16")),
@@ -321,6 +321,29 @@ def test_an_exported_prior_draws_the_same_bytes(
     )
     export_prior(again, tmp_path / "three", license="mit")
     assert read_manifest(tmp_path / "three") == read_manifest(tmp_path / "two")
+
+
+@pytest.mark.parametrize("kind", PRIORS._places)
+def test_every_prior_of_the_table_is_drawn_from_completed_and_exported(kind: str, tmp_path: Path) -> None:
+    own = PRIORS[kind]
+    given: dict[str, dict[str, Any]] = {
+        "none": {}, "class": {"classes": ["circle", None]}, "text": {"text": ["a boat", None]},
+        "label_map": {"label_map": [square_map(1), None]},
+    }  # fmt: skip
+    for condition in own.conditions:
+        prior = ImagePrior.from_pretrained(write_prior(tmp_path, condition, kind=kind, condition=condition))
+        guidance = {} if condition == "none" else {"guidance": 2.0}
+        images = prior.sample(2, **given[condition], **guidance, seed=1)
+        assert images.shape == (2, 3, 16, 16)
+        assert bool(images.isfinite().all())
+        if own.known_tokens != "none":
+            filled = prior.complete(picture(0, True), keep="top", n=2, **{
+                name: value[0] for name, value in given[condition].items()
+            })  # fmt: skip
+            assert filled.shape == (2, 3, 16, 16)
+    export_prior(prior, tmp_path / "out")
+    again = ImagePrior.from_pretrained(tmp_path / "out")
+    assert torch.equal(again.sample(2, **given[condition], **guidance, seed=1), images)
 
 
 def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ FORMS = pytest.mark.parametrize(
             "map_scale": 2,
             "model": {"rotary_base": None, "prefix_attention": "full"},
         },
+        {"condition": "label_map", "map_as": "added", "map_scale": 2},
     ],
-    ids=["class", "text", "label map", "fine label map"],
+    ids=["class", "text", "label map", "fine label map", "added label map"],
 )
 """Prefixes of one vector, of several, and of as many as there are codes and more; in blocks of both kinds."""
 
@@ -186,7 +187,7 @@ def test_on_a_gpu_every_step_is_the_same_work_and_waits_for_nothing(
         prior = GPT(params(**changes), space(num_codes)).eval()._in_precision("bf16")
         decoder = Decoder(prior, 3, 0, sampling)
         assert decoder.fixed
-        decoder._begin(prior.prefix(Condition(), 3))
+        decoder._begin(prior.prefix(Condition(), 3), prior.prefix.added(Condition(), 3))
         steps = []
         for _ in range(3):
             with Operations() as operations:

@@ -41,6 +41,7 @@ FORMS: list[dict[str, Any]] = [
     {"condition": "text", "model": {"block": LLAMA, "rotary_base": None}},
     {"condition": "label_map", "model": {"learned_positions": False, "head_bias": True}},
     {"condition": "label_map", "map_scale": 2, "model": {"prefix_attention": "full"}},
+    {"condition": "label_map", "map_scale": 2, "map_as": "added"},
 ]
 GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
 
@@ -382,6 +383,25 @@ def test_a_full_prefix_sees_all_of_itself_and_no_code(attention: str) -> None:
     assert torch.allclose(whole[:, 0], other[:, 0], atol=1e-6) == (attention == "causal")
     alone = prior.network.features(prefix, tokens[..., :0])[0]
     torch.testing.assert_close(alone[:, 0], whole[:, TEXT[0] - 1])
+
+
+def test_an_added_map_has_a_vector_for_each_cell_of_the_position_that_is_predicted() -> None:
+    prior, own = model(ONE, condition="label_map", map_as="added", map_scale=2), given("label_map")
+    assert own.label_map is not None
+    added, cells = prior.prefix.added(own, 5), majority(own.label_map, (6, 8), 3)
+    assert added is not None
+    table = prior.prefix.table.weight.view(4, 4, 16)  # type: ignore[union-attr]
+    down, right = 1, 2
+    four = cells[:, 2 * down : 2 * down + 2, 2 * right : 2 * right + 2].flatten(1)
+    torch.testing.assert_close(
+        added[:, 4 * down + right], sum(table[at, four[:, at]] for at in range(4)), check_dtype=False
+    )
+    changed = own.label_map.clone()
+    changed[:, :, 18:] = (changed[:, :, 18:] + 1) % 3  # of the last column, which codes before it do not see
+    tokens = images(ONE).flatten(2)
+    one, two = (prior(tokens, Condition(label_map=of))[0] for of in (own.label_map, changed))
+    assert torch.equal(one[:, :3], two[:, :3])
+    assert (one[:, 3] - two[:, 3]).abs().max() > 1e-2
 
 
 def test_llamas_mlp_is_as_wide_as_llamagens() -> None:

@@ -238,15 +238,6 @@ def test_guidance_of_one_is_the_condition_and_of_zero_the_null(condition: str) -
     assert torch.equal(sample(made, Condition(**absent)), null)
 
 
-def test_conditions_are_dropped_in_training_only_and_as_often_as_asked() -> None:
-    made = prior(condition_drop=0.25)
-    whole = Condition(labels=torch.zeros(4000, dtype=torch.int64))
-    assert not made._given(whole, 4000)["rows"].any()
-    torch.manual_seed(0)
-    dropped = made.train()._given(whole, 4000)["rows"] == len(CLASSES)
-    assert float(dropped.float().mean()) == pytest.approx(0.25, abs=0.03)
-
-
 @GROUPS
 def test_blocks_give_the_loss_and_the_gradient_of_the_whole(
     num_codes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

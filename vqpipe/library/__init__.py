@@ -1,1 +1,1 @@
-"""Tokenizers outside the pipeline: on the Hub, as ONNX, over folders of images, from other projects' checkpoints."""
+"""Tokenizers and priors outside the pipeline: on the Hub, as ONNX, over folders of images, from other checkpoints."""

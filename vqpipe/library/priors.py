@@ -427,13 +427,13 @@ def _snapshot(name: str, **options: Any) -> Path:
     return config.parent
 
 
-def _part(folder: Path, inside: str, beside: Path, spec: str) -> Path:
+def _part(folder: Path, inside: str, nearby: Path, spec: str) -> Path:
     """Where a part of a prior is: in an exported folder; next to the artifact, as in the pipeline; by its lineage."""
     if (folder / CONFIG).is_file():
         return folder / inside
     lineage = read_lineage(folder)
     named = [Path(path) for path, own in lineage.specs.items() if own == spec] if lineage is not None else []
-    places = [folder.resolve().parent.parent / beside, *named]
+    places = [folder.resolve().parent.parent / nearby, *named]
     for place in places:
         if place.is_dir():
             return place

@@ -286,11 +286,27 @@ class CausalTransformer(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(shape.width, k, bias=shape.head_bias) for k in num_codes)
 
     def features(
-        self, prefix: Float[Tensor, "b p d"], codes: Int64[Tensor, "b g t"]
+        self,
+        prefix: Float[Tensor, "b p d"],
+        codes: Int64[Tensor, "b g t"],
+        added: Float[Tensor, "b n d"] | None = None,
     ) -> list[Float[Tensor, "b t+1 d"]]:
-        """What the head of each group gets at the last vector of the prefix and at each of the first t codes."""
-        inputs = torch.cat([prefix, self.codes(codes)], dim=1)
+        """What the head of each group gets at the last vector of the prefix and at each of the first t codes; `added`
+        is as in `inputs`."""
+        inputs = self.inputs(prefix, self.codes(codes), added)
         return [y[:, self.prefix - 1 :] for y in self.hidden(inputs, slice(inputs.shape[1]))]
+
+    def inputs(
+        self,
+        prefix: Float[Tensor, "b p d"],
+        codes: Float[Tensor, "b t d"],
+        added: Float[Tensor, "b n d"] | None,
+    ) -> Float[Tensor, "b p+t d"]:
+        """The prefix and the embedded codes, with the first of `added` added to the inputs that predict a position."""
+        inputs = torch.cat([prefix, codes], dim=1)
+        if added is None:
+            return inputs
+        return inputs + F.pad(added[:, : codes.shape[1] + 1], (0, 0, self.prefix - 1, 0))
 
     def hidden(
         self,

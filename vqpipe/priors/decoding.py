@@ -55,6 +55,7 @@ class Decoder:
         self.caches = [
             self._caches(stack, batch * self.copies, like) for stack in stacks if isinstance(stack, Stack)
         ]
+        self.added: Float[Tensor, "r n d"] | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def _caches(self, stack: Stack, rows: int, like: Tensor) -> list[FixedCache | GrowingCache]:
@@ -75,35 +76,42 @@ class Decoder:
             uniform: a number in [0, 1) for each code that is drawn.
         """
         count, batch = len(tokens), len(self.tokens)
-        prefix = self.prior.prefix(condition, count)
+        prefix, added = self.prior.prefix(condition, count), self.prior.prefix.added(condition, count)
         if count < batch:  # the shapes stay: the rest draws the last image again
             fill = torch.arange(batch).clamp_max(count - 1)
-            prefix, tokens, uniform = (
-                prefix[fill.to(prefix.device)], tokens[fill.to(tokens.device)], uniform[fill],
-            )  # fmt: skip
+            own = fill.to(prefix.device)
+            prefix, added = prefix[own], None if added is None else added[own]
+            tokens, uniform = tokens[fill.to(tokens.device)], uniform[fill]
         self.tokens.copy_(tokens)
         self.uniform.copy_(uniform)
-        self._begin(prefix)
+        self._begin(prefix, added)
         self._repeat(self.prior.num_positions - self.known - 1)
         return self.tokens[:count].clone()
 
-    def _begin(self, prefix: Float[Tensor, "b p d"]) -> None:
+    def _begin(self, prefix: Float[Tensor, "b p d"], added: Float[Tensor, "b n d"] | None) -> None:
         """Fill the caches with the prefix and the known positions, and draw the first unknown one."""
         if self.copies == 2:
+            null = self.prior.prefix.added(Condition(), len(prefix))
             prefix = torch.cat([prefix, self.prior.prefix(Condition(), len(prefix))])
+            added = None if added is None or null is None else torch.cat([added, null])
+        if added is not None:  # a captured step reads it where it was first
+            self.added = added.clone() if self.added is None else self.added.copy_(added)
         length = self.network.prefix + self.known
         self.place.begin(length)
         for cache in (cache for caches in self.caches for cache in caches):
             if isinstance(cache, GrowingCache):
                 cache.clear()
         before = self.network.codes(self.tokens[..., : self.known]).repeat(self.copies, 1, 1)
-        self._draw(torch.cat([prefix, before], dim=1), slice(length))
+        self._draw(self.network.inputs(prefix, before, self.added), slice(length))
 
     def step(self) -> None:
         """From the codes at the place, draw those at the next one."""
         before = self.network.codes(self.tokens.index_select(2, self._drawn()))
         self.place.advance()
-        self._draw(before.repeat(self.copies, 1, 1), self.place.index)
+        inputs = before.repeat(self.copies, 1, 1)
+        if self.added is not None:
+            inputs = inputs + self.added.index_select(1, self._drawn())
+        self._draw(inputs, self.place.index)
 
     def _drawn(self) -> Int64[Tensor, " 1"]:
         """The position in the image whose codes the place predicts: before it advances, of those drawn last."""

@@ -35,7 +35,7 @@ from vqpipe.models.causal import CausalTransformer, TransformerParams, grid_plac
 from vqpipe.models.transformer import init_gpt
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams, num_known
 from vqpipe.priors.decoding import Decoder
-from vqpipe.priors.prefix import make_prefix
+from vqpipe.priors.prefix import AddedMap, ClassPrefix, MapPrefix, Prefix, TextPrefix
 from vqpipe.priors.sampling import TokenSampling
 
 LOGITS = 1 << 26
@@ -68,8 +68,11 @@ class GPTParams(PriorParams):
     token_noise: Annotated[float, Field(ge=0, lt=1)]
     """Part of the input codes that training replaces with random ones (1 - pkeep of the reference code)."""
     map_scale: Annotated[int, Field(ge=1)]
-    """Of `condition: label_map`: cells per side of a token, each a vector of the prefix with the class of most of its
-    pixels. 1 is the tokens' grid, 2 has four times as many."""
+    """Of `condition: label_map`: cells per side of a token, each with the class of most of its pixels. 1 is the tokens'
+    grid, 2 has four times as many."""
+    map_as: Literal["prefix", "added"]
+    """Of `condition: label_map`: a vector for each cell before the codes, or their vectors added to the input that
+    predicts the position, with which the sequence is at most half as long and the map is learned in fewer steps."""
     model: TransformerParams
     """The network."""
     sampling: GPTSampling
@@ -91,6 +94,7 @@ class GPT(Prior):
         return {
             "token_noise": 0.0,
             "map_scale": 1,
+            "map_as": "prefix",
             "model": {
                 "num_layers": 2, "num_heads": 2, "width": 16, "block": {"kind": "gpt2"},
                 "learned_positions": True, "rotary_base": 100.0, "prefix_attention": "causal", "head_bias": False,
@@ -107,7 +111,7 @@ class GPT(Prior):
         shape = config.model
         self.num_codes, self.grid, self.groups = space.num_codes, space.grid, space.groups
         self.num_positions = math.prod(space.grid)
-        self.prefix = make_prefix(config.condition, space, self.num_classes, config.map_scale, shape.width)
+        self.prefix = self._prefix()
         rotation = None
         if shape.rotary_base is not None:
             places = grid_places(*space.grid)[:-1]
@@ -203,7 +207,18 @@ class GPT(Prior):
 
     def _features(self, tokens: Int64[Tensor, "b g n"], condition: Condition) -> list[Float[Tensor, "b n d"]]:
         """What the heads get at all positions of whole images."""
-        return self.network.features(self.prefix(condition, len(tokens)), tokens[..., :-1])
+        prefix, added = self.prefix(condition, len(tokens)), self.prefix.added(condition, len(tokens))
+        return self.network.features(prefix, tokens[..., :-1], added)
+
+    def _prefix(self) -> Prefix:
+        config, space, width = self.config, self.space, self.config.model.width
+        match config.condition:
+            case "text":
+                return TextPrefix(space.text_length, space.text_dim, width)
+            case "label_map":
+                kind = AddedMap if config.map_as == "added" else MapPrefix
+                return kind(space, config.map_scale, width)
+        return ClassPrefix(self.num_classes, width)
 
     def _nll(
         self, features: Sequence[Float[Tensor, "b n d"]], targets: Int64[Tensor, "b g n"]

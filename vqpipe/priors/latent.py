@@ -1,4 +1,4 @@
-"""What the priors over latents share: their networks, dropped conditions, guidance, and samples in passes.
+"""What the priors over latents share: their networks, guidance, and samples in passes.
 
 They model the latent before quantisation, at unit standard deviation per channel. A sample is quantised, then decoded,
 as VQGAN-LC does for LDM, DiT and SiT (section 3.3); `decoded_latents` leaves the quantisation out.
@@ -106,7 +106,7 @@ class LatentPrior(Prior):
         return decay_groups(self, WITH_CONVOLUTIONS)
 
     def loss(self, batch: Float[Tensor, "b c h w"], condition: Condition) -> Float[Tensor, ""]:
-        """The mean over images of `latent_loss`, at random times and with random noise; training drops conditions.
+        """The mean over images of `latent_loss`, at random times and with random noise.
 
         In training mode the values of the condition are not checked, which would wait for the device.
 
@@ -120,7 +120,6 @@ class LatentPrior(Prior):
             )  # fmt: skip
         if self.training:
             self.check_parts(condition, len(batch))
-            condition = self._dropped(condition, len(batch))
         else:
             self.check_condition(condition, len(batch))
         given = self._given(condition, len(batch), batch.device)
@@ -164,8 +163,8 @@ class LatentPrior(Prior):
 
     def _guided(self, condition: Condition, n: int, scale: float) -> Predict:
         """The prediction under a condition; with guidance both predictions of an image come from one pass."""
-        given = self._given(condition, n, self.device)
-        if scale == 1:
+        given = self._given(condition if scale else Condition(), n, self.device)
+        if scale in (0, 1):
             return lambda x, times: self._predict(x, times, given)
         null = self._given(Condition(), n, self.device)
         both = [
@@ -183,25 +182,13 @@ class LatentPrior(Prior):
         """Labels, text and text ids as the networks take them; what is not given is the null condition."""
         labels, text, ids = condition.labels, condition.text, condition.text_ids
         if labels is None:
-            labels = torch.full((n,), ABSENT, dtype=torch.int64)
+            labels = torch.full((n,), ABSENT, dtype=torch.int64, device=device)
         if self.config.condition != "text":
             return labels.to(device), None, None
         if text is None or ids is None:
-            text = torch.zeros(n, self.space.text_length, self.space.text_dim)
-            ids = torch.full(text.shape[:2], ABSENT)
+            text = torch.zeros(n, self.space.text_length, self.space.text_dim, device=device)
+            ids = torch.full(text.shape[:2], ABSENT, device=device)
         return labels.to(device), text.to(device), ids.to(device)
-
-    def _dropped(self, condition: Condition, n: int) -> Condition:
-        """The condition with a part of the images' replaced by the null one."""
-        if self.config.condition == "none" or not self.config.condition_drop:
-            return condition
-        drop = torch.rand(n, device=self.device) < self.config.condition_drop
-        parts = condition.parts
-        for name in ("labels", "text_ids"):
-            if name in parts:
-                part = parts[name].to(self.device)
-                parts[name] = part.masked_fill(drop.view(-1, *[1] * (part.ndim - 1)), ABSENT)
-        return Condition(**parts)
 
 
 @torch.no_grad()

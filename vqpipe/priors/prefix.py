@@ -1,9 +1,11 @@
-"""What a GPT is given as a prefix of its sequence: the image's class, its text, or its label map.
+"""What a GPT is given as a prefix of its sequence: the image's class, its text, or its label map, which can also be
+added to the inputs.
 
 Without its condition an image has the null prefix: the null class, a learned vector at each token of the text, or a map
 of which nothing is known.
 
-Letters: b images, p vectors of the prefix, d width, l text tokens, H W pixels, s cells per side of a token.
+Letters: b images, p vectors of the prefix, n positions, d width, l text tokens, H W pixels, s cells per side of a
+token.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ class Prefix(nn.Module, ABC):
     @abstractmethod
     def forward(self, condition: Condition, count: int) -> Float[Tensor, "b p d"]:
         """The prefix of `count` images; the null prefix where the condition lacks its part."""
+
+    def added(self, condition: Condition, count: int) -> Float[Tensor, "b n d"] | None:
+        """What is added to the inputs that predict each position; nothing by default."""
+        return None
 
     @abstractmethod
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 p e"]:
@@ -84,20 +90,18 @@ class TextPrefix(Prefix):
         return torch.stack([torch.ones(self.length, dim), torch.zeros(self.length, dim)])
 
 
-class MapPrefix(Prefix):
-    """A vector for the class of each cell of a map, and one for cells of which it is not known (semantic synthesis by
-    VQGAN, Esser et al., 2021, section 4.2, whose map is tokens of a VQGAN of maps).
+class MapCells(Prefix):
+    """The cells of a label map, s times s for each token.
 
     Args:
         space: the grid, the side of maps and their classes.
         scale: s.
-        width: d.
 
     Raises:
         MismatchError: maps that cannot be divided into as many cells.
     """
 
-    def __init__(self, space: ImageSpace, scale: int, width: int) -> None:
+    def __init__(self, space: ImageSpace, scale: int) -> None:
         super().__init__()
         self.scale, self.cells, side = scale, (space.grid[0] * scale, space.grid[1] * scale), space.resolution
         if any(side < cells or side % cells for cells in self.cells):
@@ -106,21 +110,61 @@ class MapPrefix(Prefix):
                 found=f"map_scale {scale}, {space.grid[0]} x {space.grid[1]} tokens",
                 expected="a map_scale whose cells divide the side",
             )
-        self.length, self.unknown = self.cells[0] * self.cells[1], len(space.map_classes)
+        self.unknown = len(space.map_classes)
+
+    def classes(
+        self, condition: Condition, count: int, device: torch.device
+    ) -> Int64[Tensor, "b rows columns"]:
+        """The class of each cell, `unknown` where it is not known."""
+        if condition.label_map is None:
+            return torch.full((count, *self.cells), self.unknown, device=device)
+        return majority(condition.label_map.to(device), self.cells, self.unknown)
+
+
+class MapPrefix(MapCells):
+    """A vector for the class of each cell, and one for cells of which it is not known (semantic synthesis by VQGAN,
+    Esser et al., 2021, section 4.2, whose map is tokens of a VQGAN of maps); d is `width`."""
+
+    def __init__(self, space: ImageSpace, scale: int, width: int) -> None:
+        super().__init__(space, scale)
+        self.length = self.cells[0] * self.cells[1]
         self.table = nn.Embedding(self.unknown + 1, width)
 
     def forward(self, condition: Condition, count: int) -> Float[Tensor, "b p d"]:
-        device = self.table.weight.device
-        if condition.label_map is None:
-            ids = torch.full((count, self.length), self.unknown, device=device)
-        else:
-            ids = majority(condition.label_map.to(device), self.cells, self.unknown).flatten(1)
-        vectors: Tensor = self.table(ids)
+        vectors: Tensor = self.table(self.classes(condition, count, self.table.weight.device).flatten(1))
         return vectors
 
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 p e"]:
         """Those of the cells' centres in the grid of tokens."""
         return turns(grid_places(*self.cells, self.scale), dim, base)
+
+
+class AddedMap(MapCells):
+    """A start vector as prefix, and the vectors of a position's cells added to the input that predicts it, as ControlAR
+    does in its blocks (Li et al., arXiv 2410.02705); each of the s x s places of a cell has vectors of its own."""
+
+    length = 1
+
+    def __init__(self, space: ImageSpace, scale: int, width: int) -> None:
+        super().__init__(space, scale)
+        self.start = nn.Embedding(1, width)
+        self.table = nn.Embedding(scale**2 * (self.unknown + 1), width)
+
+    def forward(self, condition: Condition, count: int) -> Float[Tensor, "b 1 d"]:
+        return self.start.weight.expand(count, 1, -1)
+
+    def added(self, condition: Condition, count: int) -> Float[Tensor, "b n d"]:
+        device, (rows, columns), scale = self.table.weight.device, self.cells, self.scale
+        cells = self.classes(condition, count, device).view(
+            count, rows // scale, scale, columns // scale, scale
+        )
+        of_token = cells.transpose(2, 3).flatten(3).flatten(1, 2)  # b, n, cells
+        places = torch.arange(scale**2, device=device) * (self.unknown + 1)
+        return self.table(of_token + places).sum(dim=2)
+
+    def turns(self, dim: int, base: float) -> Float[Tensor, "2 1 e"]:
+        """Zeros, as of a class."""
+        return torch.zeros(2, 1, dim)
 
 
 def majority(
@@ -132,17 +176,3 @@ def majority(
     tall, wide = (side // count for side, count in zip(label_map.shape[1:], cells, strict=True))
     parts = known.view(-1, rows, tall, columns, wide).transpose(2, 3)
     return parts.flatten(3).mode(dim=3).values
-
-
-def make_prefix(condition: str, space: ImageSpace, num_classes: int, map_scale: int, width: int) -> Prefix:
-    """The prefix of a condition of the params.
-
-    Raises:
-        MismatchError: as `MapPrefix`.
-    """
-    match condition:
-        case "text":
-            return TextPrefix(space.text_length, space.text_dim, width)
-        case "label_map":
-            return MapPrefix(space, map_scale, width)
-    return ClassPrefix(num_classes, width)

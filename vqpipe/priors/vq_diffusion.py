@@ -117,7 +117,7 @@ class VQDiffusion(Prior):
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
         """The variational bound at one drawn time per image and the auxiliary loss, in nats per position, summed over
-        groups. In training conditions are dropped, and the loss of each time is recorded.
+        groups. In training the loss of each time is recorded.
 
         In training mode the values of the condition are not checked, which would wait for the device.
 
@@ -304,15 +304,12 @@ class VQDiffusion(Prior):
         return (slice(start, start + size) for start in range(0, count, size))
 
     def _given(self, condition: Condition, count: int) -> dict[str, Tensor]:
-        """The network's inputs but the tokens and the time; in training some are dropped."""
-        kept = torch.ones(count, dtype=torch.bool, device=self.device)
-        if self.training and self.config.condition_drop:
-            kept = torch.rand(count, device=self.device) >= self.config.condition_drop
+        """The network's inputs but the tokens and the time."""
         if condition.labels is not None:
             rows = condition.labels.to(self.device)
-            return {"rows": torch.where((rows == NO_LABEL) | ~kept, self.num_classes, rows)}
+            return {"rows": torch.where(rows == NO_LABEL, self.num_classes, rows)}
         if condition.text is not None and condition.text_ids is not None:
-            mask = (condition.text_ids.to(self.device) >= 0) & kept[:, None]
+            mask = condition.text_ids.to(self.device) >= 0
             return {"text": condition.text.to(self.device), "text_mask": mask}
         return {}
 
