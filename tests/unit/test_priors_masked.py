@@ -24,6 +24,8 @@ GRID = (3, 4)
 
 def params(**changes: Any) -> MaskedParams:
     own = {"kind": "masked", **shared(), **Masked.example()}
+    own["sampling"] = {**own["sampling"], "order": "confidence", "noise": 4.5}
+    own["model"] = {**own["model"], "width": 16, "dropout": 0.1}
     for name, value in changes.items():
         own[name] = {**own[name], **value} if isinstance(value, dict) else value
     return validate(own, "prior", MaskedParams)
@@ -114,9 +116,9 @@ def toy_params() -> MaskedParams:
 def test_with_the_true_predictions_one_position_a_step_draws_the_distribution(
     changes: Any, least: float, most: float
 ) -> None:
-    """8,000 images of the distribution itself have a distance of about 0.015 from it. A random order, from much noise,
-    does as well as Halton's; the order of confidence alone prefers likely codes; a single step has independent
-    positions."""
+    """8,000 images of the distribution itself have a distance of about 0.015 from it. A random order, which much
+    noise is, does as well as Halton's; the order of confidence alone prefers likely codes; a single step has
+    independent positions."""
     prior = Masked(toy_params(), SPACE).eval()
     prior.denoiser = Exact()  # type: ignore[assignment]
     assert least <= variation(shares(prior, 8000, **changes), toy()) <= most
@@ -341,7 +343,7 @@ def test_a_map_changes_its_own_cell_and_one_that_does_not_divide_is_refused() ->
     maps = torch.zeros(2, 12, 12, dtype=torch.int64)
     maps[1, :4, :3] = 2
     with torch.no_grad():
-        cells = prior._given(Condition(label_map=maps), 2, None)["cells"]
+        cells = prior._given(Condition(label_map=maps), 2)["cells"]
         first, second = prior._features(tokens, {"cells": cells})
     assert cells.tolist() == [[0] * 12, [2, *[0] * 11]]
     assert not torch.allclose(first, second)

@@ -87,14 +87,14 @@ class Masked(Prior):
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """Two layers of width 16."""
+        """Two layers of width 32."""
         return {
             "mask_schedule": "cosine",
             "label_smoothing": 0.0,
-            "model": {"num_layers": 2, "num_heads": 2, "width": 16, "dropout": 0.1},
+            "model": {"num_layers": 2, "num_heads": 2, "width": 32, "dropout": 0.0},
             "sampling": {
                 "guidance": 1.0, "temperature": 1.0, "top_k": None, "top_p": 1.0, "steps": 4,
-                "order": "confidence", "schedule": "cosine", "noise": 4.5,
+                "order": "halton", "schedule": "cosine",
             },
         }  # fmt: skip
 
@@ -290,21 +290,19 @@ class Masked(Prior):
         )
 
     def _given(self, condition: Condition, count: int) -> dict[str, Tensor]:
-        """The arguments of `Denoiser.features` for a condition, and `cells`, those of a label map; null ones for
-        images without it."""
+        """The arguments of `Denoiser.features` for a condition, and `cells`, those of a label map; the null ones where
+        it is not given."""
         condition = condition.to(self.device)
         given: dict[str, Tensor] = {}
-        if self.num_classes:
-            labels = condition.labels
-            labels = torch.full((count,), NO_LABEL, device=self.device) if labels is None else labels
-            given["rows"] = labels.masked_fill(labels == NO_LABEL, self.num_classes)
+        if condition.labels is not None:
+            given["rows"] = torch.where(condition.labels == NO_LABEL, self.num_classes, condition.labels)
         if condition.text is not None and condition.text_ids is not None:
             given["text"], given["text_mask"] = condition.text, condition.text_ids >= 0
         if self.num_maps:
-            cells = torch.full((count, self.num_positions), NO_LABEL, device=self.device)
+            cells = torch.full((count, self.num_positions), -1, device=self.device)
             if condition.label_map is not None:
                 cells = cell_classes(condition.label_map, self.grid)
-            given["cells"] = cells.masked_fill(cells < 0, self.num_maps)
+            given["cells"] = torch.where(cells < 0, self.num_maps, cells)
         return given
 
     def _features(
