@@ -74,7 +74,7 @@ class TransformerParams(Params):
     """Whether a learned vector is added to each input, as in VQGAN and GPT-2."""
     rotary_base: Annotated[float, Field(gt=1)] | None
     """Whether queries and keys turn with row and column, and with which base, as in LlamaGen, whose base is 10,000;
-    smaller ones tell the places of small grids apart better. Null for no rotary positions."""
+    with a smaller one more planes turn within a small grid. Null for no rotary positions."""
     prefix_attention: Literal["causal", "full"]
     """Whether vectors of the prefix look at those after them, too (`full`, VQGAN's code: `n_unmasked`). Without effect
     on a prefix of one vector: `condition: none` and `class`."""
