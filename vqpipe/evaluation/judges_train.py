@@ -47,7 +47,7 @@ from vqpipe.training.objective import Objective, TrainingResult
 
 PROTOCOL = 1
 """Number of the measuring protocol in the code: raise it when a change alters what a number means."""
-ADJECTIVE_WEIGHT = 0.25
+ADJECTIVE_WEIGHT = 0.5
 """Weight of the adjectives' cross-entropy, a sum over adjectives and a mean over objects."""
 SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
 """Params of training that change no result but its rounding."""
