@@ -69,7 +69,7 @@ def test_all_judges_learn_and_are_measured_with_chance_next_to_them(inputs: Path
     with (tmp_path / "curves.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["20", "40", "60"]
-    for term in ("class", "map", "heat", "box", "adjective"):
+    for term in ("class", "map", "heat", "name", "box", "adjective"):
         assert float(rows[-1][f"main/{term}"]) < float(rows[0][f"main/{term}"]), term
     facts = read_manifest(tmp_path / "judges", JUDGES).facts
     assert facts["classes"][:2] == ["beach", "forest"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.small_judges import PARAMS, SCENES, write_scenes
 from vqpipe.data.adapters.scenes import CLASSES, ScenesSource, compose
@@ -17,7 +18,7 @@ from vqpipe.data.annotations import things_of
 from vqpipe.data.records import Thing
 from vqpipe.data.scenes.grammar import KIND_OF, NOUNS, OBJECTS
 from vqpipe.errors import MismatchError
-from vqpipe.evaluation.judges import Found, JudgeParams, Judges, Seen, Subjects
+from vqpipe.evaluation.judges import Found, JudgeParams, Judges, Read, Seen, Subjects
 from vqpipe.evaluation.judges_captions import Mention, Stated, stated
 from vqpipe.evaluation.judges_measure import (
     caption_agreement,
@@ -168,22 +169,26 @@ def test_an_object_is_matched_once_by_name_and_overlap() -> None:
     assert detection(seen, [[], []], 0.5) is None
 
 
-def test_objects_are_read_from_the_peaks_of_the_heatmaps() -> None:
+def test_objects_are_read_from_the_peaks_of_the_heatmap() -> None:
     made = judges()
-    heat = torch.full((1, 2, 8, 8), -9.0)
-    heat[0, 0, 2, 5] = 3.0  # a bird
-    heat[0, 0, 2, 6] = 2.9  # its neighbour is no peak
-    heat[0, 1, 6, 1], heat[0, 1, 4, 1] = 1.0, 0.9  # two boats on one another
-    heat[0, 1, 0, 7] = -2.0  # below the threshold
+    heat = torch.full((1, 8, 8), -9.0)
+    heat[0, 2, 5], heat[0, 2, 6] = 3.0, 2.9  # its neighbour is no peak
+    heat[0, 6, 1], heat[0, 4, 1] = 1.0, 0.9  # two objects on one another
+    heat[0, 0, 7] = -2.0  # below the threshold
     points = torch.zeros(1, 16, 8, 8)
+    points[0, 0, 2, 5] = 1.0
     with torch.no_grad():
-        made.box.weight.zero_()
+        for layer in (made.name, made.box, made.adjective):
+            layer.weight.zero_()
+        made.name.bias.copy_(torch.tensor([0.0, 2.0]))
+        made.name.weight[0, 0] = 4.0  # a bird where the first channel is on, else a boat
         made.box.bias.copy_(torch.tensor([0.5, 0.25, math.log(2.0), math.log(8.0)]))
-        made.adjective.weight.zero_()
         made.adjective.bias.copy_(torch.tensor([2.0, -2.0, 0.0]))
         (objects,) = made._objects(Seen(None, None, heat, points), (64, 32), 0.3)
     assert [one.name for one in objects] == ["bird", "boat"]
-    assert objects[0].score == pytest.approx(torch.tensor(3.0).sigmoid().item())
+    sure = torch.tensor(2.0).sigmoid().item()
+    assert objects[0].score == pytest.approx(torch.tensor(3.0).sigmoid().item() * sure)
+    assert objects[1].score == pytest.approx(torch.tensor(1.0).sigmoid().item() * sure)
     # A place is 4 pixels wide and 8 high: centre (22, 18), 8 wide and 64 high, cut at the image's edge.
     assert objects[0].box == pytest.approx((18.0, 0.0, 8.0, 50.0))
     assert objects[0].adjectives == pytest.approx({"red": 0.8808, "small": 0.1192, "striped": 0.5}, abs=1e-4)
@@ -248,13 +253,15 @@ def test_judges_are_read_as_they_were_saved(tmp_path: Path) -> None:
     read = Judges.load(tmp_path / "judges")
     assert (read.subjects, read.config) == (SUBJECTS, made.config)
     assert not read.training
-    assert torch.equal(read.class_of(images), made.class_of(images))
-    assert read.find(images, 0.01) == made.find(images, 0.01)
+    own = made.state_dict()
+    assert set(own) == set(read.state_dict())
+    assert all(torch.equal(own[name], tensor) for name, tensor in read.state_dict().items())
+    torch.testing.assert_close(read.class_of(images), made.class_of(images))
 
 
 def test_the_focal_loss_is_the_papers() -> None:
-    logits, target = torch.tensor([[[[0.3, -1.2, 2.0]]]]), torch.tensor([[[[1.0, 0.4, 0.0]]]])
-    p = torch.sigmoid(logits)[0, 0, 0].tolist()
+    logits, target = torch.tensor([[[0.3, -1.2, 2.0]]]), torch.tensor([[[1.0, 0.4, 0.0]]])
+    p = torch.sigmoid(logits)[0, 0].tolist()
     expected = (
         -((1 - p[0]) ** 2) * math.log(p[0])
         - 0.6**4 * p[1] ** 2 * math.log(1 - p[1])
@@ -288,6 +295,7 @@ def test_mirrored_targets_are_those_of_the_mirrored_image(dataset: Path) -> None
     assert torch.equal(plain.maps.flip(-1), mirrored.maps)
     assert plain.heat is not None
     assert plain.places is not None
+    assert plain.names is not None
     assert plain.boxes is not None
     assert mirrored.places is not None
     assert mirrored.boxes is not None
@@ -298,39 +306,46 @@ def test_mirrored_targets_are_those_of_the_mirrored_image(dataset: Path) -> None
     torch.testing.assert_close(mirrored.places[real] % 8 + mirrored.boxes[real][:, 0], 8 - across)
     for at in range(4):
         for number, thing in enumerate(known.things[at]):
-            name, place = made.things.index(thing.name), int(plain.places[at, number])
-            assert plain.heat[at, name].flatten()[place] == 1.0
+            assert made.things[int(plain.names[at, number])] == thing.name
+            assert plain.heat[at].flatten()[int(plain.places[at, number])] == 1.0
 
 
-def test_targets_are_found_again_as_objects(dataset: Path) -> None:
-    """What the targets encode, the detector decodes: the true boxes and adjectives."""
+def test_targets_are_found_again_as_objects(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the targets encode, the detector decodes: the true names, boxes and adjectives."""
     known = Known.open(dataset, "train", params())
     made = Judges(params(max_found=40), known.subjects("scenes")).eval()
-    batch = known.batch(np.arange(6), np.zeros(6, dtype=bool), made)
+    batch = known.batch(np.arange(24), np.zeros(24, dtype=bool), made)
     assert batch.heat is not None
     assert batch.places is not None
+    assert batch.names is not None
     assert batch.boxes is not None
     assert batch.adjectives is not None
-    for at in range(6):
-        places, real = batch.places[at], batch.places[at] >= 0
-        grid = torch.zeros(1, 4 + len(made.adjectives), 64)
-        grid[0, :, places[real]] = torch.cat([batch.boxes[at], 8 * batch.adjectives[at] - 4], 1)[real].T
-        grid = grid.view(1, -1, 8, 8)
-        made.at_places = lambda _, where, grid=grid: tuple(  # type: ignore[method-assign, misc]
-            grid.flatten(2)[0][:, where[0]].T[None].split([4, len(made.adjectives)], 2)
-        )
-        (objects,) = made._objects(
-            Seen(None, None, (batch.heat[at : at + 1] * 20 - 10), grid), (32, 32), 0.99
-        )
-        apart = len(set(places[real].tolist())) == int(real.sum())
-        for thing in known.things[at]:
+    compared = 0
+    for at, things in enumerate(known.things):
+        own = batch.places[at, : len(things)]
+        rows = torch.stack([own // 8, own % 8], 1)
+        if any((rows - row).abs().max(1).values.lt(2).sum() > 1 for row in rows):
+            continue  # centres next to each other share a peak
+
+        def read(_: torch.Tensor, places: torch.Tensor, own: torch.Tensor = own, at: int = at) -> Read:
+            which = [
+                own.tolist().index(place) if place in own.tolist() else 0 for place in places[0].tolist()
+            ]
+            names = F.one_hot(batch.names[at, which], len(made.things)) * 40.0  # type: ignore[index]
+            boxes, words = batch.boxes[at, which], batch.adjectives[at, which]  # type: ignore[index]
+            return Read(names[None], boxes[None], 20 * words[None] - 10)
+
+        monkeypatch.setattr(made, "at_places", read)
+        logits = torch.where(batch.heat[at] == 1, 10.0, -10.0)[None]
+        (objects,) = made._objects(Seen(None, None, logits, torch.zeros(1, 1, 8, 8)), (32, 32), 0.5)
+        assert sorted(one.name for one in objects) == sorted(thing.name for thing in things)
+        for thing in things:
             same = [one for one in objects if one.name == thing.name]
-            assert same
-            if apart and len(same) == 1 and sum(own.name == thing.name for own in known.things[at]) == 1:
-                assert same[0].box == pytest.approx(thing.box, abs=1e-3)
-                assert {word for word, chance in same[0].adjectives.items() if chance > 0.5} == set(
-                    thing.adjectives
-                )
+            best = min(same, key=lambda one: abs(one.box[0] - thing.box[0]) + abs(one.box[1] - thing.box[1]))
+            assert best.box == pytest.approx(thing.box, abs=1e-3)
+            assert {word for word, chance in best.adjectives.items() if chance > 0.5} == set(thing.adjectives)
+            compared += 1
+    assert compared > 20
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -343,12 +358,11 @@ def test_every_weight_gets_a_gradient(dataset: Path, missing: bool) -> None:
         assert batch.labels is not None
         assert batch.maps is not None
         assert batch.places is not None
-        batch = replace(
-            batch, labels=batch.labels * 0 - 1, maps=batch.maps * 0 - 1, places=batch.places * 0 - 1
-        )
+        none = torch.full_like(batch.places, -1)
+        batch = replace(batch, labels=batch.labels * 0 - 1, maps=batch.maps * 0 - 1, places=none, names=none)
     loss, terms = JudgeTraining(made).loss("main", batch, 0.0)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert set(terms) == {"class", "map", "heat", "box", "adjective"}
+    assert set(terms) == {"class", "map", "heat", "name", "box", "adjective"}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
     if missing:
-        assert all(not torch.as_tensor(terms[name]).any() for name in ("class", "map", "box", "adjective"))
+        assert all(not torch.as_tensor(terms[name]).any() for name in terms if name != "heat")

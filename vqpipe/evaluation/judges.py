@@ -1,15 +1,16 @@
 """Judges: networks that say what a sample shows, trained on a dataset's real images (the `judges` stage).
 
 One convolutional trunk with a pyramid of features (Lin et al., "Feature Pyramid Networks", arXiv 1612.03144) and up to
-three heads: a classifier on the coarsest level; a segmenter on the finest; a detector that finds each object as a peak
-in the heatmap of its name, and reads the box and the adjectives at the peak (Zhou et al., "Objects as Points",
-arXiv 1904.07850, sections 3 and 4). A head whose column the dataset lacks is absent.
+three heads: a classifier on the coarsest level; a segmenter on the finest; a detector that finds objects as peaks in a
+heatmap of centres, and reads the name, the box and the adjectives at the peak (Zhou et al., "Objects as Points",
+arXiv 1904.07850, sections 3 and 4). The paper has a heatmap for each name; one for all names learns where objects are
+from all of them, which a training of minutes needs. A head whose column the dataset lacks is absent.
 
 judges = Judges.load(Path("artifacts/judges"))
 shares = judges.class_of(images)
 
 Letters: n images, H W their height and width, r side of the network's input, c classes, k classes of pixels, o names of
-objects, a adjectives, h w the grid of the heatmaps (r / 4), p places on it.
+objects, a adjectives, h w the grid of the heatmap (r / 4), p places on it.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Found:
-    """An object in an image: its score in [0, 1], box (x, y, width, height) in the image's pixels, and the probability
-    of each adjective."""
+    """An object in an image: its score in [0, 1] (the probability of a centre times that of the name), its box (x, y,
+    width, height) in the image's pixels, and the probability of each adjective."""
 
     name: str
     score: float
@@ -129,10 +130,22 @@ class Seen:
     """Logits."""
     maps: Float[Tensor, "n k r/2 r/2"] | None
     """Logits, at half the input's resolution."""
-    heat: Float[Tensor, "n o h w"] | None
+    heat: Float[Tensor, "n h w"] | None
     """Logits of an object's centre."""
     points: Float[Tensor, "n d h w"] | None
-    """What boxes and adjectives are read from, at each place."""
+    """What names, boxes and adjectives are read from, at each place."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the detector reads at places."""
+
+    names: Float[Tensor, "n p o"]
+    """Logits."""
+    boxes: Float[Tensor, "n p 4"]
+    """The centre's offset (x, y) within its place, and the logarithms of width and height in places."""
+    adjectives: Float[Tensor, "n p a"] | None
+    """Logits; None without adjectives."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +201,8 @@ class Judges(nn.Module):
             self.point = nn.Sequential(
                 nn.GroupNorm(8, d), nn.ReLU(), nn.Conv2d(d, d, 3, padding=1), nn.ReLU()
             )
-            self.heat = nn.Conv2d(d, len(self.things), 1)
+            self.heat = nn.Conv2d(d, 1, 1)
+            self.name = nn.Linear(d, len(self.things))
             self.box = nn.Linear(d, 4)
             assert self.heat.bias is not None
             nn.init.constant_(self.heat.bias, RARE)
@@ -248,18 +262,13 @@ class Judges(nn.Module):
         if self.categories:
             maps = self.segmenter(_doubled(self.up(merged)) + features[0])
         points = self.point(merged) if self.things else None
-        return Seen(classes, maps, None if points is None else self.heat(points), points)
+        return Seen(classes, maps, None if points is None else self.heat(points)[:, 0], points)
 
-    def at_places(
-        self, points: Float[Tensor, "n d h w"], places: Int64[Tensor, "n p"]
-    ) -> tuple[Float[Tensor, "n p 4"], Float[Tensor, "n p a"] | None]:
-        """Boxes and logits of adjectives at places (numbered in raster order) of the heatmaps.
-
-        A box is the centre's offset (x, y) within its place and the logarithms of width and height, in places.
-        """
+    def at_places(self, points: Float[Tensor, "n d h w"], places: Int64[Tensor, "n p"]) -> Read:
+        """What the detector reads at places (numbered in raster order)."""
         index = places[:, None].expand(-1, points.shape[1], -1)
         rows = points.flatten(2).gather(2, index).transpose(1, 2)
-        return self.box(rows), self.adjective(rows) if self.adjectives else None
+        return Read(self.name(rows), self.box(rows), self.adjective(rows) if self.adjectives else None)
 
     def judge(self, images: UInt8[Tensor, "n 3 H W"], threshold: float | None = None) -> Judged:
         """What all judges say, in one pass.
@@ -315,18 +324,19 @@ class Judges(nn.Module):
         assert out.heat is not None
         assert out.points is not None
         heat = out.heat.float().sigmoid()
-        peaks = heat * (heat == F.max_pool2d(heat, 3, stride=1, padding=1))
-        grid_h, grid_w = heat.shape[2:]
-        scores, flat = peaks.flatten(1).topk(min(self.config.max_found, peaks[0].numel()))
-        names, places = flat // (grid_h * grid_w), flat % (grid_h * grid_w)
-        raw, logits = self.at_places(out.points, places)
+        peaks = heat * (heat == F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0])
+        grid_h, grid_w = heat.shape[1:]
+        centres, places = peaks.flatten(1).topk(min(self.config.max_found, grid_h * grid_w))
+        read = self.at_places(out.points, places)
+        chances, names = read.names.float().softmax(2).max(2)
+        scores = centres * chances
         corner = torch.stack([places % grid_w, places // grid_w], dim=2)
-        extent = raw[..., 2:].clamp_max(math.log(max(grid_h, grid_w))).exp()
-        centred = torch.cat([corner + raw[..., :2], extent], dim=2)
-        scale = torch.tensor([shape[1] / grid_w, shape[0] / grid_h] * 2, device=raw.device)
-        limit = torch.tensor([shape[1], shape[0]] * 2, device=raw.device)
+        extent = read.boxes[..., 2:].clamp_max(math.log(max(grid_h, grid_w))).exp()
+        centred = torch.cat([corner + read.boxes[..., :2], extent], dim=2)
+        scale = torch.tensor([shape[1] / grid_w, shape[0] / grid_h] * 2, device=heat.device)
+        limit = torch.tensor([shape[1], shape[0]] * 2, device=heat.device)
         boxes = box_convert(centred * scale, "cxcywh", "xyxy").clamp_min(0).minimum(limit)
-        adjectives = None if logits is None else logits.sigmoid().cpu()
+        adjectives = None if read.adjectives is None else read.adjectives.sigmoid().cpu()
         for at in range(len(heat)):
             kept = batched_nms(boxes[at].float(), scores[at], names[at], NMS_IOU)
             kept = kept[scores[at, kept] >= threshold]

@@ -3,8 +3,8 @@
 The measures on real test images are the ceilings of the same measures on samples: no sample can be expected to be
 judged better. Those with another image's class, map or caption are chance.
 
-Letters: n images, b of a batch, t objects of an image (padded), r side of the crops, h w the grid of the heatmaps, o
-names of objects, a adjectives.
+Letters: n images, b of a batch, t objects of an image (padded), r side of the crops, h w the grid of the heatmap, a
+adjectives.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ from vqpipe.training.objective import Objective, TrainingResult
 
 PROTOCOL = 1
 """Number of the measuring protocol in the code: raise it when a change alters what a number means."""
+ADJECTIVE_WEIGHT = 0.5
+"""Weight of the adjectives' cross-entropy, a sum over adjectives and a mean over objects."""
 SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
 """Params of training that change no result but its rounding."""
 
@@ -93,12 +95,14 @@ class JudgeBatch:
     """Classes, -1 for none."""
     maps: Int64[Tensor, "b r r"] | None
     """Classes of pixels, -1 for none."""
-    heat: Float[Tensor, "b o h w"] | None
+    heat: Float[Tensor, "b h w"] | None
     """1 at an object's centre, falling off around it."""
     places: Int64[Tensor, "b t"] | None
     """The place of each object's centre in raster order, -1 for padding."""
+    names: Int64[Tensor, "b t"] | None
+    """Numbers of their names, -1 for padding."""
     boxes: Float[Tensor, "b t 4"] | None
-    """As `Judges.at_places` gives them."""
+    """As in `Read`."""
     adjectives: Float[Tensor, "b t a"] | None
     """1 for those that are true."""
 
@@ -145,7 +149,9 @@ class Known:
         objects: dict[str, Tensor] = {}
         if judges.things:
             objects = self._objects(rows, mirrored, judges)
-        return JudgeBatch(images, labels, maps, *map(objects.get, ("heat", "places", "boxes", "adjectives")))
+        return JudgeBatch(
+            images, labels, maps, *map(objects.get, ("heat", "places", "names", "boxes", "adjectives"))
+        )
 
     def _objects(
         self, rows: Int64[np.ndarray, " b"], mirrored: np.ndarray, judges: Judges
@@ -156,8 +162,8 @@ class Known:
         names = {name: at for at, name in enumerate(judges.things)}
         words = {word: at for at, word in enumerate(judges.adjectives)}
         scale, axis = grid / judges.config.crop, np.arange(grid)
-        heat = np.zeros((len(rows), len(names), grid, grid), dtype=np.float32)
-        places = np.full((len(rows), most), -1, dtype=np.int64)
+        heat = np.zeros((len(rows), grid, grid), dtype=np.float32)
+        places, kinds = (np.full((len(rows), most), -1, dtype=np.int64) for _ in range(2))
         boxes = np.zeros((len(rows), most, 4), dtype=np.float32)
         adjectives = np.zeros((len(rows), most, len(words)), dtype=np.float32)
         for at, row in enumerate(rows.tolist()):
@@ -169,12 +175,11 @@ class Known:
                     np.exp(-0.5 * ((axis - centre) / max(side / 6, 0.5)) ** 2)
                     for centre, side in ((column, w), (line, h))
                 )
-                own = heat[at, names[thing.name]]
-                np.maximum(own, down[:, None] * across, out=own)
-                places[at, number] = line * grid + column
+                np.maximum(heat[at], down[:, None] * across, out=heat[at])
+                places[at, number], kinds[at, number] = line * grid + column, names[thing.name]
                 boxes[at, number] = (x - column, y - line, *np.log(np.maximum((w, h), 0.25)))
                 adjectives[at, number, [words[word] for word in thing.adjectives]] = 1.0
-        found = {"heat": heat, "places": places, "boxes": boxes} | (
+        found = {"heat": heat, "places": places, "names": kinds, "boxes": boxes} | (
             {"adjectives": adjectives} if words else {}
         )
         return {name: torch.from_numpy(values) for name, values in found.items()}
@@ -212,21 +217,24 @@ class JudgeTraining(Objective):
             terms["map"] = _entropy(seen.maps, coarse[:, 0].long())
         if seen.heat is not None and seen.points is not None and batch.heat is not None:
             assert batch.places is not None
+            assert batch.names is not None
             assert batch.boxes is not None
             real = (batch.places >= 0)[..., None].float()
             count = real.sum().clamp_min(1.0)
             terms["heat"] = focal_loss(seen.heat, batch.heat) / count
-            boxes, logits = self.judges.at_places(seen.points, batch.places.clamp_min(0))
-            terms["box"] = ((boxes - batch.boxes).abs() * real).sum() / count
-            if logits is not None and batch.adjectives is not None:
+            read = self.judges.at_places(seen.points, batch.places.clamp_min(0))
+            terms["name"] = _entropy(read.names.flatten(0, 1), batch.names.flatten())
+            terms["box"] = ((read.boxes - batch.boxes).abs() * real).sum() / count
+            if read.adjectives is not None and batch.adjectives is not None:
                 errors = F.binary_cross_entropy_with_logits(
-                    logits.float(), batch.adjectives, reduction="none"
+                    read.adjectives.float(), batch.adjectives, reduction="none"
                 )
-                terms["adjective"] = (errors * real).sum() / count
+                # A sum over all adjectives is several times the other terms.
+                terms["adjective"] = ADJECTIVE_WEIGHT * (errors * real).sum() / count
         return torch.stack([term.float() for term in terms.values()]).sum(), terms
 
 
-def focal_loss(logits: Float[Tensor, "b o h w"], target: Float[Tensor, "b o h w"]) -> Float[Tensor, ""]:
+def focal_loss(logits: Float[Tensor, "b h w"], target: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """The penalty-reduced focal loss of "Objects as Points", equation 1 (alpha 2, beta 4), a sum over all places."""
     logits = logits.float()
     chance, positive = logits.sigmoid(), target == 1
