@@ -20,6 +20,8 @@ from vqpipe.runtime.signals import run_child
 from vqpipe.runtime.terminal import say
 
 GROUP = "row@"
+INPUTS = ("--dataset", "--clip", "--judges", "--codebook")
+"""The options of a row's command that name what it reads, in the order in which the stage states them."""
 
 
 def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
@@ -71,7 +73,7 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         board.tokenizer(row, seed)
         board.tasks_of(row, seed)
         board.priors_of(row, seed)
-        inputs = [Path(options[key]) for key in ("--dataset", "--clip", "--codebook")]
+        inputs = [Path(options[key]) for key in INPUTS if key in options]
         for path in inputs:
             if not path.exists():
                 raise ArtifactError(

@@ -20,6 +20,7 @@ def main(
     cost: Annotated[Path, typer.Option(help="The cost file to publish; nothing depends on it.")],
     dataset: Annotated[Path, typer.Option(help="The dataset artifact.")] = Path("artifacts/dataset"),
     clip: Annotated[Path, typer.Option(help="The CLIP artifact.")] = Path("artifacts/clip"),
+    judges: Annotated[Path, typer.Option(help="The judges artifact.")] = Path("artifacts/judges"),
     params: Annotated[Path, typer.Option(help="The board's params file.")] = FILE,
     threads: Annotated[int, typer.Option(help="Threads; the numbers depend on it in the last digits.")] = 1,
 ) -> None:
@@ -35,8 +36,10 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
+    from vqpipe.artifacts.specs.judges import JUDGES
     from vqpipe.boards.generation import read_board, train_generation_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
+    from vqpipe.evaluation.judges import Judges
     from vqpipe.runtime.code import stage_code, words_in
     from vqpipe.runtime.device import device
     from vqpipe.vision.clip import Clip
@@ -46,12 +49,12 @@ def main(
     identity = board.identity(row, seed)
     board.tokenizer(row, seed), board.priors_of(row, seed)
     with stage_run(
-        "generation", identity, [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
+        "generation", identity, [(dataset, DATASET), (clip, CLIP), (judges, JUDGES), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)],
     ) as run:  # fmt: skip
         code, shared = stage_code("generation", kinds=words_in(identity)), stage_code("generation", kinds=())
         made = train_generation_row(
-            board, row, seed, load_pretrained(codebook), dataset, Clip.load(clip, where),
+            board, row, seed, load_pretrained(codebook), dataset, Clip.load(clip, where), Judges.load(judges, where),
             scratch=run.scratch(f"-{code}"), device=where,
         )  # fmt: skip
         about = {

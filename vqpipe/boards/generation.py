@@ -18,6 +18,7 @@ from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.boards.board import Board, load_board
 from vqpipe.boards.row import Row, flat, train_row
 from vqpipe.codebooks.load import PretrainedCodebook
+from vqpipe.evaluation.judges import Judges
 from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.names import Name
 from vqpipe.priors import PRIORS, AnyPrior
@@ -94,6 +95,7 @@ def train_generation_row(
     codebook: PretrainedCodebook,
     dataset: Path,
     clip: Clip,
+    judges: Judges | None,
     *,
     scratch: Path,
     device: torch.device,
@@ -104,6 +106,7 @@ def train_generation_row(
         codebook: that of the run, or None.
         dataset: the dataset artifact.
         clip: the run's CLIP.
+        judges: of the samples; None for none.
         scratch: folder of the checkpoints.
 
     Raises:
@@ -127,7 +130,7 @@ def train_generation_row(
         if not (done.is_file() and is_intact(lambda: read_sealed_json(done), f"{name} is measured again")):  # noqa: B023
             begun = time.process_time()
             trained = train_and_measure(
-                params, TokenSet.open(scratch / "tokens"), tokenizer, dataset, clip,
+                params, TokenSet.open(scratch / "tokens"), tokenizer, dataset, clip, judges=judges,
                 scratch=scratch / name, curves=None, device=device, title=f"{title}, {name}",
             )  # fmt: skip
             assert trained is not None, "one process"
