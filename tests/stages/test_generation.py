@@ -15,13 +15,15 @@ from stages import generation as stage
 from stages.boards import missing_rows
 from tests.small_priors import shared
 from tests.small_training import merged
+from tests.stages.test_prior_conditions import write_judges
 from tests.stages.test_row import EVALUATE, QUANTIZER, STEPS
-from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
+from tests.tiny import CLASSES, TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.boards.generation import read_board
 from vqpipe.errors import ParamsError
+from vqpipe.evaluation.judges import Subjects
 from vqpipe.priors.gpt import GPT
 
 PRIORS: dict[str, Any] = {
@@ -46,6 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generation")
     write_dataset(root, {"train": 12, "validation": 4, "test": 20})
     write_tiny_clip(root / "clip")
+    write_judges(root / "judges", Subjects(classes=CLASSES))
     (root / "none").mkdir()
     write_manifest(root / "none", header_for(NO_CODEBOOK, {}))
     (root / "params.yaml").write_text(json.dumps(BOARD))
@@ -60,7 +63,7 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def words(root: Path, row: str, out: Path) -> list[str]:
     given = {
         "row": row, "seed": 0, "codebook": root / "none", "metrics": out, "cost": out.with_suffix(".cost"),
-        "dataset": root / "dataset", "clip": root / "clip",
+        "dataset": root / "dataset", "clip": root / "clip", "judges": root / "judges",
     }  # fmt: skip
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
@@ -81,6 +84,7 @@ def test_a_row_has_the_numbers_of_its_tokenizer_and_of_its_priors(
         assert metrics[f"prior.{name}.bits_per_token"] > 0
         assert metrics[f"prior.{name}.condition"] == name.removeprefix("gpt-")
         assert cost[f"prior.{name}.training_seconds"] > 0
+    assert 0 <= metrics["prior.gpt-class.agreement.samples.class_accuracy"] <= 1
     assert not any(isinstance(value, dict | list) for value in metrics.values())
     assert missing_rows(root, {"vq-0": ["python", "-m", "stages.generation", *words(root, "vq", out)]}) == {}
 
