@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_tree import PAIRS, PARAMS, write_prior, write_tree
+from report_tree import PAIRS, PARAMS, filled, write_metrics, write_prior, write_tree
 from test_report_page import check_valid, rows_of
 
 from vqpipe.artifacts.lineage import COST
 from vqpipe.artifacts.publish import publish_sealed, tree_digest
+from vqpipe.evaluation.judges_train import JudgesMetrics
+from vqpipe.metrics.measured import Interval
 from vqpipe.report.build import Report, build_report
 from vqpipe.report.names import NOT_MEASURED
 from vqpipe.report.pictures import label_colours
@@ -65,6 +67,24 @@ def test_agreement_is_next_to_chance_and_to_what_the_judge_can_see(report: Repor
     assert rows[1][2:] == ["0.300", "0.100", "0.150", "0.350", "0.400"]
     assert rows[2][2:] == ["15.0", "5.0", "7.5", "17.5", "20.0"]
     assert "over 100 captions, 10 draws" in report.html
+
+
+def test_the_judges_own_quality_is_next_to_chance(tmp_path: Path) -> None:
+    params = write_tree(tmp_path)
+    top = {"top1": Interval(mean=0.9, low=0.88, high=0.92)}
+    content = {
+        "classes": top, "other_classes": {"top1": Interval(mean=0.1, low=0.08, high=0.12)}, "num_images": 2000,
+        "objects": {"precision": 0.5, "recall": 0.25}, "num_train_images": 4000,
+    }  # fmt: skip
+    write_metrics(tmp_path, "judges", filled(JudgesMetrics, content))
+    html = build_report(tmp_path / "artifacts", params, PARAMS).html
+    rows = rows_of(html, "How far the judges can be trusted")
+    assert rows[1] == ["asked class, %", "90.0|88.0 to 92.0", "10.0|8.0 to 12.0"]
+    assert [row[:2] for row in rows[2:]] == [
+        ["boxes, precision at IoU 0.5, %", "50.0"],
+        ["boxes, recall at IoU 0.5, %", "25.0"],
+    ]
+    assert "4,000 training images alone" in html
 
 
 def test_completions_are_next_to_floor_chance_and_ceiling_and_shown(report: Report) -> None:

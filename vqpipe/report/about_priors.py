@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vqpipe.artifacts.intact import read_intact
+from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
+from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.priors.measure_distances import SampleDistances
 from vqpipe.report.about_data import curve_charts
@@ -80,7 +82,11 @@ def _tables(inputs: Inputs) -> list[Block]:
     names = [name for name in DISTANCES if any(getattr(m.samples, name) is not None for m in prior.values())]
     if names:
         tables.append(_distances(inputs, names))
-    tables += [table for table in (_agreement(prior), _completion(prior)) if table is not None]
+    tables += [
+        table
+        for table in (_agreement(prior), _judges(inputs.judges), _completion(prior))
+        if table is not None
+    ]
     tables.append(_bits(prior, inputs.dataset.images.get("test") if inputs.dataset is not None else None))
     tables.append(_memorisation(prior))
     tables.append(_runs(inputs))
@@ -227,6 +233,43 @@ def _agreement(prior: Mapping[str, PriorMetrics]) -> Table | None:
         "their own conditions, which shows how far the judge itself can be trusted.", *about, *counts, *reasons,
     ])  # fmt: skip
     return _compared("Samples and what was asked for", ["prior"], rows, note)
+
+
+def _judges(found: JudgesMetrics | None) -> Table | None:
+    """What the judges find in real test images, and what of another image's class, map and caption."""
+    if found is None:
+        return None
+    parts: tuple[tuple[Metrics | None, Metrics | None, Mapping[str, str]], ...] = (
+        (found.classes, found.other_classes, {"top1": "class_accuracy"}),
+        (found.maps, found.other_maps, {"mean_iou": "mean_iou", "pixel_accuracy": "pixel_accuracy"}),
+        (
+            found.captions,
+            found.other_captions,
+            {name: name for name in ("objects", "colours", "adjectives", "places")},
+        ),
+    )
+    rows = []
+    for real, other, names in parts:
+        for field, name in names.items() if real is not None else ():
+            own, chance = getattr(real, field), getattr(other, field, None)
+            if own is not None:
+                label = column(name)
+                rows.append([Cell(f"{label.name}, {label.unit}"), cell(name, own), cell(name, chance)])
+    if found.objects is not None:
+        for name in ("precision", "recall"):
+            value = number(100 * getattr(found.objects, name), 1)
+            rows.append([Cell(f"boxes, {name} at IoU 0.5, %"), Cell(value), Cell(NOT_MEASURED)])
+    columns = [
+        Column("measure", numeric=False),
+        Column("real test images"),
+        Column("chance", "another image's"),
+    ]
+    note = (
+        f"n = {number(found.num_images)} test images. The judges were trained on {number(found.num_train_images)} "
+        "training images alone. What they miss in real images they also miss in samples, so a sample cannot be expected to be "
+        "judged better than the real images; intervals are over images."
+    )
+    return Table("How far the judges can be trusted", columns, rows, note) if rows else None
 
 
 def _completion(prior: Mapping[str, PriorMetrics]) -> Table | None:

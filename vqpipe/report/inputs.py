@@ -19,6 +19,7 @@ from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.show import read_cost
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.base import Params, read_yaml
 from vqpipe.params.names import check_names
@@ -63,10 +64,10 @@ class ReportParams(Params):
 MODELS: dict[str, type[Metrics]] = {
     "dataset": DatasetMetrics, "clip": ClipMetrics, "vocabulary": VocabularyMetrics, "graph": GraphMetrics,
     "patches": PatchesMetrics, "cluster": ClusterMetrics, "tokenizer": TokenizerMetrics, "evaluate": EvaluationMetrics,
-    "prior": PriorMetrics,
+    "judges": JudgesMetrics, "prior": PriorMetrics,
 }  # fmt: skip
 """The model of each stage's metrics; a task's is that of its kind."""
-STAGES = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster")
+STAGES = ("dataset", "clip", "vocabulary", "graph", "patches", "cluster", "judges")
 """The stages of one output each, which have metrics."""
 
 Curve = dict[str, list[float]]
@@ -101,6 +102,7 @@ class Inputs:
     graph: GraphMetrics | None = None
     patches: PatchesMetrics | None = None
     cluster: ClusterMetrics | None = None
+    judges: JudgesMetrics | None = None
     tokenizer: dict[str, TokenizerMetrics] = field(default_factory=dict)
     evaluate: dict[str, EvaluationMetrics] = field(default_factory=dict)
     prior: dict[str, PriorMetrics] = field(default_factory=dict)
@@ -169,7 +171,7 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         root, tree,
         **single,
         curves={
-            **{name: _curves(root / "curves", [name]) for name in ("clip", "cluster")},
+            **{name: _curves(root / "curves", [name]) for name in ("clip", "cluster", "judges")},
             **{group: _curves(root / "curves" / group, names[group]) for group in ("tokenizer", "prior", "task")},
         },
         outputs=tuple(outputs),
@@ -244,7 +246,7 @@ def _curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
 
 def _outputs(names: Mapping[str, list[str]]) -> list[str]:
     """The outputs with sidecars, in the order of the stages."""
-    common = ["dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches"]
+    common = ["dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches", "judges"]
     groups = (
         ("tokenizer", names["tokenizer"]), ("tokens", names["tokenizer"]), ("prior", names["prior"]),
         ("evaluation", names["tokenizer"]), ("task", names["task"]),

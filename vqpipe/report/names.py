@@ -149,6 +149,12 @@ MEASURES: dict[str, Measure] = {
     "pixel_accuracy": Measure(
         "pixels", "%", HIGHER, 1, "Share of the pixels to which that segmenter assigns the asked class."
     ),
+    "objects": Measure(
+        "objects", "%", HIGHER, 1, "Share of the objects that a caption states that a detector finds in the image."
+    ),
+    "colours": Measure("colours", "%", HIGHER, 1, "The same for the colours of these objects."),
+    "adjectives": Measure("adjectives", "%", HIGHER, 1, "The same for all adjectives of these objects."),
+    "places": Measure("places", "%", HIGHER, 1, "The same for the place, by the classifier."),
     "bits_per_image": Measure(
         "bits",
         "per image",
