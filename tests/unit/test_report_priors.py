@@ -13,6 +13,7 @@ from test_report_page import check_valid, rows_of
 
 from vqpipe.artifacts.lineage import COST
 from vqpipe.artifacts.publish import publish_sealed, tree_digest
+from vqpipe.evaluation.judges_measure import ClassAgreement, DetectionAgreement
 from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.metrics.measured import Interval
 from vqpipe.report.build import Report, build_report
@@ -71,10 +72,11 @@ def test_agreement_is_next_to_chance_and_to_what_the_judge_can_see(report: Repor
 
 def test_the_judges_own_quality_is_next_to_chance(tmp_path: Path) -> None:
     params = write_tree(tmp_path)
-    top = {"top1": Interval(mean=0.9, low=0.88, high=0.92)}
+    real, other = (Interval(mean=mean, low=mean - 0.02, high=mean + 0.02) for mean in (0.9, 0.1))
     content = {
-        "classes": top, "other_classes": {"top1": Interval(mean=0.1, low=0.08, high=0.12)}, "num_images": 2000,
-        "objects": {"precision": 0.5, "recall": 0.25}, "num_train_images": 4000,
+        "classes": ClassAgreement(top1=real, top5=real, num_images=2000),
+        "other_classes": ClassAgreement(top1=other, top5=other, num_images=2000), "num_images": 2000,
+        "objects": filled(DetectionAgreement, {"precision": 0.5, "recall": 0.25}), "num_train_images": 4000,
     }  # fmt: skip
     write_metrics(tmp_path, "judges", filled(JudgesMetrics, content))
     html = build_report(tmp_path / "artifacts", params, PARAMS).html
