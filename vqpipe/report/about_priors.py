@@ -266,7 +266,7 @@ def _judges(found: JudgesMetrics | None) -> Table | None:
     ]
     note = (
         f"n = {number(found.num_images)} test images. The judges were trained on {number(found.num_train_images)} "
-        "training images alone. What they miss in real images they also miss in samples, so a sample cannot be expected "
+        "training images alone. What they miss in real images they also miss in samples, so no sample can be expected "
         "to be judged better than the real images; intervals are over images."
     )
     return Table("How far the judges can be trusted", columns, rows, note) if rows else None
