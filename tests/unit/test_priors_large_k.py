@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.small_priors import GRID, ONE, PLAIN, TWO, images, labels, model
-from vqpipe.priors import gpt
+from vqpipe.priors import cross_entropy
 from vqpipe.priors.contract import Condition
 from vqpipe.runtime.seeds import torch_rng
 
@@ -49,7 +49,7 @@ def test_blocks_give_the_loss_and_the_gradient_of_the_whole(
     num_codes: tuple[int, ...], images_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, gradients, _ = loss_and_gradient(num_codes, 8)
-    monkeypatch.setattr(gpt, "LOGITS", images_at_once * POSITIONS * max(num_codes))
+    monkeypatch.setattr(cross_entropy, "LOGITS", images_at_once * POSITIONS * max(num_codes))
     blocks, own, _ = loss_and_gradient(num_codes, 8)
     torch.testing.assert_close(blocks, whole)
     for found, expected in zip(own, gradients, strict=True):
@@ -82,7 +82,7 @@ def test_in_half_precision_the_gradients_of_blocks_are_added_up_in_float32(
 ) -> None:
     exact, whole = head_gradient(torch.float32), head_gradient(torch.bfloat16)
     monkeypatch.setattr(
-        gpt, "LOGITS", 5 * ONE[0]
+        cross_entropy, "LOGITS", 5 * ONE[0]
     )  # 154 blocks, whose sum in half precision is off by several times
     blocks = head_gradient(torch.bfloat16)
     assert float((blocks - exact).norm()) < 1.3 * float((whole - exact).norm())
@@ -95,7 +95,7 @@ def test_blocks_give_the_likelihood_of_the_whole(
 ) -> None:
     prior, batch, condition = model(num_codes), images(num_codes, 7), Condition(labels=labels(7))
     whole = prior.log_likelihood(batch, condition)
-    monkeypatch.setattr(gpt, "LOGITS", 2 * POSITIONS * min(num_codes))
+    monkeypatch.setattr(cross_entropy, "LOGITS", 2 * POSITIONS * min(num_codes))
     torch.testing.assert_close(prior.log_likelihood(batch, condition), whole)
 
 
@@ -114,8 +114,8 @@ def test_sampling_has_the_logits_of_its_passes_in_memory_and_no_more() -> None:
 
 def test_the_logits_of_a_batch_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, count = 3000, 16
-    monkeypatch.setattr(gpt, "LOGITS", 2 * POSITIONS * codes)
+    monkeypatch.setattr(cross_entropy, "LOGITS", 2 * POSITIONS * codes)
     _, _, largest = loss_and_gradient((codes,), count)
     assert largest == 2 * POSITIONS * codes  # above codes x width, the weights of the head
-    monkeypatch.setattr(gpt, "LOGITS", 1 << 26)
+    monkeypatch.setattr(cross_entropy, "LOGITS", 1 << 26)
     assert loss_and_gradient((codes,), count)[2] == count * POSITIONS * codes

@@ -20,7 +20,7 @@ LOGITS = 1 << 26
 def cross_entropy(
     features: Float[Tensor, "m d"], head: nn.Linear, codes: Int64[Tensor, " m"], label_smoothing: float = 0.0
 ) -> Float[Tensor, " m"]:
-    """Cross-entropy in nats of each position's code, float32, with at most `LOGITS` logits at once.
+    """Cross-entropy in nats of each position's code, float32 or wider, with at most `LOGITS` logits at once.
 
     With a gradient, the logits of a block are computed again when it is asked for, and never kept.
 
@@ -45,5 +45,6 @@ def _one_block(
     # Autocast keeps the half-precision copy of a parameter, but not of a view, for the next block; with a copy of its
     # own each block's gradient is float32 before they are added up.
     bias = None if head.bias is None else head.bias[:]
-    scores = F.linear(features, head.weight[:], bias).float()
-    return F.cross_entropy(scores, codes, reduction="none", label_smoothing=label_smoothing)
+    scores = F.linear(features, head.weight[:], bias)
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return F.cross_entropy(wide, codes, reduction="none", label_smoothing=label_smoothing)

@@ -20,26 +20,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from vqpipe.errors import MismatchError
 from vqpipe.models.causal import CausalTransformer, TransformerParams, grid_places, turns
 from vqpipe.models.transformer import init_gpt
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams, num_known
+from vqpipe.priors.cross_entropy import cross_entropy
 from vqpipe.priors.decoding import Decoder
 from vqpipe.priors.prefix import AddedMap, ClassPrefix, MapPrefix, Prefix, TextPrefix
 from vqpipe.priors.sampling import TokenSampling
-
-LOGITS = 1 << 26
-"""Logits that the loss has in memory at once: 256 MB of float32."""
 
 
 class GPTSampling(TokenSampling):
@@ -223,31 +218,12 @@ class GPT(Prior):
     def _nll(
         self, features: Sequence[Float[Tensor, "b n d"]], targets: Int64[Tensor, "b g n"]
     ) -> Float[Tensor, "b g n"]:
-        """Cross-entropy of each code, in blocks of positions of which one has at most `LOGITS` logits.
-
-        With a gradient, the logits of a block are computed again when it is asked for, and never kept.
-        """
-        losses, again = [], partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        for group, y in enumerate(features):
-            flat, codes = y.flatten(0, 1), targets[:, group].flatten()
-            block = max(1, LOGITS // self.num_codes[group])
-            if len(flat) <= block:
-                own = self._cross_entropy(flat, codes, group)
-            else:
-                parts = zip(torch.split(flat, block), torch.split(codes, block), strict=True)
-                own = torch.cat([again(self._cross_entropy, *part, group) for part in parts])
-            losses.append(own.view(len(y), -1))
+        """Cross-entropy of each code."""
+        losses = [
+            cross_entropy(y.flatten(0, 1), head, targets[:, group].flatten()).view(len(y), -1)
+            for group, (y, head) in enumerate(zip(features, self.network.heads, strict=True))
+        ]
         return torch.stack(losses, dim=1)
-
-    def _cross_entropy(
-        self, y: Float[Tensor, "m d"], codes: Int64[Tensor, " m"], group: int
-    ) -> Float[Tensor, " m"]:
-        # Autocast keeps the half-precision copy of a parameter, but not of a view, for the next block; with a copy of
-        # its own each block's gradient is float32 before they are added up.
-        head: Any = self.network.heads[group]
-        scores = F.linear(y, head.weight[:], None if head.bias is None else head.bias[:])
-        exact = torch.promote_types(scores.dtype, torch.float32)
-        return F.cross_entropy(scores.to(exact), codes, reduction="none")
 
     def _decoder(self, size: int, known: int, sampling: GPTSampling) -> Decoder:
         """The decoder of the last call, whose captured step fits while shapes, filters and weights are the same.
