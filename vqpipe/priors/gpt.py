@@ -18,7 +18,7 @@ group, d width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -219,9 +219,10 @@ class GPT(Prior):
         self, features: Sequence[Float[Tensor, "b n d"]], targets: Int64[Tensor, "b g n"]
     ) -> Float[Tensor, "b g n"]:
         """Cross-entropy of each code."""
+        heads: Iterable[Any] = self.network.heads
         losses = [
             cross_entropy(y.flatten(0, 1), head, targets[:, group].flatten()).view(len(y), -1)
-            for group, (y, head) in enumerate(zip(features, self.network.heads, strict=True))
+            for group, (y, head) in enumerate(zip(features, heads, strict=True))
         ]
         return torch.stack(losses, dim=1)
 
