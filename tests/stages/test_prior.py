@@ -38,7 +38,8 @@ from vqpipe.vision.clip import Clip
 
 NUM_IMAGES = {"train": 48, "validation": 6, "test": 24}
 COMMON: dict[str, Any] = {
-    "seed": 0, "condition": "class", "condition_drop": 0.1, "token_noise": 0.0, "map_scale": 1, "map_as": "prefix",
+    "seed": 0, "condition": "class", "condition_drop": 0.1, "token_noise": 0.0, "map_scale": 1,
+    "condition_as": "prefix",
     "model": {
         "num_layers": 2, "num_heads": 2, "width": 16, "block": {"kind": "gpt2"}, "learned_positions": True,
         "rotary_base": 100.0, "prefix_attention": "causal", "head_bias": False,
@@ -56,7 +57,7 @@ COMMON: dict[str, Any] = {
     "num_samples": 20,
     "distances": {"features": "clip", "num_subsets": 2, "subset_images": 10, "num_neighbours": 3, "seed": 0},
 }  # fmt: skip
-OF_GPT = ("token_noise", "map_scale", "map_as", "model", "sampling")
+OF_GPT = ("token_noise", "map_scale", "condition_as", "model", "sampling")
 SHARED = {name: value for name, value in COMMON.items() if name not in OF_GPT}
 """What priors of all kinds take of `COMMON`."""
 PAIRS = {

@@ -17,6 +17,8 @@ TOOLS = {
     "detokenize": (["detokenize", "gone.parquet", "--tokenizer=gone"], "folder"),
     "export": (["export", "gone"], "folder"),
     "import": (["import", "gone.ckpt", "gone.yaml"], "folder"),
+    "sample": (["sample", "--prior=gone"], "png"),
+    "complete": (["complete", "photo.png", "--prior=gone", "--keep=top"], "png"),
     "bench-tokenizers": (["bench-tokenizers", "photos", "--tokenizer=gone"], "json"),
     "card": (["card", "gone"], "page"),
     "boards": (["boards", "--folder=gone"], "page"),

@@ -164,7 +164,7 @@ def test_other_files_are_never_overwritten(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(Path("photo.png").read_bytes())
     for out, message in (
-        (photo, "another picture"), (tmp_path, "ends in .png"), (tmp_path / "grid.jpg", "ends in .png"),
+        (photo, "another picture"), (tmp_path, "is a folder"), (tmp_path / "grid.jpg", "ends in .png"),
     ):  # fmt: skip
         code, output = run("sample", "--prior", "gpt", "--out", out)
         assert code == 2

@@ -62,7 +62,7 @@ class Anywhere(Unigram):
 
 
 def toy(prior: type[Unigram]) -> Unigram:
-    content = params().model_dump(mode="json", exclude={"model", "map_scale", "map_as", "token_noise"})
+    content = params().model_dump(mode="json", exclude={"model", "map_scale", "condition_as", "token_noise"})
     content |= {"kind": "unigram", **prior.example()}
     return prior(validate(content, "prior", prior.Params), space(ONE)).eval()
 

@@ -209,7 +209,7 @@ def toy(prior: type[LatentPrior]) -> LatentPrior:
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / 400)
         rows = torch.multinomial(CHANCES, 64, replacement=True, generator=rng)
         batch = PLACES[rows] + SPREAD * torch.randn(64, 2, 2, 2, generator=rng)
-        loss = made.loss(batch, Condition(labels=rows.clamp_max(2)))
+        loss = made.loss(batch, made.dropped(Condition(labels=rows.clamp_max(2))))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -38,9 +38,10 @@ FORMS = pytest.mark.parametrize(
             "map_scale": 2,
             "model": {"rotary_base": None, "prefix_attention": "full"},
         },
-        {"condition": "label_map", "map_as": "added", "map_scale": 2},
+        {"condition": "label_map", "condition_as": "added", "map_scale": 2},
+        {"condition": "class", "condition_as": "added"},
     ],
-    ids=["class", "text", "label map", "fine label map", "added label map"],
+    ids=["class", "text", "label map", "fine label map", "added label map", "added class"],
 )
 """Prefixes of one vector, of several, and of as many as there are codes and more; in blocks of both kinds."""
 

@@ -41,7 +41,8 @@ FORMS: list[dict[str, Any]] = [
     {"condition": "text", "model": {"block": LLAMA, "rotary_base": None}},
     {"condition": "label_map", "model": {"learned_positions": False, "head_bias": True}},
     {"condition": "label_map", "map_scale": 2, "model": {"prefix_attention": "full"}},
-    {"condition": "label_map", "map_scale": 2, "map_as": "added"},
+    {"condition": "label_map", "map_scale": 2, "condition_as": "added"},
+    {"condition": "class", "condition_as": "added"},
 ]
 GROUPS = pytest.mark.parametrize("num_codes", [ONE, TWO], ids=["one stream", "two streams"])
 
@@ -386,7 +387,7 @@ def test_a_full_prefix_sees_all_of_itself_and_no_code(attention: str) -> None:
 
 
 def test_an_added_map_has_a_vector_for_each_cell_of_the_position_that_is_predicted() -> None:
-    prior, own = model(ONE, condition="label_map", map_as="added", map_scale=2), given("label_map")
+    prior, own = model(ONE, condition="label_map", condition_as="added", map_scale=2), given("label_map")
     assert own.label_map is not None
     added, cells = prior.prefix.added(own, 5), majority(own.label_map, (6, 8), 3)
     assert added is not None

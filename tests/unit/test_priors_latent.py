@@ -17,9 +17,9 @@ from vqpipe.models.conditioning import TextContext
 from vqpipe.models.unet import UNet, UNetParams
 from vqpipe.params.base import validate
 from vqpipe.priors.contract import Condition
-from vqpipe.priors.latent import LatentPrior, decoded_latents, guided
+from vqpipe.priors.latent import LatentPrior, guided
 from vqpipe.priors.measure import decoded
-from vqpipe.priors.train import to_codes
+from vqpipe.priors.train import to_codes, to_latents
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -211,8 +211,9 @@ def test_latents_are_decoded_with_and_without_quantising(tmp_path: Path) -> None
     codes = codes.view(3, 1, *tokenizer.grid)
     drawn = tokenizer.quantizer.decode(codes) / std.view(1, -1, 1, 1)
     assert torch.equal(to_codes(prior, drawn, tokenizer), codes)
-    expected = torch.cat(list(decoded(tokenizer, codes, torch.device("cpu"))))
-    exact = torch.cat(list(decoded_latents(prior, drawn, tokenizer)))
+    cpu = torch.device("cpu")
+    expected = torch.cat(list(decoded(tokenizer.decode, codes, cpu)))
+    exact = torch.cat(list(decoded(tokenizer.decode_latent, to_latents(prior, drawn, tokenizer), cpu)))
     assert (exact.int() - expected.int()).abs().max() <= 1
-    moved = torch.cat(list(decoded_latents(prior, drawn + 0.5, tokenizer)))
+    moved = torch.cat(list(decoded(tokenizer.decode_latent, to_latents(prior, drawn + 0.5, tokenizer), cpu)))
     assert (moved.int() - expected.int()).abs().max() > 1

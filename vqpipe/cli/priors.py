@@ -168,8 +168,6 @@ def need_picture(path: Path, inputs: list[Path]) -> None:
     from vqpipe.artifacts.inputs_outputs import FileKind, need_apart, need_output
     from vqpipe.errors import ArtifactError, ParamsError
 
-    if path.suffix.lower() != ".png":
-        raise ParamsError("a grid is written as PNG", found=path.name, expected="a name that ends in .png")
     kind = FileKind("picture", "a PNG that vqpipe sample or complete wrote", (b"\x89PNG",))
     need_output(path, kind)
     need_apart(inputs, [(path, kind)])
@@ -184,6 +182,8 @@ def need_picture(path: Path, inputs: list[Path]) -> None:
                 f"{path} contains something else, which would be lost", found="another picture",
                 expected=f"a new file, or one that is {kind.about}",
             )  # fmt: skip
+    if path.suffix.lower() != ".png":
+        raise ParamsError("a grid is written as PNG", found=path.name, expected="a name that ends in .png")
 
 
 def write_picture(path: Path, sheet: np.ndarray, facts: dict[str, Any]) -> None:

@@ -65,13 +65,20 @@ class GPTParams(PriorParams):
     map_scale: Annotated[int, Field(ge=1)]
     """Of `condition: label_map`: cells per side of a token, each with the class of most of its pixels. 1 is the tokens'
     grid, 2 has four times as many."""
-    map_as: Literal["prefix", "added"]
-    """Of `condition: label_map`: a vector for each cell before the codes, or their vectors added to the input that
-    predicts the position, with which the sequence is at most half as long and the map is learned in fewer steps."""
+    condition_as: Literal["prefix", "added"]
+    """How the condition is given: `prefix`, vectors before the codes; or `added` to the input that predicts each
+    position, which is learned in fewer steps: of a class its vector, of a label map those of the position's cells, with
+    which the sequence is at most half as long. A text is a prefix."""
     model: TransformerParams
     """The network."""
     sampling: GPTSampling
     """How the samples of the metrics and of the grid are drawn."""
+
+    @model_validator(mode="after")
+    def _texts_are_prefixes(self) -> GPTParams:
+        if self.condition == "text" and self.condition_as == "added":
+            raise ValueError("condition_as: added is for a class or a label_map; a text is given as prefix")
+        return self
 
 
 class GPT(Prior):
@@ -89,7 +96,7 @@ class GPT(Prior):
         return {
             "token_noise": 0.0,
             "map_scale": 1,
-            "map_as": "prefix",
+            "condition_as": "prefix",
             "model": {
                 "num_layers": 2, "num_heads": 2, "width": 16, "block": {"kind": "gpt2"},
                 "learned_positions": True, "rotary_base": 100.0, "prefix_attention": "causal", "head_bias": False,
@@ -211,9 +218,10 @@ class GPT(Prior):
             case "text":
                 return TextPrefix(space.text_length, space.text_dim, width)
             case "label_map":
-                kind = AddedMap if config.map_as == "added" else MapPrefix
+                kind = AddedMap if config.condition_as == "added" else MapPrefix
                 return kind(space, config.map_scale, width)
-        return ClassPrefix(self.num_classes, width)
+        everywhere = self.num_positions if config.condition_as == "added" and self.num_classes else 0
+        return ClassPrefix(self.num_classes, width, everywhere)
 
     def _nll(
         self, features: Sequence[Float[Tensor, "b n d"]], targets: Int64[Tensor, "b g n"]

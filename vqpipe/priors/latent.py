@@ -1,7 +1,7 @@
 """What the priors over latents share: their networks, guidance, and samples in passes.
 
 They model the latent before quantisation, at unit standard deviation per channel. A sample is quantised, then decoded,
-as VQGAN-LC does for LDM, DiT and SiT (section 3.3); `decoded_latents` leaves the quantisation out.
+as VQGAN-LC does for LDM, DiT and SiT (section 3.3).
 
 Letters: b n images, c o channels of the latent and of the network's output, h w the grid, l text tokens, H W pixels.
 """
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqpipe.data.loader import to_uint8
 from vqpipe.errors import MismatchError
 from vqpipe.models.conditioning import ABSENT
 from vqpipe.models.dit import DiT, DiTParams
@@ -27,7 +26,6 @@ from vqpipe.models.unet import UNet, UNetParams
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams, SamplingParams
 from vqpipe.priors.sampling import guide, image_generators, normal
 from vqpipe.runtime.batches import slices
-from vqpipe.tokenizers.tokenizer import Tokenizer
 
 AnyNetwork = Annotated[DiTParams | UNetParams, Field(discriminator="kind")]
 """The params of either network."""
@@ -189,16 +187,3 @@ class LatentPrior(Prior):
             text = torch.zeros(n, self.space.text_length, self.space.text_dim, device=device)
             ids = torch.full(text.shape[:2], ABSENT, device=device)
         return labels.to(device), text.to(device), ids.to(device)
-
-
-@torch.no_grad()
-def decoded_latents(
-    prior: Prior, drawn: Float[Tensor, "n c h w"], tokenizer: Tokenizer
-) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
-    """Images of drawn latents without quantising them, as uint8 on the CPU, `IMAGE_BATCH` at a time.
-
-    The ablation of `priors.measure.decoded`, which decodes the codes nearest to the latents.
-    """
-    std = torch.tensor(prior.space.latent_std, device=tokenizer.device).view(1, -1, 1, 1)
-    for rows in slices(len(drawn), IMAGE_BATCH):
-        yield to_uint8(tokenizer.decode_latent(drawn[rows].to(tokenizer.device) * std)).cpu()

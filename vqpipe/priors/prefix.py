@@ -1,5 +1,5 @@
-"""What a GPT is given as a prefix of its sequence: the image's class, its text, or its label map, which can also be
-added to the inputs.
+"""What a GPT is given as a prefix of its sequence: the image's class, its text, or its label map; class and map can
+also be added to the inputs.
 
 Without its condition an image has the null prefix: the null class, a learned vector at each token of the text, or a map
 of which nothing is known.
@@ -41,13 +41,17 @@ class Prefix(nn.Module, ABC):
 
 
 class ClassPrefix(Prefix):
-    """One vector per class, and one for images without one; `condition: none` has that alone."""
+    """One vector per class, and one for images without one; `condition: none` has that alone.
+
+    Args:
+        everywhere: n, to add the vector to the input that predicts each position too; 0 for none.
+    """
 
     length = 1
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, everywhere: int = 0) -> None:
         super().__init__()
-        self.null = num_classes
+        self.null, self.everywhere = num_classes, everywhere
         self.table = nn.Embedding(num_classes + 1, width)
 
     def forward(self, condition: Condition, count: int) -> Float[Tensor, "b 1 d"]:
@@ -58,6 +62,9 @@ class ClassPrefix(Prefix):
         rows = labels.to(device)
         vectors: Tensor = self.table(torch.where(rows == NO_LABEL, self.null, rows))
         return vectors[:, None]
+
+    def added(self, condition: Condition, count: int) -> Float[Tensor, "b n d"] | None:
+        return self(condition, count).expand(-1, self.everywhere, -1) if self.everywhere else None
 
     def turns(self, dim: int, base: float) -> Float[Tensor, "2 1 e"]:
         """Zeros, as in LlamaGen's code: all scores of its query and of its key are 0."""
