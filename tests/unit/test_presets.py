@@ -112,9 +112,14 @@ def test_sections_fit_each_other(preset: str) -> None:
     )
     assert grid % params["patches"]["grid"] == 0
     source = params["dataset"]["source"]
-    labelled = source["kind"] == "scenes" or source.get("classes") == "folders"
-    for pair in pairs(preset).values():
-        assert labelled or pair.condition == "none"
+    has = {
+        "none": True,
+        "class": source["kind"] == "scenes" or source.get("classes") == "folders",
+        "text": source["kind"] in ("scenes", "coco", "pairs") or bool(source.get("templates")),
+        "label_map": source["kind"] in ("scenes", "coco"),
+    }
+    for name, pair in pairs(preset).items():
+        assert has[pair.condition], name
 
 
 @pytest.mark.parametrize("preset", F16)
