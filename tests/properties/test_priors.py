@@ -225,8 +225,11 @@ def test_an_image_is_the_same_however_many_are_drawn(
 
 
 def same(one: Tensor, two: Tensor) -> None:
-    """Equal codes, or latents that differ by rounding."""
-    assert torch.allclose(one, two, atol=1e-4) if one.is_floating_point() else torch.equal(one, two)
+    """Equal codes, or latents that differ by rounding, which samplers of many steps amplify."""
+    if one.is_floating_point():
+        assert float((one - two).abs().max()) < 2e-4 * float(two.abs().max())
+    else:
+        assert torch.equal(one, two)
 
 
 @EVERY

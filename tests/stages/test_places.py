@@ -28,10 +28,17 @@ INPUTS: dict[str, dict[str, str]] = {
     "tokenizer": {"dataset": "dataset", "clip": "clip", "codebook": "patches-codebook"},
     "tokens": {"dataset": "dataset", "tokenizer": "tokenizer"},
     "judges": {"dataset": "dataset"},
-    "prior": {"tokens": "tokens", "tokenizer": "tokenizer", "dataset": "dataset", "clip": "clip"},
+    "prior": {
+        "tokens": "tokens",
+        "tokenizer": "tokenizer",
+        "dataset": "dataset",
+        "clip": "clip",
+        "judges": "judges",
+    },
     "evaluate": {"dataset": "dataset", "clip": "clip", "tokenizer": "tokenizer"},
     "task": {"tokenizer": "tokenizer", "dataset": "dataset", "clip": "clip"},
     "row": {"dataset": "dataset", "clip": "clip", "codebook": "patches-codebook"},
+    "generation": {"dataset": "dataset", "clip": "clip", "judges": "judges", "codebook": "patches-codebook"},
     "report": {},
 }
 """The artifact behind each option of each stage that is an input."""
@@ -49,12 +56,14 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "evaluate": {"out": "evaluation", "metrics": "file"},
     "task": {"out": "task", "metrics": "file", "curves": "file"},
     "row": {"metrics": "file", "cost": "file"},
+    "generation": {"metrics": "file", "cost": "file"},
     "report": {"out": "page"},
 }
 """What each option that is an output publishes."""
 PLAIN = {
     "tokenizer": ["--variant=vq"], "prior": ["--pair=vq-gpt"], "task": ["--pair=vq-masked_words"],
     "row": ["--row=vq", "--seed=0", f"--params={ROOT / 'boards/scenes/params.yaml'}"],
+    "generation": ["--row=vq", "--seed=0", f"--params={ROOT / 'boards/generation/params.yaml'}"],
 }  # fmt: skip
 EACH_INPUT = [(stage, option) for stage, options in INPUTS.items() for option in options]
 EACH_OUTPUT = [(stage, option) for stage, options in OUTPUTS.items() for option in options]
