@@ -61,8 +61,8 @@ def test_samples_are_shown_with_their_captions_and_maps(report: Report) -> None:
 def test_agreement_is_next_to_chance_and_to_what_the_judge_can_see(report: Report) -> None:
     rows = rows_of(report.html, "Samples and what was asked for")
     assert rows[0][1:] == [
-        "measure", "samples", "floor: codes by frequency", "chance: another condition", "ceiling: reconstructions",
-        "test images",
+        "measure", "samples", "floor|codes by frequency", "chance|another condition", "ceiling|reconstructions",
+        "ceiling|test images",
     ]  # fmt: skip
     assert [row[0] for row in rows[1:]] == [PAIRS[0]] * 2
     assert rows[1][2:] == ["0.300", "0.100", "0.150", "0.350", "0.400"]
@@ -92,7 +92,7 @@ def test_the_judges_own_quality_is_next_to_chance(tmp_path: Path) -> None:
 def test_completions_are_next_to_floor_chance_and_ceiling_and_shown(report: Report) -> None:
     rows = rows_of(report.html, "Completion of test images")
     assert rows[0][3:] == [
-        "samples", "floor: codes by frequency", "chance: another image's codes", "ceiling: reconstructions",
+        "samples", "floor|codes by frequency", "chance|another image's codes", "ceiling|reconstructions",
     ]  # fmt: skip
     assert [row[1] for row in rows[1:]] == ["lower half, 50%"] * 2
     assert rows[1][3:] == ["14.00", "10.00", "11.00", "25.00"]

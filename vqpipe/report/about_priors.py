@@ -14,6 +14,7 @@ from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.evaluation.judges_train import JudgesMetrics
+from vqpipe.priors.artifact import GRID_COLUMNS
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.priors.measure_distances import SampleDistances
 from vqpipe.report.about_data import curve_charts
@@ -35,17 +36,19 @@ from vqpipe.report.names import (
 from vqpipe.report.pictures import HIDDEN, decode_labels, decode_png, label_colours, picture, shrunk
 
 SETS = {
-    "samples": "samples",
-    "unquantised_samples": "samples, not quantised",
-    "unigram_samples": "floor: codes by frequency",
-    "another_condition": "chance: another condition",
-    "another_image": "chance: another image's codes",
-    "reconstructions": "ceiling: reconstructions",
-    "test_images": "test images",
+    "samples": Column("samples"),
+    "unquantised_samples": Column("samples", "not quantised"),
+    "unigram_samples": Column("floor", "codes by frequency"),
+    "another_condition": Column("chance", "another condition"),
+    "another_image": Column("chance", "another image's codes"),
+    "reconstructions": Column("ceiling", "reconstructions"),
+    "test_images": Column("ceiling", "test images"),
 }
 """Columns of the tables that compare sets of images, by their field."""
 OF_ALL = "training images"
 HOLES = {"lower_half": "lower half", "upper_half": "upper half", "inner_square": "inner square"}
+FLOOR_ROWS = 2
+"""Rows of the floor's grid that are shown."""
 LEGEND = 4
 """Classes of a label map that are named under it, the largest ones."""
 
@@ -199,7 +202,7 @@ def _compared(
         return None
     sets = [name for name in SETS if any(values.get(name) is not None for *_, values in rows)]
     columns = [Column(name, numeric=False) for name in first]
-    columns += [Column("measure", numeric=False), *(Column(SETS[name]) for name in sets)]
+    columns += [Column("measure", numeric=False), *(SETS[name] for name in sets)]
     cells = []
     for labels, name, values in rows:
         found = column(name)
@@ -258,7 +261,7 @@ def _judges(found: JudgesMetrics | None) -> Table | None:
     if found.objects is not None:
         for name in ("precision", "recall"):
             value = number(100 * getattr(found.objects, name), 1)
-            rows.append([Cell(f"boxes, {name} at IoU 0.5, %"), Cell(value), Cell(NOT_MEASURED)])
+            rows.append([Cell(f"boxes, {name} at IoU 0.5, %"), Cell(value), Cell("–")])
     columns = [
         Column("measure", numeric=False),
         Column("real test images"),
@@ -374,8 +377,25 @@ def _published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
             yield pair, folder
 
 
+def _floor(inputs: Inputs, pair: str, folder: Path, done: set[str], params: ReportParams) -> Iterator[Block]:
+    """The first rows of the floor of a tokenizer's priors, where they are not among those that are done."""
+    tokenizer = str(inputs.params["prior"]["pairs"][pair]["tokenizer"])
+    if tokenizer in done:
+        return
+    done.add(tokenizer)
+    path = folder / "unigram.png"
+    whole = decode_png(read_intact(path), 4 * params.max_picture_pixels, str(path), "prior")
+    rows = whole[: FLOOR_ROWS * whole.shape[1] // GRID_COLUMNS]
+    yield Gallery(
+        f"{tokenizer}: the floor",
+        [("", [picture(rows, f"samples of the unigram floor of {tokenizer}")])],
+        "Codes drawn independently, each as often as in training: what a prior must beat.",
+    )
+
+
 def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
+    floors: set[str] = set()
     for pair, folder in _published(inputs):
         path = folder / "samples.parquet"
         rows = (
@@ -408,15 +428,7 @@ def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
         title = f"{pair}: the first {counted(len(rows), 'sample')}, not picked"
         flat = [("", [one for _, own in groups for one in own])]
         blocks.append(Gallery(title, groups if of_maps else flat, note, compact=of_maps))
-        path = folder / "unigram.png"
-        unigram = decode_png(read_intact(path), 4 * params.max_picture_pixels, str(path), "prior")
-        blocks.append(
-            Gallery(
-                f"{pair}: the floor",
-                [("", [picture(unigram, f"samples of the unigram floor of {pair}")])],
-                "Codes drawn independently, each as often as in training: what a prior must beat.",
-            )
-        )
+        blocks += _floor(inputs, pair, folder, floors, params)
     return blocks or [
         Absent("Samples are absent: no prior in this checkout. Run: dvc pull, or dvc repro prior")
     ]
@@ -448,24 +460,19 @@ def _completions(inputs: Inputs, params: ReportParams) -> list[Block]:
                 known = decode_png(row["original"], None, where, "prior").copy()
                 known[decode_labels(row["mask"], where) > 0] = HIDDEN
                 asked = row["caption"] or row["label_name"] or ""
-                pictures = [
-                    picture(
-                        shrunk(known, params.max_picture_pixels),
-                        f"what is known of {row['image_id']}",
-                        asked or "known",
-                    )
-                ]
+                alt = f"what is known of {row['image_id']}"
+                pictures = [picture(shrunk(known, params.max_picture_pixels), alt, "known")]
                 pictures += [
                     shown(png, f"{i + 1}", f"completion {i + 1} of {row['image_id']} by {pair}")
                     for i, png in enumerate(row["completions"])
                 ]
                 pictures.append(shown(row["original"], "true image", f"{row['image_id']} itself"))
-                groups.append(("", pictures))
+                groups.append((asked, pictures))
             if groups:
                 note = (
                     "What is known, completions drawn one after the other and not picked, and the true image."
                 )
-                blocks.append(Gallery(f"{pair}: {HOLES[hole]}", groups, note, compact=True))
+                blocks.append(Gallery(f"{pair}: {HOLES[hole]}", groups, note))
     return blocks or [Absent("Completions are absent: no prior that takes known tokens is in this checkout.")]
 
 
