@@ -12,12 +12,12 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
-PAIRED = ("vq", "vqct", "lc")
+PAIRED = ("vq-gpt", "vqct-gpt", "lc-gpt", "lc-vq_diffusion")
 SOLVED = ("vq-masked_words", "vq+lg-masked_words", "vq+lg-retrieval", "vq+lg-relations")
 FOLDERS = [
     "dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches",
     *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),
-    *(f"task/{v}" for v in SOLVED), *(f"prior/{v}-gpt" for v in PAIRED),
+    *(f"task/{v}" for v in SOLVED), *(f"prior/{v}" for v in PAIRED), "judges",
 ]  # fmt: skip
 
 
@@ -45,9 +45,9 @@ def test_the_report_and_its_metrics_are_there(pico: Checkout) -> None:
     assert (report / "index.html").stat().st_size > 50_000
     metrics = json.loads((report / "metrics.json").read_text())
     assert set(VARIANTS) == set(metrics["tokenizer"])
-    assert {f"{v}-gpt" for v in PAIRED} == set(metrics["prior"])
+    assert set(PAIRED) == set(metrics["prior"])
     assert set(SOLVED) == set(metrics["task"])
-    assert {"clip", "graph"} <= set(metrics)
+    assert {"clip", "graph", "judges"} <= set(metrics)
 
 
 def test_a_second_repro_does_nothing(pico: Checkout) -> None:
