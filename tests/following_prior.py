@@ -73,7 +73,7 @@ class Follows(Prior):
     def sample(
         self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
     ) -> Tensor:
-        self.begin_sampling(condition, n)
+        self.begin_sampling(condition, n, sampling.guidance)
         positions = math.prod(self.space.grid)
         numbers, drawn = uniform(image_generators(n, generator), self.space.groups, positions), []
         null = self._scores(Condition(), n)

@@ -71,7 +71,7 @@ class Unigram(Prior):
         self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
     ) -> Tensor:
         """Codes (n, g, h, w)."""
-        self.begin_sampling(condition, n)
+        self.begin_sampling(condition, n, sampling.guidance)
         positions = math.prod(self.space.grid)
         numbers = uniform(image_generators(n, generator), self.space.groups, positions)
         drawn = []
@@ -105,7 +105,7 @@ class Normal(Prior):
 
     @torch.no_grad()
     def sample(self, condition: Condition, n: int, sampling: Any, generator: torch.Generator) -> Tensor:
-        self.begin_sampling(condition, n)
+        self.begin_sampling(condition, n, sampling.guidance)
         noise = normal(image_generators(n, generator), *self.mean.shape)
         return self.mean + noise.to(self.device)
 
@@ -176,7 +176,7 @@ class Palette(Prior):
         self, condition: Condition, n: int, sampling: TokenSampling, generator: torch.Generator
     ) -> Tensor:
         """Codes (n, g, h, w)."""
-        self.begin_sampling(condition, n)
+        self.begin_sampling(condition, n, sampling.guidance)
         grid = self.space.grid
         numbers = uniform(image_generators(n, generator), self.space.groups, math.prod(grid))
         drawn = []

@@ -74,16 +74,16 @@ def holes() -> Tensor:
 
 
 def test_known_tokens_are_for_priors_that_take_them() -> None:
-    toy(Anywhere).check_condition(Condition(tokens=holes()), 5)
+    toy(Anywhere).check_condition(Condition(tokens=holes()), 5, known=True)
     with pytest.raises(MismatchError, match=r"unigram .* cannot be given tokens\n.*\n.*choices:  labels"):
-        toy(Unigram).check_condition(Condition(tokens=holes()), 5)
+        toy(Unigram).check_condition(Condition(tokens=holes()), 5, known=True)
     for tokens, message in (
         (holes() - 1, "codebook\n.*-2"),
         (holes()[..., :2], r"wrong shape\n.*2\)"),
         (holes()[:4], "one entry per image"),
     ):  # fmt: skip
         with pytest.raises(MismatchError, match=message):
-            toy(Anywhere).check_condition(Condition(tokens=tokens), 5)
+            toy(Anywhere).check_condition(Condition(tokens=tokens), 5, known=True)
 
 
 def test_a_prior_without_a_likelihood_says_so() -> None:

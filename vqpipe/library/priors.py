@@ -369,6 +369,9 @@ class ImagePrior:
                 )
         whole = config.model_dump(mode="json")
         whole["sampling"] = {**whole["sampling"], **changes}
+        own = whole["sampling"]
+        if own["guidance"] == 1 and "guided_positions" in own and "guided_positions" not in changes:
+            own["guided_positions"] = None  # which belongs to the guidance that was stored
         return validate(whole, "prior", type(config), "this prior").sampling
 
     @torch.no_grad()

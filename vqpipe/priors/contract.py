@@ -318,45 +318,57 @@ class Prior(nn.Module, ABC):
         """The parts of a `Condition` that this prior, with its params, can be given."""
         return PARTS[self.config.condition] + (() if self.known_tokens == "none" else ("tokens",))
 
-    def begin_sampling(self, condition: Condition, n: int) -> None:
+    def begin_sampling(self, condition: Condition, n: int, guidance: float) -> None:
         """The checks with which every `sample` starts.
 
         Raises:
-            MismatchError: as `check_condition`.
+            MismatchError: as `check_condition`; guidance without a condition or without a trained null condition.
             RuntimeError: training mode.
         """
         if self.training:
             raise RuntimeError("sample() needs eval mode: dropout would distort the samples")
-        self.check_condition(condition, n)
+        self.check_condition(condition, n, known=True)
+        if guidance != 1:
+            if self.config.condition == "none":
+                raise MismatchError(
+                    f"guidance {guidance} needs a condition, and this prior takes none",
+                    found="condition: none", expected="guidance 1",
+                )  # fmt: skip
+            self.need_null(f"guidance {guidance}")
 
-    def check_condition(self, condition: Condition, n: int) -> None:
-        """Refuse a condition that `sample` and `log_likelihood` of `n` images cannot be given.
+    def check_condition(self, condition: Condition, n: int, known: bool = False) -> None:
+        """Refuse a condition that `sample` or `log_likelihood` of `n` images cannot be given.
+
+        Args:
+            known: whether known tokens are accepted, which only samples take.
 
         Raises:
             MismatchError: as `check_parts`; a label or a pixel that is not a class; text or a map of another shape; an
                 image without a condition where the null condition was not trained; known tokens that are out of range,
                 of another grid, or not a prefix where they must be one.
         """
-        self.check_parts(condition, n)
+        self.check_parts(condition, n, known)
         if condition.labels is not None:
             check_labels(condition.labels, self.num_classes)
-        if condition.text is not None or condition.text_ids is not None:
-            self._check_text(condition)
         if condition.label_map is not None:
-            self._check_map(condition.label_map)
+            self._check_pixels(condition.label_map)
         if self.config.condition != "none" and not bool(self.given(condition, n).all()):
             self.need_null("an image without its condition")
         if condition.tokens is not None:
             self._check_tokens(condition.tokens)
 
-    def check_parts(self, condition: Condition, n: int) -> None:
+    def check_parts(self, condition: Condition, n: int, known: bool = False) -> None:
         """Refuse the wrong parts without looking at their values, which would wait for the device.
 
+        Args:
+            known: as for `check_condition`.
+
         Raises:
-            MismatchError: a part that this prior does not take, or one that has not one entry per image.
+            MismatchError: a part that this prior does not take, or one that has not one entry per image; text or a map
+                of another shape; no condition at all where the null condition was not trained.
         """
         parts = condition.parts
-        refused = [name for name in parts if name not in self.takes]
+        refused = [name for name in parts if name not in self.takes or (name == "tokens" and not known)]
         if refused:
             raise MismatchError(
                 f"a prior {self.kind} with condition: {self.config.condition} cannot be given {', '.join(refused)}",
@@ -367,6 +379,16 @@ class Prior(nn.Module, ABC):
                 raise MismatchError(
                     f"{name} must have one entry per image", found=len(part), expected=f"{n} images"
                 )
+        if condition.text is not None or condition.text_ids is not None:
+            self._check_text(condition)
+        side = self.space.resolution
+        if condition.label_map is not None and tuple(condition.label_map.shape[1:]) != (side, side):
+            raise MismatchError(
+                "a label map is not of the images' size",
+                found=f"{tuple(condition.label_map.shape)}", expected=f"(b, {side}, {side})",
+            )  # fmt: skip
+        if not set(parts) & set(PARTS[self.config.condition]) and n:
+            self.need_null("an image without its condition")
 
     def _check_text(self, condition: Condition) -> None:
         text, ids, space = condition.text, condition.text_ids, self.space
@@ -381,13 +403,8 @@ class Prior(nn.Module, ABC):
                 expected=f"features (b, {space.text_length}, {space.text_dim}), ids (b, {space.text_length})",
             )
 
-    def _check_map(self, label_map: Int64[Tensor, "b H W"]) -> None:
-        side, classes = self.space.resolution, len(self.space.map_classes)
-        if tuple(label_map.shape[1:]) != (side, side):
-            raise MismatchError(
-                "a label map is not of the images' size",
-                found=f"{tuple(label_map.shape)}", expected=f"(b, {side}, {side})",
-            )  # fmt: skip
+    def _check_pixels(self, label_map: Int64[Tensor, "b H W"]) -> None:
+        classes = len(self.space.map_classes)
         if label_map.numel() and not -1 <= int(label_map.min()) <= int(label_map.max()) < classes:
             raise MismatchError(
                 "a label map has an unknown class",

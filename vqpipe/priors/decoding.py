@@ -12,7 +12,8 @@ groups, n positions, p vectors of the prefix, d width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from vqpipe.models.causal import Stack
 from vqpipe.models.transformer import FixedCache, GrowingCache, Place
+from vqpipe.priors import cross_entropy
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.sampling import draw, guide, probabilities
+from vqpipe.runtime.batches import slices
 
 if TYPE_CHECKING:
     from vqpipe.priors.gpt import GPT, GPTSampling
@@ -123,15 +126,26 @@ class Decoder:
         uniform = self.uniform.index_select(2, at)
         drawn = []
         for group, y in enumerate(self.network.hidden(inputs, places, self.caches)):
-            scores = self.network.heads[group](y[:, -1])
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            if self.copies == 2:
-                own, null = scores.chunk(2)
-                scores = guide(own, null, config.guidance)
-                if config.guided_positions is not None:
-                    scores = torch.where(at < config.guided_positions, scores, own)
-            drawn.append(draw(probabilities(scores, config), uniform[:, group, 0]))
+            head: Any = self.network.heads[group]
+            copies, codes = y[:, -1].chunk(self.copies), []
+            for rows in slices(len(self.tokens), max(1, cross_entropy.LOGITS // head.out_features)):
+                scores = self._scores(head, [copy[rows] for copy in copies], at)
+                codes.append(draw(probabilities(scores, config), uniform[rows, group, 0]))
+            drawn.append(torch.cat(codes))
         self.tokens.index_copy_(2, at, torch.stack(drawn, dim=1)[..., None])
+
+    def _scores(
+        self, head: Any, copies: Sequence[Float[Tensor, "b d"]], at: Int64[Tensor, " 1"]
+    ) -> Float[Tensor, "b k"]:
+        """Logits of some images, guided where there is a second copy of them without the condition."""
+        scores: list[Tensor] = [head(copy) for copy in copies]
+        wide = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in scores]
+        if len(wide) == 1:
+            return wide[0]
+        guided = guide(wide[0], wide[1], self.sampling.guidance)
+        if self.sampling.guided_positions is None:
+            return guided
+        return torch.where(at < self.sampling.guided_positions, guided, wide[0])
 
     def _repeat(self, times: int) -> None:
         """Take `times` steps; with fixed caches the later ones by replaying one that was captured."""

@@ -151,7 +151,11 @@ class Examples:
         return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
 
     def without_condition(self) -> Bool[np.ndarray, " n"]:
-        """Which images lack the condition that the params name: a label, a caption or a map."""
+        """Which images lack the condition that the params name: a label, a caption, or a map of which a pixel is known.
+
+        Raises:
+            MismatchError: a map that is smaller than the images, or with a pixel of an unknown class.
+        """
         count = len(self)
         match self.config.condition:
             case "class":
@@ -161,9 +165,12 @@ class Examples:
                     [not any(text.strip() for text in own) for own in self.images.captions[:count]]
                 )
             case "label_map":
-                return np.array(
-                    [png is None for png in self.maps.pngs[:count]] if self.maps is not None else []
-                )
+                assert self.maps is not None, "maps are opened with the condition"
+                parts = [
+                    self.maps.get(rows)
+                    for rows in (range(s, min(s + 256, count)) for s in range(0, count, 256))
+                ]
+                return np.concatenate([(part < 0).flatten(1).all(dim=1).numpy() for part in parts])
         return np.zeros(count, dtype=bool)
 
     def num_cut(self) -> int:

@@ -75,8 +75,8 @@ class GPTParams(PriorParams):
     """How the samples of the metrics and of the grid are drawn."""
 
     @model_validator(mode="after")
-    def _texts_are_prefixes(self) -> GPTParams:
-        if self.condition == "text" and self.condition_as == "added":
+    def _class_or_map_is_added(self) -> GPTParams:
+        if self.condition in ("none", "text") and self.condition_as == "added":
             raise ValueError("condition_as: added is for a class or a label_map; a text is given as prefix")
         return self
 
@@ -190,9 +190,7 @@ class GPT(Prior):
             MismatchError: a condition that this model does not have, or guidance or no condition where the null
                 condition was never trained.
         """
-        self.begin_sampling(condition, n)
-        if sampling.guidance != 1:
-            self.need_null(f"guidance {sampling.guidance}")
+        self.begin_sampling(condition, n, sampling.guidance)
         known = 0 if condition.tokens is None else num_known(condition.tokens)
         uniform = torch.rand(n, self.groups, self.num_positions, generator=generator, dtype=torch.float32)
         tokens = torch.zeros(n, self.groups, self.num_positions, dtype=torch.int64, device=self.device)

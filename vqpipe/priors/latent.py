@@ -136,9 +136,7 @@ class LatentPrior(Prior):
             MismatchError: a condition that this model does not have, or guidance or an image without its condition
                 where the null condition was never trained.
         """
-        self.begin_sampling(condition, n)
-        if sampling.guidance != 1:
-            self.need_null(f"guidance {sampling.guidance}")
+        self.begin_sampling(condition, n, sampling.guidance)
         weight = next(self.parameters())
         generators = image_generators(n, generator)
         size = math.ceil(n / max(1, math.ceil(n / (sampling.batch or max(1, n)))))

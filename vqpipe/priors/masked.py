@@ -130,7 +130,9 @@ class Masked(Prior):
         return [self.denoiser.blocks]
 
     def curve_terms(self, loss: Float[Tensor, ""]) -> Mapping[str, Tensor]:
-        """Bits per masked token."""
+        """Bits per masked token; none with label smoothing, whose loss is not in bits of the tokens."""
+        if self.config.label_smoothing:
+            return {}
         return {"bits_per_masked_token": loss / (self.groups * math.log(2))}
 
     def loss(self, batch: Int64[Tensor, "b g h w"], condition: Condition) -> Float[Tensor, ""]:
@@ -207,9 +209,7 @@ class Masked(Prior):
             MismatchError: a condition that this model does not have, or guidance where the null condition was never
                 trained.
         """
-        self.begin_sampling(condition, n)
-        if sampling.guidance != 1:
-            self.need_null(f"guidance {sampling.guidance}")
+        self.begin_sampling(condition, n, sampling.guidance)
         generators = image_generators(n, generator)
         tokens = self.masks.expand(n, -1, self.num_positions).clone()
         if condition.tokens is not None:

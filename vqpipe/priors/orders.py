@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vqpipe.priors.sampling import TokenSampling
@@ -38,7 +38,8 @@ class ParallelSampling(TokenSampling):
     schedule: Schedule
     """The share of positions that are masked, as a function of r."""
     noise: Annotated[float, Field(ge=0)] = 0.0
-    """Scale of the Gumbel noise on the scores of order `confidence`; it falls linearly, by 1 - r."""
+    """Scale of the Gumbel noise on the scores of order `confidence`, and of the temperature of `draws: annealed`; it
+    falls linearly, by 1 - r."""
     batch: Annotated[int, Field(ge=1)] | None = None
     """Images drawn at once, or null for all; each image's random numbers do not depend on it."""
     counts: Literal["ceil", "floor", "ends"] = "ceil"
@@ -60,6 +61,20 @@ class ParallelSampling(TokenSampling):
     guidance_ramp: Literal["constant", "linear", "power_cosine"] = "constant"
     """The scale of a step is 1 + f (guidance - 1), where q is the share of steps done before it and f is 1, q, or
     (1 - cos(pi q^3)) / 2 (RAR, Yu et al., 2024)."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.draws == "annealed" and self.noise == 0:
+            raise ValueError(
+                "draws: annealed has the temperature noise (1 - r), and noise is 0: all images would be one"
+            )
+        if self.order == "halton" and self.score == "logit":
+            raise ValueError("score: logit is of order: confidence; a Halton order has no scores")
+        if self.temperature_last is None and self.temperature_power != 1:
+            raise ValueError("temperature_power needs temperature_last")
+        if self.guidance == 1 and self.guidance_ramp != "constant":
+            raise ValueError("guidance_ramp needs guidance other than 1")
+        return self
 
 
 def masked_share(schedule: Schedule, progress: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

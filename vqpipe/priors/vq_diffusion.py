@@ -190,9 +190,7 @@ class VQDiffusion(Prior):
             MismatchError: a condition that this prior does not take, or guidance or no condition where the null
                 condition was never trained.
         """
-        self.begin_sampling(condition, n)
-        if sampling.guidance != 1:
-            self.need_null(f"guidance {sampling.guidance}")
+        self.begin_sampling(condition, n, sampling.guidance)
         condition, own = condition.to(self.device), image_generators(n, generator)
         tokens = torch.empty(n, self.groups, self.num_positions, dtype=torch.int64, device=self.device)
         size = sampling.batch or max(1, n)
