@@ -41,7 +41,7 @@ UNKNOWN = -1
 class SamplingParams(Params):
     """How samples are drawn; each prior adds its own fields."""
 
-    guidance: Annotated[float, Field(ge=0)]
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Classifier-free guidance scale s: prediction = u + s (c - u). 1 is none, 0 ignores the condition."""
 
 

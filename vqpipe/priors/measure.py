@@ -102,7 +102,7 @@ class PriorMetrics(Metrics):
     """As many random training images: what draws from the true distribution would reach. None where the training split
     has fewer."""
     test_images: SampleDistances | None = None
-    """The test images themselves, of which only `fid_train` is not 0; None without it."""
+    """The test images themselves, for `fid_train`; None without it."""
     num_samples: int
     """Images in each of these sets and on the side of the test images."""
     nearest_train: MemorisationMetrics

@@ -91,7 +91,8 @@ class CompletedImages(Metrics):
 
 
 class CompletionMetrics(Metrics):
-    """Completions of the first test images, with one hole."""
+    """Completions of the first test images, with one hole. The known codes are of the whole image: near the hole the
+    encoder saw a part of what is inside, as in the completions of VQGAN."""
 
     num_images: int
     """Images in each set."""
@@ -102,7 +103,7 @@ class CompletionMetrics(Metrics):
     unigram_samples: CompletedImages
     """The floor: filled with codes drawn by frequency."""
     another_image: CompletedImages
-    """Chance: filled with the codes of the next test image."""
+    """Filled with the codes of another test image: chance inside the hole; of the whole images each part is real."""
     reconstructions: CompletedImages
     """The ceiling: the image's own codes."""
 

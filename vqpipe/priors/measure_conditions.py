@@ -2,7 +2,8 @@
 
 Every set of images is compared with the condition that it was made for. Reconstructions and real test images are
 compared with their own, which is the ceiling of the judge; images of codes drawn by frequency are the floor, and
-samples compared with the condition of the next image are chance.
+samples compared with the conditions of the set in an order that was drawn are chance: in order, neighbours are often of
+one class.
 
 Letters: n b images, H W pixels, c classes of pixels, m texts, e dimension of CLIP's space.
 """
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
 CANDIDATES, DRAWS = 100, 10
 """R of R-precision, and how often the other R - 1 captions are drawn."""
 CHANCE = "another_condition"
-"""The row of samples that are compared with the condition of the next image."""
+"""The row of samples that are compared with the conditions in the order of `another`."""
 OF_TEST = ("reconstructions", "test_images")
 """Sets that are test images, and have these images' own conditions."""
 CHUNK = 256
+
+
+def another(n: int) -> Int64[np.ndarray, " n"]:
+    """For each of `n` images another one of them, or in rare cases itself: an order that is drawn once for each n."""
+    return numpy_rng(0, "prior", "another", n).permutation(n)
 
 
 class Agreement(Metrics):
@@ -87,7 +93,7 @@ class ConditionMetrics(Metrics):
     test_images: Agreement
     """Test images with their own conditions: the ceiling."""
     another_condition: Agreement
-    """Chance: samples compared with the condition of the next image."""
+    """Chance: samples compared with the conditions in the order of `another`."""
     not_measured: dict[str, str] | None = None
     """Why a measure is absent, by its name."""
 
@@ -125,7 +131,8 @@ class ClassWatcher(Watcher):
 
     def agreement(self, name: str) -> Agreement:
         found = torch.cat(self._found["samples" if name == CHANCE else name])
-        asked = self._own if name in OF_TEST else self._asked.roll(-1 if name == CHANCE else 0)
+        asked = self._own if name in OF_TEST else self._asked
+        asked = asked[another(len(asked))] if name == CHANCE else asked
         known = asked >= 0
         if not known.any():
             return Agreement()
@@ -136,7 +143,7 @@ class MapWatcher(Watcher):
     """Label maps, by the judge's segmenter.
 
     Args:
-        maps: the maps of the images of these rows, -1 where no class is known; the next image of the last is the first.
+        maps: the maps of the images of these rows, -1 where no class is known.
         count: n.
         num_classes: c.
     """
@@ -157,7 +164,7 @@ class MapWatcher(Watcher):
         found, at = self._judge.segment(images).cpu(), np.arange(rows.start, rows.stop)
         self._count_pixels(name, self._maps(at), found)
         if name == "samples":
-            self._count_pixels(CHANCE, self._maps((at + 1) % self._count), found)
+            self._count_pixels(CHANCE, self._maps(another(self._count)[at]), found)
 
     def _count_pixels(self, name: str, truth: Int64[Tensor, "b H W"], found: Int64[Tensor, "b H W"]) -> None:
         own = confusion(found, truth, self._classes)
@@ -203,7 +210,7 @@ class TextWatcher(Watcher):
         if not known.any():
             return Agreement()
         own, images = self._own[known], images[known]
-        own = own.roll(-1 if name == CHANCE else 0)
+        own = own[another(len(own))] if name == CHANCE else own
         ranked = r_precision(images, self._texts, own, self.num_candidates, DRAWS, self._seed)
         cosines = (images * self._texts[own]).sum(1)
         return Agreement(
@@ -217,7 +224,7 @@ class CaptionWatcher(Watcher):
     """What captions of the scenes state, by the judge's detector and classifier.
 
     Args:
-        captions: the caption of each image, "" for none; the next image of the last is the first.
+        captions: the caption of each image, "" for none.
     """
 
     def __init__(self, judge: Judges, captions: Sequence[str]) -> None:
@@ -238,7 +245,7 @@ class CaptionWatcher(Watcher):
         for at, found, place in zip(range(rows.start, rows.stop), objects, places, strict=True):
             self._compare(name, self._truths[at], found, place)
             if name == "samples":
-                self._compare(CHANCE, self._truths[(at + 1) % len(self._truths)], found, place)
+                self._compare(CHANCE, self._truths[int(another(len(self._truths))[at])], found, place)
 
     def _compare(
         self, name: str, truth: Stated | None, found: Sequence[Found] | None, place: int | None

@@ -58,6 +58,7 @@ from vqpipe.priors.measure_conditions import (
     MapWatcher,
     TextWatcher,
     Watcher,
+    another,
     condition_metrics,
 )
 from vqpipe.priors.measure_cost import sampling_cost
@@ -396,7 +397,7 @@ def _completion(
         fillings[name] = {
             "samples": torch.cat(parts),
             "unigram_samples": torch.where(mask, floor, own),
-            "another_image": torch.where(mask, own.roll(-1, 0), own),
+            "another_image": torch.where(mask, own[torch.from_numpy(another(count))], own),
         }
         generator = torch_rng(run.config.seed, "prior", "completion pictures", name)
         few = min(NUM_PICTURES, count)
