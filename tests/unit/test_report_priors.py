@@ -96,7 +96,7 @@ def test_completions_are_next_to_floor_chance_and_ceiling_and_shown(report: Repo
     ]  # fmt: skip
     assert [row[1] for row in rows[1:]] == ["lower half, 50%"] * 2
     assert rows[1][3:] == ["14.00", "10.00", "11.00", "25.00"]
-    assert rows[2][3:] == ["16.00", "20.00", "19.00", "5.00"]
+    assert rows[2][3:] == ["16.00", "20.00", "–", "5.00"]
     assert "completion 2 of x1" in report.html
 
 

@@ -337,10 +337,10 @@ def _second_set(boards: Boards) -> str:
 
 def rank_interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's rank correlation of four pairs or more and its 95 % interval, by Fisher's z with the standard error
-    sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright, 2000)."""
+    sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright, 2000); NaN for two equal orders, of which z is infinite."""
     rank = float(stats.spearmanr(one, other).statistic)
     if abs(rank) == 1:
-        return rank, rank, rank
+        return rank, math.nan, math.nan
     half = 1.96 * math.sqrt((1 + rank**2 / 2) / (len(one) - 3))
     return rank, math.tanh(math.atanh(rank) - half), math.tanh(math.atanh(rank) + half)
 
@@ -357,13 +357,14 @@ def _generation(boards: Boards) -> str:
     )  # fmt: skip
     parts = []
     for name in names:
-        pairs = [(results.estimate(row, "fd_clip"), results.estimate(row, name)) for row in done]
+        # At the number of images of the samples: the distance depends on it.
+        made = name.replace(".samples.", ".reconstructions.")
+        pairs = [(results.estimate(row, made), results.estimate(row, name)) for row in done]
         values = [(one.mean, other.mean) for one, other in pairs if one is not None and other is not None]
         if len(values) > FEWEST:
             rank, low, high = rank_interval(*zip(*values, strict=True))
-            parts.append(
-                f"{rank:+.2f} [{low:+.2f}, {high:+.2f}] for {name.split('.')[1]} ({len(values)} tokenizers)"
-            )
+            interval = "no interval" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
+            parts.append(f"{rank:+.2f} ({interval}) for {name.split('.')[1]} over {len(values)} tokenizers")
     if not parts:
         return ""
     return f"The rank correlation of the FD-CLIP of reconstructions with that of samples is {listed(parts)}."

@@ -90,13 +90,13 @@ def _tables(inputs: Inputs) -> list[Block]:
         for table in (_agreement(prior), _judges(inputs.judges), _completion(prior))
         if table is not None
     ]
-    tables.append(_bits(prior, inputs.dataset.images.get("test") if inputs.dataset is not None else None))
+    tables.append(_bits(prior))
     tables.append(_memorisation(prior))
     tables.append(_runs(inputs))
     return tables
 
 
-def _bits(prior: Mapping[str, PriorMetrics], num_images: int | None) -> Table:
+def _bits(prior: Mapping[str, PriorMetrics]) -> Table:
     columns = [
         Column("prior", numeric=False),
         Column("bits per token", "test", LOWER),
@@ -128,8 +128,10 @@ def _bits(prior: Mapping[str, PriorMetrics], num_images: int | None) -> Table:
                 cell("bits_per_token", metrics.train.bits_per_token if metrics.train is not None else None),
             ]
         )
-    n = f"n = {counted(num_images, 'test image')}. " if num_images else ""
-    note = n + (
+    counts = " and ".join(
+        counted(n, "test image") for n in dict.fromkeys(m.num_samples for m in prior.values())
+    )
+    note = f"n = {counts}, and at most half as many of the other splits. " + (
         "Cross-entropy of a split's codes under the prior. The unigram floor knows "
         "only how often each code occurs in training; a fixed-length code knows "
         "only K. "
@@ -231,8 +233,9 @@ def _agreement(prior: Mapping[str, PriorMetrics]) -> Table | None:
             ] = None
     about = dict.fromkeys(f"{MEASURES[name].label}: {MEASURES[name].about}" for _, name, _ in rows)
     note = " ".join([
-        "Whether samples are what was asked for, by judges that were trained on real images alone. Chance: the same "
-        "samples, each compared with the condition of the next one. Reconstructions and test images are compared with "
+        "Whether samples are what was asked for, by judges that were trained on real images alone and, for CLIP "
+        "similarity and R-precision, by the CLIP in use, which is also the encoder of texts. Chance: the same samples, "
+        "compared with the conditions in another order. Reconstructions and test images are compared with "
         "their own conditions, which shows how far the judge itself can be trusted.", *about, *counts, *reasons,
     ])  # fmt: skip
     return _compared("Samples and what was asked for", ["prior"], rows, note)
@@ -286,13 +289,16 @@ def _completion(prior: Mapping[str, PriorMetrics]) -> Table | None:
                 if values["samples"] is not None:
                     rows.append((labels, name, values))
             for name in ("fd_clip", "fid"):
-                values = {of: getattr(one.distances, name) for of, one in sets.items()}
+                values = {
+                    of: getattr(one.distances, name) for of, one in sets.items() if of != "another_image"
+                }
                 if values["samples"] is not None:
                     rows.append((labels, name, values))
     note = (
         "Test images of which the prior knows the tokens outside a hole and draws those inside. PSNR and CLIP distance "
-        "are inside the hole, against the true image; the Frechet distance is of the whole images. A completion can be "
-        "right and differ from the image: PSNR favours the mean of all completions."
+        "are inside the hole, against the true image; the Frechet distance is of the whole images, half as many as "
+        "of samples. A completion can be right and differ from the image: PSNR favours the mean of all completions. "
+        "The known codes are of the whole image: near the hole the encoder saw a part of what is inside."
     )
     return _compared("Completion of test images", ["prior", "hole"], rows, note)
 
