@@ -339,7 +339,7 @@ def rank_interval(one: Sequence[float], other: Sequence[float]) -> tuple[float, 
     """Spearman's rank correlation of four pairs or more and its 95 % interval, by Fisher's z with the standard error
     sqrt((1 + r^2 / 2) / (n - 3)) (Bonett & Wright, 2000); NaN for two equal orders, of which z is infinite."""
     rank = float(stats.spearmanr(one, other).statistic)
-    if abs(rank) == 1:
+    if abs(rank) > 1 - 1e-9:
         return rank, math.nan, math.nan
     half = 1.96 * math.sqrt((1 + rank**2 / 2) / (len(one) - 3))
     return rank, math.tanh(math.atanh(rank) - half), math.tanh(math.atanh(rank) + half)
