@@ -126,6 +126,35 @@ def test_a_completion_shows_what_is_kept_then_the_completions_then_the_image(tmp
     assert np.array_equal(pixels(tmp_path / "keep.png"), sheet)
 
 
+def test_a_completion_states_its_condition(tmp_path: Path) -> None:
+    for options, stated in (
+        (("gpt", "--class", "star"), {"class": ["star"]}), (("texts", "--text", "sky"), {"text": ["sky"]}),
+        (("maps", "--map", "map.png"), {"map": ["map.png"]}), (("gpt",), {}),
+    ):  # fmt: skip
+        out = tmp_path / "grid.png"
+        for command in (("sample", "--n", 1), ("complete", "photo.png", "--keep", "top", "--n", 1)):
+            code, output = run(*command, "--prior", *options, "--out", out)
+            assert code == 0, output
+            found = json.loads(Image.open(out).info["vqpipe"])
+            assert {key: found[key] for key in ("class", "text", "map") if key in found} == stated
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_transparent_part_of_a_mask_is_kept(tmp_path: Path, turned: bool) -> None:
+    white = np.full((16, 24, 4), 255, dtype=np.uint8)
+    white[:8, :, 3] = 0
+    mask, exif = Image.fromarray(white), Image.Exif()
+    if turned:
+        exif[0x0112] = 3  # upside down
+        mask = mask.rotate(180)
+    mask.save(tmp_path / "mask.png", exif=exif)
+    options = ("complete", "photo.png", "--prior", "gpt", "--n", 2)
+    code, output = run(*options, "--mask", tmp_path / "mask.png", "--out", tmp_path / "a.png")
+    assert code == 0, output
+    assert run(*options, "--keep", "top", "--out", tmp_path / "b.png")[0] == 0
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
 def test_the_parts_that_can_be_kept_are_those_of_the_library() -> None:
     assert tuple(cli.Keep) == KEPT == get_args(LibraryKeep)
 
@@ -137,6 +166,9 @@ def test_the_parts_that_can_be_kept_are_those_of_the_library() -> None:
         (("sample", "--prior", "texts", "--text", "a red boat on a green lake"), ("9 tokens", "at most 6")),
         (("sample", "--prior", "gpt", "--class", "stat"), ("did you mean star?", "choices:  circle")),
         (("sample", "--prior", "gtp"), ("no prior gtp; did you mean gpt?",)),
+        (("sample", "--prior", "artifacts/prior/gtp"), ("gtp; did you mean gpt?", "choices:  gpt, maps, texts")),
+        (("sample", "--prior", "texts", "--text", "sky", "--text", ""), ("an empty text", "no --text")),
+        (("complete", "photo.png", "--prior", "texts", "--keep", "top", "--text", " "), ("an empty text",)),
         (("sample", "--prior", "gpt", "--set", "topk=3"), ("did you mean top_k?",)),
         (("sample", "--prior", "gpt", "--set", "top_k"), ("--set changes one param", "key=value")),
         (("sample", "--prior", "gpt", "--set", "guidance=2", "--guidance", 3), ("guidance=2", "each once")),

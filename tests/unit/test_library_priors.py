@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,20 @@ def refused(call: Any, *parts: str) -> None:
         call()
     for part in parts:
         assert part in str(caught.value), str(caught.value)
+
+
+def write_grey(path: Path, bits: int, value: int) -> Path:
+    """A greyscale PNG of 16 x 16 pixels of one value; Pillow does not write every depth."""
+    row = b"\0" + int(f"{value:0{bits}b}" * 16, 2).to_bytes(2 * bits, "big")
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 16, 16, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(row * 16)),
+        (b"IEND", b""),
+    ]  # fmt: skip
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ))  # fmt: skip
+    return path
 
 
 def square_map(value: int) -> Tensor:
@@ -174,6 +190,47 @@ def test_masks_mean_the_same_as_pictures_and_tensors(load: Any) -> None:
     assert not bool(keep_mask("left", 16)[:, :8].any())
     grey = Image.fromarray(np.full((32, 48), 127, dtype=np.uint8))
     refused(lambda: prior.hidden(wide, grey), "the mask hides nothing")
+
+
+def test_a_thin_white_part_of_a_large_mask_is_filled(load: Any) -> None:
+    image, prior = Image.new("RGB", (160, 160)), load("classes")
+    for row in range(80, 90):  # each is one of the 10 rows of the mask that one row of pixels covers
+        line = torch.zeros(160, 160, dtype=torch.bool)
+        line[row, 3] = True
+        hidden = prior.hidden(image, line)[1]
+        assert hidden.nonzero().tolist() == [[2, 0]]
+    odd = torch.zeros(37, 37, dtype=torch.bool)
+    odd[36] = True
+    assert prior.hidden(image, odd)[1].sum(1).tolist() == [0, 0, 0, 4]
+    small = torch.zeros(4, 4, dtype=torch.bool)
+    small[1, 2] = True
+    assert prior.hidden(image, small)[1].nonzero().tolist() == [[1, 2]], "a mask that grows keeps its edges"
+
+
+def test_the_transparent_part_of_a_mask_is_kept(load: Any) -> None:
+    white = np.full((16, 16, 4), 255, dtype=np.uint8)
+    white[:8, :, 3] = 0
+    for mask in (Image.fromarray(white), Image.fromarray(white[..., 2:], "LA")):
+        hidden = load("classes").hidden(Image.new("RGB", (16, 16)), mask)[1]
+        assert hidden.sum(1).tolist() == [0, 0, 4, 4]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 16])
+def test_a_greyscale_map_of_other_than_8_bits_is_refused(load: Any, tmp_path: Path, bits: int) -> None:
+    path = write_grey(tmp_path / "map.png", bits, 1)
+    expected = ("an 8-bit greyscale or palette PNG", "16 x 16 pixels")
+    refused(lambda: load("maps").sample(label_map=path), f"a {bits}-bit greyscale PNG", *expected)
+    assert load("maps").read_map(write_grey(tmp_path / "eight.png", 8, 1)).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_map_has_the_numbers_of_its_palette(load: Any, tmp_path: Path, bits: int) -> None:
+    image = Image.fromarray(np.eye(16, dtype=np.uint8)).convert("P")
+    image.putdata(np.eye(16, dtype=np.uint8).flatten().tolist())
+    image.putpalette([9, 9, 9] * 2**bits)  # whose length gives the depth
+    image.save(tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes()[24:26] == bytes([bits, 3])
+    assert torch.equal(load("maps").read_map(tmp_path / "map.png"), torch.eye(16).long() - 1)
 
 
 def test_maps_are_read_as_the_dataset_has_them(load: Any, tmp_path: Path) -> None:
@@ -291,6 +348,14 @@ def test_a_name_that_is_no_prior_is_refused(root: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(root)
     refused(lambda: ImagePrior.from_pretrained("gtp"), "no prior gtp; did you mean gpt?", "choices:  classes")
     refused(lambda: ImagePrior.from_pretrained("./gpt"), "gpt does not exist")
+    monkeypatch.setattr(hub, "hf_hub_download", Remote(Path("none"), Path("cache")).download)
+    for near in ("artifacts/prior/gtp", root / "artifacts/prior/gtp", "./artifacts/prior/gtp"):
+        refused(
+            lambda near=near: ImagePrior.from_pretrained(near), "gtp; did you mean gpt?", "choices:  classes"
+        )
+    monkeypatch.chdir(root / "artifacts")
+    refused(lambda: ImagePrior.from_pretrained("prior/gtp"), "prior/gtp; did you mean gpt?", "owner/name")
+    refused(lambda: ImagePrior.from_pretrained("tokenizer/vqq"), "tokenizer/vqq on the Hub")
     refused(lambda: ImagePrior.from_pretrained(root / "artifacts/tokenizer/vq"), "wrong artifact", "prior v1")
     for given in ("", None, 3):
         with pytest.raises(ArtifactError, match="does not name a prior"):
@@ -362,6 +427,24 @@ def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Pat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years")
     refused(lambda: export_prior(load("gpt"), tmp_path / "mine"), "would be lost", "thesis.tex")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_put_in_an_exported_folder_is_not_lost(load: Any, tmp_path: Path, damaged: bool) -> None:
+    out = tmp_path / "shared"
+    export_prior(load("texts"), out)
+    whole = read_manifest(out)
+    if damaged:
+        text = (out / "manifest.json").read_text()
+        (out / "manifest.json").write_text(text.replace('"bytes"', '"size"'))
+    (out / "NOTES.txt").write_text("mine")
+    (out / "figures").mkdir()
+    refused(lambda: export_prior(load("texts"), out), "found:    NOTES.txt, figures", "would be lost")
+    assert (out / "NOTES.txt").read_text() == "mine"
+    (out / "NOTES.txt").unlink()
+    (out / "figures").rmdir()
+    export_prior(load("texts"), out)
+    assert read_manifest(out) == whole
 
 
 def test_the_card_names_what_it_is_and_what_was_measured(load: Any, tmp_path: Path) -> None:

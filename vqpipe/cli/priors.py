@@ -77,20 +77,20 @@ def sample(
 ) -> None:
     """Draw images from a prior, of a class, a text or a label map where it takes one.
 
-    Example: vqpipe sample --prior lc-gpt --class circle --n 16 --seed 0 --out grid.png
+    Example: vqpipe sample --prior lc-gpt --class beach --n 16 --seed 0 --out grid.png
     """
     from vqpipe.priors.artifact import contact_sheet
 
     need_picture(out, map_ or [])
+    _need_words(text or [])
     changes = _changes(set_ or [], guidance)
     loaded = _load(prior, tokenizer, clip, changes)
     images = loaded.sample(
         n, classes=class_ or None, text=text or None, label_map=map_ or None, seed=seed, **changes
     )
     columns = min(8, -(-n // int(n**0.5)))
-    asked = {"class": class_, "text": text, "map": [path.name for path in map_ or []]}
     write_picture(out, contact_sheet(_bytes(images), columns), {
-        **_identity(loaded), "n": n, "seed": seed, **{kind: own for kind, own in asked.items() if own},
+        **_identity(loaded), "n": n, "seed": seed, **_asked(class_, text, map_),
         "sampling": changes,
     })  # fmt: skip
     say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
@@ -105,8 +105,8 @@ def complete(
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="A picture of the image's aspect: white (above 127) is filled, black is kept. A token is drawn anew "
-            "if any of its pixels is white."
+            help="A picture of the image's aspect: white (above 127) is filled, black and transparency are kept. "
+            "A token is drawn anew if any of its pixels is white."
         ),
     ] = None,
     keep: Annotated[Keep | None, typer.Option(help="In place of a mask, the part that is kept.")] = None,
@@ -130,8 +130,9 @@ def complete(
     from vqpipe.priors.artifact import contact_sheet
 
     need_picture(out, [path for path in (image, mask, map_) if path is not None])
+    _need_words([] if text is None else [text])
     changes = _changes(set_ or [], guidance)
-    picture, white = read_picture(image), read_picture(mask) if mask is not None else None
+    picture, white = read_picture(image), read_mask(mask) if mask is not None else None
     loaded = _load(prior, tokenizer, clip, changes)
     filled = loaded.complete(
         picture, white, keep=keep.value if keep is not None else None, n=n, classes=class_, text=text, label_map=map_,
@@ -146,6 +147,7 @@ def complete(
     sheet = torch.cat([original.masked_fill(holes, 128), _bytes(filled), original])
     write_picture(out, contact_sheet(sheet), {
         **_identity(loaded), "n": n, "seed": seed, "image": image.name,
+        **_asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None),
         **({"keep": keep.value} if keep is not None else {"mask": mask.name if mask is not None else ""}),
         "sampling": changes,
     })  # fmt: skip
@@ -219,6 +221,46 @@ def read_picture(path: Path) -> Image.Image:
         return Image.fromarray(decode(path.read_bytes(), MAX_PIXELS))
     except BadImage as error:
         raise DataError(f"{path} is not a usable image", found=error.detail) from error
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask, upright, as RGB; its transparent part is black, which is kept. Errors as `read_picture`."""
+    import warnings
+
+    from PIL import Image
+
+    from vqpipe.data.images import FORMATS, to_rgb, upright, without_metadata
+    from vqpipe.library.masks import on_black
+
+    picture, data = read_picture(path), path.read_bytes()  # which checks the bytes
+    plain = without_metadata(data)
+    for own, turn in [(data, None)] + ([(plain.data, plain.turn)] if plain is not None else []):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(own), formats=FORMATS) as image:
+                    image.load()
+                    return upright(Image.fromarray(to_rgb(on_black(image))), turn)
+        except Exception:  # metadata that stops the decoder, as in `vqpipe.data.images.decode`
+            continue
+    return picture
+
+
+def _need_words(texts: list[str]) -> None:
+    """Refuse a text of nothing, which would draw without a condition."""
+    from vqpipe.errors import ParamsError
+
+    if not all(text.strip() for text in texts):
+        raise ParamsError(
+            "--text has no words", found="an empty text", expected="a text, or no --text: without it images are drawn "
+            "without a condition",
+        )  # fmt: skip
+
+
+def _asked(classes: list[str] | None, text: list[str] | None, maps: list[Path] | None) -> dict[str, Any]:
+    """The conditions as the text chunk has them."""
+    asked = {"class": classes, "text": text, "map": [path.name for path in maps or []]}
+    return {kind: own for kind, own in asked.items() if own}
 
 
 def _changes(overrides: list[str], guidance: float | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which part of an image a prior fills: masks of pixels, and the tokens that they hide.
 
-White is what is to be filled, as in the masks of inpainting models; black is kept. A token is hidden if any of its
-pixels is to be filled. Letters: H W pixels, r the side of the prior's images, h w its token grid.
+White is what is to be filled, as in the masks of inpainting models; black and transparency are kept. A token is hidden
+if any of its pixels is to be filled. Letters: H W pixels, r the side of the prior's images, h w its token grid.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqpipe.data.images import centre_square, resize_labels, target_shape, to_rgb
+from vqpipe.data.images import centre_square, resize_labels, target_shape, to_rgb, turn_of, upright
 from vqpipe.errors import MismatchError, ParamsError, did_you_mean
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Prior
@@ -57,7 +57,7 @@ def mask_of(given: Any) -> Bool[np.ndarray, "H W"]:
         BadImage: a PIL image with floating-point or 32-bit pixels.
     """
     if isinstance(given, Image.Image):
-        return np.array(Image.fromarray(to_rgb(given)).convert("L")) > WHITE
+        return np.array(Image.fromarray(to_rgb(on_black(given))).convert("L")) > WHITE
     if isinstance(given, Tensor) and given.dtype == torch.bool and given.ndim == 2:
         return given.cpu().numpy()
     found = (
@@ -69,8 +69,18 @@ def mask_of(given: Any) -> Bool[np.ndarray, "H W"]:
     )  # fmt: skip
 
 
+def on_black(image: Image.Image) -> Image.Image:
+    """A mask whose transparent part is kept, as black is."""
+    if image.mode.startswith(("I", "F")) or not image.has_transparency_data:
+        return image
+    layer = upright(image, turn_of(image)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+
+
 def fit_mask(mask: Bool[np.ndarray, "H W"], shape: tuple[int, int], side: int) -> Bool[Tensor, "r r"]:
-    """The mask of an image of `shape`, resized to its pixels by the nearest one and cut as the image is.
+    """The mask of an image of `shape`, resized to its pixels and cut as the image is.
+
+    A pixel of a mask that shrinks is filled if any that it covers is; one of a mask that grows is as the nearest.
 
     Raises:
         MismatchError: another aspect than the image's.
@@ -81,7 +91,11 @@ def fit_mask(mask: Bool[np.ndarray, "H W"], shape: tuple[int, int], side: int) -
             "the mask does not have the image's aspect", found=f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels",
             expected=f"{width} x {height} as the image, or the same aspect",
         )  # fmt: skip
-    grey = resize_labels(mask.astype(np.uint8), target_shape(height, width, side))
+    target = target_shape(height, width, side)
+    if mask.shape[0] > target[0] or mask.shape[1] > target[1]:
+        grey = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), target)[0].numpy()
+    else:
+        grey = resize_labels(mask.astype(np.uint8), target)
     return torch.from_numpy(centre_square(grey, side).astype(bool))
 
 

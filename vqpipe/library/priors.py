@@ -1,7 +1,7 @@
 """A prior with what it needs to draw pictures: its tokenizer and, where it takes texts, its text encoder.
 
     prior = ImagePrior.from_pretrained("artifacts/prior/lc-gpt")   # or an exported folder, or "owner/name" on the Hub
-    images = prior.sample(4, classes=["circle", "square"], guidance=2.0, seed=0)   # (4, 3, r, r) in about [-1, 1]
+    images = prior.sample(4, classes=["beach", "forest"], guidance=2.0, seed=0)   # (4, 3, r, r) in about [-1, 1]
     filled = prior.complete(Image.open("photo.jpg"), keep="top", n=5)
 
 Letters: n images, r side in pixels, l text tokens.
@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.errors import ArtifactError, MismatchError, ParamsError, did_you_mean
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
 from vqpipe.params.base import validate
-from vqpipe.priors.artifact import StoredPrior, read_config, read_prior
+from vqpipe.priors.artifact import StoredPrior, is_prior, read_config, read_prior
 from vqpipe.priors.contract import NO_LABEL, UNKNOWN, Condition, Prior, SamplingParams
 from vqpipe.priors.measure import IMAGE_BATCH
 from vqpipe.priors.text import SentenceText, TextEncoder, text_encoder
@@ -41,6 +41,8 @@ PLACE = Path("artifacts/prior")
 """Where a name without a folder is looked for."""
 TOKENIZER_FOLDER, CLIP_FOLDER = "tokenizer", "clip"
 """In an exported prior."""
+GREY = 0
+"""The colour type of a greyscale PNG, byte 25 of the file; byte 24 is the bit depth."""
 OPTIONS = {"class": "classes (--class)", "text": "text (--text)", "label_map": "label_map (--map)"}
 """Argument and option that give each kind of condition."""
 
@@ -111,10 +113,14 @@ class ImagePrior:
         """
         folder = local_folder(path_or_hub_id)
         if folder is None:
-            folder = _snapshot(
-                str(path_or_hub_id), revision=revision, cache_dir=cache_dir, force_download=force_download,
-                local_files_only=local_files_only, token=token,
-            )  # fmt: skip
+            try:
+                folder = _snapshot(
+                    str(path_or_hub_id), revision=revision, cache_dir=cache_dir, force_download=force_download,
+                    local_files_only=local_files_only, token=token,
+                )  # fmt: skip
+            except VqpipeError:
+                _need_there(Path(path_or_hub_id))  # a mistyped path looks like owner/name
+                raise
         stored = read_prior(folder, device)
         config = stored.prior.config
         at = tokenizer or _part(
@@ -251,22 +257,29 @@ class ImagePrior:
         """A label map from a PNG in which value 0 is no class and value v is class v - 1, as in the dataset artifact.
 
         Raises:
-            MismatchError: a prior that takes no map; not a PNG of one number per pixel; another size; unknown classes.
+            MismatchError: a prior that takes no map; not a PNG of one number per pixel, or a greyscale one of other
+                than 8 bits, whose numbers are not told apart from grey levels; another size; unknown classes.
         """
         self._need_taken({"label_map": path})
         classes, side = self.prior.space.map_classes, self.resolution
         expected = (
-            f"a PNG of {side} x {side} pixels with one number for each: 0 for none, then 1 to {len(classes)}"
+            f"an 8-bit greyscale or palette PNG of {side} x {side} pixels with one number for each: 0 for none, "
+            f"then 1 to {len(classes)}"
         )
         try:
-            with Image.open(path, formats=("PNG",)) as image:
+            with open(path, "rb") as stream, Image.open(path, formats=("PNG",)) as image:
                 image.load()
+                depth, colour = stream.read(26)[24:]
                 size, mode = image.size, image.mode
                 values = (
                     torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) if mode in "LP" else None
                 )
         except (OSError, SyntaxError, ValueError) as error:
             raise MismatchError(f"{path} is not a label map", found=error, expected=expected) from error
+        if colour == GREY and depth != 8:  # which Pillow scales to 0..255
+            raise MismatchError(
+                f"{path} is not a label map", found=f"a {depth}-bit greyscale PNG", expected=expected
+            )
         if values is None:
             raise MismatchError(f"{path} is not a label map", found=f"mode {mode}", expected=expected)
         if size != (side, side):
@@ -389,7 +402,8 @@ def local_folder(given: str | Path) -> Path | None:
     """The folder that a caller means, which may not be there; None for a name on the Hub.
 
     Raises:
-        ArtifactError: no path or name, or a name without an owner that is not below `PLACE`.
+        ArtifactError: no path or name, a name without an owner that is not below `PLACE`, or a path that is not there
+            in a folder of priors.
     """
     if (
         not isinstance(given, str | os.PathLike)
@@ -402,7 +416,9 @@ def local_folder(given: str | Path) -> Path | None:
             expected="a prior's folder, or owner/name on the Hub",
         )
     if os.path.exists(given) or not isinstance(given, str) or given.startswith((".", "~", os.sep)):
-        return Path(given).expanduser()
+        folder = Path(given).expanduser()
+        _need_there(folder)
+        return folder
     if (PLACE / given).exists():
         return PLACE / given
     if "/" not in given:
@@ -411,7 +427,21 @@ def local_folder(given: str | Path) -> Path | None:
             f"there is no prior {given}{did_you_mean(given, known)}", choices=known or None,
             expected=f"a folder, a name below {PLACE}, or owner/name on the Hub",
         )  # fmt: skip
+    if given.count("/") > 1:  # which no name on the Hub has
+        _need_there(Path(given))
     return None
+
+
+def _need_there(folder: Path) -> None:
+    """Refuse a folder that is not there with the names of the priors next to it, where there are some."""
+    if os.path.exists(folder) or not folder.parent.is_dir():
+        return
+    known = sorted(path.name for path in folder.parent.iterdir() if is_prior(path))
+    if known:
+        raise ArtifactError(
+            f"there is no prior {folder}{did_you_mean(folder.name, known)}", choices=known,
+            expected=f"one below {folder.parent}, another folder, or owner/name on the Hub",
+        )  # fmt: skip
 
 
 def _snapshot(name: str, **options: Any) -> Path:
