@@ -448,7 +448,7 @@ def prior_loss(tiny: bool) -> Iterator[Row]:
 
 
 def _prior_step(codes: int, batch: int, tiny: bool, plain: bool) -> Row:
-    from vqpipe.priors import gpt
+    from vqpipe.priors import cross_entropy
     from vqpipe.priors.contract import Condition
 
     model = _gpt(codes, tiny, {}).train()
@@ -463,14 +463,14 @@ def _prior_step(codes: int, batch: int, tiny: bool, plain: bool) -> Row:
         loss.backward()
         optimizer.step()
 
-    before, gpt.LOGITS = gpt.LOGITS, 1 << 62 if plain else gpt.LOGITS
+    before, cross_entropy.LOGITS = cross_entropy.LOGITS, 1 << 62 if plain else cross_entropy.LOGITS
     try:
         step()
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         taken = seconds(step, 0)
     finally:
-        gpt.LOGITS = before
+        cross_entropy.LOGITS = before
     peak = torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
     return {"plain": taken, "plain_bytes": peak} if plain else {"step": taken, "peak_bytes": peak}
 

@@ -109,7 +109,7 @@ def test_sampling_has_the_logits_of_its_passes_in_memory_and_no_more() -> None:
         with Largest() as largest:
             prior.sample(condition, count, sampling, torch_rng(0, "s"))
         found[batch] = largest.elements
-    assert found == {4: 16 * codes, None: 2 * count * codes}  # of 4 images the head's weights are more
+    assert found == {4: 16 * codes, None: count * codes}  # of 4 images the weights of the head are more
 
 
 def test_the_logits_of_a_batch_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
