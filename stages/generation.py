@@ -42,15 +42,19 @@ def main(
     from vqpipe.evaluation.judges import Judges
     from vqpipe.runtime.code import stage_code, words_in
     from vqpipe.runtime.device import device
+    from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
     board, where = read_board(params), device()
     identity = board.identity(row, seed)
-    board.tokenizer(row, seed), board.priors_of(row, seed)
+    board.priors_of(row, seed)
+    config = board.tokenizer(row, seed)
+    if config.training.compile:
+        need_compiler(where.type)
     with stage_run(
         "generation", identity, [(dataset, DATASET), (clip, CLIP), (judges, JUDGES), (codebook, PRETRAINED)],
-        [(metrics, JSON), (cost, JSON)],
+        [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
         code, shared = stage_code("generation", kinds=words_in(identity)), stage_code("generation", kinds=())
         made = train_generation_row(
