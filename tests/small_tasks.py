@@ -18,7 +18,7 @@ from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS, masked_words
 from vqpipe.tasks.captions import TestCaptions, TrainCaptions
-from vqpipe.tasks.inputs import FrozenInputs
+from vqpipe.tasks.inputs import Codes, FrozenInputs
 from vqpipe.tasks.task import HeadResult, Task, TaskParams, task_entry
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
@@ -45,7 +45,7 @@ def frozen(collapsed: bool = False, texts: Any = EIGHT) -> FrozenInputs:
     tokenizer = Tokenizer(settings, build(settings.quantizer, None)).eval()
     vectors = tokenizer.get_parameter("quantizer.codes").data.normal_()
     indices = torch.randint(16, (len(texts), 1, 4, 4), dtype=torch.int32)
-    return FrozenInputs(tokenizer, torch.full_like(indices, 5) if collapsed else indices, (vectors,))
+    return FrozenInputs(Codes(tokenizer, (vectors,)), torch.full_like(indices, 5) if collapsed else indices)
 
 
 def head(*losses: str) -> Aligner:

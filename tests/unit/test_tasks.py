@@ -22,10 +22,20 @@ from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
+from vqpipe.metrics.floors import FloorsParams, from_patches
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.inputs import FrozenInputs, other_examples
+from vqpipe.tasks.inputs import (
+    ClipFeatures,
+    Codes,
+    CodeSpace,
+    FrozenInputs,
+    Latents,
+    Nothing,
+    PatchCodes,
+    other_examples,
+)
 from vqpipe.tasks.masked_words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tasks.relations import relate
 from vqpipe.tasks.retrieval import chances, recalls
@@ -257,7 +267,10 @@ def test_relations_are_those_of_equation_8_one_pair_at_a_time() -> None:
             for word in own
         ]
         places = [int(cosine_similarity(word[None], tokens).argmax()) for word in at]
-        vectors = [codes.vectors[0][codes.values[row, 0].flatten()[place]] for place in places]
+        vectors = [
+            codes.view.quantized(codes.rows([row])).vectors[0][codes.values[row, 0].flatten()[place]]
+            for place in places
+        ]
         pairs = [(i, j) for i, j in itertools.combinations(range(len(own)), 2) if own[i] != own[j]]
         if not pairs:
             continue
@@ -317,7 +330,7 @@ def test_frozen_codes_are_those_of_the_tokenizer_and_decode_to_its_latent(tmp_pa
     tokenizer = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "vq"))
     split = ImageSplit.open(dataset, "train", 16)
     at = np.array([4, 0, 2, 0])  # an image may have several examples
-    codes = FrozenInputs.encode(tokenizer, split, at, 2, CPU)
+    codes = FrozenInputs.encode(Codes(tokenizer), split, at, 2)
     images = split.images(0, 5).float() / 127.5 - 1
     assert len(codes) == 4
     assert len(codes.values) == 3
@@ -329,12 +342,42 @@ def test_frozen_codes_are_those_of_the_tokenizer_and_decode_to_its_latent(tmp_pa
     assert torch.equal(again.vectors[0], found.vectors[0])
     assert torch.equal(codes.exchanged(np.array([1, 2, 3, 0])).rows([0, 3]), codes.rows([1, 0]))
     assert codes.space.code_dims == (4,)
-    latents = FrozenInputs.encode(tokenizer, split, at, 2, CPU, kind="latents")
+    latents = FrozenInputs.encode(Latents(tokenizer), split, at, 2)
     torch.testing.assert_close(latents.quantized(latents.rows([2])).z_q, latent)
-    nothing = FrozenInputs.encode(tokenizer, split, at, 2, CPU, kind="none")
+    nothing = FrozenInputs.encode(Nothing(tokenizer), split, at, 2)
     assert nothing.quantized(nothing.rows([2, 3])).z_q.shape == (2, 4, 4, 4)
     assert not nothing.quantized(nothing.rows([2, 3])).z_q.any()
     assert not latents.space.has_vectors
+    other = codes.of_other_images(3)  # examples 1 and 3 are of one image
+    assert torch.equal(other.rows([1]), other.rows([3]))
+    assert all(not torch.equal(other.rows([row]), codes.rows([row])) for row in range(4))
+
+
+def test_what_codes_are_compared_with_is_of_the_same_images(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, {"train": 40, "validation": 1, "test": 2})
+    tokenizer = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "vq"))
+    clip = Clip.load(write_tiny_clip(tmp_path / "clip"))
+    split = ImageSplit.open(dataset, "train", 16)
+    images = to_float(split.images(0, 3))
+    with torch.no_grad():
+        features = clip.patch_features(images, projected=False).permute(0, 3, 1, 2)
+    seen = FrozenInputs.encode(ClipFeatures(tokenizer, clip), split, np.arange(3), 2)
+    torch.testing.assert_close(seen.batch([0, 1, 2]).z_q, features)
+    assert seen.space == CodeSpace(clip.patch_grid, clip.patch_dim, (), False, ())
+
+    floors = FloorsParams(num_patches=400, num_iterations=2, max_num_codes=1024)
+    patches = PatchCodes.fit(tokenizer, split, floors, seed=0)
+    assert (patches.name, patches.space.num_codes) == ("patch_kmeans", tokenizer.num_codes)
+    cut = FrozenInputs.encode(patches, split, np.arange(3), 2)
+    assert cut.space.dim == 3 * 4 * 4
+    levels = patches.codebook.centroids[cut.rows([0, 1, 2])[:, 0]].permute(0, 3, 1, 2)
+    torch.testing.assert_close(cut.batch([0, 1, 2]).z_q, levels / 127.5 - 1)
+    drawn = from_patches(
+        levels.permute(0, 2, 3, 1).flatten(1, 2).round().clamp(0, 255).byte(), tokenizer.grid, (4, 4)
+    )
+    assert torch.equal(drawn, patches.codebook.reconstruct(split.images(0, 3)))
+    few = FloorsParams(num_patches=400, num_iterations=2, max_num_codes=8)
+    assert PatchCodes.fit(tokenizer, split, few, seed=0).name == "patch_kmeans_capped"
 
 
 @pytest.fixture(scope="module")
@@ -403,23 +446,19 @@ def test_without_codes_a_head_knows_no_more_than_the_captions(
 
 def test_heads_and_training_fit_the_tokenizer() -> None:
     codes = frozen()
-    relations = task("relations")
+    tokenizer, relations = codes.view.tokenizer, task("relations")
     assert relations.align(codes.space).losses() == ("masked", "relationship")
-    assert (
-        training_of(config("retrieval"), codes.tokenizer).num_steps
-        == codes.tokenizer.config.training.num_steps
-    )
+    assert training_of(config("retrieval"), tokenizer).num_steps == tokenizer.config.training.num_steps
     own = {**TOKENIZER["training"], "num_steps": 9}
-    assert training_of(config("retrieval", training=own), codes.tokenizer).num_steps == 9
+    assert training_of(config("retrieval", training=own), tokenizer).num_steps == 9
     averages = {**TOKENIZER["quantizer"], "kind": "ema", "decay": 0.9, "epsilon": 1e-5, "restart": None}
     averages = {key: value for key, value in averages.items() if key != "beta_on"}
     settings = validate({**TOKENIZER, "quantizer": averages}, "tokenizer", TokenizerParams)
-    ema = FrozenInputs(
-        Tokenizer(settings, build(settings.quantizer, None)).eval(), codes.values, codes.vectors
-    )
+    averaged = Tokenizer(settings, build(settings.quantizer, None)).eval()
+    ema = FrozenInputs(Codes(averaged), codes.values)
     assert relations.align(ema.space).losses() == ("masked",)
     with pytest.raises(MismatchError, match="compares code vectors"):
-        relations.align(FrozenInputs(codes.tokenizer, codes.values).space)
+        relations.align(FrozenInputs(Nothing(tokenizer), codes.values).space)
 
 
 # --- params

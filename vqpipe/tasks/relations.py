@@ -113,7 +113,7 @@ class WordRelations(CaptionTask):
         if not space.has_vectors:
             raise MismatchError(
                 "the task relations compares code vectors, and there are none",
-                found=f"input: {self.config.input}, {' x '.join(map(str, space.num_codes))} codes",
+                found=f"input: {self.config.input}, {' x '.join(map(str, space.num_codes)) or 'no'} codes",
                 expected="input: codes, and a quantizer with code vectors",
             )
         align = self.config.align()

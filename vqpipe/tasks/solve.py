@@ -23,7 +23,7 @@ from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.inputs import FrozenInputs
+from vqpipe.tasks.inputs import FrozenInputs, View, view_of
 from vqpipe.tasks.task import (
     Album,
     Examples,
@@ -97,13 +97,12 @@ def solve_task(
     test = task.examples("test")
     own_head = None if own is None else task.own_head(own, test)
     digest = ImagesDigest()
-    inputs = FrozenInputs.encode(
-        tokenizer, test.split, test.positions, config.batch_size, device, digest, config.input
-    )
     train = task.examples("train")
+    view = view_of(config.input, tokenizer, clip, train.split, config.patches, config.seed)
+    inputs = FrozenInputs.encode(view, test.split, test.positions, config.batch_size, digest)
     training = training_of(config, tokenizer)
     head = task.head(inputs.space, train).to(device)
-    fitted = _train(task, head, tokenizer, train, training, scratch, curves, device, title)
+    fitted = _train(task, head, view, train, training, scratch, curves, device, title)
     heads = {"fresh": head} | ({} if own_head is None else {"own": own_head.to(device)})
     results: dict[str, HeadResult] = {}
     album, pictures, per_image = Album(test), list[Row](), list[Row]()
@@ -208,7 +207,7 @@ class HeadTraining(Objective):
 def _train(
     task: Task,
     head: nn.Module,
-    tokenizer: Tokenizer,
+    view: View,
     train: Examples,
     training: TrainingParams,
     scratch: Path,
@@ -228,9 +227,7 @@ def _train(
             expected=f"batch_size of {len(train)} or less",
         )
     config = task.config
-    inputs = FrozenInputs.encode(
-        tokenizer, train.split, train.positions, config.batch_size, device, kind=config.input
-    )
+    inputs = FrozenInputs.encode(view, train.split, train.positions, config.batch_size)
     order = derive(config.seed, "task", "order")
     seed_everything(config.seed, "task", "training", rank())
 
@@ -251,9 +248,9 @@ def _train(
 
 def _protocol(task: Task, training: TrainingParams) -> dict[str, Any]:
     """What the numbers depend on besides the images and the tokenizer."""
-    protocol = task.config.model_dump(
-        mode="json", exclude={"tokenizer", "num_images", "batch_size", "num_pictures"}, exclude_none=True
-    )
+    own = {"tokenizer", "num_images", "batch_size", "num_pictures"}
+    own |= set() if task.config.input == "patches" else {"patches"}
+    protocol = task.config.model_dump(mode="json", exclude=own, exclude_none=True)
     return protocol | {
         "version": task.protocol, "crop": "centre", "clip": task.clip.id,
         "training": training.model_dump(mode="json", exclude=SPEED, exclude_none=True),

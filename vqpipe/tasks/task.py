@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
@@ -33,6 +33,7 @@ from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError
+from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.measured import Interval, Measured, interval
 from vqpipe.params.base import Params, load_params, validate
 from vqpipe.params.names import Name
@@ -59,7 +60,11 @@ class TaskParams(Params):
     tokenizer: Name
     """The tokenizer variant whose frozen tokens the task is solved from."""
     input: Input = "codes"
-    """What the head sees of an image: its codes, the latent before quantisation (`latents`), or nothing (`none`)."""
+    """What the head sees of an image: its codes, or what they are compared with: the latent before quantisation
+    (`latents`), nothing (`none`), the dense features of the run's CLIP (`clip`), or k-means codes of raw pixels at the
+    tokenizer's bits (`patches`)."""
+    patches: FloorsParams | None = None
+    """How the k-means codes of `input: patches` are fitted, as `evaluate.floors`; without effect on other inputs."""
     training: TrainingParams | None = None
     """How the head is trained; null for as the tokenizer was: as many steps and images, at its learning rate."""
     seed: Annotated[int, Field(ge=0)]
@@ -72,6 +77,14 @@ class TaskParams(Params):
     """Bootstrap resamples of each 95 % interval."""
     num_pictures: Annotated[int, Field(ge=0)]
     """Test images that are kept as pictures for the report, drawn by the seed: the same for every tokenizer."""
+
+    @model_validator(mode="after")
+    def _patches_are_given(self) -> TaskParams:
+        if self.input == "patches" and self.patches is None:
+            raise ValueError(
+                "input: patches needs the block patches: num_patches, num_iterations, max_num_codes"
+            )
+        return self
 
     def interval(self, values: Float64[np.ndarray, " n"]) -> Interval:
         """The mean of the finite values, with its bootstrap interval."""
@@ -141,9 +154,11 @@ class TaskProtocol(Metrics):
     seed: int
     """As in the params."""
     num_positions: int
-    """Positions of the token grid, h w."""
+    """Positions of the input's grid, h w."""
     groups: int
-    """Codes per position."""
+    """Codes per position; 0 for an input without codes."""
+    input: str
+    """What the head saw of an image: `View.name`."""
 
 
 H = TypeVar("H", bound=Metrics)
@@ -321,6 +336,7 @@ class Task(ABC):
         return TaskProtocol(
             split="test", num_images=len(np.unique(test.positions)), seed=self.config.seed,
             num_positions=inputs.space.num_positions, groups=len(inputs.space.num_codes),
+            input=inputs.view.name,
         )  # fmt: skip
 
     def images(self, name: str) -> tuple[ImageSplit, Int64[np.ndarray, " n"]]:

@@ -1,0 +1,111 @@
+"""The networks that tasks train over an image's codes: codes as tokens, alone or next to words.
+
+Letters: b batch, d dimension of the latent, h w its grid, n tokens of an image, t words, e width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vqpipe.errors import MismatchError
+from vqpipe.params.base import Params
+from vqpipe.tasks.inputs import CodeSpace
+from vqpipe.tasks.words import PAD
+
+
+class HeadParams(Params):
+    """A transformer over an image's codes."""
+
+    width: Annotated[int, Field(ge=8)]
+    """e, channels."""
+    num_layers: Annotated[int, Field(ge=1)]
+    """Layers."""
+    num_heads: Annotated[int, Field(ge=1)]
+    """Attention heads; they divide the width."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Dropout rate of attention weights, MLPs and residuals."""
+    side: Annotated[int, Field(ge=1)] | None
+    """Most tokens along a side of the image: of a finer grid, squares of positions make a token each. With half as many
+    attention is 16 times cheaper. Inputs of other grids, such as `clip`'s, then have as many tokens. Null: a token for
+    each position."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> HeadParams:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class CodeTokens(nn.Module):
+    """A latent as tokens: each position is normalised, squares of positions are joined (`HeadParams.side`), and a
+    learned vector of its place is added.
+
+    Raises:
+        MismatchError: no square of positions makes few enough tokens.
+    """
+
+    def __init__(self, space: CodeSpace, width: int, side: int | None) -> None:
+        super().__init__()
+        square = 1 if side is None else math.ceil(max(space.grid) / side)
+        if any(length % square for length in space.grid):
+            raise MismatchError(
+                "head.side does not divide the grid of the input",
+                found=f"side {side}, a grid of {' x '.join(map(str, space.grid))}",
+                expected="a divisor of both sides, or null",
+            )
+        self.num_tokens = space.num_positions // square**2
+        self.norm = nn.LayerNorm(space.dim)
+        self.project = nn.Conv2d(space.dim, width, square, stride=square)
+        self.places = nn.Parameter(torch.empty(self.num_tokens, width).normal_(std=0.02))
+
+    def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b n e"]:
+        normal = self.norm(z_q.movedim(1, -1)).movedim(-1, 1)
+        return self.project(normal).flatten(2).transpose(1, 2) + self.places
+
+
+class JointTransformer(nn.Module):
+    """Image tokens and words in one bidirectional transformer (pre-norm, GELU), and a learned query before both.
+
+    The state of the query after the last norm is what heads predict from: the regression token of TransVG
+    (arXiv 2104.08541), or the last hidden state that LG-VQ's question answering uses (its appendix A.1).
+
+    Args:
+        space: of the input.
+        num_words: size of the vocabulary; row `PAD` is not attended.
+        max_words: most words of a text.
+    """
+
+    def __init__(self, space: CodeSpace, params: HeadParams, num_words: int, max_words: int) -> None:
+        super().__init__()
+        width = params.width
+        self.image = CodeTokens(space, width, params.side)
+        self.words = nn.Embedding(num_words, width, padding_idx=PAD)
+        self.word_places = nn.Parameter(torch.empty(max_words, width).normal_(std=0.02))
+        self.query = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
+        layer = nn.TransformerEncoderLayer(
+            width, params.num_heads, 4 * width, params.dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, params.num_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        with torch.no_grad():
+            self.words.weight.normal_(std=0.02)[PAD] = 0
+        for block in self.layers.layers:  # the layers are copies of one: each gets a start of its own
+            for part in block.modules():
+                if isinstance(part, nn.Linear):
+                    nn.init.xavier_uniform_(part.weight)
+            nn.init.xavier_uniform_(block.self_attn.in_proj_weight)
+
+    def forward(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]) -> Float[Tensor, "b e"]:
+        """The query's state; t may be any number of words up to `max_words`."""
+        image = self.image(z_q)
+        text = self.words(words) + self.word_places[: words.shape[1]]
+        tokens = torch.cat([self.query.expand(len(image), 1, -1), image, text], dim=1)
+        seen = words.new_zeros(len(words), 1 + image.shape[1], dtype=torch.bool)
+        state = self.layers(tokens, src_key_padding_mask=torch.cat([seen, words == PAD], dim=1))
+        return self.norm(state[:, 0])
