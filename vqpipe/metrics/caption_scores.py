@@ -79,7 +79,7 @@ def caption_scores(
         if java:
             raise SetupError("the scores of captions were to use Java", found=why)
     try:
-        truth, given = _tokenised(candidates, references, _java_words if runs else _own_words)
+        truth, given = _tokenised(candidates, references, java_words if runs else _own_words)
     except SetupError as error:
         if java:
             raise
@@ -187,7 +187,7 @@ def _own_words(captions: Sequence[str]) -> list[list[str]]:
     return [ptb_words(caption) for caption in captions]
 
 
-def _java_words(captions: Sequence[str]) -> list[list[str]]:
+def java_words(captions: Sequence[str]) -> list[list[str]]:
     """The words of captions by the tokenizer in the package, which is run as the package runs it."""
     lines = "\n".join(_LINE_ENDS.sub(" ", caption) for caption in captions)
     command = [
