@@ -68,7 +68,7 @@ def test_any_text_has_words_without_spaces_or_punctuation(text: str) -> None:
     words = ptb_words(text)
     assert not PUNCTUATION & set(words)
     assert all(word and " " not in word for word in words if not word.startswith("<"))
-    assert len(ptb_tokens(text)) <= len(text) + 1 + 2 * text.lower().count("cannot")
+    assert len(ptb_tokens(text)) <= len(text)
 
 
 @given(st.lists(st.sampled_from(["a", "man", "Red", "bus", "t-shirt", "it's", "2"]), max_size=12))

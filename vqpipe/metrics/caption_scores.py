@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,9 +167,14 @@ def _meteor(truth: Tokenised, given: Tokenised) -> tuple[float, PerExample]:
     scorer = Meteor()
     try:
         value, values = scorer.compute_score(truth, given)
-    finally:
-        if scorer.lock.locked():  # after an error; the scorer's end would wait for it
+    finally:  # what its destructor does, which fails or waits for ever if the program ended early
+        if scorer.lock.locked():
             scorer.lock.release()
+        for pipe in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
+            with suppress(OSError):
+                pipe.close()
+        scorer.meteor_p.kill()
+        scorer.meteor_p.wait()
     return float(value), np.array(values, np.float64)
 
 
