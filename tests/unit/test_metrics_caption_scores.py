@@ -39,6 +39,7 @@ def test_scores_without_java_are_those_that_the_package_gives_with_its_own_token
     assert all("java=False" in reason for reason in found.absent.values())
 
 
+@pytest.mark.slow
 @JAVA
 def test_scores_with_java_are_those_that_the_package_gives_meteor_among_them() -> None:
     found = caption_scores(RECORDED["candidates"], RECORDED["references"], java=True)
@@ -119,6 +120,7 @@ def test_captions_without_words_are_counted_and_score_nothing() -> None:
     assert found.per_example["bleu_1"][0] == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 @JAVA
 def test_line_ends_inside_captions_do_not_shift_the_words_of_others() -> None:
     captions = ["a\nb", "", "c\u2028d\x85e\x0bf", " ", "g\r\nh", "\ud800 i", "."]

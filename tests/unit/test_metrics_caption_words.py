@@ -26,11 +26,13 @@ def test_the_words_of_hard_captions_are_those_of_stanfords_tokenizer(case: dict[
     assert ptb_words(str(case["caption"])) == case["words"]
 
 
+@pytest.mark.slow
 @JAVA
 def test_the_cases_are_still_what_the_package_gives() -> None:
     assert java_words([case["caption"] for case in CASES]) == [case["words"] for case in CASES]
 
 
+@pytest.mark.slow
 @JAVA
 def test_real_captions_have_the_words_of_stanfords_tokenizer() -> None:
     captions = [

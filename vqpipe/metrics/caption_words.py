@@ -2,7 +2,7 @@
 
 The reference package `pycocoevalcap` runs Stanford's PTBTokenizer (CoreNLP 3.4.1, `-preserveLines -lowerCase`) and then
 drops punctuation tokens. The rules here were derived from what that tokenizer returns, character by character and word
-by word; no code of it is used. `tests/bench/caption_words.py` measures the agreement (docs/tasks.md has the numbers).
+by word; no code of it is used. `tests/bench/caption_words.py` measures the agreement; docs/task-scores.md has it.
 """
 
 from __future__ import annotations
