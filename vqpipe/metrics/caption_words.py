@@ -54,7 +54,7 @@ _EITHER = f"{_L}+(?:-{_L}+)*(?:/{_C}+(?:-{_C}+)*)+"
 
 _PLAIN = re.compile("[A-Za-z]{2,}(?=,? |,?$)")
 """A word that no rule below is about, apart from `_SPLIT`."""
-_BEFORE_NOT = re.compile(f"(?:{_C}+-)*[^\\W_]+?(?=[nN]{_A}[tT]{_END})")
+_BEFORE_NOT = re.compile(f"[^\\W_]+?(?=[nN]{_A}[tT]{_END})")
 _COMPOUND = re.compile(f"-{_L}{_C}*")
 _LONGEST = [
     re.compile(rule)
@@ -79,7 +79,7 @@ _LONGEST = [
         _THING,
         _EITHER,
         f"(?:{_C}+-)*{_L}(?:\\.{_L})+\\.(?:-{_L}{_C}*)?",
-        f"{_WORD}\\.(?=[,;:])",
+        f"(?:{_WORD}|{_THING})\\.(?=[,;:])",
         "[A-Z]+&[A-Z]+",
         r"[Cc]\+\+|[CcFf]#|[A-Z]+\$",
         # Words with an apostrophe
@@ -90,7 +90,7 @@ _LONGEST = [
         f"[dljDLJ]{_A}(?=\\s|{_L}{_END})|[jJyY]{_A}(?=[^\\W\\ddlmsDLMS_])",
         f"[nN]{_A}[tT]{_END}",
         f"{_A}(?:[smdnSMDN]|re|ve|ll|RE|VE|LL|[2-9]0s){_END}",
-        f"{_A}(?:em|til|cause)|\u2019(?:[smdSMD]|re|ve|ll)",
+        f"{_A}(?:em|til|cause)|\u2019(?:[smdnSMDN]|re|ve|ll)",
         f'{_A}\\d\\d(?![^\\W_]|[.:{_A[1:-1]}"])',
         f"{_A}[nN]{_A}",
         "'[tT](?=is|was)",
@@ -173,7 +173,7 @@ def _with_stop(text: str, at: int, end: int) -> int:
     if end == at or text[end : end + 1] != ".":
         return end
     word, after = text[at:end], text[end + 1 :].split(maxsplit=1)
-    low = word.rpartition("-")[2].lower()
+    low = word.lower()
     known = (
         low in _ABBREVIATIONS
         or (word[0].isupper() and low in _CAPITALISED)
