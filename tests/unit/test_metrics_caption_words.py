@@ -56,6 +56,7 @@ def test_real_captions_have_the_words_of_stanfords_tokenizer() -> None:
         ("été à la plage", ["été", "à", "la", "plage"]),
         ("中文 字", ["中文", "字"]),
         ("a 😀 b", ["a", "b"]),
+        ("a &nbsp; b&nbsp;c &amp; d", ["a", "b", "c", "&", "d"]),
         ("a\ud800b", ["a", "b"]),
         ("a\x00b\u200bc", ["a", "b", "c"]),
         ("two\nlines\u2028here\tand\xa0there", ["two", "lines", "here", "and", "there"]),

@@ -52,6 +52,7 @@ _WORD = f"{_L}(?:{_C}|[.!?_](?={_L}))*"
 _THING = f"{_C}+(?:(?:(?:[.,]+{_C}*)?-|_){_C}+)*"
 _EITHER = f"{_L}+(?:-{_L}+)*(?:/{_C}+(?:-{_C}+)*)+"
 
+_BLANK = re.compile(r"(?:\s|&nbsp;)+")
 _PLAIN = re.compile("[A-Za-z]{2,}(?=,? |,?$)")
 """A word that no rule below is about, apart from `_SPLIT`."""
 _BEFORE_NOT = re.compile(f"[^\\W_]+?(?=[nN]{_A}[tT]{_END})")
@@ -62,7 +63,7 @@ _LONGEST = [
         # Tags, entities, addresses
         r"</?[A-Za-z](?:[^<>=\"]|=\"[^\">]*\"|='[^'>]*')*>",
         "<!--.*?-->",
-        r"&(?:amp|lt|gt|quot|apos|nbsp|#\d+);",
+        r"&(?:amp|lt|gt|quot|apos|#\d+);",
         r"https?://[^\s<>\"|(){}]*[^\s<>\"|(){}.,;:!?]",
         r"www\.(?:[^\W_][\w-]*\.)+[A-Za-z]{2,}(?:/[^\s<>\"|(){}]*[^\s<>\"|(){}.,;:!?])?",
         r"(?:[^\W_][\w-]*\.)+(?:com|net|org|edu)(?![\w])(?:/[^\s<>\"|(){}]*[^\s<>\"|(){}.,;:!?])?",
@@ -117,7 +118,7 @@ _SIGNS = {
     "\u2039": "`", "\u203a": "'", "\u2013": "--", "\u2014": "--", "\u2015": "--", "\u2026": "...",
     "\u0091": "`", "\u0092": "'", "\u0093": "``", "\u0094": "''", "\u0096": "--", "\u0097": "--",
     "\u00a3": "#", "\u20ac": "$", "\u0080": "$", "\u00a2": "cents", "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4",
-    "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "",
+    "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'",
 }  # fmt: skip
 """Tokens that are written in another way."""
 _CLITICS = frozenset(
@@ -140,8 +141,8 @@ def ptb_tokens(text: str) -> list[str]:
     found: list[str] = []
     at = 0
     while at < len(text):
-        if text[at].isspace():
-            at += 1
+        if blank := _BLANK.match(text, at):
+            at = blank.end()
             continue
         end, tokens = _next(text, at)
         found += tokens
