@@ -31,6 +31,7 @@ from vqpipe.evaluation.judges import JudgeParams, Judges, Subjects
 from vqpipe.metrics.distances import Features
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS, measure_prior
+from vqpipe.priors.examples import some
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import seed_everything
@@ -155,12 +156,13 @@ def test_conditions_are_judged_next_to_floor_ceiling_and_chance(
 
 def test_samples_are_shown_with_the_test_splits_conditions(inputs: Path, tmp_path: Path) -> None:
     measured(inputs, tmp_path / "text", "by-text", None)
-    test = ImageSplit.open(inputs / "dataset", "test", 16)
+    test, chosen = ImageSplit.open(inputs / "dataset", "test", 16), some(24, 20, 0, "test images").tolist()
+    assert chosen != list(range(20))
     rows = read_table(tmp_path / "text" / "prior" / "samples.parquet", SAMPLES).to_pylist()
-    assert [row["caption"] for row in rows] == [own[0] for own in test.captions[:20]]
+    assert [row["caption"] for row in rows] == [test.captions[row][0] for row in chosen]
     assert {(row["label"], row["label_map"]) for row in rows} == {(-1, None)}
     measured(inputs, tmp_path / "map", "by-map", None)
-    maps = LabelMaps.open(inputs / "dataset", "test", 16).get(range(20))
+    maps = LabelMaps.open(inputs / "dataset", "test", 16).get(chosen)
     rows = read_table(tmp_path / "map" / "prior" / "samples.parquet", SAMPLES).to_pylist()
     drawn = [decode_png(row["label_map"]).astype(int) - 1 for row in rows]
     assert [one.tolist() for one in drawn] == maps.tolist()
@@ -244,8 +246,11 @@ def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> Non
     )
     rows = read_table(tmp_path / "prior" / "completions.parquet", COMPLETIONS).to_pylist()
     test = ImageSplit.open(inputs / "dataset", "test", 16)
+    completed = some(24, 20, 0, "test images")[some(20, 10, 0, "completed")][
+        some(10, 4, 0, "completions shown")
+    ]
     assert [(row["image_id"], row["hole"]) for row in rows] == [
-        (image_id, hole) for hole in ("lower_half", "upper_half", "inner_square") for image_id in test.ids[:4]
+        (test.ids[at], hole) for hole in ("lower_half", "upper_half", "inner_square") for at in completed
     ]
     for row in rows:
         assert len(row["completions"]) == 5

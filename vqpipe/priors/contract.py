@@ -318,23 +318,46 @@ class Prior(nn.Module, ABC):
         """The parts of a `Condition` that this prior, with its params, can be given."""
         return PARTS[self.config.condition] + (() if self.known_tokens == "none" else ("tokens",))
 
+    def flat(self, batch: Int64[Tensor, "b g h w"]) -> Int64[Tensor, "b g n"]:
+        """A batch of tokens with its n = h * w positions in raster order.
+
+        Raises:
+            MismatchError: another grid or group count than the prior's.
+        """
+        own = (self.space.groups, *self.space.grid)
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != own:
+            raise MismatchError(
+                "tokens of another shape than this prior models",
+                found=tuple(batch.shape), expected=f"(b, {', '.join(map(str, own))})",
+            )  # fmt: skip
+        return batch.flatten(2)
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuse guidance without a condition or without a trained null condition.
+
+        Raises:
+            MismatchError: the message has the scale.
+        """
+        if guidance == 1:
+            return
+        if self.config.condition == "none":
+            raise MismatchError(
+                f"guidance {guidance} needs a condition, and this prior takes none",
+                found="condition: none", expected="guidance 1 (none), or a prior with a condition",
+            )  # fmt: skip
+        self.need_null(f"guidance {guidance}")
+
     def begin_sampling(self, condition: Condition, n: int, guidance: float) -> None:
         """The checks with which every `sample` starts.
 
         Raises:
-            MismatchError: as `check_condition`; guidance without a condition or without a trained null condition.
+            MismatchError: as `check_condition` and `check_guidance`.
             RuntimeError: training mode.
         """
         if self.training:
             raise RuntimeError("sample() needs eval mode: dropout would distort the samples")
         self.check_condition(condition, n, known=True)
-        if guidance != 1:
-            if self.config.condition == "none":
-                raise MismatchError(
-                    f"guidance {guidance} needs a condition, and this prior takes none",
-                    found="condition: none", expected="guidance 1",
-                )  # fmt: skip
-            self.need_null(f"guidance {guidance}")
+        self.check_guidance(guidance)
 
     def check_condition(self, condition: Condition, n: int, known: bool = False) -> None:
         """Refuse a condition that `sample` or `log_likelihood` of `n` images cannot be given.
@@ -436,6 +459,11 @@ class Prior(nn.Module, ABC):
                     "and group: it cannot condition on tokens that come after those it draws",
                     expected=f"codes, then {UNKNOWN} to the end",
                 )  # fmt: skip
+
+
+def deviations(latent_std: Sequence[float], device: torch.device) -> Float[Tensor, "1 c 1 1"]:
+    """The factor between latents at unit standard deviation and those of a tokenizer."""
+    return torch.tensor(latent_std, device=device).view(1, -1, 1, 1)
 
 
 def check_labels(labels: Int64[Tensor, " b"], num_classes: int) -> None:

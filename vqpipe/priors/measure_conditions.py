@@ -228,7 +228,7 @@ class CaptionWatcher(Watcher):
     """
 
     def __init__(self, judge: Judges, captions: Sequence[str]) -> None:
-        self._judge = judge
+        self._judge, self._another = judge, another(len(captions)).tolist()
         self._truths = [
             stated(text, judge.things, judge.adjectives, judge.classes) if text.strip() else None
             for text in captions
@@ -245,7 +245,7 @@ class CaptionWatcher(Watcher):
         for at, found, place in zip(range(rows.start, rows.stop), objects, places, strict=True):
             self._compare(name, self._truths[at], found, place)
             if name == "samples":
-                self._compare(CHANCE, self._truths[int(another(len(self._truths))[at])], found, place)
+                self._compare(CHANCE, self._truths[self._another[at]], found, place)
 
     def _compare(
         self, name: str, truth: Stated | None, found: Sequence[Found] | None, place: int | None

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vqpipe.errors import MismatchError
 from vqpipe.models.denoiser import Denoiser, DenoiserParams
 from vqpipe.priors.contract import NO_LABEL, Condition, ConditionKind, ImageSpace, Prior, PriorParams
 from vqpipe.priors.discrete import LOWEST, DrawnTimes, Transitions
@@ -124,12 +123,7 @@ class VQDiffusion(Prior):
         Raises:
             MismatchError: a grid, group count or condition that this prior does not have.
         """
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != (self.groups, *self.space.grid):
-            raise MismatchError(
-                "tokens of another shape than this prior models", found=tuple(batch.shape),
-                expected=f"(b, {self.groups}, {self.space.grid[0]}, {self.space.grid[1]})",
-            )  # fmt: skip
-        count, codes = len(batch), batch.flatten(2)
+        codes, count = self.flat(batch), len(batch)
         if self.training:
             self.check_parts(condition, count)
         else:
