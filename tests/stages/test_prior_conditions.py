@@ -27,6 +27,7 @@ from vqpipe.data.build import DatasetParams, build_dataset
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
+from vqpipe.errors import ParamsError
 from vqpipe.evaluation.judges import JudgeParams, Judges, Subjects
 from vqpipe.metrics.distances import Features
 from vqpipe.params.base import validate
@@ -47,6 +48,7 @@ PAIRS: dict[str, Any] = {
     "by-class": {**FOLLOWS, "condition": "class"},
     "by-text": {**FOLLOWS, "condition": "text", "text": TEXT},
     "by-map": {**FOLLOWS, "condition": "label_map"},
+    "completes-few": {**FOLLOWS, "condition": "class", "max_completed": 8},
     "long-text": {**FOLLOWS, "condition": "text", "text": {**TEXT, "max_tokens": 9}},
     "by-nothing": {
         **FOLLOWS, "condition": "none", "condition_drop": 0.0, "sampling": {**SAMPLING, "guidance": 1.0},
@@ -261,6 +263,15 @@ def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> Non
         assert row["label_name"] == test.class_names[row["label"]]
     at = test.ids.index(rows[1]["image_id"])
     assert decode_png(rows[1]["original"]).tolist() == test.images(at, at + 1)[0].permute(1, 2, 0).tolist()
+
+
+def test_no_more_images_are_completed_than_the_params_permit(inputs: Path, tmp_path: Path) -> None:
+    metrics = measured(inputs, tmp_path, "completes-few", None)
+    assert metrics.completion is not None
+    assert {found.num_images for found in metrics.completion.values()} == {8}
+    flow = {**SHARED, "kind": "flow", "tokenizer": "tiny", **PRIORS["flow"].example(), "max_completed": 8}
+    with pytest.raises(ParamsError, match="max_completed: the prior flow cannot be given known tokens"):
+        validate(flow, "prior", PRIORS["flow"].Params)
 
 
 def test_the_cost_sidecar_has_sampling_and_evaluations(inputs: Path, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_posterior_and_divergence_are_those_of_the_matrices(before: int, time: i
     times = (torch.full((len(rows),), at) for at in (time, before))
     found = chain.posterior(predicted, tokens, *times)
     torch.testing.assert_close(torch.cat([found[0], found[1][:, None]], dim=1), expected)
+    assert found[1][tokens == k].tolist() == pytest.approx([chain.stays_masked(time, before)] * k)
     if time - before == 1 and time > 0:
         true = given[torch.arange(len(rows)), codes]
         kl = torch.where(true > 0, true * (true.log() - expected.log()), 0.0).sum(1)

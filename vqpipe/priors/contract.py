@@ -66,6 +66,9 @@ class PriorParams(Params):
     """How the samples of the metrics and of the grid are drawn."""
     num_samples: Annotated[int, Field(ge=16)]
     """Samples measured against equally many test images, or as many as the test split has."""
+    max_completed: Annotated[int, Field(ge=8)] | None = None
+    """Most test images that are completed, for each hole; null for no limit but half of those that are measured. Only
+    of priors that can be given known tokens."""
     distances: DistanceParams
     """The features and subsets of the distances between samples and test images."""
 
@@ -86,6 +89,15 @@ class PriorParams(Params):
             raise ValueError(
                 "guidance other than 1 needs a condition, such as class, and condition_drop above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _completes_what_it_counts(self) -> Self:
+        from vqpipe.priors import PRIORS
+
+        takes = PRIORS[self.kind].known_tokens if self.kind in PRIORS else "none"
+        if self.max_completed is not None and takes == "none":
+            raise ValueError(f"max_completed: the prior {self.kind} cannot be given known tokens")
         return self
 
     @model_validator(mode="after")

@@ -91,6 +91,10 @@ class Transitions(nn.Module):
         changed = uniform < (step.keep + self.num_codes * step.uniform)[:, None]
         return torch.where(kept, codes, torch.where(changed, other, self.num_codes))
 
+    def stays_masked(self, time: int, before: int) -> float:
+        """Probability that a code that is masked at a time was masked at an earlier one, whatever the image is."""
+        return float(self.mask[before + 1] / self.mask[time + 1])
+
     def posterior(
         self,
         predicted: Float[Tensor, "m k"],

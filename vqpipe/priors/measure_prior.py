@@ -411,14 +411,14 @@ def _agreement(
 def _completion(
     run: _Measuring, codes: Mapping[str, Int64[Tensor, "n g h w"]]
 ) -> tuple[dict[HoleName, CompletionMetrics] | None, list[CompletedPictures]]:
-    """Completions of half of the test images that samples are compared with; of a few, as pictures."""
+    """Completions of some of the test images that samples are compared with; of a few, as pictures."""
     prior, grid, test = run.prior, run.tokenizer.grid, run.examples["test"]
     shapes = holes(grid, prior.known_tokens)
     if not shapes:
         return None, []
-    half = run.part(run.n, run.n // 2, "completed")
-    images, count = run.rows[half], len(half)
-    own, floor = codes["reconstructions"][half], codes["unigram_samples"][half]
+    some_of = run.part(run.n, min(run.n // 2, run.config.max_completed or run.n), "completed")
+    images, count = run.rows[some_of], len(some_of)
+    own, floor = codes["reconstructions"][some_of], codes["unigram_samples"][some_of]
     few = run.part(count, NUM_PICTURES, "completions shown")
     asked, true = test.conditions(images[few]), run.pixels(images[few])
     again = run.decode(own[few])

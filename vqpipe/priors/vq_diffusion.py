@@ -15,7 +15,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -209,17 +209,19 @@ class VQDiffusion(Prior):
             features = [self.denoiser.features(tokens, times, **given)]
             if sampling.guidance != 1:
                 features.append(self.denoiser.features(tokens, times))
-            drawn = [
-                self._drawn(features, tokens[:, group], numbers[:, group], (last, before), group, sampling)
-                for group in range(self.groups)
-            ]
-            tokens = torch.where(known < 0, torch.stack(drawn, dim=1), known)
+            for group in range(self.groups):
+                drawn = self._drawn(
+                    features, tokens[:, group], known[:, group] < 0, numbers[:, group], (last, before), group,
+                    sampling,
+                )  # fmt: skip
+                tokens[:, group] = drawn
         return tokens
 
     def _drawn(
         self,
         features: Sequence[Float[Tensor, "n p d"]],
         tokens: Int64[Tensor, "n p"],
+        unknown: Bool[Tensor, "n p"],
         numbers: Float[Tensor, "n p"],
         times: tuple[int, int],
         group: int,
@@ -227,22 +229,29 @@ class VQDiffusion(Prior):
     ) -> Int64[Tensor, "n p"]:
         """Draw one group's codes at the earlier of two times, some rows at once.
 
+        The prediction is only needed where a code is not known and does not stay masked; the probability of that is the
+        same for all images.
+
         Args:
             features: of the condition; with guidance also of the null condition.
             tokens: of this group.
-            numbers: in [0, 1), one per draw.
+            unknown: which may change.
+            numbers: in [0, 1), one per draw; the largest ones draw the mask.
         """
         head, chain = self.denoiser.heads[group], self.chains[group]
         assert isinstance(chain, Transitions)
-        flat, numbers, out = tokens.flatten(), numbers.flatten(), []
+        flat, numbers, out = tokens.flatten(), numbers.flatten(), tokens.flatten().clone()
+        stay = (flat == chain.num_codes) & (numbers.double() >= 1 - chain.stays_masked(*times))
+        places = (unknown.flatten() & ~stay).nonzero()[:, 0]
         limit = min(LOGITS, CACHED) if tokens.device.type == "cpu" else LOGITS
-        for rows in self._rows(len(flat), group, limit):
-            logits = [head(own.flatten(0, 1)[rows]) for own in features]
+        for rows in self._rows(len(places), group, limit):
+            own = places[rows]
+            logits = [head(part.flatten(0, 1)[own]) for part in features]
             guided = logits[0] if len(logits) == 1 else guided_logs(logits[0], logits[1], sampling.guidance)
-            time, before = (torch.full_like(flat[rows], at) for at in times)
-            codes, mask = chain.posterior(probabilities(guided, sampling), flat[rows], time, before)
-            out.append(draw(torch.cat([codes, mask[:, None]], dim=1), numbers[rows]))
-        return torch.cat(out).view(tokens.shape)
+            time, before = (torch.full_like(own, at) for at in times)
+            codes, mask = chain.posterior(probabilities(guided, sampling), flat[own], time, before)
+            out[own] = draw(torch.cat([codes, mask[:, None]], dim=1), numbers[own])
+        return out.view(tokens.shape)
 
     def _noised(self, codes: Int64[Tensor, "b g p"], time: Int64[Tensor, " b"]) -> Int64[Tensor, "b g p"]:
         """Codes and masks at each image's time."""
