@@ -155,6 +155,21 @@ def test_maps_of_a_split_are_counted_cropped_and_checked() -> None:
         small.get([0])
 
 
+def test_the_maps_of_a_split_are_decoded_once_to_count_those_of_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sky, nothing = (encode_png(np.full((16, 16), value, dtype=np.uint8)) for value in (1, 0))
+    maps = LabelMaps([sky, None, nothing, sky, sky, sky], ("sky",), 16, "here")
+    own = examples(folder, "test", maps=maps)
+    own = replace(own, config=own.config.model_copy(update={"condition": "label_map"}))
+    read, get = [], LabelMaps.get
+    monkeypatch.setattr(module, "MAPS_AT_ONCE", 4)
+    monkeypatch.setattr(LabelMaps, "get", lambda self, rows: read.extend(rows) or get(self, rows))
+    for _ in range(2):
+        assert own.without_condition.tolist() == [False, True, True, False, False, False]
+    assert read == list(range(6))
+
+
 def test_texts_longer_than_the_encoder_reads_are_refused(folder: Path) -> None:
     clip = Clip.load(folder / "clip")
     assert ClipText(clip, 8).length == 8

@@ -93,7 +93,8 @@ class PriorMetrics(Metrics):
     fixed_length_bits_per_token: float
     """Bits per code without any model: mean log2 K over the groups."""
     samples: SampleDistances
-    """Samples of the prior."""
+    """Samples of the prior. Their captions or label maps are those of the test images, which helps them; their classes
+    are drawn with the frequencies of training."""
     unigram_samples: SampleDistances
     """The floor: images of codes drawn by frequency."""
     reconstructions: SampleDistances

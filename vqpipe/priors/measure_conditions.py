@@ -211,10 +211,12 @@ class TextWatcher(Watcher):
             return Agreement()
         own, images = self._own[known], images[known]
         own = own[another(len(own))] if name == CHANCE else own
+        similar = float((images * self._texts[own]).sum(1).mean())
+        if self.num_candidates == 1:  # which would always be first
+            return Agreement(clip_similarity=similar)
         ranked = r_precision(images, self._texts, own, self.num_candidates, DRAWS, self._seed)
-        cosines = (images * self._texts[own]).sum(1)
         return Agreement(
-            clip_similarity=float(cosines.mean()),
+            clip_similarity=similar,
             r_precision=float(ranked.mean()),
             r_precision_std=float(ranked.std()),
         )

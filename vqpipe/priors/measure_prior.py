@@ -392,10 +392,13 @@ def _watchers(run: _Measuring) -> tuple[list[Watcher], dict[str, str]]:
             captions, others = test.first_captions(rows), test.first_captions(np.arange(len(test)))
             same = run.features.clip is run.clip
             by_clip = TextWatcher(run.clip, captions, others, run.config.seed, same)
+            single = {} if by_clip.num_candidates > 1 else {"r_precision": "all captions are one"}
             if judges is None or not judges.reads_captions:
                 reason = ABSENT if judges is None else "the dataset's captions are not those of the scenes"
-                return [by_clip], dict.fromkeys(("objects", "colours", "adjectives", "places"), reason)
-            return [by_clip, CaptionWatcher(judges, captions)], {}
+                return [by_clip], single | dict.fromkeys(
+                    ("objects", "colours", "adjectives", "places"), reason
+                )
+            return [by_clip, CaptionWatcher(judges, captions)], single
     return [], {}
 
 
