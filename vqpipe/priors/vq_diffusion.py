@@ -294,9 +294,8 @@ class VQDiffusion(Prior):
         assert isinstance(chain, Transitions)
         assert isinstance(head, nn.Linear)
         # A view of the weight: under autocast each block then has its own copy, and gradients add up in float32.
-        log_probs = predicted_logs(F.linear(features, head.weight[:], head.bias[:]))
-        bound = chain.divergence(log_probs, codes, tokens, time)
-        cross_entropy = -log_probs.gather(1, codes[:, None])[:, 0]
+        logits = F.linear(features, head.weight[:], head.bias[:])
+        bound, cross_entropy = chain.terms(logits, codes, tokens, time)
         return torch.stack([bound, torch.where(time == 0, bound, cross_entropy)])
 
     def _rows(self, count: int, group: int, limit: int) -> Iterator[slice]:
