@@ -73,7 +73,7 @@ def test_the_cost_has_both_batches_and_the_passes() -> None:
 
 
 def test_what_was_drawn_in_several_passes_is_not_the_time_of_its_batch() -> None:
-    for limit, known in ((None, {128: 0.5}), (128, {128: 0.5}), (64, {})):
+    for limit, known in ((None, {128: 0.5}), (128, {128: 0.5}), (64, {64: 0.5}), (100, {})):
         assert known_batch(PLAIN.model_copy(update={"batch": limit}), 128, 0.5) == known
     assert known_batch(toy(Unigram).config.sampling, 16, 0.5) == {16: 0.5}, "no batch, one pass"
 

@@ -64,10 +64,10 @@ def counted(prior: Prior) -> Iterator[Evaluations]:
 
 
 def known_batch(sampling: SamplingParams, batch: int, seconds: float) -> dict[int, float]:
-    """Seconds per image of images that were drawn `batch` at once; nothing where `sampling.batch` made more passes of
-    them, whose sizes are the prior's own affair."""
-    limit = getattr(sampling, "batch", None)
-    return {batch: seconds} if limit is None or limit >= batch else {}
+    """Seconds per image of `batch` images by how many were drawn at once, which `sampling.batch` limits; nothing where
+    it does not divide them: a prior may then make even passes or a short last one."""
+    size = min(batch, getattr(sampling, "batch", None) or batch)
+    return {size: seconds} if batch % size == 0 else {}
 
 
 def training_cost(result: TrainingResult, note: Path) -> dict[str, float]:
