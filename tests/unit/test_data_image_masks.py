@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from tests.small_sources import DATA, write_ade20k
 from vqpipe.artifacts.specs.dataset import IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import iter_batches, read_table
+from vqpipe.cli.presets import load_preset
 from vqpipe.data.adapters.image_masks import class_names
 from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.build import DatasetMetrics, DatasetParams, Source, build_dataset
@@ -87,6 +89,14 @@ def test_every_image_gets_the_mask_of_its_name(tmp_path: Path) -> None:
         assert row["captions"] == ["a scene"]
     maps = LabelMaps.open(tmp_path / "out", "test", 16)
     assert (len(maps.classes), maps.classes[:2]) == (150, ("wall", "building"))
+
+
+def test_the_page_and_the_preset_have_the_same_source() -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    block = page[page.index("## Images with masks") :].split("```yaml\n")[1].split("```")[0]
+    own = YAML(typ="safe").load(block)["dataset"]["source"]
+    assert own == load_preset("ade20k")["dataset"]["source"]
+    assert validate(own, "dataset.source", Source).splits["test"].masks == "annotations/validation"  # type: ignore[arg-type]
 
 
 def test_masks_are_resized_by_the_nearest_pixel_and_cut_as_their_images(tmp_path: Path) -> None:
