@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,9 @@ def test_coco_to_images_of_a_text(tmp_path: Path, sample: str | None) -> None:
     page = (own.folder / "artifacts/report/index.html").read_text(encoding="utf-8")
     assert 'id="samples"' in page
     assert 'id="completions"' in page
+    assert re.search(
+        r"1 orphan annotation \([\d.]+% of the source's images, [\d.]+% of its [\d,]+ captions", page
+    )
 
 
 def test_ade20k_to_images_of_a_map(tmp_path: Path) -> None:
@@ -186,3 +190,4 @@ def check_maps(path: Path, source: dict[str, Any], num_images: int) -> None:
     assert grid(path / "grid.png") == (2 * 32 + 2, 2 * 32 + 2)
     page = (path / "artifacts/report/index.html").read_text(encoding="utf-8")
     assert "Each label map" in page
+    assert "150 classes of pixels" in page
