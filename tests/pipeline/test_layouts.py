@@ -66,7 +66,7 @@ def metrics(own: Checkout, name: str) -> dict[str, Any]:
     return found
 
 
-def grid(path: Path, like: tuple[int, int] | None = None) -> tuple[int, int]:
+def grid(path: Path) -> tuple[int, int]:
     """The size of a picture that a tool wrote; it is not of one colour."""
     with Image.open(path) as image:
         assert len(np.unique(np.asarray(image))) > 10
