@@ -115,8 +115,9 @@ def test_sections_fit_each_other(preset: str) -> None:
     has = {
         "none": True,
         "class": source["kind"] == "scenes" or source.get("classes") == "folders",
-        "text": source["kind"] in ("scenes", "coco", "pairs") or bool(source.get("templates")),
-        "label_map": source["kind"] in ("scenes", "coco"),
+        "text": source["kind"] in ("scenes", "coco", "pairs")
+        or bool(source.get("templates") or source.get("captions")),
+        "label_map": source["kind"] in ("scenes", "coco", "image_masks"),
     }
     for name, pair in pairs(preset).items():
         assert has[pair.condition], name

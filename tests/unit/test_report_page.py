@@ -15,6 +15,7 @@ from report_tree import (
     PARAMS,
     VARIANTS,
     evaluated,
+    filled,
     write_metrics,
     write_params,
     write_prior,
@@ -23,8 +24,11 @@ from report_tree import (
 
 from vqpipe.artifacts.publish import publish_sealed, publish_text
 from vqpipe.artifacts.seal import read_sealed_json
+from vqpipe.data.build import DatasetMetrics
 from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.report.about_codebooks import FIELDS
+from vqpipe.report.about_data import _counts
+from vqpipe.report.blocks import Text
 from vqpipe.report.build import Report, build_report
 from vqpipe.report.names import counted, curve_label
 from vqpipe.text.graph import GraphMetrics
@@ -359,6 +363,24 @@ def test_chromium_shows_the_page(report: Report, tmp_path: Path, width: int) -> 
     broken, total, overflow = shown(report.html, tmp_path, width)
     assert total > 60
     assert (broken, overflow) == (0, 0)
+
+
+def test_classes_of_pixels_and_lost_annotations_are_counted() -> None:
+    content: dict[str, Any] = {"images": {}, "captions": {}, "quarantined": {"orphan_annotation": 1}}
+    content |= {"num_classes": 0, "bad_fraction": 0.0}
+    metrics = filled(DatasetMetrics, content | {"num_annotations": 400, "bad_annotation_fraction": 0.0075})
+    text = _counts(metrics, 150)[-1]
+    assert isinstance(text, Text)
+    assert text.text == (
+        "0 classes, 150 classes of pixels. Quarantined: 1 orphan annotation "
+        "(0.00% of the source's images, 0.75% of its 400 captions and objects)."
+    )
+    text = _counts(
+        filled(DatasetMetrics, content | {"num_annotations": None, "bad_annotation_fraction": None}), 0
+    )[-1]
+    assert isinstance(text, Text)
+    assert text.text.startswith("0 classes. ")
+    assert text.text.endswith("(0.00% of the source's images).")
 
 
 def test_counts_have_a_singular() -> None:

@@ -35,15 +35,16 @@ from vqpipe.report.pictures import decode_png, picture
 def about_dataset(inputs: Inputs, params: ReportParams) -> Section:
     """The section `Data set`."""
     blocks: list[Block] = []
-    metrics = inputs.dataset
+    metrics, folder = inputs.dataset, inputs.folder("dataset")
+    there = (folder / MANIFEST).is_file()
     if metrics is None:
         blocks.append(
             Absent("Counts are absent: there is no metrics file of the dataset stage. Run: dvc repro dataset")
         )
     else:
-        blocks += _counts(metrics)
-    folder = inputs.folder("dataset")
-    if (folder / MANIFEST).is_file():
+        categories = read_manifest(folder, DATASET).facts.get("categories") if there else None
+        blocks += _counts(metrics, len(categories or ()))
+    if there:
         pictures = list(_examples(folder, params))
         if pictures:
             note = "Pictures spread evenly over the training split, each with its first caption."
@@ -59,7 +60,7 @@ def about_dataset(inputs: Inputs, params: ReportParams) -> Section:
     return Section("dataset", "Data set", blocks)
 
 
-def _counts(metrics: DatasetMetrics) -> list[Block]:
+def _counts(metrics: DatasetMetrics, num_categories: int) -> list[Block]:
     rows = [
         [Cell(split), Cell(number(n)), Cell(number(metrics.captions.get(split, 0)))]
         for split, n in metrics.images.items()
@@ -70,11 +71,14 @@ def _counts(metrics: DatasetMetrics) -> list[Block]:
     lost = ", ".join(
         f"{number(count)} {reason.replace('_', ' ')}" for reason, count in sorted(metrics.quarantined.items())
     )
+    pixels = f", {counted(num_categories, 'class', 'classes')} of pixels" if num_categories else ""
+    share, listed = metrics.bad_annotation_fraction, metrics.num_annotations
+    annotations = f", {share:.2%} of its {number(listed)} captions and objects" if share and listed else ""
     return [
         Table("Images and captions", columns, rows),
         Text(
-            f"{counted(metrics.num_classes, 'class', 'classes')}. Quarantined: {lost or 'nothing'} "
-            f"({metrics.bad_fraction:.2%} of the source's images)."
+            f"{counted(metrics.num_classes, 'class', 'classes')}{pixels}. Quarantined: {lost or 'nothing'} "
+            f"({metrics.bad_fraction:.2%} of the source's images{annotations})."
         ),
     ]
 

@@ -15,6 +15,7 @@ ADAPTERS: Table[Adapter] = Table("data source", {
     "coco": "vqpipe.data.adapters.coco:Coco",
     "image_folder": "vqpipe.data.adapters.image_folder:ImageFolder",
     "pairs": "vqpipe.data.adapters.pairs:Pairs",
+    "image_masks": "vqpipe.data.adapters.image_masks:ImageMasks",
     "dataset": "vqpipe.data.adapters.caption_files:PublishedDataset",
     "jsonl": "vqpipe.data.adapters.caption_files:JsonLines",
     "text": "vqpipe.data.adapters.caption_files:TextLines",
