@@ -17,6 +17,7 @@ TASKS: Table[Task] = Table(
     {
         "masked_words": "vqpipe.tasks.masked_words:MaskedWords",
         "retrieval": "vqpipe.tasks.retrieval:Retrieval",
+        "grounding": "vqpipe.tasks.grounding:Grounding",
         "relations": "vqpipe.tasks.relations:WordRelations",
     },
 )

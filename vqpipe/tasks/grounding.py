@@ -1,0 +1,339 @@
+"""Grounding: the box of the object that an expression refers to, from the image's codes and the expression.
+
+The setting is RefCOCOg's, as LG-VQ has it (arXiv 2405.14206, section 4.4.3 and appendix A.1): codes and words are the
+tokens of one transformer with a coordinate regression. The head is TransVG's (arXiv 2104.08541, sections 3.2 to 3.4): a
+regression token before both, and from its state an MLP of three layers with a sigmoid that gives the box; trained by l1
+of the box and GIoU. A box is right where its IoU with the true one is at least a half.
+
+Letters: b batch, n expressions, m boxes, t words, d dimension of the latent, h w its grid, e width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
+
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
+from vqpipe.data.annotations import things_of
+from vqpipe.data.asked import Expression, expressions_of
+from vqpipe.data.records import Thing
+from vqpipe.errors import DataError
+from vqpipe.metrics.boxes import box_scores, grounding_loss, to_corners
+from vqpipe.metrics.measured import Interval, text_digest
+from vqpipe.quantizers.contract import Quantized
+from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.tasks.heads import HeadParams, JointTransformer
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
+from vqpipe.tasks.task import (
+    Album,
+    Examples,
+    HeadResult,
+    Row,
+    Task,
+    TaskMetrics,
+    TaskParams,
+    TaskProtocol,
+)
+from vqpipe.tasks.words import UNKNOWN, Vocabulary
+
+Scores = dict[str, Float64[np.ndarray, " n"]]
+"""`accuracy` and `iou` of each expression."""
+CANDIDATES = 512
+"""Training boxes among which the best constant one is looked for."""
+
+
+class GroundingParams(TaskParams):
+    """A box from codes and an expression."""
+
+    kind: Literal["grounding"]
+    """The task."""
+    head: HeadParams
+    """The transformer over codes and words (256 wide, 6 layers and 8 heads in TransVG)."""
+    max_words: Annotated[int, Field(ge=1)]
+    """Words of an expression that the head reads (40 on RefCOCOg in TransVG); longer ones are cut and counted."""
+    l1_weight: Annotated[float, Field(ge=0)]
+    """Of the l1 distance of the boxes' centres, widths and heights, summed over the four (1 in TransVG's code)."""
+    giou_weight: Annotated[float, Field(ge=0)]
+    """Of 1 - GIoU (1)."""
+
+    @model_validator(mode="after")
+    def _a_loss_has_weight(self) -> GroundingParams:
+        if self.l1_weight == self.giou_weight == 0:
+            raise ValueError("l1_weight and giou_weight are both 0: the head would not be trained")
+        return self
+
+
+class BoxMetrics(Metrics):
+    """How well one box for each expression fits; both means are over the expressions, in [0, 1]."""
+
+    num_expressions: int
+    """Expressions."""
+    accuracy: Interval
+    """Share of the boxes whose intersection over union with the true one is at least .5; higher is better."""
+    iou: Interval
+    """Mean intersection over union with the true box; higher is better."""
+
+
+class GroundingMetrics(BoxMetrics):
+    """A head's boxes, and those of rules that do not see the codes."""
+
+    alike: BoxMetrics | None
+    """The same where another object in the image has the same name, so that the words around it decide; None for no
+    such expression."""
+    other_image: BoxMetrics
+    """The same head with the codes of another image: what the expression alone gives away."""
+    any_object: BoxMetrics
+    """An object of the same image drawn evenly, its box exact, as the expectation over the draw: what a detector has
+    that does not read the expression."""
+    name_box: BoxMetrics
+    """The mean training box of objects with the same name, which the annotation gives; of all objects for a name that
+    the training split lacks."""
+    best_box: BoxMetrics
+    """The one box, of `CANDIDATES` training boxes, with the highest mean IoU with all of them."""
+    mean_box: BoxMetrics
+    """The mean of all training boxes."""
+
+
+class GroundingProtocol(TaskProtocol):
+    """What was measured, in words and counts."""
+
+    num_expressions: int
+    """Expressions of those images."""
+    num_train_expressions: int
+    """Expressions that the head was trained on."""
+    num_left_out: dict[str, int]
+    """Expressions of the training and the test split that are not used, by reason."""
+    num_cut: int
+    """Test expressions of more than `max_words` words."""
+    num_unknown: int
+    """Test expressions with a word that no training expression has."""
+    num_words: int
+    """Different words of the training expressions."""
+
+
+class GroundingTaskMetrics(TaskMetrics[GroundingMetrics]):
+    """The metrics of one pair."""
+
+    protocol: GroundingProtocol
+    """What was measured."""
+
+
+@dataclass(frozen=True)
+class Referring(Examples):
+    """Expressions of a split; `targets` of the training split are words (n, t) and boxes (n, 4)."""
+
+    found: list[Expression] = field(kw_only=True)
+    left_out: Counter[str] = field(kw_only=True)
+    things: list[list[Thing]] = field(kw_only=True)
+    """The objects in each image of the split."""
+    vocabulary: Vocabulary | None = field(default=None, kw_only=True)
+    """The training expressions' words; None for another split."""
+
+    @property
+    def ids(self) -> list[str]:
+        """The image's id and the expression's number in the image."""
+        count: Counter[int] = Counter()
+        found = []
+        for at in self.positions.tolist():
+            found.append(f"{self.split.ids[at]}/{count[at]}")
+            count[at] += 1
+        return found
+
+    @property
+    def texts(self) -> list[str]:
+        """The expressions."""
+        return [own.text for own in self.found]
+
+    @property
+    def corners(self) -> Float[Tensor, "n 4"]:
+        """Left, top, right and bottom of the boxes, as shares of the side."""
+        return torch.tensor([own.box for own in self.found], dtype=torch.float32)
+
+    def digests(self) -> dict[str, str]:
+        return {"expressions": text_digest(f"{own.text} {own.box}" for own in self.found)}
+
+
+class GroundingHead(nn.Module):
+    """Codes and words to a box: centre, width and height as shares of the side."""
+
+    def __init__(self, space: CodeSpace, params: HeadParams, num_words: int, max_words: int) -> None:
+        super().__init__()
+        width = params.width
+        self.joint = JointTransformer(space, params, num_words, max_words)
+        self.box = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+        )
+
+    def forward(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]) -> Float[Tensor, "b 4"]:
+        found: Tensor = self.box(self.joint(z_q, words)).sigmoid()
+        return found
+
+
+class Grounding(Task):
+    """The task. Expressions without a usable box are left out and counted (`vqpipe.data.asked`)."""
+
+    kind = "grounding"
+    question = "the box of the object that an expression refers to"
+    Params = GroundingParams
+    Metrics = GroundingTaskMetrics
+    picture_spec = GROUNDING_PICTURES
+    config: GroundingParams
+
+    def examples(self, split: str) -> Referring:
+        images, positions = self.images(split)
+        every = expressions_of(self.dataset, split, self.resolution)
+        used = set(positions.tolist())
+        found = [own for own in every.found if own.position in used]
+        if not found:
+            raise DataError(
+                f"{self.where(split)}: no expression of the images that are measured",
+                found=f"{len(every.found)} expressions of other images", expected="a larger num_images",
+            )  # fmt: skip
+        own = Referring(
+            images, np.array([own.position for own in found]), found=found, left_out=every.left_out,
+            things=things_of(self.dataset, split, self.resolution),
+        )  # fmt: skip
+        if split != "train":
+            return own
+        vocabulary = Vocabulary.of(own.texts)
+        words, _ = vocabulary.encode(own.texts, self.config.max_words)
+        targets = words, box_convert(own.corners, "xyxy", "cxcywh")
+        return Referring(
+            images,
+            own.positions,
+            targets,
+            found=found,
+            left_out=own.left_out,
+            things=own.things,
+            vocabulary=vocabulary,
+        )
+
+    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.config.seed, "head"))
+            return GroundingHead(space, self.config.head, len(_vocabulary(train)), self.config.max_words)
+
+    def loss(
+        self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        words, boxes = batch
+        found = head(inputs.z_q, words)
+        return grounding_loss(found, boxes, self.config.l1_weight, self.config.giou_weight), {}
+
+    def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
+        assert isinstance(test, Referring)
+        assert isinstance(train, Referring)
+        words, _ = _vocabulary(train).encode(test.texts, self.config.max_words)
+        found = self._boxes(head, inputs, words)
+        boxes, seen = test.corners, train.corners
+        names = name_boxes(train)
+        rules = {
+            "": found,
+            "other_image": self._boxes(head, inputs.of_other_images(self.config.seed), words),
+            "name_box": torch.stack([names.get(own.name, seen.mean(dim=0)) for own in test.found]),
+            "best_box": best_box(seen, self.config.seed).expand_as(boxes),
+            "mean_box": seen.mean(dim=0).expand_as(boxes),
+        }
+        values = {name: _scores(own, boxes) for name, own in rules.items()}
+        values["any_object"] = any_object(test, self.resolution)
+        alike = np.array([_alike(test, own) for own in test.found])
+        values["alike"] = {name: np.where(alike, own, np.nan) for name, own in values[""].items()}
+        parts: dict[str, Any] = {name: self._part(own) for name, own in values.items()}
+        whole = dict(parts.pop(""))
+        flat = {
+            f"{part}.{name}".lstrip("."): own for part, both in values.items() for name, own in both.items()
+        }
+        return HeadResult(GroundingMetrics(**whole, **parts), flat, found)
+
+    def _boxes(
+        self, head: nn.Module, inputs: FrozenInputs, words: Int64[Tensor, "n t"]
+    ) -> Float[Tensor, "n 4"]:
+        """The corners of the boxes that a head finds, on the CPU."""
+        parts = []
+        for rows, seen in self.batches(inputs):
+            parts.append(head(seen.z_q, words[torch.from_numpy(rows)].to(seen.z_q.device)).float().cpu())
+        return to_corners(torch.cat(parts))
+
+    def _part(self, values: Scores) -> BoxMetrics | None:
+        count = int(np.isfinite(values["iou"]).sum())
+        if not count:
+            return None
+        found = {name: self.config.interval(own) for name, own in values.items()}
+        return BoxMetrics(num_expressions=count, **found)
+
+    def pictures(
+        self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
+    ) -> list[Row]:
+        assert isinstance(test, Referring)
+        return [
+            {
+                "image_id": test.split.ids[int(test.positions[row])], "picture": album.picture(row),
+                "expression": test.found[row].text, "box": list(test.found[row].box),
+                "predicted": result.kept[row].tolist(), "iou": float(result.values["iou"][row]),
+            }
+            for row in self.shown(test)
+        ]  # fmt: skip
+
+    def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
+        assert isinstance(test, Referring)
+        assert isinstance(train, Referring)
+        vocabulary = _vocabulary(train)
+        words, cut = vocabulary.encode(test.texts, self.config.max_words)
+        return GroundingProtocol(
+            **dict(super().describe(inputs, test, train)), num_expressions=len(test),
+            num_train_expressions=len(train), num_left_out=dict(test.left_out + train.left_out), num_cut=cut,
+            num_unknown=int((words == UNKNOWN).any(dim=1).sum()), num_words=len(vocabulary.words),
+        )  # fmt: skip
+
+
+def best_box(boxes: Float[Tensor, "m 4"], seed: int) -> Float[Tensor, " 4"]:
+    """Of `CANDIDATES` drawn boxes the one with the highest mean IoU with all; corners."""
+    draws = numpy_rng(seed, "best box").permutation(len(boxes))[:CANDIDATES]
+    means = torch.stack([box_iou(boxes[at : at + 1], boxes).mean() for at in draws.tolist()])
+    return boxes[int(draws[int(means.argmax())])]
+
+
+def name_boxes(train: Referring) -> dict[str, Float[Tensor, " 4"]]:
+    """The mean box of each name's expressions; corners."""
+    rows: dict[str, list[int]] = {}
+    for row, own in enumerate(train.found):
+        rows.setdefault(own.name, []).append(row)
+    return {name: train.corners[own].mean(dim=0) for name, own in rows.items()}
+
+
+def any_object(test: Referring, resolution: int) -> Scores:
+    """For each expression the means over the objects of its image, their boxes exact."""
+    pairs = [
+        (row, thing.box, own.box) for row, own in enumerate(test.found) for thing in test.things[own.position]
+    ]
+    rows, boxes, truth = (np.array(part) for part in zip(*pairs, strict=True))
+    corners = box_convert(torch.from_numpy(boxes), "xywh", "xyxy") / resolution
+    count = np.bincount(rows)
+    scores = _scores(corners, torch.from_numpy(truth))
+    return {name: np.bincount(rows, weights=own) / count for name, own in scores.items()}
+
+
+def _alike(test: Referring, own: Expression) -> bool:
+    """Whether another object in the expression's image has the same name."""
+    return sum(thing.name == own.name for thing in test.things[own.position]) > 1
+
+
+def _scores(found: Float[Tensor, "n 4"], boxes: Float[Tensor, "n 4"]) -> Scores:
+    scores = box_scores(found, boxes)
+    return {"accuracy": scores.is_found.double().numpy(), "iou": scores.iou.numpy()}
+
+
+def _vocabulary(train: Examples) -> Vocabulary:
+    assert isinstance(train, Referring)
+    assert train.vocabulary is not None
+    return train.vocabulary
