@@ -212,6 +212,23 @@ MEASURES: dict[str, Measure] = {
     "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
     "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),
     "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),
+    "box_accuracy": Measure(
+        "Acc@0.5", "%", HIGHER, 1,
+        "Expressions whose predicted box has an intersection over union (IoU) of at least .5 with the true one.",
+    ),
+    "box_iou": Measure("mean IoU", "%", HIGHER, 1, "Intersection over union of the predicted and the true box."),
+    "box_other_image": Measure(
+        "other codes", "Acc@0.5, %", "", 1,
+        "The same head with the codes of another image: what the expression alone gives away.",
+    ),
+    "box_gain": Measure(
+        "gain from the codes", "points of Acc@0.5", HIGHER, 1,
+        "Acc@0.5 minus that with another image's codes, expression by expression.",
+    ),
+    "box_alike": Measure(
+        "two alike", "Acc@0.5, %", HIGHER, 1,
+        "Expressions whose image has another object of the same name, so that the words around the name decide.",
+    ),
     "similarity_mse": Measure(
         "MSE", "", LOWER, 3,
         "Squared difference between the cosine of two words and that of the codes assigned to them, a mean over a "

@@ -19,6 +19,7 @@ TASKS: Table[Task] = Table(
         "retrieval": "vqpipe.tasks.retrieval:Retrieval",
         "grounding": "vqpipe.tasks.grounding:Grounding",
         "relations": "vqpipe.tasks.relations:WordRelations",
+        "classification": "vqpipe.tasks.classification:Classification",
     },
 )
 """Every task by the `kind` of its params."""

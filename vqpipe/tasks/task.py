@@ -331,6 +331,13 @@ class Task(ABC):
         """The parts of a head that `training.compile` compiles."""
         return [head]
 
+    def recorded(self) -> dict[str, Any]:
+        """The params that the numbers depend on, as plain JSON. A task with a file among them overrides it: records
+        have a file's digest in the place of its path."""
+        own = {"tokenizer", "num_images", "batch_size", "num_pictures"}
+        own |= set() if self.config.input == "patches" else {"patches"}
+        return dict(self.config.model_dump(mode="json", exclude=own, exclude_none=True))
+
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
         """What was measured."""
         return TaskProtocol(
