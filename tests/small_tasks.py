@@ -30,6 +30,10 @@ COMMON: dict[str, Any] = {
     "num_pictures": 2,
     "masked_words": {"head": HEAD, "masked": MASKED, "masked_counts": [1, 3], "num_predictions": 3},
     "retrieval": {"head": HEAD, "contrastive": GLOBAL, "num_candidates": 2},
+    "grounding": {
+        "head": {"width": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "side": 4, "channels": 16},
+        "max_words": 4, "l1_weight": 1.0, "giou_weight": 1.0, "inside_weight": 1.0,
+    },
     "relations": {"head": HEAD, "masked": MASKED, "relationship": RELATIONSHIP},
 }  # fmt: skip
 

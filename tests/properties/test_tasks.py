@@ -72,6 +72,7 @@ SHARP = {"contrastive": {"directions": "both", "temperature": {"kind": "learned"
 CASES: dict[str, Case] = {
     "masked_words": Case("masked_1.recall", "masked_1.other_image", by_ranks=False, params=SHORT, steps=500),
     "retrieval": Case("image_to_text.r1", by_ranks=False, params=SHORT | SHARP, steps=1000),
+    "grounding": Case("accuracy", "other_image.accuracy", steps=800),
     "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
 }
 EVERY = pytest.mark.parametrize("kind", list(TASKS))

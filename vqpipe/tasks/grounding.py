@@ -5,7 +5,7 @@ tokens of one transformer with a coordinate regression. The head is TransVG's (a
 regression token before both, and from its state an MLP of three layers with a sigmoid that gives the box; trained by l1
 of the box and GIoU. A box is right where its IoU with the true one is at least a half.
 
-Letters: b batch, n expressions, m boxes, t words, d dimension of the latent, h w its grid, e width.
+Letters: b batch, n expressions, m boxes, t words, s image tokens, d dimension of the latent, h w its grid, e width.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_convert, box_iou
 
 from vqpipe.artifacts.metrics import Metrics
@@ -44,7 +45,7 @@ from vqpipe.tasks.task import (
     TaskParams,
     TaskProtocol,
 )
-from vqpipe.tasks.words import UNKNOWN, Vocabulary
+from vqpipe.tasks.words import PAD, UNKNOWN, Vocabulary
 
 Scores = dict[str, Float64[np.ndarray, " n"]]
 """`accuracy` and `iou` of each expression."""
@@ -52,19 +53,36 @@ CANDIDATES = 512
 """Training boxes among which the best constant one is looked for."""
 
 
+WORDS_STD = 0.5
+"""Standard deviation of the words' first embeddings: about the length of the image's tokens, so that both are read."""
+
+
+class GroundingHeadParams(HeadParams):
+    """A transformer over codes and words, with convolutions in front of the codes."""
+
+    channels: Annotated[int, Field(ge=1)]
+    """Channels of the first convolution. TransVG has a ResNet and a transformer of the image alone before both meet; in
+    their place is a convolution at the resolution of the codes and one of stride 2 for each halving down to `side`, the
+    channels doubled each time, up to the width (3 x 3, GELU)."""
+
+
 class GroundingParams(TaskParams):
     """A box from codes and an expression."""
 
     kind: Literal["grounding"]
     """The task."""
-    head: HeadParams
-    """The transformer over codes and words (256 wide, 6 layers and 8 heads in TransVG)."""
+    head: GroundingHeadParams
+    """The transformer (256 wide, 6 layers and 8 heads in TransVG)."""
     max_words: Annotated[int, Field(ge=1)]
     """Words of an expression that the head reads (40 on RefCOCOg in TransVG); longer ones are cut and counted."""
     l1_weight: Annotated[float, Field(ge=0)]
     """Of the l1 distance of the boxes' centres, widths and heights, summed over the four (1 in TransVG's code)."""
     giou_weight: Annotated[float, Field(ge=0)]
     """Of 1 - GIoU (1)."""
+    inside_weight: Annotated[float, Field(ge=0)]
+    """Of the cross-entropy, a mean over image tokens, of a linear layer on each token's last state against the share of
+    its cell that the true box covers; 0 for none, as in TransVG. It says where to look from the first steps on; without
+    it a head of a few hundred steps learns little but the mean box of a text."""
 
     @model_validator(mode="after")
     def _a_loss_has_weight(self) -> GroundingParams:
@@ -163,20 +181,50 @@ class Referring(Examples):
         return {"expressions": text_digest(f"{own.text} {own.box}" for own in self.found)}
 
 
-class GroundingHead(nn.Module):
-    """Codes and words to a box: centre, width and height as shares of the side."""
+class ConvTokens(nn.Module):
+    """A latent as tokens: convolutions, and a learned vector of each place that begins as sines of its coordinates."""
 
-    def __init__(self, space: CodeSpace, params: HeadParams, num_words: int, max_words: int) -> None:
+    def __init__(self, space: CodeSpace, params: GroundingHeadParams) -> None:
+        super().__init__()
+        channels, width, grid = params.channels, params.width, space.grid
+        layers: list[nn.Module] = [nn.Conv2d(space.dim, channels, 3, padding=1), nn.GELU()]
+        while params.side is not None and max(grid) > params.side:
+            wider = min(2 * channels, width)
+            layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1), nn.GELU()]
+            channels, grid = wider, ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+        self.grid = grid
+        self.norm = nn.LayerNorm(space.dim)
+        self.convolutions = nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+        self.places = nn.Parameter(sines(grid, width))
+
+    def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b s e"]:
+        normal = self.norm(z_q.movedim(1, -1)).movedim(-1, 1)
+        return self.convolutions(normal).flatten(2).transpose(1, 2) + self.places
+
+
+class GroundingHead(nn.Module):
+    """Codes and words to a box, and which cells of the image are in it."""
+
+    def __init__(self, space: CodeSpace, params: GroundingHeadParams, num_words: int, max_words: int) -> None:
         super().__init__()
         width = params.width
         self.joint = JointTransformer(space, params, num_words, max_words)
+        image = ConvTokens(space, params)
+        self.joint.image, self.grid = image, image.grid
+        with torch.no_grad():
+            self.joint.words.weight.normal_(std=WORDS_STD)[PAD] = 0
         self.box = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
         )
+        self.inside = nn.Linear(width, 1)
 
-    def forward(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]) -> Float[Tensor, "b 4"]:
-        found: Tensor = self.box(self.joint(z_q, words)).sigmoid()
-        return found
+    def forward(
+        self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b 4"], Float[Tensor, "b s"]]:
+        """Centre, width and height as shares of the side, and a logit for each image token."""
+        states = self.joint.states(z_q, words)
+        count = self.grid[0] * self.grid[1]
+        return self.box(states[:, 0]).sigmoid(), self.inside(states[:, 1 : 1 + count]).squeeze(-1)
 
 
 class Grounding(Task):
@@ -227,8 +275,13 @@ class Grounding(Task):
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         words, boxes = batch
-        found = head(inputs.z_q, words)
-        return grounding_loss(found, boxes, self.config.l1_weight, self.config.giou_weight), {}
+        assert isinstance(head, GroundingHead)
+        found, inside = head(inputs.z_q, words)
+        loss = grounding_loss(found, boxes, self.config.l1_weight, self.config.giou_weight)
+        if not self.config.inside_weight:
+            return loss, {}
+        cells = binary_cross_entropy_with_logits(inside, covered(boxes, head.grid))
+        return loss + self.config.inside_weight * cells, {"box": loss.detach(), "inside": cells.detach()}
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         assert isinstance(test, Referring)
@@ -261,7 +314,8 @@ class Grounding(Task):
         """The corners of the boxes that a head finds, on the CPU."""
         parts = []
         for rows, seen in self.batches(inputs):
-            parts.append(head(seen.z_q, words[torch.from_numpy(rows)].to(seen.z_q.device)).float().cpu())
+            found, _ = head(seen.z_q, words[torch.from_numpy(rows)].to(seen.z_q.device))
+            parts.append(found.float().cpu())
         return to_corners(torch.cat(parts))
 
     def _part(self, values: Scores) -> BoxMetrics | None:
@@ -294,6 +348,27 @@ class Grounding(Task):
             num_train_expressions=len(train), num_left_out=dict(test.left_out + train.left_out), num_cut=cut,
             num_unknown=int((words == UNKNOWN).any(dim=1).sum()), num_words=len(vocabulary.words),
         )  # fmt: skip
+
+
+def covered(boxes: Float[Tensor, "b 4"], grid: tuple[int, int]) -> Float[Tensor, "b s"]:
+    """The share of each cell of a grid that a box covers, row by row; boxes as centres and sizes."""
+    corners = to_corners(boxes)
+
+    def along(low: Tensor, high: Tensor, count: int) -> Tensor:
+        start = torch.arange(count, device=boxes.device) / count
+        ends = torch.minimum(high[:, None], start + 1 / count)
+        return (ends - torch.maximum(low[:, None], start)).clamp_min(0) * count
+
+    across = along(corners[:, 0], corners[:, 2], grid[1])
+    return (along(corners[:, 1], corners[:, 3], grid[0])[:, :, None] * across[:, None]).flatten(1)
+
+
+def sines(grid: tuple[int, int], width: int) -> Float[Tensor, "s e"]:
+    """Sines and cosines of the coordinates of a grid's places at wavelengths from twice the side down to an eighth."""
+    rows, columns = ((torch.arange(count) + 0.5) / count for count in grid)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = torch.pi * places[:, :, None] * 2 ** torch.linspace(0, 4, -(-width // 4))
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 def best_box(boxes: Float[Tensor, "m 4"], seed: int) -> Float[Tensor, " 4"]:
