@@ -28,7 +28,7 @@ from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture
 from vqpipe.report.task_pairs import TaskRun
-from vqpipe.tasks.grounding import GroundingMetrics
+from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
 SIDE = 176
 """Side of a drawing in pixels."""
@@ -84,6 +84,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         rows += [row[:1] + row[2:] for row in references(found, words, own, 5)]
     names = ("box_accuracy", "box_iou", "box_other_image", "box_gain", "box_alike")
     first = measured[0].metrics.protocol
+    assert isinstance(first, GroundingProtocol)
     left = ", ".join(f"{number(count)} {reason}" for reason, count in first.num_left_out.items())
     note = (
         f"{counted(first.num_expressions, 'expression')} of {counted(first.num_images, 'test image')}; heads are "
