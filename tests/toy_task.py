@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -43,15 +43,23 @@ class ClassLabel(Task):
         images, positions = self.images(split)
         return Examples(images, positions, targets=torch.from_numpy(images.labels[positions]))
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
+        return {"num_classes": int(train.targets.max()) + 1}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, "head"))
-            return nn.Linear(space.dim, int(train.targets.max()) + 1)
+            return nn.Linear(space.dim, known["num_classes"])
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         return cross_entropy(head(inputs.z_q.mean(dim=(2, 3))), batch), {}
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        return [f"class {label}" for label in head(seen.z_q.mean(dim=(2, 3))).argmax(dim=1).tolist()]
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         seen = (quantized.z_q.mean(dim=(2, 3)) for _, quantized in self.batches(inputs))

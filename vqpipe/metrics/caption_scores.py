@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,7 +80,7 @@ def caption_scores(
         if java:
             raise SetupError("the scores of captions were to use Java", found=why)
     try:
-        truth, given = _tokenised(candidates, references, _java_words if runs else _own_words)
+        truth, given = _tokenised(candidates, references, java_words if runs else _own_words)
     except SetupError as error:
         if java:
             raise
@@ -166,9 +167,14 @@ def _meteor(truth: Tokenised, given: Tokenised) -> tuple[float, PerExample]:
     scorer = Meteor()
     try:
         value, values = scorer.compute_score(truth, given)
-    finally:
-        if scorer.lock.locked():  # after an error; the scorer's end would wait for it
+    finally:  # what its destructor does, which fails or waits for ever if the program ended early
+        if scorer.lock.locked():
             scorer.lock.release()
+        for pipe in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
+            with suppress(OSError):
+                pipe.close()
+        scorer.meteor_p.kill()
+        scorer.meteor_p.wait()
     return float(value), np.array(values, np.float64)
 
 
@@ -187,7 +193,7 @@ def _own_words(captions: Sequence[str]) -> list[list[str]]:
     return [ptb_words(caption) for caption in captions]
 
 
-def _java_words(captions: Sequence[str]) -> list[list[str]]:
+def java_words(captions: Sequence[str]) -> list[list[str]]:
     """The words of captions by the tokenizer in the package, which is run as the package runs it."""
     lines = "\n".join(_LINE_ENDS.sub(" ", caption) for caption in captions)
     command = [
