@@ -19,6 +19,7 @@ TASKS: Table[Task] = Table(
         "retrieval": "vqpipe.tasks.retrieval:Retrieval",
         "relations": "vqpipe.tasks.relations:WordRelations",
         "classification": "vqpipe.tasks.classification:Classification",
+        "vqa": "vqpipe.tasks.vqa:Vqa",
     },
 )
 """Every task by the `kind` of its params."""
