@@ -34,7 +34,7 @@ from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tasks.heads import HeadParams, JointTransformer
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tasks.words import Vocabulary
+from vqpipe.tasks.words import PAD, Vocabulary
 
 THRESHOLDS = {"wups_09": 0.9, "wups_00": 0.0}
 """The measures of WUPS by name."""
@@ -259,15 +259,19 @@ class Vqa(Task):
         number = {answer: at for at, answer in enumerate(choices)}
         kept = [row for row, answer in enumerate(found.answers) if answer in number]
         asked = [found.asked[row] for row in kept]
-        texts = [question.question for question in asked]
-        vocabulary = Vocabulary.of(texts)
-        words, cut = vocabulary.encode(texts, self.config.max_words)
+        vocabulary = Vocabulary.of(question.question for question in asked)
+        words, cut = self._encode(vocabulary, asked)
         targets = words, torch.tensor([number[question.answer] for question in asked])
         return TrainAsked(
             found.split, found.positions[kept], targets, asked=asked, numbers=[found.numbers[r] for r in kept],
             num_without=found.num_without, vocabulary=vocabulary, choices=choices, floors=Floors.of(found.asked),
             num_left_out=len(found) - len(kept), num_cut=cut,
         )  # fmt: skip
+
+    def _encode(self, vocabulary: Vocabulary, asked: Sequence[Question]) -> tuple[Int64[Tensor, "m t"], int]:
+        """Questions as numbers, as wide as the longest, and how many are longer than `max_words` and cut."""
+        words, cut = vocabulary.encode([question.question for question in asked], self.config.max_words)
+        return words[:, : max(int((words != PAD).sum(dim=1).max()), 1)], cut
 
     def head(self, space: CodeSpace, train: Examples) -> nn.Module:
         assert isinstance(train, TrainAsked)
@@ -290,7 +294,7 @@ class Vqa(Task):
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         assert isinstance(test, Asked)
         assert isinstance(train, TrainAsked)
-        words, _ = train.vocabulary.encode([q.question for q in test.asked], self.config.max_words)
+        words, _ = self._encode(train.vocabulary, test.asked)
         chances = self._logits(head, inputs, words).double().softmax(dim=1)
         other = self._logits(head, inputs.of_other_images(self.config.seed), words)
         given = {
@@ -346,7 +350,7 @@ class Vqa(Task):
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
         assert isinstance(test, Asked)
         assert isinstance(train, TrainAsked)
-        _, cut = train.vocabulary.encode([q.question for q in test.asked], self.config.max_words)
+        _, cut = self._encode(train.vocabulary, test.asked)
         known = set(train.choices)
         return VqaProtocol(
             **dict(super().describe(inputs, test, train)), num_answers=len(train.choices),
