@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.ranks import ROOT, torchrun
-from tests.small_answers import read_all, write_all
+from tests.small_answers import facts, read_all, write_all
 from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
 from vqpipe.artifacts.publish import read_manifest
@@ -67,13 +67,33 @@ def same_place(task: Task, test: Examples) -> float:
     return float((labels == labels[others(task, test)]).mean())
 
 
+def same_answer(task: Task, test: Examples) -> float:
+    """How often the same question about another picture has the same answer; of two boxes either may be meant."""
+    other = other_examples(NUM_IMAGES, task.config.seed)
+    shares = []
+    for at in range(NUM_IMAGES):
+        found = facts(int(other[at]))
+        given = {own.question: own.answer for own in found["questions"]}
+        colors = [thing.adjectives[0] for thing in found["things"]]
+        for own in facts(at)["questions"]:
+            if own.kind == "color":
+                shares.append(colors.count(own.answer) / len(colors))
+            else:
+                shares.append(float(given[own.question] == own.answer))
+    return float(np.mean(shares))
+
+
 SHORT = {"head": {"max_tokens": 8}}
-SHARP = {"contrastive": {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}}
+SHARP = {
+    "contrastive": {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}
+}
 CASES: dict[str, Case] = {
     "masked_words": Case("masked_1.recall", "masked_1.other_image", by_ranks=False, params=SHORT, steps=500),
     "retrieval": Case("image_to_text.r1", by_ranks=False, params=SHORT | SHARP, steps=1000),
     "grounding": Case("accuracy", "other_image.accuracy", steps=800),
     "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
+    "classification": Case("top1", "other_image", same_place),
+    "vqa": Case("accuracy", "other_image", same_answer, steps=600),
 }
 EVERY = pytest.mark.parametrize("kind", list(TASKS))
 SOLVABLE = pytest.mark.parametrize("kind", [kind for kind in TASKS if CASES[kind].score])
@@ -162,7 +182,7 @@ def test_the_codes_of_other_images_leave_what_the_rest_gives_away(kind: str, sma
         order = numpy_rng(0, "shuffled").permutation(NUM_IMAGES)
         left = mean(own.measure(inputs=own.inputs.exchanged(order)), case.score)
     if case.floor is not None:
-        assert left == pytest.approx(case.floor(own.task, own.test), abs=0.05)
+        assert left == pytest.approx(case.floor(own.task, own.test), abs=0.08)
     else:
         alone = mean(trained(kind, small, "none").measure(), case.score)
         assert left < alone + 0.15

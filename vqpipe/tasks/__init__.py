@@ -20,6 +20,7 @@ TASKS: Table[Task] = Table(
         "grounding": "vqpipe.tasks.grounding:Grounding",
         "relations": "vqpipe.tasks.relations:WordRelations",
         "classification": "vqpipe.tasks.classification:Classification",
+        "vqa": "vqpipe.tasks.vqa:Vqa",
     },
 )
 """Every task by the `kind` of its params."""

@@ -58,18 +58,18 @@ class ClassificationMetrics(Metrics):
     """c, classes of the dataset."""
     top1: Interval
     """Share of the test images whose likeliest class is right; higher is better."""
-    top5: Interval | None
+    top5: Interval | None = None
     """Share whose class is among the five likeliest; None for five classes or fewer."""
     other_image: Interval
     """`top1` with the codes of another image: what the head says without looking. A perfect head has the share of the
     images whose other image is of the same class."""
     majority: float
     """`top1` of the training images' most frequent class for all."""
-    majority5: float | None
+    majority5: float | None = None
     """`top5` of the training images' five most frequent classes."""
     chance: float
     """`top1` of a class drawn evenly, 1 / c."""
-    chance5: float | None
+    chance5: float | None = None
     """`top5` of five different classes drawn evenly, 5 / c."""
     per_class: dict[str, float]
     """`top1` of the test images of each class that has some, by name in the order of the dataset."""
