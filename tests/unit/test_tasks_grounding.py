@@ -84,6 +84,14 @@ def test_pictures_have_the_boxes_that_were_measured(small: Path) -> None:
         assert row["iou"] == found.values["iou"][at]
 
 
+def test_an_answer_is_the_box_in_percent_of_the_sides(small: Path) -> None:
+    task, _, train, inputs, _ = measured(small)
+    said = task.answers(
+        Fixed(), task.known(train), inputs.batch([0, 1]), ["the red box", "a word nobody knows"]
+    )
+    assert said == ["left 0 %, top 0 %, right 50 %, bottom 50 %"] * 2
+
+
 def test_the_best_box_has_the_highest_mean_overlap_of_all() -> None:
     corners = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 0.5
     boxes = torch.cat([corners, corners + 0.2], dim=1)

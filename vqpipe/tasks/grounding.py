@@ -11,7 +11,7 @@ Letters: b batch, n expressions, m boxes, t words, s image tokens, d dimension o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -231,6 +231,7 @@ class Grounding(Task):
     """The task. Expressions without a usable box are left out and counted (`vqpipe.data.asked`)."""
 
     kind = "grounding"
+    asks = "an expression"
     question = "the box of the object that an expression refers to"
     Params = GroundingParams
     Metrics = GroundingTaskMetrics
@@ -266,10 +267,14 @@ class Grounding(Task):
             vocabulary=vocabulary,
         )
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
+        return {"words": list(_vocabulary(train).words)}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
+        words = len(Vocabulary(tuple(known["words"])))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, "head"))
-            return GroundingHead(space, self.config.head, len(_vocabulary(train)), self.config.max_words)
+            return GroundingHead(space, self.config.head, words, self.config.max_words)
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
@@ -324,6 +329,17 @@ class Grounding(Task):
             return None
         found = {name: self.config.interval(own) for name, own in values.items()}
         return BoxMetrics(num_expressions=count, **found)
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        words, _ = Vocabulary(tuple(known["words"])).encode(texts, self.config.max_words)
+        found, _ = head(seen.z_q, words.to(seen.z_q.device))
+        names = ("left", "top", "right", "bottom")
+        return [
+            ", ".join(f"{name} {100 * side:.0f} %" for name, side in zip(names, box, strict=True))
+            for box in to_corners(found).clamp(0, 1).tolist()
+        ]
 
     def pictures(
         self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
