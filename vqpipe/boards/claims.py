@@ -18,6 +18,7 @@ from vqpipe.boards.results import Estimate, Results
 from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED
 from vqpipe.report.names import HIGHER, LOWER, measure
+from vqpipe.tasks import TASKS
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced at this scale"
@@ -272,13 +273,19 @@ class BoardColumn:
 
 
 def column(name: str) -> BoardColumn:
-    """How a metric of a row is shown; one that is not listed here, as in the report. That of a prior names it."""
+    """How a metric of a row is shown; one that is not listed here, as in the report. That of a prior names it,
+    and that of a task `KIND-INPUT` its input."""
     if name in COLUMNS:
         return COLUMNS[name]
     if name.startswith("prior."):
         _, prior, *path = name.split(".")
         own = column(path[-1])
         return replace(own, label=f"{own.label}, {prior}")
+    if name.startswith("task."):
+        kind, _, seen = name.split(".")[1].partition("-")
+        if seen and kind in TASKS:
+            own = column(name.replace(f"{kind}-{seen}", kind, 1))
+            return replace(own, label=f"{own.label}, {seen}")
     found = measure(name)
     return BoardColumn(
         found.label, found.digits, better=found.better, unit=found.unit if found.unit == "dB" else ""
