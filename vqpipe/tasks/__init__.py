@@ -18,6 +18,7 @@ TASKS: Table[Task] = Table(
         "masked_words": "vqpipe.tasks.masked_words:MaskedWords",
         "retrieval": "vqpipe.tasks.retrieval:Retrieval",
         "relations": "vqpipe.tasks.relations:WordRelations",
+        "captioning": "vqpipe.tasks.captioning:Captioning",
     },
 )
 """Every task by the `kind` of its params."""
