@@ -43,10 +43,13 @@ class ClassLabel(Task):
         images, positions = self.images(split)
         return Examples(images, positions, targets=torch.from_numpy(images.labels[positions]))
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
+        return {"num_classes": int(train.targets.max()) + 1}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, "head"))
-            return nn.Linear(space.dim, int(train.targets.max()) + 1)
+            return nn.Linear(space.dim, known["num_classes"])
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float

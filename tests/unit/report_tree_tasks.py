@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from report_tree import filled, write_metrics
 from report_tree_health import png
 from ruamel.yaml import YAML
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_folder, publish_text
 from vqpipe.artifacts.specs.task import (
+    HEAD_WEIGHTS,
     MASKED_WORDS_PICTURES,
     RELATIONS_PICTURES,
     RETRIEVAL_PICTURES,
@@ -21,6 +23,7 @@ from vqpipe.artifacts.specs.task import (
     TASK_PER_IMAGE,
 )
 from vqpipe.artifacts.tables import to_table, write_table
+from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.metrics.measured import Interval
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.masked_words import MaskedCountMetrics, MaskedWordsMetrics
@@ -190,6 +193,7 @@ def write_task(
             for measure in measured
             for i, value in enumerate(own[measure])
         ]
+        write_tensors(folder / "head.safetensors", HEAD_WEIGHTS, {"weight": torch.zeros(1)})
         write_table(folder / "per_image.parquet", TASK_PER_IMAGE, to_table(TASK_PER_IMAGE, per_image))
         rows = [
             row

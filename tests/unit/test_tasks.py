@@ -40,6 +40,7 @@ from vqpipe.tasks.masked_words import best_words, commonest_words, draw_masks, w
 from vqpipe.tasks.relations import relate
 from vqpipe.tasks.retrieval import chances, recalls
 from vqpipe.tasks.solve import solve_task, training_of
+from vqpipe.tasks.stored import load_head
 from vqpipe.tasks.task import task_entry, tasks_of
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.tokenizers.train import whiten
@@ -510,3 +511,36 @@ def test_a_task_of_one_file_and_one_line(
     assert read_manifest(tmp_path / "out", TASK).facts["kind"] == "class_label"
     assert read_table(tmp_path / "out/per_image.parquet", TASK_PER_IMAGE).num_rows == 32
     assert type(solved.metrics).of(solved.metrics.plain(), "it") == solved.metrics
+
+
+@pytest.mark.parametrize("kind", ["masked_words", "retrieval", "relations", "class_label"])
+@pytest.mark.parametrize("seen", ["codes", "patches"])
+def test_a_head_is_read_as_it_was_written(
+    learnable: tuple[Path, Clip, Tokenizer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    seen: str,
+) -> None:
+    if (kind, seen) == ("relations", "patches"):
+        pytest.skip("relations are of the codes that a tokenizer trained")
+    monkeypatch.setitem(TASKS._places, "class_label", "tests.toy_task:ClassLabel")
+    dataset, clip, tokenizer = learnable
+    floors = {"num_patches": 400, "num_iterations": 2, "max_num_codes": 1024}
+    changes = {} if kind == "class_label" else {"head": {"max_tokens": 8}}
+    settings = config(
+        kind, training={**TRAINING, "num_steps": 2}, batch_size=16, input=seen, patches=floors, **changes
+    )
+    solved = solve_task(
+        settings, tokenizer, None, dataset, clip, scratch=tmp_path, curves=None, device=CPU, title=kind
+    )
+    solved.write(tmp_path / "out")
+    task, head = load_head(tmp_path / "out", tokenizer, clip)
+    assert task.config == settings
+    for name, value in solved.head.network.state_dict().items():
+        assert torch.equal(head.network.state_dict()[name], value), name
+    images = ImageSplit.open(dataset, "test", 16).images(0, 3)
+    assert torch.equal(head.see(images).z_q, solved.head.see(images).z_q)
+    other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=5))
+    with pytest.raises(MismatchError, match="solved with another tokenizer"):
+        load_head(tmp_path / "out", other, clip)

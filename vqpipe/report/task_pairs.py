@@ -48,7 +48,12 @@ class TaskRun:
     trained: Mapping[str, Any]
     config: TaskParams
     label: str
-    """The tokenizer's name; the pair's too, where several pairs solve one task from this tokenizer."""
+    """The tokenizer's name, or what else the head saw; the pair's too, where several pairs have one task and input."""
+
+    @property
+    def of_codes(self) -> bool:
+        """Whether the head saw the tokenizer's codes, and not what they are compared with."""
+        return self.config.input == "codes"
 
     @property
     def aligned(self) -> bool:
@@ -131,14 +136,23 @@ def task_runs(inputs: Inputs) -> list[TaskRun]:
                        TASKS.params())
         for name in inputs.task
     }  # fmt: skip
-    count = [(config.kind, config.tokenizer) for config in configs.values()]
+    seen = {name: _seen(config) for name, config in configs.items()}
+    count = [(config.kind, seen[name]) for name, config in configs.items()]
     runs = []
     for name, config in configs.items():
-        several = count.count((config.kind, config.tokenizer)) > 1
-        label = f"{config.tokenizer} ({name})" if several else config.tokenizer
+        several = count.count((config.kind, seen[name])) > 1
+        label = f"{seen[name]} ({name})" if several else seen[name]
         own = trained.get(config.tokenizer, {})
         runs.append(TaskRun(name, inputs.folder("task", name), inputs.task[name], own, config, label))
     return runs
+
+
+def _seen(config: TaskParams) -> str:
+    """What a head saw, for readers. CLIP's features and nothing at all are the same for each tokenizer."""
+    own = {"codes": "", "latents": ": latents", "patches": ": k-means of raw patches at its bits"}
+    return {"none": "no image", "clip": "the CLIP's features"}.get(
+        config.input, f"{config.tokenizer}{own.get(config.input, '')}"
+    )
 
 
 def of_kind(runs: Sequence[TaskRun], kind: str) -> list[TaskRun]:
@@ -152,11 +166,11 @@ def paired(runs: Sequence[TaskRun]) -> list[Pair]:
     Nearest: the same kind of quantizer, and the fewest params that differ; of equally near ones the first.
     """
     pairs = []
-    for aligned in (run for run in runs if run.aligned):
+    for aligned in (run for run in runs if run.aligned and run.of_codes):
         found = [
             Pair(plain, aligned, _further(plain, aligned))
             for plain in of_kind(runs, aligned.config.kind)
-            if not plain.aligned and _quantizer(plain) == _quantizer(aligned)
+            if plain.of_codes and not plain.aligned and _quantizer(plain) == _quantizer(aligned)
         ]
         if found:
             pairs.append(min(found, key=lambda pair: len(pair.further)))
@@ -231,7 +245,7 @@ class Compared:
 
 def alignment(runs: Sequence[TaskRun]) -> list[Block]:
     """A table for each aligned tokenizer and its plain one, and links to the other effects of alignment."""
-    if not any(run.aligned for run in runs):
+    if not any(run.aligned and run.of_codes for run in runs):
         return [
             Absent(
                 "Nothing to compare: no task was solved from an aligned tokenizer (`align` in its params)."
@@ -242,7 +256,7 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
     kinds = {run.config.kind for run in runs if not isinstance(run.metrics.fresh, COMPARED)}
     if kinds:
         blocks.append(Absent(f"Tasks that have no comparison by image: {', '.join(sorted(kinds))}."))
-    alone = {run.label for run in runs if run.aligned} - {pair.aligned.label for pair in pairs}
+    alone = {run.label for run in runs if run.aligned and run.of_codes} - {pair.aligned.label for pair in pairs}
     if alone:
         blocks.append(
             Absent(f"Without a plain tokenizer of the same kind and task: {', '.join(sorted(alone))}.")

@@ -182,12 +182,15 @@ class CaptionTask(Task):
         """The head's params for this input."""
         return self.config.align()
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
         assert isinstance(train, TrainCaptions)
+        return {"vocabulary": train.captions.vocabulary.tolist()}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         return Aligner.fresh(
             self.align(space),
             self.clip,
-            train.captions.vocabulary,
+            torch.tensor(known["vocabulary"], dtype=torch.int64),
             num_positions=space.num_positions,
             latent_dim=space.dim,
             code_dims=space.code_dims,

@@ -244,21 +244,13 @@ PATCHES = 65_536
 """Patches whose images are in memory at once while they are drawn."""
 
 
-def view_of(
-    kind: Input, tokenizer: Tokenizer, clip: Clip, train: ImageSplit, floors: FloorsParams | None, seed: int
-) -> View:
-    """What a head sees of images.
+def view_of(kind: Input, tokenizer: Tokenizer, clip: Clip) -> View:
+    """What a head sees of images, for inputs that nothing is fitted for: all but `patches`.
 
     Args:
         tokenizer: in eval mode, on its device.
         clip: the run's CLIP, on the same device.
-        train: the training images, for `patches`.
-        floors: how `patches` is fitted; `TaskParams` requires it there.
-        seed: of that.
     """
-    if kind == "patches":
-        assert floors is not None, "TaskParams checks it"
-        return PatchCodes.fit(tokenizer, train, floors, seed)
     if kind == "clip":
         return ClipFeatures(tokenizer, clip)
     return {"codes": Codes, "latents": Latents, "none": Nothing}[kind](tokenizer)

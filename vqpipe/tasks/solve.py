@@ -23,7 +23,8 @@ from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.inputs import FrozenInputs, View, view_of
+from vqpipe.tasks.inputs import FrozenInputs, PatchCodes, View, view_of
+from vqpipe.tasks.stored import FreshHead, write_head
 from vqpipe.tasks.task import (
     Album,
     Examples,
@@ -52,11 +53,13 @@ class Solved:
     tables: dict[str, pa.Table]
     facts: dict[str, Any]
     task: Task
+    head: FreshHead
 
     def write(self, folder: Path) -> Path:
         """Publish the task artifact and return its folder."""
         specs = {"per_image": TASK_PER_IMAGE, "pictures": self.task.picture_spec}
         with publish_folder(folder, TASK, self.facts) as partial:
+            write_head(partial, self.task, self.head)
             for name, table in self.tables.items():
                 spec = specs[name]
                 assert spec is not None
@@ -98,10 +101,16 @@ def solve_task(
     own_head = None if own is None else task.own_head(own, test)
     digest = ImagesDigest()
     train = task.examples("train")
-    view = view_of(config.input, tokenizer, clip, train.split, config.patches, config.seed)
+    view: View
+    if config.input == "patches":
+        assert config.patches is not None, "TaskParams checks it"
+        view = PatchCodes.fit(tokenizer, train.split, config.patches, config.seed)
+    else:
+        view = view_of(config.input, tokenizer, clip)
     inputs = FrozenInputs.encode(view, test.split, test.positions, config.batch_size, digest)
     training = training_of(config, tokenizer)
-    head = task.head(inputs.space, train).to(device)
+    known = task.known(train)
+    head = task.head(inputs.space, known).to(device)
     fitted = _train(task, head, view, train, training, scratch, curves, device, title)
     heads = {"fresh": head} | ({} if own_head is None else {"own": own_head.to(device)})
     results: dict[str, HeadResult] = {}
@@ -130,7 +139,7 @@ def solve_task(
     tables = {"per_image": to_table(TASK_PER_IMAGE, per_image, facts)}
     if task.picture_spec is not None:
         tables["pictures"] = to_table(task.picture_spec, pictures, facts)
-    return Solved(metrics, tables, facts, task)
+    return Solved(metrics, tables, facts, task, FreshHead(head, known, view))
 
 
 def solve_tasks(

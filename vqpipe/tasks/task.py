@@ -6,7 +6,8 @@ A task is one file with a model of its params, a model of its metrics, and a cla
         kind, Params, Metrics = "class_label", ClassLabelParams, TaskMetrics[ClassLabelMetrics]
 
         def examples(self, split): ...            # which images, and what belongs to each
-        def head(self, space, train): ...         # a fresh network over the codes
+        def known(self, train): ...               # what the head is built from: classes, words, answers
+        def head(self, space, known): ...         # a fresh network over the codes
         def loss(self, head, inputs, batch): ...  # what it is trained by
         def measure(self, head, inputs, test, train): ...  # its numbers on the test split, with chance and floors
 
@@ -283,9 +284,18 @@ class Task(ABC):
             DataError: the split lacks what the task needs.
         """
 
+    def known(self, train: Examples) -> dict[str, Any]:
+        """What a head is built from besides its input, as JSON content: words, answers, classes. It is stored with the
+        head, which can be built again from it without the data."""
+        return {}
+
     @abstractmethod
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         """A fresh head on the CPU; its weights depend on `seed` alone, the same for every tokenizer of one shape.
+
+        Args:
+            space: of the input.
+            known: as `known` gives it.
 
         Raises:
             MismatchError: the task cannot be solved from this input.

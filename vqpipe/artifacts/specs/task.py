@@ -1,10 +1,10 @@
-"""The task artifact: the results of heads on a tokenizer's frozen tokens, image by image and as pictures.
+"""The task artifact: a head on frozen tokens, and the results of heads on them, image by image and as pictures.
 
 `head` is `fresh` (trained on the frozen tokens) or `own` (trained together with the tokenizer). The tables
 of pictures are in `pictures.parquet`; each task has its own columns.
 """
 
-from vqpipe.artifacts.spec import FolderSpec, TableSpec
+from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 
 TASK_PER_IMAGE = TableSpec(
     "task-per-image", 1,
@@ -48,7 +48,14 @@ RELATIONS_PICTURES = TableSpec(
     "words, of code vectors and of projected ones (null without a projection); PNG",
 )  # fmt: skip
 
+HEAD_WEIGHTS = TensorSpec(
+    "task_head", 1, {}, stage="task", open=True,
+    about="weights of a fresh head, and `view.centroids` where it saw k-means codes of raw patches; facts: params, "
+    "known (words, answers or classes that it is built from), view, space, wanted (K at the tokenizer's bits), "
+    "resolution, tokenizer (its kind and digest), clip",
+)  # fmt: skip
+
 TASK = FolderSpec(
-    "task", 1, stage="task", required=("per_image.parquet",),
+    "task", 2, stage="task", required=("head.safetensors", "per_image.parquet"),
     about="facts: kind, split, num_images, grid, groups, heads (which heads were measured: fresh, own)",
 )  # fmt: skip
