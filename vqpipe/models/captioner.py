@@ -1,10 +1,10 @@
 """ClipCap's parts: mapping networks from an image to a prefix of a language model, and the loss of the caption.
 
-Paper: Mokady et al., ClipCap, arXiv 2111.09734, section 3. The mapping network is an MLP, or a transformer over tokens of
-the image and learned constants; what comes out is read by a causal language model as if it were embedded words.
+Paper: Mokady et al., ClipCap, arXiv 2111.09734, section 3. The mapping network is an MLP, or a transformer over tokens
+of the image and learned constants; what comes out is read by a causal language model as if it were embedded words.
 
-Letters: b batch, d dimension of an image's vector, n tokens of the image, p vectors of the prefix, e width of the language
-model, t words, v size of the vocabulary.
+Letters: b batch, d dimension of an image's vector, n tokens of the image, p vectors of the prefix, e width of the
+language model, t words, v size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MlpMapper(nn.Module):
 
     def forward(self, vector: Float[Tensor, "b d"]) -> Float[Tensor, "b p e"]:
         flat: Tensor = self.model(vector)
-        return flat.unflatten(1, (self.prefix, -1))
+        return flat.view(len(flat), self.prefix, -1)
 
 
 class VectorTokens(nn.Module):
@@ -48,7 +48,7 @@ class VectorTokens(nn.Module):
 
     def forward(self, vector: Float[Tensor, "b d"]) -> Float[Tensor, "b n e"]:
         flat: Tensor = self.linear(vector)
-        return flat.unflatten(1, (self.num_tokens, -1))
+        return flat.view(len(flat), self.num_tokens, -1)
 
 
 class MapperAttention(nn.Module):
@@ -63,7 +63,7 @@ class MapperAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b s e"]) -> Float[Tensor, "b s e"]:
         parts = torch.cat([self.to_queries(x), self.to_keys_values(x)], dim=2)
-        queries, keys, values = parts.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = parts.view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
         return out

@@ -1,8 +1,8 @@
 """Beam search over the words of captions, for many images at once.
 
-ClipCap's rules (arXiv 2111.09734; its reference code): beams are ranked by their mean log-probability per word, the stop
-word included. A beam that has stopped keeps its place with its score; it adds no word. The search ends when all beams
-have stopped, or after the greatest number of words.
+ClipCap's rules (arXiv 2111.09734; its reference code): beams are ranked by their mean log-probability per word, the
+stop word included. A beam that has stopped keeps its place with its score; it adds no word. The search ends when all
+beams have stopped, or after the greatest number of words.
 
 Letters: b images, k beams, m = b k rows in the order of images, t words, v size of the vocabulary.
 """
@@ -24,7 +24,7 @@ class Decoding(Protocol):
     """Of each text's next word; -inf for what cannot follow. Before the first step, of each image's first word."""
 
     def step(self, sources: Int64[Tensor, " m"], tokens: Int64[Tensor, " m"]) -> None:
-        """Go to texts that follow from those of the last step: text i is text `sources[i]` with the word `tokens[i]`."""
+        """Go to the texts that follow: text i is text `sources[i]` of the last step with the word `tokens[i]`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def beam_search(decoding: Decoding, *, beam: int, stop: int, length: int, temper
         if bool(stopped.all()):
             break
         decoding.step(sources.flatten(), words.flatten())
-        logs = (decoding.logits / temperature).log_softmax(dim=1).unflatten(0, (images, beam))
+        logs = (decoding.logits / temperature).log_softmax(dim=1).view(images, beam, size)
         logs = logs.masked_fill(stopped[:, :, None], -torch.inf)
         logs[:, :, 0] = logs[:, :, 0].masked_fill(stopped, 0.0)
         lengths = lengths + (~stopped).long()

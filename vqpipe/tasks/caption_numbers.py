@@ -50,8 +50,8 @@ class Scored:
     numbers: CaptionNumbers
     """Of the set."""
     values: dict[str, PerImage]
-    """By image: `rouge_l`, `cider_d`, `sentence_bleu_4` (BLEU-4 of one image; its mean is not that of the set), `objects`
-    where there are some (NaN for a caption that names none)."""
+    """By image: `rouge_l`, `cider_d`, `sentence_bleu_4` (BLEU-4 of one image; its mean is not that of the set),
+    `objects` where there are some (NaN for a caption that names none)."""
     tokenizer: str
     """As in `CaptionScores`."""
     absent: dict[str, str]
@@ -81,8 +81,8 @@ def scored(
     named = named_objects(captions, objects)
     if np.isfinite(named).any():
         values["objects"], intervals["objects"] = named, interval(named)
-    sets = {name: value for name, value in found.corpus.items() if name not in intervals}
-    return Scored(CaptionNumbers(**sets, **intervals), values, found.tokenizer, found.absent)
+    numbers = CaptionNumbers.model_validate({**found.corpus, **intervals})
+    return Scored(numbers, values, found.tokenizer, found.absent)
 
 
 def named_objects(captions: Sequence[str], objects: Sequence[set[str]]) -> PerImage:

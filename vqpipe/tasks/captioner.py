@@ -1,15 +1,15 @@
 """The head of captioning: tokens of an image, a mapping network, and a language model that reads the prefix.
 
-ClipCap (Mokady et al., arXiv 2111.09734) maps one CLIP vector; LG-VQ (arXiv 2405.14206, appendix A.1) puts trained codes in
-the place of ClipCap's prefix and gives no further detail. How the codes enter is ours, by the mapper:
+ClipCap (Mokady et al., arXiv 2111.09734) maps one CLIP vector; LG-VQ (arXiv 2405.14206, appendix A.1) puts trained
+codes in the place of ClipCap's prefix and gives no further detail. How the codes enter is ours, by the mapper:
 
 - `transformer`: the code tokens are the image's tokens of ClipCap's transformer; or their mean is the one vector that a
   linear layer makes into tokens, ClipCap's own form.
 - `mlp`: the mean of the code tokens is the one vector.
 - `codes`: the code tokens are the prefix, as LG-VQ words it; there is no mapping network.
 
-Letters: b batch, d dimension of the latent, h w its grid, n tokens of an image, p vectors of the prefix, e width, c captions
-of an image, t words.
+Letters: b batch, d dimension of the latent, h w its grid, n tokens of an image, p vectors of the prefix, e width, c
+captions of an image, t words.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class TransformerParams(Params):
     num_heads: Annotated[int, Field(ge=1)]
     """Attention heads; they divide the language model's width. 8 in ClipCap."""
     num_vectors: Annotated[int, Field(ge=1)] | None
-    """Tokens that a linear layer makes of the mean of the code tokens, as ClipCap does of CLIP's vector (`clip_length`).
-    Null: the code tokens themselves."""
+    """Tokens that a linear layer makes of the mean of the code tokens, as ClipCap does of CLIP's vector (its
+    `clip_length`). Null: the code tokens themselves."""
 
 
 class CaptionerParams(Params):
@@ -139,7 +139,7 @@ class Captioner(nn.Module):
         prefix = self.prefix(z_q).repeat_interleave(words.shape[1], dim=0)
         flat = words.flatten(0, 1)
         logits = self.language(torch.cat([prefix, self.language.embed(flat)], dim=1))
-        return word_losses(logits, flat, self.prefix_length, self.coder.pad).unflatten(0, words.shape[:2])
+        return word_losses(logits, flat, self.prefix_length, self.coder.pad).view_as(words)
 
     def captions(self, z_q: Float[Tensor, "b d h w"], beam: int) -> list[str]:
         """The best caption of each image by beam search."""

@@ -1,7 +1,8 @@
 """Captioning: a caption generated from an image's codes, in ClipCap's form (Mokady et al., arXiv 2111.09734).
 
-LG-VQ (arXiv 2405.14206, Table 11) reports BLEU-4, ROUGE-L, METEOR and CIDEr-D on CUB-200 and publishes no code for it. The
-network is `vqpipe.tasks.captioner`, the scores are those of the reference package (`vqpipe.metrics.caption_scores`).
+LG-VQ (arXiv 2405.14206, Table 11) reports BLEU-4, ROUGE-L, METEOR and CIDEr-D on CUB-200 and publishes no code for it.
+The network is `vqpipe.tasks.captioner`, the scores are those of the reference package
+(`vqpipe.metrics.caption_scores`).
 
 Next to each number come the same scores of what needs no image: another image's codes, the most frequent training
 caption, and a training caption drawn for each image; and of a human caption against the image's other captions.
@@ -33,7 +34,7 @@ from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tasks.caption_numbers import CaptionNumbers, PerImage, scored
 from vqpipe.tasks.captioner import Captioner, CaptionerParams
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
-from vqpipe.tasks.languages import Coder, coder_of
+from vqpipe.tasks.languages import Coder, coder_of, known_coder
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
 from vqpipe.tasks.words import words_of
 
@@ -49,8 +50,8 @@ class CaptioningParams(TaskParams):
     """Most words of a caption, or byte-pair tokens for GPT-2; longer training captions are cut and counted, and a
     generated one ends there at the latest."""
     num_captions: Annotated[int, Field(ge=1)]
-    """Captions of an image in a step, drawn anew each time, different ones where it has as many; 1 in ClipCap. The image
-    is mapped once for all, so that further ones take little time."""
+    """Captions of an image in a step, drawn anew each time, different ones where it has as many; 1 in ClipCap. The
+    image is mapped once for all of them."""
     beam: Annotated[int, Field(ge=1)]
     """Beams of the search; 5 in ClipCap, 1 takes the likeliest word each time."""
     java: bool
@@ -70,12 +71,13 @@ class CaptioningMetrics(Metrics):
     chance: CaptionNumbers
     """For each image a caption drawn from those of the training split."""
     human: CaptionNumbers | None = None
-    """A ceiling: for each image with several captions, one of them against the others. None where no two images have."""
+    """A ceiling: for each image with several captions, one of them against the others. None where fewer than two images
+    have several."""
     generated_as_human: CaptionNumbers | None = None
     """The head's captions of the same images against the same references, one fewer than in `generated`."""
     bits: Interval
-    """Bits per word of the image's true captions, the end included, under the head; lower is better. Byte-pair tokens for
-    GPT-2."""
+    """Bits per word of the image's true captions, the end included, under the head; lower is better. Byte-pair
+    tokens for GPT-2."""
     bits_other_image: Interval
     """The same with another image's input."""
     num_distinct: int
@@ -151,8 +153,8 @@ class TrainCaptioned(Captioned):
     def batch(
         self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)
     ) -> Int64[Tensor, "b c t"]:
-        """Captions of each image, from a drawn one on, around its list. All of the batch are drawn, so that draws do not
-        depend on the number of ranks."""
+        """Captions of each image, from a drawn one on, around its list. All of the batch are drawn, so that draws do
+        not depend on the number of ranks."""
         counts = np.array([len(own) for own in self.captions])
         starts, own = (np.cumsum(counts) - counts)[rows], counts[rows]
         first = (numpy_rng(self.seed, "captions", step).random(len(rows)) * own).astype(np.int64)
@@ -201,17 +203,21 @@ class Captioning(Task):
             num_captions=config.num_captions, seed=config.seed,
         )  # fmt: skip
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
         assert isinstance(train, TrainCaptioned)
-        config, size = self.config, train.coder.size
-        if config.beam >= size:
+        return train.coder.known
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
+        config = self.config
+        coder = known_coder(config.head.language_model, known)
+        if config.beam > coder.size:
             raise MismatchError(
                 "the search has more beams than the vocabulary has words",
-                found=f"beam {config.beam}, {size} words", expected="a smaller beam, or min_count",
+                found=f"beam {config.beam}, {coder.size} words", expected="a smaller beam, or min_count",
             )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "task", "head"))
-            return Captioner(space, config.head, train.coder, config.max_words)
+            return Captioner(space, config.head, coder, config.max_words)
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
@@ -251,11 +257,11 @@ class Captioning(Task):
             for score, of in found.values.items():
                 values[f"{name}.{score}"] = np.full(len(test), np.nan)
                 values[f"{name}.{score}"][rows] = of
-        metrics = CaptioningMetrics(
-            **numbers, **intervals, num_distinct=len(set(texts["generated"])),
-            num_empty=sum(not words_of(text) for text in texts["generated"]),
-            tokenizer=found.tokenizer, absent=found.absent,
-        )  # fmt: skip
+        metrics = CaptioningMetrics.model_validate({
+            **numbers, **intervals, "num_distinct": len(set(texts["generated"])),
+            "num_empty": sum(not words_of(text) for text in texts["generated"]),
+            "tokenizer": found.tokenizer, "absent": found.absent,
+        })  # fmt: skip
         cider_d = (values["generated.cider_d"], values["other_image.cider_d"])
         kept = Generated(texts["generated"], cider_d[0], texts["other_image"], cider_d[1])
         return HeadResult(metrics, values, kept)

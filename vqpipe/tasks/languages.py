@@ -8,7 +8,7 @@ Letters: b texts, m texts in a search, p vectors of the prefix, t words, s vecto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +79,11 @@ class Coder(ABC):
     stop: int
     """The word that ends a caption."""
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """What a head is built from, as `Task.known`."""
+        return {"language_model": self.name}
+
     @abstractmethod
     def encode(self, texts: Sequence[str], max_words: int) -> tuple[Int64[Tensor, "n t"], int]:
         """Texts cut to `max_words`, each with `stop` after it, then `pad`; and how many were cut. t is one more."""
@@ -93,15 +98,15 @@ class Coder(ABC):
 
 
 class WordCoder(Coder):
-    """Whole words of the training captions.
+    """Whole words."""
 
-    Raises:
-        DataError: no word that is frequent enough.
-    """
-
-    def __init__(self, texts: Sequence[str], min_count: int) -> None:
-        self.vocabulary = Vocabulary.of(texts, min_count)
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
         self.name, self.size, self.pad, self.stop = "words", len(self.vocabulary), PAD, END
+
+    @property
+    def known(self) -> dict[str, Any]:
+        return {**super().known, "words": list(self.vocabulary.words)}
 
     def encode(self, texts: Sequence[str], max_words: int) -> tuple[Int64[Tensor, "n t"], int]:
         numbers, cut = self.vocabulary.encode(texts, max_words, ends=True)
@@ -276,7 +281,8 @@ class Gpt2Decoding:
     """A search with GPT-2, with the cache of `transformers`."""
 
     def __init__(self, language: Gpt2Language, prefix: Float[Tensor, "b p e"]) -> None:
-        self._language, self._cache = language, None
+        self._language = language
+        self._cache: Any = None
         self._read(prefix)
 
     def step(self, sources: Int64[Tensor, " m"], tokens: Int64[Tensor, " m"]) -> None:
@@ -287,13 +293,38 @@ class Gpt2Decoding:
     def _read(self, inputs: Float[Tensor, "m s e"]) -> None:
         model = self._language.model
         found = model(inputs_embeds=inputs, past_key_values=self._cache, use_cache=True)
-        self._cache: Any = found.past_key_values
+        self._cache = found.past_key_values
         self.logits = found.last_hidden_state[:, -1] @ model.wte.weight.T
 
 
 def coder_of(params: WordsParams | Gpt2Params, texts: Sequence[str]) -> Coder:
-    """The coder of a language model; `texts` are the training captions. Errors as those of the coders."""
-    return WordCoder(texts, params.min_count) if isinstance(params, WordsParams) else Gpt2Coder(params.path)
+    """The coder of a language model for training captions.
+
+    Raises:
+        DataError: no word that is frequent enough; or as `Gpt2Language`.
+        SetupError: as `Gpt2Language`.
+    """
+    if isinstance(params, WordsParams):
+        return WordCoder(Vocabulary.of(texts, params.min_count))
+    return Gpt2Coder(params.path)
+
+
+def known_coder(params: WordsParams | Gpt2Params, known: Mapping[str, Any]) -> Coder:
+    """The coder with this `Coder.known`.
+
+    Raises:
+        DataError: GPT-2's folder has other files than when the head was trained; or as `Gpt2Language`.
+        SetupError: as `Gpt2Language`.
+    """
+    if isinstance(params, WordsParams):
+        return WordCoder(Vocabulary(tuple(known["words"])))
+    coder = Gpt2Coder(params.path)
+    if coder.name != known["language_model"]:
+        raise DataError(
+            f"{params.path} is not the GPT-2 that the head was trained with",
+            found=coder.name, expected=known["language_model"],
+        )  # fmt: skip
+    return coder
 
 
 def language_of(params: WordsParams | Gpt2Params, coder: Coder, length: int) -> Language:
