@@ -25,12 +25,26 @@ from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 EIGHT = [*CAPTIONS, *CAPTIONS[:2], [[320], [321]], [[322]], CAPTIONS[1][::-1]]
 """Eight captions: rows 3 and 4 repeat 0 and 1, and row 6 has one word."""
 HEAD = {"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 12}
+CAPTION_KINDS = ("masked_words", "retrieval", "relations")
+"""Tasks whose head is an aligner."""
 COMMON: dict[str, Any] = {
     "tokenizer": "vq", "training": None, "seed": 3, "num_images": None, "batch_size": 3, "num_bootstrap": 100,
     "num_pictures": 2,
     "masked_words": {"head": HEAD, "masked": MASKED, "masked_counts": [1, 3], "num_predictions": 3},
     "retrieval": {"head": HEAD, "contrastive": GLOBAL, "num_candidates": 2},
     "relations": {"head": HEAD, "masked": MASKED, "relationship": RELATIONSHIP},
+    "captioning": {
+        "head": {
+            "side": None,
+            "mapper": {
+                "kind": "transformer", "prefix_length": 2, "num_layers": 1, "num_heads": 2, "num_vectors": None,
+            },
+            "language_model": {
+                "kind": "words", "width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "min_count": 1,
+            },
+        },
+        "max_words": 8, "num_captions": 2, "beam": 2, "java": False,
+    },
 }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ class TransformerMapper(nn.Module):
 def word_losses(
     logits: Float[Tensor, "b p+t v"], tokens: Int64[Tensor, "b t"], prefix: int, pad: int
 ) -> Float[Tensor, "b t"]:
-    """The negative log-likelihood of each word in nats; 0 at `pad`.
+    """The negative log-likelihood of each word in nats; 0 at `pad`. The mean over words is ClipCap's loss (equation 2).
 
     Args:
         logits: of the language model at each vector of the prefix and each word; those at vector p - 1 predict word 0.
@@ -126,10 +126,3 @@ def word_losses(
     """
     aligned = logits[:, prefix - 1 : -1].transpose(1, 2)
     return F.cross_entropy(aligned, tokens, ignore_index=pad, reduction="none")
-
-
-def caption_loss(
-    logits: Float[Tensor, "b p+t v"], tokens: Int64[Tensor, "b t"], prefix: int, pad: int
-) -> Float[Tensor, ""]:
-    """The mean of `word_losses` over the words of all captions (ClipCap, equation 2)."""
-    return word_losses(logits, tokens, prefix, pad).sum() / (tokens != pad).sum()

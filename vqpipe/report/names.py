@@ -223,14 +223,14 @@ MEASURES: dict[str, Measure] = {
     ),
     "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
     "caption_bleu_1": Measure(
-        "BLEU-1", "points", HIGHER, 1, 
+        "BLEU-1", "points", HIGHER, 1,
         "Share of the generated words that a true caption has, of the whole set, times 100.",
     ),
     "caption_bleu_4": Measure(
         "BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row, times 100."
     ),
     "caption_rouge_l": Measure(
-        "ROUGE-L", "points", HIGHER, 1, 
+        "ROUGE-L", "points", HIGHER, 1,
         "Longest common subsequence with a true caption, averaged over images, times 100.",
     ),
     "caption_cider_d": Measure(

@@ -134,12 +134,13 @@ class Captioner(nn.Module):
         out: Tensor = self.mapper(tokens.mean(dim=1) if self.vector else tokens)
         return out
 
-    def losses(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
-        """The negative log-likelihood of each word of an image's captions in nats; 0 at `coder.pad`."""
+    def losses(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b c t"]) -> Float[Tensor, " b"]:
+        """The negative log-likelihood of an image's captions in nats per word, ends included, `coder.pad` not."""
         prefix = self.prefix(z_q).repeat_interleave(words.shape[1], dim=0)
         flat = words.flatten(0, 1)
         logits = self.language(torch.cat([prefix, self.language.embed(flat)], dim=1))
-        return word_losses(logits, flat, self.prefix_length, self.coder.pad).view_as(words)
+        losses = word_losses(logits, flat, self.prefix_length, self.coder.pad).view_as(words)
+        return losses.sum(dim=(1, 2)) / (words != self.coder.pad).sum(dim=(1, 2))
 
     def captions(self, z_q: Float[Tensor, "b d h w"], beam: int) -> list[str]:
         """The best caption of each image by beam search."""

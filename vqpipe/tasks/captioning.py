@@ -223,7 +223,7 @@ class Captioning(Task):
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         assert isinstance(head, Captioner)
-        return head.losses(inputs.z_q, batch).sum() / (batch != head.coder.pad).sum(), {}
+        return head.losses(inputs.z_q, batch).mean(), {}
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         assert isinstance(head, Captioner)
@@ -304,9 +304,7 @@ def bits_per_word(
     for row, own in enumerate(captions):
         padded[row, : len(own)] = words[at : at + len(own)]
         at += len(own)
-    padded = padded.to(z_q.device)
-    losses = head.losses(z_q, padded).sum(dim=(1, 2)).double()
-    return np.asarray((losses / (padded != head.coder.pad).sum(dim=(1, 2)) / math.log(2)).cpu())
+    return np.asarray(head.losses(z_q, padded.to(z_q.device)).double().cpu()) / math.log(2)
 
 
 def human_sets(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vqpipe.artifacts.publish import tree_digest
@@ -250,7 +251,7 @@ class Gpt2Language(Language):
             self.model: Any = library.GPT2Model.from_pretrained(
                 params.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise _damaged(params.path, error) from error
         if length > self.model.config.n_positions:
             raise DataError(
