@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vqpipe.metrics.caption_scores as module
+from vqpipe.errors import DataError, SetupError
+from vqpipe.metrics.caption_scores import CaptionScores, caption_scores
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data/caption_scores.json").read_text(encoding="utf-8"))
+WITHOUT_JAVA = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
+JAVA = pytest.mark.skipif(shutil.which("java") is None, reason="Java is not on the search path")
+
+
+def scores(*pairs: tuple[str, list[str]]) -> CaptionScores:
+    return caption_scores([one for one, _ in pairs], [many for _, many in pairs], java=False)
+
+
+def assert_recorded(found: CaptionScores, names: tuple[str, ...]) -> None:
+    assert tuple(found.corpus) == tuple(found.per_example) == names
+    for name in names:
+        assert found.corpus[name] == pytest.approx(RECORDED["corpus"][name], abs=1e-9), name
+        np.testing.assert_allclose(found.per_example[name], RECORDED["per_example"][name], rtol=0, atol=1e-9)
+        assert found.per_example[name].dtype == np.float64
+
+
+def test_scores_without_java_are_those_that_the_package_gives_with_its_own_tokenizer() -> None:
+    """Recorded by tests/bench/caption_words.py on 60 images of COCO."""
+    found = caption_scores(RECORDED["candidates"], RECORDED["references"], java=False)
+    assert_recorded(found, WITHOUT_JAVA)
+    assert found.tokenizer == "ptb"
+    assert set(found.absent) == {"meteor", "spice"}
+    assert all("java=False" in reason for reason in found.absent.values())
+
+
+@pytest.mark.slow
+@JAVA
+def test_scores_with_java_are_those_that_the_package_gives_meteor_among_them() -> None:
+    found = caption_scores(RECORDED["candidates"], RECORDED["references"], java=True)
+    assert_recorded(found, (*WITHOUT_JAVA, "meteor"))
+    assert found.tokenizer == "ptb-java"
+    assert set(found.absent) == {"spice"}
+    assert "stanford-corenlp-3.6.0.jar" in found.absent["spice"]
+
+
+def test_a_caption_that_is_its_reference_is_perfect() -> None:
+    found = scores(
+        ("a red bus on the street", ["A red bus on the street."]),
+        ("two cats sleep here", ["Two cats sleep here!", "cats"]),
+        ("dogs run in a park", ["dogs run in a park"]),
+    )
+    for name in (*WITHOUT_JAVA[:4], "rouge_l"):
+        np.testing.assert_allclose(found.per_example[name], 1.0, atol=1e-8)
+    assert found.per_example["cider_d"][2] == pytest.approx(10.0)
+
+
+def test_document_frequencies_are_those_of_the_images_that_are_scored() -> None:
+    """An n-gram in the references of every image weighs nothing, one of a single image weighs most."""
+    common, rare = ("a bus", ["a bus"]), ("a green bird sings", ["a green bird sings"])
+    alone = scores(common, common, rare)
+    assert alone.per_example["cider_d"][2] > alone.per_example["cider_d"][0] > 0
+    assert scores(common, common).per_example["cider_d"].tolist() == [0.0, 0.0]
+
+
+def test_of_one_image_cider_d_is_zero_and_the_others_are_defined() -> None:
+    found = scores(("a red bus", ["a red bus", "the bus is red"]))
+    assert found.corpus["cider_d"] == 0.0
+    assert found.corpus["rouge_l"] == pytest.approx(1.0)
+    assert found.corpus["bleu_3"] == pytest.approx(1.0)
+    assert found.corpus["bleu_4"] == found.per_example["bleu_4"][0]
+
+
+def test_the_set_has_the_mean_of_rouge_l_and_cider_d_and_not_of_bleu() -> None:
+    found = caption_scores(RECORDED["candidates"], RECORDED["references"], java=False)
+    for name in ("rouge_l", "cider_d"):
+        assert found.corpus[name] == pytest.approx(found.per_example[name].mean())
+    assert found.corpus["bleu_4"] != pytest.approx(found.per_example["bleu_4"].mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("bus", ["bus"]), ("cat", ["dog"])],
+        [("...", ["a bus"]), ("a bus", ["a bus"])],
+        [("a bus", ["...", "a bus"]), ("a bus", ["--"])],
+        [("", [""]), (".", ["!"])],
+        [("été à la plage", ["un été à la plage"]), ("中文", ["中文 字"]), ("😀", ["a face"])],
+        [("the same", ["the same"])] * 5,
+        [("a\nb\u2028c\rd", ["a b c d"]), ("a\ud800", ["a"])],
+    ],
+    ids=[
+        "one word",
+        "no words",
+        "references without words",
+        "no word at all",
+        "unicode",
+        "equal",
+        "line ends",
+    ],
+)
+def test_unusual_captions_have_finite_scores(pairs: list[tuple[str, list[str]]]) -> None:
+    found = scores(*pairs)
+    for name, values in found.per_example.items():
+        assert len(values) == len(pairs)
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+        assert np.isfinite(found.corpus[name])
+
+
+def test_captions_without_words_are_counted_and_score_nothing() -> None:
+    found = scores(("...", ["a bus", "!", "- -"]), ("a cat", ["a cat"]))
+    assert (found.num_candidates_without_words, found.num_references_without_words) == (1, 2)
+    assert found.per_example["cider_d"][0] == 0.0
+    assert found.per_example["bleu_1"][0] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.slow
+@JAVA
+def test_line_ends_inside_captions_do_not_shift_the_words_of_others() -> None:
+    captions = ["a\nb", "", "c\u2028d\x85e\x0bf", " ", "g\r\nh", "\ud800 i", "."]
+    words = [["a", "b"], [], ["c", "d", "e", "f"], [], ["g", "h"], ["i"], []]
+    assert module.java_words(captions) == words
+
+
+@pytest.mark.parametrize(
+    ("candidates", "references", "found"),
+    [
+        ([], [], "0 captions"),
+        (["a"], [], "1 captions and references of 0 images"),
+        (["a", "b"], [["a"]], "2 captions and references of 1 images"),
+        (["a", "b"], [["a"], []], "image 1 of 2"),
+        (["a"], ["a bus"], "'a bus'"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(candidates: list[str], references: Any, found: str) -> None:
+    with pytest.raises(DataError, match=found):
+        caption_scores(candidates, references)
+
+
+def test_without_java_on_the_path_its_scores_are_absent_and_asking_for_it_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = caption_scores(["a bus"], [["a bus"]])
+    assert found.tokenizer == "ptb"
+    assert all("search path" in found.absent[name] for name in ("meteor", "spice"))
+    with pytest.raises(SetupError, match="search path"):
+        caption_scores(["a bus"], [["a bus"]], java=True)
+
+
+def test_a_java_that_fails_is_named_as_the_reason_or_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "java"
+    broken.write_text("#!/bin/sh\necho no memory >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = caption_scores(["a bus"], [["a bus"]])
+    assert found.tokenizer == "ptb"
+    assert "no memory" in found.absent["meteor"]
+    with pytest.raises(SetupError, match="exit code 3"):
+        caption_scores(["a bus"], [["a bus"]], java=True)
+
+
+def with_tokenizer_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A java on the path that ends at once, and a tokenizer that needs none."""
+    ends = tmp_path / "java"
+    ends.write_text("#!/bin/sh\nexit 1\n")
+    ends.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(module, "java_words", lambda captions: [caption.split() for caption in captions])
+
+
+def test_a_meteor_that_ends_early_is_absent_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_tokenizer_only(monkeypatch, tmp_path)
+    found = caption_scores(["a bus"], [["a bus"]])
+    assert "its program failed" in found.absent["meteor"]
+    with pytest.raises(SetupError, match="program of meteor failed"):
+        caption_scores(["a bus"], [["a bus"]], java=True)
+
+
+def test_spice_is_the_f_score_of_each_image_where_its_files_are_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The program needs a parser that the package downloads; here something returns what the package returns."""
+    from pycocoevalcap.spice.spice import Spice
+
+    with_tokenizer_only(monkeypatch, tmp_path)
+    (tmp_path / "spice/lib").mkdir(parents=True)
+    for name in module._SPICE_JARS:
+        (tmp_path / "spice/lib" / name).touch()
+    monkeypatch.setattr(module, "_package", lambda: tmp_path)
+    given = {}
+
+    def compute_score(
+        self: Spice, truth: Any, captions: Any
+    ) -> tuple[float, list[dict[str, dict[str, float]]]]:
+        given.update(truth=truth, captions=captions)
+        return 0.25, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.0, "pr": 1.0}}]
+
+    monkeypatch.setattr(Spice, "__init__", lambda self: None)
+    monkeypatch.setattr(Spice, "compute_score", compute_score)
+    found = caption_scores(["a bus", "a cat"], [["the bus", "a bus"], ["a dog"]])
+    assert given == {
+        "truth": {0: ["the bus", "a bus"], 1: ["a dog"]},
+        "captions": {0: ["a bus"], 1: ["a cat"]},
+    }
+    assert found.corpus["spice"] == 0.25
+    assert found.per_example["spice"].tolist() == [0.5, 0.0]
+
+    def fails(self: Spice, truth: Any, captions: Any) -> None:
+        raise subprocess.CalledProcessError(1, ["java"])
+
+    monkeypatch.setattr(Spice, "compute_score", fails)
+    assert "its program failed" in caption_scores(["a bus"], [["a bus"]]).absent["spice"]
