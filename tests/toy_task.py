@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +55,11 @@ class ClassLabel(Task):
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         return cross_entropy(head(inputs.z_q.mean(dim=(2, 3))), batch), {}
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        return [f"class {label}" for label in head(seen.z_q.mean(dim=(2, 3))).argmax(dim=1).tolist()]
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         seen = (quantized.z_q.mean(dim=(2, 3)) for _, quantized in self.batches(inputs))

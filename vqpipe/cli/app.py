@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from vqpipe.cli.bench_tokenizers import bench_tokenizers
 from vqpipe.cli.priors import complete, sample
+from vqpipe.cli.tasks import ask
 from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
@@ -308,6 +309,7 @@ app.command()(detokenize)
 app.command()(export)
 app.command()(sample)
 app.command()(complete)
+app.command()(ask)
 app.command("import")(import_)
 app.command("import-vqgan", hidden=True)(import_)  # its name in 0.2
 

@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
+from vqpipe.library.places import find_part
 from vqpipe.params.base import validate
 from vqpipe.priors.artifact import StoredPrior, is_prior, read_config, read_prior
 from vqpipe.priors.contract import NO_LABEL, UNKNOWN, Condition, Prior, SamplingParams
@@ -464,16 +464,7 @@ def _part(folder: Path, inside: str, nearby: Path, spec: str) -> Path:
     """Where a part of a prior is: in an exported folder; next to the artifact, as in the pipeline; by its lineage."""
     if (folder / CONFIG).is_file():
         return folder / inside
-    lineage = read_lineage(folder)
-    named = [Path(path) for path, own in lineage.specs.items() if own == spec] if lineage is not None else []
-    places = [folder.resolve().parent.parent / nearby, *named]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise ArtifactError(
-        f"the {spec} of {folder} is not there", found="nothing at " + ", ".join(map(str, places)),
-        expected=f"its folder: {spec} (--{spec})",
-    )  # fmt: skip
+    return find_part(folder, nearby, spec)
 
 
 def _need_same(what: str, stated: Any, found: Any) -> None:

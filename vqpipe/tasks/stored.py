@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import HEAD_WEIGHTS, TASK
-from vqpipe.artifacts.tensors import read_tensors, write_tensors
+from vqpipe.artifacts.tensors import check_tensors, read_tensors, write_tensors
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.metrics.floors import PatchKmeans
 from vqpipe.params.base import validate
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import PatchCodes, View, view_of
-from vqpipe.tasks.task import Task
+from vqpipe.tasks.task import Task, TaskParams
 from vqpipe.tokenizers.identity import tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
@@ -63,6 +63,18 @@ def write_head(folder: Path, task: Task, head: FreshHead) -> None:
     if isinstance(view, PatchCodes):
         tensors[CENTROIDS], facts["wanted"] = view.codebook.centroids, view.codebook.wanted
     write_tensors(folder / HEAD, HEAD_WEIGHTS, tensors, facts)
+
+
+def read_task_params(folder: Path) -> TaskParams:
+    """The params that a task was solved with.
+
+    Raises:
+        ArtifactError: no task artifact there, or a damaged one.
+    """
+    read_manifest(folder, TASK)
+    facts = check_tensors(folder / HEAD, HEAD_WEIGHTS).facts
+    found: TaskParams = validate(facts["params"], "params", TASKS.params(), str(folder))
+    return found
 
 
 @reads_whole

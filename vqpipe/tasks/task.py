@@ -17,7 +17,7 @@ A task is one file with a model of its params, a model of its metrics, and a cla
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
@@ -33,7 +33,7 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.measured import Interval, Measured, interval
 from vqpipe.params.base import Params, load_params, validate
@@ -262,6 +262,8 @@ class Task(ABC):
     """The name in `TASKS` and in the params."""
     question: ClassVar[str] = ""
     """What is predicted from an image's codes, in words that end the report's sentence on it; empty for its name."""
+    asks: ClassVar[str | None] = None
+    """What `answers` is given next to an image, such as `a question`; None for nothing."""
     Params: ClassVar[type[TaskParams]]
     Metrics: ClassVar[Any]
     """`TaskMetrics[H]`, or a model that is derived from it."""
@@ -332,6 +334,22 @@ class Task(ABC):
     ) -> list[Row]:
         """Rows of `picture_spec` for the examples of `shown`, without the column `head`."""
         return []
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        """What a head says of images, a line of text for each.
+
+        Args:
+            head: in eval mode.
+            known: what it is built from.
+            seen: what it sees of the images.
+            texts: one for each image where the task `asks` for one, else none.
+
+        Raises:
+            MismatchError: the task says nothing of single images.
+        """
+        raise MismatchError(f"the task {self.kind} says nothing of single images", expected="another task")
 
     def own_head(self, aligner: Aligner, test: Examples) -> nn.Module | None:
         """The head for this task that the tokenizer was aligned with; None where it has none."""
