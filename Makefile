@@ -65,11 +65,13 @@ board-generation: $(STAMP)
 	python -m stages.boards --folder boards/generation
 	vqpipe boards
 
-# Tasks solved from the tokens of eleven tokenizers, and of two whose text side is a CLIP that was fitted for longer.
+# Tasks solved from the tokens of eleven tokenizers, of two whose text side is a CLIP that was fitted for longer, and from
+# what the codes of one are compared with.
 board-tasks: $(STAMP)
 	dvc repro graph cluster boards/tasks-text/dvc.yaml:clip
 	python -m stages.boards --folder boards/tasks
 	python -m stages.boards --folder boards/tasks-text
+	python -m stages.boards --folder boards/tasks-inputs
 	vqpipe boards
 
 # Was what git tracks of the results made by the code and the params of the tree?

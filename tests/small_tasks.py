@@ -42,6 +42,18 @@ COMMON: dict[str, Any] = {
     "vqa": {
         "head": JOINT, "max_answers": 100, "max_words": 12, "label_smoothing": 0.0, "num_questions": None,
     },
+    "captioning": {
+        "head": {
+            "side": None,
+            "mapper": {
+                "kind": "transformer", "prefix_length": 2, "num_layers": 1, "num_heads": 2, "num_vectors": None,
+            },
+            "language_model": {
+                "kind": "words", "width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "min_count": 1,
+            },
+        },
+        "max_words": 8, "num_captions": 2, "beam": 2, "java": False,
+    },
 }  # fmt: skip
 
 

@@ -11,12 +11,16 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.boards.board import Board, load_board
 from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, column, judge, read_claims
 from vqpipe.boards.results import Results
+from vqpipe.errors import ParamsError
 from vqpipe.params.base import merged, read_yaml, validate
 from vqpipe.tasks import TASKS
+from vqpipe.tasks.inputs import Input
+from vqpipe.tasks.task import tasks_of
 from vqpipe.training.clip import ClipParams
 
 FOLDER = Path(__file__).parents[2] / "boards"
-BOARDS = ("tasks", "tasks-text")
+BOARDS = ("tasks", "tasks-text", "tasks-inputs")
+KINDS = {"classification", "captioning", "vqa", "grounding"}
 EACH = pytest.mark.parametrize("name", BOARDS)
 ACCURACY = "task.grounding.fresh.accuracy"
 
@@ -44,12 +48,24 @@ def test_pairs_of_the_papers_have_three_seeds() -> None:
     assert {row for row in board.rows if seeds[row] != {0, 1, 2}} == {"fsq"}
 
 
-def test_both_boards_solve_the_same_tasks_in_the_same_way() -> None:
-    boards = [load(name) for name in BOARDS]
-    one, other = (board.tasks_of("vq+lg", 2) for board in boards)
-    assert one == other
-    assert {"classification", "grounding"} <= set(one)
+def test_the_boards_solve_the_same_tasks_in_the_same_way() -> None:
+    one, text, inputs = (load(name).tasks_of("lc" if name == "tasks-inputs" else "vq", 2) for name in BOARDS)
+    assert one == text
+    assert set(one) == KINDS
     assert all(task.input == "codes" and task.seed == 2 for task in one.values())
+    assert set(inputs) == KINDS | {f"{kind}-{seen}" for kind in KINDS for seen in get_args(Input) if seen != "codes"}
+    for name, task in inputs.items():
+        kind, _, seen = name.partition("-")
+        changes = {"tokenizer": "lc", "input": seen or "codes", "patches": task.patches}
+        assert task == one[kind].model_copy(update=changes)
+
+
+def test_further_tasks_are_checked() -> None:
+    tasks = load("tasks-inputs").tasks
+    assert tasks is not None
+    for further, message in (({"a": 3}, "further"), ({"a": {"kind": "vqa", "inputs": "none"}}, "did you mean input")):
+        with pytest.raises(ParamsError, match=message):
+            tasks_of({**tasks, "further": further}, "a board", tokenizer="lc", seed=0)
 
 
 def test_the_longer_fitted_clip_differs_in_its_steps_alone() -> None:
@@ -77,8 +93,8 @@ def test_claims_and_tables_name_rows_of_the_board_and_numbers_of_the_tasks(name:
             assert row in {"", *board.rows}
             assert column(metric).label
             place, *path = metric.split(".")
-            if place == "task" and path[0] in TASKS:
-                assert leaf(TASKS[path[0]].Metrics, path[1:]), metric
+            if place == "task":
+                assert leaf(TASKS[path[0].partition("-")[0]].Metrics, path[1:]), metric
 
 
 def leaf(model: Any, path: list[str]) -> bool:

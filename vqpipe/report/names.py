@@ -239,6 +239,38 @@ MEASURES: dict[str, Measure] = {
         "correlation", "", HIGHER, 3, "Pearson's, of the words' and the codes' cosines over all pairs."
     ),
     "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
+    "caption_bleu_1": Measure(
+        "BLEU-1", "points", HIGHER, 1,
+        "Share of the generated words that a true caption has, of the whole set, times 100.",
+    ),
+    "caption_bleu_4": Measure(
+        "BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row, times 100."
+    ),
+    "caption_rouge_l": Measure(
+        "ROUGE-L", "points", HIGHER, 1,
+        "Longest common subsequence with a true caption, averaged over images, times 100.",
+    ),
+    "caption_cider_d": Measure(
+        "CIDEr-D", "points", HIGHER, 1,
+        "Agreement with all true captions in words and sequences that few images have, averaged over images, times 100 "
+        "as papers state it; up to 1,000.",
+    ),
+    "caption_other_image": Measure(
+        "CIDEr-D, other image", "points", HIGHER, 1, "The same head with another image's input: what needs no image."
+    ),
+    "caption_fewer": Measure(
+        "CIDEr-D, one reference fewer", "points", HIGHER, 1,
+        "Against the true captions without one, so that the one left out, a human caption, has a number of its own.",
+    ),
+    "caption_objects": Measure(
+        "objects", "%", HIGHER, 1,
+        "Of the kinds of objects that a caption names, the share that is in the image; over captions that name some.",
+    ),
+    "caption_bits": Measure(
+        "bits per word", "", LOWER, 3, "Code length of the true captions under the head, the end of a caption included."
+    ),
+    "caption_meteor": Measure("METEOR", "points", HIGHER, 1, "METEOR 1.5 of the whole set, times 100."),
+    "caption_spice": Measure("SPICE", "points", HIGHER, 1, "Agreement of scene graphs, times 100."),
 }  # fmt: skip
 
 DISTANCES = (

@@ -21,6 +21,7 @@ TASKS: Table[Task] = Table(
         "relations": "vqpipe.tasks.relations:WordRelations",
         "classification": "vqpipe.tasks.classification:Classification",
         "vqa": "vqpipe.tasks.vqa:Vqa",
+        "captioning": "vqpipe.tasks.captioning:Captioning",
     },
 )
 """Every task by the `kind` of its params."""
