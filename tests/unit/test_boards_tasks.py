@@ -53,7 +53,9 @@ def test_the_boards_solve_the_same_tasks_in_the_same_way() -> None:
     assert one == text
     assert set(one) == KINDS
     assert all(task.input == "codes" and task.seed == 2 for task in one.values())
-    assert set(inputs) == KINDS | {f"{kind}-{seen}" for kind in KINDS for seen in get_args(Input) if seen != "codes"}
+    assert set(inputs) == KINDS | {
+        f"{kind}-{seen}" for kind in KINDS for seen in get_args(Input) if seen != "codes"
+    }
     for name, task in inputs.items():
         kind, _, seen = name.partition("-")
         changes = {"tokenizer": "lc", "input": seen or "codes", "patches": task.patches}
@@ -63,7 +65,10 @@ def test_the_boards_solve_the_same_tasks_in_the_same_way() -> None:
 def test_further_tasks_are_checked() -> None:
     tasks = load("tasks-inputs").tasks
     assert tasks is not None
-    for further, message in (({"a": 3}, "further"), ({"a": {"kind": "vqa", "inputs": "none"}}, "did you mean input")):
+    for further, message in (
+        ({"a": 3}, "further"),
+        ({"a": {"kind": "vqa", "inputs": "none"}}, "did you mean input"),
+    ):
         with pytest.raises(ParamsError, match=message):
             tasks_of({**tasks, "further": further}, "a board", tokenizer="lc", seed=0)
 
