@@ -218,7 +218,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "box_iou": Measure("mean IoU", "%", HIGHER, 1, "Intersection over union of the predicted and the true box."),
     "box_other_image": Measure(
-        "other codes", "Acc@0.5, %", "", 1,
+        "other codes", "%, Acc@0.5", "", 1,
         "The same head with the codes of another image: what the expression alone gives away.",
     ),
     "box_gain": Measure(
@@ -226,7 +226,7 @@ MEASURES: dict[str, Measure] = {
         "Acc@0.5 minus that with another image's codes, expression by expression.",
     ),
     "box_alike": Measure(
-        "two alike", "Acc@0.5, %", HIGHER, 1,
+        "two alike", "%, Acc@0.5", HIGHER, 1,
         "Expressions whose image has another object of the same name, so that the words around the name decide.",
     ),
     "similarity_mse": Measure(
