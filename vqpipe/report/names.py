@@ -222,7 +222,7 @@ MEASURES: dict[str, Measure] = {
         "The same head with the codes of another image: what the expression alone gives away.",
     ),
     "box_gain": Measure(
-        "gain from the codes", "points of Acc@0.5", HIGHER, 1,
+        "gain", "points", HIGHER, 1,
         "Acc@0.5 minus that with another image's codes, expression by expression.",
     ),
     "box_alike": Measure(
