@@ -18,7 +18,7 @@ from stages.tokens import app as tokens_app
 from tests.tiny import CLASSES, write_dataset, write_tiny_clip, write_tokenizer
 from tests.toy_priors import PLACES
 from vqpipe.artifacts.publish import read_manifest
-from vqpipe.artifacts.specs.prior import NEAREST, PRIOR, SAMPLES
+from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit, to_uint8
@@ -26,9 +26,10 @@ from vqpipe.errors import MismatchError
 from vqpipe.library.prior_export import export_prior
 from vqpipe.library.priors import ImagePrior
 from vqpipe.metrics.distances import load_features
-from vqpipe.priors import PRIORS
+from vqpipe.priors import PRIORS, measure_prior
 from vqpipe.priors.artifact import load_prior
 from vqpipe.priors.contract import Condition
+from vqpipe.priors.examples import some
 from vqpipe.priors.measure import PriorMetrics, draw_samples
 from vqpipe.priors.measure_distances import sample_distances
 from vqpipe.priors.train import to_codes, to_latents
@@ -107,11 +108,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(inputs: Path, out: Path, pair: str = "tiny-gpt", tokens: str = "tokens_of_tokenizer") -> Result:
+def run(
+    inputs: Path,
+    out: Path,
+    pair: str = "tiny-gpt",
+    tokens: str = "tokens_of_tokenizer",
+    params: Path | None = None,
+) -> Result:
     arguments = {
         "pair": pair, "dataset": inputs / "dataset", "clip": inputs / "clip",
         "tokenizer": inputs / "tokenizer", "tokens": inputs / tokens,
-        "params": inputs / "params.yaml", "out": out / "prior",
+        "params": params or inputs / "params.yaml", "out": out / "prior",
         "metrics": out / "metrics.json", "curves": out / "curves.csv",
     }  # fmt: skip
     return CliRunner().invoke(
@@ -142,6 +149,7 @@ def test_metrics_hold_bits_floors_and_distances(done: Path) -> None:
     assert set(metrics["train_images"]) == expected
     assert set(metrics["completion"]) == {"lower_half"}, "what comes first in raster order is known"
     assert metrics["num_samples"] == metrics["measured"]["protocol"]["num_samples"] == 20
+    assert metrics["measured"]["protocol"]["test_images"] == "drawn with seed 0"
     assert len(metrics["measured"]["images"]["digest"]) == 16
     assert metrics["weights"] == "ema"
     near = metrics["nearest_train"]
@@ -201,6 +209,13 @@ def test_the_tools_find_and_check_what_the_artifact_was_made_with(
     card = (tmp_path / "shared/README.md").read_text()
     assert "| samples.fd\\_clip |" in card
     assert "20 samples and as many test images" in card
+    with torch.no_grad():
+        next(prior.prior.parameters()).add_(1e-3)
+    with pytest.raises(
+        MismatchError, match=r"numbers of another prior\n.*found: +sha256 .*\n.*expected: sha256 "
+    ):
+        export_prior(prior, tmp_path / "other", done / "metrics.json")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -211,6 +226,57 @@ def test_a_rerun_gives_the_same_bytes(inputs: Path, done: Path, tmp_path: Path, 
     assert first == second
     for name in ("metrics.json", "curves.csv"):
         assert (done / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_no_number_is_of_one_class_of_a_split_that_is_in_the_order_of_its_classes(
+    inputs: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    tokens = {name: TokenSet.open(inputs / "tokens_of_tokenizer").split(name) for name in NUM_IMAGES}
+    for own in tokens.values():
+        assert own.labels.tolist() == sorted(own.labels.tolist()), "in the order of its classes"
+    seen: dict[str, list[int]] = {}
+
+    def note(name: str, codes: torch.Tensor) -> None:
+        """The classes of the test images with these codes."""
+        same = (codes[:, None] == tokens["test"].indices).flatten(2).all(2)
+        assert same.any(1).all(), "codes of test images"
+        seen[name] = tokens["test"].labels[same.int().argmax(1)].tolist()
+
+    def bits(prior: Any, batches: Any, codes: torch.Tensor, floor: Any) -> Any:
+        note("floor of bits", codes)
+        kept = {name: list(own) for name, own in batches.items()}
+        for name, own in kept.items():
+            seen[f"bits of {name}"] = [label for _, known in own for label in known.labels.tolist()]
+        return split_bits(prior, kept, codes, floor)
+
+    def copies(sets: Any, codes: Any, *rest: Any) -> Any:
+        note("copies", codes["reconstructions"])
+        return memorisation(sets, codes, *rest)
+
+    def completed(fillings: Any, own: torch.Tensor, *rest: Any) -> Any:
+        note("completion", own)
+        return measure_completion(fillings, own, *rest)
+
+    own, few = inputs / "params.yaml", tmp_path / "params.yaml"
+    few.write_text(own.read_text().replace("num_samples: 20", "num_samples: 16"))
+    split_bits, memorisation = measure_prior.split_bits, measure_prior.memorisation
+    measure_completion = measure_prior.measure_completion
+    for name, spy in (("split_bits", bits), ("memorisation", copies), ("measure_completion", completed)):
+        monkeypatch.setattr(measure_prior, name, spy)
+    monkeypatch.setattr(measure_prior, "NUM_COMPARED", 8)
+    monkeypatch.setattr(measure_prior, "NUM_SHOWN", 6)
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    result = run(inputs, tmp_path, params=few)
+    assert result.exit_code == 0, result.output
+    assert {name: len(labels) for name, labels in seen.items()} == {
+        "floor of bits": 16, "bits of test": 16, "bits of train": 8, "bits of validation": 6,
+        "copies": 8, "completion": 8,
+    }  # fmt: skip
+    for name, labels in seen.items():
+        assert set(labels) == {0, 1}, name
+    table = read_table(tmp_path / "prior" / "completions.parquet", COMPLETIONS).to_pylist()
+    assert {row["label"] for row in table} == {0, 1}
+    assert len(read_table(tmp_path / "prior" / "samples.parquet", SAMPLES)) == 6
 
 
 def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -270,7 +336,8 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     features = load_features(prior.config.distances, Clip.load(inputs / "clip"), torch.device("cpu"))
     with torch.no_grad():
         made = to_uint8(tokenizer.decode_latent(to_latents(prior, latents, tokenizer)))
-    test = ImageSplit.open(inputs / "dataset", "test", 16).images(0, 20)
+    rows = some(24, 20, 0, "test images")
+    test = ImageSplit.open(inputs / "dataset", "test", 16).gather(rows, None, "centre", False)
     expected = sample_distances(
         features.extract(made), features.extract(test), features, prior.config.distances
     )

@@ -27,10 +27,12 @@ from vqpipe.data.build import DatasetParams, build_dataset
 from vqpipe.data.images import decode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.data.read import open_split
+from vqpipe.errors import ParamsError
 from vqpipe.evaluation.judges import JudgeParams, Judges, Subjects
 from vqpipe.metrics.distances import Features
 from vqpipe.params.base import validate
 from vqpipe.priors import PRIORS, measure_prior
+from vqpipe.priors.examples import some
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import seed_everything
@@ -46,6 +48,7 @@ PAIRS: dict[str, Any] = {
     "by-class": {**FOLLOWS, "condition": "class"},
     "by-text": {**FOLLOWS, "condition": "text", "text": TEXT},
     "by-map": {**FOLLOWS, "condition": "label_map"},
+    "completes-few": {**FOLLOWS, "condition": "class", "max_completed": 8},
     "long-text": {**FOLLOWS, "condition": "text", "text": {**TEXT, "max_tokens": 9}},
     "by-nothing": {
         **FOLLOWS, "condition": "none", "condition_drop": 0.0, "sampling": {**SAMPLING, "guidance": 1.0},
@@ -155,12 +158,13 @@ def test_conditions_are_judged_next_to_floor_ceiling_and_chance(
 
 def test_samples_are_shown_with_the_test_splits_conditions(inputs: Path, tmp_path: Path) -> None:
     measured(inputs, tmp_path / "text", "by-text", None)
-    test = ImageSplit.open(inputs / "dataset", "test", 16)
+    test, chosen = ImageSplit.open(inputs / "dataset", "test", 16), some(24, 20, 0, "test images").tolist()
+    assert chosen != list(range(20))
     rows = read_table(tmp_path / "text" / "prior" / "samples.parquet", SAMPLES).to_pylist()
-    assert [row["caption"] for row in rows] == [own[0] for own in test.captions[:20]]
+    assert [row["caption"] for row in rows] == [test.captions[row][0] for row in chosen]
     assert {(row["label"], row["label_map"]) for row in rows} == {(-1, None)}
     measured(inputs, tmp_path / "map", "by-map", None)
-    maps = LabelMaps.open(inputs / "dataset", "test", 16).get(range(20))
+    maps = LabelMaps.open(inputs / "dataset", "test", 16).get(chosen)
     rows = read_table(tmp_path / "map" / "prior" / "samples.parquet", SAMPLES).to_pylist()
     drawn = [decode_png(row["label_map"]).astype(int) - 1 for row in rows]
     assert [one.tolist() for one in drawn] == maps.tolist()
@@ -244,8 +248,11 @@ def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> Non
     )
     rows = read_table(tmp_path / "prior" / "completions.parquet", COMPLETIONS).to_pylist()
     test = ImageSplit.open(inputs / "dataset", "test", 16)
+    completed = some(24, 20, 0, "test images")[some(20, 10, 0, "completed")][
+        some(10, 4, 0, "completions shown")
+    ]
     assert [(row["image_id"], row["hole"]) for row in rows] == [
-        (image_id, hole) for hole in ("lower_half", "upper_half", "inner_square") for image_id in test.ids[:4]
+        (test.ids[at], hole) for hole in ("lower_half", "upper_half", "inner_square") for at in completed
     ]
     for row in rows:
         assert len(row["completions"]) == 5
@@ -256,6 +263,15 @@ def test_completions_are_measured_and_shown(inputs: Path, tmp_path: Path) -> Non
         assert row["label_name"] == test.class_names[row["label"]]
     at = test.ids.index(rows[1]["image_id"])
     assert decode_png(rows[1]["original"]).tolist() == test.images(at, at + 1)[0].permute(1, 2, 0).tolist()
+
+
+def test_no_more_images_are_completed_than_the_params_permit(inputs: Path, tmp_path: Path) -> None:
+    metrics = measured(inputs, tmp_path, "completes-few", None)
+    assert metrics.completion is not None
+    assert {found.num_images for found in metrics.completion.values()} == {8}
+    flow = {**SHARED, "kind": "flow", "tokenizer": "tiny", **PRIORS["flow"].example(), "max_completed": 8}
+    with pytest.raises(ParamsError, match="max_completed: the prior flow cannot be given known tokens"):
+        validate(flow, "prior", PRIORS["flow"].Params)
 
 
 def test_the_cost_sidecar_has_sampling_and_evaluations(inputs: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from vqpipe.library.masks import KEPT
 from vqpipe.library.masks import Keep as LibraryKeep
 from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
+from vqpipe.priors.artifact import prior_digest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,6 +229,7 @@ class Few(Metrics):
     condition: str
     num_parameters: int
     num_samples: int
+    sha256: str | None
     samples: dict[str, Part]
     """Sets of samples."""
     measured: Record
@@ -235,12 +237,13 @@ class Few(Metrics):
 
 def test_a_prior_is_exported_with_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_export, "PriorMetrics", Few)
-    count = sum(p.numel() for p in ImagePrior.from_pretrained("gpt").prior.parameters())
+    stored = ImagePrior.from_pretrained("gpt").stored
+    own = prior_digest(stored.prior, stored.facts)
 
     def write(**changes: Any) -> Path:
         part = {"plain": {"fd_clip": 1.5, "copies": 2}, "floor": {"copies": 0}}
         content = {
-            "condition": "class", "num_parameters": count, "num_samples": 64, "samples": part,
+            "condition": "class", "num_parameters": 9, "num_samples": 64, "samples": part, "sha256": own,
             "measured": {"protocol": {"features": "clip x"}}, **changes,
         }  # fmt: skip
         publish_sealed(tmp_path / "metrics.json", content)
@@ -256,9 +259,14 @@ def test_a_prior_is_exported_with_its_metrics(tmp_path: Path, monkeypatch: pytes
     assert "| samples.plain.fd\\_clip | 1.5 | Frechet distance of CLIP embeddings |" in text
     assert "| samples.floor.copies | 0 | How many are copies |" in text
     assert "measured" not in text.split("| metric |")[1].split("##")[0]
-    code, output = run("export", "gpt", "--out", out, "--metrics", write(num_parameters=3))
-    assert code == 2
-    assert "numbers of another prior" in output
+    for other, named in (("0" * 64, "sha256 000000000000…"), (None, "no sha256")):
+        code, output = run("export", "gpt", "--out", out, "--metrics", write(sha256=other))
+        assert code == 2
+        assert "numbers of another prior" in output
+        assert named in output
+        assert f"expected: sha256 {own[:12]}…" in output
+    shared = ImagePrior.from_pretrained(out).stored
+    assert prior_digest(shared.prior, shared.facts) == own, "an exported prior is the same one"
     code, output = run("sample", "--prior", out, "--class", "star", "--out", tmp_path / "a.png")
     assert code == 0, output
     assert run("sample", "--prior", "gpt", "--class", "star", "--out", tmp_path / "b.png")[0] == 0

@@ -86,6 +86,28 @@ def test_known_tokens_are_for_priors_that_take_them() -> None:
             toy(Anywhere).check_condition(Condition(tokens=tokens), 5, known=True)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in PRIORS if PRIORS[kind].models == "tokens"])
+def test_tokens_of_another_shape_are_refused_by_every_prior_over_tokens(kind: str) -> None:
+    content = {**shared(), **PRIORS[kind].example(), "kind": kind, "condition": "none", "condition_drop": 0.0}
+    prior = PRIORS[kind](validate(content, "prior", PRIORS[kind].Params), space(ONE)).eval()
+    for wrong in (images(ONE)[:, 0], images(ONE)[..., :2], images((11, 11))):
+        with pytest.raises(MismatchError, match=r"tokens of another shape .*\n.*\n.*\(b, 1, 3, 4\)"):
+            prior.loss(wrong, Condition())
+
+
+def test_guidance_needs_a_condition_and_a_trained_null() -> None:
+    prior = toy(Unigram)
+    prior.check_guidance(1.0), prior.check_guidance(2.0)
+    for changes, message in (
+        ({"condition": "none", "condition_drop": 0.0}, "guidance 2.0 needs a condition, and this prior takes none"),
+        ({"condition_drop": 0.0}, "guidance 2.0 needs the null condition, which was not trained"),
+    ):  # fmt: skip
+        prior.config = toy(Unigram).config.model_copy(update=changes)
+        prior.check_guidance(1.0)
+        with pytest.raises(MismatchError, match=message):
+            prior.check_guidance(2.0)
+
+
 def test_a_prior_without_a_likelihood_says_so() -> None:
     prior = toy(Unigram)
     assert Prior.log_likelihood(prior, images(ONE), Condition()) is None

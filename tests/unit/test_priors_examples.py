@@ -19,7 +19,7 @@ from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.priors import examples as module
-from vqpipe.priors.examples import Examples, KeptTexts, scaled
+from vqpipe.priors.examples import Examples, KeptTexts, scaled, some
 from vqpipe.priors.text import ClipText, TextEncoder
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
@@ -131,11 +131,10 @@ def test_a_step_draws_a_caption_and_a_measurement_takes_the_first(folder: Path) 
 
 def test_captions_and_images_without_their_other_side_are_counted(folder: Path) -> None:
     own = with_captions(folder, CAPTIONS)
-    assert own.without_condition().tolist()[:5] == [False, False, True, True, False]
-    assert own.without_condition().sum() == 2
+    assert own.without_condition.tolist()[:5] == [False, False, True, True, False]
+    assert own.without_condition.sum() == 2
     # All captions but the empty ones have more than four letters.
     assert own.num_cut() == 3 + 1 + (len(own) - 5)
-    assert own.head(2).num_cut() == 3
     assert examples(folder).num_cut() == 0
 
 
@@ -154,6 +153,21 @@ def test_maps_of_a_split_are_counted_cropped_and_checked() -> None:
     small = LabelMaps([encode_png(whole)], ("sky", "sea"), 5, "here: train label map")
     with pytest.raises(MismatchError, match=r"smaller than the images\n.*6 x 4\n.*5"):
         small.get([0])
+
+
+def test_the_maps_of_a_split_are_decoded_once_to_count_those_of_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sky, nothing = (encode_png(np.full((16, 16), value, dtype=np.uint8)) for value in (1, 0))
+    maps = LabelMaps([sky, None, nothing, sky, sky, sky], ("sky",), 16, "here")
+    own = examples(folder, "test", maps=maps)
+    own = replace(own, config=own.config.model_copy(update={"condition": "label_map"}))
+    read, get = [], LabelMaps.get
+    monkeypatch.setattr(module, "MAPS_AT_ONCE", 4)
+    monkeypatch.setattr(LabelMaps, "get", lambda self, rows: read.extend(rows) or get(self, rows))
+    for _ in range(2):
+        assert own.without_condition.tolist() == [False, True, True, False, False, False]
+    assert read == list(range(6))
 
 
 def test_texts_longer_than_the_encoder_reads_are_refused(folder: Path) -> None:
@@ -181,14 +195,31 @@ def test_latents_are_kept_where_they_fit(folder: Path, monkeypatch: pytest.Monke
     assert (found["train"].kept_latents is not None) == fits
     read, gather = [], ImageSplit.gather
     monkeypatch.setattr(ImageSplit, "gather", lambda *args: read.append(1) or gather(*args))
-    latents = found["train"].head(12).latents(np.array([3, 11]))
+    latents = found["train"].latents(np.array([3, 11]))
     torch.testing.assert_close(latents, whole[[3, 11]], rtol=1e-5, atol=1e-6)
     assert bool(read) != fits
 
 
-def test_samples_are_asked_as_the_split_or_its_classes_are(folder: Path) -> None:
-    own = with_captions(folder, CAPTIONS)
-    assert own.asked(23).tolist() == [*range(20), 0, 1, 2]
-    classes = examples(folder).asked(400)
-    assert len(set(classes.tolist())) == 20
-    assert np.array_equal(classes, examples(folder).asked(400))
+def test_a_draw_is_of_all_rows_rising_and_the_same_for_one_seed_and_split(folder: Path) -> None:
+    own = examples(folder)
+    rows = own.drawn(8, "test images")
+    assert rows.tolist() == sorted(set(rows.tolist())) != list(range(8))
+    assert own.drawn(20, "test images").tolist() == own.drawn(99, "test images").tolist() == list(range(20))
+    other = replace(own, config=own.config.model_copy(update={"condition": "none"}))
+    assert np.array_equal(other.drawn(8, "test images"), rows), "whatever the prior is"
+    seeded = replace(own, config=own.config.model_copy(update={"seed": 1}))
+    assert not np.array_equal(seeded.drawn(8, "test images"), rows)
+    assert len({tuple(some(20, 8, 0, what)) for what in "abc"}) == 3
+
+
+def test_batches_and_codes_are_of_the_rows_that_are_asked_for(folder: Path) -> None:
+    own = examples(folder)
+    codes = torch.arange(20, dtype=torch.int32).view(20, 1, 1, 1).expand(20, 1, 4, 4)
+    own = replace(own, tokens=replace(own.tokens, indices=codes))
+    rows = np.array([1, 2, 5, 11, 19])
+    found = list(own.batches(rows))
+    assert [len(images) for images, _ in found] == [4, 1]
+    assert torch.cat([images for images, _ in found])[:, 0, 0, 0].tolist() == rows.tolist()
+    labels = [condition.labels for _, condition in found if condition.labels is not None]
+    assert torch.equal(torch.cat(labels), own.tokens.labels[rows])
+    assert own.codes(rows)[:, 0, 0, 0].tolist() == rows.tolist()

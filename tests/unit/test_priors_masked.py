@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.small_priors import shared
-from vqpipe.errors import MismatchError
+from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.priors import cross_entropy
 from vqpipe.priors.contract import Condition, ImageSpace
@@ -28,6 +28,8 @@ def params(**changes: Any) -> MaskedParams:
     own["model"] = {**own["model"], "width": 16, "dropout": 0.1}
     for name, value in changes.items():
         own[name] = {**own[name], **value} if isinstance(value, dict) else value
+    if own["sampling"]["order"] == "halton" and "noise" not in changes.get("sampling", {}):
+        own["sampling"]["noise"] = 0.0
     return validate(own, "prior", MaskedParams)
 
 
@@ -327,6 +329,14 @@ def test_the_likelihood_in_halton_order_is_a_distribution() -> None:
         assert found is not None
         assert float(found.double().sum(1).exp().sum()) == pytest.approx(1, abs=1e-5)
     assert model().log_likelihood(torch.zeros(1, 1, *GRID, dtype=torch.int64), Condition()) is None
+
+
+def test_noise_that_an_order_would_ignore_is_refused() -> None:
+    with pytest.raises(ParamsError, match="noise is of order: confidence and of draws: annealed"):
+        params(sampling={"order": "halton", "noise": 1.0})
+    assert params(sampling={"order": "halton", "noise": 0.0}).sampling.noise == 0
+    assert params(sampling={"order": "halton", "noise": 1.0, "draws": "annealed"}).sampling.noise == 1
+    assert params(sampling={"order": "confidence", "noise": 1.0}).sampling.noise == 1
 
 
 # ---- label maps

@@ -53,17 +53,18 @@ def test_unigram_adds_one_to_every_count() -> None:
     train = TokenSplit("train", ["a", "b"], torch.tensor([0, 0]), codes)
     (probs,) = code_frequencies(train, (3,))
     assert probs.tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
-    test = TokenSplit("test", ["c"], torch.tensor([0]), torch.tensor([2, 0]).view(1, 1, 1, 2).int())
-    assert unigram_bits([probs], test) == pytest.approx((math.log2(7) + math.log2(7 / 4)) / 2)
+    assert unigram_bits([probs], torch.tensor([2, 0]).view(1, 1, 1, 2)) == pytest.approx(
+        (math.log2(7) + math.log2(7 / 4)) / 2
+    )
 
 
 def test_unigram_of_two_groups_is_the_mean_over_tokens() -> None:
     data = split(TWO)
     floor = code_frequencies(data, TWO)
     assert [len(probs) for probs in floor] == list(TWO)
-    own = [unigram_bits([probs], TokenSplit("x", data.ids, data.labels, data.indices[:, g : g + 1]))
-           for g, probs in enumerate(floor)]  # fmt: skip
-    assert unigram_bits(floor, data) == pytest.approx(sum(own) / 2)
+    codes = data.indices.long()
+    own = [unigram_bits([probs], codes[:, g : g + 1]) for g, probs in enumerate(floor)]
+    assert unigram_bits(floor, codes) == pytest.approx(sum(own) / 2)
 
 
 def test_unigram_samples_follow_the_frequencies() -> None:

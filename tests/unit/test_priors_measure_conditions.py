@@ -174,6 +174,15 @@ def test_captions_are_compared_by_the_clip(reused: bool) -> None:
     )
 
 
+def test_the_only_caption_is_not_found_among_others() -> None:
+    clip: Any = Embedder()
+    watcher = TextWatcher(clip, ["red", "red"], ["red"], 0, True)
+    show(watcher, "samples", torch.zeros(2, 3, 2, 2, dtype=torch.uint8), 2, torch.ones(2, 4))
+    found = watcher.agreement("samples")
+    assert found.clip_similarity is not None
+    assert found.r_precision is found.r_precision_std is None
+
+
 def test_images_without_any_caption_are_no_number() -> None:
     watcher = watcher_of(["", ""], True)
     show(watcher, "samples", torch.zeros(2, 3, 2, 2, dtype=torch.uint8), 2, torch.ones(2, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from tests.small_priors import GRID, ONE, PLAIN, TWO, labels, model
 from tests.unit.test_priors_contract import Unigram, toy
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Condition
-from vqpipe.priors.measure_cost import counted, sampling_cost
+from vqpipe.priors.measure_cost import counted, known_batch, sampling_cost, training_cost
 from vqpipe.runtime.seeds import torch_rng
+from vqpipe.training.objective import TrainingCost, TrainingResult
 
 POSITIONS = GRID[0] * GRID[1]
 
@@ -68,6 +70,27 @@ def test_the_cost_has_both_batches_and_the_passes() -> None:
     assert found["sampling_batch"] in (1, 4, 16)
     assert 0 < found["sampling_seconds_per_image"] <= found["sampling_seconds_per_image_batch_1"]
     assert sampling_cost(model(ONE), conditions, 20, {300: 1e-9})["sampling_batch"] == 300
+
+
+def test_what_was_drawn_in_several_passes_is_not_the_time_of_its_batch() -> None:
+    for limit, known in ((None, {128: 0.5}), (128, {128: 0.5}), (64, {64: 0.5}), (100, {})):
+        assert known_batch(PLAIN.model_copy(update={"batch": limit}), 128, 0.5) == known
+    assert known_batch(toy(Unigram).config.sampling, 16, 0.5) == {16: 0.5}, "no batch, one pass"
+
+
+def result(own: int, seconds: float) -> TrainingResult:
+    """A training of 100 steps, of which this process took `own`."""
+    return TrainingResult({}, False, 100, 0, [], TrainingCost(own, seconds, seconds))
+
+
+def test_a_training_that_was_resumed_costs_all_of_its_steps(tmp_path: Path) -> None:
+    note = tmp_path / "note.json"
+    assert training_cost(result(0, 0.1), note) == {}, "not known"
+    assert training_cost(result(100, 50.0), note) == {"training_seconds": 50.0}
+    assert training_cost(result(25, 15.0), note) == {"training_seconds": 60.0}
+    assert training_cost(result(0, 0.1), note) == {"training_seconds": 60.0}, "stopped while it was measured"
+    note.write_text(note.read_text().replace("60", "61"))
+    assert training_cost(result(0, 0.1), note) == {}, "damaged"
 
 
 def test_a_prior_without_networks_has_no_passes() -> None:

@@ -93,11 +93,34 @@ def test_posterior_and_divergence_are_those_of_the_matrices(before: int, time: i
     times = (torch.full((len(rows),), at) for at in (time, before))
     found = chain.posterior(predicted, tokens, *times)
     torch.testing.assert_close(torch.cat([found[0], found[1][:, None]], dim=1), expected)
+    assert found[1][tokens == k].tolist() == pytest.approx([chain.stays_masked(time, before)] * k)
     if time - before == 1 and time > 0:
         true = given[torch.arange(len(rows)), codes]
         kl = torch.where(true > 0, true * (true.log() - expected.log()), 0.0).sum(1)
         own = chain.divergence(predicted.log(), codes, tokens, torch.full_like(codes, time))
         torch.testing.assert_close(own, kl)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("schedule", [{}, WIDE], ids=["its own", "wide"])
+def test_the_written_gradient_of_the_terms_is_that_of_autograd(
+    dtype: torch.dtype, tolerance: float, schedule: dict[str, Any]
+) -> None:
+    k, times, rng = 7, 6, torch_rng(0, "gradient")
+    chain = Transitions(k, times, **schedule)
+    grid = torch.cartesian_prod(torch.arange(k), torch.arange(k + 1), torch.arange(times))
+    codes, tokens, time = grid.T
+    logits = 3 * torch.randn(len(grid), k, generator=rng, dtype=dtype)
+    weights = torch.rand(2, len(grid), generator=rng, dtype=dtype)
+    found, expected = (logits.clone().requires_grad_() for _ in range(2))
+    own = torch.stack(chain.terms(found, codes, tokens, time))
+    log_probs = vq_diffusion.predicted_logs(expected)
+    cross_entropy = -log_probs.gather(1, codes[:, None])[:, 0]
+    whole = torch.stack([chain.divergence(log_probs, codes, tokens, time), cross_entropy])
+    torch.testing.assert_close(own, whole, rtol=tolerance, atol=tolerance)
+    for terms in (own, whole):
+        (terms * weights).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_noised_codes_have_the_frequencies_of_the_matrix() -> None:

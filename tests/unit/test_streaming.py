@@ -22,7 +22,6 @@ from vqpipe.metrics.distances import clip_features
 from vqpipe.priors import measure as prior_measure
 from vqpipe.priors.measure import (
     IMAGE_BATCH,
-    NUM_COMPARED,
     TRAIN_CHUNK,
     crops,
     decoded,
@@ -128,14 +127,16 @@ def test_a_prior_is_measured_without_keeping_images(monkeypatch: pytest.MonkeyPa
     codes = {name: torch.randint(0, 3, (count, 2, 4, 4), generator=generator) for name in names}
     clip: Any = FakeClip()
     split: Any = Drawn(count, test)
-    watcher = Rows()
+    watcher, compared = Rows(), np.arange(0, count, 3)
     sets = measure_sets(
         {name: partial(decoded, tokenizer.decode, own, CPU) for name, own in codes.items()},
-        partial(crops, split, np.arange(count)), count, clip_features(clip, CPU), config().distances,
+        partial(crops, split, np.arange(count)), count, compared, clip_features(clip, CPU), config().distances,
         {name: [watcher] for name in ("samples", "test_images")},
     )  # fmt: skip
     assert watcher.seen == {name: list(range(count)) for name in ("test_images", "samples")}
-    assert {len(first) for first in sets.first.values()} == {NUM_COMPARED}
+    for name, own in codes.items():
+        assert torch.equal(sets.kept[name], torch.cat(list(decoded(tokenizer.decode, own[compared], CPU))))
+    assert len(sets.kept["test_images"]) == len(compared) == count // 3
     assert set(sets.distances) == set(names), "test images have no distance from themselves"
     assert all(found.fd_clip is not None for found in sets.distances.values())
     assert test.total == count
@@ -145,9 +146,12 @@ def test_a_prior_is_measured_without_keeping_images(monkeypatch: pytest.MonkeyPa
     images: Any = Drawn(chunks * size, train, 1)
     tokens = torch.randint(0, 3, (chunks * size, 2, 4, 4), generator=generator, dtype=torch.int32)
     near = memorisation(
-        sets, codes, TokenSplit("train", images.ids, torch.zeros(len(images)).long(), tokens), images
+        sets,
+        {name: own[compared] for name, own in codes.items()},
+        TokenSplit("train", images.ids, torch.zeros(len(images)).long(), tokens),
+        images,
     )
-    assert near.metrics().num_compared == NUM_COMPARED
+    assert near.metrics().num_compared == len(compared)
     assert train.total == chunks * size
     assert train.peak <= size * BATCHES
     assert (test.now, train.now, tokenizer.live.now) == (0, 0, 0)

@@ -26,9 +26,10 @@ from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.library.cards import prior_card, tokenizer_card
 from vqpipe.library.clips import copy_clip
 from vqpipe.library.priors import CLIP_FOLDER, TOKENIZER_FOLDER, ImagePrior
-from vqpipe.priors.artifact import write_config_folder
+from vqpipe.priors.artifact import prior_digest, write_config_folder
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.tokenizers import stored as tokenizers
+from vqpipe.tokenizers.identity import SHOWN
 from vqpipe.tokenizers.stored import LIBRARY
 
 PIPELINES = {"none": "unconditional-image-generation", "text": "text-to-image"}
@@ -104,15 +105,17 @@ def read_measured(path: Path, image_prior: ImagePrior) -> Measured:
 
     Raises:
         ArtifactError: not the metrics of a prior.
-        MismatchError: of a prior of another condition or size.
+        MismatchError: of another prior, or of one that they do not name.
     """
-    metrics, prior = PriorMetrics.read(path), image_prior.prior
-    own = (prior.config.condition, sum(p.numel() for p in prior.parameters()))
-    found = (metrics.condition, metrics.num_parameters)
-    if own != found:
+    metrics = PriorMetrics.read(path)
+    own = prior_digest(image_prior.prior, image_prior.stored.facts)
+    if metrics.sha256 != own:
+        named = "no sha256, which older versions did not record"
+        found = named if metrics.sha256 is None else f"sha256 {metrics.sha256[:SHOWN]}…"
         raise MismatchError(
-            f"{path} has the numbers of another prior", found=f"condition {found[0]}, {found[1]:,} parameters",
-            expected=f"condition {own[0]}, {own[1]:,} parameters",
+            f"{path} has the numbers of another prior",
+            found=f"{found}, condition {metrics.condition}, {metrics.num_parameters:,} parameters",
+            expected=f"sha256 {own[:SHOWN]}…, the metrics that the stage wrote with this prior",
         )  # fmt: skip
     features = str(metrics.measured.protocol.get("features", "not stated"))
     return Measured(list(_rows(metrics, "")), metrics.num_samples, features)

@@ -369,16 +369,11 @@ class ImagePrior:
         config = self.prior.config
         changes = changes if guidance is None else {**changes, "guidance": guidance}
         if changes.get("guidance", 1) != 1:
-            wanted = f"guidance {changes['guidance']}"
-            if config.condition == "none":
-                raise MismatchError(
-                    f"{wanted} needs a condition, and this prior takes none", found="condition: none",
-                    expected="guidance 1 (none), or a prior with a condition",
-                )  # fmt: skip
-            self.prior.need_null(wanted)
+            self.prior.check_guidance(changes["guidance"])
             if not given:
                 raise MismatchError(
-                    f"{wanted} needs a condition, and no image has one", expected=OPTIONS[config.condition]
+                    f"guidance {changes['guidance']} needs a condition, and no image has one",
+                    expected=OPTIONS[config.condition],
                 )
         whole = config.model_dump(mode="json")
         whole["sampling"] = {**whole["sampling"], **changes}

@@ -12,8 +12,9 @@ images = tokenizer.decode(indices)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from vqpipe.priors.text import TextEncoder
 from vqpipe.tokenizers.identity import tokenizer_identity
 from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL
 from vqpipe.tokenizers.tokenizer import Tokenizer
+from vqpipe.vision.clip import weights_digest
 
 GRID_COLUMNS, GRID_GAP = 8, 2
 
@@ -105,12 +107,10 @@ def contact_sheet(
     return sheet
 
 
-def save_prior(
-    folder: Path, prior: Prior, averaged: bool, pictures: PriorPictures, made_with: MadeWith
-) -> None:
-    """Publish a prior, whose weights are averaged ones or the last, with its samples."""
+def weights_facts(prior: Prior, averaged: bool, made_with: MadeWith) -> dict[str, Any]:
+    """What a folder records about a prior's weights: all that `read_prior` needs to make it again."""
     space = prior.space
-    facts: dict[str, Any] = {
+    return {
         "params": prior.config.model_dump(mode="json"),
         "num_codes": list(space.num_codes),
         "grid": list(space.grid),
@@ -126,6 +126,24 @@ def save_prior(
         "averaged": averaged,
         "made_with": asdict(made_with),
     }
+
+
+def prior_digest(prior: Prior, facts: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, over a prior's facts (its params, what it models, the digest of its tokenizer, its text
+    encoder) and its weights: which prior a number is of.
+
+    Args:
+        facts: `weights_facts`, or those of a folder.
+    """
+    content = f"{json.dumps(facts, sort_keys=True)}\n{weights_digest(prior.state_dict())}"
+    return sha256(content.encode()).hexdigest()
+
+
+def save_prior(
+    folder: Path, prior: Prior, averaged: bool, pictures: PriorPictures, made_with: MadeWith
+) -> None:
+    """Publish a prior, whose weights are averaged ones or the last, with its samples."""
+    space, facts = prior.space, weights_facts(prior, averaged, made_with)
     with publish_folder(folder, PRIOR, facts) as partial:
         write_tensors(partial / MODEL, PRIOR_WEIGHTS, prior.state_dict(), facts)
         (partial / "samples.png").write_bytes(encode_png(contact_sheet(pictures.samples)))

@@ -66,6 +66,9 @@ class PriorParams(Params):
     """How the samples of the metrics and of the grid are drawn."""
     num_samples: Annotated[int, Field(ge=16)]
     """Samples measured against equally many test images, or as many as the test split has."""
+    max_completed: Annotated[int, Field(ge=8)] | None = None
+    """Most test images that are completed, for each hole; null for no limit but half of those that are measured. Only
+    of priors that can be given known tokens."""
     distances: DistanceParams
     """The features and subsets of the distances between samples and test images."""
 
@@ -86,6 +89,15 @@ class PriorParams(Params):
             raise ValueError(
                 "guidance other than 1 needs a condition, such as class, and condition_drop above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _completes_what_it_counts(self) -> Self:
+        from vqpipe.priors import PRIORS
+
+        takes = PRIORS[self.kind].known_tokens if self.kind in PRIORS else "none"
+        if self.max_completed is not None and takes == "none":
+            raise ValueError(f"max_completed: the prior {self.kind} cannot be given known tokens")
         return self
 
     @model_validator(mode="after")
@@ -318,23 +330,46 @@ class Prior(nn.Module, ABC):
         """The parts of a `Condition` that this prior, with its params, can be given."""
         return PARTS[self.config.condition] + (() if self.known_tokens == "none" else ("tokens",))
 
+    def flat(self, batch: Int64[Tensor, "b g h w"]) -> Int64[Tensor, "b g n"]:
+        """A batch of tokens with its n = h * w positions in raster order.
+
+        Raises:
+            MismatchError: another grid or group count than the prior's.
+        """
+        own = (self.space.groups, *self.space.grid)
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != own:
+            raise MismatchError(
+                "tokens of another shape than this prior models",
+                found=tuple(batch.shape), expected=f"(b, {', '.join(map(str, own))})",
+            )  # fmt: skip
+        return batch.flatten(2)
+
+    def check_guidance(self, guidance: float) -> None:
+        """Refuse guidance without a condition or without a trained null condition.
+
+        Raises:
+            MismatchError: the message has the scale.
+        """
+        if guidance == 1:
+            return
+        if self.config.condition == "none":
+            raise MismatchError(
+                f"guidance {guidance} needs a condition, and this prior takes none",
+                found="condition: none", expected="guidance 1 (none), or a prior with a condition",
+            )  # fmt: skip
+        self.need_null(f"guidance {guidance}")
+
     def begin_sampling(self, condition: Condition, n: int, guidance: float) -> None:
         """The checks with which every `sample` starts.
 
         Raises:
-            MismatchError: as `check_condition`; guidance without a condition or without a trained null condition.
+            MismatchError: as `check_condition` and `check_guidance`.
             RuntimeError: training mode.
         """
         if self.training:
             raise RuntimeError("sample() needs eval mode: dropout would distort the samples")
         self.check_condition(condition, n, known=True)
-        if guidance != 1:
-            if self.config.condition == "none":
-                raise MismatchError(
-                    f"guidance {guidance} needs a condition, and this prior takes none",
-                    found="condition: none", expected="guidance 1",
-                )  # fmt: skip
-            self.need_null(f"guidance {guidance}")
+        self.check_guidance(guidance)
 
     def check_condition(self, condition: Condition, n: int, known: bool = False) -> None:
         """Refuse a condition that `sample` or `log_likelihood` of `n` images cannot be given.
@@ -436,6 +471,11 @@ class Prior(nn.Module, ABC):
                     "and group: it cannot condition on tokens that come after those it draws",
                     expected=f"codes, then {UNKNOWN} to the end",
                 )  # fmt: skip
+
+
+def deviations(latent_std: Sequence[float], device: torch.device) -> Float[Tensor, "1 c 1 1"]:
+    """The factor between latents at unit standard deviation and those of a tokenizer."""
+    return torch.tensor(latent_std, device=device).view(1, -1, 1, 1)
 
 
 def check_labels(labels: Int64[Tensor, " b"], num_classes: int) -> None:

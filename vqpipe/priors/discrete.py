@@ -12,7 +12,7 @@ Letters: b images, n positions, m rows (positions of several images), k codes, T
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -91,6 +91,10 @@ class Transitions(nn.Module):
         changed = uniform < (step.keep + self.num_codes * step.uniform)[:, None]
         return torch.where(kept, codes, torch.where(changed, other, self.num_codes))
 
+    def stays_masked(self, time: int, before: int) -> float:
+        """Probability that a code that is masked at a time was masked at an earlier one, whatever the image is."""
+        return float(self.mask[before + 1] / self.mask[time + 1])
+
     def posterior(
         self,
         predicted: Float[Tensor, "m k"],
@@ -136,18 +140,44 @@ class Transitions(nn.Module):
         """
         predicted, before = log_predicted.exp(), time - 1
         model, model_mask = (logs(part) for part in self.posterior(predicted, tokens, time, before))
-        f = self._factors(tokens, time, before, predicted.dtype)
         own = tokens.clamp_max(self.num_codes - 1)
+        of_code, of_own = (model.gather(1, at[:, None])[:, 0] for at in (codes, own))
+        true = self._true(codes, tokens, self._factors(tokens, time, before, predicted.dtype))
+        return self._bound(true, model.sum(1), of_code, of_own, model_mask, time)
+
+    def terms(
+        self,
+        logits: Float[Tensor, "m k"],
+        codes: Int64[Tensor, " m"],
+        tokens: Int64[Tensor, " m"],
+        time: Int64[Tensor, " m"],
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """`divergence` of the logits' softmax, and the cross-entropy of the image's code; arguments as there. With a
+        gradient that is written out, which takes half of the time and of the memory of autograd's."""
+        found: tuple[Tensor, Tensor] = Terms.apply(logits, self, codes, tokens, time)
+        return found
+
+    def _true(self, codes: Int64[Tensor, " m"], tokens: Int64[Tensor, " m"], f: Factors) -> TrueStep:
         same, apart = tokens == codes, (tokens != codes) & (tokens < self.num_codes)
         total = torch.where(same, f.inverse_own, f.inverse)
         spread, spread_own = f.reach * f.uniform * total, f.reach_own * f.uniform * total
         at_code = torch.where(same, f.slope_own + spread_own, f.slope + spread)
-        of_code, of_own = (model.gather(1, at[:, None])[:, 0] for at in (codes, own))
-        usual = spread * (self.num_codes * logs(spread) - model.sum(1))
-        unusual = part(at_code, of_code) - part(spread, of_code)
-        unusual_own = torch.where(apart, part(spread_own, of_own) - part(spread, of_own), 0.0)
-        mask = f.masked * total
-        return torch.where(time == 0, -of_code, usual + unusual + unusual_own + part(mask, model_mask))
+        return TrueStep(spread, at_code, torch.where(apart, spread_own, spread), f.masked * total)
+
+    def _bound(
+        self,
+        true: TrueStep,
+        log_sum: Float[Tensor, " m"],
+        of_code: Float[Tensor, " m"],
+        of_own: Float[Tensor, " m"],
+        of_mask: Float[Tensor, " m"],
+        time: Int64[Tensor, " m"],
+    ) -> Float[Tensor, " m"]:
+        """The divergence, from the model's log-probabilities: their sum over codes, and those of three outcomes."""
+        usual = true.spread * (self.num_codes * logs(true.spread) - log_sum)
+        unusual = part(true.code, of_code) - part(true.spread, of_code)
+        unusual_own = part(true.own, of_own) - part(true.spread, of_own)
+        return torch.where(time == 0, -of_code, usual + unusual + unusual_own + part(true.mask, of_mask))
 
     def _factors(
         self,
@@ -189,6 +219,75 @@ class Factors(NamedTuple):
     """Of the step from the image to the earlier time."""
     masked: Float[Tensor, " m"]
     """Probability of the mask at the earlier time where the row is masked later, else 0."""
+
+
+class TrueStep(NamedTuple):
+    """The true posterior of a row."""
+
+    spread: Float[Tensor, " m"]
+    """Probability of any code but the image's and the row's own."""
+    code: Float[Tensor, " m"]
+    """Of the image's code."""
+    own: Float[Tensor, " m"]
+    """Of the row's own code at the later time, where that is another than the image's; else `spread`."""
+    mask: Float[Tensor, " m"]
+    """Of the mask."""
+
+
+class Terms(torch.autograd.Function):
+    """`Transitions.terms`.
+
+    With q = B + a p the model's posterior, w the true one and t the model's chance of the row's token, of which B is a
+    multiple, the gradient by p is -w a / q less what t passes on; that by the logits follows from the softmax.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, chain: Transitions, codes: Tensor, tokens: Tensor, time: Tensor
+    ) -> Any:
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        predicted = wide.log_softmax(-1).clamp_min_(LOWEST)
+        cross_entropy = -predicted.gather(1, codes[:, None])[:, 0]
+        predicted.exp_()
+        at, own = codes[:, None], tokens.clamp_max(chain.num_codes - 1)[:, None]
+        f = chain._factors(tokens, time, time - 1, wide.dtype)
+        true = chain._true(codes, tokens, f)
+        chance = predicted.gather(1, own)
+        # Summed without the position's own code, as in `posterior`.
+        rest = predicted.scatter_(1, own, 0.0).sum(1)
+        predicted.scatter_(1, own, chance)
+        total = rest * f.inverse + chance[:, 0] * f.inverse_own
+        model = torch.addcmul((f.reach * f.uniform * total)[:, None], predicted, f.slope[:, None])
+        model.scatter_(1, own, (f.slope_own * chance[:, 0] + f.reach_own * f.uniform * total)[:, None])
+        of_code, of_own = (logs(model.gather(1, place)[:, 0]) for place in (at, own))
+        ctx.dtype, ctx.counts = logits.dtype, len(f)
+        ctx.save_for_backward(predicted, model, total, at, own, time, *f, *true)
+        log_sum = model.clamp(min=math.exp(LOWEST), max=1.0).log_().sum(1)
+        return chain._bound(true, log_sum, of_code, of_own, logs(f.masked * total), time), cross_entropy
+
+    @staticmethod
+    def backward(ctx: Any, bound: Tensor, cross_entropy: Tensor) -> Any:
+        predicted, model, total, at, own, time, *rest = ctx.saved_tensors
+        f, true = Factors(*rest[: ctx.counts]), TrueStep(*rest[ctx.counts :])
+        image = time == 0
+        none = torch.zeros_like(total)
+        # The weights of -log q: of all codes, of the row's own, of the image's, each over the one before it.
+        found = torch.where(image, none, true.spread)[:, None] / model
+        of_own = torch.where(image, none, true.own)[:, None] / model.gather(1, own)
+        found.scatter_(1, own, of_own)
+        weight = torch.where(image, 1.0, true.code)[:, None]
+        found.scatter_(1, at, weight / model.gather(1, at))
+        of_own = found.gather(1, own)
+        others = found.scatter_(1, own, 0.0).sum(1)
+        passed = f.uniform * (f.reach * others + f.reach_own * of_own[:, 0])
+        passed = passed + torch.where(image, none, true.mask) / total
+        found.mul_(-f.slope[:, None]).sub_((passed * f.inverse)[:, None])
+        found.scatter_(1, own, -f.slope_own[:, None] * of_own - (passed * f.inverse_own)[:, None])
+        found.mul_(predicted)
+        mean = found.sum(1)
+        found.mul_(bound[:, None]).addcmul_(predicted, (cross_entropy - bound * mean)[:, None])
+        found.scatter_add_(1, at, -cross_entropy[:, None])
+        return found.to(ctx.dtype), None, None, None, None
 
 
 def logs(probs: Float[Tensor, "*m"]) -> Float[Tensor, "*m"]:

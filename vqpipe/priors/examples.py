@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.priors import PRIORS
-from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams
+from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams, deviations
 from vqpipe.priors.text import TextEncoder
 from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import numpy_rng
@@ -26,8 +27,8 @@ from vqpipe.tokenizers.tokens import TokenSplit
 
 KEPT_BYTES = 256 << 20
 """Most memory for the latents of the training images, and for the features of their captions."""
-IMAGES_AT_ONCE, TEXTS_AT_ONCE = 64, 256
-"""Encoded at once; fixed, so that what is kept does not depend on the training's batches."""
+IMAGES_AT_ONCE, TEXTS_AT_ONCE, MAPS_AT_ONCE = 64, 256, 256
+"""Encoded or decoded at once; fixed, so that what is kept does not depend on the training's batches."""
 
 
 class KeptTexts(TextEncoder):
@@ -52,6 +53,18 @@ class KeptTexts(TextEncoder):
 
     def num_tokens(self, text: str) -> int:
         return self._encoder.num_tokens(text)
+
+
+def some(of: int, count: int, seed: int, what: str) -> Int64[np.ndarray, " n"]:
+    """`count` of `of` rows, or all of them, drawn without replacement and rising.
+
+    The first ones would be those of a few classes in a split that is in the order of its classes; so would be the first
+    of a rising draw, and a part of drawn rows is drawn again.
+
+    Args:
+        what: names the draw; equal names and numbers give equal rows.
+    """
+    return np.sort(numpy_rng(seed, "prior", what).permutation(of)[:count])
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,7 @@ class Examples:
         condition = self.conditions(chosen, step).condition
         if PRIORS[self.config.kind].models == "tokens":
             return self.tokens.batch(chosen)[0], condition
-        std = torch.tensor(self.latent_std, device=self.tokenizer.device).view(1, -1, 1, 1)
-        return self.latents(chosen) / std, condition
+        return self.latents(chosen) / deviations(self.latent_std, self.tokenizer.device), condition
 
     def conditions(self, rows: Int64[np.ndarray, " b"], step: int | None = None) -> Asked:
         """What the prior is given about some images."""
@@ -119,13 +131,6 @@ class Examples:
         if self.maps is not None:
             return Asked(rows, Condition(label_map=self.maps.get(rows.tolist())), [""] * len(rows))
         return Asked(rows, Condition(), [""] * len(rows))
-
-    def asked(self, n: int) -> Int64[np.ndarray, " n"]:
-        """The images whose conditions `n` samples get: this split's first, as many as it has, then from its start
-        again; for classes, images at random, so that they have this split's frequencies."""
-        if self.config.condition == "class":
-            return numpy_rng(self.config.seed, "prior", "labels").integers(len(self), size=n)
-        return np.arange(n) % len(self)
 
     def with_kept_texts(self) -> Examples:
         """The same, with the features of all captions in memory, where there is a text encoder and `KEPT_BYTES` are
@@ -141,15 +146,19 @@ class Examples:
         """The caption that measurements take of each image, "" for one without."""
         return self._captions(rows, None)
 
-    def head(self, count: int) -> Examples:
-        """The first `count` images."""
-        return replace(self, tokens=self.tokens.head(count))
+    def drawn(self, count: int, what: str) -> Int64[np.ndarray, " n"]:
+        """`some` of this split's images, by the params' seed."""
+        return some(len(self), count, self.config.seed, what)
 
-    def batches(self) -> Iterator[Batch]:
-        """All images in order, in batches of the training's length."""
-        size = self.config.training.batch_size
-        return (self.batch(slice(start, start + size)) for start in range(0, len(self), size))
+    def batches(self, rows: Int64[np.ndarray, " n"]) -> Iterator[Batch]:
+        """Some images in this order, in batches of the training's length."""
+        return (self.batch(rows[at]) for at in slices(len(rows), self.config.training.batch_size))
 
+    def codes(self, rows: Int64[np.ndarray, " n"]) -> Int64[Tensor, "n g h w"]:
+        """The codes of some images."""
+        return self.tokens.batch(rows)[0]
+
+    @cached_property
     def without_condition(self) -> Bool[np.ndarray, " n"]:
         """Which images lack the condition that the params name: a label, a caption, or a map of which a pixel is known.
 
@@ -166,10 +175,7 @@ class Examples:
                 )
             case "label_map":
                 assert self.maps is not None, "maps are opened with the condition"
-                parts = [
-                    self.maps.get(rows)
-                    for rows in (range(s, min(s + 256, count)) for s in range(0, count, 256))
-                ]
+                parts = (self.maps.get(range(rows.start, rows.stop)) for rows in slices(count, MAPS_AT_ONCE))
                 return np.concatenate([(part < 0).flatten(1).all(dim=1).numpy() for part in parts])
         return np.zeros(count, dtype=bool)
 

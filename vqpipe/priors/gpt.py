@@ -27,7 +27,6 @@ from jaxtyping import Float, Int64
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vqpipe.errors import MismatchError
 from vqpipe.models.causal import CausalTransformer, TransformerParams, grid_places, turns
 from vqpipe.models.transformer import init_gpt
 from vqpipe.priors.contract import Condition, ConditionKind, ImageSpace, Prior, PriorParams, num_known
@@ -153,7 +152,7 @@ class GPT(Prior):
         Raises:
             MismatchError: a grid, group count or condition that this model does not have.
         """
-        tokens = self._flat(batch)
+        tokens = self.flat(batch)
         self.check_condition(condition, len(batch))
         return -self._nll(self._features(tokens, condition), tokens).view(batch.shape)
 
@@ -165,7 +164,7 @@ class GPT(Prior):
         Raises:
             MismatchError: as `log_likelihood`.
         """
-        tokens = self._flat(batch)
+        tokens = self.flat(batch)
         if not self.training:
             return -self.log_likelihood(batch, condition).flatten(2).mean(dim=(0, 2)).sum()
         self.check_parts(condition, len(batch))
@@ -266,12 +265,3 @@ class GPT(Prior):
             for group, codes in enumerate(self.num_codes)
         ]
         return torch.stack(groups, dim=1)
-
-    def _flat(self, batch: Int64[Tensor, "b g h w"]) -> Int64[Tensor, "b g n"]:
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != (self.groups, *self.grid):
-            raise MismatchError(
-                "tokens of another shape than this prior models",
-                found=f"{tuple(batch.shape)}",
-                expected=f"(b, {self.groups}, {self.grid[0]}, {self.grid[1]})",
-            )
-        return batch.flatten(2)

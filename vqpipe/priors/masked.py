@@ -145,7 +145,7 @@ class Masked(Prior):
         Raises:
             MismatchError: a grid, group count or condition that this model does not have.
         """
-        tokens = self._flat(batch)
+        tokens = self.flat(batch)
         if self.training:
             self.check_parts(condition, len(batch))
         else:
@@ -174,7 +174,7 @@ class Masked(Prior):
         Raises:
             MismatchError: as `loss`.
         """
-        tokens, sampling = self._flat(batch), self.config.sampling
+        tokens, sampling = self.flat(batch), self.config.sampling
         self.check_condition(condition, len(batch))
         if sampling.order != "halton":
             return None
@@ -315,15 +315,6 @@ class Masked(Prior):
 
     def _heads(self) -> list[nn.Linear]:
         return [head for head in self.denoiser.heads if isinstance(head, nn.Linear)]
-
-    def _flat(self, batch: Int64[Tensor, "b g h w"]) -> Int64[Tensor, "b g p"]:
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != (self.groups, *self.grid):
-            raise MismatchError(
-                "tokens of another shape than this prior models",
-                found=f"{tuple(batch.shape)}",
-                expected=f"(b, {self.groups}, {self.grid[0]}, {self.grid[1]})",
-            )
-        return batch.flatten(2)
 
 
 def cell_classes(label_map: Int64[Tensor, "b H W"], grid: tuple[int, int]) -> Int64[Tensor, "b p"]:

@@ -9,6 +9,7 @@ Letters: n m images, g groups, h w the token grid, k codes, H W pixels.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from vqpipe.tokenizers.tokens import TokenSplit
 SAMPLE_BATCH, IMAGE_BATCH, TRAIN_CHUNK = 128, 64, 512
 """Images drawn, decoded and compared at once; fixed, so that results do not depend on them."""
 NUM_COMPARED = 128
-"""Samples whose nearest training image is searched for, and images that are kept of each set; two `IMAGE_BATCH`."""
+"""Samples whose nearest training image is searched for, and images that are kept of each set, drawn from all of it."""
 POOLED_SIDE = 32
 """Nearest images are searched for after block means down to at most this many pixels a side."""
 
@@ -76,13 +77,14 @@ class PriorMetrics(Metrics):
     """What the `prior` stage measures. Bits are None for a prior that cannot compute a likelihood."""
 
     bits_per_image: float | None = None
-    """Cross-entropy of a test image's codes under the prior, mean over the first `num_samples`; lower is better."""
+    """Cross-entropy of a test image's codes under the prior, mean over the `num_samples` test images that are drawn;
+    lower is better."""
     bits_per_token: float | None = None
     """The same per code; lower is better."""
     validation: SplitBits | None = None
-    """Bits of half as many validation images, or of all of them."""
+    """Bits of half as many validation images, drawn, or of all of them."""
     train: SplitBits | None = None
-    """Bits of half as many training images; far below validation means overfitting."""
+    """Bits of half as many training images, drawn; far below validation means overfitting."""
     unigram_bits_per_token: float
     """Bits per code of the same test images under the frequencies of training codes: the floor of a prior that ignores
     all context."""
@@ -91,7 +93,8 @@ class PriorMetrics(Metrics):
     fixed_length_bits_per_token: float
     """Bits per code without any model: mean log2 K over the groups."""
     samples: SampleDistances
-    """Samples of the prior."""
+    """Samples of the prior. Their captions or label maps are those of the test images, which helps them; their classes
+    are drawn with the frequencies of training."""
     unigram_samples: SampleDistances
     """The floor: images of codes drawn by frequency."""
     reconstructions: SampleDistances
@@ -104,7 +107,7 @@ class PriorMetrics(Metrics):
     test_images: SampleDistances | None = None
     """The test images themselves, for `fid_train`; None without it."""
     num_samples: int
-    """Images in each of these sets and on the side of the test images."""
+    """Images in each of these sets and on the side of the test images, which are drawn by the seed from the split."""
     nearest_train: MemorisationMetrics
     """Whether samples are copies of training images."""
     num_parameters: int
@@ -125,6 +128,8 @@ class PriorMetrics(Metrics):
     """Whether samples are what was asked for; None without a condition."""
     completion: dict[HoleName, CompletionMetrics] | None = None
     """By the place of the hole; None where the prior cannot be given known tokens."""
+    sha256: str | None = None
+    """The prior that has these numbers (`prior_digest`); None in files from before it was recorded."""
     measured: Measured
     """Digests of the images and the protocol."""
 
@@ -137,15 +142,15 @@ ImageBatches = Callable[[], Iterable[UInt8[Tensor, "b 3 H W"]]]
 class MeasuredSets:
     """What is kept of sets of n images that passed batch by batch."""
 
-    first: dict[str, UInt8[Tensor, "m 3 H W"]]
-    """The first `NUM_COMPARED` images of each set; the others are not kept."""
+    kept: dict[str, UInt8[Tensor, "m 3 H W"]]
+    """Of each set the images that are compared; the others are not kept."""
     distances: dict[str, SampleDistances]
     """Of each set from n test images."""
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """The nearest training images of the first samples and of as many reconstructed test images."""
+    """The nearest training images of some samples and of as many reconstructed test images."""
 
     nearest: dict[str, NearestImages]
     shared: dict[str, Float64[Tensor, " n"]]
@@ -183,14 +188,14 @@ def image_bits(prior: Prior, batches: Iterable[Batch]) -> Float64[Tensor, " n"] 
 def split_bits(
     prior: Prior,
     batches: Mapping[str, Iterable[Batch]],
-    test: TokenSplit,
+    test: Int64[Tensor, "n g h w"],
     floor: list[Float64[Tensor, " k"]],
 ) -> dict[str, Any]:
     """The fields of `PriorMetrics` that count bits.
 
     Args:
         batches: the images of `train`, `validation` and `test`.
-        test: the test split's codes.
+        test: codes of the test images.
         floor: as `code_frequencies`.
     """
     num_codes, grid = prior.space.num_codes, prior.space.grid
@@ -224,9 +229,9 @@ def code_frequencies(train: TokenSplit, num_codes: tuple[int, ...]) -> list[Floa
     return [count / count.sum() for count in counts]
 
 
-def unigram_bits(floor: list[Float64[Tensor, " k"]], split: TokenSplit) -> float:
-    """Mean bits per token of a split under training frequencies: the floor of a prior that ignores all context."""
-    bits = [-probs[split.indices[:, group].long()].log2().mean() for group, probs in enumerate(floor)]
+def unigram_bits(floor: list[Float64[Tensor, " k"]], codes: Int64[Tensor, "n g h w"]) -> float:
+    """Mean bits per token of images under training frequencies: the floor of a prior that ignores all context."""
+    bits = [-probs[codes[:, group]].log2().mean() for group, probs in enumerate(floor)]
     return float(torch.stack(bits).mean())
 
 
@@ -284,24 +289,29 @@ def same_codes(
     return best
 
 
-def sample_batches(prior: Prior, conditions: Callable[[slice], Condition], n: int) -> Iterator[Tensor]:
-    """`n` samples batch by batch, tokens or latents, on the CPU; a function of the params, the weights and the
-    conditions, which are asked for batch by batch."""
+def sample_batches(
+    prior: Prior, conditions: Callable[[slice], Condition], n: int
+) -> Iterator[tuple[Tensor, float]]:
+    """`n` samples batch by batch, tokens or latents, on the CPU, and the seconds of drawing each batch; samples are a
+    function of the params, the weights and the conditions, which are asked for batch by batch."""
     config = prior.config
     for rows in track(slices(n, SAMPLE_BATCH), "samples"):
-        generator = torch_rng(config.seed, "prior", "samples", rows.start)
-        yield prior.sample(conditions(rows), rows.stop - rows.start, config.sampling, generator).cpu()
+        generator, condition = torch_rng(config.seed, "prior", "samples", rows.start), conditions(rows)
+        begun = time.perf_counter()
+        drawn = prior.sample(condition, rows.stop - rows.start, config.sampling, generator).cpu()
+        yield drawn, time.perf_counter() - begun
 
 
 def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
     """All of `sample_batches`."""
-    return torch.cat(list(sample_batches(prior, condition.rows, n)))
+    return torch.cat([drawn for drawn, _ in sample_batches(prior, condition.rows, n)])
 
 
 def measure_sets(
     sets: Mapping[str, ImageBatches],
     test: ImageBatches,
     n: int,
+    compared: Int64[np.ndarray, " m"],
     features: Features,
     params: DistanceParams,
     watchers: Mapping[str, Sequence[Watcher]] | None = None,
@@ -314,11 +324,12 @@ def measure_sets(
     Args:
         sets: by name.
         test: the test images, which have a row of their own with `train`.
+        compared: places of the images that are kept of each set, rising.
         watchers: see the images of the sets of these names; the test images are `test_images`.
         train: moments of the whole training split, for `fid_train`.
     """
     real = FeatureRows(n, features.dim)
-    first: dict[str, Tensor] = {}
+    images: dict[str, Tensor] = {}
     found: dict[str, SampleDistances] = {}
     for name, batches in {"test_images": test, **sets}.items():
         rows, kept = real if name == "test_images" else FeatureRows(n, features.dim), []
@@ -326,15 +337,15 @@ def measure_sets(
         for batch in batches():
             own = features.extract(batch)
             rows.add(own)
-            if start < NUM_COMPARED:
-                kept.append(batch[: NUM_COMPARED - start])
+            here = compared[(start <= compared) & (compared < start + len(batch))] - start
+            kept.append(batch[torch.from_numpy(here)])
             for watcher in (watchers or {}).get(name, ()):
                 watcher.add(name, slice(start, start + len(batch)), batch, own)
             start += len(batch)
-        first[name] = torch.cat(kept)
+        images[name] = torch.cat(kept)
         if name != "test_images" or train is not None:
             found[name] = sample_distances(rows.rows, real.rows, features, params, train)
-    return MeasuredSets(first, found)
+    return MeasuredSets(images, found)
 
 
 def crops(images: ImageSplit, rows: Int64[np.ndarray, " n"]) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
@@ -354,22 +365,25 @@ def decoded(
 
 
 def memorisation(
-    sets: MeasuredSets, codes: Mapping[str, Int64[Tensor, "n g h w"]], tokens: TokenSplit, images: ImageSplit
+    sets: MeasuredSets, codes: Mapping[str, Int64[Tensor, "m g h w"]], tokens: TokenSplit, images: ImageSplit
 ) -> Memorisation:
-    """Search the training images for the first samples, and for as many reconstructed test images.
+    """Search the training images for the kept samples, and for as many reconstructed test images.
 
     A copied code grid decodes to a training image's reconstruction and not to the image, so samples are compared with
     reconstructions and not with test images.
+
+    Args:
+        codes: of the kept images of these sets.
     """
     names = ("samples", "reconstructions")
-    nearest = {name: NearestImages(sets.first[name]) for name in names}
+    nearest = {name: NearestImages(sets.kept[name]) for name in names}
     chunks = slices(len(images), TRAIN_CHUNK)
     for chunk in read_ahead(
         lambda rows: images.images(rows.start, rows.stop), track(chunks, "nearest training images")
     ):
         for search in nearest.values():
             search.feed(chunk)
-    return Memorisation(nearest, {name: same_codes(codes[name][:NUM_COMPARED], tokens) for name in names})
+    return Memorisation(nearest, {name: same_codes(codes[name], tokens) for name in names})
 
 
 def _chunks(rows: Tensor, chunk: int) -> Iterator[Tensor]:

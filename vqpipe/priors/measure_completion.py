@@ -91,7 +91,7 @@ class CompletedImages(Metrics):
 
 
 class CompletionMetrics(Metrics):
-    """Completions of the first test images, with one hole. The known codes are of the whole image: near the hole the
+    """Completions of drawn test images, with one hole. The known codes are of the whole image: near the hole the
     encoder saw a part of what is inside, as in the completions of VQGAN."""
 
     num_images: int

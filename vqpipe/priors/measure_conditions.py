@@ -211,10 +211,12 @@ class TextWatcher(Watcher):
             return Agreement()
         own, images = self._own[known], images[known]
         own = own[another(len(own))] if name == CHANCE else own
+        similar = float((images * self._texts[own]).sum(1).mean())
+        if self.num_candidates == 1:  # which would always be first
+            return Agreement(clip_similarity=similar)
         ranked = r_precision(images, self._texts, own, self.num_candidates, DRAWS, self._seed)
-        cosines = (images * self._texts[own]).sum(1)
         return Agreement(
-            clip_similarity=float(cosines.mean()),
+            clip_similarity=similar,
             r_precision=float(ranked.mean()),
             r_precision_std=float(ranked.std()),
         )
@@ -228,7 +230,7 @@ class CaptionWatcher(Watcher):
     """
 
     def __init__(self, judge: Judges, captions: Sequence[str]) -> None:
-        self._judge = judge
+        self._judge, self._another = judge, another(len(captions)).tolist()
         self._truths = [
             stated(text, judge.things, judge.adjectives, judge.classes) if text.strip() else None
             for text in captions
@@ -245,7 +247,7 @@ class CaptionWatcher(Watcher):
         for at, found, place in zip(range(rows.start, rows.stop), objects, places, strict=True):
             self._compare(name, self._truths[at], found, place)
             if name == "samples":
-                self._compare(CHANCE, self._truths[int(another(len(self._truths))[at])], found, place)
+                self._compare(CHANCE, self._truths[self._another[at]], found, place)
 
     def _compare(
         self, name: str, truth: Stated | None, found: Sequence[Found] | None, place: int | None

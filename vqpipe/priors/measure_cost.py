@@ -1,4 +1,5 @@
-"""What sampling costs: seconds per image, one at a time and many at once, and passes through the network.
+"""What training and sampling cost: seconds of all steps; seconds per image, one at a time and many at once, and passes
+through the network.
 
 These differ from machine to machine and belong in the cost sidecar, not in the metrics.
 """
@@ -9,13 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vqpipe.priors.contract import Condition, Prior
+from vqpipe.artifacts.checkpoints import is_intact
+from vqpipe.artifacts.publish import publish_sealed
+from vqpipe.artifacts.seal import read_sealed_json
+from vqpipe.priors.contract import Condition, Prior, SamplingParams
 from vqpipe.runtime.seeds import torch_rng
+from vqpipe.training.objective import TrainingResult
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
 """Images at once that are tried on a GPU, which refuses what does not fit."""
@@ -57,6 +63,33 @@ def counted(prior: Prior) -> Iterator[Evaluations]:
             hook.remove()
 
 
+def known_batch(sampling: SamplingParams, batch: int, seconds: float) -> dict[int, float]:
+    """Seconds per image of `batch` images by how many were drawn at once, which `sampling.batch` limits; nothing where
+    it does not divide them: a prior may then make even passes or a short last one."""
+    size = min(batch, getattr(sampling, "batch", None) or batch)
+    return {size: seconds} if batch % size == 0 else {}
+
+
+def training_cost(result: TrainingResult, note: Path) -> dict[str, float]:
+    """Seconds of all steps of a training, at the pace of those of this process, so that a run that was stopped and
+    resumed is not cheaper for it; without texts that are encoded before the first step.
+
+    Args:
+        note: where they are noted; a process that finds the training at its end takes them from there.
+
+    Returns:
+        `training_seconds`; nothing where the note is needed and is not there, or is damaged.
+    """
+    took = result.cost
+    if took.num_steps:
+        publish_sealed(note, {"training_seconds": round(took.seconds * result.num_steps / took.num_steps, 3)})
+    elif not (
+        note.is_file() and is_intact(lambda: read_sealed_json(note), "the training's time is not known")
+    ):
+        return {}
+    return read_sealed_json(note)
+
+
 def sampling_cost(
     prior: Prior,
     conditions: Callable[[slice], Condition],
@@ -82,7 +115,7 @@ def sampling_cost(
         _draw(prior, conditions(slice(0, 1)), 1)
     per_image: dict[int, float] = {}
     most = min(n, ON_CPU) if prior.device.type == "cpu" else n
-    for batch in (batch for batch in BATCHES if batch <= most):
+    for batch in (batch for batch in BATCHES if batch <= most and batch not in (known or {})):
         condition = conditions(slice(0, batch))
         started = time.perf_counter()
         try:

@@ -70,6 +70,10 @@ class ParallelSampling(TokenSampling):
             )
         if self.order == "halton" and self.score == "logit":
             raise ValueError("score: logit is of order: confidence; a Halton order has no scores")
+        if self.order == "halton" and self.draws == "full" and self.noise != 0:
+            raise ValueError(
+                "noise is of order: confidence and of draws: annealed; with a Halton order it must be 0"
+            )
         if self.temperature_last is None and self.temperature_power != 1:
             raise ValueError("temperature_power needs temperature_last")
         if self.guidance == 1 and self.guidance_ramp != "constant":

@@ -17,7 +17,7 @@ from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.errors import MismatchError
 from vqpipe.priors import PRIORS
-from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels
+from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels, deviations
 from vqpipe.priors.examples import Examples, scaled
 from vqpipe.priors.text import text_encoder
 from vqpipe.runtime.distributed import rank, world_size
@@ -51,8 +51,7 @@ def to_latents(
     prior: Prior, drawn: Float[Tensor, "b c h w"], tokenizer: Tokenizer
 ) -> Float[Tensor, "b c h w"]:
     """Latents that a prior drew, at the scale of the tokenizer's, on its device."""
-    std = torch.tensor(prior.space.latent_std, device=tokenizer.device).view(1, -1, 1, 1)
-    return drawn.to(tokenizer.device) * std
+    return drawn.to(tokenizer.device) * deviations(prior.space.latent_std, tokenizer.device)
 
 
 class PriorTraining(Objective):
@@ -156,7 +155,7 @@ def examples_of(
         for name, split in splits.items()
     }
     for name, own in examples.items():
-        missing = int(own.without_condition().sum())
+        missing = int(own.without_condition.sum())
         what = {"class": "label", "text": "caption", "label_map": "label map"}.get(config.condition, "")
         if missing and (config.condition_drop == 0 or missing == len(own)):
             raise MismatchError(

@@ -15,13 +15,12 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vqpipe.errors import MismatchError
 from vqpipe.models.denoiser import Denoiser, DenoiserParams
 from vqpipe.priors.contract import NO_LABEL, Condition, ConditionKind, ImageSpace, Prior, PriorParams
 from vqpipe.priors.discrete import LOWEST, DrawnTimes, Transitions
@@ -124,12 +123,7 @@ class VQDiffusion(Prior):
         Raises:
             MismatchError: a grid, group count or condition that this prior does not have.
         """
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != (self.groups, *self.space.grid):
-            raise MismatchError(
-                "tokens of another shape than this prior models", found=tuple(batch.shape),
-                expected=f"(b, {self.groups}, {self.space.grid[0]}, {self.space.grid[1]})",
-            )  # fmt: skip
-        count, codes = len(batch), batch.flatten(2)
+        codes, count = self.flat(batch), len(batch)
         if self.training:
             self.check_parts(condition, count)
         else:
@@ -215,17 +209,19 @@ class VQDiffusion(Prior):
             features = [self.denoiser.features(tokens, times, **given)]
             if sampling.guidance != 1:
                 features.append(self.denoiser.features(tokens, times))
-            drawn = [
-                self._drawn(features, tokens[:, group], numbers[:, group], (last, before), group, sampling)
-                for group in range(self.groups)
-            ]
-            tokens = torch.where(known < 0, torch.stack(drawn, dim=1), known)
+            for group in range(self.groups):
+                drawn = self._drawn(
+                    features, tokens[:, group], known[:, group] < 0, numbers[:, group], (last, before), group,
+                    sampling,
+                )  # fmt: skip
+                tokens[:, group] = drawn
         return tokens
 
     def _drawn(
         self,
         features: Sequence[Float[Tensor, "n p d"]],
         tokens: Int64[Tensor, "n p"],
+        unknown: Bool[Tensor, "n p"],
         numbers: Float[Tensor, "n p"],
         times: tuple[int, int],
         group: int,
@@ -233,22 +229,29 @@ class VQDiffusion(Prior):
     ) -> Int64[Tensor, "n p"]:
         """Draw one group's codes at the earlier of two times, some rows at once.
 
+        The prediction is only needed where a code is not known and does not stay masked; the probability of that is the
+        same for all images.
+
         Args:
             features: of the condition; with guidance also of the null condition.
             tokens: of this group.
-            numbers: in [0, 1), one per draw.
+            unknown: which may change.
+            numbers: in [0, 1), one per draw; the largest ones draw the mask.
         """
         head, chain = self.denoiser.heads[group], self.chains[group]
         assert isinstance(chain, Transitions)
-        flat, numbers, out = tokens.flatten(), numbers.flatten(), []
+        flat, numbers, out = tokens.flatten(), numbers.flatten(), tokens.flatten().clone()
+        stay = (flat == chain.num_codes) & (numbers.double() >= 1 - chain.stays_masked(*times))
+        places = (unknown.flatten() & ~stay).nonzero()[:, 0]
         limit = min(LOGITS, CACHED) if tokens.device.type == "cpu" else LOGITS
-        for rows in self._rows(len(flat), group, limit):
-            logits = [head(own.flatten(0, 1)[rows]) for own in features]
+        for rows in self._rows(len(places), group, limit):
+            own = places[rows]
+            logits = [head(part.flatten(0, 1)[own]) for part in features]
             guided = logits[0] if len(logits) == 1 else guided_logs(logits[0], logits[1], sampling.guidance)
-            time, before = (torch.full_like(flat[rows], at) for at in times)
-            codes, mask = chain.posterior(probabilities(guided, sampling), flat[rows], time, before)
-            out.append(draw(torch.cat([codes, mask[:, None]], dim=1), numbers[rows]))
-        return torch.cat(out).view(tokens.shape)
+            time, before = (torch.full_like(own, at) for at in times)
+            codes, mask = chain.posterior(probabilities(guided, sampling), flat[own], time, before)
+            out[own] = draw(torch.cat([codes, mask[:, None]], dim=1), numbers[own])
+        return out.view(tokens.shape)
 
     def _noised(self, codes: Int64[Tensor, "b g p"], time: Int64[Tensor, " b"]) -> Int64[Tensor, "b g p"]:
         """Codes and masks at each image's time."""
@@ -291,9 +294,8 @@ class VQDiffusion(Prior):
         assert isinstance(chain, Transitions)
         assert isinstance(head, nn.Linear)
         # A view of the weight: under autocast each block then has its own copy, and gradients add up in float32.
-        log_probs = predicted_logs(F.linear(features, head.weight[:], head.bias[:]))
-        bound = chain.divergence(log_probs, codes, tokens, time)
-        cross_entropy = -log_probs.gather(1, codes[:, None])[:, 0]
+        logits = F.linear(features, head.weight[:], head.bias[:])
+        bound, cross_entropy = chain.terms(logits, codes, tokens, time)
         return torch.stack([bound, torch.where(time == 0, bound, cross_entropy)])
 
     def _rows(self, count: int, group: int, limit: int) -> Iterator[slice]:
