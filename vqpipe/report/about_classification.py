@@ -86,8 +86,8 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
     protocol = base.metrics.protocol
     note = (
         f"n = {number(protocol.num_images)} test images of {number(first.num_classes)} classes; a vision transformer "
-        "is trained on each input for the same steps. Change: image by image, with its 95 % bootstrap interval; it does "
-        f"not contain what another training would change. {HIGHER} higher is better."
+        "is trained on each input for the same steps. Change: image by image, with its 95 % bootstrap interval; it "
+        f"does not contain what another training would change. {HIGHER} higher is better."
     )  # fmt: skip
     left = getattr(protocol, "num_without_class", 0)
     if left:
