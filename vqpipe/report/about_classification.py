@@ -122,7 +122,7 @@ def shares(table: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> np.n
 
 
 def _about(row: Row) -> tuple[str, str]:
-    return str(row["label"]), ""
+    return f"class: {row['label']}", ""
 
 
 def _answer(row: Row, name: str) -> Answer:
