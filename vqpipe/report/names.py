@@ -209,6 +209,27 @@ MEASURES: dict[str, Measure] = {
         "gain from the codes", "points", HIGHER, 1,
         "Recall@1 with the image's codes less that with another image's, caption by caption.",
     ),
+    "class_top1": Measure(
+        "top-1", "%", HIGHER, 1, "Share of the test images whose class a transformer over the codes finds."
+    ),
+    "class_top5": Measure("top-5", "%", HIGHER, 1, "Images whose class is among the five likeliest ones."),
+    "class_other_image": Measure(
+        "other codes", "%, another image's", "", 1,
+        "Top-1 with the codes of another image: what is predicted without looking.",
+    ),
+    "vqa_accuracy": Measure(
+        "accuracy", "%", HIGHER, 1, "Share of the questions that a transformer over codes and question answers right."
+    ),
+    "wups_09": Measure(
+        "WUPS 0.9", "%", HIGHER, 1,
+        "Answers count by their Wu-Palmer similarity with the true one in WordNet; those of less than 0.9 by a tenth "
+        "of it.",
+    ),
+    "wups_00": Measure("WUPS 0.0", "%", HIGHER, 1, "The same, every answer by its whole similarity."),
+    "vqa_other_image": Measure(
+        "other codes", "%, another image's", "", 1,
+        "Accuracy with the codes of another image: what the question alone gives away.",
+    ),
     "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
     "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),
     "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),

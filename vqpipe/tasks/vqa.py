@@ -48,7 +48,7 @@ class VqaParams(TaskParams):
     head: HeadParams
     """The transformer."""
     max_answers: Annotated[int, Field(ge=2)]
-    """Most different answers that can be given: the most frequent ones of the training split. COCO-QA has 430."""
+    """Most different answers that can be given: the most frequent ones of the training split."""
     max_words: Annotated[int, Field(ge=1)]
     """Longest question in words and signs; longer ones are cut."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
