@@ -280,6 +280,12 @@ class Captioning(Task):
             for row in self.shown(test)
         ]  # fmt: skip
 
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        assert isinstance(head, Captioner)
+        return head.captions(seen.z_q, self.config.beam)
+
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
         assert isinstance(test, Captioned)
         assert isinstance(train, TrainCaptioned)
