@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # Threads of the test processes; two processes of one thread each beat one of two.
 TEST_PROCESSES ?= 2
 
-.PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet board-generation lock check-lock clean
+.PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet board-generation board-tasks lock check-lock clean
 
 # Outdated stages, one per core at a time; then DVC looks at everything, raw data included.
 repro: $(STAMP)
@@ -63,6 +63,15 @@ board-tiny-imagenet: $(STAMP)
 board-generation: $(STAMP)
 	dvc repro graph cluster boards/scenes/dvc.yaml:cluster
 	python -m stages.boards --folder boards/generation
+	vqpipe boards
+
+# Tasks solved from the tokens of eleven tokenizers, of two whose text side is a CLIP that was fitted for longer, and from
+# what the codes of one are compared with.
+board-tasks: $(STAMP)
+	dvc repro graph cluster boards/tasks-text/dvc.yaml:clip
+	python -m stages.boards --folder boards/tasks
+	python -m stages.boards --folder boards/tasks-text
+	python -m stages.boards --folder boards/tasks-inputs
 	vqpipe boards
 
 # Was what git tracks of the results made by the code and the params of the tree?

@@ -25,12 +25,35 @@ from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 EIGHT = [*CAPTIONS, *CAPTIONS[:2], [[320], [321]], [[322]], CAPTIONS[1][::-1]]
 """Eight captions: rows 3 and 4 repeat 0 and 1, and row 6 has one word."""
 HEAD = {"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 12}
+JOINT = {"width": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "side": None}
+CAPTION_KINDS = ("masked_words", "retrieval", "relations")
+"""Tasks whose head is an aligner."""
 COMMON: dict[str, Any] = {
     "tokenizer": "vq", "training": None, "seed": 3, "num_images": None, "batch_size": 3, "num_bootstrap": 100,
     "num_pictures": 2,
     "masked_words": {"head": HEAD, "masked": MASKED, "masked_counts": [1, 3], "num_predictions": 3},
     "retrieval": {"head": HEAD, "contrastive": GLOBAL, "num_candidates": 2},
+    "grounding": {
+        "head": {"width": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "side": 4, "channels": 16},
+        "max_words": 4, "l1_weight": 1.0, "giou_weight": 1.0, "inside_weight": 1.0,
+    },
     "relations": {"head": HEAD, "masked": MASKED, "relationship": RELATIONSHIP},
+    "classification": {"head": JOINT, "init": None, "label_smoothing": 0.0, "num_predictions": 2},
+    "vqa": {
+        "head": JOINT, "max_answers": 100, "max_words": 12, "label_smoothing": 0.0, "num_questions": None,
+    },
+    "captioning": {
+        "head": {
+            "side": None,
+            "mapper": {
+                "kind": "transformer", "prefix_length": 2, "num_layers": 1, "num_heads": 2, "num_vectors": None,
+            },
+            "language_model": {
+                "kind": "words", "width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "min_count": 1,
+            },
+        },
+        "max_words": 8, "num_captions": 2, "beam": 2, "java": False,
+    },
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from vqpipe.boards.results import Estimate, Results
 from vqpipe.params.base import read_yaml, validate
 from vqpipe.params.bounded_yaml import GENERATED
 from vqpipe.report.names import HIGHER, LOWER, measure
+from vqpipe.tasks import TASKS
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced at this scale"
@@ -271,13 +273,19 @@ class BoardColumn:
 
 
 def column(name: str) -> BoardColumn:
-    """How a metric of a row is shown; one that is not listed here, as in the report. That of a prior names it."""
+    """How a metric of a row is shown; one that is not listed here, as in the report. That of a prior names it,
+    and that of a task `KIND-INPUT` its input."""
     if name in COLUMNS:
         return COLUMNS[name]
     if name.startswith("prior."):
         _, prior, *path = name.split(".")
         own = column(path[-1])
         return replace(own, label=f"{own.label}, {prior}")
+    if name.startswith("task."):
+        kind, _, seen = name.split(".")[1].partition("-")
+        if seen and kind in TASKS:
+            own = column(name.replace(f"{kind}-{seen}", kind, 1))
+            return replace(own, label=f"{own.label}, {seen}")
     found = measure(name)
     return BoardColumn(
         found.label, found.digits, better=found.better, unit=found.unit if found.unit == "dB" else ""
@@ -331,6 +339,45 @@ def _tasks() -> Iterator[tuple[str, BoardColumn]]:
         yield f"{name}.same_position", BoardColumn(f"one position for both words, {who}", 1, True)
 
 
+def _further() -> Iterator[tuple[str, BoardColumn]]:
+    """What the other tasks measure of fresh heads, and on the inputs and rules that they are compared with."""
+    share = partial(BoardColumn, digits=1, percent=True)
+    name = "task.classification.fresh"
+    yield f"{name}.top1", share("top-1", better=HIGHER)
+    yield f"{name}.top5", share("top-5", better=HIGHER)
+    yield f"{name}.other_image", share("top-1, other image")
+    yield f"{name}.majority", share("top-1, majority")
+    yield f"{name}.chance", share("top-1, chance")
+    name = "task.vqa.fresh"
+    yield f"{name}.accuracy", share("accuracy", better=HIGHER)
+    yield f"{name}.wups_09", share("WUPS at .9", better=HIGHER)
+    yield f"{name}.wups_00", share("WUPS at 0", better=HIGHER)
+    yield f"{name}.other_image", share("accuracy, other image")
+    yield f"{name}.majority_question", share("accuracy, majority of the question")
+    yield f"{name}.chance", share("accuracy, chance")
+    for source, (label, better) in CAPTIONS.items():
+        name = f"task.captioning.fresh.{source}"
+        yield f"{name}.bleu_4", share(f"BLEU-4{label}", better=better)
+        yield f"{name}.rouge_l", share(f"ROUGE-L{label}", better=better)
+        yield f"{name}.cider_d", BoardColumn(f"CIDEr-D{label}", 3, better=better)
+    for rule, (label, better) in BOXES.items():
+        name = f"task.grounding.fresh.{rule}".rstrip(".")
+        yield f"{name}.accuracy", share(f"Acc@0.5{label}", better=better)
+        yield f"{name}.iou", share(f"mean IoU{label}", better=better)
+
+
+CAPTIONS = {
+    "generated": ("", HIGHER), "other_image": (", other image", ""), "commonest": (", commonest caption", ""),
+    "chance": (", drawn caption", ""),
+}  # fmt: skip
+"""Labels of captions by their source in the metrics, and which direction is better."""
+BOXES = {
+    "": ("", HIGHER), "alike": (", two alike", HIGHER), "other_image": (", other image", ""),
+    "any_object": (", any object", ""), "name_box": (", name's box", ""), "best_box": (", best box", ""),
+    "mean_box": (", mean box", ""),
+}  # fmt: skip
+"""The same of boxes."""
+
 COLUMNS: dict[str, BoardColumn] = {
     "utilisation": BoardColumn("codes used", 1, True, HIGHER),
     "perplexity_share": BoardColumn("perplexity / K", 1, True, HIGHER),
@@ -339,4 +386,5 @@ COLUMNS: dict[str, BoardColumn] = {
     "linear_probe_chance": BoardColumn("linear probe, chance", 1, True),
     "gfd_clip": BoardColumn("gFD-CLIP", 2, better=LOWER),
     **dict(_tasks()),
+    **dict(_further()),
 }

@@ -209,9 +209,47 @@ MEASURES: dict[str, Measure] = {
         "gain from the codes", "points", HIGHER, 1,
         "Recall@1 with the image's codes less that with another image's, caption by caption.",
     ),
+    "class_top1": Measure(
+        "top-1", "%", HIGHER, 1, "Share of the test images whose class a transformer over the codes finds."
+    ),
+    "class_top5": Measure("top-5", "%", HIGHER, 1, "Images whose class is among the five likeliest ones."),
+    "class_other_image": Measure(
+        "other codes", "%, another image's", "", 1,
+        "Top-1 with the codes of another image: what is predicted without looking.",
+    ),
+    "vqa_accuracy": Measure(
+        "accuracy", "%", HIGHER, 1, "Share of the questions that a transformer over codes and question answers right."
+    ),
+    "wups_09": Measure(
+        "WUPS 0.9", "%", HIGHER, 1,
+        "Answers count by their Wu-Palmer similarity with the true one in WordNet; those of less than 0.9 by a tenth "
+        "of it.",
+    ),
+    "wups_00": Measure("WUPS 0.0", "%", HIGHER, 1, "The same, every answer by its whole similarity."),
+    "vqa_other_image": Measure(
+        "other codes", "%, another image's", "", 1,
+        "Accuracy with the codes of another image: what the question alone gives away.",
+    ),
     "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
     "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),
     "r10": Measure("R@10", "%", HIGHER, 1, "Queries with a right answer among the first ten."),
+    "box_accuracy": Measure(
+        "Acc@0.5", "%", HIGHER, 1,
+        "Expressions whose predicted box has an intersection over union (IoU) of at least .5 with the true one.",
+    ),
+    "box_iou": Measure("mean IoU", "%", HIGHER, 1, "Intersection over union of the predicted and the true box."),
+    "box_other_image": Measure(
+        "other codes", "%, Acc@0.5", "", 1,
+        "The same head with the codes of another image: what the expression alone gives away.",
+    ),
+    "box_gain": Measure(
+        "gain", "points", HIGHER, 1,
+        "Acc@0.5 minus that with another image's codes, expression by expression.",
+    ),
+    "box_alike": Measure(
+        "two alike", "%, Acc@0.5", HIGHER, 1,
+        "Expressions whose image has another object of the same name, so that the words around the name decide.",
+    ),
     "similarity_mse": Measure(
         "MSE", "", LOWER, 3,
         "Squared difference between the cosine of two words and that of the codes assigned to them, a mean over a "
@@ -222,6 +260,38 @@ MEASURES: dict[str, Measure] = {
         "correlation", "", HIGHER, 3, "Pearson's, of the words' and the codes' cosines over all pairs."
     ),
     "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
+    "caption_bleu_1": Measure(
+        "BLEU-1", "points", HIGHER, 1,
+        "Share of the generated words that a true caption has, of the whole set, times 100.",
+    ),
+    "caption_bleu_4": Measure(
+        "BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row, times 100."
+    ),
+    "caption_rouge_l": Measure(
+        "ROUGE-L", "points", HIGHER, 1,
+        "Longest common subsequence with a true caption, averaged over images, times 100.",
+    ),
+    "caption_cider_d": Measure(
+        "CIDEr-D", "points", HIGHER, 1,
+        "Agreement with all true captions in words and sequences that few images have, averaged over images, times 100 "
+        "as papers state it; up to 1,000.",
+    ),
+    "caption_other_image": Measure(
+        "CIDEr-D, other image", "points", HIGHER, 1, "The same head with another image's input: what needs no image."
+    ),
+    "caption_fewer": Measure(
+        "CIDEr-D, one reference fewer", "points", HIGHER, 1,
+        "Against the true captions without one, so that the one left out, a human caption, has a number of its own.",
+    ),
+    "caption_objects": Measure(
+        "objects", "%", HIGHER, 1,
+        "Of the kinds of objects that a caption names, the share that is in the image; over captions that name some.",
+    ),
+    "caption_bits": Measure(
+        "bits per word", "", LOWER, 3, "Code length of the true captions under the head, the end of a caption included."
+    ),
+    "caption_meteor": Measure("METEOR", "points", HIGHER, 1, "METEOR 1.5 of the whole set, times 100."),
+    "caption_spice": Measure("SPICE", "points", HIGHER, 1, "Agreement of scene graphs, times 100."),
 }  # fmt: skip
 
 DISTANCES = (

@@ -256,7 +256,9 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
     kinds = {run.config.kind for run in runs if not isinstance(run.metrics.fresh, COMPARED)}
     if kinds:
         blocks.append(Absent(f"Tasks that have no comparison by image: {', '.join(sorted(kinds))}."))
-    alone = {run.label for run in runs if run.aligned and run.of_codes} - {pair.aligned.label for pair in pairs}
+    alone = {run.label for run in runs if run.aligned and run.of_codes} - {
+        pair.aligned.label for pair in pairs
+    }
     if alone:
         blocks.append(
             Absent(f"Without a plain tokenizer of the same kind and task: {', '.join(sorted(alone))}.")

@@ -17,7 +17,11 @@ TASKS: Table[Task] = Table(
     {
         "masked_words": "vqpipe.tasks.masked_words:MaskedWords",
         "retrieval": "vqpipe.tasks.retrieval:Retrieval",
+        "grounding": "vqpipe.tasks.grounding:Grounding",
         "relations": "vqpipe.tasks.relations:WordRelations",
+        "classification": "vqpipe.tasks.classification:Classification",
+        "vqa": "vqpipe.tasks.vqa:Vqa",
+        "captioning": "vqpipe.tasks.captioning:Captioning",
     },
 )
 """Every task by the `kind` of its params."""

@@ -84,7 +84,7 @@ class JointTransformer(nn.Module):
     def __init__(self, space: CodeSpace, params: HeadParams, num_words: int, max_words: int) -> None:
         super().__init__()
         width = params.width
-        self.image = CodeTokens(space, width, params.side)
+        self.image: nn.Module = CodeTokens(space, width, params.side)
         self.words = nn.Embedding(num_words, width, padding_idx=PAD)
         self.word_places = nn.Parameter(torch.empty(max_words, width).normal_(std=0.02))
         self.query = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
@@ -103,9 +103,15 @@ class JointTransformer(nn.Module):
 
     def forward(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]) -> Float[Tensor, "b e"]:
         """The query's state; t may be any number of words up to `max_words`."""
+        return self.states(z_q, words)[:, 0]
+
+    def states(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b t"]) -> Float[Tensor, "b n e"]:
+        """The states of the query, of the image's tokens and of the words, in this order."""
         image = self.image(z_q)
         text = self.words(words) + self.word_places[: words.shape[1]]
         tokens = torch.cat([self.query.expand(len(image), 1, -1), image, text], dim=1)
         seen = words.new_zeros(len(words), 1 + image.shape[1], dtype=torch.bool)
-        state = self.layers(tokens, src_key_padding_mask=torch.cat([seen, words == PAD], dim=1))
-        return self.norm(state[:, 0])
+        found: Tensor = self.norm(
+            self.layers(tokens, src_key_padding_mask=torch.cat([seen, words == PAD], dim=1))
+        )
+        return found

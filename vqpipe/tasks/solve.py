@@ -257,10 +257,7 @@ def _train(
 
 def _protocol(task: Task, training: TrainingParams) -> dict[str, Any]:
     """What the numbers depend on besides the images and the tokenizer."""
-    own = {"tokenizer", "num_images", "batch_size", "num_pictures"}
-    own |= set() if task.config.input == "patches" else {"patches"}
-    protocol = task.config.model_dump(mode="json", exclude=own, exclude_none=True)
-    return protocol | {
+    return task.recorded() | {
         "version": task.protocol, "crop": "centre", "clip": task.clip.id,
         "training": training.model_dump(mode="json", exclude=SPEED, exclude_none=True),
     }  # fmt: skip

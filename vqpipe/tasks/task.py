@@ -111,7 +111,10 @@ def load_task(path: Path, pair: str) -> TaskParams:
 
 
 def tasks_of(common: Mapping[str, Any], source: str, **own: Any) -> dict[str, TaskParams]:
-    """The params of each kind that `common` has a block for, such as all tasks of a board's row.
+    """The params of each kind that `common` has a block for, such as all tasks of a board's row, by kind.
+
+    Entries of a block `further`, if there is one, follow by their names: the kind and what they change, such as
+    `none: {kind: grounding, input: none}`.
 
     Args:
         common: as in `task_entry`.
@@ -121,10 +124,12 @@ def tasks_of(common: Mapping[str, Any], source: str, **own: Any) -> dict[str, Ta
     Raises:
         ParamsError: params that are not valid.
     """
+    shared = {name: value for name, value in common.items() if name != "further"}
+    further = validate(common.get("further", {}), "further", dict[str, dict[str, Any]], source)
+    entries = {kind: {"kind": kind} for kind in TASKS if kind in shared} | further
     return {
-        kind: validate(task_entry(common, {"kind": kind, **own}), kind, TASKS.params(), source)
-        for kind in TASKS
-        if kind in common
+        name: validate(task_entry(shared, {**entry, **own}), name, TASKS.params(), source)
+        for name, entry in entries.items()
     }
 
 
@@ -358,6 +363,13 @@ class Task(ABC):
     def networks(self, head: nn.Module) -> list[nn.Module]:
         """The parts of a head that `training.compile` compiles."""
         return [head]
+
+    def recorded(self) -> dict[str, Any]:
+        """The params that the numbers depend on, as plain JSON. A task with a file among them overrides it: records
+        have a file's digest in the place of its path."""
+        own = {"tokenizer", "num_images", "batch_size", "num_pictures"}
+        own |= set() if self.config.input == "patches" else {"patches"}
+        return dict(self.config.model_dump(mode="json", exclude=own, exclude_none=True))
 
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
         """What was measured."""

@@ -1,0 +1,146 @@
+"""The boards of tasks: tokenizers are those of other boards, claims name what tasks measure, and verdicts follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, column, judge, read_claims
+from vqpipe.boards.results import Results
+from vqpipe.errors import ParamsError
+from vqpipe.params.base import merged, read_yaml, validate
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.inputs import Input
+from vqpipe.tasks.task import tasks_of
+from vqpipe.training.clip import ClipParams
+
+FOLDER = Path(__file__).parents[2] / "boards"
+BOARDS = ("tasks", "tasks-text", "tasks-inputs")
+KINDS = {"classification", "captioning", "vqa", "grounding"}
+EACH = pytest.mark.parametrize("name", BOARDS)
+ACCURACY = "task.grounding.fresh.accuracy"
+
+
+def load(name: str) -> Board:
+    return load_board(FOLDER / name / "params.yaml")
+
+
+@EACH
+def test_tokenizers_are_those_of_other_boards(name: str) -> None:
+    board, scenes, language = load(name), load("scenes"), load("language")
+    for row in board.rows:
+        own = board.tokenizer(row, 1)
+        other = language if row.endswith("+lg") else scenes
+        assert own == other.tokenizer(row, 1)
+
+
+def test_pairs_of_the_papers_have_three_seeds() -> None:
+    board = load("tasks")
+    seeds = {row: {run.seed for run in board.runs.values() if run.row == row} for row in board.rows}
+    rows = {
+        row for table in read_claims(FOLDER / "tasks").tables for claim in table.claims for row in claim.rows
+    }
+    assert {row for row, found in seeds.items() if found == {0, 1, 2}} >= rows
+    assert {row for row in board.rows if seeds[row] != {0, 1, 2}} == {"fsq"}
+
+
+def test_the_boards_solve_the_same_tasks_in_the_same_way() -> None:
+    one, text, inputs = (load(name).tasks_of("lc" if name == "tasks-inputs" else "vq", 2) for name in BOARDS)
+    assert one == text
+    assert set(one) == KINDS
+    assert all(task.input == "codes" and task.seed == 2 for task in one.values())
+    assert set(inputs) == KINDS | {
+        f"{kind}-{seen}" for kind in KINDS for seen in get_args(Input) if seen != "codes"
+    }
+    for name, task in inputs.items():
+        kind, _, seen = name.partition("-")
+        changes = {"tokenizer": "lc", "input": seen or "codes", "patches": task.patches}
+        assert task == one[kind].model_copy(update=changes)
+
+
+def test_further_tasks_are_checked() -> None:
+    tasks = load("tasks-inputs").tasks
+    assert tasks is not None
+    for further, message in (
+        ({"a": 3}, "further"),
+        ({"a": {"kind": "vqa", "inputs": "none"}}, "did you mean input"),
+    ):
+        with pytest.raises(ParamsError, match=message):
+            tasks_of({**tasks, "further": further}, "a board", tokenizer="lc", seed=0)
+
+
+def test_the_longer_fitted_clip_differs_in_its_steps_alone() -> None:
+    own, main = (
+        validate(read_yaml(path)["clip"], "clip", ClipParams)
+        for path in (FOLDER / "tasks-text/params.yaml", FOLDER.parent / "params.yaml")
+    )
+    assert own.fit is not None
+    assert main.fit is not None
+    steps, base = own.fit.training.num_steps, main.fit.training
+    assert steps == 4 * base.num_steps
+    training = base.model_copy(
+        update={"num_steps": steps, "checkpoint_every": own.fit.training.checkpoint_every}
+    )
+    assert own == main.model_copy(update={"fit": main.fit.model_copy(update={"training": training})})
+
+
+@EACH
+def test_claims_and_tables_name_rows_of_the_board_and_numbers_of_the_tasks(name: str) -> None:
+    board = load(name)
+    for table in read_claims(FOLDER / name).tables:
+        assert {row for _, row in table.rows} <= set(board.rows)
+        numbers = [("", metric) for metric in table.metrics]
+        for row, metric in [*numbers, *(own for claim in table.claims for own in claim.numbers())]:
+            assert row in {"", *board.rows}
+            assert column(metric).label
+            place, *path = metric.split(".")
+            if place == "task":
+                assert leaf(TASKS[path[0].partition("-")[0]].Metrics, path[1:]), metric
+
+
+def leaf(model: Any, path: list[str]) -> bool:
+    """Whether a path of fields leads to a number or an interval of a model of metrics."""
+    for name in path:
+        if name not in model.model_fields:
+            return False
+        kind = model.model_fields[name].annotation
+        choices = [
+            one for one in (*get_args(kind), kind) if isinstance(one, type) and issubclass(one, Metrics)
+        ]
+        model = choices[0] if choices else kind
+    return True
+
+
+def test_verdicts_follow_the_numbers() -> None:
+    board, table = load("tasks"), read_claims(FOLDER / "tasks").tables[1]
+    claim = table.claims[0]
+    assert claim.rows == ("vq", "vq+lg")
+
+    def results(plain: float, aligned: float) -> Results:
+        rows = {
+            row: {seed: {ACCURACY: value + seed / 1000, "protocol": board.protocol} for seed in range(3)}
+            for row, value in (("vq", plain), ("vq+lg", aligned))
+        }
+        return Results(board, rows, {})
+
+    assert judge(claim, Results(board, {}, {})).outcome == NOT_RUN
+    assert judge(claim, results(0.3, 0.4)).outcome == REPRODUCED
+    assert judge(claim, results(0.4, 0.3)).outcome == NOT_REPRODUCED
+    assert judge(claim, results(0.3, 0.3)).outcome == NOT_REPRODUCED
+
+
+@EACH
+def test_every_row_depends_on_its_params_and_inputs(name: str) -> None:
+    stages = read_yaml(FOLDER / name / "dvc.yaml")["stages"]
+    row = stages["row"]["do"]
+    sections = merged(*row["params"][:2])[f"boards/{name}/params.yaml"]
+    assert {"protocol", "common", "tasks", "rows.${item.row}", "runs.${key}"} == set(sections)
+    words = row["cmd"].split()
+    given = {words[words.index(option) + 1] for option in ("--dataset", "--clip", "--codebook")}
+    assert given < set(row["deps"])
+    if "clip" in stages:
+        assert set(stages["clip"]["outs"][0]) == given & {f"artifacts/boards/{name}/clip"}

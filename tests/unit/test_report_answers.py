@@ -1,0 +1,134 @@
+"""The report's parts on classification and question answering: floors next to numbers, quiet rows, examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from report_tree import PARAMS
+from test_report_page import check_valid
+
+from tests.properties.test_tasks import TRAINING
+from tests.small_answers import NUM_DIFFERENT, PLACES, read_all, write_all
+from tests.small_tasks import COMMON
+from vqpipe.metrics.measured import interval
+from vqpipe.params.base import validate
+from vqpipe.report import about_classification, about_vqa
+from vqpipe.report.about_classification import shares
+from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table
+from vqpipe.report.build import render
+from vqpipe.report.task_inputs import name_of, parted
+from vqpipe.report.task_pairs import TaskRun
+from vqpipe.tasks import TASKS
+from vqpipe.tasks.solve import solve_task
+from vqpipe.tasks.task import task_entry
+
+PAGES = {"classification": about_classification.section, "vqa": about_vqa.section}
+INPUTS = {"vq": "codes", "lc": "codes", "vq-none": "none", "vq-latents": "latents"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[TaskRun]]:
+    """Each task on the codes of two tokenizers, on latents and without an image."""
+    root = write_all(tmp_path_factory.mktemp("report"), NUM_DIFFERENT)
+    dataset, clip, tokenizer = read_all(root)
+    found: dict[str, list[TaskRun]] = {kind: [] for kind in PAGES}
+    for kind, own in found.items():
+        for at, (name, given) in enumerate(INPUTS.items()):
+            entry = {"kind": kind, "tokenizer": name[:2], "input": given}
+            common = {**COMMON, "training": {**TRAINING, "num_steps": 20 + 40 * at}}
+            config: Any = validate(task_entry(common, entry), "task", TASKS.params())
+            folder = root / f"{name}-{kind}"
+            folder.mkdir()
+            solved = solve_task(
+                config, tokenizer, None, dataset, clip,
+                scratch=folder, curves=None, device=torch.device("cpu"), title=name,
+            )  # fmt: skip
+            own.append(TaskRun(name, solved.write(folder / "out"), solved.metrics, {}, config, name))
+    return found
+
+
+def blocks(section: Section, kind: Any) -> list[Any]:
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_tokenizers_come_first_and_references_are_quiet(kind: str, runs: dict[str, list[TaskRun]]) -> None:
+    codes, others = parted(runs[kind])
+    assert [name_of(run) for run in (*codes, *others)] == [
+        "vq", "lc", "latents of vq before quantising", "no image",
+    ]  # fmt: skip
+    for table in blocks(PAGES[kind](runs[kind], PARAMS), Table):
+        assert [row[0].text for row in table.rows][:4] == [name_of(run) for run in (*codes, *others)]
+        assert table.quiet == frozenset(range(2, len(table.rows)))
+        assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+@pytest.mark.parametrize(("kind", "measure"), [("classification", "top1"), ("vqa", "accuracy")])
+def test_numbers_are_percent_and_changes_are_of_the_same_examples(
+    kind: str, measure: str, runs: dict[str, list[TaskRun]]
+) -> None:
+    table = blocks(PAGES[kind](runs[kind], PARAMS), Table)[0]
+    base, other = (run.values["fresh", measure] for run in runs[kind][:2])
+    assert table.rows[0][1].text == f"{100 * np.mean(list(base.values())):.1f}"
+    assert table.rows[1][1].text == f"{100 * np.mean(list(other.values())):.1f}"
+    config = runs[kind][0].config
+    gap = interval(np.array([other[name] - base[name] for name in sorted(base)]), 100, config.seed)
+    sign = "+" if gap.mean > 0 else ""
+    assert table.rows[1][2].text.replace("\N{MINUS SIGN}", "-") == f"{sign}{100 * gap.mean:.1f}"
+    assert table.rows[0][2].text == ""
+
+
+def test_runs_on_other_images_have_no_change(runs: dict[str, list[TaskRun]], tmp_path: Path) -> None:
+    first, second = runs["vqa"][:2]
+    away = replace(second, folder=tmp_path)
+    table = blocks(about_vqa.section([first, away], PARAMS), Table)[0]
+    assert table.rows[1][2].text == "–"
+
+
+def test_kinds_of_questions_have_numbers_of_their_own(runs: dict[str, list[TaskRun]]) -> None:
+    table = blocks(about_vqa.section(runs["vqa"], PARAMS), Table)[1]
+    assert [found.name for found in table.columns[1:]] == ["color", "location", "number"]
+    part = runs["vqa"][0].metrics.fresh.kinds["number"]
+    assert table.rows[0][3].text == f"{100 * part.accuracy.mean:.1f}"
+    assert table.rows[0][3].small == f"other image: {100 * part.other_image.mean:.1f}"
+    assert table.rows[-1][3].text == f"{100 * part.majority_kind:.1f}"
+
+
+def test_confusions_are_shares_of_each_class(runs: dict[str, list[TaskRun]]) -> None:
+    table = {"a": {"a": 1, "b": 3}, "c": {"c": 2}}
+    found = shares(table, ["a", "b", "c"])
+    np.testing.assert_array_equal(found, [[0.25, 0.75, 0], [0, 0, 0], [0, 0, 1]])
+    charts = blocks(about_classification.section(runs["classification"], PARAMS), Charts)[0]
+    assert [chart.title for chart in charts.charts] == ["vq", "lc"]
+    assert all(name in charts.charts[0].svg for name in PLACES)
+
+
+def test_many_classes_are_not_drawn(runs: dict[str, list[TaskRun]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(about_classification, "MOST_CLASSES", 2)
+    section = about_classification.section(runs["classification"], PARAMS)
+    assert "more than 2 classes" in blocks(section, Absent)[0].text
+    assert not blocks(section, Charts)
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_the_same_images_are_shown_for_each_tokenizer(kind: str, runs: dict[str, list[TaskRun]]) -> None:
+    section = PAGES[kind](runs[kind], PARAMS)
+    found = blocks(section, Examples)[0]
+    assert len(found.items) == min(PARAMS.num_task_examples, runs[kind][0].config.num_pictures)
+    for item in found.items:
+        assert [answer.title for answer in item.rows[0]] == ["vq", "lc"]
+        asked = [[line.asked for line in answer.lines] for answer in item.rows[0]]
+        assert asked[0] == asked[1]
+    check_valid(render("page", "lead", [section]))
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_what_was_not_measured_is_named(kind: str) -> None:
+    section = PAGES[kind]([], PARAMS)
+    assert "not measured" in blocks(section, Absent)[0].text
+    assert not blocks(section, Table)

@@ -1,0 +1,161 @@
+"""The task `captioning` on the page: scores of generated captions with floors and a ceiling, and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
+from vqpipe.artifacts.tables import read_table
+from vqpipe.report.blocks import (
+    Absent,
+    Answer,
+    Block,
+    Cell,
+    Example,
+    Examples,
+    Line,
+    Section,
+    Table,
+    Terms,
+    Text,
+)
+from vqpipe.report.blocks import Column as Head
+from vqpipe.report.inputs import ReportParams
+from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, number
+from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.task_pairs import TaskRun
+from vqpipe.tasks.captioning import CaptioningMetrics, CaptioningProtocol
+
+PICTURES = "pictures.parquet"
+COLUMNS: Mapping[str, Callable[[CaptioningMetrics], Any]] = {
+    "caption_bleu_1": lambda found: found.generated.bleu_1,
+    "caption_bleu_4": lambda found: found.generated.bleu_4,
+    "caption_rouge_l": lambda found: found.generated.rouge_l,
+    "caption_cider_d": lambda found: found.generated.cider_d,
+    "caption_other_image": lambda found: found.other_image.cider_d,
+    "caption_fewer": lambda found: (
+        None if found.generated_as_human is None else found.generated_as_human.cider_d
+    ),
+    "caption_objects": lambda found: found.generated.objects,
+    "caption_bits": lambda found: found.bits,
+}
+"""The table's columns and where their values are."""
+WITH_JAVA: Mapping[str, Callable[[CaptioningMetrics], Any]] = {
+    "caption_meteor": lambda found: found.generated.meteor,
+    "caption_spice": lambda found: found.generated.spice,
+}
+"""Columns that are there where a run has them."""
+FLOORS = {
+    "commonest": "the most frequent training caption",
+    "chance": "chance: a training caption drawn for each image",
+}
+
+
+def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
+    """The part `Captions`.
+
+    Args:
+        runs: those of the task, in the order of the params file.
+
+    Raises:
+        ArtifactError: a table of pictures that is damaged or of another version.
+    """
+    anchor, title = "task-captioning", "Captions"
+    if not runs:
+        return Section(anchor, title, [Absent("Captioning was not measured: no pair of this task.")])
+    return Section(anchor, title, [*_numbers(runs), *_pictures(runs, params)])
+
+
+def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
+    ordered = sorted(runs, key=lambda run: not run.of_codes)
+    found: list[tuple[TaskRun, CaptioningMetrics]] = [(run, run.metrics.fresh) for run in ordered]
+    columns = dict(COLUMNS)
+    columns |= {name: of for name, of in WITH_JAVA.items() if any(of(part) is not None for _, part in found)}
+    rows = [[Cell(run.label), *(cell(name, of(part)) for name, of in columns.items())] for run, part in found]
+    for name, words in FLOORS.items():
+        rows += _floor(words, [(run, getattr(part, name)) for run, part in found], columns)
+    human = [(run, part.human) for run, part in found if part.human is not None]
+    rows += _floor("a human caption against the image's others", human, columns, "caption_fewer")
+    quiet = frozenset(range(sum(run.of_codes for run in ordered), len(rows)))
+    protocol = ordered[0].metrics.protocol
+    assert isinstance(protocol, CaptioningProtocol)
+    lead = (
+        "One caption for each image, generated word by word from what the head sees of it (ClipCap's form; LG-VQ, "
+        "table 11). A number is due to the codes as far as it is above that with another image's codes."
+    )
+    note = (
+        f"{counted(protocol.num_images, 'test image')} with {counted(protocol.num_references, 'caption')}; heads are "
+        f"trained on {counted(protocol.num_train_captions, 'caption')}, of which {number(protocol.num_cut)} are cut. "
+        f"Images without a caption: {number(protocol.num_left_out)}. Words that the language model does not know: "
+        f"{number(protocol.num_unknown)}. Rows in italics are references: the same head and steps on another input, "
+        f"then captions without a head. Small print: 95 % bootstrap interval over images. {BOTH}"
+    )
+    absent = {f"{name.upper()}: {reason}" for _, part in found for name, reason in part.absent.items()}
+    heads = [Head("input of the head", numeric=False), *map(column, columns)]
+    blocks: list[Block] = [Text(lead), Table("Scores of the captions", heads, rows, note, quiet)]
+    if absent:
+        blocks.append(Absent(f"Not measured: {'; '.join(sorted(absent))}."))
+    terms = [(MEASURES[name].label, MEASURES[name].about) for name in columns]
+    return [*blocks, Terms("What each score means", terms)]
+
+
+def _floor(
+    words: str, found: Sequence[tuple[TaskRun, Any]], columns: Mapping[str, Any], only: str = ""
+) -> list[list[Cell]]:
+    """A row of captions that no head made: one where it is the same for all runs, else one for each, with the runs.
+
+    Args:
+        words: its label.
+        found: the `CaptionNumbers` of each run.
+        columns: of the table.
+        only: the column that gets CIDEr-D, with the others empty; by default each score is in its own.
+    """
+    rows: dict[tuple[str, ...], list[str]] = {}
+    cells: dict[tuple[str, ...], list[Cell]] = {}
+    for run, part in found:
+        own = {f"caption_{name}": value for name, value in part} if not only else {only: part.cider_d}
+        made = [Cell("") if own.get(name) is None else cell(name, own[name]) for name in columns]
+        key = tuple(item.text for item in made)
+        cells[key] = made
+        rows.setdefault(key, []).append(run.label)
+    return [
+        [Cell(words if len(rows) == 1 else f"{words} ({', '.join(names)})"), *cells[key]]
+        for key, names in rows.items()
+    ]
+
+
+def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
+    """Images with their true captions and those generated from each input (LG-VQ, figure 15)."""
+    shown: dict[str, list[tuple[TaskRun, Mapping[str, Any]]]] = {}
+    for run in sorted(runs, key=lambda run: not run.of_codes):
+        if run.has_tables:
+            for row in read_table(run.folder / PICTURES, CAPTIONING_PICTURES).to_pylist():
+                shown.setdefault(row["image_id"], []).append((run, row))
+    items = []
+    for image_id, found in list(shown.items())[: params.num_task_examples]:
+        run, row = found[0]
+        pixels = decode_png(
+            row["picture"], params.max_picture_pixels, f"{run.folder / PICTURES}: image {image_id}", "task"
+        )
+        answers = [
+            Answer(
+                run.label,
+                [Line(row["caption"] or "(no word)", number(row["cider_d"], 2), small=_other(row))],
+            )
+            for run, row in found
+        ]
+        title = row["references"][0]
+        others = "; ".join(row["references"][1:])
+        items.append(Example(title, picture(pixels, f"test image {image_id}: {title}"), [answers], others))
+    if not items:
+        return []
+    note = (
+        "Images drawn at random, with their true captions. For each input the generated caption and its CIDEr-D, and "
+        "in small print what the same head writes for another image's input."
+    )
+    return [Examples("Generated captions", items, note)]
+
+
+def _other(row: Mapping[str, Any]) -> str:
+    return f"other image: {row['other_caption'] or '(no word)'} ({number(row['other_cider_d'], 2)})"

@@ -1,0 +1,164 @@
+"""The task `grounding` on the page: boxes from codes and expressions, compared with inputs and rules, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
+from vqpipe.artifacts.tables import read_table
+from vqpipe.report.about_tasks import references
+from vqpipe.report.blocks import (
+    Absent,
+    Answer,
+    Block,
+    Cell,
+    Column,
+    Example,
+    Examples,
+    Picture,
+    Section,
+    Table,
+    Text,
+)
+from vqpipe.report.charts import close_svg, open_svg
+from vqpipe.report.inputs import ReportParams
+from vqpipe.report.names import HIGHER, cell, column, counted, number
+from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.task_pairs import TaskRun
+from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
+
+SIDE = 176
+"""Side of a drawing in pixels."""
+SEEN = {
+    "codes": "codes", "latents": "latent before quantisation", "none": "expression alone",
+    "clip": "features of the CLIP", "patches": "k-means codes of raw patches",
+}  # fmt: skip
+"""What a head sees of an image, by `TaskParams.input`."""
+LINES = {"box": ("#ffffff", ""), "predicted": ("#ffb000", ' stroke-dasharray="7 4"')}
+"""Colour and dashes of the true box and of the one found; they differ in both, for readers who see no colour."""
+RULES = {
+    "any_object": "any object of the image, with its exact box", "name_box": "mean training box of the object's name",
+    "best_box": "best constant box", "mean_box": "mean training box",
+}  # fmt: skip
+"""The boxes of rules, by their name in the metrics."""
+
+
+def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
+    """The part `Grounding`.
+
+    Raises:
+        ArtifactError: a table of pictures that is damaged or of another version.
+    """
+    title = "Grounding"
+    if not runs:
+        return Section("task-grounding", title, [Absent("Grounding was not measured: no pair of this task.")])
+    return Section("task-grounding", title, [*_numbers(runs), *_pictures(runs, params)])
+
+
+def label(run: TaskRun) -> str:
+    """What a run is called: its tokenizer, or what its head saw in place of the codes."""
+    kind = run.config.input
+    return run.config.tokenizer if kind == "codes" else f"{SEEN[kind]} ({run.config.tokenizer})"
+
+
+def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
+    measured = [run for run in runs if isinstance(run.metrics.fresh, GroundingMetrics)]
+    ordered = sorted(measured, key=lambda run: run.config.input != "codes")
+    found = [(run, "fresh", run.metrics.fresh) for run in ordered]
+    rows = []
+    for run, head, part in found:
+        gain = run.difference(
+            run.values.get((head, "accuracy")), run.values.get((head, "other_image.accuracy"))
+        )
+        rows.append([
+            Cell(label(run)), cell("box_accuracy", part.accuracy), cell("box_iou", part.iou),
+            cell("box_other_image", part.other_image.accuracy), cell("box_gain", gain),
+            cell("box_alike", part.alike and part.alike.accuracy),
+        ])  # fmt: skip
+    codes = sum(run.config.input == "codes" for run in ordered)
+    for name, words in RULES.items():
+        own = [("box_accuracy", _of(name, "accuracy")), ("box_iou", _of(name, "iou"))]
+        rows += [row[:1] + row[2:] for row in references(found, words, own, 5)]
+    names = ("box_accuracy", "box_iou", "box_other_image", "box_gain", "box_alike")
+    first = measured[0].metrics.protocol
+    assert isinstance(first, GroundingProtocol)
+    left = ", ".join(f"{number(count)} {reason}" for reason, count in first.num_left_out.items())
+    note = (
+        f"{counted(first.num_expressions, 'expression')} of {counted(first.num_images, 'test image')}; heads are "
+        f"trained on {number(first.num_train_expressions)}. Left out: {left or 'none'}; cut: {number(first.num_cut)}; "
+        f"with an unknown word: {number(first.num_unknown)}. Rows in italics are references: the same head and steps "
+        "on another input, then rules without a head. Small print: 95 % bootstrap interval over the expressions. "
+        f"{HIGHER} higher is better."
+    )
+    lead = (
+        "One box for each expression, from the codes and the words (TransVG's head, LG-VQ's setting). A number is due "
+        "to the codes as far as it is above that with another image's codes and above the expression alone."
+    )
+    columns = [Column("input of the head", numeric=False), *map(column, names)]
+    quiet = frozenset(range(codes, len(rows)))
+    return [Text(lead), Table("Boxes of expressions", columns, rows, note, quiet)]
+
+
+def _of(part: str, name: str) -> Any:
+    return lambda metrics: getattr(getattr(metrics, part), name)
+
+
+def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
+    shown: dict[tuple[str, str], list[tuple[TaskRun, Mapping[str, Any]]]] = {}
+    for run in runs:
+        if run.has_tables:
+            for row in read_table(run.folder / "pictures.parquet", GROUNDING_PICTURES).to_pylist():
+                shown.setdefault((row["image_id"], row["expression"]), []).append((run, row))
+    items = []
+    for (image_id, text), found in list(shown.items())[: params.num_task_examples]:
+        run, row = found[0]
+        where = f"{run.folder / 'pictures.parquet'}: image {image_id}"
+        pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
+        plain = picture(pixels, f"test image {image_id}")
+        answers = [
+            Answer(label(one), drawing=_drawing(plain, own, text), note=f"IoU {number(own['iou'], 2)}")
+            for one, own in found
+        ]
+        items.append(Example(text, plain, [answers]))
+    if not items:
+        return []
+    note = "Expressions drawn at random, the same for each tokenizer."
+    return [Examples("Boxes that the heads find", items, note, legend())]
+
+
+def legend() -> Markup:
+    """What the two lines mean, each as it is drawn."""
+    items = (("box", "the object's box"), ("predicted", "the box that the head found"))
+    lines = [
+        Markup(
+            '<li><svg viewBox="0 0 30 10" style="width:30px;display:inline-block">{}</svg> {}</li>'
+        ).format(Markup("").join(_line(name, 'x="-20" y="5" width="70" height="40"')), words)
+        for name, words in items
+    ]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(lines))
+
+
+def _drawing(plain: Picture, row: Mapping[str, Any], text: str) -> Markup:
+    """The picture with both boxes; each line has a dark edge, so that it is seen on any ground."""
+    alt = f"{text}: true box and the one found, IoU {number(row['iou'], 2)}"
+    parts = [
+        open_svg(SIDE, SIDE, alt, fixed=True),
+        f'<image class="pixels" width="{SIDE}" height="{SIDE}" href="{plain.uri}"/>',
+    ]
+    for name in LINES:
+        left, top, right, bottom = (SIDE * side for side in row[name])
+        size = f'width="{right - left:.1f}" height="{bottom - top:.1f}"'
+        parts += _line(name, f'x="{left:.1f}" y="{top:.1f}" {size}')
+    return close_svg(parts, SIDE, alt, fixed=True)
+
+
+def _line(name: str, place: str) -> list[Markup]:
+    """A rectangle as `LINES` has it, on a wider dark one."""
+    colour, dash = LINES[name]
+    return [
+        Markup(f'<rect {place} fill="none" stroke="#000000" stroke-width="5"/>'),
+        Markup(f'<rect {place} fill="none" stroke="{colour}" stroke-width="2.5"{dash}/>'),
+    ]

@@ -1,0 +1,336 @@
+"""Captioning: a caption generated from an image's codes, in ClipCap's form (Mokady et al., arXiv 2111.09734).
+
+LG-VQ (arXiv 2405.14206, Table 11) reports BLEU-4, ROUGE-L, METEOR and CIDEr-D on CUB-200 and publishes no code for it.
+The network is `vqpipe.tasks.captioner`, the scores are those of the reference package
+(`vqpipe.metrics.caption_scores`).
+
+Next to each number come the same scores of what needs no image: another image's codes, the most frequent training
+caption, and a training caption drawn for each image; and of a human caption against the image's other captions.
+
+Letters: n examples, one of each image; b batch, c captions of an image, t words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqpipe.artifacts.metrics import Metrics
+from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
+from vqpipe.data.annotations import things_of
+from vqpipe.errors import DataError, MismatchError
+from vqpipe.metrics.measured import Interval, text_digest
+from vqpipe.quantizers.contract import Quantized
+from vqpipe.runtime.seeds import derive, numpy_rng
+from vqpipe.tasks.caption_numbers import CaptionNumbers, PerImage, scored
+from vqpipe.tasks.captioner import Captioner, CaptionerParams
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
+from vqpipe.tasks.languages import Coder, coder_of, known_coder
+from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
+from vqpipe.tasks.words import words_of
+
+
+class CaptioningParams(TaskParams):
+    """A caption of an image from its codes."""
+
+    kind: Literal["captioning"]
+    """The task."""
+    head: CaptionerParams
+    """The network."""
+    max_words: Annotated[int, Field(ge=1)]
+    """Most words of a caption, or byte-pair tokens for GPT-2; longer training captions are cut and counted, and a
+    generated one ends there at the latest."""
+    num_captions: Annotated[int, Field(ge=1)]
+    """Captions of an image in a step, drawn anew each time, different ones where it has as many; 1 in ClipCap. The
+    image is mapped once for all of them."""
+    beam: Annotated[int, Field(ge=1)]
+    """Beams of the search; 5 in ClipCap, 1 takes the likeliest word each time."""
+    java: bool
+    """Whether the scores use Java: Stanford's tokenizer in the place of ours, and METEOR and SPICE as well. False gives
+    the same numbers on machines with and without Java; true is refused where there is none."""
+
+
+class CaptioningMetrics(Metrics):
+    """What one head generates, with what can be had without the image and what people write."""
+
+    generated: CaptionNumbers
+    """The head's captions."""
+    other_image: CaptionNumbers
+    """The head's captions for another image's input: what the language alone gives."""
+    commonest: CaptionNumbers
+    """The most frequent training caption, for every image."""
+    chance: CaptionNumbers
+    """For each image a caption drawn from those of the training split."""
+    human: CaptionNumbers | None = None
+    """A ceiling: for each image with several captions, one of them against the others. None where fewer than two images
+    have several."""
+    generated_as_human: CaptionNumbers | None = None
+    """The head's captions of the same images against the same references, one fewer than in `generated`."""
+    bits: Interval
+    """Bits per word of the image's true captions, the end included, under the head; lower is better. Byte-pair
+    tokens for GPT-2."""
+    bits_other_image: Interval
+    """The same with another image's input."""
+    num_distinct: int
+    """Different captions among those generated."""
+    num_empty: int
+    """Generated captions without a word."""
+    tokenizer: str
+    """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's)."""
+    absent: dict[str, str]
+    """Why a score is absent, by its name."""
+
+
+class CaptioningProtocol(TaskProtocol):
+    """What was measured, in words and counts."""
+
+    language_model: str
+    """`words`, or GPT-2 with a digest of its files."""
+    num_tokens: int
+    """Numbers in its vocabulary."""
+    num_references: int
+    """Captions of the test images."""
+    num_left_out: int
+    """Test images without a caption."""
+    num_train_left_out: int
+    """Training images without a caption."""
+    num_train_captions: int
+    """Training captions."""
+    num_cut: int
+    """Of these, those that are longer than `max_words` and are cut."""
+    num_unknown: int
+    """Words of the test captions that the language model has no number for."""
+
+
+class CaptioningTaskMetrics(TaskMetrics[CaptioningMetrics]):
+    """The metrics of a pair."""
+
+    protocol: CaptioningProtocol
+    """What was measured."""
+
+
+@dataclass(frozen=True)
+class Captioned(Examples):
+    """Images with at least one caption each."""
+
+    captions: list[list[str]] = field(kw_only=True)
+    """Of each example, those that have a word."""
+    num_left_out: int = field(kw_only=True)
+    """Images without a caption."""
+
+    def digests(self) -> dict[str, str]:
+        return {"captions": text_digest(text for own in self.captions for text in own)}
+
+
+@dataclass(frozen=True)
+class TrainCaptioned(Captioned):
+    """The training images with their captions as numbers."""
+
+    coder: Coder = field(kw_only=True)
+    words: Int64[Tensor, "m t"] = field(kw_only=True)
+    """All captions, in the order of the examples."""
+    num_cut: int = field(kw_only=True)
+    """Captions that are cut."""
+    num_captions: int = field(kw_only=True)
+    """c."""
+    seed: int = field(kw_only=True)
+    """Of the draws."""
+
+    @property
+    def flat(self) -> list[str]:
+        """All captions, in the order of `words`."""
+        return [text for own in self.captions for text in own]
+
+    def batch(
+        self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)
+    ) -> Int64[Tensor, "b c t"]:
+        """Captions of each image, from a drawn one on, around its list. All of the batch are drawn, so that draws do
+        not depend on the number of ranks."""
+        counts = np.array([len(own) for own in self.captions])
+        starts, own = (np.cumsum(counts) - counts)[rows], counts[rows]
+        first = (numpy_rng(self.seed, "captions", step).random(len(rows)) * own).astype(np.int64)
+        chosen = starts[:, None] + (first[:, None] + np.arange(self.num_captions)) % own[:, None]
+        return self.words[torch.from_numpy(chosen[share])]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated for the test images, with the CIDEr-D of each."""
+
+    captions: list[str]
+    cider_d: PerImage
+    others: list[str]
+    """For another image's input."""
+    others_cider_d: PerImage
+
+
+class Captioning(Task):
+    """The task. Images without a caption are left out and counted; captions of one word are allowed."""
+
+    kind = "captioning"
+    question = "a caption, word by word"
+    Params = CaptioningParams
+    Metrics = CaptioningTaskMetrics
+    picture_spec = CAPTIONING_PICTURES
+    config: CaptioningParams
+
+    def examples(self, split: str) -> Captioned:
+        images, positions = self.images(split)
+        texts = [[text for text in images.captions[at] if words_of(text)] for at in positions.tolist()]
+        kept = [row for row, own in enumerate(texts) if own]
+        if len(kept) < 2:
+            raise DataError(
+                f"{self.where(split)}: captioning needs images with captions",
+                found=f"{len(kept)} of {len(texts)} images have one", expected="2 or more",
+            )  # fmt: skip
+        captions, left_out = [texts[row] for row in kept], len(texts) - len(kept)
+        if split == "test":
+            return Captioned(images, positions[kept], captions=captions, num_left_out=left_out)
+        config, flat = self.config, [text for own in captions for text in own]
+        coder = coder_of(config.head.language_model, flat)
+        words, cut = coder.encode(flat, config.max_words)
+        return TrainCaptioned(
+            images, positions[kept], captions=captions, num_left_out=left_out, coder=coder, words=words, num_cut=cut,
+            num_captions=config.num_captions, seed=config.seed,
+        )  # fmt: skip
+
+    def known(self, train: Examples) -> dict[str, Any]:
+        assert isinstance(train, TrainCaptioned)
+        return train.coder.known
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
+        config = self.config
+        coder = known_coder(config.head.language_model, known)
+        if config.beam > coder.size:
+            raise MismatchError(
+                "the search has more beams than the vocabulary has words",
+                found=f"beam {config.beam}, {coder.size} words", expected="a smaller beam, or min_count",
+            )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(config.seed, "task", "head"))
+            return Captioner(space, config.head, coder, config.max_words)
+
+    def loss(
+        self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
+    ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        assert isinstance(head, Captioner)
+        return head.losses(inputs.z_q, batch).mean(), {}
+
+    def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
+        assert isinstance(head, Captioner)
+        assert isinstance(test, Captioned)
+        assert isinstance(train, TrainCaptioned)
+        config, foreign = self.config, inputs.of_other_images(self.config.seed)
+        texts: dict[str, list[str]] = {"generated": [], "other_image": []}
+        parts: dict[str, list[PerImage]] = {"bits": [], "bits_other_image": []}
+        for rows, quantized in self.batches(inputs):
+            own = [test.captions[row] for row in rows.tolist()]
+            for name, bits, z_q in zip(texts, parts, (quantized.z_q, foreign.batch(rows).z_q), strict=True):
+                texts[name] += head.captions(z_q, config.beam)
+                parts[bits].append(bits_per_word(head, z_q, own))
+        flat = train.flat
+        counts = Counter(flat)
+        texts["commonest"] = [min(counts, key=lambda text: (-counts[text], text))] * len(test)
+        drawn = numpy_rng(config.seed, "chance").integers(0, len(flat), len(test))
+        texts["chance"] = [flat[at] for at in drawn.tolist()]
+
+        objects = [{thing.name for thing in own} for own in things_of(self.dataset, "test", self.resolution)]
+        rows = np.arange(len(test))
+        sets = {name: (own, test.captions, rows) for name, own in texts.items()}
+        sets |= human_sets(test.captions, texts["generated"], config.seed)
+        values = {name: np.concatenate(own) for name, own in parts.items()}
+        intervals = {name: config.interval(own) for name, own in values.items()}
+        numbers: dict[str, CaptionNumbers] = {}
+        for name, (captions, references, rows) in sets.items():
+            known = [objects[at] for at in test.positions[rows].tolist()]
+            found = scored(captions, references, known, config.java, config.interval)
+            numbers[name] = found.numbers
+            for score, of in found.values.items():
+                values[f"{name}.{score}"] = np.full(len(test), np.nan)
+                values[f"{name}.{score}"][rows] = of
+        metrics = CaptioningMetrics.model_validate({
+            **numbers, **intervals, "num_distinct": len(set(texts["generated"])),
+            "num_empty": sum(not words_of(text) for text in texts["generated"]),
+            "tokenizer": found.tokenizer, "absent": found.absent,
+        })  # fmt: skip
+        cider_d = (values["generated.cider_d"], values["other_image.cider_d"])
+        kept = Generated(texts["generated"], cider_d[0], texts["other_image"], cider_d[1])
+        return HeadResult(metrics, values, kept)
+
+    def pictures(
+        self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
+    ) -> list[Row]:
+        assert isinstance(test, Captioned)
+        made: Generated = result.kept
+        return [
+            {
+                "image_id": test.ids[row], "picture": album.picture(row), "references": test.captions[row],
+                "caption": made.captions[row], "cider_d": float(made.cider_d[row]),
+                "other_caption": made.others[row], "other_cider_d": float(made.others_cider_d[row]),
+            }
+            for row in self.shown(test)
+        ]  # fmt: skip
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        assert isinstance(head, Captioner)
+        return head.captions(seen.z_q, self.config.beam)
+
+    def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
+        assert isinstance(test, Captioned)
+        assert isinstance(train, TrainCaptioned)
+        references = [text for own in test.captions for text in own]
+        return CaptioningProtocol(
+            **dict(super().describe(inputs, test, train)),
+            language_model=train.coder.name, num_tokens=train.coder.size, num_references=len(references),
+            num_left_out=test.num_left_out, num_train_left_out=train.num_left_out,
+            num_train_captions=len(train.words), num_cut=train.num_cut,
+            num_unknown=train.coder.num_unknown(references),
+        )  # fmt: skip
+
+
+def bits_per_word(
+    head: Captioner, z_q: Float[Tensor, "b d h w"], captions: Sequence[Sequence[str]]
+) -> PerImage:
+    """Bits per word of each image's captions under a head; captions longer than its `max_words` are cut."""
+    most = max(len(own) for own in captions)
+    words, _ = head.coder.encode([text for own in captions for text in own], head.max_words)
+    padded = words.new_full((len(captions), most, words.shape[1]), head.coder.pad)
+    at = 0
+    for row, own in enumerate(captions):
+        padded[row, : len(own)] = words[at : at + len(own)]
+        at += len(own)
+    return np.asarray(head.losses(z_q, padded.to(z_q.device)).double().cpu()) / math.log(2)
+
+
+def human_sets(
+    references: Sequence[Sequence[str]], generated: Sequence[str], seed: int
+) -> dict[str, tuple[list[str], list[list[str]], Int64[np.ndarray, " m"]]]:
+    """A caption of each image, drawn from its references, against the others; and the generated ones against the same.
+
+    Returns:
+        The captions, their references, and the images, those with several references; empty for fewer than two.
+    """
+    rows = np.array([row for row, own in enumerate(references) if len(own) > 1], dtype=np.int64)
+    if len(rows) < 2:
+        return {}
+    draws = numpy_rng(seed, "human").random(len(references))
+    own, others = [], []
+    for row in rows.tolist():
+        texts = list(references[row])
+        own.append(texts.pop(int(draws[row] * len(texts))))
+        others.append(texts)
+    return {
+        "human": (own, others, rows),
+        "generated_as_human": ([generated[row] for row in rows], others, rows),
+    }
