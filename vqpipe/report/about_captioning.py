@@ -91,11 +91,14 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         f"{number(protocol.num_unknown)}. Rows in italics are references: the same head and steps on another input, "
         f"then captions without a head. Small print: 95 % bootstrap interval over images. {BOTH}"
     )
-    absent = {f"{name.upper()}: {reason}" for _, part in found for name, reason in part.absent.items()}
+    absent: dict[str, list[str]] = {}
+    for name, reason in sorted({item for _, part in found for item in part.absent.items()}):
+        absent.setdefault(reason, []).append(name.upper())
     heads = [Head("input of the head", numeric=False), *map(column, columns)]
     blocks: list[Block] = [Text(lead), Table("Scores of the captions", heads, rows, note, quiet)]
     if absent:
-        blocks.append(Absent(f"Not measured: {'; '.join(sorted(absent))}."))
+        reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())
+        blocks.append(Absent(f"Not measured: {reasons}."))
     terms = [(MEASURES[name].label, MEASURES[name].about) for name in columns]
     return [*blocks, Terms("What each score means", terms)]
 
@@ -141,7 +144,7 @@ def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
         answers = [
             Answer(
                 run.label,
-                [Line(row["caption"] or "(no word)", number(row["cider_d"], 2), small=_other(row))],
+                [Line(row["caption"] or "(no word)", _points(row["cider_d"]), small=_other(row))],
             )
             for run, row in found
         ]
@@ -157,5 +160,9 @@ def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
     return [Examples("Generated captions", items, note)]
 
 
+def _points(value: float) -> str:
+    return cell("caption_cider_d", value).text
+
+
 def _other(row: Mapping[str, Any]) -> str:
-    return f"other image: {row['other_caption'] or '(no word)'} ({number(row['other_cider_d'], 2)})"
+    return f"other image: {row['other_caption'] or '(no word)'} ({_points(row['other_cider_d'])})"

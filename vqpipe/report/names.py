@@ -277,11 +277,11 @@ MEASURES: dict[str, Measure] = {
         "as papers state it; up to 1,000.",
     ),
     "caption_other_image": Measure(
-        "CIDEr-D, other image", "points", HIGHER, 1, "The same head with another image's input: what needs no image."
+        "other image", "points, CIDEr-D", HIGHER, 1, "Of the same head with another image's input: what needs no image."
     ),
     "caption_fewer": Measure(
-        "CIDEr-D, one reference fewer", "points", HIGHER, 1,
-        "Against the true captions without one, so that the one left out, a human caption, has a number of its own.",
+        "one fewer", "points, CIDEr-D", HIGHER, 1,
+        "Against one true caption fewer, so that the one left out, a human caption, has a number of its own.",
     ),
     "caption_objects": Measure(
         "objects", "%", HIGHER, 1,
