@@ -62,10 +62,11 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
         ("chance: an answer drawn evenly", first.chance, None, None),
     )
     for name, accuracy, high, low in floors:
-        rows.append([
-            Cell(name), cell("vqa_accuracy", accuracy), Cell(""), cell("wups_09", high), cell("wups_00", low),
-            Cell(""),
-        ])  # fmt: skip
+        partial = [
+            Cell("") if value is None else cell(key, value)
+            for key, value in (("wups_09", high), ("wups_00", low))
+        ]
+        rows.append([Cell(name), cell("vqa_accuracy", accuracy), Cell(""), *partial, Cell("")])
     columns = [
         Column("input", numeric=False), column("vqa_accuracy"), Column("change", f"points, from {name_of(base)}"),
         column("wups_09"), column("wups_00"), column("vqa_other_image"),
@@ -126,7 +127,7 @@ def _about(row: Row) -> tuple[str, str]:
 def _answer(row: Row, name: str) -> Answer:
     columns = (row[key] for key in ("questions", "predictions", "chances", "right", "others"))
     lines = [
-        Line(given, f"{number(100 * chance, 0)} %", right, f"other image: {other}", question)
+        Line(given, f"{number(100 * chance, 0)} %", right, f"other image: {other}", question.rstrip(" ?"))
         for question, given, chance, right, other in zip(*columns, strict=True)
     ]
     return Answer(name, lines)
