@@ -21,8 +21,7 @@ from vqpipe.report import about_classification, about_vqa
 from vqpipe.report.about_classification import shares
 from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table
 from vqpipe.report.build import render
-from vqpipe.report.task_inputs import name_of, parted
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_pairs import TaskRun, name_of, parted
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.solve import solve_task
 from vqpipe.tasks.task import task_entry
@@ -48,7 +47,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[TaskRun]]:
                 config, tokenizer, None, dataset, clip,
                 scratch=folder, curves=None, device=torch.device("cpu"), title=name,
             )  # fmt: skip
-            own.append(TaskRun(name, solved.write(folder / "out"), solved.metrics, {}, config, name))
+            own.append(
+                TaskRun(
+                    name,
+                    solved.write(folder / "out"),
+                    solved.metrics,
+                    {},
+                    config,
+                    name_of(config, solved.metrics),
+                )
+            )
     return found
 
 
@@ -59,11 +67,11 @@ def blocks(section: Section, kind: Any) -> list[Any]:
 @pytest.mark.parametrize("kind", PAGES)
 def test_tokenizers_come_first_and_references_are_quiet(kind: str, runs: dict[str, list[TaskRun]]) -> None:
     codes, others = parted(runs[kind])
-    assert [name_of(run) for run in (*codes, *others)] == [
+    assert [run.label for run in (*codes, *others)] == [
         "vq", "lc", "latents of vq before quantising", "no image",
     ]  # fmt: skip
     for table in blocks(PAGES[kind](runs[kind], PARAMS), Table):
-        assert [row[0].text for row in table.rows][:4] == [name_of(run) for run in (*codes, *others)]
+        assert [row[0].text for row in table.rows][:4] == [run.label for run in (*codes, *others)]
         assert table.quiet == frozenset(range(2, len(table.rows)))
         assert all(len(row) == len(table.columns) for row in table.rows)
 

@@ -84,7 +84,7 @@ def test_accuracy_is_that_of_one_image_at_a_time(small: Path) -> None:
     train = relabelled(task.examples("train"), np.array([1] * 9 + [4] * 8 + [0, 2] * 2), names)
     logits = torch.from_numpy(draws.standard_normal((NUM_DIFFERENT, 7))).float()
     _, clip, tokenizer = read_all(small)
-    view: Any = Numbers(view_of("codes", tokenizer, clip, test.split, None, 0))
+    view: Any = Numbers(view_of("codes", tokenizer, clip))
     values = torch.arange(float(NUM_DIFFERENT))[:, None, None, None].expand(-1, 4, 4, 4)
     found = task.measure(Said(logits), FrozenInputs(view, values), test, train)
     others = other_examples(NUM_DIFFERENT, task.config.seed)
@@ -121,10 +121,8 @@ def test_five_of_five_classes_are_not_measured(small: Path) -> None:
     task = make(small)
     _, clip, tokenizer = read_all(small)
     test, train = task.examples("test"), task.examples("train")
-    inputs = FrozenInputs.encode(
-        view_of("codes", tokenizer, clip, train.split, None, 0), test.split, test.positions, 8
-    )
-    head = task.head(inputs.space, train).eval()
+    inputs = FrozenInputs.encode(view_of("codes", tokenizer, clip), test.split, test.positions, 8)
+    head = task.head(inputs.space, task.known(train)).eval()
     with torch.no_grad():
         found = task.measure(head, inputs, test, train)
     assert (found.metrics.top5, found.metrics.majority5, found.metrics.chance5) == (None, None, None)
@@ -277,7 +275,7 @@ def test_the_record_has_the_weights_and_not_their_path(small: Path, tmp_path: Pa
         save_file(mae(), tmp_path / name)
         task = make(small, init=str(tmp_path / name))
         found.append(task.recorded()["init"])
-        head = task.head(SPACE, task.examples("train"))
+        head = task.started(task.head(SPACE, task.known(task.examples("train"))), SPACE)
         assert torch.equal(head.state_dict()["norm.bias"], mae()["norm.bias"])
     save_file(mae() | {"norm.bias": torch.ones(32)}, tmp_path / "one.safetensors")
     assert found[0] == found[1] != make(small, init=str(tmp_path / "one.safetensors")).recorded()["init"]

@@ -60,7 +60,7 @@ def asking(monkeypatch: pytest.MonkeyPatch, **splits: list[list[Question]]) -> N
 
 def seen(task: Vqa, root: Path, test: Any) -> FrozenInputs:
     _, clip, tokenizer = read_all(root)
-    view = view_of("codes", tokenizer, clip, test.split, None, 0)
+    view = view_of("codes", tokenizer, clip)
     return FrozenInputs.encode(view, test.split, test.positions, 5)
 
 
@@ -162,7 +162,8 @@ def test_a_question_is_as_wide_as_the_longest(small: Path) -> None:
     assert isinstance(train, TrainAsked)
     words = train.targets[0]
     assert words.shape[1] == 6  # how many boxes are there ?
-    head = make(small, max_words=200).head(seen(make(small), small, train).space, train).eval()
+    own = make(small, max_words=200)
+    head = own.head(seen(make(small), small, train).space, own.known(train)).eval()
     z_q = seen(make(small), small, train).batch([0, 1]).z_q
     wide = torch.nn.functional.pad(words[:2], (0, 9), value=PAD)
     torch.testing.assert_close(head(z_q, wide), head(z_q, words[:2]))

@@ -23,8 +23,8 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, number
-from vqpipe.report.task_inputs import Row, difference, examples, name_of, parted
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_inputs import Row, difference, examples
+from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.classification import ClassificationMetrics
 
 MOST_CLASSES = 40
@@ -67,7 +67,7 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
     for run in runs:
         found = _metrics(run)
         rows.append([
-            Cell(name_of(run)), cell("class_top1", found.top1), difference(run, base, "top1", "class_top1"),
+            Cell(run.label), cell("class_top1", found.top1), difference(run, base, "top1", "class_top1"),
             *([cell("class_top5", found.top5)] if several else []), cell("class_other_image", found.other_image),
         ])  # fmt: skip
     first = _metrics(base)
@@ -80,7 +80,7 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
             Cell(""),
         ])  # fmt: skip
     columns = [
-        Column("input", numeric=False), column("class_top1"), Column("change", f"points, from {name_of(base)}"),
+        Column("input", numeric=False), column("class_top1"), Column("change", f"points, from {base.label}"),
         *([column("class_top5")] if several else []), column("class_other_image"),
     ]  # fmt: skip
     protocol = base.metrics.protocol
@@ -104,8 +104,8 @@ def _confusions(runs: Sequence[TaskRun]) -> list[Block]:
         )
         if len(names) > MOST_CLASSES:
             return [Absent(f"Confusions are not drawn: there are more than {MOST_CLASSES} classes.")]
-        alt = f"confusions of classes from the codes of {name_of(run)}"
-        charts.append(Chart(similarity_map(shares(table, names), names, alt), name_of(run)))
+        alt = f"confusions of classes from the codes of {run.label}"
+        charts.append(Chart(similarity_map(shares(table, names), names, alt), run.label))
     note = (
         "Rows: the class of the test images; columns: the class that the head predicts; the stronger the colour, the "
         "larger the share of the row. Colour off the diagonal is an error."

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
 from vqpipe.artifacts.tables import read_table
-from vqpipe.report.about_tasks import references
+from vqpipe.report.task_inputs import references
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -32,11 +32,6 @@ from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
 SIDE = 176
 """Side of a drawing in pixels."""
-SEEN = {
-    "codes": "codes", "latents": "latent before quantisation", "none": "expression alone",
-    "clip": "features of the CLIP", "patches": "k-means codes of raw patches",
-}  # fmt: skip
-"""What a head sees of an image, by `TaskParams.input`."""
 LINES = {"box": ("#ffffff", ""), "predicted": ("#ffb000", ' stroke-dasharray="7 4"')}
 """Colour and dashes of the true box and of the one found; they differ in both, for readers who see no colour."""
 RULES = {
@@ -58,12 +53,6 @@ def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
     return Section("task-grounding", title, [*_numbers(runs), *_pictures(runs, params)])
 
 
-def label(run: TaskRun) -> str:
-    """What a run is called: its tokenizer, or what its head saw in place of the codes."""
-    kind = run.config.input
-    return run.config.tokenizer if kind == "codes" else f"{SEEN[kind]} ({run.config.tokenizer})"
-
-
 def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     measured = [run for run in runs if isinstance(run.metrics.fresh, GroundingMetrics)]
     ordered = sorted(measured, key=lambda run: run.config.input != "codes")
@@ -74,7 +63,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
             run.values.get((head, "accuracy")), run.values.get((head, "other_image.accuracy"))
         )
         rows.append([
-            Cell(label(run)), cell("box_accuracy", part.accuracy), cell("box_iou", part.iou),
+            Cell(run.label), cell("box_accuracy", part.accuracy), cell("box_iou", part.iou),
             cell("box_other_image", part.other_image.accuracy), cell("box_gain", gain),
             cell("box_alike", part.alike and part.alike.accuracy),
         ])  # fmt: skip
@@ -119,7 +108,7 @@ def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
         pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
         plain = picture(pixels, f"test image {image_id}")
         answers = [
-            Answer(label(one), drawing=_drawing(plain, own, text), note=f"IoU {number(own['iou'], 2)}")
+            Answer(one.label, drawing=_drawing(plain, own, text), note=f"IoU {number(own['iou'], 2)}")
             for one, own in found
         ]
         items.append(Example(text, plain, [answers]))

@@ -15,6 +15,7 @@ from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES, RELATIONS_PICTURES, RETRIEVAL_PICTURES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.metrics.measured import Interval
+from vqpipe.report import about_captioning, about_classification, about_grounding, about_vqa
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import similarity_map
 from vqpipe.report.blocks import (
@@ -35,6 +36,7 @@ from vqpipe.report.blocks import (
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
+from vqpipe.report.task_inputs import references
 from vqpipe.report.task_pairs import (
     COSINES,
     DIRECTIONS,
@@ -54,6 +56,15 @@ HEADS = (Column("tokenizer", numeric=False), Column("head", numeric=False))
 TERMS = (
     "masked_recall", "masked_other_image", "masked_gain", *RANKS, "similarity_mse", "correlation", "same_position",
 )  # fmt: skip
+
+
+SECTIONS = {
+    "classification": about_classification.section,
+    "captioning": about_captioning.section,
+    "vqa": about_vqa.section,
+    "grounding": about_grounding.section,
+}
+"""The parts of the page on tasks that have a file of their own, in their order."""
 
 
 def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
@@ -82,10 +93,12 @@ def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
             )
         )
     masked, found, related = (of_kind(runs, kind) for kind in ("masked_words", "retrieval", "relations"))
-    known = {run.name for run in (*masked, *found, *related)}
-    others = [run for run in runs if run.name not in known]
+    others = [
+        run for run in runs if run.config.kind not in (*SECTIONS, "masked_words", "retrieval", "relations")
+    ]
     parts = [
         Section("task-alignment", "Effect of alignment", alignment(runs)),
+        *(of(own, params) for kind, of in SECTIONS.items() if (own := of_kind(runs, kind))),
         Section("task-masked", "Masked words", [*_masked(masked), *masked_words(families(masked), params)]),
         Section("task-retrieval", "Retrieval", [*_retrieval(found), *retrieval(families(found), params)]),
         Section(
@@ -126,29 +139,6 @@ def _terms() -> Terms:
 
 def _head(run: TaskRun, head: str) -> list[Cell]:
     return [Cell(run.label), Cell(head)]
-
-
-def references(
-    found: Sequence[tuple[TaskRun, str, Any]],
-    label: str,
-    values: Sequence[tuple[str, Callable[[Any], float | None]]],
-    width: int,
-) -> list[list[Cell]]:
-    """Quiet rows of a reference; `values`: the first columns' measures and where their values are in what was found.
-
-    One row where it is the same for all, else one for each distinct value with the tokenizers it is of.
-    """
-    distinct: dict[tuple[str, ...], tuple[list[Cell], list[str]]] = {}
-    for run, _, part in found:
-        cells = [Cell("") if (value := of(part)) is None else cell(name, value) for name, of in values]
-        own = distinct.setdefault(tuple(item.text for item in cells), (cells, []))[1]
-        if run.label not in own:
-            own.append(run.label)
-    return [
-        [Cell(label if len(distinct) == 1 else f"{label} ({', '.join(names)})"), Cell(""), *cells]
-        + [Cell("")] * (width - len(cells))
-        for cells, names in distinct.values()
-    ]
 
 
 def _masked(runs: Sequence[TaskRun]) -> list[Block]:

@@ -8,8 +8,8 @@ from vqpipe.artifacts.specs.task_vqa import VQA_PICTURES
 from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, counted, number
-from vqpipe.report.task_inputs import Row, difference, examples, name_of, parted
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_inputs import Row, difference, examples
+from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.vqa import AnswerMetrics, VqaMetrics, VqaProtocol
 
 
@@ -50,7 +50,7 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
     for run in runs:
         found = _metrics(run)
         rows.append([
-            Cell(name_of(run)), cell("vqa_accuracy", found.accuracy),
+            Cell(run.label), cell("vqa_accuracy", found.accuracy),
             difference(run, base, "accuracy", "vqa_accuracy"), cell("wups_09", found.wups_09),
             cell("wups_00", found.wups_00), cell("vqa_other_image", found.other_image),
         ])  # fmt: skip
@@ -68,7 +68,7 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
         ]
         rows.append([Cell(name), cell("vqa_accuracy", accuracy), Cell(""), *partial, Cell("")])
     columns = [
-        Column("input", numeric=False), column("vqa_accuracy"), Column("change", f"points, from {name_of(base)}"),
+        Column("input", numeric=False), column("vqa_accuracy"), Column("change", f"points, from {base.label}"),
         column("wups_09"), column("wups_00"), column("vqa_other_image"),
     ]  # fmt: skip
     return Table("Answers from codes", columns, rows, _note(base), frozenset(range(len(codes), len(rows))))
@@ -99,7 +99,7 @@ def _kinds(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
     for run in runs:
         own = [_metrics(run).kinds.get(kind) for kind in kinds]
         rows.append(
-            [Cell(name_of(run)), *(Cell("–") if part is None else _both(part) for part in own)],
+            [Cell(run.label), *(Cell("–") if part is None else _both(part) for part in own)],
         )
     first = _metrics(runs[0]).kinds
     for name, field in (

@@ -9,39 +9,12 @@ from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.tables import read_table
 from vqpipe.report.blocks import Answer, Cell, Example, Picture
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import change
+from vqpipe.report.names import cell, change
 from vqpipe.report.pictures import decode_png, picture
 from vqpipe.report.task_pairs import TaskRun
 
 Row = Mapping[str, Any]
 PICTURES = "pictures.parquet"
-
-REFERENCES = {
-    "latents": "latents of {} before quantising",
-    "clip": "features of the run's CLIP",
-    "patches": "k-means codes of raw patches, {} bits",
-    "none": "no image",
-}
-"""How the inputs are called that codes are compared with, best first; with a tokenizer's name."""
-
-
-def parted(runs: Sequence[TaskRun]) -> tuple[list[TaskRun], list[TaskRun]]:
-    """Runs on codes, and those on other inputs in the order of `REFERENCES`."""
-    kinds = list(REFERENCES)
-    others = [run for run in runs if run.config.input in REFERENCES]
-    return (
-        [run for run in runs if run.config.input not in REFERENCES],
-        sorted(others, key=lambda run: kinds.index(run.config.input)),
-    )
-
-
-def name_of(run: TaskRun) -> str:
-    """A run's tokenizer, or what its head sees in the place of codes."""
-    found = REFERENCES.get(run.config.input)
-    if found is None:
-        return run.config.tokenizer
-    capped = ", capped" if run.metrics.protocol.input.endswith("_capped") else ""
-    return found.format(f"{run.config.tokenizer}'s" if "bits" in found else run.config.tokenizer) + capped
 
 
 def difference(run: TaskRun, base: TaskRun, measure: str, shown_as: str) -> Cell:
@@ -83,9 +56,7 @@ def examples(
         run, row = own[0]
         text, known = about(row)
         made.append(
-            Example(
-                text, _picture(run, row, params), [[answer(row, name_of(run)) for run, row in own]], known
-            )
+            Example(text, _picture(run, row, params), [[answer(row, run.label) for run, row in own]], known)
         )
     return made
 
@@ -94,3 +65,26 @@ def _picture(run: TaskRun, row: Row, params: ReportParams) -> Picture:
     where = f"{run.folder / PICTURES}: image {row['image_id']}"
     pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
     return picture(pixels, f"test image {row['image_id']}")
+
+
+def references(
+    found: Sequence[tuple[TaskRun, str, Any]],
+    label: str,
+    values: Sequence[tuple[str, Callable[[Any], float | None]]],
+    width: int,
+) -> list[list[Cell]]:
+    """Quiet rows of a reference; `values`: the first columns' measures and where their values are in what was found.
+
+    One row where it is the same for all, else one for each distinct value with the tokenizers it is of.
+    """
+    distinct: dict[tuple[str, ...], tuple[list[Cell], list[str]]] = {}
+    for run, _, part in found:
+        cells = [Cell("") if (value := of(part)) is None else cell(name, value) for name, of in values]
+        own = distinct.setdefault(tuple(item.text for item in cells), (cells, []))[1]
+        if run.label not in own:
+            own.append(run.label)
+    return [
+        [Cell(label if len(distinct) == 1 else f"{label} ({', '.join(names)})"), Cell(""), *cells]
+        + [Cell("")] * (width - len(cells))
+        for cells, names in distinct.values()
+    ]

@@ -31,8 +31,19 @@ DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"
 COSINES = {"raw": "code vectors", "projected": "projected code vectors"}
 """The two kinds of cosines between codes."""
 
-COMPARED = (MaskedWordsMetrics, RetrievalMetrics, WordRelationsMetrics)
-"""Heads whose measures are compared image by image."""
+BY_EXAMPLE: dict[str, dict[str, tuple[str, str]]] = {
+    "classification": {"top1": ("class: top-1", "class_top1"), "top5": ("class: top-5", "class_top5")},
+    "captioning": {
+        "generated.cider_d": ("caption: CIDEr-D", "caption_cider_d"),
+        "generated.rouge_l": ("caption: ROUGE-L", "caption_rouge_l"),
+    },
+    "vqa": {
+        "accuracy": ("answer: accuracy", "vqa_accuracy"),
+        "wups_09": ("answer: WUPS 0.9", "wups_09"),
+    },
+    "grounding": {"accuracy": ("box: Acc@0.5", "box_accuracy"), "iou": ("box: mean IoU", "box_iou")},
+}
+"""By the kind of task, the measures that are compared example by example: label and name in `MEASURES`."""
 
 Values = Mapping[str, float]
 """A measure's value by image id."""
@@ -136,7 +147,7 @@ def task_runs(inputs: Inputs) -> list[TaskRun]:
                        TASKS.params())
         for name in inputs.task
     }  # fmt: skip
-    seen = {name: _seen(config) for name, config in configs.items()}
+    seen = {name: name_of(config, inputs.task[name]) for name, config in configs.items()}
     count = [(config.kind, seen[name]) for name, config in configs.items()]
     runs = []
     for name, config in configs.items():
@@ -147,11 +158,30 @@ def task_runs(inputs: Inputs) -> list[TaskRun]:
     return runs
 
 
-def _seen(config: TaskParams) -> str:
+REFERENCES = {
+    "latents": "latents of {} before quantising",
+    "clip": "features of the run's CLIP",
+    "patches": "k-means codes of raw patches, bits of {}",
+    "none": "no image",
+}
+"""How the inputs are called that codes are compared with, best first; with a tokenizer's name."""
+
+
+def name_of(config: TaskParams, metrics: TaskMetrics[Any]) -> str:
     """What a head saw, for readers. CLIP's features and nothing at all are the same for each tokenizer."""
-    own = {"codes": "", "latents": ": latents", "patches": ": k-means of raw patches at its bits"}
-    return {"none": "no image", "clip": "the CLIP's features"}.get(
-        config.input, f"{config.tokenizer}{own.get(config.input, '')}"
+    found = REFERENCES.get(config.input)
+    if found is None:
+        return config.tokenizer
+    capped = ", capped" if metrics.protocol.input.endswith("_capped") else ""
+    return found.format(config.tokenizer) + capped
+
+
+def parted(runs: Sequence[TaskRun]) -> tuple[list[TaskRun], list[TaskRun]]:
+    """Runs on codes, and those on other inputs in the order of `REFERENCES`."""
+    kinds = list(REFERENCES)
+    others = [run for run in runs if not run.of_codes]
+    return [run for run in runs if run.of_codes], sorted(
+        others, key=lambda run: kinds.index(run.config.input)
     )
 
 
@@ -253,7 +283,7 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
         ]
     pairs = paired(runs)
     blocks: list[Block] = []
-    kinds = {run.config.kind for run in runs if not isinstance(run.metrics.fresh, COMPARED)}
+    kinds = {run.config.kind for run in runs if not _compared(run)}
     if kinds:
         blocks.append(Absent(f"Tasks that have no comparison by image: {', '.join(sorted(kinds))}."))
     alone = {run.label for run in runs if run.aligned and run.of_codes} - {
@@ -265,7 +295,7 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
         )
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
-        if not isinstance(pair.plain.metrics.fresh, COMPARED):
+        if not _compared(pair.plain):
             continue
         groups.setdefault((pair.plain.label, pair.aligned.label), []).append(pair)
     for (plain, aligned), own in groups.items():
@@ -324,6 +354,12 @@ def _comparison(plain: str, aligned: str, pairs: Sequence[Pair]) -> list[Block]:
     return [Text(lead), Table(title, columns, rows, note)]
 
 
+def _compared(run: TaskRun) -> bool:
+    """Whether the run's measures are compared example by example."""
+    own = (MaskedWordsMetrics, RetrievalMetrics, WordRelationsMetrics)
+    return run.config.kind in BY_EXAMPLE or isinstance(run.metrics.fresh, own)
+
+
 def _measures(pair: Pair) -> Iterator[Compared]:
     """The measures that both runs have by image, in the order of the metrics."""
     plain, metrics = pair.plain, pair.plain.metrics.fresh
@@ -334,6 +370,9 @@ def _measures(pair: Pair) -> Iterator[Compared]:
         if base and own:
             yield Compared(pair, label, name, chance, base, own)
 
+    for key, (label, name) in BY_EXAMPLE.get(plain.config.kind, {}).items():
+        chance = getattr(metrics, "chance", None) if name in ("class_top1", "vqa_accuracy") else None
+        yield from of(label, name, key, "–" if chance is None else cell(name, chance).text)
     if isinstance(metrics, MaskedWordsMetrics):
         for count, found in metrics.counts.items():
             part, words = f"masked_{count}", "one masked word" if count == 1 else f"{count} masked words"

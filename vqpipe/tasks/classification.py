@@ -9,7 +9,7 @@ Letters: n images, b batch, c classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -148,14 +149,25 @@ class Classification(Task):
             num_without=int((~known).sum()),
         )  # fmt: skip
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
         assert isinstance(train, Labelled)
+        return {"classes": train.names()}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.config.seed, "task", "head"))
-            model = code_vit(space, self.config.head, len(train.names()))
+            return code_vit(space, self.config.head, len(known["classes"]))
+
+    def started(self, head: nn.Module, space: CodeSpace) -> nn.Module:
+        assert isinstance(head, VisionTransformer)
         if self.config.init is not None:
-            load_mae(model, Path(self.config.init), tokens_of(model, space))
-        return model
+            load_mae(head, Path(self.config.init), tokens_of(head, space))
+        return head
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        return [str(known["classes"][at]) for at in head(seen.z_q).argmax(dim=1).tolist()]
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float

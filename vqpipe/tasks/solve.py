@@ -110,7 +110,7 @@ def solve_task(
     inputs = FrozenInputs.encode(view, test.split, test.positions, config.batch_size, digest)
     training = training_of(config, tokenizer)
     known = task.known(train)
-    head = task.head(inputs.space, known).to(device)
+    head = task.started(task.head(inputs.space, known), inputs.space).to(device)
     fitted = _train(task, head, view, train, training, scratch, curves, device, title)
     heads = {"fresh": head} | ({} if own_head is None else {"own": own_head.to(device)})
     results: dict[str, HeadResult] = {}

@@ -308,6 +308,10 @@ class Task(ABC):
             MismatchError: the task cannot be solved from this input.
         """
 
+    def started(self, head: nn.Module, space: CodeSpace) -> nn.Module:
+        """A fresh head with the pretrained weights that the params name, before it is trained; most tasks have none."""
+        return head
+
     @abstractmethod
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float

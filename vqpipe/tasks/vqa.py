@@ -216,6 +216,7 @@ class Vqa(Task):
     """The task: cross-entropy over the answers of the training split."""
 
     kind = "vqa"
+    asks = "a question"
     question = "what the answer to a question about an image is"
     Params = VqaParams
     Metrics = VqaTaskMetrics
@@ -273,13 +274,22 @@ class Vqa(Task):
         words, cut = vocabulary.encode([question.question for question in asked], self.config.max_words)
         return words[:, : max(int((words != PAD).sum(dim=1).max()), 1)], cut
 
-    def head(self, space: CodeSpace, train: Examples) -> nn.Module:
+    def known(self, train: Examples) -> dict[str, Any]:
         assert isinstance(train, TrainAsked)
+        return {"words": list(train.vocabulary.words), "answers": train.choices}
+
+    def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
+        config, words = self.config, len(Vocabulary(tuple(known["words"])))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.config.seed, "task", "head"))
-            return AnswerHead(
-                space, self.config.head, len(train.vocabulary), self.config.max_words, len(train.choices)
-            )
+            torch.manual_seed(derive(config.seed, "task", "head"))
+            return AnswerHead(space, config.head, words, config.max_words, len(known["answers"]))
+
+    def answers(
+        self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
+    ) -> list[str]:
+        words, _ = Vocabulary(tuple(known["words"])).encode(texts, self.config.max_words)
+        chosen = head(seen.z_q, words.to(seen.z_q.device)).argmax(dim=1).tolist()
+        return [str(known["answers"][at]) for at in chosen]
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
