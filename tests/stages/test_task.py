@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from stages import task as stage
 from stages import tokenizer as tokenizer_stage
-from tests import small_tasks
+from tests.small_tasks import CAPTION_KINDS
 from tests.small_training import merged
 from tests.tiny import CLIP, TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
@@ -112,7 +112,7 @@ def aligned(inputs: Path) -> Path:
     """Each task solved from the aligned tokenizer, in a folder of its name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQPIPE_SCRATCH", str(inputs / "scratch"))
-        for kind in KINDS:
+        for kind in CAPTION_KINDS:
             done = run(inputs, inputs / kind, kind, "lg")
             assert done.exit_code == 0, done.output
     return inputs
@@ -128,7 +128,7 @@ def pictures(aligned: Path, kind: str) -> list[dict[str, Any]]:
     return read_table(aligned / kind / "out/pictures.parquet", spec).to_pylist()
 
 
-@pytest.mark.parametrize("kind", small_tasks.CAPTION_KINDS)
+@pytest.mark.parametrize("kind", CAPTION_KINDS)
 def test_the_metrics_are_read_through_their_model(aligned: Path, kind: str) -> None:
     metrics = TASKS[kind].Metrics.read(aligned / kind / "m.json")
     assert metrics.kind == kind
@@ -227,7 +227,7 @@ def test_the_metrics_are_the_means_of_the_table(
     assert sum(values) / len(values) == pytest.approx(wanted["mean"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CAPTION_KINDS)
 def test_a_second_run_gives_the_same_bytes(aligned: Path, inputs: Path, tmp_path: Path, kind: str) -> None:
     tokenizer, first = tree_digest(inputs / "lg"), aligned / kind
     assert run(inputs, tmp_path / "again", kind, "lg").exit_code == 0

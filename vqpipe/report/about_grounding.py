@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
 from vqpipe.artifacts.tables import read_table
-from vqpipe.report.task_inputs import references
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -27,6 +26,7 @@ from vqpipe.report.charts import close_svg, open_svg
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.task_inputs import references
 from vqpipe.report.task_pairs import TaskRun
 from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
