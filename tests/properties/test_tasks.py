@@ -153,9 +153,9 @@ def trained(kind: str, root: Path, seen: Input = "codes", steps: int | None = No
         kind, root, root / f"scratch-{kind}-{seen}-{steps}", input=seen, training={"num_steps": steps}
     )
     test, train = task.examples("test"), task.examples("train")
-    view = view_of(seen, tokenizer, clip, train.split, None, SEED)
+    view = view_of(seen, tokenizer, clip)
     inputs = FrozenInputs.encode(view, test.split, test.positions, 16)
-    head = task.head(inputs.space, train)
+    head = task.head(inputs.space, task.known(train))
     assert task.scratch is not None
     solve._train(task, head, view, train, task.config.training, task.scratch, None, CPU, kind)
     return Trained(task, head, inputs, test, train)
@@ -221,8 +221,8 @@ def test_measuring_draws_the_same_for_any_batch(kind: str, small: Path) -> None:
 def test_a_saved_head_measures_the_same(kind: str, small: Path, tmp_path: Path) -> None:
     own = trained(kind, small, steps=20)
     save_file({name: part.contiguous() for name, part in own.head.state_dict().items()}, tmp_path / "head")
-    fresh = own.task.head(own.inputs.space, own.train)
-    again = own.task.head(own.inputs.space, own.train)
+    fresh = own.task.head(own.inputs.space, own.task.known(own.train))
+    again = own.task.head(own.inputs.space, own.task.known(own.train))
     assert all(torch.equal(part, again.state_dict()[name]) for name, part in fresh.state_dict().items())
     fresh.load_state_dict(load_file(tmp_path / "head"))
     assert own.measure(head=fresh.eval()).metrics == own.measure().metrics
