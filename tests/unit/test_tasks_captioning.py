@@ -22,6 +22,7 @@ from vqpipe.errors import DataError, MismatchError, ParamsError, SetupError
 from vqpipe.metrics.caption_scores import caption_scores
 from vqpipe.metrics.measured import interval
 from vqpipe.params.base import merged, validate
+from vqpipe.quantizers.contract import Quantized
 from vqpipe.report.about_captioning import section
 from vqpipe.report.blocks import Absent, Examples, Table
 from vqpipe.report.inputs import ReportParams
@@ -30,7 +31,7 @@ from vqpipe.tasks import TASKS
 from vqpipe.tasks.beam import beam_search
 from vqpipe.tasks.caption_numbers import named_objects, scored
 from vqpipe.tasks.captioner import Captioner
-from vqpipe.tasks.captioning import TrainCaptioned, bits_per_word, human_sets
+from vqpipe.tasks.captioning import Captioning, TrainCaptioned, bits_per_word, human_sets
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, other_examples
 from vqpipe.tasks.languages import Coder, Gpt2Language, Language, coder_of, known_coder
 from vqpipe.tasks.solve import Solved, solve_task
@@ -362,6 +363,39 @@ def test_the_same_seed_gives_the_same_bytes_and_the_head_is_read_again(
     captions = dict(zip(ids, written, strict=True))
     assert len(rows) == 2
     assert all(row["caption"] == captions[row["image_id"]] for row in rows)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
+    learnable: tuple[Path, Clip, Tokenizer], found: Solved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, whole = [], Captioning.loss
+
+    def loss(self: Captioning, *given: Any) -> Any:
+        steps.append(0)
+        if len(steps) == TRAINING["checkpoint_every"] + 20:
+            raise KeyboardInterrupt
+        return whole(self, *given)
+
+    monkeypatch.setattr(Captioning, "loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        solved(learnable, tmp_path / "one")
+    again = solved(learnable, tmp_path / "one")
+    assert len(steps) == TRAINING["num_steps"] + 20
+    assert again.metrics == found.metrics
+    for name, value in found.head.network.state_dict().items():
+        assert torch.equal(again.head.network.state_dict()[name], value), name
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_the_ranks() -> None:
+    head, task = captioner(), TASKS["captioning"](params(), Path("dataset"), cast(Any, None), 16, None)
+    batch = words().encode(["cat", "a red cat", "a dog on a red mat", "dog"], 6)[0][:, None]
+    z_q = torch.randn(4, 4, 4, 4)
+
+    def of(rows: slice) -> Tensor:
+        return task.loss(head, Quantized(z_q[rows], *[cast(Any, None)] * 4), batch[rows], 0.0)[0]
+
+    halves = (of(slice(0, 2)) + of(slice(2, 4))) / 2
+    torch.testing.assert_close(of(slice(4)), halves)
 
 
 def test_the_page_has_the_scores_and_the_pictures(found: Solved, tmp_path: Path) -> None:

@@ -210,10 +210,10 @@ class Captioning(Task):
     def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         config = self.config
         coder = known_coder(config.head.language_model, known)
-        if config.beam > coder.size:
+        if config.beam > coder.num_tokens:
             raise MismatchError(
                 "the search has more beams than the vocabulary has words",
-                found=f"beam {config.beam}, {coder.size} words", expected="a smaller beam, or min_count",
+                found=f"beam {config.beam}, {coder.num_tokens} words", expected="a smaller beam, or min_count",
             )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(config.seed, "task", "head"))
@@ -292,7 +292,7 @@ class Captioning(Task):
         references = [text for own in test.captions for text in own]
         return CaptioningProtocol(
             **dict(super().describe(inputs, test, train)),
-            language_model=train.coder.name, num_tokens=train.coder.size, num_references=len(references),
+            language_model=train.coder.name, num_tokens=train.coder.num_tokens, num_references=len(references),
             num_left_out=test.num_left_out, num_train_left_out=train.num_left_out,
             num_train_captions=len(train.words), num_cut=train.num_cut,
             num_unknown=train.coder.num_unknown(references),

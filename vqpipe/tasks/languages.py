@@ -73,7 +73,7 @@ class Coder(ABC):
 
     name: str
     """What it is called in the metrics; names the files of GPT-2 by a digest."""
-    size: int
+    num_tokens: int
     """v."""
     pad: int
     """The number that is no word."""
@@ -103,7 +103,7 @@ class WordCoder(Coder):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.name, self.size, self.pad, self.stop = "words", len(self.vocabulary), PAD, END
+        self.name, self.num_tokens, self.pad, self.stop = "words", len(self.vocabulary), PAD, END
 
     @property
     def known(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Gpt2Coder(Coder):
         stop = self._tokenizer.eos_token_id
         if stop is None:
             raise _damaged(folder, "a tokenizer without an end-of-text token")
-        self.name, self.size = f"gpt2 {tree_digest(folder)}", len(self._tokenizer)
+        self.name, self.num_tokens = f"gpt2 {tree_digest(folder)}", len(self._tokenizer)
         self.pad, self.stop = -1, int(stop)
 
     def encode(self, texts: Sequence[str], max_words: int) -> tuple[Int64[Tensor, "n t"], int]:
@@ -331,7 +331,7 @@ def known_coder(params: WordsParams | Gpt2Params, known: Mapping[str, Any]) -> C
 def language_of(params: WordsParams | Gpt2Params, coder: Coder, length: int) -> Language:
     """The language model; arguments and errors as those of the models."""
     if isinstance(params, WordsParams):
-        return WordLanguage(params, coder.size, length)
+        return WordLanguage(params, coder.num_tokens, length)
     return Gpt2Language(params, length)
 
 
