@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
     "grounding": Case("accuracy", "other_image.accuracy", steps=800),
     "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
     "classification": Case("top1", "other_image", same_place),
+    "captioning": Case("generated.rouge_l", "other_image.rouge_l", steps=600),
     "vqa": Case("accuracy", "other_image", same_answer, steps=600),
 }
 EVERY = pytest.mark.parametrize("kind", list(TASKS))

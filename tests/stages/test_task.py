@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from stages import task as stage
 from stages import tokenizer as tokenizer_stage
+from tests import small_tasks
 from tests.small_tasks import CAPTION_KINDS
 from tests.small_training import merged
 from tests.tiny import CLIP, TOKENIZER, write_dataset, write_tiny_clip
@@ -112,7 +113,7 @@ def aligned(inputs: Path) -> Path:
     """Each task solved from the aligned tokenizer, in a folder of its name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VQPIPE_SCRATCH", str(inputs / "scratch"))
-        for kind in CAPTION_KINDS:
+        for kind in KINDS:
             done = run(inputs, inputs / kind, kind, "lg")
             assert done.exit_code == 0, done.output
     return inputs
@@ -227,7 +228,7 @@ def test_the_metrics_are_the_means_of_the_table(
     assert sum(values) / len(values) == pytest.approx(wanted["mean"])
 
 
-@pytest.mark.parametrize("kind", CAPTION_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_second_run_gives_the_same_bytes(aligned: Path, inputs: Path, tmp_path: Path, kind: str) -> None:
     tokenizer, first = tree_digest(inputs / "lg"), aligned / kind
     assert run(inputs, tmp_path / "again", kind, "lg").exit_code == 0
