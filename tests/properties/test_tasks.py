@@ -91,7 +91,6 @@ CASES: dict[str, Case] = {
     "masked_words": Case("masked_1.recall", "masked_1.other_image", by_ranks=False, params=SHORT, steps=500),
     "retrieval": Case("image_to_text.r1", by_ranks=False, params=SHORT | SHARP, steps=1000),
     # A score of a caption is not 1 where it is solved, and its loss is a mean over words; see test_tasks_captioning.py.
-    "captioning": Case("", by_ranks=False),
     "grounding": Case("accuracy", "other_image.accuracy", steps=800),
     "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
     "classification": Case("top1", "other_image", same_place),

@@ -11,7 +11,7 @@ from tests.small_answers import read_all, write_all
 from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
 from vqpipe.params.base import validate
-from vqpipe.report.about_grounding import RULES, SEEN, section
+from vqpipe.report.about_grounding import RULES, section
 from vqpipe.report.blocks import Absent, Examples, Table
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.task_pairs import TaskRun
@@ -50,7 +50,7 @@ def params(**changes: Any) -> ReportParams:
 
 def test_tokenizers_come_before_inputs_and_rules(runs: list[TaskRun]) -> None:
     (table,) = [block for block in section(runs, params()).blocks if isinstance(block, Table)]
-    assert [row[0].text for row in table.rows] == ["vq", "lc", f"{SEEN['none']} (vq)", *RULES.values()]
+    assert [row[0].text for row in table.rows] == ["vq", "lc", "no image", *RULES.values()]
     assert table.quiet == frozenset(range(2, 7))
     assert all(len(row) == len(table.columns) for row in table.rows)
     metrics = runs[1].metrics.fresh
@@ -69,7 +69,7 @@ def test_each_example_has_the_boxes_of_each_run(runs: list[TaskRun]) -> None:
     assert len(examples.items) == 2
     for item in examples.items:
         (answers,) = item.rows
-        assert [answer.title for answer in answers] == [f"{SEEN['none']} (vq)", "vq", "lc"]
+        assert [answer.title for answer in answers] == ["no image", "vq", "lc"]
         for answer in answers:
             assert answer.drawing is not None
             assert answer.drawing.count("<rect") == 4
