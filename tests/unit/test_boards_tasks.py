@@ -12,10 +12,10 @@ from vqpipe.boards.board import Board, load_board
 from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, column, judge, read_claims
 from vqpipe.boards.results import Results
 from vqpipe.errors import ParamsError
-from vqpipe.params.base import merged, read_yaml, validate
+from vqpipe.params.base import load_params, merged, read_yaml, validate
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import Input
-from vqpipe.tasks.task import tasks_of
+from vqpipe.tasks.task import task_entry, tasks_of
 from vqpipe.training.clip import ClipParams
 
 FOLDER = Path(__file__).parents[2] / "boards"
@@ -144,3 +144,24 @@ def test_every_row_depends_on_its_params_and_inputs(name: str) -> None:
     assert given < set(row["deps"])
     if "clip" in stages:
         assert set(stages["clip"]["outs"][0]) == given & {f"artifacts/boards/{name}/clip"}
+
+
+@EACH
+def test_the_heads_are_those_of_the_main_pipeline(name: str) -> None:
+    """Sizes and schedules of one file are not forgotten in another: all but the pictures and the log agree."""
+    own, main = (
+        load_params(FOLDER / path, section, dict[str, Any])
+        for path, section in ((f"{name}/params.yaml", "tasks"), ("../params.yaml", "task.common"))
+    )
+    own.pop("further", None)
+    for kind in sorted(KINDS):
+        both = [
+            validate(task_entry(part, {"tokenizer": "vq", "kind": kind}), kind, TASKS.params()).model_dump(
+                exclude={"num_pictures", "num_predictions", "patches"}
+            )
+            for part in (own, main)
+        ]
+        for found in both:
+            for key in ("log_every", "checkpoint_every"):
+                del found["training"][key]
+        assert both[0] == both[1], kind
