@@ -65,10 +65,10 @@ board-generation: $(STAMP)
 	python -m stages.boards --folder boards/generation
 	vqpipe boards
 
-# Tasks solved from the tokens of eleven tokenizers, of two whose text side is a CLIP that was fitted for longer, and from
+# Tasks solved from the tokens of eleven tokenizers, of four whose text side is a CLIP that was fitted for longer, and from
 # what the codes of one are compared with.
 board-tasks: $(STAMP)
-	dvc repro graph cluster boards/tasks-text/dvc.yaml:clip
+	dvc repro graph cluster boards/tasks-text/dvc.yaml:graph
 	python -m stages.boards --folder boards/tasks
 	python -m stages.boards --folder boards/tasks-text
 	python -m stages.boards --folder boards/tasks-inputs

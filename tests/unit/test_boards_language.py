@@ -147,7 +147,7 @@ def test_names_with_a_plus_are_one_word_of_a_shell_and_a_file_name(board: Board)
     for name in board.runs:
         assert shlex.quote(f"metrics/{name}.json") == f"metrics/{name}.json"
     params = read_yaml(FOLDER / "language/dvc.yaml")["stages"]["row"]["do"]["params"]
-    assert {"boards/scenes/params.yaml": ["common", "evaluate"]} in params
+    assert {"boards/scenes/params.yaml": ["common", "evaluate", "probe"]} in params
 
 
 # --- verdicts

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 import pytest
 
+from stages.dvcfile import read_stages
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.boards.board import Board, load_board
-from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, column, judge, read_claims
+from vqpipe.boards.board import SECTIONS, Board, load_board
+from vqpipe.boards.claims import (
+    COLUMNS,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    column,
+    head,
+    judge,
+    read_claims,
+)
 from vqpipe.boards.results import Results
 from vqpipe.errors import ParamsError
+from vqpipe.metrics.measured import Interval
 from vqpipe.params.base import load_params, merged, read_yaml, validate
+from vqpipe.report.names import MEASURES
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import Input
 from vqpipe.tasks.task import task_entry, tasks_of
@@ -96,23 +109,47 @@ def test_claims_and_tables_name_rows_of_the_board_and_numbers_of_the_tasks(name:
         numbers = [("", metric) for metric in table.metrics]
         for row, metric in [*numbers, *(own for claim in table.claims for own in claim.numbers())]:
             assert row in {"", *board.rows}
-            assert column(metric).label
-            place, *path = metric.split(".")
-            if place == "task":
-                assert leaf(TASKS[path[0].partition("-")[0]].Metrics, path[1:]), metric
+            assert is_labelled(metric), metric
+            assert not metric.startswith("task.") or is_number(metric), metric
+        assert len({head(metric) for metric in table.metrics}) == len(table.metrics)
 
 
-def leaf(model: Any, path: list[str]) -> bool:
-    """Whether a path of fields leads to a number or an interval of a model of metrics."""
+def is_labelled(metric: str) -> bool:
+    """Whether a metric has a label of its own; the label of one that is not listed is its whole name."""
+    if metric.startswith("task."):
+        return "task." not in column(metric).label
+    return metric in COLUMNS or metric in MEASURES
+
+
+def is_number(metric: str) -> bool:
+    """Whether the name of a task's metric leads to a number or an interval in the model of the task's metrics."""
+    _, kind, *path = metric.split(".")
+    found: Any = TASKS[kind.partition("-")[0]].Metrics
     for name in path:
-        if name not in model.model_fields:
+        if found is Interval or not issubclass(found, Metrics) or name not in found.model_fields:
             return False
-        kind = model.model_fields[name].annotation
-        choices = [
-            one for one in (*get_args(kind), kind) if isinstance(one, type) and issubclass(one, Metrics)
-        ]
-        model = choices[0] if choices else kind
-    return True
+        found = found.model_fields[name].annotation
+        found = next((one for one in get_args(found) if one is not NoneType), found)
+    return found in {Interval, int, float}
+
+
+@pytest.mark.parametrize(
+    ("metric", "labelled", "number"),
+    [
+        ("task.vqa.fresh.accuracy", True, True),
+        ("task.vqa-none.fresh.accuracy", True, True),
+        ("task.grounding.fresh.alike.iou", True, True),
+        ("task.grounding.fresh.alike", False, False),
+        ("task.vqa.fresh.accuracy.mean", False, False),
+        ("task.vqa-none.fresh.accuracies", False, False),
+        ("task.captioning.fresh.absent", False, False),
+        ("task.classification.fresh.num_classes", False, True),
+    ],
+)
+def test_names_that_lead_nowhere_are_found(metric: str, labelled: bool, number: bool) -> None:
+    assert (is_labelled(metric), is_number(metric)) == (labelled, number)
+    assert is_labelled("psnr")
+    assert not is_labelled("a_name")
 
 
 def test_verdicts_follow_the_numbers() -> None:
@@ -133,6 +170,14 @@ def test_verdicts_follow_the_numbers() -> None:
     assert judge(claim, results(0.3, 0.3)).outcome == NOT_REPRODUCED
 
 
+@pytest.mark.parametrize("folder", sorted(FOLDER.glob("*/dvc.yaml")), ids=lambda path: path.parent.name)
+def test_every_row_depends_on_all_sections_that_its_board_reads(folder: Path) -> None:
+    params = read_yaml(folder)["stages"]["row"]["do"]["params"]
+    found = {name for file in params for sections in file.values() for name in sections}
+    assert {*SECTIONS, "probe"} - {"rows", "runs"} <= found
+    assert {"rows.${item.row}", "runs.${key}"} <= found
+
+
 @EACH
 def test_every_row_depends_on_its_params_and_inputs(name: str) -> None:
     stages = read_yaml(FOLDER / name / "dvc.yaml")["stages"]
@@ -144,6 +189,17 @@ def test_every_row_depends_on_its_params_and_inputs(name: str) -> None:
     assert given < set(row["deps"])
     if "clip" in stages:
         assert set(stages["clip"]["outs"][0]) == given & {f"artifacts/boards/{name}/clip"}
+
+
+def test_words_of_the_longer_fitted_clip_are_those_of_the_main_pipeline() -> None:
+    """A codebook of another CLIP than that of the losses is refused."""
+    text, folder = read_yaml(FOLDER / "tasks-text/params.yaml"), "boards/tasks-text"
+    assert text["graphs"] == {"words": read_yaml(FOLDER.parent / "params.yaml")["graph"]}
+    stages = read_stages(FOLDER / "tasks-text")
+    graph, rows = stages["graph@words"], load("tasks-text").runs
+    assert f"artifacts/{folder}/clip" in graph.deps
+    assert {run.codebook for run in rows.values() if "vqct" in run.row} == {f"{folder}/words"}
+    assert f"artifacts/{folder}/words" in graph.outs
 
 
 @EACH

@@ -350,11 +350,13 @@ def _further() -> Iterator[tuple[str, BoardColumn]]:
     yield f"{name}.chance", share("top-1, chance")
     name = "task.vqa.fresh"
     yield f"{name}.accuracy", share("accuracy", better=HIGHER)
-    yield f"{name}.wups_09", share("WUPS at .9", better=HIGHER)
-    yield f"{name}.wups_00", share("WUPS at 0", better=HIGHER)
-    yield f"{name}.other_image", share("accuracy, other image")
-    yield f"{name}.majority_question", share("accuracy, majority of the question")
+    for rule, label in ANSWERS.items():
+        yield f"{name}.{rule}", share(f"accuracy, {label}")
     yield f"{name}.chance", share("accuracy, chance")
+    for wups, at in (("wups_09", "WUPS at .9"), ("wups_00", "WUPS at 0")):
+        yield f"{name}.{wups}", share(at, better=HIGHER)
+        for rule, label in ANSWERS.items():
+            yield f"{name}.{rule}_{wups}", share(f"{at}, {label}")
     for source, (label, better) in CAPTIONS.items():
         name = f"task.captioning.fresh.{source}"
         yield f"{name}.bleu_4", share(f"BLEU-4{label}", better=better)
@@ -366,9 +368,12 @@ def _further() -> Iterator[tuple[str, BoardColumn]]:
         yield f"{name}.iou", share(f"mean IoU{label}", better=better)
 
 
+ANSWERS = {"other_image": "other image", "majority_question": "majority of the question"}
+"""Labels of answers that do not come from the image, by their name in the metrics."""
 CAPTIONS = {
     "generated": ("", HIGHER), "other_image": (", other image", ""), "commonest": (", commonest caption", ""),
-    "chance": (", drawn caption", ""),
+    "chance": (", drawn caption", ""), "human": (", human caption", ""),
+    "generated_as_human": (", by the human's references", HIGHER),
 }  # fmt: skip
 """Labels of captions by their source in the metrics, and which direction is better."""
 BOXES = {
