@@ -28,7 +28,8 @@ def ask(
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="The run's CLIP; without it where the task says.")] = None,
 ) -> None:
-    """Print what a task's head says of images, a line for each: class, caption, answer, or box in pixels.
+    """Print what a task's head says of images, a line for each: class, caption, answer, or a box in percent of the
+    square that is cut out of the middle of the image.
 
     Example: vqpipe ask photo.jpg --task lc-vqa --text "what color is the car?"
     """

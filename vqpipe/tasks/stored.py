@@ -56,7 +56,7 @@ def write_head(folder: Path, task: Task, head: FreshHead) -> None:
     """Write a head into a task's folder; the same bytes for equal content."""
     view, tensors = head.view, dict(head.network.state_dict())
     facts: dict[str, Any] = {
-        "params": task.config.model_dump(mode="json", by_alias=True), "known": dict(head.known), "view": view.name,
+        "params": task.stored_params(), "known": dict(head.known), "view": view.name,
         "space": asdict(view.space), "resolution": task.resolution,
         "tokenizer": tokenizer_identity(view.tokenizer), "clip": task.clip.id,
     }  # fmt: skip
