@@ -14,7 +14,7 @@ from vqpipe.params.base import validate
 from vqpipe.report.about_grounding import RULES, section
 from vqpipe.report.blocks import Absent, Examples, Table
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_pairs import TaskRun, name_of
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.solve import solve_task
 from vqpipe.tasks.task import task_entry
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[TaskRun]:
             scratch=root / f"scratch-{name}", curves=None, device=torch.device("cpu"), title=name,
         )  # fmt: skip
         folder = solved.write(root / name)
-        found.append(TaskRun(name, folder, solved.metrics, {}, config, name))
+        found.append(TaskRun(name, folder, solved.metrics, {}, config, name_of(config, solved.metrics)))
     return found
 
 

@@ -187,8 +187,9 @@ def test_codes_are_in_the_place_of_patches() -> None:
         torch.manual_seed(0)
         model = code_vit(SPACE, HEAD, 3).eval()
     z_q = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    tokens = model.patch_embed.norm(z_q.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    tokens = model.patch_embed.project(tokens).flatten(2).transpose(1, 2)
+    model.patch_embed.standardise.mean.fill_(0.5)
+    model.patch_embed.standardise.std.fill_(2.0)
+    tokens = model.patch_embed.project((z_q - 0.5) / 2).flatten(2).transpose(1, 2)
     state = torch.cat([model.cls_token.expand(2, -1, -1), tokens], dim=1) + model.pos_embed
     for block in model.blocks:
         state = block(state)

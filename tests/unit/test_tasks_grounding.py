@@ -15,7 +15,7 @@ from tests.small_tasks import COMMON
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.grounding import Grounding, GroundingHead, Referring, best_box, covered, name_boxes, sines
+from vqpipe.tasks.grounding import Grounding, GroundingHead, Referring, best_boxes, covered, name_boxes, sines
 from vqpipe.tasks.inputs import Codes, CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, task_entry
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -87,18 +87,27 @@ def test_pictures_have_the_boxes_that_were_measured(small: Path) -> None:
 def test_an_answer_is_the_box_in_percent_of_the_sides(small: Path) -> None:
     task, _, train, inputs, _ = measured(small)
     said = task.answers(
-        Fixed(), task.known(train), inputs.batch([0, 1]), ["the red box", "a word nobody knows"]
+        Fixed(),
+        task.known(train),
+        inputs.batch([0, 1]),
+        ["the red box", "the lilac box of all the boxes that one can see"],
     )
-    assert said == ["left 0 %, top 0 %, right 50 %, bottom 50 %"] * 2
+    box = "left 0 %, top 0 %, right 50 %, bottom 50 %"
+    unknown = "lilac, of, all, boxes, that, one, can, see"
+    assert said == [box, f"{box} (unknown: {unknown}; only the first 4 words were read)"]
+    with pytest.raises(DataError, match="no word of the text is known"):
+        task.answers(Fixed(), task.known(train), inputs.batch([0]), ["lilac"])
 
 
-def test_the_best_box_has_the_highest_mean_overlap_of_all() -> None:
+def test_the_best_boxes_are_the_best_of_all_by_their_measure() -> None:
     corners = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 0.5
-    boxes = torch.cat([corners, corners + 0.2], dim=1)
-    best = best_box(boxes, seed=0)
-    assert float(box_iou(best[None], boxes).mean()) == pytest.approx(
-        float(box_iou(boxes, boxes).mean(dim=1).max())
+    boxes = torch.cat(
+        [corners, corners + torch.rand(40, 2, generator=torch.Generator().manual_seed(1)) / 2], dim=1
     )
+    best, overlaps = best_boxes(boxes, seed=0), box_iou(boxes, boxes)
+    assert float(box_iou(best["iou"][None], boxes).mean()) == pytest.approx(float(overlaps.mean(dim=1).max()))
+    right = (overlaps >= 0.5).double().mean(dim=1)
+    assert float((box_iou(best["accuracy"][None], boxes) >= 0.5).double().mean()) == float(right.max())
 
 
 def test_the_box_of_a_name_is_the_mean_of_its_boxes(small: Path) -> None:

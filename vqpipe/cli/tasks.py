@@ -28,7 +28,8 @@ def ask(
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="The run's CLIP; without it where the task says.")] = None,
 ) -> None:
-    """Print what a task's head says of images, a line for each: class, caption, answer, or box in pixels.
+    """Print what a task's head says of images, a line for each: class, caption, answer, or a box in percent of the
+    square that is cut out of the middle of the image.
 
     Example: vqpipe ask photo.jpg --task lc-vqa --text "what color is the car?"
     """
@@ -41,4 +42,4 @@ def ask(
     texts = text or None
     for path, picture in zip(images, pictures, strict=True):
         for asked, found in zip(texts or [""], loaded.answer(picture, texts), strict=True):
-            say(f"{path}: {asked + ' ' if asked else ''}{found}")
+            say(f"{path}: {asked + ': ' if asked else ''}{found}")

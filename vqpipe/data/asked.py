@@ -18,6 +18,8 @@ Box = tuple[float, float, float, float]
 
 OUTSIDE, NO_AREA, NO_THING = "box outside the crop", "box without area", "no such object"
 """Why an expression is left out."""
+CLIPPED = 1e-4
+"""Share of a box's area outside the crop from which on it counts as clipped."""
 
 
 def questions_of(dataset: Path, split: str) -> list[list[Question]]:
@@ -51,6 +53,8 @@ class Expression:
     """The object's name."""
     box: Box
     """Of the part of the object's box inside the crop."""
+    clipped: bool = False
+    """Whether the box reaches out of the crop, by more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ def expressions_of(dataset: Path, split: str, resolution: int) -> Expressions:
                 if isinstance(box, str):
                     left_out[box] += 1
                     continue
-                found.append(Expression(position, own["text"], thing["name"], box))
+                (_, _, width, height), (left, top, right, bottom) = thing["box"], box
+                inside = (right - left) * (bottom - top) * resolution**2
+                clipped = inside < (1 - CLIPPED) * width * height
+                found.append(Expression(position, own["text"], thing["name"], box, clipped))
             position += 1
     if not found:
         raise DataError(

@@ -36,7 +36,7 @@ LINES = {"box": ("#ffffff", ""), "predicted": ("#ffb000", ' stroke-dasharray="7 
 """Colour and dashes of the true box and of the one found; they differ in both, for readers who see no colour."""
 RULES = {
     "any_object": "any object of the image, with its exact box", "name_box": "mean training box of the object's name",
-    "best_box": "best constant box", "mean_box": "mean training box",
+    "best_box": "best constant box, by each measure", "mean_box": "mean training box",
 }  # fmt: skip
 """The boxes of rules, by their name in the metrics."""
 
@@ -57,11 +57,11 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     measured = [run for run in runs if isinstance(run.metrics.fresh, GroundingMetrics)]
     ordered = sorted(measured, key=lambda run: run.config.input != "codes")
     found = [(run, "fresh", run.metrics.fresh) for run in ordered]
+    blind = next((run for run in ordered if run.config.input == "none"), None)
     rows = []
     for run, head, part in found:
-        gain = run.difference(
-            run.values.get((head, "accuracy")), run.values.get((head, "other_image.accuracy"))
-        )
+        alone = blind.values.get((head, "accuracy")) if blind else run.values.get((head, "other_image.accuracy"))
+        gain = run.difference(run.values.get((head, "accuracy")), alone)
         rows.append([
             Cell(run.label), cell("box_accuracy", part.accuracy), cell("box_iou", part.iou),
             cell("box_other_image", part.other_image.accuracy), cell("box_gain", gain),

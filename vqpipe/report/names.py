@@ -240,11 +240,12 @@ MEASURES: dict[str, Measure] = {
     "box_iou": Measure("mean IoU", "%", HIGHER, 1, "Intersection over union of the predicted and the true box."),
     "box_other_image": Measure(
         "other codes", "%, Acc@0.5", "", 1,
-        "The same head with the codes of another image: what the expression alone gives away.",
+        "The same head with the codes of another image, which can mislead it: it may be below a head without images.",
     ),
     "box_gain": Measure(
         "gain", "points", HIGHER, 1,
-        "Acc@0.5 minus that with another image's codes, expression by expression.",
+        "Acc@0.5 minus that of the same head trained without images, expression by expression; minus that with another "
+        "image's codes where there is no such run.",
     ),
     "box_alike": Measure(
         "two alike", "%, Acc@0.5", HIGHER, 1,

@@ -158,6 +158,9 @@ class Classification(Task):
             torch.manual_seed(derive(self.config.seed, "task", "head"))
             return code_vit(space, self.config.head, len(known["classes"]))
 
+    def stored_params(self) -> dict[str, Any]:
+        return super().stored_params() | {"init": None}
+
     def started(self, head: nn.Module, space: CodeSpace) -> nn.Module:
         assert isinstance(head, VisionTransformer)
         if self.config.init is not None:

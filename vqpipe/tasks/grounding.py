@@ -33,7 +33,7 @@ from vqpipe.metrics.boxes import box_scores, grounding_loss, to_corners
 from vqpipe.metrics.measured import Interval, text_digest
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive, numpy_rng
-from vqpipe.tasks.heads import HeadParams, JointTransformer
+from vqpipe.tasks.heads import HeadParams, JointTransformer, Standardise
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import (
     Album,
@@ -109,7 +109,7 @@ class GroundingMetrics(BoxMetrics):
     """The same where another object in the image has the same name, so that the words around it decide; None for no
     such expression."""
     other_image: BoxMetrics
-    """The same head with the codes of another image: what the expression alone gives away."""
+    """The same head with the codes of another image, which can mislead it: it may be below a head without images."""
     any_object: BoxMetrics
     """An object of the same image drawn evenly, its box exact, as the expectation over the draw: what a detector has
     that does not read the expression."""
@@ -117,7 +117,7 @@ class GroundingMetrics(BoxMetrics):
     """The mean training box of objects with the same name, which the annotation gives; of all objects for a name that
     the training split lacks."""
     best_box: BoxMetrics
-    """The one box, of `CANDIDATES` training boxes, with the highest mean IoU with all of them."""
+    """For each measure the one box, of `CANDIDATES` training boxes, that is best by it on all of them."""
     mean_box: BoxMetrics
     """The mean of all training boxes."""
 
@@ -130,7 +130,11 @@ class GroundingProtocol(TaskProtocol):
     num_train_expressions: int
     """Expressions that the head was trained on."""
     num_left_out: dict[str, int]
-    """Expressions of the training and the test split that are not used, by reason."""
+    """Expressions of the whole test split that cannot be used, by reason."""
+    num_train_left_out: dict[str, int]
+    """The same of the training split."""
+    num_clipped: int
+    """Test expressions whose box reaches out of the crop; the part inside is the truth."""
     num_cut: int
     """Test expressions of more than `max_words` words."""
     num_unknown: int
@@ -193,13 +197,12 @@ class ConvTokens(nn.Module):
             layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1), nn.GELU()]
             channels, grid = wider, ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
         self.grid = grid
-        self.norm = nn.LayerNorm(space.dim)
+        self.standardise = Standardise(space.dim)
         self.convolutions = nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
         self.places = nn.Parameter(sines(grid, width))
 
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b s e"]:
-        normal = self.norm(z_q.movedim(1, -1)).movedim(-1, 1)
-        return self.convolutions(normal).flatten(2).transpose(1, 2) + self.places
+        return self.convolutions(self.standardise(z_q)).flatten(2).transpose(1, 2) + self.places
 
 
 class GroundingHead(nn.Module):
@@ -208,9 +211,8 @@ class GroundingHead(nn.Module):
     def __init__(self, space: CodeSpace, params: GroundingHeadParams, num_words: int, max_words: int) -> None:
         super().__init__()
         width = params.width
-        self.joint = JointTransformer(space, params, num_words, max_words)
         image = ConvTokens(space, params)
-        self.joint.image, self.grid = image, image.grid
+        self.joint, self.grid = JointTransformer(space, params, num_words, max_words, image), image.grid
         with torch.no_grad():
             self.joint.words.weight.normal_(std=WORDS_STD)[PAD] = 0
         self.box = nn.Sequential(
@@ -299,10 +301,13 @@ class Grounding(Task):
             "": found,
             "other_image": self._boxes(head, inputs.of_other_images(self.config.seed), words),
             "name_box": torch.stack([names.get(own.name, seen.mean(dim=0)) for own in test.found]),
-            "best_box": best_box(seen, self.config.seed).expand_as(boxes),
             "mean_box": seen.mean(dim=0).expand_as(boxes),
         }
         values = {name: _scores(own, boxes) for name, own in rules.items()}
+        values["best_box"] = {
+            name: _scores(box.expand_as(boxes), boxes)[name]
+            for name, box in best_boxes(seen, self.config.seed).items()
+        }
         values["any_object"] = any_object(test, self.resolution)
         alike = np.array([_alike(test, own) for own in test.found])
         values["alike"] = {name: np.where(alike, own, np.nan) for name, own in values[""].items()}
@@ -333,12 +338,12 @@ class Grounding(Task):
     def answers(
         self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
     ) -> list[str]:
-        words, _ = Vocabulary(tuple(known["words"])).encode(texts, self.config.max_words)
+        words, notes = Vocabulary(tuple(known["words"])).asked(texts, self.config.max_words)
         found, _ = head(seen.z_q, words.to(seen.z_q.device))
         names = ("left", "top", "right", "bottom")
         return [
-            ", ".join(f"{name} {100 * side:.0f} %" for name, side in zip(names, box, strict=True))
-            for box in to_corners(found).clamp(0, 1).tolist()
+            ", ".join(f"{name} {100 * side:.0f} %" for name, side in zip(names, box, strict=True)) + note
+            for box, note in zip(to_corners(found).clamp(0, 1).tolist(), notes, strict=True)
         ]
 
     def pictures(
@@ -361,7 +366,9 @@ class Grounding(Task):
         words, cut = vocabulary.encode(test.texts, self.config.max_words)
         return GroundingProtocol(
             **dict(super().describe(inputs, test, train)), num_expressions=len(test),
-            num_train_expressions=len(train), num_left_out=dict(test.left_out + train.left_out), num_cut=cut,
+            num_train_expressions=len(train), num_left_out=dict(test.left_out),
+            num_train_left_out=dict(train.left_out), num_cut=cut,
+            num_clipped=sum(own.clipped for own in test.found),
             num_unknown=int((words == UNKNOWN).any(dim=1).sum()), num_words=len(vocabulary.words),
         )  # fmt: skip
 
@@ -387,11 +394,12 @@ def sines(grid: tuple[int, int], width: int) -> Float[Tensor, "s e"]:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
-def best_box(boxes: Float[Tensor, "m 4"], seed: int) -> Float[Tensor, " 4"]:
-    """Of `CANDIDATES` drawn boxes the one with the highest mean IoU with all; corners."""
+def best_boxes(boxes: Float[Tensor, "m 4"], seed: int) -> dict[str, Float[Tensor, " 4"]]:
+    """For each measure the best of `CANDIDATES` drawn boxes as the prediction for all of them; corners."""
     draws = numpy_rng(seed, "best box").permutation(len(boxes))[:CANDIDATES]
-    means = torch.stack([box_iou(boxes[at : at + 1], boxes).mean() for at in draws.tolist()])
-    return boxes[int(draws[int(means.argmax())])]
+    found = torch.cat([box_iou(boxes[at : at + 1], boxes) for at in draws.tolist()])
+    means = {"iou": found.mean(dim=1), "accuracy": (found >= 0.5).double().mean(dim=1)}
+    return {name: boxes[int(draws[int(own.argmax())])] for name, own in means.items()}
 
 
 def name_boxes(train: Referring) -> dict[str, Float[Tensor, " 4"]]:

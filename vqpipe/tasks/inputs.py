@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vqpipe.codebooks.search import nearest
 from vqpipe.data.loader import ImageSplit, to_float
+from vqpipe.errors import DataError
 from vqpipe.metrics.floors import (
     FloorsParams,
     PatchKmeans,
@@ -334,7 +335,13 @@ class FrozenInputs:
 
 
 def other_examples(count: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """For each example another one: all are on one cycle, whose order is drawn, as neighbours are often alike."""
+    """For each example another one: all are on one cycle, whose order is drawn, as neighbours are often alike.
+
+    Raises:
+        DataError: fewer than two examples.
+    """
+    if count < 2:
+        raise DataError("one image alone has no other one", found=f"{count} images", expected="2 or more")
     order = numpy_rng(seed, "other images").permutation(count)
     others = np.empty(count, dtype=np.int64)
     others[order] = np.roll(order, -1)

@@ -23,6 +23,7 @@ from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
 from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tasks import TASKS
+from vqpipe.tasks.heads import standardise
 from vqpipe.tasks.inputs import FrozenInputs, PatchCodes, View, view_of
 from vqpipe.tasks.stored import FreshHead, write_head
 from vqpipe.tasks.task import (
@@ -134,7 +135,7 @@ def solve_task(
     )  # fmt: skip
     facts = {
         "kind": config.kind, "split": "test", "num_images": metrics.protocol.num_images,
-        "grid": list(tokenizer.grid), "groups": tokenizer.groups, "heads": list(heads),
+        "grid": list(inputs.space.grid), "groups": len(inputs.space.num_codes), "heads": list(heads),
     }  # fmt: skip
     tables = {"per_image": to_table(TASK_PER_IMAGE, per_image, facts)}
     if task.picture_spec is not None:
@@ -237,6 +238,7 @@ def _train(
         )
     config = task.config
     inputs = FrozenInputs.encode(view, train.split, train.positions, config.batch_size)
+    standardise(head, inputs)
     order = derive(config.seed, "task", "order")
     seed_everything(config.seed, "task", "training", rank())
 

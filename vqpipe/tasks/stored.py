@@ -26,7 +26,7 @@ from vqpipe.quantizers.contract import Quantized
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import PatchCodes, View, view_of
 from vqpipe.tasks.task import Task, TaskParams
-from vqpipe.tokenizers.identity import tokenizer_identity
+from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -56,7 +56,7 @@ def write_head(folder: Path, task: Task, head: FreshHead) -> None:
     """Write a head into a task's folder; the same bytes for equal content."""
     view, tensors = head.view, dict(head.network.state_dict())
     facts: dict[str, Any] = {
-        "params": task.config.model_dump(mode="json", by_alias=True), "known": dict(head.known), "view": view.name,
+        "params": task.stored_params(), "known": dict(head.known), "view": view.name,
         "space": asdict(view.space), "resolution": task.resolution,
         "tokenizer": tokenizer_identity(view.tokenizer), "clip": task.clip.id,
     }  # fmt: skip
@@ -94,7 +94,8 @@ def load_head(folder: Path, tokenizer: Tokenizer, clip: Clip) -> tuple[Task, Fre
     tensors, facts = read_tensors(folder / HEAD, HEAD_WEIGHTS)
     for what, own in (("tokenizer", tokenizer_identity(tokenizer)), ("clip", clip.id)):
         if facts[what] != own:
-            raise MismatchError(f"{folder} was solved with another {what}", found=own, expected=facts[what])
+            shown = [identity_text(one) if isinstance(one, dict) else one for one in (own, facts[what])]
+            raise MismatchError(f"{folder} was solved with another {what}", found=shown[0], expected=shown[1])
     config = validate(facts["params"], "params", TASKS.params(), str(folder))
     task = TASKS[config.kind](config, folder, clip, facts["resolution"], None)
     if (centroids := tensors.pop(CENTROIDS, None)) is not None:

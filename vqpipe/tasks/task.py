@@ -308,6 +308,11 @@ class Task(ABC):
             MismatchError: the task cannot be solved from this input.
         """
 
+    def stored_params(self) -> dict[str, Any]:
+        """The params as they are stored with the head: without places on this machine that are not read again."""
+        found: dict[str, Any] = self.config.model_dump(mode="json", by_alias=True)
+        return found
+
     def started(self, head: nn.Module, space: CodeSpace) -> nn.Module:
         """A fresh head with the pretrained weights that the params name, before it is trained; most tasks have none."""
         return head

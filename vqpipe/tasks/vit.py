@@ -42,8 +42,7 @@ class CodePatches(CodeTokens):
         self.num_patches = self.num_tokens
 
     def forward(self, z_q: Float[Tensor, "b d h w"]) -> Float[Tensor, "b n e"]:
-        normal = self.norm(z_q.movedim(1, -1)).movedim(-1, 1)
-        return self.project(normal).flatten(2).transpose(1, 2)
+        return self.joined(z_q)
 
 
 def code_vit(space: CodeSpace, params: HeadParams, num_classes: int) -> VisionTransformer:

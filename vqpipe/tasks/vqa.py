@@ -70,7 +70,7 @@ class AnswerMetrics(Metrics):
     wups_00: Interval
     """WUPS at 0.0: every answer counts by its similarity."""
     other_image: Interval
-    """`accuracy` with the codes of another image: what question and answers alone give away."""
+    """`accuracy` with the codes of another image, which can mislead the head: it may be below a head without images."""
     other_image_wups_09: float
     """`wups_09` with the codes of another image."""
     other_image_wups_00: float
@@ -85,6 +85,10 @@ class AnswerMetrics(Metrics):
     """`accuracy` of the most frequent answer to questions of the same kind."""
     majority_question: float
     """`accuracy` of the most frequent answer to the same text; to its kind where no training question has the text."""
+    majority_question_wups_09: float
+    """`wups_09` of these answers."""
+    majority_question_wups_00: float
+    """`wups_00` of these answers."""
     chance: float
     """`accuracy` of an answer drawn evenly."""
 
@@ -287,9 +291,9 @@ class Vqa(Task):
     def answers(
         self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
     ) -> list[str]:
-        words, _ = Vocabulary(tuple(known["words"])).encode(texts, self.config.max_words)
+        words, notes = Vocabulary(tuple(known["words"])).asked(texts, self.config.max_words)
         chosen = head(seen.z_q, words.to(seen.z_q.device)).argmax(dim=1).tolist()
-        return [str(known["answers"][at]) for at in chosen]
+        return [f"{known['answers'][at]}{note}" for at, note in zip(chosen, notes, strict=True)]
 
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
@@ -319,7 +323,7 @@ class Vqa(Task):
             equal = zip(answers, truths, strict=True)
             values[name or "accuracy"] = np.array([float(one == two) for one, two in equal])
         for name, threshold in THRESHOLDS.items():
-            for source in ("", "other_image", "majority"):
+            for source in ("", "other_image", "majority", "majority_question"):
                 values[f"{source}_{name}".lstrip("_")] = wups(given[source], truths, threshold)
         kinds = np.array([question.kind for question in test.asked])
         chance = np.isin(truths, train.choices) / len(train.choices)

@@ -77,6 +77,26 @@ class Vocabulary:
             out[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.int64)
         return out, long
 
+    def asked(self, texts: Sequence[str], max_words: int) -> tuple[Int64[Tensor, "n t"], list[str]]:
+        """Texts of a user as numbers, and for each what was not understood of it, to follow the answer; else "".
+
+        Raises:
+            DataError: a text without a known word.
+        """
+        notes = []
+        for text in texts:
+            words = words_of(text)
+            unknown = list(dict.fromkeys(word for word in words if word not in self._numbers))
+            if not set(words[:max_words]) - set(unknown):
+                raise DataError(
+                    "no word of the text is known", found=text, expected="words as in the training texts, such as "
+                    + ", ".join(self.words[:8]),
+                )  # fmt: skip
+            parts = [f"unknown: {', '.join(unknown)}"] if unknown else []
+            parts += [f"only the first {max_words} words were read"] if len(words) > max_words else []
+            notes.append(f" ({'; '.join(parts)})" if parts else "")
+        return self.encode(texts, max_words)[0], notes
+
     def decode(self, numbers: Sequence[int]) -> str:
         """The words up to `END`, with spaces between; `<unk>` for an unknown one, nothing for other numbers."""
         found: list[str] = []
