@@ -23,10 +23,12 @@ from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import MismatchError
 from vqpipe.params.base import validate
+from vqpipe.report.gate import flatten
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks import TASKS, solve
 from vqpipe.tasks.inputs import FrozenInputs, Input, other_examples, view_of
 from vqpipe.tasks.solve import solve_task
+from vqpipe.tasks.stored import HEAD
 from vqpipe.tasks.task import Examples, HeadResult, Task, task_entry
 
 CPU = torch.device("cpu")
@@ -83,6 +85,12 @@ def same_answer(task: Task, test: Examples) -> float:
     return float(np.mean(shares))
 
 
+def same_words(task: Task, test: Examples) -> float:
+    """ROUGE-L of another picture's caption: both have as many words, so it is the share that is equal."""
+    words = [np.array(facts(at)["captions"][0].split()) for at in range(NUM_IMAGES)]
+    return float(np.mean([words[at] == words[other] for at, other in enumerate(others(task, test))]))
+
+
 SHORT = {"head": {"max_tokens": 8}}
 SHARP = {
     "contrastive": {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}
@@ -90,11 +98,10 @@ SHARP = {
 CASES: dict[str, Case] = {
     "masked_words": Case("masked_1.recall", "masked_1.other_image", by_ranks=False, params=SHORT, steps=500),
     "retrieval": Case("image_to_text.r1", by_ranks=False, params=SHORT | SHARP, steps=1000),
-    # A score of a caption is not 1 where it is solved, and its loss is a mean over words; see test_tasks_captioning.py.
     "grounding": Case("accuracy", "other_image.accuracy", steps=800),
     "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
     "classification": Case("top1", "other_image", same_place),
-    "captioning": Case("generated.rouge_l", "other_image.rouge_l", steps=600),
+    "captioning": Case("generated.rouge_l", "other_image.rouge_l", same_words, steps=900),
     "vqa": Case("accuracy", "other_image", same_answer, steps=600),
 }
 EVERY = pytest.mark.parametrize("kind", list(TASKS))
@@ -188,7 +195,7 @@ def test_the_codes_of_other_images_leave_what_the_rest_gives_away(kind: str, sma
     else:
         alone = mean(trained(kind, small, "none").measure(), case.score)
         assert left < alone + 0.15
-    assert left < mean(found, case.score) - 0.25
+    assert left < mean(found, case.score) - 0.2  # captions share three of five words
 
 
 @SOLVABLE
@@ -246,7 +253,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     def loss(*given: Any) -> Any:
         calls.append(1)
-        if len(calls) == 18:
+        if len(calls) == 18:  # once: the second run's calls are counted from here
             raise Stopped
         return plain(*given)
 
@@ -254,14 +261,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         patch.setattr(TASKS[kind], "loss", loss)
         with pytest.raises(Stopped):
             run("parts")
-    again = run("parts")
-    assert len(calls) == 18
+        again = run("parts")
+    # Of 24 steps, those after the last checkpoint before the 18th.
+    assert len(calls) - 18 == 24 - 18 // TRAINING["checkpoint_every"] * TRAINING["checkpoint_every"]
     assert again.metrics == whole.metrics
     assert again.tables == whole.tables
     assert (tmp_path / "parts/curves.csv").read_bytes() == (tmp_path / "whole/curves.csv").read_bytes()
     for folder, found in (("one", whole), ("two", again)):
         found.write(tmp_path / folder)
-    for name in ("per_image.parquet", *(["pictures.parquet"] if whole.task.picture_spec else [])):
+    pictures = ["pictures.parquet"] if whole.task.picture_spec else []
+    for name in (HEAD, "per_image.parquet", *pictures):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -293,3 +302,5 @@ def test_two_ranks_train_the_same_heads(small: Path, tmp_path: Path) -> None:
         two = json.loads((tmp_path / f"{kind}.json").read_text())
         assert two["measured"] == one.metrics.measured.plain()
         assert two["training"]["loss"] == pytest.approx(one.metrics.training.loss, rel=1e-3)
+        own = flatten(one.metrics.fresh.plain())
+        assert flatten(two["fresh"]) == pytest.approx(own, abs=1e-4), kind

@@ -21,7 +21,7 @@ from vqpipe.cli.presets import load_preset
 from vqpipe.data.adapters.image_masks import class_names
 from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.build import DatasetMetrics, DatasetParams, Source, build_dataset
-from vqpipe.data.images import decode_png
+from vqpipe.data.images import ORIENTATION, decode_png
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
 
@@ -177,6 +177,46 @@ def test_palette_masks_give_their_indices(tmp_path: Path) -> None:
     build_dataset(params(root), tmp_path / "out")
     row = rows(tmp_path / "out")["images/validation/ADE_val_00000001.jpg"]
     assert np.array_equal(decode_png(row["segmentation"]), numbers)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "damaged"])
+def test_masks_are_turned_as_their_images(tmp_path: Path, orientation: int, kind: str) -> None:
+    root = write_ade20k(tmp_path / "in")
+    path = root / "images/training/ADE_train_00000001.jpg"
+    numbers = np.full((24, 40), 150, dtype=np.uint8)
+    numbers[:8, :] = numbers[:, :8] = 1
+    numbers[16:, 32:] = 75  # no turn of it, nor any mirror image, is equal to it
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    stored = Image.fromarray(numbers).convert("RGB")
+    stored.save(path, "PNG" if kind == "damaged" else kind, exif=tags, quality=95)
+    if kind == "damaged":  # a colour profile that no decoder can unpack
+        content, body = path.read_bytes(), b"iCCPp\0\0" + b"\xff" * 8
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", 1)
+        path.write_bytes(content[:33] + chunk + content[33:])
+    mask = root / "annotations/training/ADE_train_00000001.png"
+    Image.fromarray(numbers).save(mask)
+    build_dataset(params(root), tmp_path / "out")
+    row = rows(tmp_path / "out")["images/training/ADE_train_00000001.jpg"]
+    found = decode_png(row["segmentation"])
+    np.testing.assert_allclose(decode_png(row["image"]), np.repeat(found[..., None], 3, axis=2), atol=20)
+    assert np.array_equal(found, numbers) == (orientation == 1)
+
+
+def test_a_mask_of_the_upright_image_is_refused(tmp_path: Path) -> None:
+    root = write_ade20k(tmp_path / "in")
+    path = root / "images/training/ADE_train_00000001.jpg"
+    tags = Image.Exif()
+    tags[ORIENTATION] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=tags)
+    height, width = np.array(Image.open(root / "annotations/training/ADE_train_00000001.png")).shape
+    _, found = left_out(root, tmp_path / "out")
+    reason, detail = found["images/training/ADE_train_00000001.jpg"]
+    assert reason == "size_mismatch"
+    assert detail.endswith(
+        f"{height} x {width} pixels, turned as the image; the image has {width} x {height}"
+    )
 
 
 def test_masks_without_images_are_annotations_that_are_left_out(tmp_path: Path) -> None:

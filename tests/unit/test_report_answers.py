@@ -19,7 +19,7 @@ from vqpipe.metrics.measured import interval
 from vqpipe.params.base import validate
 from vqpipe.report import about_classification, about_vqa
 from vqpipe.report.about_classification import shares
-from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table
+from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table, Terms
 from vqpipe.report.build import render
 from vqpipe.report.task_pairs import TaskRun, name_of, parted
 from vqpipe.tasks import TASKS
@@ -105,6 +105,73 @@ def test_kinds_of_questions_have_numbers_of_their_own(runs: dict[str, list[TaskR
     assert table.rows[0][3].text == f"{100 * part.accuracy.mean:.1f}"
     assert table.rows[0][3].small == f"other image: {100 * part.other_image.mean:.1f}"
     assert table.rows[-1][3].text == f"{100 * part.majority_kind:.1f}"
+
+
+def changed(run: TaskRun, **fresh: Any) -> TaskRun:
+    """A run with other numbers of its fresh head."""
+    metrics = run.metrics.model_copy(update={"fresh": run.metrics.fresh.model_copy(update=fresh)})
+    return replace(run, metrics=metrics)
+
+
+def test_runs_may_have_different_kinds_of_questions(runs: dict[str, list[TaskRun]]) -> None:
+    first, second = runs["vqa"][:2]
+    kinds = first.metrics.fresh.kinds
+    fewer = changed(second, kinds={name: part for name, part in kinds.items() if name != "location"})
+    more = kinds["number"].model_copy(update={"num_questions": 7, "majority_kind": 0.125})
+    alone = changed(first, kinds={"number": more, "object": more})
+    table = blocks(about_vqa.section([fewer, alone], PARAMS), Table)[1]
+    assert [found.name for found in table.columns[1:]] == ["color", "number", "object"]
+    count = kinds["number"].num_questions
+    assert [found.unit for found in table.columns[1:]] == [
+        f"%, n = {kinds['color'].num_questions}", f"%, n = {count} or 7", "%, n = 7",
+    ]  # fmt: skip
+    assert [[cell.text == "–" for cell in row[1:]] for row in table.rows[:2]] == [
+        [False, False, True], [True, False, False],
+    ]  # fmt: skip
+    by_kind = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows[2:]}
+    own = [f"{100 * kinds[name].majority_kind:.1f}" for name in ("color", "number")]
+    assert by_kind["most frequent answer to its kind (lc)"] == [*own, "–"]
+    assert by_kind["most frequent answer to its kind (vq)"] == ["–", "12.5", "12.5"]
+
+
+@pytest.mark.parametrize(("kind", "field", "label"), [
+    ("classification", "majority", "most frequent class of the training images"),
+    ("vqa", "majority", "most frequent answer"),
+])  # fmt: skip
+def test_floors_that_differ_have_a_row_each(
+    kind: str, field: str, label: str, runs: dict[str, list[TaskRun]]
+) -> None:
+    first, second = runs[kind][:2]
+    own = getattr(first.metrics.fresh, field)
+    table = blocks(PAGES[kind]([first, changed(second, **{field: 0.0625})], PARAMS), Table)[0]
+    rows = {row[0].text: [cell.text for cell in row[1:3]] for row in table.rows}
+    assert rows[f"{label} (vq)"] == [f"{100 * own:.1f}", ""]
+    assert rows[f"{label} (lc)"] == ["6.2", ""]
+    assert label not in rows
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    same = blocks(PAGES[kind]([first, second], PARAMS), Table)[0]
+    assert [row[0].text for row in same.rows].count(label) == 1
+
+
+@pytest.mark.parametrize(("kind", "field"), [("classification", "num_classes"), ("vqa", "num_questions")])
+def test_counts_that_differ_are_of_named_runs(kind: str, field: str, runs: dict[str, list[TaskRun]]) -> None:
+    first, second = runs[kind][:2]
+    same = blocks(PAGES[kind]([first, second], PARAMS), Table)[0].note
+    assert same.startswith("n = ")
+    assert same.count("n = ") == 1
+    note = blocks(PAGES[kind]([first, changed(second, **{field: 77})], PARAMS), Table)[0].note
+    assert note.startswith(f"vq: {same.split('.')[0]}. lc: n = ")
+    assert "77" in note.split("lc: ")[1]
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_the_measures_of_the_table_are_explained(kind: str, runs: dict[str, list[TaskRun]]) -> None:
+    section = PAGES[kind](runs[kind], PARAMS)
+    terms = blocks(section, Terms)[0].items
+    heads = [column.name for column in blocks(section, Table)[0].columns]
+    assert [name for name, _ in terms] == [name for name in heads if name not in ("input", "change")]
+    assert all(about for _, about in terms)
+    assert "which can mislead it" in dict(terms)["other codes"]
 
 
 def test_confusions_are_shares_of_each_class(runs: dict[str, list[TaskRun]]) -> None:

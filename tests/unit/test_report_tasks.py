@@ -91,7 +91,29 @@ def test_every_part_is_there_and_escaped(report: Report) -> None:
     assert "Fresh heads are trained on" in own
     assert "Own heads were trained together with" in own
     assert f"n = {NUM_IMAGES} images, the same for each tokenizer" in own
+    assert "One caption of each image: masked words, retrieval, relations." in own
+    assert "interval over examples (images, questions, expressions; 200 resamples)" in own
     assert any(HOSTILE in "".join(heading.itertext()) for heading in document.iter("h5"))
+
+
+def test_images_are_counted_by_task(tree: Path, tmp_path: Path) -> None:
+    def measured(name: str, count: int) -> None:
+        path = tmp_path / f"copy/artifacts/metrics/task/{name}.json"
+        content = json.loads(path.read_text())
+        content["protocol"]["num_images"] = count
+        path.write_text(json.dumps(content))
+
+    shutil.copytree(tree, tmp_path / "copy")
+    for name in ("vq", "vq+lg", "rest"):
+        measured(f"{name}-retrieval", 1000)
+    found = section(made(tmp_path / "copy").html)
+    assert "n by task: masked words, relations: 100 images; retrieval: 1,000 images." in found
+    measured("rest-retrieval", 50)
+    found = section(made(tmp_path / "copy").html)
+    assert (
+        "n by task: masked words, relations: 100 images; vq-retrieval, vq+lg-retrieval: 1,000 images; "
+        "rest-retrieval: 50 images." in found
+    )
 
 
 def test_masked_words_are_next_to_floors(report: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from vqpipe.report.blocks import (
     Line,
     Section,
     Table,
+    Terms,
 )
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import HIGHER, cell, column, number
-from vqpipe.report.task_inputs import Row, difference, examples
+from vqpipe.report.names import HIGHER, MEASURES, cell, column, number
+from vqpipe.report.task_inputs import Row, by_name, difference, examples, references
 from vqpipe.report.task_pairs import TaskRun, parted
-from vqpipe.tasks.classification import ClassificationMetrics
+from vqpipe.tasks.classification import ClassificationMetrics, ClassificationProtocol
 
 MOST_CLASSES = 40
 """Classes of a confusion matrix that is drawn."""
@@ -46,7 +48,7 @@ def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
     if not runs:
         blocks = [Absent("Classification was not measured: no pair of this task. Run: dvc repro task")]
     else:
-        blocks = [_numbers(codes, others), *_confusions(codes)]
+        blocks = [*_numbers(codes, others), *_confusions(codes)]
         items = examples(codes, CLASSIFICATION_PICTURES, params, _about, _answer)
         if items:
             note = "Test images drawn at random: the likeliest classes with their probabilities."
@@ -59,7 +61,7 @@ def _metrics(run: TaskRun) -> ClassificationMetrics:
     return run.metrics.fresh
 
 
-def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
+def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> list[Block]:
     runs = [*codes, *others]
     several = any(_metrics(run).top5 is not None for run in runs)
     base = runs[0]
@@ -70,29 +72,34 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
             Cell(run.label), cell("class_top1", found.top1), difference(run, base, "top1", "class_top1"),
             *([cell("class_top5", found.top5)] if several else []), cell("class_other_image", found.other_image),
         ])  # fmt: skip
-    first = _metrics(base)
+    measured = [(run, "fresh", _metrics(run)) for run in runs]
     for name, top1, top5 in (
-        ("most frequent class of the training images", first.majority, first.majority5),
-        ("chance: a class drawn evenly", first.chance, first.chance5),
+        ("most frequent class of the training images", "majority", "majority5"),
+        ("chance: a class drawn evenly", "chance", "chance5"),
     ):
-        rows.append([
-            Cell(name), cell("class_top1", top1), Cell(""), *([cell("class_top5", top5)] if several else []),
-            Cell(""),
-        ])  # fmt: skip
-    columns = [
-        Column("input", numeric=False), column("class_top1"), Column("change", f"points, from {base.label}"),
-        *([column("class_top5")] if several else []), column("class_other_image"),
-    ]  # fmt: skip
-    protocol = base.metrics.protocol
+        own = [("class_top1", attrgetter(top1)), *([("class_top5", attrgetter(top5))] if several else [])]
+        for label, empty, share, *more in references(measured, name, own, len(own) + 1):
+            rows.append([label, share, empty, *more])  # nothing under "change"
+    shown = ["class_top1", *(["class_top5"] if several else []), "class_other_image"]
+    top, *further = map(column, shown)
+    columns = [Column("input", numeric=False), top, Column("change", f"points, from {base.label}"), *further]
     note = (
-        f"n = {number(protocol.num_images)} test images of {number(first.num_classes)} classes; a vision transformer "
-        "is trained on each input for the same steps. Change: image by image, with its 95 % bootstrap interval; it "
-        f"does not contain what another training would change. {HIGHER} higher is better."
+        f"{by_name([(run.label, _counts(run)) for run in runs], ' ')} A vision transformer is trained on each "
+        "input for the same steps. Change: image by image, with its 95 % bootstrap interval; it does not contain what "
+        f"another training would change. {HIGHER} higher is better."
     )  # fmt: skip
-    left = getattr(protocol, "num_without_class", 0)
-    if left:
-        note += f" {number(left)} test images have no class and are left out."
-    return Table(TITLE, columns, rows, note, frozenset(range(len(codes), len(rows))))
+    terms = [(MEASURES[name].label, MEASURES[name].about) for name in shown]
+    table = Table(TITLE, columns, rows, note, frozenset(range(len(codes), len(rows))))
+    return [table, Terms("What each measure of classes means", terms)]
+
+
+def _counts(run: TaskRun) -> str:
+    protocol = run.metrics.protocol
+    assert isinstance(protocol, ClassificationProtocol)
+    images, classes = number(protocol.num_images), number(_metrics(run).num_classes)
+    left = protocol.num_without_class
+    without = f" {number(left)} test images have no class and are left out." if left else ""
+    return f"n = {images} test images of {classes} classes.{without}"
 
 
 def _confusions(runs: Sequence[TaskRun]) -> list[Block]:

@@ -36,7 +36,7 @@ from vqpipe.report.blocks import (
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
-from vqpipe.report.task_inputs import references
+from vqpipe.report.task_inputs import by_name, references
 from vqpipe.report.task_pairs import (
     COSINES,
     DIRECTIONS,
@@ -48,6 +48,7 @@ from vqpipe.report.task_pairs import (
     task_runs,
 )
 from vqpipe.tasks import TASKS
+from vqpipe.tasks.captions import CaptionProtocol
 from vqpipe.tasks.masked_words import MaskedWordsMetrics
 from vqpipe.tasks.relations import WordRelationsMetrics
 from vqpipe.tasks.retrieval import RetrievalMetrics
@@ -111,26 +112,50 @@ def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
 
 
 def _about(runs: Sequence[TaskRun]) -> list[Block]:
-    counts = {run.name: run.metrics.protocol.num_images for run in runs}
-    if len(set(counts.values())) == 1:
-        images = f"n = {counted(next(iter(counts.values())), 'image')}, the same for each tokenizer"
-    else:
-        images = f"n images: {', '.join(f'{number(n)} for {name}' for name, n in counts.items())}"
-    kinds = dict.fromkeys(run.config.kind for run in runs)
-    asked = [TASKS[kind].question or kind.replace("_", " ") for kind in kinds]
+    kinds = list(dict.fromkeys(run.config.kind for run in runs))
+    asked = [TASKS[kind].question or _words(kind) for kind in kinds]
     return [
         Text(f"What can be predicted from an image's codes: {'; '.join(asked)}."),
         Text(
-            "Fresh heads are trained on a tokenizer's frozen codes, in the same way for each tokenizer: compare "
-            "aligned and plain tokenizers by these. Own heads were trained together with an aligned tokenizer; plain "
-            "ones have none."
+            "Fresh heads are trained on frozen inputs, a tokenizer's codes or what codes are compared with, in the "
+            "same way for each input: compare aligned and plain tokenizers by these. Own heads were trained together "
+            "with an aligned tokenizer; plain ones have none."
         ),
         Text(
-            f"Measured on the {runs[0].metrics.protocol.split} split, {images}; captions: one of each image. "
-            "Small print is the 95 % bootstrap interval over images "
-            f"({number(runs[0].config.num_bootstrap)} resamples); another training may differ by more."
+            f"Measured on the {runs[0].metrics.protocol.split} split, {_counts(runs)}.{_captions_of(runs)} "
+            "Small print is the 95 % bootstrap interval over examples (images, questions, expressions; "
+            f"{number(runs[0].config.num_bootstrap)} resamples); another training may differ by more."
         ),
     ]  # fmt: skip
+
+
+def _counts(runs: Sequence[TaskRun]) -> str:
+    """How many images were measured, by task; by pair for a task whose pairs differ."""
+    counts: dict[str, set[int]] = {}
+    for run in runs:
+        counts.setdefault(run.config.kind, set()).add(run.metrics.protocol.num_images)
+    found = [
+        (
+            run.name if len(counts[run.config.kind]) > 1 else _words(run.config.kind),
+            counted(run.metrics.protocol.num_images, "image"),
+        )
+        for run in runs
+    ]
+    if len(set.union(*counts.values())) == 1:
+        return f"n = {found[0][1]}, the same for each tokenizer"
+    return f"n by task: {by_name(found, '; ')}"
+
+
+def _captions_of(runs: Sequence[TaskRun]) -> str:
+    """Which tasks use one caption of each image."""
+    kinds = dict.fromkeys(
+        _words(run.config.kind) for run in runs if isinstance(run.metrics.protocol, CaptionProtocol)
+    )
+    return f" One caption of each image: {', '.join(kinds)}." if kinds else ""
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def _terms() -> Terms:

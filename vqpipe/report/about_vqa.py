@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 
 from vqpipe.artifacts.specs.task_vqa import VQA_PICTURES
-from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table
+from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table, Terms
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import HIGHER, cell, column, counted, number
-from vqpipe.report.task_inputs import Row, difference, examples
+from vqpipe.report.names import HIGHER, MEASURES, cell, column, counted, number
+from vqpipe.report.task_inputs import Row, by_name, difference, examples, references
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.vqa import AnswerMetrics, VqaMetrics, VqaProtocol
+
+SHOWN = ("vqa_accuracy", "wups_09", "wups_00", "vqa_other_image")
+"""The measures of the table."""
+FLOORS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("most frequent answer to the same text", "majority_question", {}),
+    ("most frequent answer to its kind", "majority_kind", {}),
+    ("most frequent answer", "majority", {"wups_09": "majority_wups_09", "wups_00": "majority_wups_00"}),
+    ("chance: an answer drawn evenly", "chance", {}),
+)
+"""The answers of rules: label, field of their accuracy, and those of other measures; the first two are by kind too."""
 
 
 def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
@@ -27,7 +39,10 @@ def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
     if not runs:
         blocks = [Absent("Question answering was not measured: no pair of this task. Run: dvc repro task")]
     else:
-        blocks = [_numbers(codes, others), _kinds(codes, others)]
+        terms = [(MEASURES[name].label, MEASURES[name].about) for name in SHOWN]
+        blocks = [
+            _numbers(codes, others), _kinds(codes, others), Terms("What each measure of answers means", terms),
+        ]  # fmt: skip
         items = examples(codes, VQA_PICTURES, params, _about, _answer)
         if items:
             note = (
@@ -54,42 +69,36 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
             difference(run, base, "accuracy", "vqa_accuracy"), cell("wups_09", found.wups_09),
             cell("wups_00", found.wups_00), cell("vqa_other_image", found.other_image),
         ])  # fmt: skip
-    first = _metrics(base)
-    floors = (
-        ("most frequent answer to the same text", first.majority_question, None, None),
-        ("most frequent answer to its kind", first.majority_kind, None, None),
-        ("most frequent answer", first.majority, first.majority_wups_09, first.majority_wups_00),
-        ("chance: an answer drawn evenly", first.chance, None, None),
-    )
-    for name, accuracy, high, low in floors:
-        partial = [
-            Cell("") if value is None else cell(key, value)
-            for key, value in (("wups_09", high), ("wups_00", low))
-        ]
-        rows.append([Cell(name), cell("vqa_accuracy", accuracy), Cell(""), *partial, Cell("")])
-    columns = [
-        Column("input", numeric=False), column("vqa_accuracy"), Column("change", f"points, from {base.label}"),
-        column("wups_09"), column("wups_00"), column("vqa_other_image"),
-    ]  # fmt: skip
-    return Table("Answers from codes", columns, rows, _note(base), frozenset(range(len(codes), len(rows))))
-
-
-def _note(run: TaskRun) -> str:
-    protocol, found = run.metrics.protocol, _metrics(run)
-    assert isinstance(protocol, VqaProtocol)
+    found_by_run = [(run, "fresh", _metrics(run)) for run in runs]
+    for name, field, further in FLOORS:
+        own = [("vqa_accuracy", attrgetter(field)), *((key, attrgetter(at)) for key, at in further.items())]
+        for label, empty, accuracy, *more in references(found_by_run, name, own, 4):
+            rows.append([label, accuracy, empty, *more])  # nothing under "change"
+    accuracy_column, *further_columns = map(column, SHOWN)
+    change = Column("change", f"points, from {base.label}")
+    columns = [Column("input", numeric=False), accuracy_column, change, *further_columns]
     note = (
-        f"n = {counted(found.num_questions, 'question')} about {counted(protocol.num_images, 'test image')}, and "
-        f"{counted(protocol.num_answers, 'answer')} to choose from; a transformer over input and question is trained "
+        f"{by_name([(run.label, _counts(run)) for run in runs], ' ')} A transformer over input and question is trained "
         "on each input for the same steps. Change: question by question, with its 95 % bootstrap interval. "
         f"{HIGHER} higher is better."
     )  # fmt: skip
+    return Table("Answers from codes", columns, rows, note, frozenset(range(len(codes), len(rows))))
+
+
+def _counts(run: TaskRun) -> str:
+    protocol, found = run.metrics.protocol, _metrics(run)
+    assert isinstance(protocol, VqaProtocol)
+    counts = (
+        f"n = {counted(found.num_questions, 'question')} about {counted(protocol.num_images, 'test image')}, and "
+        f"{counted(protocol.num_answers, 'answer')} to choose from."
+    )
     for count, what in (
         (protocol.num_unknown, "have an answer that no head can give, and count as wrong"),
         (protocol.num_cut, "are cut, as they are too long"),
     ):
         if count:
-            note += f" {counted(count, 'question')} {what}."
-    return note
+            counts += f" {counted(count, 'question')} {what}."
+    return counts
 
 
 def _kinds(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
@@ -101,17 +110,25 @@ def _kinds(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
         rows.append(
             [Cell(run.label), *(Cell("–") if part is None else _both(part) for part in own)],
         )
-    first = _metrics(runs[0]).kinds
-    for name, field in (
-        ("most frequent answer to the same text", "majority_question"),
-        ("most frequent answer to its kind", "majority_kind"),
-    ):
-        rows.append([Cell(name), *(cell("vqa_accuracy", getattr(first[kind], field)) for kind in kinds)])
+    measured = [(run, "fresh", _metrics(run)) for run in runs]
+    for name, field, _ in FLOORS[:2]:
+        own_floor = [("vqa_accuracy", partial(_of_kind, kind, field)) for kind in kinds]
+        for label, _, *shares in references(measured, name, own_floor, len(kinds)):
+            rows.append([label, *(share if share.text else Cell("–") for share in shares)])
     columns = [Column("input", numeric=False)]
     for kind in kinds:
-        columns.append(Column(kind, f"%, n = {number(first[kind].num_questions)}", HIGHER))
+        counts = dict.fromkeys(
+            number(_metrics(run).kinds[kind].num_questions) for run in runs if kind in _metrics(run).kinds
+        )
+        columns.append(Column(kind, f"%, n = {' or '.join(counts)}", HIGHER))
     note = "Accuracy; small print is the accuracy with the codes of another image."
     return Table("Answers by kind of question", columns, rows, note, frozenset(range(len(codes), len(rows))))
+
+
+def _of_kind(kind: str, field: str, metrics: VqaMetrics) -> float | None:
+    """A floor of the questions of a kind; None where the run has none of it."""
+    found = metrics.kinds.get(kind)
+    return None if found is None else getattr(found, field)
 
 
 def _both(part: AnswerMetrics) -> Cell:

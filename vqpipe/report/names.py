@@ -215,7 +215,8 @@ MEASURES: dict[str, Measure] = {
     "class_top5": Measure("top-5", "%", HIGHER, 1, "Images whose class is among the five likeliest ones."),
     "class_other_image": Measure(
         "other codes", "%, another image's", "", 1,
-        "Top-1 with the codes of another image: what is predicted without looking.",
+        "Top-1 of the same head with the codes of another image, which can mislead it: it may be below what the "
+        "most frequent class gives.",
     ),
     "vqa_accuracy": Measure(
         "accuracy", "%", HIGHER, 1, "Share of the questions that a transformer over codes and question answers right."
@@ -228,7 +229,8 @@ MEASURES: dict[str, Measure] = {
     "wups_00": Measure("WUPS 0.0", "%", HIGHER, 1, "The same, every answer by its whole similarity."),
     "vqa_other_image": Measure(
         "other codes", "%, another image's", "", 1,
-        "Accuracy with the codes of another image: what the question alone gives away.",
+        "Accuracy of the same head with the codes of another image, which can mislead it: it may be below what the "
+        "text alone gives.",
     ),
     "r1": Measure("R@1", "%", HIGHER, 1, "Queries whose right answer comes first."),
     "r5": Measure("R@5", "%", HIGHER, 1, "Queries with a right answer among the first five."),

@@ -67,6 +67,23 @@ def _picture(run: TaskRun, row: Row, params: ReportParams) -> Picture:
     return picture(pixels, f"test image {row['image_id']}")
 
 
+def by_name(found: Sequence[tuple[str, str]], joined: str) -> str:
+    """Texts with the names that they are of: a text alone where all have the same one.
+
+    Args:
+        found: name and text.
+        joined: what comes between two texts.
+    """
+    names: dict[str, list[str]] = {}
+    for name, text in found:
+        own = names.setdefault(text, [])
+        if name not in own:
+            own.append(name)
+    if len(names) == 1:
+        return next(iter(names))
+    return joined.join(f"{', '.join(own)}: {text}" for text, own in names.items())
+
+
 def references(
     found: Sequence[tuple[TaskRun, str, Any]],
     label: str,

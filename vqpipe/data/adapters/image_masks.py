@@ -3,11 +3,14 @@
 The mask of `images/training/x.jpg` is `annotations/training/x.png`: one number per pixel, 0 for none, then 1 to the
 number of classes (Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017; release ADEChallengeData2016). An
 image without a usable mask is quarantined; the detail names the mask. A mask without an image is an annotation that is
-left out. Masks have the shape of their image; a later stage resizes them by the nearest pixel and cuts them as it.
+left out. Masks have the shape of their image as its file stores it, and are turned as its orientation turns it; their
+own orientation does not count. A later stage resizes them by the nearest pixel and cuts them as it.
 """
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +19,7 @@ from typing import Literal, Self
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.Image import Transpose
 from pydantic import Field, model_validator
 
 from vqpipe.data.adapters.base import (
@@ -30,6 +34,7 @@ from vqpipe.data.adapters.base import (
     within,
 )
 from vqpipe.data.captions import BadCaption, clean_caption
+from vqpipe.data.images import FORMATS, turn_of, upright, without_metadata
 from vqpipe.data.records import Bad, Record, SplitName
 from vqpipe.data.walk import Walk, is_image, other_file, read_image
 from vqpipe.errors import DataError, printable
@@ -138,7 +143,9 @@ class ImageMasks(Adapter):
         for item in chunk.items:
             found = decoded(item, max_pixels, root)
             if isinstance(found, _Listed):
-                mask = read_mask(root, found, source.num_classes, max_pixels)
+                assert isinstance(item, Record)
+                assert isinstance(item.image, Path)
+                mask = read_mask(root, found, turn_in(item.image), source.num_classes, max_pixels)
                 yield mask if isinstance(mask, Bad) else replace(found, segmentation=mask)
             else:
                 yield found
@@ -154,12 +161,36 @@ def _place(source: ImageMasksSource, name: str) -> tuple[SplitName, str]:
     raise AssertionError(f"{name} is in no split's folder")
 
 
+def turn_in(path: Path) -> Transpose | None:
+    """How `vqpipe.data.images.decode` turned an image file that it could decode; None for not at all."""
+    data = path.read_bytes()
+    try:
+        return _turn_of(data)
+    except Exception:  # metadata stops the decoder
+        plain = without_metadata(data)
+        assert plain is not None, f"{path} was decoded"
+        return plain.turn if plain.turn is not None else _turn_of(plain.data)
+
+
+def _turn_of(data: bytes) -> Transpose | None:
+    """The orientation of a file that can be decoded; read first, since a TIFF loses it in decoding."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turn = turn_of(image)
+            image.load()
+            return turn
+
+
 def read_mask(
-    root: Path, record: _Listed, num_classes: int, max_pixels: int
+    root: Path, record: _Listed, turn: Transpose | None, num_classes: int, max_pixels: int
 ) -> UInt8[np.ndarray, "h w"] | Bad:
     """The mask of a decoded record, or why it cannot be used, as for an image.
 
     A number above `num_classes`, and pixels that are not one number of 8 bits, are `unsupported_pixels`.
+
+    Args:
+        turn: how the record's image was turned to be upright; the mask is turned alike.
     """
 
     def bad(reason: str, detail: str) -> Bad:
@@ -180,10 +211,11 @@ def read_mask(
         return bad(
             "unsupported_pixels", f"mode {image.mode} of {depth} bits, not one number of 8 bits a pixel"
         )
-    values = np.array(image)
+    values = np.array(upright(image, turn))
     if values.shape != record.pixels.shape[:2]:
         sides = [f"{shape[1]} x {shape[0]}" for shape in (values.shape, record.pixels.shape)]
-        return bad("size_mismatch", f"{sides[0]} pixels; the image has {sides[1]}")
+        turned = "" if turn is None else ", turned as the image"
+        return bad("size_mismatch", f"{sides[0]} pixels{turned}; the image has {sides[1]}")
     if int(values.max()) > num_classes:
         return bad("unsupported_pixels", f"number {int(values.max())}; there are {num_classes} classes")
     return values
