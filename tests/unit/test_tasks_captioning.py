@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,7 +28,7 @@ from vqpipe.report.about_captioning import section
 from vqpipe.report.blocks import Absent, Examples, Table
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.task_pairs import TaskRun
-from vqpipe.tasks import TASKS
+from vqpipe.tasks import TASKS, captioning
 from vqpipe.tasks.beam import beam_search
 from vqpipe.tasks.caption_numbers import named_objects, scored
 from vqpipe.tasks.captioner import Captioner
@@ -36,8 +37,8 @@ from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, other_examples
 from vqpipe.tasks.languages import Coder, Gpt2Language, Language, coder_of, known_coder
 from vqpipe.tasks.solve import Solved, solve_task
 from vqpipe.tasks.stored import load_head
-from vqpipe.tasks.task import task_entry
-from vqpipe.tasks.words import END, PAD
+from vqpipe.tasks.task import Task, task_entry
+from vqpipe.tasks.words import END, PAD, words_of
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.train import whiten
 from vqpipe.vision.clip import Clip
@@ -136,6 +137,40 @@ def test_the_search_with_a_cache_is_the_one_without() -> None:
     check_search(language, END, [number for number in range(4) if number != END])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_caption_ends_after_the_greatest_number_of_words(beam: int) -> None:
+    head = captioner(max_words=3)
+    head.language.words.weight[END] = 0.0  # the end is never the likeliest word
+    z_q = torch.randn(30, 4, 4, 4)
+    assert max(len(words_of(text)) for text in head.captions(z_q, beam)) == 3
+    begun = [head.language.begin(head.prefix(z_q), 4) for _ in range(2)]
+    free, ended = (
+        beam_search(one, beam=beam, stop=END, length=4, must_stop=must)
+        for one, must in zip(begun, (False, True), strict=True)
+    )
+    assert any(len(own) == 4 and own[-1] != END for image in range(30) for own in free.sequences(image))
+    for image in range(30):
+        for own, score in zip(ended.sequences(image), ended.scores[image], strict=True):
+            assert own[-1] == END
+            inputs = [
+                head.prefix(z_q[image : image + 1]),
+                head.language.embed(torch.tensor([own[:-1]]).long()),
+            ]
+            logits = head.language(torch.cat(inputs, dim=1))[0, head.prefix_length - 1 :]
+            logits[:, [number for number in range(4) if number != END]] = -torch.inf
+            logs = logits.log_softmax(dim=1)[range(len(own)), own]
+            torch.testing.assert_close(
+                logs.mean(), score, rtol=1e-4, atol=1e-5
+            )  # the end at its own probability
+
+
+def test_the_codes_as_prefix_take_a_place_for_each_token() -> None:
+    head = captioner(mapper=CODES, side=2)
+    assert (head.prefix_length, head.image.num_tokens, len(head.language.places)) == (4, 4, 4 + 6 + 1)
+    assert head.prefix(torch.randn(2, 4, 4, 4)).shape == (2, 4, 16)
+
+
 @pytest.mark.parametrize("mapper", [COMMON["captioning"]["head"]["mapper"], MLP, CODES, ONE])
 def test_each_mapper_makes_a_prefix_of_the_codes(mapper: dict[str, Any]) -> None:
     head = captioner(mapper=mapper)
@@ -150,7 +185,7 @@ def test_each_mapper_makes_a_prefix_of_the_codes(mapper: dict[str, Any]) -> None
 
 
 @torch.no_grad()
-def test_the_loss_is_of_each_word_and_the_end() -> None:
+def test_the_loss_is_of_each_word_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     head, z_q = captioner(), torch.randn(1, 4, 4, 4)
     coded, cut = head.coder.encode(["cat", "a dog on a red mat a cat"], 6)
     assert cut == 1
@@ -163,8 +198,18 @@ def test_the_loss_is_of_each_word_and_the_end() -> None:
             total -= float(head.language(torch.cat(inputs, dim=1))[0, -1].log_softmax(dim=0)[word])
             count += 1
     assert float(head.losses(z_q, coded[None])) == pytest.approx(total / count, rel=1e-5)
-    found = bits_per_word(head, z_q.expand(2, -1, -1, -1), [["cat", "a dog on a red mat a cat"], ["cat"]])
+    texts = [["cat", "a dog on a red mat a cat"], ["cat"]]
+    found = bits_per_word(head, z_q.expand(2, -1, -1, -1), texts)
     assert found[0] == pytest.approx(total / count / np.log(2), rel=1e-5)
+    sizes: list[int] = []
+    monkeypatch.setattr(captioning, "LOGITS", 2 * 7 * head.coder.num_tokens)
+    following = head.language.following
+    monkeypatch.setattr(
+        head.language, "following", lambda states: sizes.append(states.shape[:2]) or following(states)
+    )
+    parts = bits_per_word(head, z_q.expand(2, -1, -1, -1), texts)
+    assert sizes == [(2, 7), (1, 7)]  # no logits of the prefix
+    np.testing.assert_allclose(parts, found, rtol=1e-5)
 
 
 def test_unknown_words_are_counted_and_never_written() -> None:
@@ -177,8 +222,8 @@ def train(num_captions: int = 2, seed: int = 0) -> TrainCaptioned:
     texts = [["a", "cat", "dog"], ["mat"], ["red", "on"]]
     coded, cut = words().encode([text for own in texts for text in own], 3)
     return TrainCaptioned(
-        cast(Any, None), np.arange(3), captions=texts, num_left_out=0, coder=words(), words=coded, num_cut=cut,
-        num_captions=num_captions, seed=seed,
+        cast(Any, None), np.arange(3), captions=texts, num_left_out=0, num_dropped=0, coder=words(), words=coded,
+        num_cut=cut, num_captions=num_captions, seed=seed,
     )  # fmt: skip
 
 
@@ -206,6 +251,11 @@ def test_objects_that_a_caption_names() -> None:
     )
     np.testing.assert_array_equal(found, [0.5, 1.0, np.nan, np.nan])
     assert np.isnan(named_objects(["a cat"], [set()])).all()
+    found = named_objects(
+        ["a hot dog", "a hot dog hot dog", "a hot dog and a dog", "a Teddy Bear", "a bear"],
+        [{"hot dog"}, {"Hot Dog"}, {"dog"}, {"teddy bear"}, {"bear"}],
+    )
+    np.testing.assert_array_equal(found, [1.0, 1.0, 0.5, 1.0, 1.0])
 
 
 def test_the_numbers_are_those_of_the_set() -> None:
@@ -311,7 +361,7 @@ def learnable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clip, Tok
 def solved(given: tuple[Path, Clip, Tokenizer], scratch: Path, **changes: Any) -> Solved:
     dataset, clip, tokenizer = given
     scratch.mkdir(exist_ok=True)
-    settings = params(training=TRAINING, batch_size=7, **changes)
+    settings = params(**{"training": TRAINING, "batch_size": 7, **changes})
     return solve_task(
         settings, tokenizer, None, dataset, clip, scratch=scratch, curves=None, device=CPU, title="captioning"
     )
@@ -329,7 +379,7 @@ def test_a_head_learns_to_write_what_the_codes_show(
     labels = ImageSplit.open(learnable[0], "test", 16).labels
     same = float((labels == labels[other_examples(16, 3)]).mean())
     assert fresh.generated.rouge_l.mean > 0.95
-    assert fresh.generated.cider_d.mean > fresh.human.cider_d.mean
+    assert fresh.generated_as_human.cider_d.mean > fresh.human.cider_d.mean
     wrong = (fresh.other_image.rouge_l.mean - same) / (
         1 - same
     )  # where the other image is of the other class
@@ -343,6 +393,48 @@ def test_a_head_learns_to_write_what_the_codes_show(
     alone = solved(learnable, tmp_path / "none", input="none").metrics.fresh
     assert alone.generated == alone.other_image
     assert alone.generated.rouge_l.mean < fresh.generated.rouge_l.mean
+
+
+def test_gpt2_is_solved_written_and_read_again(
+    learnable: tuple[Path, Clip, Tokenizer], gpt2: Path, tmp_path: Path
+) -> None:
+    dataset, clip, tokenizer = learnable
+    copies = [Path(shutil.copytree(gpt2, tmp_path / name)) for name in ("one", "other")]
+    short = {**TRAINING, "num_steps": 20, "log_every": 10, "checkpoint_every": 20}
+    runs = []
+    for at, folder in enumerate(copies):
+        settings = {**on_gpt2(folder, tune=True), "training": short, "max_words": 20}
+        runs.append(solved(learnable, tmp_path / f"run {at}", **settings))
+    assert runs[0].metrics == runs[1].metrics  # not where GPT-2 is
+    metrics = runs[0].metrics
+    assert metrics.protocol.language_model.startswith("gpt2 ")
+    language = metrics.measured.protocol["head"]["language_model"]
+    assert language == {"kind": "gpt2", "tune": True, "files": metrics.protocol.language_model}
+    assert str(tmp_path) not in metrics.model_dump_json()
+    task, head = load_head(runs[0].write(tmp_path / "written"), tokenizer, clip)
+    images = ImageSplit.open(dataset, "test", 16).images(0, 16)
+    own = runs[0].head
+    assert task.answers(head.network, head.known, head.see(images), []) == runs[0].task.answers(
+        own.network, own.known, own.see(images), []
+    )
+
+
+@torch.no_grad()
+def test_bits_are_of_words_also_where_the_model_has_pieces(gpt2: Path) -> None:
+    settings = params(**on_gpt2(gpt2)).head
+    coder, texts = coder_of(settings.language_model, TEXTS), [["a mat-red cat.", "cat"], ["a dog"]]
+    head, z_q = Captioner(SPACE, settings, coder, 20).eval(), torch.randn(2, 4, 4, 4)
+    found = bits_per_word(head, z_q, texts)
+    for row, own in enumerate(texts):
+        coded, cut = coder.encode(own, 20)
+        pieces, count = int((coded != coder.pad).sum()), sum(len(words_of(text)) + 1 for text in own)
+        assert cut == 0
+        nats = float(head.losses(z_q[row : row + 1], coded[None])) * pieces
+        assert found[row] == pytest.approx(nats / np.log(2) / count, rel=1e-5)
+    assert pieces > 0
+    coded, cut = coder.encode(["a red cat on a dog"], 3)
+    assert cut == 1
+    assert coder.num_words(coded).tolist() == [len(words_of(coder.decode(coded[0].tolist()))) + 1]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_head_is_read_again(
@@ -404,13 +496,23 @@ def test_the_page_has_the_scores_and_the_pictures(found: Solved, tmp_path: Path)
         TaskRun(name, tmp_path / "vq", found.metrics, {}, params(input=seen), name)
         for name, seen in (("no image", "none"), ("vq", "codes"))
     ]
+    cut = found.metrics.model_copy(
+        update={"protocol": found.metrics.protocol.model_copy(update={"num_cut": 5})}
+    )
+    made[0] = replace(made[0], metrics=cut)
     part = section(made, ReportParams.model_construct(max_picture_pixels=64, num_task_examples=1))
     (table,) = (block for block in part.blocks if isinstance(block, Table))
     assert [row[0].text for row in table.rows] == [
         "vq", "no image", "the most frequent training caption", "chance: a training caption drawn for each image",
-        "a human caption against the image's others",
+        "a true caption left out, against the image's others",
     ]  # fmt: skip
     assert table.quiet == {1, 2, 3, 4}
+    for words in (
+        "16 test images with 32 captions, of which 0 of one word and 0 cut in bits per word. ",
+        "Heads trained on 96 captions, of which 0 cut (vq). ",
+        "Heads trained on 96 captions, of which 5 cut (no image). ",
+    ):
+        assert words in table.note
     assert {len(row) for row in table.rows} == {len(table.columns)}
     names = [column.name for column in table.columns]
     fresh = found.metrics.fresh
@@ -438,22 +540,64 @@ def test_batches_change_no_caption(
     assert whole.generated == found.metrics.fresh.generated
 
 
+def of_captions(captions: list[list[str]], monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Task:
+    """The task with a split of these captions, image k with an object `thing k`."""
+    task = TASKS["captioning"](params(**changes), Path("dataset"), cast(Any, None), 16, None)
+    split = SimpleNamespace(captions=captions, ids=[f"image {at}" for at in range(len(captions))])
+    monkeypatch.setattr(task, "images", lambda name: (split, np.arange(len(captions))))
+    monkeypatch.setattr(task, "objects", lambda name, positions: [{f"thing {at}"} for at in positions])
+    return task
+
+
 def test_images_without_captions_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = TASKS["captioning"](params(max_words=2), Path("dataset"), cast(Any, None), 16, None)
     captions = [["a cat"], [], ["dog", " "], [""], ["one two three"]]
-    split = SimpleNamespace(captions=captions, ids=list("abcde"))
-    monkeypatch.setattr(task, "images", lambda name: (split, np.arange(5)))
+    task = of_captions(captions, monkeypatch, max_words=2)
     test, train = task.examples("test"), task.examples("train")
     assert (test.ids, test.captions, test.num_left_out) == (
-        ["a", "c", "e"],
+        ["image 0", "image 2", "image 4"],
         [["a cat"], ["dog"], ["one two three"]],
         2,
     )
+    assert test.objects == [{"thing 0"}, {"thing 2"}, {"thing 4"}]
     assert (train.num_left_out, train.num_cut) == (2, 1)
-    monkeypatch.setattr(task, "images", lambda name: (split, np.array([1, 2, 3])))
+    found = described(task, test, train)
+    assert (found.num_references, found.num_one_word, found.num_test_cut, found.num_cut) == (3, 1, 1, 1)
+    task = of_captions([[], [" "], ["dog"]], monkeypatch)
     for name in ("test", "train"):
         with pytest.raises(DataError, match="captioning needs images with captions"):
             task.examples(name)
+
+
+def described(task: Task, test: Any, train: Any) -> Any:
+    seen = SimpleNamespace(space=SPACE, view=SimpleNamespace(name="codes"))
+    return task.describe(cast(Any, seen), test, train)
+
+
+def test_captions_of_signs_are_no_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = of_captions([["a cat"], ["."], ["...", "!"], ["dog"], ["a red cat", "?"]], monkeypatch)
+    test, train = task.examples("test"), task.examples("train")
+    assert test.captions == train.captions == [["a cat"], ["dog"], ["a red cat"]]
+    found = described(task, test, train)
+    assert (found.num_left_out, found.num_dropped, found.num_references, found.num_one_word) == (2, 4, 3, 1)
+    assert (found.num_train_left_out, found.num_train_dropped, found.num_train_captions) == (2, 4, 3)
+
+
+def test_the_record_knows_which_image_has_which_captions_and_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = of_captions([["a cat", "red"], ["a dog"]], monkeypatch).examples("test")
+    moved = of_captions([["a cat"], ["red", "a dog"]], monkeypatch).examples("test")
+    assert test.digests()["captions"] != moved.digests()["captions"]
+    assert test.digests()["things"] == moved.digests()["things"]
+    other = replace(test, objects=test.objects[::-1])
+    assert other.digests()["things"] != test.digests()["things"]
+    assert other.digests()["captions"] == test.digests()["captions"]
+    assert set(replace(test, objects=[set(), set()]).digests()) == {"captions"}
+
+
+def test_java_is_refused_before_training_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert len(of_captions([["a cat"], ["a dog"]], monkeypatch).examples("test")) == 2
+    with pytest.raises(SetupError, match="were to use Java"):
+        of_captions([["a cat"], ["a dog"]], monkeypatch, java=True).examples("test")
 
 
 def test_what_does_not_fit_is_refused(learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path) -> None:

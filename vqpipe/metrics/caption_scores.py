@@ -31,6 +31,7 @@ PerExample = Float64[np.ndarray, " n"]
 Tokenised = dict[int, list[str]]
 """For each image its captions, the tokens of each joined by spaces: what the package's scorers take."""
 
+NO_JAVA = "no program `java` is on the search path"
 _LINE_ENDS = re.compile("[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 _TOKENIZER_JAR = "stanford-corenlp-3.4.1.jar"
 _SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -73,12 +74,10 @@ def caption_scores(
         SetupError: `java` is true, and there is no Java, or one of its programs failed.
     """
     _check(candidates, references)
-    why = "Java was not to be run (java=False)"
+    if java:
+        need_java()
     runs = java is not False and shutil.which("java") is not None
-    if java is not False and not runs:
-        why = "no program `java` is on the search path"
-        if java:
-            raise SetupError("the scores of captions were to use Java", found=why)
+    why = "Java was not to be run (java=False)" if java is False else NO_JAVA
     try:
         truth, given = _tokenised(candidates, references, java_words if runs else _own_words)
     except SetupError as error:
@@ -109,6 +108,20 @@ def caption_scores(
         num_candidates_without_words=sum(not caption for (caption,) in given.values()),
         num_references_without_words=sum(not caption for captions in truth.values() for caption in captions),
     )
+
+
+def need_java() -> None:
+    """Refuse a search path without Java.
+
+    Raises:
+        SetupError: no program `java`.
+    """
+    if shutil.which("java") is None:
+        raise SetupError(
+            "the scores of captions were to use Java",
+            found=NO_JAVA,
+            expected="a Java runtime, or `java: false`",
+        )
 
 
 class _Missing(Exception):

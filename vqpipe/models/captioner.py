@@ -114,15 +114,13 @@ class TransformerMapper(nn.Module):
 
 
 def word_losses(
-    logits: Float[Tensor, "b p+t v"], tokens: Int64[Tensor, "b t"], prefix: int, pad: int
+    logits: Float[Tensor, "b t v"], tokens: Int64[Tensor, "b t"], pad: int
 ) -> Float[Tensor, "b t"]:
     """The negative log-likelihood of each word in nats; 0 at `pad`. The mean over words is ClipCap's loss (equation 2).
 
     Args:
-        logits: of the language model at each vector of the prefix and each word; those at vector p - 1 predict word 0.
+        logits: of each word, from the language model at the last vector of the prefix, then at each word but the last.
         tokens: the words, with `pad` where there is none.
-        prefix: p.
         pad: the number that is no word.
     """
-    aligned = logits[:, prefix - 1 : -1].transpose(1, 2)
-    return F.cross_entropy(aligned, tokens, ignore_index=pad, reduction="none")
+    return F.cross_entropy(logits.transpose(1, 2), tokens, ignore_index=pad, reduction="none")

@@ -1,4 +1,4 @@
-"""The task `captioning` on the page: scores of generated captions with floors and a ceiling, and images."""
+"""The task `captioning` on the page: scores of generated captions with references, and images."""
 
 from __future__ import annotations
 
@@ -76,19 +76,14 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     for name, words in FLOORS.items():
         rows += _floor(words, [(run, getattr(part, name)) for run, part in found], columns)
     human = [(run, part.human) for run, part in found if part.human is not None]
-    rows += _floor("a human caption against the image's others", human, columns, "caption_fewer")
+    rows += _floor("a true caption left out, against the image's others", human, columns, "caption_fewer")
     quiet = frozenset(range(sum(run.of_codes for run in ordered), len(rows)))
-    protocol = ordered[0].metrics.protocol
-    assert isinstance(protocol, CaptioningProtocol)
     lead = (
         "One caption for each image, generated word by word from what the head sees of it (ClipCap's form; LG-VQ, "
         "table 11). A number is due to the codes as far as it is above that with another image's codes."
     )
     note = (
-        f"{counted(protocol.num_images, 'test image')} with {counted(protocol.num_references, 'caption')}; heads are "
-        f"trained on {counted(protocol.num_train_captions, 'caption')}, of which {number(protocol.num_cut)} are cut. "
-        f"Images without a caption: {number(protocol.num_left_out)}. Words that the language model does not know: "
-        f"{number(protocol.num_unknown)}. Rows in italics are references: the same head and steps on another input, "
+        f"{_counts(ordered)} Rows in italics are references: the same head and steps on another input, "
         f"then captions without a head. Small print: 95 % bootstrap interval over images. {BOTH}"
     )
     absent: dict[str, list[str]] = {}
@@ -101,6 +96,33 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         blocks.append(Absent(f"Not measured: {reasons}."))
     terms = [(MEASURES[name].label, MEASURES[name].about) for name in columns]
     return [*blocks, Terms("What each score means", terms)]
+
+
+def _counts(runs: Sequence[TaskRun]) -> str:
+    """What the runs counted, a sentence each; one that differs between runs once for each value, with its runs."""
+    parts: dict[str, dict[str, list[str]]] = {}
+    for run in runs:
+        found = run.metrics.protocol
+        assert isinstance(found, CaptioningProtocol)
+        for name, value in {
+            "measured": f"{counted(found.num_images, 'test image')} with {counted(found.num_references, 'caption')}, "
+            f"of which {number(found.num_one_word)} of one word and {number(found.num_test_cut)} cut in bits per word",
+            "trained": f"heads trained on {counted(found.num_train_captions, 'caption')}, of which "
+            f"{number(found.num_cut)} cut",
+            "without": f"without a caption: {counted(found.num_left_out, 'test image')} and "
+            f"{counted(found.num_train_left_out, 'training image')}",
+            "dropped": f"captions without a word, dropped: {number(found.num_dropped)} in testing and "
+            f"{number(found.num_train_dropped)} in training",
+            "unknown": f"words of the test captions that the language model ({found.language_model}) does not know: "
+            f"{number(found.num_unknown)}",
+        }.items():
+            parts.setdefault(name, {}).setdefault(value, []).append(run.label)
+    sentences = []
+    for own in parts.values():
+        for text, labels in own.items():
+            of = f" ({', '.join(labels)})" if len(own) > 1 else ""
+            sentences.append(f"{text[0].upper()}{text[1:]}{of}.")
+    return " ".join(sentences)
 
 
 def _floor(

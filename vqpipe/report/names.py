@@ -265,7 +265,8 @@ MEASURES: dict[str, Measure] = {
     "same_position": Measure("one position", "% of pairs", "", 1, "Pairs of words assigned to one position."),
     "caption_bleu_1": Measure(
         "BLEU-1", "points", HIGHER, 1,
-        "Share of the generated words that a true caption has, of the whole set, times 100.",
+        "Share of the generated words that a true caption has, of the whole set, times 100; less where the generated "
+        "captions are shorter in all than the true ones closest in length (brevity penalty).",
     ),
     "caption_bleu_4": Measure(
         "BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row, times 100."
@@ -280,18 +281,20 @@ MEASURES: dict[str, Measure] = {
         "as papers state it; up to 1,000.",
     ),
     "caption_other_image": Measure(
-        "other image", "points, CIDEr-D", HIGHER, 1, "Of the same head with another image's input: what needs no image."
+        "other image", "points, CIDEr-D", "", 1, "Of the same head with another image's input: what needs no image."
     ),
     "caption_fewer": Measure(
         "one fewer", "points, CIDEr-D", HIGHER, 1,
-        "Against one true caption fewer, so that the one left out, a human caption, has a number of its own.",
+        "Against one true caption fewer, so that the one left out has a number of its own: a reference, no bound.",
     ),
     "caption_objects": Measure(
         "objects", "%", HIGHER, 1,
         "Of the kinds of objects that a caption names, the share that is in the image; over captions that name some.",
     ),
     "caption_bits": Measure(
-        "bits per word", "", LOWER, 3, "Code length of the true captions under the head, the end of a caption included."
+        "bits per word", "", LOWER, 3,
+        "Code length of the true captions under the head by their words and signs, ends included, also where the "
+        "language model has pieces of words.",
     ),
     "caption_meteor": Measure("METEOR", "points", HIGHER, 1, "METEOR 1.5 of the whole set, times 100."),
     "caption_spice": Measure("SPICE", "points", HIGHER, 1, "Agreement of scene graphs, times 100."),

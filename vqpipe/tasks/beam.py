@@ -2,7 +2,8 @@
 
 ClipCap's rules (arXiv 2111.09734; its reference code): beams are ranked by their mean log-probability per word, the
 stop word included. A beam that has stopped keeps its place with its score; it adds no word. The search ends when all
-beams have stopped, or after the greatest number of words.
+beams have stopped, or after the greatest number of words. Ours is `must_stop`: ClipCap cuts a beam that has not stopped
+by then, and ours ends it with the stop word, at that word's own probability.
 
 Letters: b images, k beams, m = b k rows in the order of images, t words, v size of the vocabulary.
 """
@@ -44,7 +45,15 @@ class Beams:
         return [words[:length] for words, length in rows]
 
 
-def beam_search(decoding: Decoding, *, beam: int, stop: int, length: int, temperature: float = 1.0) -> Beams:
+def beam_search(
+    decoding: Decoding,
+    *,
+    beam: int,
+    stop: int,
+    length: int,
+    temperature: float = 1.0,
+    must_stop: bool = False,
+) -> Beams:
     """The best texts of each image.
 
     Args:
@@ -53,6 +62,7 @@ def beam_search(decoding: Decoding, *, beam: int, stop: int, length: int, temper
         stop: the word that ends a text.
         length: most words of a text, the stop word included.
         temperature: divides the logits.
+        must_stop: the last of `length` words, at least 2, can only be the stop word.
     """
     logs = (decoding.logits / temperature).log_softmax(dim=1)
     images, size = logs.shape
@@ -60,11 +70,14 @@ def beam_search(decoding: Decoding, *, beam: int, stop: int, length: int, temper
     tokens, lengths, stopped = words[:, :, None], torch.ones_like(words), words == stop
     first = torch.arange(images, device=logs.device)[:, None]  # the row of each image's first beam
     sources = first.expand(-1, beam)
-    for _ in range(length - 1):
+    for step in range(1, length):
         if bool(stopped.all()):
             break
         decoding.step(sources.flatten(), words.flatten())
         logs = (decoding.logits / temperature).log_softmax(dim=1).view(images, beam, size)
+        if must_stop and step == length - 1:
+            others = torch.arange(size, device=logs.device) != stop
+            logs = logs.masked_fill(others, -torch.inf)
         logs = logs.masked_fill(stopped[:, :, None], -torch.inf)
         logs[:, :, 0] = logs[:, :, 0].masked_fill(stopped, 0.0)
         lengths = lengths + (~stopped).long()

@@ -5,6 +5,7 @@ Letters: n images.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,12 +89,17 @@ def scored(
 def named_objects(captions: Sequence[str], objects: Sequence[set[str]]) -> PerImage:
     """Of the kinds of objects that each caption names, the share that is in its image; NaN for none.
 
-    A kind is a name that some image has; of a name of several words all must follow each other. Plurals do not count.
+    A kind is a name that some image has; of a name of several words all must follow each other, and names in it do not
+    count: a hot dog is no dog. Plurals do not count.
     """
-    kinds = sorted(set().union(*objects))
+    own_kinds = [{" ".join(name.lower().split()) for name in own} for own in objects]
+    kinds = sorted(set().union(*own_kinds), key=lambda kind: (-len(kind.split()), kind))
+    patterns = {kind: re.compile(rf"(?<!\S){re.escape(kind)}(?!\S)") for kind in kinds}
     shares = []
-    for text, own in zip(captions, objects, strict=True):
-        spaced = f" {' '.join(words_of(text))} "
-        named = [kind in own for kind in kinds if f" {kind.lower()} " in spaced]
+    for text, own in zip(captions, own_kinds, strict=True):
+        rest, named = " ".join(words_of(text)), []
+        for kind, pattern in patterns.items():
+            rest, count = pattern.subn("\0", rest)
+            named += [kind in own] if count else []
         shares.append(float(np.mean(named)) if named else np.nan)
     return np.array(shares)

@@ -14,6 +14,7 @@ captions of an image, t words.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -52,7 +53,7 @@ class TransformerParams(Params):
     kind: Literal["transformer"]
     """A transformer over tokens of the image and learned constants."""
     prefix_length: Annotated[int, Field(ge=1)]
-    """p; 10 in the reference code, 40 in the paper's experiments."""
+    """p; ClipCap has 10 with the MLP and 40 with its transformer of 8 layers and 8 heads."""
     num_layers: Annotated[int, Field(ge=1)]
     """Layers; 8 in ClipCap."""
     num_heads: Annotated[int, Field(ge=1)]
@@ -92,6 +93,12 @@ def check_heads(mapper: TransformerParams, width: int) -> None:
         )
 
 
+def num_code_tokens(space: CodeSpace, side: int | None) -> int:
+    """n of `CodeTokens`, before it is built: its width is the language model's, whose length depends on n."""
+    square = 1 if side is None else math.ceil(max(space.grid) / side)
+    return space.num_positions // square**2
+
+
 class Captioner(nn.Module):
     """The head.
 
@@ -107,12 +114,12 @@ class Captioner(nn.Module):
     def __init__(self, space: CodeSpace, params: CaptionerParams, coder: Coder, max_words: int) -> None:
         super().__init__()
         self.coder, self.max_words, mapper = coder, max_words, params.mapper
-        side, positions = params.side, space.num_positions
-        length = positions if isinstance(mapper, CodesParams) else mapper.prefix_length
+        side = params.side
+        length = num_code_tokens(space, side) if isinstance(mapper, CodesParams) else mapper.prefix_length
         self.language = language_of(params.language_model, coder, length + max_words + 1)
         width = self.language.width
         self.image = CodeTokens(space, width, side)
-        self.prefix_length = self.image.num_tokens if isinstance(mapper, CodesParams) else length
+        self.prefix_length = length
         self.vector = not isinstance(mapper, CodesParams)
         if isinstance(mapper, CodesParams):
             self.mapper: nn.Module = nn.Identity()
@@ -122,7 +129,9 @@ class Captioner(nn.Module):
             try:
                 check_heads(mapper, width)
             except ValueError as error:
-                raise MismatchError("mapper.num_heads does not fit GPT-2", found=error) from error
+                raise MismatchError(
+                    "mapper.num_heads does not fit GPT-2", found=error, expected=f"a divisor of {width}"
+                ) from error
             self.vector = mapper.num_vectors is not None
             body = TransformerMapper(width, mapper.prefix_length, mapper.num_layers, mapper.num_heads)
             tokens = VectorTokens(width, width, mapper.num_vectors) if mapper.num_vectors else nn.Identity()
@@ -135,15 +144,24 @@ class Captioner(nn.Module):
         return out
 
     def losses(self, z_q: Float[Tensor, "b d h w"], words: Int64[Tensor, "b c t"]) -> Float[Tensor, " b"]:
-        """The negative log-likelihood of an image's captions in nats per word, ends included, `coder.pad` not."""
+        """The negative log-likelihood of an image's captions in nats per number of the coder, ends included."""
         prefix = self.prefix(z_q).repeat_interleave(words.shape[1], dim=0)
-        flat = words.flatten(0, 1)
-        logits = self.language(torch.cat([prefix, self.language.embed(flat)], dim=1))
-        losses = word_losses(logits, flat, self.prefix_length, self.coder.pad).view_as(words)
+        losses = self.word_losses(prefix, words.flatten(0, 1)).view_as(words)
         return losses.sum(dim=(1, 2)) / (words != self.coder.pad).sum(dim=(1, 2))
 
+    def word_losses(
+        self, prefix: Float[Tensor, "b p e"], words: Int64[Tensor, "b t"]
+    ) -> Float[Tensor, "b t"]:
+        """The negative log-likelihood of each word in nats. Only states that a word follows become logits."""
+        states = self.language.states(torch.cat([prefix, self.language.embed(words[:, :-1])], dim=1))
+        return word_losses(
+            self.language.following(states[:, self.prefix_length - 1 :]), words, self.coder.pad
+        )
+
     def captions(self, z_q: Float[Tensor, "b d h w"], beam: int) -> list[str]:
-        """The best caption of each image by beam search."""
+        """The best caption of each image by beam search, of at most `max_words` words."""
         decoding = self.language.begin(self.prefix(z_q), self.max_words + 1)
-        found = beam_search(decoding, beam=beam, stop=self.coder.stop, length=self.max_words + 1)
+        found = beam_search(
+            decoding, beam=beam, stop=self.coder.stop, length=self.max_words + 1, must_stop=True
+        )
         return [self.coder.decode(found.sequences(image)[0]) for image in range(len(z_q))]

@@ -5,13 +5,14 @@ The network is `vqpipe.tasks.captioner`, the scores are those of the reference p
 (`vqpipe.metrics.caption_scores`).
 
 Next to each number come the same scores of what needs no image: another image's codes, the most frequent training
-caption, and a training caption drawn for each image; and of a human caption against the image's other captions.
+caption, and a training caption drawn for each image; and of one of an image's true captions against its others.
 
 Letters: n examples, one of each image; b batch, c captions of an image, t words.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,15 +29,19 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
 from vqpipe.data.annotations import things_of
 from vqpipe.errors import DataError, MismatchError
+from vqpipe.metrics.caption_scores import need_java
+from vqpipe.metrics.caption_words import ptb_words
 from vqpipe.metrics.measured import Interval, text_digest
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tasks.caption_numbers import CaptionNumbers, PerImage, scored
 from vqpipe.tasks.captioner import Captioner, CaptionerParams
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
-from vqpipe.tasks.languages import Coder, coder_of, known_coder
+from vqpipe.tasks.languages import Coder, Gpt2Coder, Gpt2Params, coder_of, known_coder
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tasks.words import words_of
+
+LOGITS = 1 << 26
+"""Most logits of captions that are made at once in measuring, 256 MB in float32."""
 
 
 class CaptioningParams(TaskParams):
@@ -60,7 +65,7 @@ class CaptioningParams(TaskParams):
 
 
 class CaptioningMetrics(Metrics):
-    """What one head generates, with what can be had without the image and what people write."""
+    """What one head generates, with what can be had without the image and what another true caption scores."""
 
     generated: CaptionNumbers
     """The head's captions."""
@@ -71,19 +76,19 @@ class CaptioningMetrics(Metrics):
     chance: CaptionNumbers
     """For each image a caption drawn from those of the training split."""
     human: CaptionNumbers | None = None
-    """A ceiling: for each image with several captions, one of them against the others. None where fewer than two images
-    have several."""
+    """A reference and no bound: for each image with several captions, a true one that is left out, against the others.
+    People wrote it only where they wrote the dataset's captions. None where fewer than two images have several."""
     generated_as_human: CaptionNumbers | None = None
-    """The head's captions of the same images against the same references, one fewer than in `generated`."""
+    """The head's captions of the images of `human` against its references, one fewer than in `generated`."""
     bits: Interval
-    """Bits per word of the image's true captions, the end included, under the head; lower is better. Byte-pair
-    tokens for GPT-2."""
+    """Bits of the image's true captions under the head by their words and signs, ends included, for GPT-2 too; lower is
+    better."""
     bits_other_image: Interval
     """The same with another image's input."""
     num_distinct: int
     """Different captions among those generated."""
     num_empty: int
-    """Generated captions without a word."""
+    """Generated captions without a word, as the scores count words."""
     tokenizer: str
     """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's)."""
     absent: dict[str, str]
@@ -98,11 +103,19 @@ class CaptioningProtocol(TaskProtocol):
     num_tokens: int
     """Numbers in its vocabulary."""
     num_references: int
-    """Captions of the test images."""
+    """Captions of the test images, those that are dropped not among them."""
+    num_one_word: int
+    """Of these, those of one word."""
+    num_test_cut: int
+    """Of these, those that are cut in `bits`, as they are longer than `max_words`."""
+    num_dropped: int
+    """Captions of test images without a word, as the scores count words; their images may have others."""
     num_left_out: int
     """Test images without a caption."""
     num_train_left_out: int
     """Training images without a caption."""
+    num_train_dropped: int
+    """Captions of training images without a word."""
     num_train_captions: int
     """Training captions."""
     num_cut: int
@@ -126,9 +139,19 @@ class Captioned(Examples):
     """Of each example, those that have a word."""
     num_left_out: int = field(kw_only=True)
     """Images without a caption."""
+    num_dropped: int = field(kw_only=True)
+    """Captions without a word."""
+    objects: list[set[str]] = field(kw_only=True, default_factory=list)
+    """Of each test example, the names of the annotated objects."""
 
     def digests(self) -> dict[str, str]:
-        return {"captions": text_digest(text for own in self.captions for text in own)}
+        return {"captions": self._digest(self.captions)} | (
+            {"things": self._digest([sorted(own) for own in self.objects])} if any(self.objects) else {}
+        )
+
+    def _digest(self, texts: Sequence[Sequence[str]]) -> str:
+        """Of which image has which texts."""
+        return text_digest(json.dumps([name, *own]) for name, own in zip(self.ids, texts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -181,27 +204,47 @@ class Captioning(Task):
     Params = CaptioningParams
     Metrics = CaptioningTaskMetrics
     picture_spec = CAPTIONING_PICTURES
+    protocol = 2
     config: CaptioningParams
 
     def examples(self, split: str) -> Captioned:
+        if self.config.java:
+            need_java()  # refused before anything is trained
         images, positions = self.images(split)
-        texts = [[text for text in images.captions[at] if words_of(text)] for at in positions.tolist()]
+        every = [images.captions[at] for at in positions.tolist()]
+        texts = [[text for text in own if ptb_words(text)] for own in every]
+        dropped = sum(map(len, every)) - sum(map(len, texts))
         kept = [row for row, own in enumerate(texts) if own]
         if len(kept) < 2:
             raise DataError(
                 f"{self.where(split)}: captioning needs images with captions",
-                found=f"{len(kept)} of {len(texts)} images have one", expected="2 or more",
+                found=f"{len(kept)} of {len(texts)} images have one with a word", expected="2 or more",
             )  # fmt: skip
         captions, left_out = [texts[row] for row in kept], len(texts) - len(kept)
         if split == "test":
-            return Captioned(images, positions[kept], captions=captions, num_left_out=left_out)
+            return Captioned(
+                images, positions[kept], captions=captions, num_left_out=left_out, num_dropped=dropped,
+                objects=self.objects(split, positions[kept]),
+            )  # fmt: skip
         config, flat = self.config, [text for own in captions for text in own]
         coder = coder_of(config.head.language_model, flat)
         words, cut = coder.encode(flat, config.max_words)
         return TrainCaptioned(
-            images, positions[kept], captions=captions, num_left_out=left_out, coder=coder, words=words, num_cut=cut,
-            num_captions=config.num_captions, seed=config.seed,
+            images, positions[kept], captions=captions, num_left_out=left_out, num_dropped=dropped, coder=coder,
+            words=words, num_cut=cut, num_captions=config.num_captions, seed=config.seed,
         )  # fmt: skip
+
+    def objects(self, split: str, positions: Int64[np.ndarray, " n"]) -> list[set[str]]:
+        """The names of the annotated objects of some images."""
+        things = things_of(self.dataset, split, self.resolution)
+        return [{thing.name for thing in things[at]} for at in positions.tolist()]
+
+    def recorded(self) -> dict[str, Any]:
+        own, language = super().recorded(), self.config.head.language_model
+        if isinstance(language, Gpt2Params):  # what the folder has, in the place of where it is
+            del own["head"]["language_model"]["path"]
+            own["head"]["language_model"]["files"] = Gpt2Coder(language.path).name
+        return own
 
     def known(self, train: Examples) -> dict[str, Any]:
         assert isinstance(train, TrainCaptioned)
@@ -243,7 +286,6 @@ class Captioning(Task):
         drawn = numpy_rng(config.seed, "chance").integers(0, len(flat), len(test))
         texts["chance"] = [flat[at] for at in drawn.tolist()]
 
-        objects = [{thing.name for thing in own} for own in things_of(self.dataset, "test", self.resolution)]
         rows = np.arange(len(test))
         sets = {name: (own, test.captions, rows) for name, own in texts.items()}
         sets |= human_sets(test.captions, texts["generated"], config.seed)
@@ -251,7 +293,7 @@ class Captioning(Task):
         intervals = {name: config.interval(own) for name, own in values.items()}
         numbers: dict[str, CaptionNumbers] = {}
         for name, (captions, references, rows) in sets.items():
-            known = [objects[at] for at in test.positions[rows].tolist()]
+            known = [test.objects[row] for row in rows.tolist()]
             found = scored(captions, references, known, config.java, config.interval)
             numbers[name] = found.numbers
             for score, of in found.values.items():
@@ -259,7 +301,7 @@ class Captioning(Task):
                 values[f"{name}.{score}"][rows] = of
         metrics = CaptioningMetrics.model_validate({
             **numbers, **intervals, "num_distinct": len(set(texts["generated"])),
-            "num_empty": sum(not words_of(text) for text in texts["generated"]),
+            "num_empty": sum(not ptb_words(text) for text in texts["generated"]),
             "tokenizer": found.tokenizer, "absent": found.absent,
         })  # fmt: skip
         cider_d = (values["generated.cider_d"], values["other_image.cider_d"])
@@ -293,30 +335,37 @@ class Captioning(Task):
         return CaptioningProtocol(
             **dict(super().describe(inputs, test, train)),
             language_model=train.coder.name, num_tokens=train.coder.num_tokens, num_references=len(references),
-            num_left_out=test.num_left_out, num_train_left_out=train.num_left_out,
-            num_train_captions=len(train.words), num_cut=train.num_cut,
-            num_unknown=train.coder.num_unknown(references),
+            num_one_word=sum(len(ptb_words(text)) == 1 for text in references),
+            num_test_cut=train.coder.encode(references, self.config.max_words)[1],
+            num_left_out=test.num_left_out, num_dropped=test.num_dropped, num_train_left_out=train.num_left_out,
+            num_train_dropped=train.num_dropped, num_train_captions=len(train.words),
+            num_cut=train.num_cut, num_unknown=train.coder.num_unknown(references),
         )  # fmt: skip
 
 
 def bits_per_word(
     head: Captioner, z_q: Float[Tensor, "b d h w"], captions: Sequence[Sequence[str]]
 ) -> PerImage:
-    """Bits per word of each image's captions under a head; captions longer than its `max_words` are cut."""
-    most = max(len(own) for own in captions)
+    """Bits per word of each image's captions under a head: all bits by all words, whichever pieces the coder has.
+
+    Captions longer than the head's `max_words` are cut. At most `LOGITS` logits are made at once, or one caption's.
+    """
     words, _ = head.coder.encode([text for own in captions for text in own], head.max_words)
-    padded = words.new_full((len(captions), most, words.shape[1]), head.coder.pad)
-    at = 0
-    for row, own in enumerate(captions):
-        padded[row, : len(own)] = words[at : at + len(own)]
-        at += len(own)
-    return np.asarray(head.losses(z_q, padded.to(z_q.device)).double().cpu()) / math.log(2)
+    owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
+    prefix, size = head.prefix(z_q), max(1, LOGITS // (words.shape[1] * head.coder.num_tokens))
+    nats = []
+    for at in range(0, len(words), size):
+        rows = torch.from_numpy(owners[at : at + size]).to(z_q.device)
+        losses = head.word_losses(prefix[rows], words[at : at + size].to(z_q.device))
+        nats.append(losses.double().sum(dim=1).cpu().numpy())
+    totals = np.bincount(owners, np.concatenate(nats))
+    return np.asarray(totals / np.bincount(owners, head.coder.num_words(words).numpy()) / math.log(2))
 
 
 def human_sets(
     references: Sequence[Sequence[str]], generated: Sequence[str], seed: int
 ) -> dict[str, tuple[list[str], list[list[str]], Int64[np.ndarray, " m"]]]:
-    """A caption of each image, drawn from its references, against the others; and the generated ones against the same.
+    """A true caption of each image, drawn and left out, against the others; and the generated ones against the same.
 
     Returns:
         The captions, their references, and the images, those with several references; empty for fewer than two.

@@ -94,6 +94,10 @@ class Coder(ABC):
         """The text up to `stop`."""
 
     @abstractmethod
+    def num_words(self, numbers: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+        """Words and signs (`words_of`) of each encoded text, and its end: one unit for all models."""
+
+    @abstractmethod
     def num_unknown(self, texts: Sequence[str]) -> int:
         """How many words of the texts, at least one, it has no number for."""
 
@@ -115,6 +119,9 @@ class WordCoder(Coder):
 
     def decode(self, numbers: Sequence[int]) -> str:
         return self.vocabulary.decode(numbers)
+
+    def num_words(self, numbers: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+        return (numbers != self.pad).sum(dim=1)
 
     def num_unknown(self, texts: Sequence[str]) -> int:
         longest = max(len(words_of(text)) for text in texts)
@@ -152,6 +159,9 @@ class Gpt2Coder(Coder):
         text = self._tokenizer.decode(own[: own.index(self.stop)] if self.stop in own else own)
         return str(text).strip()
 
+    def num_words(self, numbers: Int64[Tensor, "n t"]) -> Int64[Tensor, " n"]:
+        return torch.tensor([len(words_of(self.decode(row))) + 1 for row in numbers.tolist()])
+
     def num_unknown(self, texts: Sequence[str]) -> int:
         """None: pieces spell any word."""
         return 0
@@ -168,8 +178,16 @@ class Language(nn.Module, ABC):
         """The vectors of words; any for padding."""
 
     @abstractmethod
+    def states(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s e"]:
+        """The states of the last layer at each input."""
+
+    @abstractmethod
+    def following(self, states: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
+        """The logits of what follows states of the last layer."""
+
     def forward(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
         """The logits of what follows each input."""
+        return self.following(self.states(inputs))
 
     @abstractmethod
     def begin(self, prefix: Float[Tensor, "b p e"], length: int) -> Decoding:
@@ -197,11 +215,11 @@ class WordLanguage(Language):
         out: Tensor = self.words(words)
         return out
 
-    def forward(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
-        return self.following(self.layers(inputs + self.places[: inputs.shape[1]]))
+    def states(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s e"]:
+        out: Tensor = self.layers(inputs + self.places[: inputs.shape[1]])
+        return out
 
     def following(self, states: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
-        """The logits at states of the last layer."""
         return self.norm(states) @ self.words.weight.T
 
     def begin(self, prefix: Float[Tensor, "b p e"], length: int) -> Decoding:
@@ -270,9 +288,13 @@ class Gpt2Language(Language):
         out: Tensor = self.model.wte(words.clamp_min(0))
         return out
 
-    def forward(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
-        states = self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        return states @ self.model.wte.weight.T
+    def states(self, inputs: Float[Tensor, "b s e"]) -> Float[Tensor, "b s e"]:
+        out: Tensor = self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return out
+
+    def following(self, states: Float[Tensor, "b s e"]) -> Float[Tensor, "b s v"]:
+        out: Tensor = states @ self.model.wte.weight.T
+        return out
 
     def begin(self, prefix: Float[Tensor, "b p e"], length: int) -> Decoding:
         return Gpt2Decoding(self, prefix)
@@ -292,10 +314,10 @@ class Gpt2Decoding:
         self._read(self._language.embed(tokens[:, None]))
 
     def _read(self, inputs: Float[Tensor, "m s e"]) -> None:
-        model = self._language.model
-        found = model(inputs_embeds=inputs, past_key_values=self._cache, use_cache=True)
+        language = self._language
+        found = language.model(inputs_embeds=inputs, past_key_values=self._cache, use_cache=True)
         self._cache = found.past_key_values
-        self.logits = found.last_hidden_state[:, -1] @ model.wte.weight.T
+        self.logits = language.following(found.last_hidden_state[:, -1:])[:, 0]
 
 
 def coder_of(params: WordsParams | Gpt2Params, texts: Sequence[str]) -> Coder:
