@@ -60,7 +60,9 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     blind = next((run for run in ordered if run.config.input == "none"), None)
     rows = []
     for run, head, part in found:
-        alone = blind.values.get((head, "accuracy")) if blind else run.values.get((head, "other_image.accuracy"))
+        alone = (
+            blind.values.get((head, "accuracy")) if blind else run.values.get((head, "other_image.accuracy"))
+        )
         gain = run.difference(run.values.get((head, "accuracy")), alone)
         rows.append([
             Cell(run.label), cell("box_accuracy", part.accuracy), cell("box_iou", part.iou),

@@ -14,7 +14,6 @@ captions of an image, t words.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 import torch
@@ -26,7 +25,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.models.captioner import MlpMapper, TransformerMapper, VectorTokens, word_losses
 from vqpipe.params.base import Params
 from vqpipe.tasks.beam import beam_search
-from vqpipe.tasks.heads import CodeTokens
+from vqpipe.tasks.heads import CodeTokens, square_of
 from vqpipe.tasks.inputs import CodeSpace
 from vqpipe.tasks.languages import Coder, LanguageParams, WordsParams, language_of
 
@@ -93,12 +92,6 @@ def check_heads(mapper: TransformerParams, width: int) -> None:
         )
 
 
-def num_code_tokens(space: CodeSpace, side: int | None) -> int:
-    """n of `CodeTokens`, before it is built: its width is the language model's, whose length depends on n."""
-    square = 1 if side is None else math.ceil(max(space.grid) / side)
-    return space.num_positions // square**2
-
-
 class Captioner(nn.Module):
     """The head.
 
@@ -115,7 +108,11 @@ class Captioner(nn.Module):
         super().__init__()
         self.coder, self.max_words, mapper = coder, max_words, params.mapper
         side = params.side
-        length = num_code_tokens(space, side) if isinstance(mapper, CodesParams) else mapper.prefix_length
+        length = (
+            space.num_positions // square_of(space, side) ** 2
+            if isinstance(mapper, CodesParams)
+            else mapper.prefix_length
+        )
         self.language = language_of(params.language_model, coder, length + max_words + 1)
         width = self.language.width
         self.image = CodeTokens(space, width, side)
