@@ -100,11 +100,16 @@ def measured_seconds(stage: Stage, root: Path) -> float | None:
     return None
 
 
+SMALL = 4 << 20
+"""Bytes of the largest file whose content is compared."""
+
+
 def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] = ()) -> set[str]:
     """The stages that DVC would run, by dvc.lock, params.yaml, the listings of code, and which outputs are there.
 
     A stage after an outdated one counts, although DVC skips it where the new output equals the old one: ask again when
-    that one has run. Raw data and the content of outputs are not compared: that would take as long as `dvc status`.
+    that one has run. Outputs that are a small file are compared, since git can put back other metrics and curves. Raw
+    data and the content of larger outputs are not: that would take as long as `dvc status`.
 
     Args:
         ran: stages that ran and were recorded since an earlier call. Of what reads a part of their output counts all.
@@ -144,8 +149,15 @@ def _differs(stage: Stage, entry: dict[str, Any], context: dict[str, Any], root:
         entry["cmd"].split() != stage.cmd.split()
         or bool(changed_params(stage, entry, context, root))
         or any(not (root / path).is_file() or md5(root / path) != _recorded(entry, path) for path in listings)
-        or not all((root / out).exists() for out in stage.outs)
+        or any(not (root / out).exists() or _changed(root / out, _recorded(entry, out)) for out in stage.outs)
     )
+
+
+def _changed(path: Path, recorded: str | None) -> bool:
+    """Whether an output is a small file with another content than dvc.lock has."""
+    from stages.lock import md5
+
+    return path.is_file() and path.stat().st_size <= SMALL and md5(path) != recorded
 
 
 def _recorded(entry: dict[str, Any] | None, path: str) -> str | None:
