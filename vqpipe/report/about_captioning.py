@@ -80,7 +80,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     quiet = frozenset(range(sum(run.of_codes for run in ordered), len(rows)))
     lead = (
         "One caption for each image, generated word by word from what the head sees of it (ClipCap's form; LG-VQ, "
-        "table 11). A number is due to the codes as far as it is above that with another image's codes."
+        "table 11). A number is due to the codes as far as it is above that of the head without an image."
     )
     note = (
         f"{_counts(ordered)} Rows in italics are references: the same head and steps on another input, "

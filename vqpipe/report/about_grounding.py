@@ -86,7 +86,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     )
     lead = (
         "One box for each expression, from the codes and the words (TransVG's head, LG-VQ's setting). A number is due "
-        "to the codes as far as it is above that with another image's codes and above the expression alone."
+        "to the codes as far as it is above that of the head without an image: the gain."
     )
     columns = [Column("input of the head", numeric=False), *map(column, names)]
     quiet = frozenset(range(codes, len(rows)))

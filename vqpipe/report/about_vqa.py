@@ -17,7 +17,11 @@ from vqpipe.tasks.vqa import AnswerMetrics, VqaMetrics, VqaProtocol
 SHOWN = ("vqa_accuracy", "wups_09", "wups_00", "vqa_other_image")
 """The measures of the table."""
 FLOORS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
-    ("most frequent answer to the same text", "majority_question", {}),
+    (
+        "most frequent answer to the same text",
+        "majority_question",
+        {"wups_09": "majority_question_wups_09", "wups_00": "majority_question_wups_00"},
+    ),
     ("most frequent answer to its kind", "majority_kind", {}),
     ("most frequent answer", "majority", {"wups_09": "majority_wups_09", "wups_00": "majority_wups_00"}),
     ("chance: an answer drawn evenly", "chance", {}),

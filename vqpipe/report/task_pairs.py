@@ -347,8 +347,8 @@ def _comparison(plain: str, aligned: str, pairs: Sequence[Pair]) -> list[Block]:
     if further := list(dict.fromkeys(text for pair in pairs for text in pair.further)):
         lead += f" The two differ in more than alignment: {'; '.join(further)}."
     note = (
-        "Change: the mean of the differences on each image, with its 95 % bootstrap interval; unclear where that "
-        "contains 0, equal where no image differs. Of twenty such verdicts about one is due to the draw of images. Own "
+        "Change: the mean of the differences on each example, with its 95 % bootstrap interval; unclear where that "
+        "contains 0, equal where none differs. Of twenty such verdicts about one is due to the draw of examples. Own "
         "heads, which a plain tokenizer does not have, are compared with its fresh ones."
     )
     return [Text(lead), Table(title, columns, rows, note)]
