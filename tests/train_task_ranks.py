@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.properties.test_tasks import CASES, make, solved
+from tests.properties.test_every_task import CASES, make, solved
 from vqpipe.runtime.distributed import is_main, process_group
 from vqpipe.tasks import TASKS
 

@@ -13,7 +13,11 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
 PAIRED = ("vq-gpt", "vqct-gpt", "lc-gpt", "lc-vq_diffusion")
-SOLVED = ("vq-masked_words", "vq+lg-masked_words", "vq+lg-retrieval", "vq+lg-relations")
+SOLVED = (
+    "vq-masked_words", "vq+lg-masked_words", "vq+lg-retrieval", "vq+lg-relations", "vq-classification",
+    "vq-classification-patches", "vq-captioning", "vq+lg-captioning", "vq-vqa", "vq-vqa-none", "vq-grounding",
+    "vq-grounding-clip",
+)  # fmt: skip
 FOLDERS = [
     "dataset", "clip", "vocabulary", "codebook/words", "patches", "codebook/patches",
     *(f"{room}/{v}" for room in ("tokenizer", "tokens", "evaluation") for v in VARIANTS),

@@ -12,7 +12,7 @@ import torch
 from report_tree import PARAMS
 from test_report_page import check_valid
 
-from tests.properties.test_tasks import TRAINING
+from tests.properties.test_every_task import TRAINING
 from tests.small_answers import NUM_DIFFERENT, PLACES, read_all, write_all
 from tests.small_tasks import COMMON
 from vqpipe.metrics.measured import interval
