@@ -24,10 +24,10 @@ from vqpipe.report.blocks import Column as Head
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.task_inputs import PICTURES, references
 from vqpipe.report.task_pairs import TaskRun
 from vqpipe.tasks.captioning import CaptioningMetrics, CaptioningProtocol
 
-PICTURES = "pictures.parquet"
 COLUMNS: Mapping[str, Callable[[CaptioningMetrics], Any]] = {
     "caption_bleu_1": lambda found: found.generated.bleu_1,
     "caption_bleu_4": lambda found: found.generated.bleu_4,
@@ -128,26 +128,23 @@ def _counts(runs: Sequence[TaskRun]) -> str:
 def _floor(
     words: str, found: Sequence[tuple[TaskRun, Any]], columns: Mapping[str, Any], only: str = ""
 ) -> list[list[Cell]]:
-    """A row of captions that no head made: one where it is the same for all runs, else one for each, with the runs.
+    """Rows of captions that no head made, as `references` gives them.
 
     Args:
-        words: its label.
+        words: their label.
         found: the `CaptionNumbers` of each run.
         columns: of the table.
         only: the column that gets CIDEr-D, with the others empty; by default each score is in its own.
     """
-    rows: dict[tuple[str, ...], list[str]] = {}
-    cells: dict[tuple[str, ...], list[Cell]] = {}
-    for run, part in found:
-        own = {f"caption_{name}": value for name, value in part} if not only else {only: part.cider_d}
-        made = [Cell("") if own.get(name) is None else cell(name, own[name]) for name in columns]
-        key = tuple(item.text for item in made)
-        cells[key] = made
-        rows.setdefault(key, []).append(run.label)
-    return [
-        [Cell(words if len(rows) == 1 else f"{words} ({', '.join(names)})"), *cells[key]]
-        for key, names in rows.items()
-    ]
+
+    def score(name: str) -> Callable[[Any], Any]:
+        if only:
+            return lambda part: part.cider_d if name == only else None
+        return lambda part: getattr(part, name.removeprefix("caption_"), None)
+
+    values = [(name, score(name)) for name in columns]
+    rows = references([(run, "fresh", part) for run, part in found], words, values, len(values))
+    return [[label, *cells] for label, _, *cells in rows]  # no column of heads
 
 
 def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:

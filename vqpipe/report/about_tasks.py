@@ -36,7 +36,7 @@ from vqpipe.report.blocks import (
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
-from vqpipe.report.task_inputs import by_name, references
+from vqpipe.report.task_inputs import PICTURES, by_name, references
 from vqpipe.report.task_pairs import (
     COSINES,
     DIRECTIONS,
@@ -343,8 +343,6 @@ Row = Mapping[str, Any]
 Shown = tuple[TaskRun, Row]
 """A run and a row of its pictures."""
 Families = Sequence[Sequence[TaskRun]]
-
-PICTURES = "pictures.parquet"
 
 CANDIDATE_PIXELS = 80
 """Longer side of an image that is found."""
