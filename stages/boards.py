@@ -60,8 +60,8 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         ArtifactError: an input that is not there.
         ParamsError: params that are not valid, so that no row fails after an hour.
     """
-    from vqpipe.artifacts.run import StageRun
     from vqpipe.boards.generation import read_board
+    from vqpipe.boards.recipe import given
     from vqpipe.errors import ArtifactError
     from vqpipe.report.inputs import read_json
 
@@ -79,8 +79,8 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
                 raise ArtifactError(
                     f"row {name}: input {path} does not exist", run=f"make board-{folder.name}"
                 )
-        given = StageRun(module_of(command), board.identity(row, seed), dict.fromkeys(inputs)).key()
-        if not metrics.is_file() or read_json(metrics).get("given") != given:
+        made_from = given(module_of(command), board.identity(row, seed), inputs)
+        if not metrics.is_file() or read_json(metrics).get("given") != made_from:
             missing[name] = command
     return missing
 

@@ -38,6 +38,7 @@ def main(
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.judges import JUDGES
     from vqpipe.boards.generation import read_board, train_generation_row
+    from vqpipe.boards.recipe import given
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.evaluation.judges import Judges
     from vqpipe.runtime.code import stage_code, words_in
@@ -63,7 +64,7 @@ def main(
         )  # fmt: skip
         about = {
             "row": row, "seed": seed, "protocol": board.protocol, "code": code, "code_shared": shared,
-            "given": run.key(),
+            "given": given("generation", identity, [dataset, clip, judges, codebook]),
         }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})
         publish_json(run.staged(cost), {**made.cost, "row": row, "seed": seed})

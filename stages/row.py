@@ -37,6 +37,7 @@ def main(
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.boards.board import load_board
+    from vqpipe.boards.recipe import given
     from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.runtime.code import stage_code, words_in
@@ -62,7 +63,7 @@ def main(
         shared = stage_code("row", kinds=())
         about = {
             "row": row, "seed": seed, "protocol": board.protocol, "code": code, "code_shared": shared,
-            "given": run.key(),
+            "given": given("row", board.identity(row, seed), [dataset, clip, codebook]),
         }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})
         publish_json(run.staged(cost), {**made.cost, "row": row, "seed": seed})
