@@ -13,6 +13,9 @@ from vqpipe.boards.found import OUTCOMES, Found
 from vqpipe.boards.markdown import render
 from vqpipe.boards.results import Results
 
+MAX_NAMED = 12
+"""Missing runs or rows that a page names before it counts the rest."""
+
 
 def table_page(table: BoardTable, found: Found, home: str) -> str:
     """A table with its claims and verdicts, and a link to the first page."""
@@ -88,10 +91,17 @@ def _missing(results: Results, names: Sequence[str]) -> str:
     single = [name for name in names if results.board.runs[name].row not in none]
     parts = []
     if none:
-        parts.append(f"all of {len(none)} row{'s' * (len(none) != 1)} ({', '.join(none)})")
+        parts.append(f"all of {len(none)} row{'s' * (len(none) != 1)} ({_named(none)})")
     if single:
-        parts.append(f"{len(single)} of rows that have others ({', '.join(single)})")
+        parts.append(f"{len(single)} of rows that have others ({_named(single)})")
     return f"Missing: {len(names)} run{'s' * (len(names) != 1)}, {' and '.join(parts)}."
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names, the first `MAX_NAMED` of a long list; `python -m stages.boards --dry` lists all."""
+    if len(names) <= MAX_NAMED + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
 
 
 def _versions(results: Results) -> str:
