@@ -141,17 +141,17 @@ def check_maps(path: Path, source: dict[str, Any], num_images: int) -> str:
         **training("prior.common.training", 2),
         "cluster.num_clusters": 16, "cluster.prefixes": [8], "tokenizer.variants.lc.quantizer.num_codes": 16,
     })  # fmt: skip
-    run(own, "stages.run", *f"{COMMON} prior@lc-gpt report".split())
+    run(own, "stages.run", *f"{COMMON} prior@lc-gpt-map report".split())
     assert metrics(own, "dataset")["quarantined"] == {}
     assert sum(metrics(own, "dataset")["images"].values()) == num_images
-    found = metrics(own, "prior/lc-gpt")
+    found = metrics(own, "prior/lc-gpt-map")
     assert (found["condition"], found["num_without_condition"]) == ("label_map", 0)
     assert set(found["agreement"]["samples"]) == {"mean_iou", "pixel_accuracy"}
     maps = LabelMaps.open(path / "artifacts/dataset", "test", 32)
     asked = (maps.get([0])[0] + 1).numpy().astype(np.uint8)
     assert asked.max() > 0
     Image.fromarray(asked).save(path / "map.png")
-    tool(own, "sample --prior lc-gpt --map map.png --n 4 --out grid.png")
+    tool(own, "sample --prior lc-gpt-map --map map.png --n 4 --out grid.png")
     assert grid(path / "grid.png") == (2 * 32 + 2, 2 * 32 + 2)
     text = page(own)
     assert "Each label map" in text

@@ -12,7 +12,7 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
-PAIRED = ("vq-gpt", "vqct-gpt", "lc-gpt", "lc-vq_diffusion")
+PAIRED = ("vq-gpt", "vqct-gpt", "lc-gpt-map", "lc-vq_diffusion")
 SOLVED = (
     "vq-masked_words", "vq+lg-masked_words", "vq+lg-retrieval", "vq+lg-relations", "vq-classification",
     "vq-classification-patches", "vq-captioning", "vq+lg-captioning", "vq-vqa", "vq-vqa-none", "vq-grounding",

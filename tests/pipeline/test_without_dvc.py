@@ -26,9 +26,9 @@ def test_tokenizer_and_tokens_and_prior_run_to_the_same_bytes(pico: Checkout, tm
     path = f"{tmp_path}:{pico.folder}"
     blocked = pico.run("faiss", check=False, PYTHONPATH=path)
     assert blocked.returncode != 0, "the blocker must hide what it names"
-    outs = [pico.folder / "artifacts" / out for out in ("tokenizer/lc", "tokens/lc", "prior/lc-gpt")]
+    outs = [pico.folder / "artifacts" / out for out in ("tokenizer/lc", "tokens/lc", "prior/lc-gpt-map")]
     before = [tree_digest(out) for out in outs]
-    pico.run("stages.run", "tokenizer@lc", "tokens@lc", "prior@lc-gpt", PYTHONPATH=path)
+    pico.run("stages.run", "tokenizer@lc", "tokens@lc", "prior@lc-gpt-map", PYTHONPATH=path)
     assert [tree_digest(out) for out in outs] == before
 
 
