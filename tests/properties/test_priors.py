@@ -207,6 +207,8 @@ def test_a_saved_prior_draws_the_same(
     )  # fmt: skip
     again = load_prior(tmp_path / "prior")
     assert (again.config, again.space) == (prior.config, prior.space)
+    # A loaded prior takes no gradient, and on some processors torch then has other kernels, with other last digits.
+    prior.requires_grad_(False)
     assert torch.equal(sample(again, conditions, 2), sample(prior, conditions, 2))
     assert not any(p.requires_grad for p in again.parameters())
 
