@@ -16,7 +16,7 @@ repro: $(STAMP)
 	dvc repro
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 pytest -n $(TEST_PROCESSES) --dist loadgroup tests
+	OMP_NUM_THREADS=1 pytest -n $(TEST_PROCESSES) --dist loadscope tests
 
 # The tests of single parts, without a pipeline; tests/conftest.py says which.
 test-fast: $(STAMP)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 for name in [name for name in os.environ if name.startswith(("VQPIPE_", "GIT_"))]:
     del os.environ[name]
@@ -24,6 +26,7 @@ MARKERS = {
     "slow": "a test of one part that takes seconds, left out of the fast ones; set at the test",
 }
 FAST = {"unit", "guards"}
+PIPELINE = "tests/pipeline/"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,3 +39,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder in FAST and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+
+
+class Scheduling(LoadScopeScheduling):
+    """One process takes all tests of the pipeline, which share a checkout that takes minutes; any takes any other test.
+
+    By the folder: pytest 9.2 does not show xdist's `loadgroup` the groups that marks name.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return PIPELINE if nodeid.startswith(PIPELINE) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)

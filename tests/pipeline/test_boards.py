@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from tests.pipeline.conftest import ROOT, Checkout
 from vqpipe.params.base import merged, read_yaml
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 RUNS = {"vq-0": "codebook/none", "lc-0": "codebook/patches"}
 

@@ -56,7 +56,6 @@ def with_lines(text: str, diff: str) -> str:
 
 
 @pytest.mark.pipeline
-@pytest.mark.xdist_group("pipeline")
 def test_the_page_adds_one_plug_in_of_each_kind(tmp_path: Path) -> None:
     copy = tmp_path / "vqpipe"
     shutil.copytree(ROOT, copy, ignore=not_copied)

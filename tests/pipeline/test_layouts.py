@@ -19,7 +19,7 @@ from tests.small_sources import DATA, write_ade20k, write_coco
 from vqpipe.cli.presets import load_preset
 from vqpipe.data.annotations import LabelMaps
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 COMMON = "dataset clip patches cluster tokenizer@lc tokens@lc judges"
 TEXT = "a red kite over a green lake"

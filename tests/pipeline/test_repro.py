@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from tests.pipeline.conftest import Checkout
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 VARIANTS = ("vq", "vq+lg", "vqct", "lc")
 PAIRED = ("vq-gpt", "vqct-gpt", "lc-gpt-map", "lc-vq_diffusion")
 SOLVED = (

@@ -7,7 +7,7 @@ import pytest
 from tests.pipeline.conftest import Checkout
 from vqpipe.artifacts.publish import tree_digest
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 
 @pytest.mark.parametrize(("variant", "kills"), [("vq", (2, 1)), ("lc", (1, 4))])
