@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from fnmatch import fnmatch
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -61,11 +62,11 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         ParamsError: params that are not valid, so that no row fails after an hour.
     """
     from vqpipe.boards.generation import read_board
-    from vqpipe.boards.recipe import given
+    from vqpipe.boards.recipe import given, recipe
     from vqpipe.errors import ArtifactError
     from vqpipe.report.inputs import read_json
 
-    board = read_board(folder / "params.yaml")
+    board, recipe_of = read_board(folder / "params.yaml"), cache(recipe)
     missing = {}
     for name, command in commands.items():
         options = options_of(command)
@@ -79,7 +80,7 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
                 raise ArtifactError(
                     f"row {name}: input {path} does not exist", run=f"make board-{folder.name}"
                 )
-        made_from = given(module_of(command), board.identity(row, seed), inputs)
+        made_from = given(module_of(command), board.identity(row, seed), inputs, recipe_of)
         if not metrics.is_file() or read_json(metrics).get("given") != made_from:
             missing[name] = command
     return missing

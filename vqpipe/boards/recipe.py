@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +40,22 @@ def recipe(path: Path) -> str | dict[str, Any]:
     }
 
 
-def given(stage: str, identity: Mapping[str, Any], inputs: Sequence[Path]) -> str:
+def given(
+    stage: str,
+    identity: Mapping[str, Any],
+    inputs: Sequence[Path],
+    recipe_of: Callable[[Path], str | dict[str, Any]] = recipe,
+) -> str:
     """16 hexadecimal digits that name what a row is made from: a row whose metrics have others is run again.
 
     Args:
         stage: `row` or `generation`.
         identity: what the board's params say of the row; see `Board.identity`.
         inputs: in the order in which the stage states them.
+        recipe_of: `recipe`, or one that remembers: the rows of a board share their inputs.
 
     Raises:
         ArtifactError: the lineage of an input is damaged.
     """
-    content = {"stage": stage, "params": identity, "inputs": [recipe(path) for path in inputs]}
+    content = {"stage": stage, "params": identity, "inputs": [recipe_of(path) for path in inputs]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
