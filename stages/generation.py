@@ -41,7 +41,7 @@ def main(
     from vqpipe.boards.recipe import given
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.evaluation.judges import Judges
-    from vqpipe.runtime.code import stage_code, words_in
+    from vqpipe.runtime.code import stage_code
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
@@ -57,13 +57,13 @@ def main(
         "generation", identity, [(dataset, DATASET), (clip, CLIP), (judges, JUDGES), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
-        code, shared = stage_code("generation", kinds=words_in(identity)), stage_code("generation", kinds=())
+        shared = stage_code("generation", kinds=())
         made = train_generation_row(
             board, row, seed, load_pretrained(codebook), dataset, Clip.load(clip, where), Judges.load(judges, where),
-            scratch=run.scratch(f"-{code}"), device=where,
+            scratch=run.scratch(), device=where,
         )  # fmt: skip
         about = {
-            "row": row, "seed": seed, "protocol": board.protocol, "code": code, "code_shared": shared,
+            "row": row, "seed": seed, "protocol": board.protocol, "code": run.code, "code_shared": shared,
             "given": given("generation", identity, [dataset, clip, judges, codebook]),
         }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})

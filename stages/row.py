@@ -40,7 +40,7 @@ def main(
     from vqpipe.boards.recipe import given
     from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
-    from vqpipe.runtime.code import stage_code, words_in
+    from vqpipe.runtime.code import stage_code
     from vqpipe.runtime.device import device
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.vision.clip import Clip
@@ -54,15 +54,13 @@ def main(
         "row", board.identity(row, seed), [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
-        code = stage_code("row", kinds=words_in(board.identity(row, seed)))
-        scratch = run.scratch(f"-{code}")
+        shared = stage_code("row", kinds=())
         made = train_row(
             config, board.evaluate, load_pretrained(codebook), dataset, Clip.load(clip, where),
-            scratch=scratch, device=where, title=f"{row}-{seed}", probe=board.probe, tasks=tasks,
+            scratch=run.scratch(), device=where, title=f"{row}-{seed}", probe=board.probe, tasks=tasks,
         )  # fmt: skip
-        shared = stage_code("row", kinds=())
         about = {
-            "row": row, "seed": seed, "protocol": board.protocol, "code": code, "code_shared": shared,
+            "row": row, "seed": seed, "protocol": board.protocol, "code": run.code, "code_shared": shared,
             "given": given("row", board.identity(row, seed), [dataset, clip, codebook]),
         }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})

@@ -14,6 +14,7 @@ import torch
 from tests.small_alignment import CAPTIONS, GLOBAL, MASKED, RELATIONSHIP, captions, make, params
 from tests.tiny import TOKENIZER
 from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.text_sides import ClipTextParams
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS, masked_words
@@ -22,6 +23,8 @@ from vqpipe.tasks.inputs import Codes, FrozenInputs
 from vqpipe.tasks.task import HeadResult, Task, TaskParams, task_entry
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 
+NO_CLIP = cast(Any, SimpleNamespace(id="none", context_length=12))
+"""Names the text side of heads that are given token ids."""
 EIGHT = [*CAPTIONS, *CAPTIONS[:2], [[320], [321]], [[322]], CAPTIONS[1][::-1]]
 """Eight captions: rows 3 and 4 repeat 0 and 1, and row 6 has one word."""
 HEAD = {"width": 16, "num_layers": 1, "num_heads": 2, "max_tokens": 12}
@@ -85,13 +88,13 @@ def measured(
     """A fresh head's result; the commonest training words are (300,) and (301, 302). Examples 0 and 6 are shown."""
     split = cast(Any, SimpleNamespace(ids=[str(at) for at in range(len(texts))]))
     text = captions(texts)
-    test = TestCaptions(split, np.arange(len(texts)), captions=["" for _ in texts], clip=cast(Any, None))
-    test._texts[12] = text
+    test = TestCaptions(split, np.arange(len(texts)), captions=["" for _ in texts], clip=NO_CLIP)
+    test._texts[ClipTextParams(), 12] = text
     train = TrainCaptions(
         split, np.arange(0), captions=cast(Any, SimpleNamespace(vocabulary=torch.arange(0)))
     )
     own = task(kind, **changes)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(own, "shown", lambda test: [0, 6])
-        patch.setattr(masked_words, "_train_counts", lambda train: Counter({(300,): 2, (301, 302): 1}))
+        patch.setattr(masked_words, "_train_counts", lambda *_: Counter({(300,): 2, (301, 302): 1}))
         return own.measure(model or head(), frozen(collapsed, texts), test, train)

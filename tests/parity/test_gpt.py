@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.small_priors import LLAMA, NO_DROPOUT, PLAIN, params
-from vqpipe.models.causal import CausalTransformer, CodeEmbedding, grid_places, turns
-from vqpipe.models.transformer import turned
+from vqpipe.models.causal import CausalTransformer, CodeEmbedding, grid_places, turned, turns
 from vqpipe.priors.contract import Condition, ImageSpace
 from vqpipe.priors.gpt import GPT
 from vqpipe.priors.prefix import Prefix

@@ -263,7 +263,7 @@ def test_plain_tokenizers_have_no_heads_of_their_own(inputs: Path, tmp_path: Pat
     [
         ("masked_words", {"masked_counts": [3, 1]}, "do not increase"),
         ("masked_words", {"masked_counts": [7]}, "no test caption has 7 words"),
-        ("masked_words", {"head": {"max_tokens": 9}}, "more than the CLIP's text encoder takes"),
+        ("masked_words", {"head": {"max_tokens": 9}}, "more than the text encoder takes"),
         ("retreival", {}, "did you mean retrieval"),
     ],
 )

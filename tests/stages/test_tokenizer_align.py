@@ -20,6 +20,7 @@ from tests.recipes import LC, every_recipe
 from tests.small_training import merged
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.alignment.aligner import TextBatch
+from vqpipe.alignment.text_sides import ClipSide
 from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
@@ -130,8 +131,8 @@ def test_the_aligner_is_in_the_tokenizers_folder_and_not_in_its_weights(whole: P
     assert set(read_manifest(whole / "out", SPEC).files) == {"model.safetensors", "aligner.safetensors"}
     stored = load_aligner(whole / "out")
     assert stored is not None
-    assert stored.aligner.config.model_dump(mode="json") == ALIGN
-    assert stored.clip.startswith("tiny:fresh:")
+    assert stored.aligner.config.model_dump(mode="json") == {**ALIGN, "text": {"kind": "clip"}}
+    assert stored.text.startswith("tiny:fresh:")
     assert not stored.aligner.training
     assert not any(p.requires_grad for p in stored.aligner.parameters())
     with pytest.raises(ArtifactError, match="does not exist"):
@@ -228,7 +229,7 @@ def test_images_whose_caption_names_a_side_are_not_mirrored(inputs: Path, tmp_pa
     ("variant", "options", "says"),
     [
         ({}, {"dataset": "bare/dataset"}, "has no captions, and align and the tasks on captions need them"),
-        ({"align": {"max_tokens": 9}}, {}, "9 tokens, and CLIP tiny:fresh"),
+        ({"align": {"max_tokens": 9}}, {}, "9 tokens, and tiny:fresh"),
         ({"align": {"widht": 3}}, {}, "widht is not a field; did you mean width?"),
         (
             {"quantizer": FSQ}, {},
@@ -279,7 +280,8 @@ def test_what_only_other_splits_say_is_in_the_vocabulary_and_never_drawn(tmp_pat
     dataset = write_dataset(tmp_path, {"train": 1, "validation": 1, "test": 1}, templates=["a {} one"])
     write_tiny_clip(tmp_path / "clip")
     split = ImageSplit.open(dataset, "train", 16)
-    captions = Captions(split, dataset, Clip.load(tmp_path / "clip"), max_tokens=7, seed=0, folder=tmp_path)
+    side = ClipSide(Clip.load(tmp_path / "clip"))
+    captions = Captions(split, dataset, side, max_tokens=7, seed=0, folder=tmp_path)
     only = set(captions.vocabulary.tolist()) - set(captions.text.vocabulary.tolist())
     assert only == {tokenizer().encode("light")[0]}
     assert captions.vocabulary.tolist() == sorted(captions.vocabulary.tolist())

@@ -168,7 +168,7 @@ def test_scratch_goes_only_after_all_outputs_are_there(
         replace(source, target)
         seen.append((Path(target).name, bool(kept) and kept[0].is_dir()))
 
-    with stage_run("fruit", {}, [(Path("own/seed"), SEED)], [(Path("own/pie"), FRUIT)]) as run:
+    with stage_run("graph", {}, [(Path("own/seed"), SEED)], [(Path("own/pie"), FRUIT)]) as run:
         kept.append(run.scratch())
         with publish_folder(run.staged(Path("own/pie")), FRUIT, {}) as folder:
             (folder / "a.txt").write_text("new")

@@ -7,21 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from vqpipe.artifacts import run as run_module
 from vqpipe.artifacts.publish import publish_text, tree_digest
-from vqpipe.artifacts.run import stage_run
+from vqpipe.artifacts.run import StageRun, stage_run
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError
+from vqpipe.runtime.code import stage_code
 
 
-def run_once(folder: Path, params: dict[str, int], text: str = "out") -> tuple[str, Path]:
+def run_once(folder: Path, params: dict[str, int], text: str = "out") -> tuple[StageRun, Path]:
     source = folder / "source.txt"
     if not source.exists():
         source.write_text("in")
     with stage_run("copying", params, inputs=[source]) as run:
         publish_text(run.staged(folder / "out.txt"), text)
         run.metrics(folder / "metrics.json", {"x": 1.5})
-        key = run.key()
-    return key, folder / "out.txt"
+    return run, folder / "out.txt"
 
 
 def test_sidecars_say_where_it_came_from_and_what_it_cost(tmp_path: Path) -> None:
@@ -43,14 +44,34 @@ def test_lineage_holds_no_path_of_the_machine(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "out.txt.lineage.json").read_text()
 
 
-def test_the_key_follows_params_and_inputs_alone(tmp_path: Path) -> None:
-    first, _ = run_once(tmp_path, {"k": 1})
-    again, _ = run_once(tmp_path, {"k": 1}, text="another output")
-    other, _ = run_once(tmp_path, {"k": 2})
+def test_checkpoints_are_found_again_by_params_inputs_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    code = ["first"]
+    monkeypatch.setattr(run_module, "stage_code", lambda stage, kinds: f"{stage} {code[-1]} {sorted(kinds)}")
+    (tmp_path / "source.txt").write_text("in")
+
+    def scratch(k: int) -> Path:
+        with stage_run("copying", {"k": k}, inputs=[tmp_path / "source.txt"]) as run:
+            return run.scratch()
+
+    first = scratch(1)
+    assert scratch(1) == first
+    other = scratch(2)
     (tmp_path / "source.txt").write_text("changed")
-    changed, _ = run_once(tmp_path, {"k": 1})
-    assert first == again
-    assert len({first, other, changed}) == 3
+    changed = scratch(1)
+    code.append("second")
+    assert len({first, other, changed, scratch(1)}) == 4
+
+
+def test_the_code_is_that_of_the_plugins_that_the_params_name(tmp_path: Path) -> None:
+    digests = {}
+    for kind in ("vq", "ema"):
+        with stage_run("tokenizer", {"quantizer": {"kind": kind}}) as run:
+            digests[kind] = run.code
+    assert digests["vq"] == stage_code("tokenizer", kinds={"quantizer", "kind", "vq"})
+    assert digests["vq"] != digests["ema"]
 
 
 def test_a_failed_stage_writes_no_sidecars(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.small_priors import GRID, LLAMA, ONE, PLAIN, TWO, given, images, labels, model, params, space
-from vqpipe.models.causal import Stack
-from vqpipe.models.transformer import FixedCache, GrowingCache, Place
+from vqpipe.models.causal import FixedCache, GrowingCache, Place, Stack
 from vqpipe.priors import gpt
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.decoding import WARM_UP, Decoder

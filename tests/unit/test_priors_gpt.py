@@ -27,8 +27,8 @@ from tests.small_priors import (
     space,
 )
 from vqpipe.errors import MismatchError, ParamsError
-from vqpipe.models.causal import SwiGLU, grid_places, turns
-from vqpipe.models.transformer import decay_groups, grid_rotation, turned
+from vqpipe.models.causal import SwiGLU, grid_places, turned, turns
+from vqpipe.models.transformer import decay_groups
 from vqpipe.priors.contract import Condition, ConditionKind
 from vqpipe.priors.gpt import GPT
 from vqpipe.priors.prefix import majority
@@ -366,8 +366,9 @@ def test_cells_of_a_map_are_where_the_tokens_are() -> None:
     torch.testing.assert_close(fine.mean(dim=(1, 3)).flatten(0, 1), grid_places(2, 2))
     network = model(ONE, condition="label_map").network
     assert network.rotation is not None
-    torch.testing.assert_close(network.rotation[:, :12], grid_rotation(GRID, 8))
-    torch.testing.assert_close(network.rotation[:, 12:], grid_rotation(GRID, 8)[:, :-1])
+    own = turns(grid_places(*GRID), 8, 100.0)
+    torch.testing.assert_close(network.rotation[:, :12], own)
+    torch.testing.assert_close(network.rotation[:, 12:], own[:, :-1])
 
 
 @pytest.mark.parametrize("attention", ["causal", "full"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from tests.damage import DAMAGES
 from tests.tiny import CLIP, write_tiny_clip
+from vqpipe.alignment.text_sides import ClipSide, TextSide
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.data.loader import epoch_order
 from vqpipe.errors import DataError, MismatchError
@@ -22,6 +25,8 @@ from vqpipe.vision import towers
 from vqpipe.vision.byte_pairs import END, START, tokenizer
 from vqpipe.vision.clip import Clip
 
+BYTE_PAIRS = ClipSide(cast(Any, SimpleNamespace(id="none", context_length=77)))
+"""Splits texts as any CLIP; it encodes none."""
 COUNTS = np.array([5, 1, 3, 2] * 50)
 
 
@@ -98,9 +103,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     return Clip.load(folder)
 
 
+@pytest.fixture(scope="module")
+def side(clip: Clip) -> TextSide:
+    return ClipSide(clip)
+
+
 def words_of(text: str) -> list[str]:
     """The tokens of a text, joined by word."""
-    rows = token_rows([text], 77)
+    rows = token_rows([text], BYTE_PAIRS, 77)
     own = [
         [int(i) for i, word in zip(rows.ids[0], rows.words[0], strict=True) if word == number]
         for number in range(rows.words.max() + 1)
@@ -110,7 +120,7 @@ def words_of(text: str) -> list[str]:
 
 def test_the_ids_are_those_that_clip_reads() -> None:
     assert (tokenizer().sot_token_id, tokenizer().eot_token_id) == (START, END)
-    rows = token_rows(TEXTS, 77)
+    rows = token_rows(TEXTS, BYTE_PAIRS, 77)
     ids = tokenizer()([clean(text)[0] for text in TEXTS], context_length=77).numpy()
     assert np.array_equal(rows.ids, ids[:, : rows.ids.shape[1]])
     assert not ids[:, rows.ids.shape[1] :].any()
@@ -130,7 +140,7 @@ def test_each_token_belongs_to_one_word_and_start_end_and_padding_to_none() -> N
         "wow",
     ]
     assert words_of(TEXTS[2]) == ["42", "naïve", "cafés", "here", "there", "now"]
-    rows = token_rows(TEXTS, 77)
+    rows = token_rows(TEXTS, BYTE_PAIRS, 77)
     for ids, words, length in zip(rows.ids, rows.words, rows.lengths, strict=True):
         inner = words[1 : length - 1][words[1 : length - 1] >= 0]
         assert inner[:1].tolist() in ([0], [])
@@ -138,32 +148,32 @@ def test_each_token_belongs_to_one_word_and_start_end_and_padding_to_none() -> N
         assert (words[[0, length - 1]] == -1).all()
         assert (words[length:] == -1).all()
         assert ids[length - 1] == END
-    assert token_rows(["<br>"], 5).lengths.tolist() == [2]
+    assert token_rows(["<br>"], BYTE_PAIRS, 5).lengths.tolist() == [2]
 
 
 def test_signs_are_read_and_are_no_words() -> None:
-    rows = token_rows(["a dog, a cat .", "!?"], 77)
+    rows = token_rows(["a dog, a cat .", "!?"], BYTE_PAIRS, 77)
     assert rows.words.tolist() == [[-1, 0, 1, -1, 2, 3, -1, -1], [-1] * 8]
     assert rows.lengths.tolist() == [8, 3]
 
 
-def test_long_captions_are_cut_keep_their_end_and_are_counted(clip: Clip) -> None:
-    whole, rows = token_rows(TEXTS, 77), token_rows(TEXTS, 7)
+def test_long_captions_are_cut_keep_their_end_and_are_counted(side: TextSide) -> None:
+    whole, rows = token_rows(TEXTS, BYTE_PAIRS, 77), token_rows(TEXTS, BYTE_PAIRS, 7)
     assert rows.ids.shape[1] == 7
     assert rows.cut.tolist() == (whole.lengths > 7).tolist() == [True, False, True, False, True, False]
     assert (rows.ids[rows.cut, -1] == END).all()
     assert np.array_equal(rows.ids[rows.cut, :6], whole.ids[rows.cut, :6])
     assert np.array_equal(rows.words[rows.cut, :6], whole.words[rows.cut, :6])
-    text = CaptionText([*CAPTIONS, [TEXTS[0], "<br>"]], clip, 7)
+    text = CaptionText([*CAPTIONS, [TEXTS[0], "<br>"]], side, 7)
     assert len(text) == 8
     assert text.metrics.plain() == {
         "num_captions": 8, "num_texts": 6, "num_cut": 4, "num_without_words": 2, "num_of_left_or_right": 0,
         "longest": 7, "num_tokens": len(text.vocabulary),
     }  # fmt: skip
-    assert CaptionText([["to the left", "it is right", "lefty"]], clip, 8).metrics.num_of_left_or_right == 2
+    assert CaptionText([["to the left", "it is right", "lefty"]], side, 8).metrics.num_of_left_or_right == 2
 
 
-def test_captions_that_name_a_side_are_known(clip: Clip) -> None:
+def test_captions_that_name_a_side_are_known(side: TextSide) -> None:
     sided = [
         "to the left",
         "the RIGHT one",
@@ -173,25 +183,25 @@ def test_captions_that_name_a_side_are_known(clip: Clip) -> None:
         "all right",
     ]
     plain = ["a lefty", "bright light", "copyright", "over it", "righteous", "a b c d e left"]
-    text = CaptionText([sided, plain], clip, 7)  # the last one is cut before it names a side
+    text = CaptionText([sided, plain], side, 7)  # the last one is cut before it names a side
     assert text.names_side(np.arange(12)).tolist() == [True] * 6 + [False] * 6
     assert text.names_side(np.array([6, 3])).tolist() == [False, True]
     assert text.metrics.num_of_left_or_right == 6
-    assert CaptionText([["a"]], clip, 3).names_side(np.array([0])).tolist() == [False]
+    assert CaptionText([["a"]], side, 3).names_side(np.array([0])).tolist() == [False]
 
 
-def test_the_vocabulary_is_what_the_captions_hold(clip: Clip) -> None:
-    text = CaptionText([["a dark picture"], ["a light picture"]], clip, 8)
+def test_the_vocabulary_is_what_the_captions_hold(side: TextSide) -> None:
+    text = CaptionText([["a dark picture"], ["a light picture"]], side, 8)
     a, dark, light, picture = (tokenizer().encode(word)[0] for word in ("a", "dark", "light", "picture"))
     assert text.vocabulary.tolist() == sorted([a, dark, light, picture, START, END])
     assert 0 not in text.vocabulary  # padding is no token of theirs
 
 
-def test_features_are_the_clips_own_for_the_text_that_was_kept(clip: Clip) -> None:
-    text = CaptionText(CAPTIONS, clip, 8)
+def test_features_are_the_clips_own_for_the_text_that_was_kept(clip: Clip, side: TextSide) -> None:
+    text = CaptionText(CAPTIONS, side, 8)
     batch = text.take(np.arange(6))
     torch.testing.assert_close(batch.features, clip.encode_text([clean(own)[0] for own in TEXTS]))
-    short = CaptionText([["a dark picture of"]], clip, 5).take(np.array([0]))
+    short = CaptionText([["a dark picture of"]], side, 5).take(np.array([0]))
     torch.testing.assert_close(short.features, clip.encode_text(["a dark picture"]))
     assert batch.features.dtype == torch.float32
 
@@ -200,15 +210,15 @@ def test_a_clip_with_a_text_tower_of_its_own_works_too() -> None:
     seed_everything(0, "custom")
     model = towers.build_model({**CLIP["model_cfg"], "custom_text": True}, "custom")
     clip = Clip(model, CLIP["preprocess_cfg"], "custom")
-    text = CaptionText(CAPTIONS, clip, 8)
+    text = CaptionText(CAPTIONS, ClipSide(clip), 8)
     torch.testing.assert_close(
         text.take(np.arange(6)).features, clip.encode_text([clean(own)[0] for own in TEXTS])
     )
     assert clip.token_embeddings()[text.vocabulary].shape == (len(text.vocabulary), 8)
 
 
-def test_a_batch_is_padded_to_its_longest_on_every_rank(clip: Clip) -> None:
-    text = CaptionText(CAPTIONS, clip, 8)
+def test_a_batch_is_padded_to_its_longest_on_every_rank(side: TextSide) -> None:
+    text = CaptionText(CAPTIONS, side, 8)
     numbers = np.array([5, 1, 3, 1])
     whole = text.take(numbers)
     assert whole.lengths.tolist() == [3, 5, 5, 5]
@@ -221,10 +231,10 @@ def test_a_batch_is_padded_to_its_longest_on_every_rank(clip: Clip) -> None:
 
 
 def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
-    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    side: TextSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(captions, "CHUNK", 2)
-    first = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
+    first = CaptionText(CAPTIONS, side, 8, tmp_path).take(np.arange(6))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 3  # five different texts
     files[1].unlink()
@@ -236,28 +246,28 @@ def test_kept_features_are_read_again_and_only_those_that_lack_are_computed(
         return encode(self, ids)
 
     monkeypatch.setattr(Clip, "encode_tokens", counting)
-    again = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
+    again = CaptionText(CAPTIONS, side, 8, tmp_path).take(np.arange(6))
     assert encoded == [2]
     assert torch.equal(first.features, again.features)
-    CaptionText([["another"]], clip, 8, tmp_path)
+    CaptionText([["another"]], side, 8, tmp_path)
     assert encoded == [2, 1]
     assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_features_are_computed_again(
-    clip: Clip,
+    side: TextSide,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     damage: Callable[[Path], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(captions, "CHUNK", 2)
-    first = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
+    first = CaptionText(CAPTIONS, side, 8, tmp_path).take(np.arange(6))
     digest = tree_digest(tmp_path)
     file = sorted(tmp_path.iterdir())[1]
     damage(file)
-    again = CaptionText(CAPTIONS, clip, 8, tmp_path).take(np.arange(6))
+    again = CaptionText(CAPTIONS, side, 8, tmp_path).take(np.arange(6))
     assert torch.equal(first.features, again.features)
     assert tree_digest(tmp_path) == digest
     said = capsys.readouterr().err
@@ -266,8 +276,8 @@ def test_damaged_features_are_computed_again(
     assert said.endswith("; its captions are encoded again\n")
 
 
-def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip) -> None:
-    with pytest.raises(MismatchError, match=r"9 tokens, and CLIP tiny:fresh:.* takes 8"):
-        CaptionText(CAPTIONS, clip, 9)
+def test_more_tokens_than_the_clip_takes_are_refused(clip: Clip, side: TextSide) -> None:
+    with pytest.raises(MismatchError, match=r"9 tokens, and tiny:fresh:.* takes 8"):
+        CaptionText(CAPTIONS, side, 9)
     with pytest.raises(MismatchError, match="at most 8"):
         clip.encode_tokens(torch.zeros(1, 9, dtype=torch.int64))

@@ -26,12 +26,12 @@ from vqpipe.alignment.losses import (
     RelationshipParams,
     mask_by_ratio,
 )
+from vqpipe.alignment.text_sides import ClipTextParams, TextSide, TextSideParams
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.params.base import Params
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Quantized
-    from vqpipe.vision.clip import Clip
 
 
 class AlignParams(Params):
@@ -44,13 +44,15 @@ class AlignParams(Params):
     num_heads: Annotated[int, Field(ge=1)]
     """Attention heads, there and in masked text prediction (1); they divide both widths."""
     max_tokens: Annotated[int, Field(ge=3)]
-    """Longest caption in byte-pair tokens, start and end included (30)."""
+    """Longest caption in tokens of `text`, start and end included (30)."""
     global_: GlobalParams | None = Field(alias="global")
     """Global semantic alignment, or null."""
     masked: MaskedParams | None
     """Masked text prediction, or null."""
     relationship: RelationshipParams | None
     """Relationship alignment, or null."""
+    text: TextSideParams = ClipTextParams()
+    """The frozen text encoder: the run's CLIP, or a sentence model."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -82,14 +84,14 @@ class TextBatch:
     """
 
     tokens: Int64[Tensor, "b t"]
-    """CLIP's byte-pair ids: start, text, end, padding. Padding may be any id: `lengths` says where it begins."""
+    """The text encoder's ids: start, text, end, padding. Padding may be any id: `lengths` says where it begins."""
     lengths: Int64[Tensor, " b"]
     """Real tokens of each caption, start and end included; 0 for a caption that is not there."""
     words: Int64[Tensor, "b t"]
     """The number of the word that a token is part of, counted from 0 in the caption; -1 for start, end, padding and
     signs such as a full stop, which are not words: they are never masked and no code is assigned to them."""
     features: Float32[Tensor, "b e"]
-    """The frozen CLIP's global text feature (the end token's, projected), not normalised."""
+    """The frozen encoder's global text feature (of a CLIP the end token's, projected and not normalised)."""
 
     def real(self) -> Bool[Tensor, "b t"]:
         """Which tokens are not padding."""
@@ -103,19 +105,19 @@ class TextBatch:
 
 
 class CorpusVocabulary(nn.Module):
-    """The corpus's byte-pair tokens with CLIP's frozen input embeddings, in the order of their ids.
+    """The corpus's tokens with the text encoder's frozen input embeddings, in the order of their ids.
 
     CLIP knows 49,408 tokens and a corpus some thousands: predicting a masked word among the corpus's own is the same
     task at a fraction of the cost.
 
-    The length of a CLIP's input embeddings depends on its training: .4 in ViT-B/32 (width 512), .23 in a small one of
-    width 64. Masked text prediction adds them to positions and takes its logits against them, both of which need a
+    The length of an encoder's input embeddings depends on its training: .4 in ViT-B/32 (width 512), .23 in a small CLIP
+    of width 64. Masked text prediction adds them to positions and takes its logits against them, both of which need a
     known length. So all are multiplied by one constant, which leaves cosines and relative lengths as they are: the mean
     of their squared lengths is 1, and their dot products with vectors whose components have variance 1 have a variance
     of 1 for any width.
 
     Args:
-        ids: (v,), the byte-pair ids that occur in the captions, start and end included; in any order.
+        ids: (v,), the token ids that occur in the captions, start and end included; in any order.
         embeddings: (v, w), the input embedding of each.
 
     Raises:
@@ -141,10 +143,10 @@ class CorpusVocabulary(nn.Module):
         if len(repeated):
             raise MismatchError("the corpus's tokens repeat", found=_some(repeated), expected="each id once")
         if not bool(embeddings.isfinite().all()):
-            raise MismatchError("the tokens' embeddings are not finite", expected="an undamaged CLIP")
+            raise MismatchError("the tokens' embeddings are not finite", expected="an undamaged text encoder")
         length = embeddings.double().square().sum(dim=1).mean().sqrt()
         if not bool(length > 0):
-            raise MismatchError("the tokens' embeddings are all 0", expected="an undamaged CLIP")
+            raise MismatchError("the tokens' embeddings are all 0", expected="an undamaged text encoder")
         self.register_buffer("ids", ids)
         self.register_buffer("embeddings", (embeddings / length).float())
 
@@ -167,7 +169,7 @@ class CorpusVocabulary(nn.Module):
         missing = tokens[real & (self.ids[found] != tokens)]
         if len(missing):
             raise MismatchError(
-                "captions contain byte-pair tokens that are not in the corpus's vocabulary",
+                "captions contain tokens that are not in the corpus's vocabulary",
                 found=_some(torch.unique(missing)),
                 expected=f"the vocabulary's {len(self.ids)} tokens; make it from these captions too",
             )
@@ -184,9 +186,9 @@ class EncodedCodes:
     """What the transformer makes of a batch."""
 
     feature: Float[Tensor, "b e"]
-    """The global token in the space of CLIP's text features, not normalised."""
+    """The global token in the space of the global text features, not normalised."""
     tokens: Float[Tensor, "b n w"]
-    """Each position in the space of CLIP's input embeddings, in raster order."""
+    """Each position in the space of the input embeddings, in raster order."""
 
 
 class CodeTransformer(nn.Module):
@@ -258,8 +260,8 @@ class Aligner(nn.Module):
         num_positions: h w of the latent.
         latent_dim: dimension of the quantised latent.
         code_dims: dimension of each group's code vectors (`code_dims`); only the relationship loss reads them.
-        vocabulary: byte-pair ids of the corpus's captions, start and end included.
-        embeddings: CLIP's frozen input embeddings of those; `CorpusVocabulary` scales them.
+        vocabulary: token ids of the corpus's captions, start and end included.
+        embeddings: the text encoder's frozen input embeddings of those; `CorpusVocabulary` scales them.
         text_dim: e, of the global text features.
 
     Raises:
@@ -363,7 +365,7 @@ class Aligner(nn.Module):
     def fresh(
         cls,
         config: AlignParams,
-        clip: Clip,
+        side: TextSide,
         vocabulary: Int64[Tensor, " v"],
         *,
         num_positions: int,
@@ -371,24 +373,24 @@ class Aligner(nn.Module):
         code_dims: Sequence[int],
         seed: int,
     ) -> Self:
-        """An untrained aligner on the CPU, with a CLIP's embeddings. Its weights have their own random stream, so that
-        those that are drawn after it are the same with and without it."""
-        table = clip.token_embeddings()
+        """An untrained aligner on the CPU, with a text encoder's embeddings; its params say exactly which. Its weights
+        have their own random stream, so that those that are drawn after it are the same with and without it."""
+        table = side.token_embeddings()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return cls(
-                config,
+                config.model_copy(update={"text": side.pinned()}),
                 num_positions=num_positions,
                 latent_dim=latent_dim,
                 code_dims=code_dims,
                 vocabulary=vocabulary,
                 embeddings=table[vocabulary.to(table.device)].cpu(),
-                text_dim=clip.embed_dim,
+                text_dim=side.embed_dim,
             )
 
     @classmethod
     def from_state(cls, config: AlignParams, tensors: Mapping[str, Tensor]) -> Self:
-        """The aligner whose `state_dict()` is `tensors`, in eval mode; no CLIP is needed.
+        """The aligner whose `state_dict()` is `tensors`, in eval mode; no text encoder is needed.
 
         Raises:
             ArtifactError: the tensors are not those of an aligner with these params.

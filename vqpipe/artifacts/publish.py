@@ -74,6 +74,11 @@ def tree_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def short_digest(content: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 over plain content, whatever the order of its keys: a name for it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _plain(content: Any) -> str:
     return json.dumps(content, sort_keys=True, indent=2, allow_nan=False) + "\n"
 

@@ -11,7 +11,6 @@ others, so that a reader notices where a run was killed between two of these ren
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,11 @@ from vqpipe.artifacts.publish import (
     read_manifest,
     real,
     remove_leftovers,
+    short_digest,
     tree_digest,
 )
 from vqpipe.errors import ArtifactError
+from vqpipe.runtime.code import stage_code, words_in
 from vqpipe.runtime.env import is_main_process
 from vqpipe.runtime.scratch import scratch_folder
 from vqpipe.runtime.signals import hold_signals
@@ -102,23 +104,23 @@ class StageRun:
         json.dumps(content, allow_nan=False)
         self._metrics[path] = content
 
-    def scratch(self, further: str = "") -> Path:
-        """The folder for checkpoints of a run with these params and inputs; removed after all outputs are there.
-
-        Args:
-            further: what else the checkpoints depend on; part of the folder's name.
+    def scratch(self) -> Path:
+        """The folder for checkpoints of a run with these params, inputs and code; removed after all outputs are there.
+        A checkpoint of other code may not fit, or continue another computation.
 
         Raises:
             SetupError: as `vqpipe.runtime.scratch.scratch_folder`.
         """
-        return self._scratch.enter_context(scratch_folder(self.stage, self.key() + further, self.identity()))
+        about = {**self.identity(), "code": self.code}
+        return self._scratch.enter_context(scratch_folder(self.stage, short_digest(about), about))
 
-    def key(self) -> str:
-        """Hash of the params and inputs: names this run's scratch folder."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+    @cached_property
+    def code(self) -> str:
+        """The digest of the stage's code, without plug-ins that the params do not name."""
+        return stage_code(self.stage, kinds=words_in(self.params))
 
     def identity(self) -> dict[str, Any]:
-        """The stage, its params, and the hashes of its inputs: what the key is a hash of."""
+        """The stage, its params, and the hashes of its inputs."""
         if self._known is None:
             self._known = {
                 "stage": self.stage,

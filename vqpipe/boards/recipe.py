@@ -7,14 +7,13 @@ artifact, and of those that it was made from, down to data that are equal byte f
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.artifacts.publish import tree_digest
+from vqpipe.artifacts.publish import short_digest, tree_digest
 
 
 def recipe(path: Path) -> str | dict[str, Any]:
@@ -58,4 +57,4 @@ def given(
         ArtifactError: the lineage of an input is damaged.
     """
     content = {"stage": stage, "params": identity, "inputs": [recipe_of(path) for path in inputs]}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(content)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqpipe.alignment.text_sides import ClipSide
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
@@ -100,7 +101,7 @@ def train_row(
     """
     for task in (tasks or {}).values():
         if isinstance(task, CaptionTaskParams):
-            check_max_tokens(task.head.max_tokens, clip)
+            check_max_tokens(task.head.max_tokens, ClipSide(clip))
     memory = PeakMemory(device)
     spent: list[TrainingSpent] = []
 

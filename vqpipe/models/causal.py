@@ -8,13 +8,13 @@ embeddings of both codes, three quarters of the layers are shared, and each stre
 of its own.
 
 Letters: b batch, p vectors of the prefix, g groups, h w the grid, n = h * w positions, t tokens of this call, s tokens
-that a query can look at, d width, a heads, e width of a head, k codes of a group.
+that a query can look at, c capacity of a cache, d width, a heads, e width of a head, k codes of a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -22,12 +22,92 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqpipe.models.transformer import GrowingCache, LayerCache, turned
 from vqpipe.params.base import Params
+
+NORM_EPS = 1e-5
+
+
+class LayerCache(Protocol):
+    """Keys and values of one attention layer. The first call brings the tokens of a prefix, each later one a token."""
+
+    def add(
+        self, pairs: Float[Tensor, "2 b a t e"]
+    ) -> tuple[Float[Tensor, "2 b a s e"], Float[Tensor, "1 1 1 s"] | None]:
+        """Store new keys and values; all of them that the new tokens can look at, and a mask to add to the scores."""
+
+
+class GrowingCache:
+    """A cache from which a step reads what is filled and nothing more, so each step has other shapes: for CPUs."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
+        self.pairs = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.length = 0
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.length = 0
+
+    def add(self, pairs: Float[Tensor, "2 b a t e"]) -> tuple[Float[Tensor, "2 b a s e"], None]:
+        """Store new keys and values; all of them up to now. More than the capacity is our own bug."""
+        end = self.length + pairs.shape[3]
+        assert end <= self.pairs.shape[3], "the cache is full"
+        assert self.length == 0 or pairs.shape[3] == 1, "after its prefix a sequence grows by one token"
+        self.pairs[:, :, :, self.length : end] = pairs
+        self.length = end
+        return self.pairs[:, :, :, :end], None
+
+
+class Place:
+    """The position of a step in tensors, which all fixed caches share: a captured step reads it where it is.
+
+    Args:
+        capacity: positions.
+        like: gives dtype and device of the mask.
+    """
+
+    def __init__(self, capacity: int, like: Tensor) -> None:
+        self.index: Int64[Tensor, " 1"] = torch.zeros(1, dtype=torch.int64, device=like.device)
+        """The position of the newest token."""
+        self.mask: Float[Tensor, "1 1 1 c"] = torch.empty(
+            1, 1, 1, capacity, dtype=like.dtype, device=like.device
+        )
+        """0 up to that position and -inf after it."""
+        self.begin(1)
+
+    def begin(self, length: int) -> None:
+        """Go to the last token of a prefix."""
+        self.index.fill_(length - 1)
+        self.mask.fill_(-torch.inf)
+        self.mask[..., :length] = 0
+
+    def advance(self) -> None:
+        """Go to the next position, without a look at which one it is."""
+        self.index.add_(1)
+        self.mask.index_fill_(3, self.index, 0)
+
+
+class FixedCache:
+    """A cache whose steps all have equal shapes: a query looks at all places, and `Place` masks those after its own."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor, place: Place) -> None:
+        # Zeros: a weight of 0 does not hide what is not a number.
+        self.pairs = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.place = place
+
+    def add(
+        self, pairs: Float[Tensor, "2 b a t e"]
+    ) -> tuple[Float[Tensor, "2 b a s e"], Float[Tensor, "1 1 1 s"] | None]:
+        """Store new keys and values; those of a prefix alone, or all places and the mask."""
+        length = pairs.shape[3]
+        if length > 1:
+            self.pairs[:, :, :, :length] = pairs
+            return pairs, None
+        self.pairs.index_copy_(3, self.place.index, pairs)
+        return self.pairs, self.place.mask
+
 
 Caches = Sequence[Sequence[LayerCache]]
 """The caches of the shared stack, then those of each branch."""
-NORM_EPS = 1e-5
 
 
 class Gpt2Block(Params):
@@ -122,6 +202,13 @@ def turns(places: Float[Tensor, "n 2"], dim: int, base: float) -> Float[Tensor, 
     speed = base ** (-torch.arange(0, dim, 4, dtype=torch.float64, device=places.device) / dim)
     planes = (places[:, :, None].double() * speed).flatten(1).repeat(1, 2)
     return torch.stack([planes.cos(), planes.sin()]).float()
+
+
+def turned(x: Float[Tensor, "... t e"], rotation: Float[Tensor, "2 t e"]) -> Float[Tensor, "... t e"]:
+    """`x` with each plane, of coordinates i and i + e / 2, turned as `turns` says."""
+    cosine, sine = rotation.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine
 
 
 def prefix_mask(prefix: int, length: int, device: torch.device) -> Bool[Tensor, "s s"]:

@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vqpipe.models.causal import Stack
-from vqpipe.models.transformer import FixedCache, GrowingCache, Place
+from vqpipe.models.causal import FixedCache, GrowingCache, Place, Stack
 from vqpipe.priors import cross_entropy
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.sampling import draw, guide, probabilities

@@ -130,7 +130,7 @@ def train_prior(
         title=title,
     )
     prior.load_state_dict(result.weights)
-    return prior.eval(), result
+    return prior.eval().requires_grad_(False), result
 
 
 def examples_of(

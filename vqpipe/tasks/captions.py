@@ -1,8 +1,9 @@
-"""What the tasks on captions share: their examples, their head over the codes, and words as byte-pair tokens.
+"""What the tasks on captions share: their examples, their head over the codes, and words as tokens.
 
 LG-VQ (arXiv 2405.14206) reports what the heads trained with its tokenizer can do. A plain tokenizer has no such heads,
 so those numbers do not measure the codes alone. Here both kinds of tokenizer get fresh heads, trained for
-the same steps on frozen codes; an aligned tokenizer's own heads are measured as well.
+the same steps on frozen codes; an aligned tokenizer's own heads are measured as well. A fresh head reads the run's
+CLIP, one of a tokenizer the text encoder that it was aligned with.
 
 Letters: b batch, t tokens, s words, v tokens of the vocabulary.
 """
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner, AlignParams, TextBatch
 from vqpipe.alignment.losses import GlobalParams, MaskedParams, RelationshipParams
+from vqpipe.alignment.text_sides import ClipSide, TextSide, TextSideParams, text_side
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
 from vqpipe.metrics.measured import text_digest
@@ -31,7 +33,6 @@ from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, H, Row, Task, TaskMetrics, TaskParams, TaskProtocol
 from vqpipe.tokenizers.captions import Captions, CaptionText, split_draw
 from vqpipe.training.step import over_tensors
-from vqpipe.vision.byte_pairs import tokenizer as byte_pairs
 
 if TYPE_CHECKING:
     from vqpipe.vision.clip import Clip
@@ -40,7 +41,7 @@ MAX_WORDS = 256
 """Width of the draws over words for all captions, so that a caption's draw does not depend on the others."""
 
 Word = tuple[int, ...]
-"""A word's byte-pair ids."""
+"""A word's token ids."""
 
 
 class CaptionHeadParams(Params):
@@ -126,7 +127,7 @@ class TestCaptions(Examples):
     __test__ = False
     captions: list[str] = field(kw_only=True)
     clip: Clip = field(kw_only=True)
-    _texts: dict[int, TextBatch] = field(default_factory=dict, kw_only=True)
+    _texts: dict[tuple[TextSideParams, int], TextBatch] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def open(
@@ -142,12 +143,17 @@ class TestCaptions(Examples):
         drawn = [split.captions[p][n] for p, n in zip(positions.tolist(), numbers.tolist(), strict=True)]
         return cls(split, positions, captions=drawn, clip=clip)
 
-    def text(self, max_tokens: int) -> TextBatch:
-        """All captions on the CPU, cut to `max_tokens`; errors as `CaptionText`."""
-        if max_tokens not in self._texts:
-            text = CaptionText([[caption] for caption in self.captions], self.clip, max_tokens)
-            self._texts[max_tokens] = text.take(np.arange(len(self)))
-        return self._texts[max_tokens]
+    def side(self, align: AlignParams) -> TextSide:
+        """The text encoder of a head; errors as `text_side`."""
+        return text_side(align.text, self.clip)
+
+    def text(self, align: AlignParams) -> TextBatch:
+        """All captions on the CPU, as a head takes them; errors as `CaptionText` and `text_side`."""
+        key = (align.text, align.max_tokens)
+        if key not in self._texts:
+            text = CaptionText([[caption] for caption in self.captions], self.side(align), align.max_tokens)
+            self._texts[key] = text.take(np.arange(len(self)))
+        return self._texts[key]
 
     def digests(self) -> dict[str, str]:
         return {"captions": text_digest(self.captions)}
@@ -163,12 +169,12 @@ class CaptionTask(Task):
         seed, where = self.config.seed, self.where(split)
         if split == "train":
             captions = Captions(
-                images, self.dataset, self.clip, max_tokens=self.config.head.max_tokens, seed=seed,
+                images, self.dataset, ClipSide(self.clip), max_tokens=self.config.head.max_tokens, seed=seed,
                 folder=self.scratch,
             )  # fmt: skip
             return TrainCaptions(images, positions, captions=captions)
         found = TestCaptions.open(images, positions, self.clip, seed=seed, where=where)
-        self.check(found, found.text(self.config.head.max_tokens))
+        self.check(found, found.text(self.config.align()))
         return found
 
     def check(self, test: TestCaptions, text: TextBatch) -> None:
@@ -189,7 +195,7 @@ class CaptionTask(Task):
     def head(self, space: CodeSpace, known: Mapping[str, Any]) -> nn.Module:
         return Aligner.fresh(
             self.align(space),
-            self.clip,
+            ClipSide(self.clip),
             torch.tensor(known["vocabulary"], dtype=torch.int64),
             num_positions=space.num_positions,
             latent_dim=space.dim,
@@ -201,7 +207,7 @@ class CaptionTask(Task):
         assert isinstance(test, TestCaptions)
         if not self.fits(aligner):
             return None
-        self.check(test, test.text(aligner.config.max_tokens))
+        self.check(test, test.text(aligner.config))
         return aligner
 
     def fits(self, aligner: Aligner) -> bool:
@@ -230,7 +236,14 @@ def text_of(head: nn.Module, test: Examples) -> tuple[Aligner, TextBatch]:
     """A head of a caption task as the aligner that it is, and the captions cut to its length."""
     assert isinstance(head, Aligner)
     assert isinstance(test, TestCaptions)
-    return head, test.text(head.config.max_tokens)
+    return head, test.text(head.config)
+
+
+def side_of(head: nn.Module, test: Examples) -> TextSide:
+    """The text encoder of a head of a caption task."""
+    assert isinstance(head, Aligner)
+    assert isinstance(test, TestCaptions)
+    return test.side(head.config)
 
 
 def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> TextBatch:
@@ -241,11 +254,6 @@ def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> 
 def rows_on(rows: Int64[np.ndarray, " b"], device: torch.device) -> Callable[[Tensor], Tensor]:
     """Takes rows of a tensor to a device."""
     return lambda part: part[torch.from_numpy(rows).to(part.device)].to(device)
-
-
-def spelled(word: Word) -> str:
-    """A word's text from its byte-pair ids."""
-    return str(byte_pairs().decode(list(word))).strip()
 
 
 def caption_words(text: TextBatch, row: int) -> list[Word]:

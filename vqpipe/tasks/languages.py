@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import DataError, SetupError
-from vqpipe.models.transformer import GrowingCache, Stack, init_gpt
+from vqpipe.models.causal import DropoutParams, Gpt2Block, GrowingCache, Stack, TransformerParams
+from vqpipe.models.transformer import init_gpt
 from vqpipe.params.base import Params
 from vqpipe.tasks.beam import Decoding
 from vqpipe.tasks.words import END, PAD, SPECIALS, UNKNOWN, Vocabulary, words_of
@@ -207,7 +208,7 @@ class WordLanguage(Language):
         self.params, self.width = params, params.width
         self.words = nn.Embedding(size, params.width)
         self.places = nn.Parameter(torch.empty(length, params.width).normal_(std=0.02))
-        self.layers = Stack(params.num_layers, params.width, params.num_heads, params.dropout)
+        self.layers = Stack(params.num_layers, _shape(params))
         self.norm = nn.LayerNorm(params.width)
         self.apply(init_gpt)
 
@@ -224,6 +225,15 @@ class WordLanguage(Language):
 
     def begin(self, prefix: Float[Tensor, "b p e"], length: int) -> Decoding:
         return WordDecoding(self, prefix, length)
+
+
+def _shape(params: WordsParams) -> TransformerParams:
+    rate = params.dropout
+    return TransformerParams(
+        num_layers=params.num_layers, num_heads=params.num_heads, width=params.width, block=Gpt2Block(kind="gpt2"),
+        learned_positions=True, rotary_base=None, prefix_attention="causal", head_bias=False,
+        dropout=DropoutParams(embedding=0.0, attention=rate, residual=rate, mlp=rate),
+    )  # fmt: skip
 
 
 class WordDecoding:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
 from vqpipe.alignment.losses import MaskedParams
+from vqpipe.alignment.text_sides import TextSide
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
@@ -37,12 +38,13 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
-    spelled,
+    side_of,
     text_of,
     text_rows,
 )
 from vqpipe.tasks.inputs import FrozenInputs, other_examples
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row
+from vqpipe.tokenizers.captions import token_rows
 
 BLANK = "____"
 """What is shown for a masked word."""
@@ -134,7 +136,9 @@ class MaskedWords(CaptionTask):
         assert isinstance(train, TrainCaptions)
         masks = {count: draw_masks(text.words, count, config.seed) for count in config.masked_counts}
         foreign = inputs.exchanged(other_examples(len(inputs), config.seed))
-        commonest, evenly = commonest_words(_train_counts(train)), float(len(model.vocabulary))
+        counts = _train_counts(train, side_of(head, test), model.config.max_tokens)
+        commonest = commonest_words(counts)
+        evenly = float(len(model.vocabulary))
         shown, values = set(self.shown(test)), dict[str, list[np.ndarray]]()
         kept: dict[int, dict[int, MaskedExample]] = {}
         for rows, quantized in self.batches(inputs):
@@ -182,6 +186,7 @@ class MaskedWords(CaptionTask):
         self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
     ) -> list[Row]:
         model, text = text_of(head, test)
+        spelled = side_of(head, test).spelled
         ids, rows = model.vocabulary.ids.cpu(), []
         for count, examples in sorted(result.kept.items()):
             for row, masked in sorted(examples.items()):
@@ -280,9 +285,11 @@ def commonest_words(counts: Counter[Word]) -> dict[int, Word]:
     return best
 
 
-def _train_counts(train: TrainCaptions) -> Counter[Word]:
+def _train_counts(train: TrainCaptions, side: TextSide, max_tokens: int) -> Counter[Word]:
+    """The words of the training captions, in tokens of a head's text encoder."""
     uses = Counter(text for own in train.split.captions for text in own)  # in the order of the texts' rows
-    rows = train.captions.text.rows
+    known = train.captions.text
+    rows = known.rows if side.id == known.side.id else token_rows(list(uses), side, max_tokens)
     assert len(uses) == len(rows.ids)
     return word_counts(rows.ids, rows.words, np.fromiter(uses.values(), np.int64, len(uses)))
 

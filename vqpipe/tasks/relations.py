@@ -38,7 +38,7 @@ from vqpipe.tasks.captions import (
     caption_row,
     caption_words,
     rows_on,
-    spelled,
+    side_of,
     text_of,
     text_rows,
 )
@@ -168,6 +168,7 @@ class WordRelations(CaptionTask):
         self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
     ) -> list[Row]:
         _, text = text_of(head, test)
+        spelled = side_of(head, test).spelled
         rows = []
         for numbers, found in result.kept:
             for at, row in enumerate(numbers.tolist()):

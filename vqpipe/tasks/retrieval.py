@@ -102,7 +102,7 @@ class Scores:
 
 
 class Retrieval(CaptionTask):
-    """The task: cosines of global tokens and frozen CLIP text features."""
+    """The task: cosines of global tokens and the frozen text encoder's global features."""
 
     kind = "retrieval"
     question = "which caption belongs to which image"

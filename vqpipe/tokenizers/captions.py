@@ -1,4 +1,4 @@
-"""The captions of a training with `align`: one drawn for each image and epoch, as token ids, words and CLIP features.
+"""The captions of a training with `align`: one drawn for each image and epoch, as token ids, words and global features.
 
 `Captions` is what a training uses; it draws with `CaptionDraw` and takes the drawn captions from `CaptionText`. Every
 caption is split once. Only token ids, the numbers of their words and the global feature are kept: features of single
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
 from vqpipe.alignment.aligner import TextBatch
+from vqpipe.alignment.text_sides import TextSide
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TensorSpec
@@ -30,8 +31,7 @@ from vqpipe.runtime.distributed import barrier, rank, world_size
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.text.tokens import clean, token_spans
-from vqpipe.vision.byte_pairs import END, START, Piece, normalised, pieces
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.byte_pairs import Piece
 
 SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
 """Words that say on which side something is; a mirrored image makes them wrong."""
@@ -42,7 +42,7 @@ FEATURES = TensorSpec(
     1,
     {"features": "F32"},
     stage="tokenizer",
-    about="CLIP features of captions in scratch",
+    about="text features of captions in scratch",
 )
 
 
@@ -76,7 +76,7 @@ class CaptionMetrics(Metrics):
     longest: int
     """Tokens of the longest caption after the cut, start and end included."""
     num_tokens: int
-    """Different byte-pair tokens, start and end included."""
+    """Different tokens, start and end included."""
     num_tokens_of_all_splits: int | None = None
     """The same over the captions of all splits: the size of the aligner's vocabulary."""
 
@@ -87,22 +87,29 @@ class Captions:
     Args:
         split: the training split.
         dataset: the dataset artifact.
-        clip: the run's CLIP.
+        side: the text encoder.
         max_tokens: longest caption in tokens; longer ones are cut (`CaptionText`).
         seed: of the draws.
         folder: where text features are kept between a killed run and the next; None keeps them in memory.
 
     Raises:
         DataError: images without a caption.
-        MismatchError: captions longer than the CLIP takes.
+        MismatchError: captions longer than the text encoder takes.
     """
 
     def __init__(
-        self, split: ImageSplit, dataset: Path, clip: Clip, *, max_tokens: int, seed: int, folder: Path | None
+        self,
+        split: ImageSplit,
+        dataset: Path,
+        side: TextSide,
+        *,
+        max_tokens: int,
+        seed: int,
+        folder: Path | None,
     ) -> None:
         self.draw = split_draw(split, seed, f"{dataset}, split train")
-        others = tokens_of_other_splits(dataset, max_tokens)
-        self.text = CaptionText(split.captions, clip, max_tokens, folder)
+        others = tokens_of_other_splits(dataset, side, max_tokens)
+        self.text = CaptionText(split.captions, side, max_tokens, folder)
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(
             np.union1d(self.text.vocabulary.numpy(), others)
         )
@@ -128,14 +135,14 @@ class Captions:
         return self.text.metrics.model_copy(update={"num_tokens_of_all_splits": len(self.vocabulary)})
 
 
-def tokens_of_other_splits(dataset: Path, max_tokens: int) -> Int64[np.ndarray, " v"]:
+def tokens_of_other_splits(dataset: Path, side: TextSide, max_tokens: int) -> Int64[np.ndarray, " v"]:
     """The distinct token ids of the captions of all splits but the training split, cut as those are."""
     texts: dict[str, None] = {}
     train = open_split(dataset, "train")
     for name in sorted(set(train.facts["splits"]) - {"train"}):
         for batch in open_split(dataset, name).batches(["captions"]):
             texts |= dict.fromkeys(text for own in batch.column("captions").to_pylist() for text in own or ())
-    rows = token_rows(list(texts), max_tokens)
+    rows = token_rows(list(texts), side, max_tokens)
     real = np.arange(rows.ids.shape[1]) < rows.lengths[:, None]
     return np.unique(rows.ids[real]).astype(np.int64)
 
@@ -228,10 +235,10 @@ def split_draw(split: ImageSplit, seed: int, where: str) -> CaptionDraw:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Texts as rows of byte-pair ids.
+    """Texts as rows of token ids.
 
-    A word is one of `vqpipe.text.tokens`: a hyphen or an inner apostrophe joins. Where CLIP's tokenizer takes several
-    of them as one (`...`), they are one word here, so that no token is part of two.
+    A word is one of `vqpipe.text.tokens`: a hyphen or an inner apostrophe joins. Where the encoder's tokenizer takes
+    several of them as one (CLIP's `...`), they are one word here, so that no token is part of two.
     """
 
     ids: Int32[np.ndarray, "n t"]
@@ -244,14 +251,15 @@ class TokenRows:
     """Which texts are longer than `max_tokens` and were cut to their first tokens and the end token."""
 
 
-def token_rows(texts: Sequence[str], max_tokens: int) -> TokenRows:
-    """Split texts; the ids are those of CLIP's tokenizer for the cleaned text.
+def token_rows(texts: Sequence[str], side: TextSide, max_tokens: int) -> TokenRows:
+    """Split texts; the ids are those of the encoder's tokenizer for the cleaned text.
 
     Args:
         texts: any strings; markup and control characters are cleaned away first, as for the vocabulary.
+        side: the text encoder.
         max_tokens: longest row, start and end included, at least 3.
     """
-    split, kept = [_split(text) for text in texts], max_tokens - 2
+    split, kept = [_split(text, side) for text in texts], max_tokens - 2
     rows = [(ids[:kept], words[:kept]) for ids, words in split]
     longest = max((len(ids) for ids, _ in rows), default=0) + 2
     out = TokenRows(
@@ -261,18 +269,18 @@ def token_rows(texts: Sequence[str], max_tokens: int) -> TokenRows:
         np.array([len(ids) > kept for ids, _ in split], dtype=bool),
     )
     for at, (ids, words) in enumerate(rows):
-        out.ids[at, : len(ids) + 2] = [START, *ids, END]
+        out.ids[at, : len(ids) + 2] = [side.start, *ids, side.end]
         out.words[at, 1 : len(ids) + 1] = words
     return out
 
 
-def _split(text: str) -> tuple[list[int], list[int]]:
-    """The byte-pair ids of a text, and the number of the word that each is part of; -1 for signs."""
-    text = normalised(clean(text)[0])
+def _split(text: str, side: TextSide) -> tuple[list[int], list[int]]:
+    """The token ids of a text, and the number of the word that each is part of; -1 for signs."""
+    text, pieces = side.pieces(clean(text)[0])
     words = iter(token_spans(text))
     word_stop = 0
     groups: list[list[Piece]] = []
-    for piece in pieces(text):
+    for piece in pieces:
         if piece.start >= word_stop:  # the piece begins a word
             groups.append([])
         while word_stop < piece.stop:  # and may take in several
@@ -290,13 +298,13 @@ def _split(text: str) -> tuple[list[int], list[int]]:
     return ids, numbers
 
 
-def check_max_tokens(max_tokens: int, clip: Clip) -> None:
-    """Raise `MismatchError` where captions may be longer than the CLIP's text tower takes."""
-    if max_tokens > clip.context_length:
+def check_max_tokens(max_tokens: int, side: TextSide) -> None:
+    """Raise `MismatchError` where captions may be longer than the text encoder takes."""
+    if max_tokens > side.context_length:
         raise MismatchError(
-            "align.max_tokens is more than the CLIP's text encoder takes",
-            found=f"{max_tokens} tokens, and CLIP {clip.id} takes {clip.context_length}",
-            expected=f"max_tokens of 3 to {clip.context_length}",
+            "align.max_tokens is more than the text encoder takes",
+            found=f"{max_tokens} tokens, and {side.id} takes {side.context_length}",
+            expected=f"max_tokens of 3 to {side.context_length}",
         )
 
 
@@ -307,28 +315,33 @@ class CaptionText:
 
     Args:
         captions: of each image.
-        clip: the frozen CLIP that computes the features.
+        side: the frozen text encoder.
         max_tokens: longest caption in tokens, start and end included; longer ones are cut and counted.
         folder: where features are kept, so that a resumed run does not compute them again and ranks share the work;
             None keeps them in memory. Damaged ones are computed again.
 
     Raises:
-        MismatchError: `max_tokens` is more than the CLIP's text tower takes.
+        MismatchError: `max_tokens` is more than the text encoder takes.
     """
 
     def __init__(
-        self, captions: Sequence[Sequence[str]], clip: Clip, max_tokens: int, folder: Path | None = None
+        self,
+        captions: Sequence[Sequence[str]],
+        side: TextSide,
+        max_tokens: int,
+        folder: Path | None = None,
     ) -> None:
-        check_max_tokens(max_tokens, clip)
+        check_max_tokens(max_tokens, side)
+        self.side = side
         numbers: dict[str, int] = {}
         rows = [numbers.setdefault(text, len(numbers)) for own in captions for text in own]
         self._row_of: Int32[np.ndarray, " n"] = np.array(rows, dtype=np.int32)
-        self.rows = token_rows(list(numbers), max_tokens)
+        self.rows = token_rows(list(numbers), side, max_tokens)
         real = np.arange(self.rows.ids.shape[1]) < self.rows.lengths[:, None]
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(np.unique(self.rows.ids[real])).long()
-        """The distinct token ids of these captions, rising; start and end, the largest ids, are the last two."""
+        """The distinct token ids of these captions, start and end included, rising."""
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        self._with_side = _names_side(self.rows.ids)
+        self._with_side = _names_side(self.rows.ids, side)
         self.metrics = CaptionMetrics(
             num_captions=len(rows),
             num_texts=len(numbers),
@@ -338,7 +351,7 @@ class CaptionText:
             longest=int(self.rows.lengths.max(initial=0)),
             num_tokens=len(self.vocabulary),
         )
-        self._features = _features(self.rows.ids, clip, folder)
+        self._features = _features(self.rows, side, folder)
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -365,11 +378,11 @@ class CaptionText:
         )
 
 
-def _names_side(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
+def _names_side(ids: Int32[np.ndarray, "n t"], side: TextSide) -> Bool[np.ndarray, " n"]:
     """The rows that contain one of `SIDES`, its pieces one after the other."""
     found = np.zeros(len(ids), dtype=bool)
     for word in SIDES:
-        own, _ = _split(word)
+        own, _ = _split(word, side)
         places = np.ones((len(ids), max(ids.shape[1] - len(own) + 1, 0)), dtype=bool)
         for at, piece in enumerate(own):
             places &= ids[:, at : at + places.shape[1]] == piece
@@ -377,20 +390,19 @@ def _names_side(ids: Int32[np.ndarray, "n t"]) -> Bool[np.ndarray, " n"]:
     return found
 
 
-def _features(
-    ids: Int32[np.ndarray, "n t"], clip: Clip, folder: Path | None
-) -> list[Float32[np.ndarray, "c e"]]:
+def _features(rows: TokenRows, side: TextSide, folder: Path | None) -> list[Float32[np.ndarray, "c e"]]:
     """Global text features in chunks of `CHUNK` rows; those in `folder` are memory-mapped and shared by ranks."""
-    starts = range(0, len(ids), CHUNK)
+    starts = range(0, len(rows.ids), CHUNK)
     if folder is None:
-        return [_encode(ids[at : at + CHUNK], clip) for at in starts]
-    key = hashlib.sha256(f"{clip.id} {ids.shape} {CHUNK}".encode() + ids.tobytes()).hexdigest()[:16]
+        return [_encode(rows, at, side) for at in starts]
+    about = f"{side.id} {rows.ids.shape} {CHUNK}".encode()
+    key = hashlib.sha256(about + rows.ids.tobytes()).hexdigest()[:16]
     files = [folder / f"captions-{key}-{number:05d}.safetensors" for number in range(len(starts))]
 
     def make(numbers: range) -> None:
         lacking = [number for number in numbers if not _is_kept(files[number])]
         for number in track(lacking, "encode captions") if lacking else ():
-            made = torch.from_numpy(_encode(ids[starts[number] :][:CHUNK], clip))
+            made = torch.from_numpy(_encode(rows, starts[number], side))
             write_tensors(files[number], FEATURES, {"features": made}, sealed=True)
 
     make(range(rank(), len(files), world_size()))
@@ -412,5 +424,7 @@ def _mapped(file: Path) -> Float32[np.ndarray, "c e"]:
     return np.memmap(file, dtype="<f4", mode="r", offset=offset, shape=(rows, dim))
 
 
-def _encode(ids: Int32[np.ndarray, "n t"], clip: Clip) -> Float32[np.ndarray, "n e"]:
-    return np.asarray(clip.encode_tokens(torch.from_numpy(ids).long()).float().cpu().numpy())
+def _encode(rows: TokenRows, start: int, side: TextSide) -> Float32[np.ndarray, "n e"]:
+    chunk = slice(start, start + CHUNK)
+    lengths = torch.from_numpy(rows.lengths[chunk]).long()
+    return np.asarray(side.encode(torch.from_numpy(rows.ids[chunk]), lengths).numpy())

@@ -38,11 +38,11 @@ def small_facts(facts: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StoredAligner:
-    """An aligner and the CLIP that it was trained with."""
+    """An aligner and the text encoder that it was trained with."""
 
     aligner: Aligner
-    clip: str
-    """The id of the CLIP whose text features and token embeddings it was trained with."""
+    text: str
+    """The id of the encoder (`TextSide.id`) whose features and token embeddings it was trained with."""
 
 
 def write_artifact(
@@ -52,7 +52,7 @@ def write_artifact(
     with publish_folder(folder, TOKENIZER, small_facts(facts)) as partial:
         write_tensors(partial / MODEL, WEIGHTS, tensors, facts)
         if aligner is not None:
-            stated = {"align": aligner.aligner.config.model_dump(mode="json"), "clip": aligner.clip}
+            stated = {"align": aligner.aligner.config.model_dump(mode="json"), "text": aligner.text}
             write_tensors(partial / ALIGNER, ALIGNER_WEIGHTS, aligner.aligner.state_dict(), stated)
 
 
@@ -144,7 +144,7 @@ def load_aligner(folder: Path) -> StoredAligner | None:
         return None
     tensors, facts = read_tensors(folder / ALIGNER, ALIGNER_WEIGHTS)
     config = validate(facts["align"], "align", AlignParams, str(folder))
-    return StoredAligner(Aligner.from_state(config, tensors).requires_grad_(False), str(facts["clip"]))
+    return StoredAligner(Aligner.from_state(config, tensors).requires_grad_(False), str(facts["text"]))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner
+from vqpipe.alignment.text_sides import text_side
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.codebooks.words import WordsCodebook
@@ -99,15 +100,15 @@ class TrainedTokenizer:
     metrics: TokenizerMetrics
     aligner: Aligner | None
     """What was trained together with the tokenizer where the variant has `align`, in eval mode."""
-    clip: str | None
-    """The id of the CLIP that the captions were encoded with, where the variant has `align`."""
+    text: str | None
+    """The id of the text encoder that the captions were encoded with, where the variant has `align`."""
 
     def save(self, folder: Path, codebook: PretrainedCodebook) -> None:
         """Publish the tokenizer and its aligner as one artifact, which names the codebook that it was built on."""
         source = dict(codebook.facts) if codebook is not None else None
         aligner = None
-        if self.aligner is not None and self.clip is not None:
-            aligner = StoredAligner(self.aligner, self.clip)
+        if self.aligner is not None and self.text is not None:
+            aligner = StoredAligner(self.aligner, self.text)
         self.tokenizer.save(folder, {"weights": self.metrics.weights, "codebook": source}, aligner)
 
 
@@ -138,25 +139,22 @@ def train_tokenizer(
 
     Raises:
         MismatchError: a codebook that does not fit the quantizer, or of another CLIP than that in the losses; before
-            any image is read. With `align`: no CLIP, or one that takes shorter captions.
-        DataError: `align`, and training images without a caption.
+            any image is read. With `align`: no CLIP for it, or an encoder that takes shorter captions.
+        DataError: `align`, and training images without a caption, or a sentence model that cannot be used.
         TrainingError: training that does not come back from non-finite losses.
     """
     foreign = check_codebook(config, codebook, clip.id if clip is not None else clip_id)
-    if config.align is not None and clip is None:
-        raise MismatchError(
-            "a variant with align needs a CLIP for the captions", found="none", expected="the option --clip"
-        )
+    side = None if config.align is None else text_side(config.align.text, clip)
     seed_everything(config.seed, "weights")
     tokenizer = Tokenizer(config, build(config.quantizer, codebook))
     split = ImageSplit.open(dataset, "train", config.resolution)
     captions = aligner = None
-    if config.align is not None and clip is not None:
+    if config.align is not None and side is not None:
         captions = Captions(
-            split, dataset, clip, max_tokens=config.align.max_tokens, seed=config.seed, folder=scratch
+            split, dataset, side, max_tokens=config.align.max_tokens, seed=config.seed, folder=scratch
         )
         aligner = Aligner.fresh(
-            config.align, clip, captions.vocabulary, num_positions=math.prod(tokenizer.grid),
+            config.align, side, captions.vocabulary, num_positions=math.prod(tokenizer.grid),
             latent_dim=config.quantizer.dim, code_dims=tokenizer.code_dims,
             seed=derive(config.seed, "aligner"),
         )  # fmt: skip
@@ -203,14 +201,16 @@ def train_tokenizer(
         codebook=foreign,
         captions=None if captions is None else captions.metrics(),
     )
-    return TrainedTokenizer(
-        tokenizer, metrics, aligner, clip.id if clip is not None and captions is not None else None
-    )
+    return TrainedTokenizer(tokenizer, metrics, aligner, None if side is None else side.id)
 
 
 def uses_clip(config: TokenizerParams) -> bool:
     """Whether the training needs the CLIP's networks, for the perceptual loss or for captions, and not its id alone."""
-    return config.align is not None or config.losses.perceptual.kind == "clip"
+    return _reads_clip(config) or config.losses.perceptual.kind == "clip"
+
+
+def _reads_clip(config: TokenizerParams) -> bool:
+    return config.align is not None and config.align.text.kind == "clip"
 
 
 def check_codebook(
@@ -228,8 +228,8 @@ def check_codebook(
     made_by = None if codebook is None else codebook.facts.get("clip_id")
     if clip_id is None or made_by is None or made_by == clip_id:
         return None
-    matters = config.align is not None or config.losses.perceptual_weight > 0
-    if matters and uses_clip(config) and not config.foreign_codebook:
+    perceptual = config.losses.perceptual.kind == "clip" and config.losses.perceptual_weight > 0
+    if (_reads_clip(config) or perceptual) and not config.foreign_codebook:
         raise MismatchError(
             "the codebook was made with another CLIP than that in the losses",
             found=f"a codebook of {made_by}, and losses of {clip_id}",

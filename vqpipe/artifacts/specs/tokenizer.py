@@ -8,7 +8,7 @@ WEIGHTS = TensorSpec(
 )  # fmt: skip
 
 ALIGNER_WEIGHTS = TensorSpec(
-    "aligner-weights", 2, {}, stage="tokenizer", open=True,
+    "aligner-weights", 3, {}, stage="tokenizer", open=True,
     about="the transformer over the codes, the losses' own networks, and the corpus's frozen token embeddings",
 )  # fmt: skip
 
