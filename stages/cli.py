@@ -36,6 +36,7 @@ MEMORY = {
     "tokenizer": "tokenizer.common.training.batch_size, tokenizer.common.trunk.channels or num_codes",
     "tokens": "tokens.batch_size",
     "prior": "prior.common.training.batch_size or prior.common.gpt.model.width",
+    "judges": "judges.training.batch_size or judges.batch_size",
     "evaluate": "evaluate.batch_size",
     "task": "task.common.batch_size or task.common.training.batch_size",
     "report": "report.max_picture_pixels",

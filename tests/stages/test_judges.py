@@ -18,8 +18,10 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.judges import JUDGES
 from vqpipe.data.loader import ImageSplit
 from vqpipe.evaluation import judges_train
+from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import Judges
-from vqpipe.evaluation.judges_train import JudgesMetrics
+from vqpipe.evaluation.judges_train import JudgesMetrics, Known, measure_judges
+from vqpipe.metrics.measured import ImagesDigest
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.training.step import Stepper
 
@@ -52,6 +54,20 @@ def run(dataset: Path, out: Path, training: dict[str, Any] = TRAINING, **changes
         "curves": out / "curves.csv", "params": out / "params.yaml",
     }  # fmt: skip
     return CliRunner().invoke(app, [f"--{name}={path}" for name, path in arguments.items()])
+
+
+def test_some_test_images_are_drawn_over_the_whole_split(inputs: Path, tmp_path: Path) -> None:
+    result = run(inputs / "folders/dataset", tmp_path, {**TRAINING, "num_steps": 20}, crop=16)
+    assert result.exit_code == 0, result.output
+    judges = Judges.load(tmp_path / "judges", torch.device("cpu"))
+    judges.config = judges.config.model_copy(update={"num_images": 3})
+    test, digest = Known.open(inputs / "folders/dataset", "test", judges.config), ImagesDigest()
+    drawn = SplitImages.draw(test.images, 3, judges.config.seed).positions
+    assert drawn.tolist() != [0, 1, 2]
+    digest.add(test.images.gather(drawn, None, "centre", False))
+    measured = measure_judges(judges, test)
+    assert measured["num_images"] == measured["classes"].num_images == 3
+    assert measured["measured"].images == digest.images("test")
 
 
 def test_all_judges_learn_and_are_measured_with_chance_next_to_them(inputs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests import tiny
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.evaluation.probe import ProbeParams, linear_probe
 
 COUNTS = {"train": 24, "validation": 8, "test": 16}
@@ -20,7 +20,7 @@ CONFIG = ProbeParams(cells=2, strengths=(0.1, 1.0), num_bootstrap=100, seed=0)
 class Brightness:
     """A tokenizer of 4 x 4 tokens whose codes are levels of brightness; `blind` ones give every image the same."""
 
-    resolution, device = 16, torch.device("cpu")
+    resolution, device, grid = 16, torch.device("cpu"), (4, 4)
 
     def __init__(self, blind: bool) -> None:
         self.quantizer, self._blind = self, blind
@@ -50,6 +50,12 @@ def test_codes_without_the_class_are_read_at_chance(dataset: Path) -> None:
     found = linear_probe(Brightness(blind=True), dataset, CONFIG)  # type: ignore[arg-type]
     assert found.accuracy.mean == found.chance == 0.5
     assert found.accuracy.low < 0.5 < found.accuracy.high
+
+
+def test_more_cells_than_tokens_are_refused(dataset: Path) -> None:
+    config = CONFIG.model_copy(update={"cells": 5})
+    with pytest.raises(MismatchError, match=r"(?s)found: +5.*at most 4, of a grid of 4 x 4"):
+        linear_probe(Brightness(blind=False), dataset, config)  # type: ignore[arg-type]
 
 
 def test_images_without_a_class_are_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class JudgeParams(Params):
     max_found: Annotated[int, Field(ge=1)]
     """Most objects found in an image."""
     num_images: Annotated[int, Field(ge=1)] | None
-    """Test images that the judges are measured on, the first ones; null is all."""
+    """Test images that the judges are measured on, drawn at random; null is all."""
     batch_size: Annotated[int, Field(ge=1)]
     """Images judged at once; results do not depend on it beyond rounding."""
     training: TrainingParams

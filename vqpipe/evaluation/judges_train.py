@@ -26,6 +26,7 @@ from vqpipe.data.annotations import LabelMaps, things_of
 from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.data.records import Thing
 from vqpipe.errors import MismatchError
+from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import STRIDE, JudgeParams, Judges, Subjects
 from vqpipe.evaluation.judges_captions import stated
 from vqpipe.evaluation.judges_measure import (
@@ -334,29 +335,31 @@ def _train(judges: Judges, train: Known, scratch: Path, curves: Path, device: to
 def measure_judges(judges: Judges, test: Known) -> dict[str, Any]:
     """The fields of `JudgesMetrics` that are measured on the test split."""
     config = judges.config
-    n = min(config.num_images or len(test.images), len(test.images))
-    images = test.images.images(0, n)
+    rows = SplitImages.draw(test.images, config.num_images, config.seed).positions
+    n, images = len(rows), test.images.gather(rows, None, "centre", False)
     digest = ImagesDigest()
     digest.add(images)
     found: dict[str, Any] = {}
     # Images are often in the order of their classes, so the next image's would be no chance.
     judged, other = judges.judge(images), numpy_rng(config.seed, "judges", "other").permutation(n)
     if judged.classes is not None:
-        labels = torch.from_numpy(test.images.labels[:n])
+        labels = torch.from_numpy(test.images.labels[rows])
         found["classes"], found["other_classes"] = (
             class_agreement(judged.classes, own) for own in (labels, labels[other])
         )
     if judged.maps is not None:
-        maps, k = test.maps.get(range(n)), len(judges.categories)
+        maps, k = test.maps.get(rows.tolist()), len(judges.categories)
         found["maps"], found["other_maps"] = (
             map_agreement(judged.maps, own, k) for own in (maps, maps[other])
         )
     if judged.objects is not None:
-        found["objects"] = detection(judged.objects, test.things[:n], config.adjective_threshold)
+        found["objects"] = detection(
+            judged.objects, [test.things[at] for at in rows], config.adjective_threshold
+        )
     if judges.reads_captions:
         truths = [
-            stated(own[0], judges.things, judges.adjectives, judges.classes)
-            for own in test.images.captions[:n]
+            stated(test.images.captions[at][0], judges.things, judges.adjectives, judges.classes)
+            for at in rows
         ]
         found["captions"], found["other_captions"] = (
             facts_agreement(judges, judged, own) for own in (truths, [truths[at] for at in other])

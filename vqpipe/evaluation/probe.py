@@ -14,7 +14,7 @@ from pydantic import Field
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit, to_float
-from vqpipe.errors import DataError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import Params
 from vqpipe.runtime.batches import slices
@@ -67,7 +67,13 @@ def linear_probe(
 
     Raises:
         DataError: fewer than two classes in the training split, or a split without an image that has a class.
+        MismatchError: more cells than the token grid has.
     """
+    if config.cells > min(tokenizer.grid):
+        raise MismatchError(
+            "probe.cells is more than the tokens of a side", found=config.cells,
+            expected=f"at most {min(tokenizer.grid)}, of a grid of {' x '.join(map(str, tokenizer.grid))} tokens",
+        )  # fmt: skip
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 

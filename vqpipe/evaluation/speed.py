@@ -34,7 +34,7 @@ class SpeedMetrics(Metrics):
     resolution: int
     """Side of an image in pixels."""
     repeats: int
-    """Passes over the batch after one that is not counted; each time below is the median over them."""
+    """Passes over the batch after two that are not counted; each time below is the median over them."""
     encode_seconds: float
     """Seconds on the clock per image, pixels to indices."""
     decode_seconds: float
@@ -50,7 +50,9 @@ class SpeedMetrics(Metrics):
 
 
 def measure_speed(tokenizer: TokenizerLike, images: Float[Tensor, "b 3 H W"], repeats: int) -> SpeedMetrics:
-    """Encode and decode one batch `repeats` times, after one pass that is not counted.
+    """Encode and decode one batch `repeats` times, after two passes that are not counted.
+
+    In the first of these, libraries choose their kernels; memory is measured in the second.
 
     It resets the process's peak of memory, so a `PeakMemory` of the caller must be read before.
 

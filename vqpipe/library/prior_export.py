@@ -105,16 +105,15 @@ def read_measured(path: Path, image_prior: ImagePrior) -> Measured:
 
     Raises:
         ArtifactError: not the metrics of a prior.
-        MismatchError: of another prior, or of one that they do not name.
+        MismatchError: of another prior.
     """
     metrics = PriorMetrics.read(path)
     own = prior_digest(image_prior.prior, image_prior.stored.facts)
     if metrics.sha256 != own:
-        named = "no sha256, which older versions did not record"
-        found = named if metrics.sha256 is None else f"sha256 {metrics.sha256[:SHOWN]}…"
         raise MismatchError(
             f"{path} has the numbers of another prior",
-            found=f"{found}, condition {metrics.condition}, {metrics.num_parameters:,} parameters",
+            found=f"sha256 {metrics.sha256[:SHOWN]}…, condition {metrics.condition}, "
+            f"{metrics.num_parameters:,} parameters",
             expected=f"sha256 {own[:SHOWN]}…, the metrics that the stage wrote with this prior",
         )  # fmt: skip
     features = str(metrics.measured.protocol.get("features", "not stated"))

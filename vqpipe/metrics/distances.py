@@ -294,17 +294,17 @@ def _precision_recall(
     generated: Float[Tensor, "n d"], real: Float[Tensor, "n d"], num_neighbours: int
 ) -> tuple[float, float]:
     """Improved precision and recall; the distances of one pair of blocks at a time."""
-    radii, centres = _radii(generated, num_neighbours), _radii(real, num_neighbours)
+    reach, centres = radii(generated, num_neighbours), radii(real, num_neighbours)
     precise, recalled = (torch.zeros(len(rows), dtype=torch.bool) for rows in (generated, real))
     for at in slices(len(real), BLOCK):
         for other in slices(len(generated), BLOCK):
             apart = torch.cdist(real[at].double(), generated[other].double())
-            recalled[at] |= (apart <= radii[other]).any(1)
+            recalled[at] |= (apart <= reach[other]).any(1)
             precise[other] |= (apart <= centres[at, None]).any(0)
     return float(precise.float().mean()), float(recalled.float().mean())
 
 
-def _radii(rows: Float[Tensor, "n d"], num_neighbours: int) -> Float64[Tensor, " n"]:
+def radii(rows: Float[Tensor, "n d"], num_neighbours: int) -> Float64[Tensor, " n"]:
     """The distance of each row to its `num_neighbours`-th nearest other one; the row itself is the nearest of all."""
     found, most = [], num_neighbours + 1
     for block in torch.split(rows, BLOCK):

@@ -128,8 +128,8 @@ class PriorMetrics(Metrics):
     """Whether samples are what was asked for; None without a condition."""
     completion: dict[HoleName, CompletionMetrics] | None = None
     """By the place of the hole; None where the prior cannot be given known tokens."""
-    sha256: str | None = None
-    """The prior that has these numbers (`prior_digest`); None in files from before it was recorded."""
+    sha256: str
+    """The prior that has these numbers (`prior_digest`)."""
     measured: Measured
     """Digests of the images and the protocol."""
 

@@ -21,8 +21,8 @@ from vqpipe.metrics.distances import (
     DistanceParams,
     Distances,
     Features,
-    _radii,
     feature_distances,
+    radii,
     why_no_distances,
 )
 from vqpipe.runtime.batches import slices
@@ -91,11 +91,11 @@ def density_coverage(
     generated: Float32[Tensor, "n d"], real: Float32[Tensor, "n d"], num_neighbours: int
 ) -> tuple[float, float]:
     """Density and coverage of `generated` at `real` (Naeem et al., 2020, eq. 4 and 5); one pair of blocks at a time."""
-    radii = _radii(real, num_neighbours)
+    reach = radii(real, num_neighbours)
     inside, covered = 0, torch.zeros(len(real), dtype=torch.bool)
     for at in slices(len(real), BLOCK):
         for other in slices(len(generated), BLOCK):
-            within = torch.cdist(real[at].double(), generated[other].double()) <= radii[at, None]
+            within = torch.cdist(real[at].double(), generated[other].double()) <= reach[at, None]
             inside += int(within.sum())
             covered[at] |= within.any(1)
     return inside / (num_neighbours * len(generated)), float(covered.double().mean())

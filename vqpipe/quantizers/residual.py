@@ -5,8 +5,8 @@ Papers: RQ-VAE, arXiv 2203.01941, section 3.1; SoundStream, arXiv 2107.03312, se
     r_0 = z,  q_s = stage_s(r_s),  r_(s+1) = r_s - q_s,  z_q = sum_s q_s
 
 over any other method, with a codebook per stage or one for all. The groups are those of stage 0, then of stage 1, and
-so on. The loss is the sum or the mean of the stages' own losses; RQ-VAE's commitment |z - sg(q_0 + .. + q_s)|^2 is
-stage s's commitment on its residual.
+so on. The loss is the sum (RQ-VAE) or the mean of the stages' own losses; RQ-VAE's commitment
+|z - sg(q_0 + .. + q_s)|^2 is stage s's commitment on its residual.
 
 The gradient, by the base (`Quantizer.own_gradient`):
 
@@ -23,21 +23,17 @@ have many codes at 0. A shared codebook starts from z.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqpipe.codebooks.load import PretrainedCodebook
-from vqpipe.quantizers import QUANTIZERS
 from vqpipe.quantizers.contract import (
     About,
     Codebook,
-    CodebookKind,
-    Names,
     Quantized,
     Quantizer,
     QuantizerParams,
@@ -46,16 +42,15 @@ from vqpipe.quantizers.contract import (
 )
 from vqpipe.quantizers.estimators import ESTIMATORS
 from vqpipe.quantizers.nearest import LEARNED_EXAMPLE
+from vqpipe.quantizers.over import OverParams, OverQuantizer, base_params
 
 if TYPE_CHECKING:
     AnyBase = QuantizerParams
 else:
-    _BASES = [QUANTIZERS[kind].Params for kind in QUANTIZERS if kind != "residual"]
-    AnyBase = Annotated[Union[tuple(_BASES)], Field(discriminator="kind")]  # noqa: UP007
-    """The params of every method that can be a stage: all but this one."""
+    AnyBase = base_params("multi")
 
 
-class ResidualParams(QuantizerParams):
+class ResidualParams(OverParams):
     """Each stage quantises what the stages before it left over (RQ-VAE, SoundStream).
 
     `base` is any method but this one.
@@ -71,36 +66,19 @@ class ResidualParams(QuantizerParams):
     stage_scale: float | None = Field(default=None, gt=0, le=1)
     """Stage s divides what it receives by stage_scale^s and multiplies its codes by it, from s = 0; None: 1. For
     bases whose codes are fixed: 1 / (L - 1) for `fsq` of L levels, 1/2 for `lfq`."""
-    reduce: Literal["sum", "mean"]
-    """The loss over the stages: `sum` (RQ-VAE) or `mean`."""
+
+    @property
+    def copies(self) -> int:
+        """num_stages; one and the same where the codebook is shared."""
+        return self.num_stages
 
     @property
     def dim(self) -> int:
         """Dimension of the z that the quantizer receives: the base's."""
         return self.base.dim
 
-    @property
-    def codebook(self) -> CodebookKind:
-        """The base's."""
-        return self.base.codebook
 
-    @property
-    def trains_codes(self) -> bool:
-        """The base's."""
-        return self.base.trains_codes
-
-    @property
-    def to_train_codes(self) -> str:
-        """The base's."""
-        return self.base.to_train_codes
-
-    @property
-    def label(self) -> str:
-        """`residual over` the base."""
-        return f"residual over {self.base.label}"
-
-
-class ResidualQuantizer(Quantizer):
+class ResidualQuantizer(OverQuantizer):
     """num_stages times the base's groups.
 
     Args:
@@ -110,6 +88,7 @@ class ResidualQuantizer(Quantizer):
 
     kind = "residual"
     Params = ResidualParams
+    copies_name = "stages"
     about = About(
         title="RQ",
         codes="stages of any other method",
@@ -123,8 +102,7 @@ class ResidualQuantizer(Quantizer):
     initialised: Tensor
 
     def __init__(self, config: ResidualParams, make: Callable[[int], Quantizer]) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, make)
         self.stages = nn.ModuleList(make(s) for s in range(1 if config.shared else config.num_stages))
         base = self._stage(0)
         self.dim = base.dim
@@ -133,27 +111,6 @@ class ResidualQuantizer(Quantizer):
         self.register_buffer("initialised", torch.tensor(False))
         ratio = 1.0 if config.stage_scale is None else config.stage_scale
         self.scales = [ratio**s for s in range(config.num_stages)]
-
-    @classmethod
-    def from_codebook(cls, config: ResidualParams, codebook: PretrainedCodebook) -> ResidualQuantizer:
-        """See `Quantizer.from_codebook`; every stage takes the base's codebook."""
-        method = QUANTIZERS[config.base.kind]
-        return cls(config, lambda stage: method.from_codebook(config.base, codebook))
-
-    @classmethod
-    def skeleton(
-        cls, config: ResidualParams, tensors: Mapping[str, Tensor], names: Names | None
-    ) -> ResidualQuantizer:
-        """See `Quantizer.skeleton`."""
-        method = QUANTIZERS[config.base.kind]
-
-        def make(stage: int) -> Quantizer:
-            prefix = f"stages.{stage}."
-            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            groups = len(names) // config.num_stages if names is not None else 0
-            return method.skeleton(config.base, own, names and names[stage * groups : (stage + 1) * groups])
-
-        return cls(config, make)
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "b d h w"]) -> None:
@@ -187,18 +144,12 @@ class ResidualQuantizer(Quantizer):
             residual = residual - (part if self.own_gradient else part.detach())
             total = total + part
             outs.append(out)
-        losses = torch.stack([out.loss for out in outs])
-        return Quantized(
-            total if self.own_gradient else self._estimated(z, total),
-            torch.cat([out.indices for out in outs], dim=1),
-            losses.sum() if self.config.reduce == "sum" else losses.mean(),
-            {f"{name}_{s}": value for s, out in enumerate(outs) for name, value in out.terms.items()},
-            tuple(
-                v if scale == 1 else v * scale
-                for out, scale in zip(outs, self.scales, strict=True)
-                for v in out.vectors
-            ),
+        vectors = tuple(
+            v if scale == 1 else v * scale
+            for out, scale in zip(outs, self.scales, strict=True)
+            for v in out.vectors
         )
+        return self._joined(total if self.own_gradient else self._estimated(z, total), outs, vectors)
 
     @torch.no_grad()
     def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b g h w"]:
@@ -238,6 +189,4 @@ class ResidualQuantizer(Quantizer):
         return ESTIMATORS[self.estimator](*sides).movedim(-1, 2).flatten(1, 2)
 
     def _stage(self, number: int) -> Quantizer:
-        stage = self.stages[0 if self.config.shared else number]
-        assert isinstance(stage, Quantizer)
-        return stage
+        return self._copies()[0 if self.config.shared else number]

@@ -108,10 +108,6 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def head(self, count: int) -> TokenSplit:
-        """The first `count` rows."""
-        return TokenSplit(self.name, self.ids[:count], self.labels[:count], self.indices[:count])
-
     def batch(self, rows: np.ndarray | slice) -> tuple[Int64[Tensor, "b g h w"], Int64[Tensor, " b"]]:
         """Indices and labels of some rows."""
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(np.array(rows))
