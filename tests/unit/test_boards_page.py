@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -471,6 +472,23 @@ def test_names_of_a_full_picture_cover_neither_names_nor_points() -> None:
         for other, a, b, c, d in found[i + 1 :]:
             assert not (left < c and a < right and top < d and b < bottom), f"{name} covers {other}"
         assert not any(left < x < right and top < y < bottom for x, y in circles), f"{name} covers a point"
+
+
+def test_many_names_at_the_first_x_are_a_list_in_the_order_of_their_points() -> None:
+    heights = [21.0, 20.02, 20.01, 22.0, 20.0, 20.03]
+    lines = [Line(f"m{i}", [Point(2560, y, y - 0.1, y + 0.1)]) for i, y in enumerate(heights)]
+    svg = str(picture([*lines, Line("other", [Point(3084, 22, 21, 23)])], x_label="b", y_label="P", alt="a"))
+    named = {name: box for name, *box in boxes(svg)}
+    listed = sorted(named.keys() - {"other"}, key=lambda name: named[name][1])
+    assert listed == ["m3", "m0", "m5", "m1", "m2", "m4"]
+    points = [float(c.get("cx", 0)) for c in ElementTree.fromstring(svg).iter(f"{SVG}circle")]
+    assert all(named[name][2] < min(points) for name in listed)
+    assert named["other"][0] > max(points)
+    assert all(named[below][1] - named[above][1] >= 14 for above, below in pairwise(listed))
+    few = str(
+        picture([*lines[:5], Line("other", [Point(3084, 22, 21, 23)])], x_label="b", y_label="P", alt="a")
+    )
+    assert any(box[1] > min(points) for box in boxes(few)), "five names stay at their points"
 
 
 def test_no_leader_crosses_a_name_of_twelve_close_ones() -> None:

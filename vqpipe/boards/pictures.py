@@ -12,7 +12,9 @@ from functools import cache
 from importlib.resources import files
 from itertools import count, pairwise
 
+import numpy as np
 from markupsafe import Markup, escape
+from scipy.optimize import isotonic_regression
 
 from vqpipe.report.charts import NUM_COLOURS, Axis, axis_over, tick_label
 
@@ -20,8 +22,14 @@ WIDTH, HEIGHT = 552, 560
 """In pixels: no wider than a column of text; words are 9 pixels high at the 374 of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 146, 14, 48
+_INSIDE = 14
+"""Pixels of the frame beyond the last x."""
 _NEAR = 6
 """Pixels between the middles of two points that touch."""
+_MANY = 6
+"""From so many names at the first x on, they are a list to the left of their points."""
+_LEADERS = 40
+"""Width that the leaders of that list have, in pixels."""
 _LETTER, _LINE = 7.1, 15.0
 """Width of a letter and height of a line of the names, in pixels; at least those of the usual fonts."""
 _STYLE = (
@@ -61,21 +69,51 @@ class Line:
 def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_x: bool = False) -> Markup:
     """Draw methods over common axes, each with its name near its last point.
 
-    Points of equal x are set a few pixels apart, so that their intervals can be distinguished.
+    Points of equal x are set a few pixels apart, so that their intervals can be distinguished. Where many methods
+    end at the first x, their names are a list to the left of it in the order of y.
     """
     points = [point for line in lines for point in line.points]
     y = axis_over(
         [v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04
     )
-    x = axis_over([p.x for p in points], log_x, _LEFT + 14, WIDTH - _LEFT - _RIGHT - 14, 0.0)
+    x = _x_axis(points, log_x, 14, _RIGHT)
+    first = [i for i, line in enumerate(lines) if x(line.points[-1].x) - x(x.low) < _NEAR]
+    fits = _MANY <= len(first) <= (HEIGHT - _TOP - _BOTTOM) / _LINE
+    names = [lines[i].label for i in first] if fits else []
+    if names:
+        rest = [len(line.label) for i, line in enumerate(lines) if i not in first]
+        x = _x_axis(
+            points, log_x, _LETTER * max(map(len, names)) + _LEADERS, 8 + _LETTER * max(rest, default=0)
+        )
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
     colours = count()
     for line, at in zip(lines, places, strict=True):
         name = _colour(next(colours)) if len(line.points) > 1 and not line.dashed else "alone"
         parts += _drawn(line, at, y, name)
-    parts += _names(lines, places, y)
+    if names:
+        parts += _list(names, [places[i][-1] for i in first])
+    others = [i for i in range(len(lines)) if not names or i not in first]
+    parts += _names(lines, places, y, others)
     return Markup("".join([*parts, "</svg>\n"]))
+
+
+def _x_axis(points: Sequence[Point], log: bool, left: float, right: float) -> Axis:
+    """The axis from `left` pixels inside the frame on, with `right` pixels for names beyond the frame."""
+    return axis_over([p.x for p in points], log, _LEFT + left, WIDTH - _LEFT - left - _INSIDE - right, 0.0)
+
+
+def _list(names: Sequence[str], ends: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Names one below the other as near to the height of their points as lines of text allow, with leaders to them."""
+    order = sorted(range(len(names)), key=lambda i: ends[i][1])
+    steps = _LINE * np.arange(len(order))
+    heights = isotonic_regression(np.array([ends[i][1] for i in order]) - steps).x
+    heights = np.clip(heights, _TOP, HEIGHT - _BOTTOM - _LINE / 2 - steps[-1]) + steps
+    right = _LEFT + 6 + _LETTER * max(map(len, names))
+    for i, height in zip(order, heights, strict=True):
+        a, b = ends[i]
+        yield f'<line class="leader" x1="{a - 5:.1f}" y1="{b:.1f}" x2="{right + 4:.1f}" y2="{height:.1f}"/>'
+        yield f'<text x="{right:.1f}" y="{height + 4:.1f}" text-anchor="end">{escape(names[i])}</text>'
 
 
 def _colour(number: int) -> str:
@@ -110,7 +148,7 @@ def _places(lines: Sequence[Line], x: Axis, y: Axis) -> list[list[tuple[float, f
 
 
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str, alt: str) -> Iterator[str]:
-    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+    right, bottom = x.start + x.length + _INSIDE, HEIGHT - _BOTTOM
     css = files("vqpipe.report").joinpath("templates/page.css").read_text(encoding="utf-8")
     colours = css[: css.index("}\n}") + 3]  # the two sets of colours
     yield (
@@ -147,10 +185,11 @@ def _drawn(line: Line, places: Sequence[tuple[float, float]], y: Axis, colour: s
         yield f'<circle class="point {colour}{hollow}" cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>'
 
 
-def _names(lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]], y: Axis) -> Iterator[str]:
+def _names(
+    lines: Sequence[Line], places: Sequence[Sequence[tuple[float, float]]], y: Axis, which: Sequence[int]
+) -> Iterator[str]:
     taken, names = list(_taken(lines, places, y)), list[Box]()
-    order = sorted(range(len(lines)), key=lambda i: places[i][-1][::-1])
-    for i in order:
+    for i in sorted(which, key=lambda i: places[i][-1][::-1]):
         (a, b), width = places[i][-1], _LETTER * len(lines[i].label)
         box = _free(a, b, width, taken, names)
         names.append(box)
