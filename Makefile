@@ -65,7 +65,7 @@ board-generation: $(STAMP)
 	python -m stages.boards --folder boards/generation
 	vqpipe boards
 
-# Tasks solved from the tokens of eleven tokenizers, of six with a stronger text side, and from
+# Tasks solved from the tokens of eleven tokenizers, of the six of the board with a stronger text side, and from
 # what the codes of one are compared with.
 board-tasks: $(STAMP)
 	dvc repro graph cluster boards/tasks-text/dvc.yaml:graph

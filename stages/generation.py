@@ -57,10 +57,10 @@ def main(
         "generation", identity, [(dataset, DATASET), (clip, CLIP), (judges, JUDGES), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
-        shared = stage_code("generation", kinds=())
+        scratch, shared = run.scratch(), stage_code("generation", kinds=())
         made = train_generation_row(
             board, row, seed, load_pretrained(codebook), dataset, Clip.load(clip, where), Judges.load(judges, where),
-            scratch=run.scratch(), device=where,
+            scratch=scratch, device=where,
         )  # fmt: skip
         about = {
             "row": row, "seed": seed, "protocol": board.protocol, "code": run.code, "code_shared": shared,

@@ -54,10 +54,10 @@ def main(
         "row", board.identity(row, seed), [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
-        shared = stage_code("row", kinds=())
+        scratch, shared = run.scratch(), stage_code("row", kinds=())
         made = train_row(
             config, board.evaluate, load_pretrained(codebook), dataset, Clip.load(clip, where),
-            scratch=run.scratch(), device=where, title=f"{row}-{seed}", probe=board.probe, tasks=tasks,
+            scratch=scratch, device=where, title=f"{row}-{seed}", probe=board.probe, tasks=tasks,
         )  # fmt: skip
         about = {
             "row": row, "seed": seed, "protocol": board.protocol, "code": run.code, "code_shared": shared,

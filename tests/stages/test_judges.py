@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch.nn.functional import one_hot
 from typer.testing import CliRunner, Result
 
 from stages.judges import app
@@ -19,7 +20,7 @@ from vqpipe.artifacts.specs.judges import JUDGES
 from vqpipe.data.loader import ImageSplit
 from vqpipe.evaluation import judges_train
 from vqpipe.evaluation.evaluate import SplitImages
-from vqpipe.evaluation.judges import Judges
+from vqpipe.evaluation.judges import Judged, Judges
 from vqpipe.evaluation.judges_train import JudgesMetrics, Known, measure_judges
 from vqpipe.metrics.measured import ImagesDigest
 from vqpipe.runtime.seeds import numpy_rng
@@ -56,17 +57,23 @@ def run(dataset: Path, out: Path, training: dict[str, Any] = TRAINING, **changes
     return CliRunner().invoke(app, [f"--{name}={path}" for name, path in arguments.items()])
 
 
-def test_some_test_images_are_drawn_over_the_whole_split(inputs: Path, tmp_path: Path) -> None:
+def test_some_test_images_are_drawn_over_the_whole_split(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = run(inputs / "folders/dataset", tmp_path, {**TRAINING, "num_steps": 20}, crop=16)
     assert result.exit_code == 0, result.output
     judges = Judges.load(tmp_path / "judges", torch.device("cpu"))
     judges.config = judges.config.model_copy(update={"num_images": 3})
     test, digest = Known.open(inputs / "folders/dataset", "test", judges.config), ImagesDigest()
     drawn = SplitImages.draw(test.images, 3, judges.config.seed).positions
-    assert drawn.tolist() != [0, 1, 2]
+    labels = torch.from_numpy(test.images.labels)
+    assert labels[drawn].tolist() != labels[:3].tolist()
     digest.add(test.images.gather(drawn, None, "centre", False))
+    true = Judged(one_hot(labels[drawn], len(test.images.class_names)).float(), None, None)
+    monkeypatch.setattr(judges, "judge", lambda images: true)
     measured = measure_judges(judges, test)
     assert measured["num_images"] == measured["classes"].num_images == 3
+    assert measured["classes"].top1.mean == 1.0
     assert measured["measured"].images == digest.images("test")
 
 

@@ -218,7 +218,9 @@ def test_tasks_are_part_of_a_rows_params_and_the_base_is_too(root: Path, whole: 
         missing(tmp_path / "solved")
 
 
-def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: Path, tmp_path: Path) -> None:
+def test_long_captions_and_cells_above_the_grid_are_refused_before_training(
+    root: Path, tmp_path: Path
+) -> None:
     own = json.loads((root / "solved/params.yaml").read_text())
     own = merged(
         own, {"base": str(root / "plain/params.yaml"), "tasks": {"masked_words": {"head": {"max_tokens": 9}}}}
@@ -239,7 +241,13 @@ def test_captions_longer_than_the_clip_takes_are_refused_before_training(root: P
     inputs = ["--codebook", root / "none", "--dataset", root / "dataset", "--clip", root / "clip"]
     done = CliRunner().invoke(stage.app, [*words, *map(str, inputs)])
     assert done.exit_code == 2, done.output
-    assert "9 tokens, and CLIP tiny:fresh" in " ".join(done.output.split())
+    assert "9 tokens, and tiny:fresh" in " ".join(done.output.split())
+    assert not list((tmp_path / "scratch").rglob("*.safetensors"))
+    probing = {**json.loads((root / "plain/params.yaml").read_text()), "probe": {"cells": 5}}
+    (tmp_path / "params.yaml").write_text(json.dumps(probing))
+    done = CliRunner().invoke(stage.app, [*words, *map(str, inputs)])
+    assert done.exit_code == 2, done.output
+    assert "error: probe.cells is more than the tokens of a side" in done.output
     assert not list((tmp_path / "scratch").rglob("*.safetensors"))
 
 

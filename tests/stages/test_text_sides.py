@@ -169,4 +169,5 @@ def test_its_own_heads_read_its_text_and_fresh_ones_the_clips(
         assert fresh.num_captions == own.num_captions  # the same captions have words to mask
         size = len(load_aligner(aligned / "tokenizer").aligner.vocabulary)  # type: ignore[union-attr]
         assert metrics.protocol.num_tokens != size
+        assert own.commonest > 0  # counted in its own tokens: none of CLIP's is among them
         assert 1 / size**2 < own.chance < 1 / size  # "dark" and "boat" have two pieces

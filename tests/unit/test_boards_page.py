@@ -488,7 +488,23 @@ def test_many_names_at_the_first_x_are_a_list_in_the_order_of_their_points() -> 
     few = str(
         picture([*lines[:5], Line("other", [Point(3084, 22, 21, 23)])], x_label="b", y_label="P", alt="a")
     )
-    assert any(box[1] > min(points) for box in boxes(few)), "five names stay at their points"
+    first = min(float(c.get("cx", 0)) for c in ElementTree.fromstring(few).iter(f"{SVG}circle"))
+    assert all(left > first for _, left, *_ in boxes(few)), "five names stay at their points"
+
+
+def test_many_names_are_a_list_where_all_points_have_one_x() -> None:
+    lines = [Line(f"m{i}", [Point(2560, 20 + i / 50, 19, 21)]) for i in range(8)]
+    svg = str(picture(lines, x_label="b", y_label="P", alt="a"))
+    points = [float(c.get("cx", 0)) for c in ElementTree.fromstring(svg).iter(f"{SVG}circle")]
+    assert all(right < min(points) for _, _, _, right, _ in boxes(svg))
+
+
+def test_names_that_leave_no_room_for_the_points_are_no_list() -> None:
+    lines = [Line("a" * 60 + str(i), [Point(2560, 20 + i, 19 + i, 21 + i)]) for i in range(8)]
+    lines.append(Line("b", [Point(3084, 22.5, 21, 23)]))
+    svg = str(picture(lines, x_label="b", y_label="P", alt="a"))
+    points = [float(c.get("cx", 0)) for c in ElementTree.fromstring(svg).iter(f"{SVG}circle")]
+    assert points[-1] > max(points[:-1]) + 100, "more bits are to the right of fewer"
 
 
 def test_no_leader_crosses_a_name_of_twelve_close_ones() -> None:

@@ -54,7 +54,7 @@ def test_codes_without_the_class_are_read_at_chance(dataset: Path) -> None:
 
 def test_more_cells_than_tokens_are_refused(dataset: Path) -> None:
     config = CONFIG.model_copy(update={"cells": 5})
-    with pytest.raises(MismatchError, match=r"(?s)found: +5.*at most 4, of a grid of 4 x 4"):
+    with pytest.raises(MismatchError, match=r"(?s)found: +5.*at most 4"):
         linear_probe(Brightness(blind=False), dataset, config)  # type: ignore[arg-type]
 
 

@@ -9,10 +9,10 @@ The paper uses only this direction, with tau = 1 and the batch of one device. `b
 direction from text to image. The text has no gradient.
 
 Masked text prediction, equation 6: masked words of a caption from its other words and the codes of its image; the
-ratio's distribution: MAGE, arXiv 2211.09117, section 3.1. Whole words are masked, as a word's other byte-pair pieces
-would reveal it; start, end and padding never are. The input is CLIP's frozen input embeddings, to which a
-self-attention is trained here, and not the features of CLIP's encoder, which saw the whole caption: there every other
-position carries the masked words. What is left of a masked word is its place and its number of pieces.
+ratio's distribution: MAGE, arXiv 2211.09117, section 3.1. Whole words are masked, as a word's other pieces would
+reveal it; start, end and padding never are. The input is the text encoder's frozen input embeddings, to which a
+self-attention is trained here, and not the encoder's features, which saw the whole caption: there every other position
+carries the masked words. What is left of a masked word is its place and its number of pieces.
 
 The embeddings come with a mean squared length of 1 (`CorpusVocabulary`). On the way in they are multiplied by sqrt(w),
 so that their components have variance 1; positions start with a deviation of .5, about that of the projected words
@@ -29,7 +29,7 @@ them.
     C_i = the code vector at position j_i, of length 1
     loss = mean over pairs of words i < i' of (<C_i, C_i'> - <T_i, T_i'>)^2
 
-A word of several byte-pair pieces is one word: its embedding is the mean of theirs. The mean is over the pairs of a
+A word of several pieces is one word: its embedding is the mean of theirs. The mean is over the pairs of a
 caption and then over the captions that have a pair; padding, start and end are not words.
 
 C is gathered from the quantizer's live code vectors, so that the gradient goes to what makes them: the codes of
@@ -290,7 +290,7 @@ class MaskedText(nn.Module):
             real: which tokens are not padding.
             masked: which tokens are masked, all of them real.
             codes: the tokens of the transformer over the codes.
-            embeddings: CLIP's frozen input embeddings of the corpus's tokens, of mean squared length 1.
+            embeddings: the text encoder's frozen input embeddings of the corpus's tokens, of mean squared length 1.
         """
         words = embedding(rows, embeddings) * math.sqrt(embeddings.shape[1])
         x = torch.where(masked[..., None], self.mask_token, self.into(words))
@@ -382,7 +382,7 @@ class RelationshipAlignment(nn.Module):
             tokens: V before it is normalised.
             words: as in `TextBatch`.
             rows: each token's row of the embeddings.
-            embeddings: CLIP's frozen input embeddings of the corpus's tokens.
+            embeddings: the text encoder's frozen input embeddings of the corpus's tokens.
 
         Raises:
             MismatchError: a quantizer without code vectors.

@@ -90,7 +90,7 @@ class TextSide(Protocol):
 
 
 def text_side(config: TextSideParams, clip: Clip | None) -> TextSide:
-    """The encoder that params name; a sentence model is loaded once in a process.
+    """The encoder that params name; a sentence model of the same params is loaded once in a process.
 
     Raises:
         MismatchError: `kind: clip`, and no CLIP is given.
@@ -182,7 +182,8 @@ class SentenceSide:
         return self._config.model_copy(update={"sha256": self.sha256})
 
     def pieces(self, text: str) -> tuple[str, list[Piece]]:
-        """See `TextSide`; the tokenizer's own normalisation, such as lower case, leaves places in the text."""
+        """See `TextSide`. Places are in `text` itself, although the tokenizer may lower its case; tokens without a
+        place are left out."""
         found = self._tokenizer(
             text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
         )

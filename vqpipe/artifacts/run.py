@@ -106,7 +106,8 @@ class StageRun:
 
     def scratch(self) -> Path:
         """The folder for checkpoints of a run with these params, inputs and code; removed after all outputs are there.
-        A checkpoint of other code may not fit, or continue another computation.
+        A checkpoint of other code may not fit, or continue another computation. Of plug-ins, the code counts that the
+        params name; not that of plug-ins which only an input was made with.
 
         Raises:
             SetupError: as `vqpipe.runtime.scratch.scratch_folder`.

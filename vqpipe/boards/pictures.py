@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 552, 560
 MARK = "<!-- written by vqpipe boards -->"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 146, 14, 48
 _INSIDE = 14
-"""Pixels of the frame beyond the last x."""
+"""Pixels of the frame before the first x and beyond the last."""
 _NEAR = 6
 """Pixels between the middles of two points that touch."""
 _MANY = 6
@@ -76,26 +76,30 @@ def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_
     y = axis_over(
         [v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04
     )
-    x = _x_axis(points, log_x, 14, _RIGHT)
-    first = [i for i, line in enumerate(lines) if x(line.points[-1].x) - x(x.low) < _NEAR]
-    fits = _MANY <= len(first) <= (HEIGHT - _TOP - _BOTTOM) / _LINE
-    names = [lines[i].label for i in first] if fits else []
-    if names:
-        rest = [len(line.label) for i, line in enumerate(lines) if i not in first]
-        x = _x_axis(
-            points, log_x, _LETTER * max(map(len, names)) + _LEADERS, 8 + _LETTER * max(rest, default=0)
-        )
+    x = _x_axis(points, log_x, _INSIDE, _RIGHT)
+    first = _listed(lines, x)
+    if first:
+        listed = _LETTER * max(len(lines[i].label) for i in first) + _LEADERS
+        others = [8 + _LETTER * len(line.label) for i, line in enumerate(lines) if i not in first]
+        narrow = _x_axis(points, log_x, listed, max(others, default=8))
+        x, first = (narrow, first) if narrow.length > _LEADERS else (x, [])
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
     colours = count()
     for line, at in zip(lines, places, strict=True):
         name = _colour(next(colours)) if len(line.points) > 1 and not line.dashed else "alone"
         parts += _drawn(line, at, y, name)
-    if names:
-        parts += _list(names, [places[i][-1] for i in first])
-    others = [i for i in range(len(lines)) if not names or i not in first]
-    parts += _names(lines, places, y, others)
+    if first:
+        parts += _list([lines[i].label for i in first], [places[i][-1] for i in first])
+    parts += _names(lines, places, y, [i for i in range(len(lines)) if i not in first])
     return Markup("".join([*parts, "</svg>\n"]))
+
+
+def _listed(lines: Sequence[Line], x: Axis) -> list[int]:
+    """The lines that end at the first x, where they are many and a list of their names fits."""
+    start = x(min(point.x for line in lines for point in line.points))
+    first = [i for i, line in enumerate(lines) if x(line.points[-1].x) - start < _NEAR]
+    return first if _MANY <= len(first) <= (HEIGHT - _TOP - _BOTTOM) / _LINE else []
 
 
 def _x_axis(points: Sequence[Point], log: bool, left: float, right: float) -> Axis:

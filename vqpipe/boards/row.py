@@ -21,7 +21,7 @@ from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.measure import EvaluateParams, EvaluationMetrics, evaluate
-from vqpipe.evaluation.probe import ProbeMetrics, ProbeParams, linear_probe
+from vqpipe.evaluation.probe import ProbeMetrics, ProbeParams, check_cells, linear_probe
 from vqpipe.evaluation.reconstructions import MetricNetworks
 from vqpipe.evaluation.speed import SpeedMetrics, measure_speed
 from vqpipe.metrics.codes import UsageMetrics
@@ -95,13 +95,18 @@ def train_row(
         of measuring, and of tasks in this process. A cost is None where no step was taken in this process.
 
     Raises:
-        MismatchError: a codebook that does not fit the quantizer, or captions longer than the CLIP takes.
-        DataError: images without a caption, which `align` and the tasks on captions need.
+        MismatchError: a codebook that does not fit the quantizer, captions longer than the text encoder takes, or more
+            cells of the probe than tokens.
+        DataError: images without a caption, which `align` and the tasks on captions need; a sentence model that cannot
+            be used.
+        SetupError: a sentence model whose package is not installed.
         TrainingError: training that does not come back from non-finite losses.
     """
     for task in (tasks or {}).values():
         if isinstance(task, CaptionTaskParams):
             check_max_tokens(task.head.max_tokens, ClipSide(clip))
+    if probe is not None:
+        check_cells(probe.cells, config.resolution // config.trunk.downsampling)
     memory = PeakMemory(device)
     spent: list[TrainingSpent] = []
 

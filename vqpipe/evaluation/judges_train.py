@@ -74,7 +74,7 @@ class JudgesMetrics(Metrics):
     num_train_images: int
     """Images that the judges were trained on; 0 where there is nothing to judge."""
     num_images: int
-    """Test images."""
+    """Test images that were drawn."""
     num_parameters: int
     """Weights."""
     num_steps: int

@@ -69,11 +69,7 @@ def linear_probe(
         DataError: fewer than two classes in the training split, or a split without an image that has a class.
         MismatchError: more cells than the token grid has.
     """
-    if config.cells > min(tokenizer.grid):
-        raise MismatchError(
-            "probe.cells is more than the tokens of a side", found=config.cells,
-            expected=f"at most {min(tokenizer.grid)}, of a grid of {' x '.join(map(str, tokenizer.grid))} tokens",
-        )  # fmt: skip
+    check_cells(config.cells, min(tokenizer.grid))
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -102,6 +98,14 @@ def linear_probe(
         chance=float((labels["test"] == commonest).mean()), num_classes=len(np.unique(labels["train"])),
         dim=features["train"].shape[1], strength=best[1],
     )  # fmt: skip
+
+
+def check_cells(cells: int, tokens: int) -> None:
+    """Raise `MismatchError` for more cells than the tokens of a side: features would repeat."""
+    if cells > tokens:
+        raise MismatchError(
+            "probe.cells is more than the tokens of a side", found=cells, expected=f"at most {tokens}"
+        )
 
 
 @torch.inference_mode()

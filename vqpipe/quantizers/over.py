@@ -66,11 +66,11 @@ class OverQuantizer(Quantizer):
 
     Args:
         config: the params.
-        make: the copy of a number.
+        make: makes the copy with a number, from 0.
     """
 
     copies_name: ClassVar[str]
-    """The attribute that has the copies, as the weights' names begin."""
+    """The attribute that holds the copies; the weights' names begin with it."""
 
     @abstractmethod
     def __init__(self, config: Any, make: Callable[[int], Quantizer]) -> None:

@@ -31,7 +31,7 @@ def scratch_folder(stage: str, key: str, about: Mapping[str, Any] | None = None)
     Args:
         stage: the folder's parent.
         key: names the folder: a hash of all that its content depends on.
-        about: the params and inputs behind the key, so that a later run can report how it differs.
+        about: the params, inputs and code behind the key, so that a later run can report how it differs.
 
     Raises:
         SetupError: another process has locked the same folder, or nothing can be written there.

@@ -3,7 +3,7 @@
 LG-VQ (arXiv 2405.14206) reports what the heads trained with its tokenizer can do. A plain tokenizer has no such heads,
 so those numbers do not measure the codes alone. Here both kinds of tokenizer get fresh heads, trained for
 the same steps on frozen codes; an aligned tokenizer's own heads are measured as well. A fresh head reads the run's
-CLIP, one of a tokenizer the text encoder that it was aligned with.
+CLIP; a tokenizer's own head reads the text encoder that it was aligned with.
 
 Letters: b batch, t tokens, s words, v tokens of the vocabulary.
 """
@@ -91,7 +91,7 @@ class CaptionProtocol(TaskProtocol):
     captions: str
     """Which captions."""
     num_tokens: int
-    """Byte-pair tokens in the vocabulary: those of the captions of all splits."""
+    """Byte-pair tokens in the fresh head's vocabulary: those of the captions of all splits."""
 
 
 class CaptionTaskMetrics(TaskMetrics[H], Generic[H]):

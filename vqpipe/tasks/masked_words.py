@@ -82,7 +82,7 @@ class MaskedCountMetrics(Metrics):
     num_left_out: int
     """Those with fewer."""
     recall: Interval
-    """Share of a caption's masked words whose first prediction is right, all byte-pair pieces; higher is better."""
+    """Share of a caption's masked words whose first prediction is right, all pieces; higher is better."""
     other_image: Interval
     """The same with the codes of another image: what the caption alone gives away. Equal to `recall` without codes."""
     commonest: float

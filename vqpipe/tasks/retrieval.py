@@ -3,7 +3,7 @@
 From an image, the candidates are the different texts, and its own is right; from a caption, the candidates are the
 images, and all whose drawn caption has an equal text are right. Texts are equal where their tokens are.
 
-Letters: n images, q queries, c candidates, e width of CLIP's shared space.
+Letters: n images, q queries, c candidates, e width of the global text features.
 """
 
 from __future__ import annotations

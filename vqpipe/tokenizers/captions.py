@@ -379,7 +379,11 @@ class CaptionText:
 
 
 def _names_side(ids: Int32[np.ndarray, "n t"], side: TextSide) -> Bool[np.ndarray, " n"]:
-    """The rows that contain one of `SIDES`, its pieces one after the other."""
+    """The rows that contain one of `SIDES`, its pieces one after the other.
+
+    Exact for CLIP's tokens, which mark the end of a word. WordPiece does not: `lefty` begins with the token of `left`,
+    so that an image with that caption is not mirrored either.
+    """
     found = np.zeros(len(ids), dtype=bool)
     for word in SIDES:
         own, _ = _split(word, side)

@@ -139,8 +139,10 @@ def train_tokenizer(
 
     Raises:
         MismatchError: a codebook that does not fit the quantizer, or of another CLIP than that in the losses; before
-            any image is read. With `align`: no CLIP for it, or an encoder that takes shorter captions.
+            any image is read. With `align`: `text` of kind `clip` and no CLIP, or an encoder that takes
+            shorter captions.
         DataError: `align`, and training images without a caption, or a sentence model that cannot be used.
+        SetupError: `align` with a sentence model whose package, or the library for it, is not installed.
         TrainingError: training that does not come back from non-finite losses.
     """
     foreign = check_codebook(config, codebook, clip.id if clip is not None else clip_id)

@@ -59,7 +59,7 @@ def run_training(
         objective: the model and its losses; already on `device`.
         batch_at: the batch of a data step, a pure function of its number: tensors, in tuples, mappings or dataclasses.
             It runs ahead in a thread, which also moves the tensors to `device`.
-        scratch: folder for the checkpoint, private to this run's params and inputs.
+        scratch: folder for the checkpoint, private to this run's params, inputs and code.
         curves: where the CSV of the training curves is published at the end.
         title: shown on the progress bar and used for trackers.
 

@@ -10,7 +10,8 @@ START, END = 49406, 49407
 
 
 class Piece(NamedTuple):
-    """What CLIP's tokenizer takes as one word, with its place in the normalised text and its byte-pair tokens."""
+    """A stretch of a text with its place there and its tokens: what CLIP's tokenizer takes as one word, or a single
+    token of a sentence model."""
 
     start: int
     stop: int

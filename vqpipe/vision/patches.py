@@ -172,7 +172,7 @@ def write_patches(
         params: see `PatchesParams`.
         out: where the artifact is published.
         scratch: folder that finished shards stay in until the artifact is published; its name must differ for
-            other params and inputs.
+            other params, inputs and code.
         device: where the tower runs.
 
     Raises:
