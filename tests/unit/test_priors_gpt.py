@@ -366,7 +366,11 @@ def test_cells_of_a_map_are_where_the_tokens_are() -> None:
     torch.testing.assert_close(fine.mean(dim=(1, 3)).flatten(0, 1), grid_places(2, 2))
     network = model(ONE, condition="label_map").network
     assert network.rotation is not None
-    own = turns(grid_places(*GRID), 8, 100.0)
+    # Written out: a plane turns by 100^(-4 i / e) of a row or a column, e = 8, i = 0 and 1; rows come first.
+    speed = 100.0 ** (-torch.tensor([0.0, 4.0], dtype=torch.float64) / 8)
+    rows, columns = torch.meshgrid(*(torch.arange(side).double() for side in GRID), indexing="ij")
+    planes = torch.cat([rows.reshape(-1, 1) * speed, columns.reshape(-1, 1) * speed], dim=1).repeat(1, 2)
+    own = torch.stack([planes.cos(), planes.sin()]).float()
     torch.testing.assert_close(network.rotation[:, :12], own)
     torch.testing.assert_close(network.rotation[:, 12:], own[:, :-1])
 
