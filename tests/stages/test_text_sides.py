@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.sentence_model import PIECES, expected, write_sentence_model
 from tests.small_training import merged
 from tests.stages.test_task import COMMON, HEADS, STEPS
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip
+from vqpipe.alignment.aligner import AlignParams
 from vqpipe.alignment.text_sides import SentenceTextParams, text_side
 from vqpipe.artifacts.publish import tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
@@ -26,6 +28,7 @@ from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
+from vqpipe.tasks.captions import TestCaptions
 from vqpipe.tokenizers.captions import CaptionText, token_rows
 from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import TokenizerParams
@@ -33,6 +36,7 @@ from vqpipe.tokenizers.train import check_codebook
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("sentence_transformers", reason="needs vqpipe[sentences]")
+tokenizers = pytest.importorskip("tokenizers", reason="needs vqpipe[sentences]")
 
 CAPTIONS = [["a dark-red <b>Boat</b>!"], ["a red object", "dark"]]
 SPLIT = ["a", "da", "##rk", "[UNK]", "red", "bo", "##at", "[UNK]"]
@@ -87,9 +91,67 @@ def test_what_cannot_be_used_is_refused(model: Path, tmp_path: Path) -> None:
         side_of(model, sha256="0" * 64)
     with pytest.raises(DataError, match=r"align\.text\.model: .*none is not a sentence model"):
         side_of(tmp_path / "none")
+    assert side_of(model, sha256=tree_digest(model)).id == side_of(model).id  # a pinned model is the same one
     assert side_of(model).pinned() == SentenceTextParams(
         kind="sentence_transformer", model=str(model), sha256=tree_digest(model)
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case: True"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "find: "}, "default_prompt_name": "query"},
+            "default prompt: find: ",
+        ),
+    ],
+)
+def test_a_model_that_reads_something_else_than_the_caption_is_refused(
+    model: Path, tmp_path: Path, file: str, content: dict[str, Any], told: str
+) -> None:
+    path = Path(shutil.copytree(model, tmp_path / "changed")) / file
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(known | content))
+    with pytest.raises(DataError, match=rf"(?s)cannot be used for alignment.*{told}"):
+        side_of(path.parent)
+
+
+def test_a_tokenizer_with_other_tokens_around_a_text_is_refused(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "twice"))
+    ids = {piece: number for number, piece in enumerate(PIECES)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP] [SEP]", special_tokens=[(name, ids[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk")}
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **named})
+    )
+    with pytest.raises(DataError, match=r"tokens around a text: \[2, 3, 3\]\n.*cls and sep, here \[2, 3\]"):
+        side_of(folder)
+
+
+def test_a_side_is_named_by_a_word_and_not_by_its_first_piece(model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "sides"))
+    names = {"da": "left", "##rk": "##y"}
+    (folder / "vocab.txt").write_text("\n".join(names.get(piece, piece) for piece in PIECES) + "\n")
+    texts = ["a lefty", "to the left", "a LEFT-hand boat", "leftmost", "red"]
+    text = CaptionText([texts], side_of(folder), 16)
+    assert text.rows.ids[0, 2] == text.rows.ids[1, 3] == PIECES.index("da")  # the same piece begins both
+    assert text.names_side(np.arange(5)).tolist() == [False, True, True, True, False]
+
+
+def test_a_model_that_has_changed_since_the_alignment_is_named(model: Path) -> None:
+    text = {"kind": "sentence_transformer", "model": str(model), "sha256": "0" * 64}
+    align = validate({**deepcopy(HEADS), "text": text}, "align", AlignParams)
+    captions: Any = {"split": None, "positions": np.arange(1), "captions": ["a boat"], "clip": None}
+    with pytest.raises(
+        MismatchError, match=r"(?s)aligner was trained with another version of .*dvc repro tokenizer"
+    ):
+        TestCaptions(**captions).side(align)
 
 
 def test_a_codebook_of_another_clip_fits_text_that_is_of_none(model: Path) -> None:

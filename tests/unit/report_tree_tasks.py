@@ -105,7 +105,7 @@ def metrics_of(kind: str, found: Mapping[str, np.ndarray], counts: Sequence[int]
             )
             for count in counts
         }  # fmt: skip
-        return MaskedWordsMetrics.model_validate({"losses": "masked", **parts})
+        return MaskedWordsMetrics.model_validate({"losses": "masked", "text": "clip", **parts})
     if kind == "retrieval":
         ways = {
             way: {
@@ -115,14 +115,16 @@ def metrics_of(kind: str, found: Mapping[str, np.ndarray], counts: Sequence[int]
             }
             for way in ("image_to_text", "text_to_image")
         }  # fmt: skip
-        return RetrievalMetrics.model_validate({"losses": "global", **ways})
+        return RetrievalMetrics.model_validate({"losses": "global", "text": "clip", **ways})
     raw = found["similarity.raw"]
     similarity = {
         "num_captions": NUM_IMAGES, "num_left_out": 0, "constant": 0.05, "same_position": 0.25,
         "raw": {"mse": interval(raw), "chance": interval(raw + 0.1), "correlation": 0.31},
         "projected": {"mse": interval(found["similarity.projected"]), "chance": Interval(mean=0.3, low=0.2, high=0.4)},
     }  # fmt: skip
-    return WordRelationsMetrics.model_validate({"losses": "masked, relationship", "similarity": similarity})
+    return WordRelationsMetrics.model_validate(
+        {"losses": "masked, relationship", "text": "clip", "similarity": similarity}
+    )
 
 
 MEASURES = {

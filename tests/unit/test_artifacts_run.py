@@ -91,3 +91,26 @@ def test_a_missing_input_is_told_before_any_work(tmp_path: Path) -> None:
         stage_run("copying", {}, inputs=[tmp_path / "gone"]),
     ):
         pytest.fail("the block ran")
+
+
+def test_a_checkpoints_code_is_also_that_of_the_plugins_that_made_the_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    asked: list[set[str] | None] = []
+
+    def noted(stage: str, kinds: set[str] | None = None) -> str:
+        asked.append(kinds)
+        return f"code {len(asked)}"
+
+    monkeypatch.setattr(run_module, "stage_code", noted)
+    tokenizer = tmp_path / "tokenizer"
+    with stage_run("tokenizer", {"quantizer": {"kind": "vq"}}) as run:
+        publish_text(run.staged(tokenizer), "weights")
+    (tmp_path / "images").write_text("of no stage")
+    inputs = {tokenizer: "tokenizer", tmp_path / "images": None}
+    StageRun("prior", {"width": 8}, inputs).scratch()
+    assert asked[-1] == {"width", "quantizer", "kind", "vq"}
+    (tmp_path / "tokenizer.lineage.json").unlink()  # imported: it may be of any kind
+    StageRun("prior", {"width": 8}, inputs).scratch()
+    assert asked[-1] is None

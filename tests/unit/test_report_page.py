@@ -12,6 +12,7 @@ import html5lib
 import pytest
 from report_tree import (
     HOSTILE,
+    PAIRS,
     PARAMS,
     VARIANTS,
     evaluated,
@@ -140,6 +141,50 @@ def test_floors_and_ceiling_share_the_tokenizers_table(report: Report) -> None:
         "19.00|18.88 to 19.12",
     ]
     assert not any("LPIPS" in name or name.startswith("FID") for name in rows[0] + distances[0])
+
+
+def test_the_page_begins_with_what_came_out(tree: Path, report: Report, tmp_path: Path) -> None:
+    document = check_valid(report.html)
+    sections = list(document.iter("section"))
+    assert sections[0].get("id") == "results"
+    first, second = ("".join(p.itertext()) for p in list(sections[0].iter("p"))[:2])
+    assert first.startswith(
+        "lc reconstructs best by PSNR: 22.00 dB (21.88 to 22.12) at 640 bits per image; next is vqct with 21.00 dB"
+    )
+    assert "Without a network, k-means on raw patches reaches 19.00 dB at 640 bits." in first
+    assert second.startswith(
+        "lc-gpt (condition: class) has the lowest FD-CLIP of samples, 36.00; it is 36.00 for codes"
+    )
+    rows = rows_of(report.html, "Tokenizers")
+    assert [row[0] for row in rows] == ["tokenizer", *VARIANTS]
+    used = ["50.0 and 50.0|adjective, noun", "1,024 and 1,024", "640"]
+    assert rows[2][1:] == ["21.00|20.88 to 21.12", "0.2667|0.2567 to 0.2767", "36.00", *used]
+    assert rows_of(report.html, "Priors")[1:] == [
+        ["vq-gpt", "class", "40.00", "40.00"],
+        ["lc-gpt", "class", "36.00", "36.00"],
+    ]
+    pictures = [str(image.get("alt")) for image in sections[0].iter("img")]
+    shared = len(pictures[:2]) * (1 + len(VARIANTS))
+    assert pictures[:2] == ["image random-0, original", "image random-1, original"]
+    assert pictures[2] == "image random-0 as vq reconstructs it, PSNR 20.00 dB"
+    assert pictures[shared] == "sample 1 of vq-gpt, asked for boat"
+    assert len(pictures) == shared + 6 * len(PAIRS)
+
+
+def test_the_first_results_say_how_samples_were_judged_and_need_no_prior(tree: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    judged = {"samples": 0.2, "another_condition": 0.1, "test_images": 0.9, "reconstructions": 0.8}
+    judged["unigram_samples"] = 0.1
+    agreement = {"num_images": 64, **{name: {"class_accuracy": value} for name, value in judged.items()}}
+    write_prior(copy, 0, "vq-gpt", agreement=agreement)
+    rows = rows_of(made(copy).html, "Priors")
+    assert rows[1][4:] == ["20.0|asked class, %", "10.0", "90.0"]
+    assert rows[2][4:] == ["–", "–", "–"]
+    for part in ("prior", "metrics/prior"):
+        shutil.rmtree(copy / "artifacts" / part)
+    html = made(copy).html
+    assert "lc reconstructs best" in html
+    assert "has the lowest" not in html
 
 
 def test_utilisation_is_next_to_n_and_the_uniform_expectation(report: Report) -> None:

@@ -195,7 +195,7 @@ def test_an_unfinished_run_of_other_params_is_told_in_one_line(
     with scratch_folder("stage", "new", now):
         told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "unfinished run of other params or inputs, 3 hours old" in told
+    assert "unfinished run of other params, inputs or code, 3 hours old" in told
     assert str(tmp_path / "stage/old") in told
     assert "params.training.num_steps = 300 (now 500); inputs.a are as before" in told
     assert "params.seed" not in told
@@ -213,7 +213,7 @@ def test_a_damaged_record_of_an_unfinished_run_stops_no_other_run(
     (tmp_path / "stage/old.lock").write_bytes(about)
     with scratch_folder("stage", "new", {"seed": 1}):
         pass
-    assert "it resumes when its params and inputs are as before" in capsys.readouterr().err
+    assert "it resumes when its params, inputs and code are as before" in capsys.readouterr().err
 
 
 def test_a_folder_that_another_run_removes_meanwhile_is_passed_over(

@@ -51,6 +51,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
                 raise OSError("no config.json\nand more")
             asked.append((path, options))
 
+        def eval(self) -> None:
+            asked.append(("eval", {}))
+
         def encode(self, texts: list[str], **options: Any) -> Tensor:
             asked.append((texts, options))
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
@@ -86,7 +89,7 @@ def test_prompts_and_facts(model: Path, library: list[tuple[Any, ...]]) -> None:
     assert library[0] == (
         str(model), {"device": "cpu", "local_files_only": True, "model_kwargs": {"use_safetensors": True}},
     )  # fmt: skip
-    assert [texts for texts, _ in library[1:]] == [["a red object", "a dark object"], ["boat"]]
+    assert [texts for texts, _ in library[1:]] == ["eval", ["a red object", "a dark object"], ["boat"]]
 
 
 def test_the_model_inside_a_package(

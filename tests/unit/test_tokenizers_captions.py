@@ -167,7 +167,7 @@ def test_long_captions_are_cut_keep_their_end_and_are_counted(side: TextSide) ->
     text = CaptionText([*CAPTIONS, [TEXTS[0], "<br>"]], side, 7)
     assert len(text) == 8
     assert text.metrics.plain() == {
-        "num_captions": 8, "num_texts": 6, "num_cut": 4, "num_without_words": 2, "num_of_left_or_right": 0,
+        "num_captions": 8, "num_texts": 6, "num_cut": 4, "num_without_words": 2, "num_of_left_or_right": 1,
         "longest": 7, "num_tokens": len(text.vocabulary),
     }  # fmt: skip
     assert CaptionText([["to the left", "it is right", "lefty"]], side, 8).metrics.num_of_left_or_right == 2
@@ -182,8 +182,8 @@ def test_captions_that_name_a_side_are_known(side: TextSide) -> None:
         "<b>right</b>.",
         "all right",
     ]
-    plain = ["a lefty", "bright light", "copyright", "over it", "righteous", "a b c d e left"]
-    text = CaptionText([sided, plain], side, 7)  # the last one is cut before it names a side
+    plain = ["a lefty", "leftovers", "bright light", "copyright", "over it", "righteous"]
+    text = CaptionText([sided, plain], side, 7)
     assert text.names_side(np.arange(12)).tolist() == [True] * 6 + [False] * 6
     assert text.names_side(np.array([6, 3])).tolist() == [False, True]
     assert text.metrics.num_of_left_or_right == 6

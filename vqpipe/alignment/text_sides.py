@@ -90,25 +90,24 @@ class TextSide(Protocol):
 
 
 def text_side(config: TextSideParams, clip: Clip | None) -> TextSide:
-    """The encoder that params name; a sentence model of the same params is loaded once in a process.
+    """The encoder that params name; a sentence model is loaded once in a process.
 
     Raises:
         MismatchError: `kind: clip`, and no CLIP is given.
-        DataError, SetupError: a sentence model that cannot be used (`SentenceModel`), or with a tokenizer that does not
-            say where its tokens are in the text.
+        DataError, SetupError: a sentence model that cannot be used (`SentenceModel`, `SentenceSide`).
     """
     if isinstance(config, SentenceTextParams):
-        return _sentence_side(config)
+        return SentenceSide(config)
     if clip is None:
         raise MismatchError(
-            "a variant with align needs a CLIP for the captions", found="none", expected="the option --clip"
+            "an align whose text is of kind clip needs a CLIP", found="none", expected="the option --clip"
         )
     return ClipSide(clip)
 
 
 @cache
-def _sentence_side(config: SentenceTextParams) -> SentenceSide:
-    return SentenceSide(config)
+def _sentence_model(model: str) -> SentenceModel:
+    return SentenceModel(model, where="align.text")
 
 
 class ClipSide:
@@ -152,24 +151,46 @@ class SentenceSide:
     """A sentence model on the CPU. Its text embedding has length 1 in most models: their last part normalises it.
 
     Raises:
-        DataError, SetupError: as `text_side`.
+        DataError: the model's first part is no language model with a limit of tokens, it changes texts before it splits
+            them, or its tokenizer does not say where a token is in the text, or surrounds a text by anything else than
+            one token before and one after.
+        DataError, SetupError: as `SentenceModel`.
     """
 
     def __init__(self, config: SentenceTextParams) -> None:
         self._config = config
-        model = SentenceModel(config.model, config.sha256, "align.text")
+        model = _sentence_model(config.model)
+        model.need(config.sha256)
         self.sha256, self._model = model.sha256, model.library
-        self._tokenizer: Any = self._model.tokenizer
-        ends: list[Any] = [getattr(self._tokenizer, f"{name}_token_id", None) for name in ("cls", "sep")]
-        if None in ends or not getattr(self._tokenizer, "is_fast", False):
-            raise DataError(
-                f"align.text.model: the tokenizer of {config.model} cannot be used for alignment",
-                found=f"{type(self._tokenizer).__name__}, tokens around a text: {ends}",
-                expected="a fast tokenizer, which gives the place of each token, with one token before and one after",
-            )
-        self.start, self.end = int(ends[0]), int(ends[1])
         self.id = f"sentence_transformer:{self.sha256}"
-        self.context_length = int(self._model.max_seq_length)
+        first = self._model[0]
+        self._need("first part", type(first).__name__, hasattr(first, "auto_model"), "a language model")
+        self._tokenizer: Any = self._model.tokenizer
+        ends = [getattr(self._tokenizer, f"{name}_token_id", None) for name in ("cls", "sep")]
+        self._need(
+            "tokenizer", type(self._tokenizer).__name__, getattr(self._tokenizer, "is_fast", False),
+            "a fast tokenizer, which gives the place of each token",
+        )  # fmt: skip
+        around = self._tokenizer("")["input_ids"]
+        self._need(
+            "tokens around a text", around, None not in ends and around == ends, f"cls and sep, here {ends}"
+        )
+        limit = self._model.max_seq_length
+        self._need("max_seq_length", limit, isinstance(limit, int), "a number of tokens")
+        self._need(
+            "do_lower_case", True, not getattr(first, "do_lower_case", False), "false, or the tokenizer's own"
+        )
+        prompt = self._model.prompts.get(self._model.default_prompt_name, "")
+        self._need("default prompt", prompt, not prompt, "none: an alignment reads the caption alone")
+        self.start, self.end = int(ends[0] or 0), int(ends[1] or 0)
+        self.context_length = int(limit)
+
+    def _need(self, what: str, found: object, holds: bool, expected: str) -> None:
+        if not holds:
+            raise DataError(
+                f"align.text.model: {self._config.model} cannot be used for alignment",
+                found=f"{what}: {found}", expected=expected,
+            )  # fmt: skip
 
     @cached_property
     def embed_dim(self) -> int:
@@ -209,4 +230,4 @@ class SentenceSide:
             longest = int(lengths[rows].max())
             given = {"input_ids": ids[rows, :longest].long(), "attention_mask": mask[rows, :longest].long()}
             parts.append(self._model.forward(given)["sentence_embedding"].float())
-        return torch.cat(parts).cpu().clone()
+        return torch.cat(parts).cpu()

@@ -37,7 +37,7 @@ from vqpipe.artifacts.inputs_outputs import (
     need_input,
     need_output,
 )
-from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit
+from vqpipe.artifacts.lineage import COST, LINEAGE, Lineage, need_fit, read_lineage
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import (
     MANIFEST,
@@ -107,18 +107,28 @@ class StageRun:
     def scratch(self) -> Path:
         """The folder for checkpoints of a run with these params, inputs and code; removed after all outputs are there.
         A checkpoint of other code may not fit, or continue another computation. Of plug-ins, the code counts that the
-        params name; not that of plug-ins which only an input was made with.
+        params or those of an input name.
 
         Raises:
             SetupError: as `vqpipe.runtime.scratch.scratch_folder`.
         """
-        about = {**self.identity(), "code": self.code}
+        about = {**self.identity(), "code": stage_code(self.stage, kinds=self._kinds_named())}
         return self._scratch.enter_context(scratch_folder(self.stage, short_digest(about), about))
 
     @cached_property
     def code(self) -> str:
         """The digest of the stage's code, without plug-ins that the params do not name."""
         return stage_code(self.stage, kinds=words_in(self.params))
+
+    def _kinds_named(self) -> set[str] | None:
+        """What the params and those of the inputs name; None, for all plug-ins, with an artifact without a lineage."""
+        found = words_in(self.params)
+        for path in (path for path, spec in self.inputs.items() if spec is not None):
+            lineage = read_lineage(path)
+            if lineage is None:
+                return None
+            found |= words_in(lineage.params)
+        return found
 
     def identity(self) -> dict[str, Any]:
         """The stage, its params, and the hashes of its inputs."""

@@ -324,6 +324,16 @@ def _permutation(num_items: int, seed: int, epoch: int) -> Int64[np.ndarray, " n
     return order
 
 
+def drawn_positions(total: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
+    """`count` of `total` positions drawn at random, rising; all of them for None or a smaller total.
+
+    It is one draw for every measurement of a split: equal counts and seeds measure the same images.
+    """
+    if count is None or count >= total:
+        return np.arange(total)
+    return np.sort(numpy_rng(seed, "images").choice(total, count, replace=False))
+
+
 def epoch_order(
     num_items: int, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
 ) -> Int64[np.ndarray, " b"]:

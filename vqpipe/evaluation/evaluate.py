@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vqpipe.data.loader import ImageSplit
+from vqpipe.data.loader import ImageSplit, drawn_positions
 from vqpipe.data.records import Bad, count_by_reason
 from vqpipe.data.stream import IMAGES_LAYOUT, squares
 from vqpipe.data.walk import images_below, no_images
@@ -24,7 +24,6 @@ from vqpipe.metrics.floors import FloorsParams
 from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.batches import large_array
 from vqpipe.runtime.device import device
-from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.runtime.terminal import track
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -42,10 +41,7 @@ class SplitImages:
     @classmethod
     def draw(cls, split: ImageSplit, count: int | None, seed: int) -> SplitImages:
         """`count` images drawn at random, in the split's order; all of them for None or a smaller split."""
-        total = len(split)
-        if count is None or count >= total:
-            return cls(split, np.arange(total))
-        return cls(split, np.sort(numpy_rng(seed, "images").choice(total, count, replace=False)))
+        return cls(split, drawn_positions(len(split), count, seed))
 
     @property
     def ids(self) -> list[str]:

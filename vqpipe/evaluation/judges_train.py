@@ -23,10 +23,9 @@ from torch.nn import functional as F
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.annotations import LabelMaps, things_of
-from vqpipe.data.loader import ImageSplit, epoch_order
+from vqpipe.data.loader import ImageSplit, drawn_positions, epoch_order
 from vqpipe.data.records import Thing
 from vqpipe.errors import MismatchError
-from vqpipe.evaluation.evaluate import SplitImages
 from vqpipe.evaluation.judges import STRIDE, JudgeParams, Judges, Subjects
 from vqpipe.evaluation.judges_captions import stated
 from vqpipe.evaluation.judges_measure import (
@@ -335,7 +334,7 @@ def _train(judges: Judges, train: Known, scratch: Path, curves: Path, device: to
 def measure_judges(judges: Judges, test: Known) -> dict[str, Any]:
     """The fields of `JudgesMetrics` that are measured on the test split."""
     config = judges.config
-    rows = SplitImages.draw(test.images, config.num_images, config.seed).positions
+    rows = drawn_positions(len(test.images), config.num_images, config.seed)
     n, images = len(rows), test.images.gather(rows, None, "centre", False)
     digest = ImagesDigest()
     digest.add(images)

@@ -115,7 +115,7 @@ class SentenceText(TextEncoder):
     """Token embeddings of a sentence model, on the CPU."""
 
     def __init__(self, model: str, length: int) -> None:
-        whole = SentenceModel(model, where="text")
+        whole = SentenceModel(model, where="a prior's text")
         self.id, self.length = f"{model}:{whole.sha256[:12]}", length
         self._model: Any = whole.library
         limit = int(self._model.max_seq_length)

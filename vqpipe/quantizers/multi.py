@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from jaxtyping import Float, Int, Int64
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqpipe.quantizers.contract import (
     About,
@@ -92,7 +92,6 @@ class MultiQuantizer(OverQuantizer):
 
     def __init__(self, config: MultiParams, make: Callable[[int], Quantizer]) -> None:
         super().__init__(config, make)
-        self.bases = nn.ModuleList(make(g) for g in range(config.num_groups))
         base = self._copies()[0]
         self.dim = config.dim
         self.num_codes = base.num_codes * config.num_groups

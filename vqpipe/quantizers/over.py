@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.quantizers import QUANTIZERS
@@ -39,6 +38,11 @@ class OverParams(QuantizerParams):
     def copies(self) -> int:
         """Quantizers of the base's kind that a latent goes through."""
         raise NotImplementedError
+
+    @property
+    def num_made(self) -> int:
+        """Copies with weights of their own: all, or one that serves as each."""
+        return self.copies
 
     @property
     def codebook(self) -> CodebookKind:
@@ -72,10 +76,10 @@ class OverQuantizer(Quantizer):
     copies_name: ClassVar[str]
     """The attribute that holds the copies; the weights' names begin with it."""
 
-    @abstractmethod
     def __init__(self, config: Any, make: Callable[[int], Quantizer]) -> None:
         super().__init__()
         self.config = config
+        setattr(self, self.copies_name, nn.ModuleList(map(make, range(config.num_made))))
 
     @classmethod
     def from_codebook(cls, config: Any, codebook: PretrainedCodebook) -> Self:
@@ -97,7 +101,7 @@ class OverQuantizer(Quantizer):
         return cls(config, make)
 
     def _copies(self) -> list[Quantizer]:
-        return [copy for copy in getattr(self, self.copies_name) if isinstance(copy, Quantizer)]
+        return list(getattr(self, self.copies_name))
 
     def _joined(self, z_q: Tensor, outs: Sequence[Quantized], vectors: tuple[Tensor, ...]) -> Quantized:
         """What the copies found, as one; their terms have the copy's number after their names."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from jaxtyping import Float, Int, Int64
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqpipe.quantizers.contract import (
     About,
@@ -73,6 +73,11 @@ class ResidualParams(OverParams):
         return self.num_stages
 
     @property
+    def num_made(self) -> int:
+        """See `OverParams.num_made`."""
+        return 1 if self.shared else self.num_stages
+
+    @property
     def dim(self) -> int:
         """Dimension of the z that the quantizer receives: the base's."""
         return self.base.dim
@@ -103,7 +108,6 @@ class ResidualQuantizer(OverQuantizer):
 
     def __init__(self, config: ResidualParams, make: Callable[[int], Quantizer]) -> None:
         super().__init__(config, make)
-        self.stages = nn.ModuleList(make(s) for s in range(1 if config.shared else config.num_stages))
         base = self._stage(0)
         self.dim = base.dim
         self.num_codes = base.num_codes * config.num_stages
@@ -119,11 +123,11 @@ class ResidualQuantizer(OverQuantizer):
         if not self.waits_for_data():
             return
         rows = z.detach().float().movedim(1, -1).flatten(0, -2)
-        for number, stage in enumerate(self.stages):
-            assert isinstance(stage, Quantizer)
-            own = rows[number :: len(self.stages)] if len(rows) >= len(self.stages) else rows
+        stages = self._copies()
+        for number, stage in enumerate(stages):
+            own = rows[number :: len(stages)] if len(rows) >= len(stages) else rows
             residual = own.T[None, :, :, None]
-            for before, scale in zip(self.stages[:number], self.scales, strict=False):
+            for before, scale in zip(stages[:number], self.scales, strict=False):
                 training = before.training
                 residual = residual - before.eval()(residual / scale).z_q * scale
                 before.train(training)

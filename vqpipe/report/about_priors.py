@@ -161,7 +161,7 @@ def _distances(inputs: Inputs, names: list[str]) -> Table:
     for tokenizer, own in groups.items():
         for pair in own:
             metrics = prior[pair]
-            add(pair, metrics.num_samples, metrics.samples, _condition(metrics))
+            add(pair, metrics.num_samples, metrics.samples, condition_name(metrics))
             add(f"not quantised, {pair}", metrics.num_samples, metrics.unquantised_samples)
         for count in dict.fromkeys(prior[pair].num_samples for pair in own):
             one = next(prior[pair] for pair in own if prior[pair].num_samples == count)
@@ -184,7 +184,8 @@ def _distances(inputs: Inputs, names: list[str]) -> Table:
     return Table("Samples, floor and ceiling", columns, rows, note, frozenset(quiet))
 
 
-def _condition(metrics: PriorMetrics) -> str:
+def condition_name(metrics: PriorMetrics) -> str:
+    """What samples are asked for, in words."""
     return {"label_map": "label map"}.get(metrics.condition, metrics.condition)
 
 
@@ -356,7 +357,7 @@ def _runs(inputs: Inputs) -> Table:
         rows.append(
             [
                 Cell(pair),
-                Cell(_condition(metrics)),
+                Cell(condition_name(metrics)),
                 cell("", metrics.num_steps),
                 cell("", metrics.num_rollbacks),
                 Cell(metrics.weights),
@@ -376,7 +377,8 @@ def _cost(name: str, value: float | None) -> str:
     return number(value, 0)
 
 
-def _published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
+def published(inputs: Inputs) -> Iterator[tuple[str, Path]]:
+    """The pairs of the params file whose prior is there, with its folder."""
     for pair in inputs.pairs:
         folder = inputs.folder("prior", pair)
         if (folder / MANIFEST).is_file():
@@ -402,7 +404,7 @@ def _floor(inputs: Inputs, pair: str, folder: Path, done: set[str], params: Repo
 def _samples(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
     floors: set[str] = set()
-    for pair, folder in _published(inputs):
+    for pair, folder in published(inputs):
         path = folder / "samples.parquet"
         rows = (
             read_table(path, SAMPLES, ["image", "label_name", "caption", "label_map"])
@@ -448,7 +450,7 @@ def _largest(classes: UInt8[np.ndarray, "h w"]) -> list[int]:
 
 def _completions(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
-    for pair, folder in _published(inputs):
+    for pair, folder in published(inputs):
         path = folder / "completions.parquet"
         if not path.is_file():
             continue
@@ -484,7 +486,7 @@ def _completions(inputs: Inputs, params: ReportParams) -> list[Block]:
 
 def _nearest(inputs: Inputs, params: ReportParams) -> list[Block]:
     blocks: list[Block] = []
-    for pair, folder in _published(inputs):
+    for pair, folder in published(inputs):
         groups = []
         for i, row in enumerate(
             read_table(folder / "nearest.parquet", NEAREST).slice(0, params.num_samples).to_pylist()

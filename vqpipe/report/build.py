@@ -17,6 +17,7 @@ from vqpipe.report.about_codebooks import about_clusters, about_words
 from vqpipe.report.about_data import about_clip, about_dataset
 from vqpipe.report.about_health import about_health
 from vqpipe.report.about_priors import about_priors
+from vqpipe.report.about_results import about_results
 from vqpipe.report.about_tasks import about_tasks
 from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
@@ -47,7 +48,7 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
     inputs = read_inputs(artifacts, params_file)
     before = {path: generation(path) for path in inputs.outputs}
     sections = [
-        about_run(inputs),
+        about_results(inputs, params),
         about_dataset(inputs, params),
         about_clip(inputs),
         about_words(inputs, params),
@@ -56,6 +57,7 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
         about_health(inputs, params),
         about_tasks(inputs, params),
         about_priors(inputs, params),
+        about_run(inputs),
     ]
     for path, seen in before.items():
         if generation(path) != seen:

@@ -88,8 +88,8 @@ def unfinished(stage: str, key: str, about: Mapping[str, Any]) -> str | None:
     named = "; ".join(differs[:NUM_CHANGES]) + ("; …" if len(differs) > NUM_CHANGES else "")
     others = f" (and {len(left) - 1} older)" if len(left) > 1 else ""
     return (
-        f"{stage}: an unfinished run of other params or inputs, {_age(time.time() - changed)} old, is left as it is: "
-        f"{folder}{others}; it resumes when {named or 'its params and inputs'} "
+        f"{stage}: an unfinished run of other params, inputs or code, {_age(time.time() - changed)} old, is left as it "
+        f"is: {folder}{others}; it resumes when {named or 'its params, inputs and code'} "
         f"{'is' if len(differs) == 1 else 'are'} as before; remove the folder if it is not needed"
     )
 

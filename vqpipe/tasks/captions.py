@@ -25,6 +25,7 @@ from vqpipe.alignment.losses import GlobalParams, MaskedParams, RelationshipPara
 from vqpipe.alignment.text_sides import ClipSide, TextSide, TextSideParams, text_side
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
+from vqpipe.errors import MismatchError
 from vqpipe.metrics.measured import text_digest
 from vqpipe.params.base import Params
 from vqpipe.quantizers.contract import Quantized
@@ -106,6 +107,8 @@ class CaptionHeadMetrics(Metrics):
 
     losses: str
     """The losses of LG-VQ that the head was trained by, such as `global, masked`."""
+    text: str
+    """The text encoder that the head reads (`TextSide.id`)."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,20 @@ class TestCaptions(Examples):
         return cls(split, positions, captions=drawn, clip=clip)
 
     def side(self, align: AlignParams) -> TextSide:
-        """The text encoder of a head; errors as `text_side`."""
-        return text_side(align.text, self.clip)
+        """The text encoder of a head; errors as `text_side`.
+
+        Raises:
+            MismatchError: an aligner of another sentence model than the one that is there now.
+        """
+        if align.text.kind == "clip" or align.text.sha256 is None:
+            return text_side(align.text, self.clip)
+        side = text_side(align.text.model_copy(update={"sha256": None}), None)
+        if side.id != (known := f"{align.text.kind}:{align.text.sha256}"):
+            raise MismatchError(
+                f"the tokenizer's aligner was trained with another version of {align.text.model}",
+                found=side.id, expected=known, run="dvc repro tokenizer",
+            )  # fmt: skip
+        return side
 
     def text(self, align: AlignParams) -> TextBatch:
         """All captions on the CPU, as a head takes them; errors as `CaptionText` and `text_side`."""
@@ -244,6 +259,12 @@ def side_of(head: nn.Module, test: Examples) -> TextSide:
     assert isinstance(head, Aligner)
     assert isinstance(test, TestCaptions)
     return test.side(head.config)
+
+
+def facts_of(head: nn.Module, test: Examples) -> dict[str, str]:
+    """The fields of `CaptionHeadMetrics`."""
+    model, _ = text_of(head, test)
+    return {"losses": ", ".join(model.config.losses()), "text": side_of(head, test).id}
 
 
 def text_rows(head: Aligner, text: TextBatch, rows: Int64[np.ndarray, " b"]) -> TextBatch:

@@ -38,6 +38,7 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
+    facts_of,
     side_of,
     text_of,
     text_rows,
@@ -164,8 +165,8 @@ class MaskedWords(CaptionTask):
                     values.setdefault(f"masked_{count}.{name}", []).append(part)
         whole = {name: np.concatenate(parts) for name, parts in values.items()}
         numbers = {f"masked_{count}": self._numbers(count, whole) for count in config.masked_counts}
-        losses = ", ".join(model.config.losses())
-        return HeadResult(MaskedWordsMetrics(losses=losses, **numbers), whole, kept)  # type: ignore[arg-type]
+        metrics = MaskedWordsMetrics(**facts_of(head, test), **numbers)  # type: ignore[arg-type]
+        return HeadResult(metrics, whole, kept)
 
     def _numbers(self, count: int, values: dict[str, Float64[np.ndarray, " n"]]) -> MaskedCountMetrics:
         own = {
@@ -289,7 +290,8 @@ def _train_counts(train: TrainCaptions, side: TextSide, max_tokens: int) -> Coun
     """The words of the training captions, in tokens of a head's text encoder."""
     uses = Counter(text for own in train.split.captions for text in own)  # in the order of the texts' rows
     known = train.captions.text
-    rows = known.rows if side.id == known.side.id else token_rows(list(uses), side, max_tokens)
+    same = side.id == known.side.id and max_tokens == known.max_tokens
+    rows = known.rows if same else token_rows(list(uses), side, max_tokens)
     assert len(uses) == len(rows.ids)
     return word_counts(rows.ids, rows.words, np.fromiter(uses.values(), np.int64, len(uses)))
 

@@ -37,6 +37,7 @@ from vqpipe.tasks.captions import (
     Word,
     caption_row,
     caption_words,
+    facts_of,
     rows_on,
     side_of,
     text_of,
@@ -137,8 +138,7 @@ class WordRelations(CaptionTask):
                 kept = over_tensors(found, rows_on(own, torch.device("cpu")))
                 gathered.shown.append((rows[own], kept))
         values = {f"similarity.{name}": np.concatenate(parts) for name, parts in gathered.errors.items()}
-        losses = ", ".join(model.config.losses())
-        metrics = WordRelationsMetrics(losses=losses, similarity=self._similarity(values, gathered))
+        metrics = WordRelationsMetrics(**facts_of(head, test), similarity=self._similarity(values, gathered))
         return HeadResult(metrics, values, gathered.shown)
 
     def _similarity(self, values: dict[str, np.ndarray], gathered: Gathered) -> SimilarityMetrics:

@@ -33,6 +33,7 @@ from vqpipe.tasks.captions import (
     CaptionTaskParams,
     TestCaptions,
     caption_row,
+    facts_of,
     text_of,
 )
 from vqpipe.tasks.inputs import FrozenInputs
@@ -125,8 +126,7 @@ class Retrieval(CaptionTask):
         scores = Scores(_cosines(inputs, features, text.features), text_numbers(text))
         values: dict[str, Float64[np.ndarray, " n"]] = {}
         found = {direction: self._direction(direction, scores, values) for direction in DIRECTIONS}
-        losses = ", ".join(model.config.losses())
-        return HeadResult(RetrievalMetrics(losses=losses, **found), values, scores)
+        return HeadResult(RetrievalMetrics(**facts_of(head, test), **found), values, scores)  # type: ignore[arg-type]
 
     def _direction(self, direction: str, scores: Scores, values: dict[str, np.ndarray]) -> DirectionMetrics:
         """Recalls and chance, with one query per image or caption; each query's go to `values`."""

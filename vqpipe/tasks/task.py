@@ -32,7 +32,7 @@ from vqpipe.alignment.aligner import Aligner
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.data.images import encode_png
-from vqpipe.data.loader import ImageSplit
+from vqpipe.data.loader import ImageSplit, drawn_positions
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.metrics.floors import FloorsParams
 from vqpipe.metrics.measured import Interval, Measured, interval
@@ -395,18 +395,14 @@ class Task(ABC):
             DataError: fewer than two images.
         """
         split = ImageSplit.open(self.dataset, name, self.resolution)
-        positions, count = np.arange(len(split)), self.config.num_images
+        count = self.config.num_images if name == "test" else None
         if len(split) < 2:
             raise DataError(
                 "a task compares images with each other",
                 found=f"{len(split)} images in {self.where(name)}",
                 expected="2 or more",
             )
-        if name == "test" and count is not None and count < len(split):
-            positions = np.sort(
-                numpy_rng(self.config.seed, "images").choice(len(split), count, replace=False)
-            )
-        return split, positions
+        return split, drawn_positions(len(split), count, self.config.seed)
 
     def where(self, split: str) -> str:
         """A split's name in messages."""

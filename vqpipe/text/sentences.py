@@ -57,12 +57,8 @@ class SentenceModel:
         self._check(folder)
         self.sha256 = tree_digest(folder)
         """Over the names and contents of the folder's files."""
-        if sha256 not in (None, self.sha256):
-            raise DataError(
-                f"{model} is not the model that {where}.sha256 names",
-                found=self.sha256,
-                expected=sha256,
-            )
+        self.model, self.where = model, where
+        self.need(sha256)
         if importlib.util.find_spec(LIBRARY) is None:
             raise SetupError(f"{where}: a sentence model needs sentence-transformers", run=INSTALL)
         from sentence_transformers import SentenceTransformer
@@ -77,6 +73,16 @@ class SentenceModel:
                 found=str(error).splitlines()[0] if str(error) else type(error).__name__,
                 expected="a whole folder as sentence-transformers saves it",
             ) from error
+        self._model.eval()
+
+    def need(self, sha256: str | None) -> None:
+        """Raise `DataError` where the model is not the one with this SHA-256; None: any is."""
+        if sha256 not in (None, self.sha256):
+            raise DataError(
+                f"{self.model} is not the model that {self.where}.sha256 names",
+                found=self.sha256,
+                expected=sha256,
+            )
 
     @property
     def library(self) -> Any:

@@ -8,6 +8,7 @@ tokens would carry the words around them, and so those that masked text predicti
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,8 +34,8 @@ from vqpipe.runtime.terminal import track
 from vqpipe.text.tokens import clean, token_spans
 from vqpipe.vision.byte_pairs import Piece
 
-SIDES = tuple(side + end for side in ("left", "right") for end in ("", "most", "ward", "wards", "hand"))
-"""Words that say on which side something is; a mirrored image makes them wrong."""
+SIDES = re.compile(r"(?<![^\W_])(left|right)(most|wards?|hand)?(?![^\W_])", re.IGNORECASE)
+"""Words that say on which side something is; a mirrored image makes them wrong. `leftovers` and `bright` are none."""
 CHUNK = 8192
 """Texts whose features are computed and kept together: what a killed run loses at most."""
 FEATURES = TensorSpec(
@@ -332,7 +333,7 @@ class CaptionText:
         folder: Path | None = None,
     ) -> None:
         check_max_tokens(max_tokens, side)
-        self.side = side
+        self.side, self.max_tokens = side, max_tokens
         numbers: dict[str, int] = {}
         rows = [numbers.setdefault(text, len(numbers)) for own in captions for text in own]
         self._row_of: Int32[np.ndarray, " n"] = np.array(rows, dtype=np.int32)
@@ -341,7 +342,7 @@ class CaptionText:
         self.vocabulary: Int64[Tensor, " v"] = torch.from_numpy(np.unique(self.rows.ids[real])).long()
         """The distinct token ids of these captions, start and end included, rising."""
         uses = np.bincount(self._row_of, minlength=len(numbers))
-        self._with_side = _names_side(self.rows.ids, side)
+        self._with_side = np.array([SIDES.search(clean(text)[0]) is not None for text in numbers], dtype=bool)
         self.metrics = CaptionMetrics(
             num_captions=len(rows),
             num_texts=len(numbers),
@@ -357,7 +358,7 @@ class CaptionText:
         return len(self._row_of)
 
     def names_side(self, numbers: Int64[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
-        """Which captions say left or right (`SIDES`) in their first `max_tokens` tokens; `right` in any sense."""
+        """Which captions say left or right (`SIDES`), also after a cut; `right` in any sense."""
         return np.asarray(self._with_side[self._row_of[numbers]])
 
     def take(self, numbers: Int64[np.ndarray, " b"], share: slice = slice(None)) -> TextBatch:
@@ -376,22 +377,6 @@ class CaptionText:
             torch.from_numpy(self.rows.words[rows, :longest]).long(),
             torch.from_numpy(np.stack([self._features[row // CHUNK][row % CHUNK] for row in rows.tolist()])),
         )
-
-
-def _names_side(ids: Int32[np.ndarray, "n t"], side: TextSide) -> Bool[np.ndarray, " n"]:
-    """The rows that contain one of `SIDES`, its pieces one after the other.
-
-    Exact for CLIP's tokens, which mark the end of a word. WordPiece does not: `lefty` begins with the token of `left`,
-    so that an image with that caption is not mirrored either.
-    """
-    found = np.zeros(len(ids), dtype=bool)
-    for word in SIDES:
-        own, _ = _split(word, side)
-        places = np.ones((len(ids), max(ids.shape[1] - len(own) + 1, 0)), dtype=bool)
-        for at, piece in enumerate(own):
-            places &= ids[:, at : at + places.shape[1]] == piece
-        found |= places.any(axis=1)
-    return found
 
 
 def _features(rows: TokenRows, side: TextSide, folder: Path | None) -> list[Float32[np.ndarray, "c e"]]:
