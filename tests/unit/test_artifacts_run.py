@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from vqpipe.artifacts import run as run_module
-from vqpipe.artifacts.publish import publish_text, tree_digest
+from vqpipe.artifacts.publish import publish_folder, publish_text, tree_digest
 from vqpipe.artifacts.run import StageRun, stage_run
 from vqpipe.artifacts.seal import read_sealed_json
+from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK, TOKENIZER
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.code import stage_code
 
@@ -111,6 +112,16 @@ def test_a_checkpoints_code_is_also_that_of_the_plugins_that_made_the_inputs(
     inputs = {tokenizer: "tokenizer", tmp_path / "images": None}
     StageRun("prior", {"width": 8}, inputs).scratch()
     assert asked[-1] == {"width", "quantizer", "kind", "vq"}
-    (tmp_path / "tokenizer.lineage.json").unlink()  # imported: it may be of any kind
+    (tmp_path / "tokenizer.lineage.json").unlink()  # it may be of any kind
     StageRun("prior", {"width": 8}, inputs).scratch()
     assert asked[-1] is None
+    with publish_folder(
+        tmp_path / "imported", TOKENIZER, {"config": {"quantizer": {"kind": "fsq"}}}
+    ) as folder:
+        (folder / "model.safetensors").write_bytes(b"")
+    StageRun("prior", {"width": 8}, {tmp_path / "imported": "tokenizer"}).scratch()
+    assert asked[-1] == {"width", "config", "quantizer", "kind", "fsq"}
+    with publish_folder(tmp_path / "none", NO_CODEBOOK, {}):
+        pass
+    StageRun("prior", {"width": 8}, {tmp_path / "none": "no-codebook"}).scratch()
+    assert asked[-1] == {"width"}

@@ -121,13 +121,16 @@ class StageRun:
         return stage_code(self.stage, kinds=words_in(self.params))
 
     def _kinds_named(self) -> set[str] | None:
-        """What the params and those of the inputs name; None, for all plug-ins, with an artifact without a lineage."""
+        """What the params and those of the inputs name, of an imported artifact what its manifest does; None, for all
+        plug-ins, with an artifact that has neither a lineage nor a manifest."""
         found = words_in(self.params)
         for path in (path for path, spec in self.inputs.items() if spec is not None):
-            lineage = read_lineage(path)
-            if lineage is None:
+            if (lineage := read_lineage(path)) is not None:
+                found |= words_in(lineage.params)
+            elif (path / MANIFEST).is_file():
+                found |= words_in(read_manifest(path).facts)
+            else:
                 return None
-            found |= words_in(lineage.params)
         return found
 
     def identity(self) -> dict[str, Any]:

@@ -327,7 +327,7 @@ def _permutation(num_items: int, seed: int, epoch: int) -> Int64[np.ndarray, " n
 def drawn_positions(total: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
     """`count` of `total` positions drawn at random, rising; all of them for None or a smaller total.
 
-    It is one draw for every measurement of a split: equal counts and seeds measure the same images.
+    Evaluation, judges and tasks share this draw: with equal counts and seeds they measure the same images.
     """
     if count is None or count >= total:
         return np.arange(total)
