@@ -143,48 +143,84 @@ def test_floors_and_ceiling_share_the_tokenizers_table(report: Report) -> None:
     assert not any("LPIPS" in name or name.startswith("FID") for name in rows[0] + distances[0])
 
 
-def test_the_page_begins_with_what_came_out(tree: Path, report: Report, tmp_path: Path) -> None:
-    document = check_valid(report.html)
-    sections = list(document.iter("section"))
-    assert sections[0].get("id") == "results"
-    first, second = ("".join(p.itertext()) for p in list(sections[0].iter("p"))[:2])
+def first_section(report: Report) -> Any:
+    return next(check_valid(report.html).iter("section"))
+
+
+def told(report: Report) -> list[str]:
+    """The paragraphs with which the page begins."""
+    return ["".join(p.itertext()) for p in first_section(report).findall("p")]
+
+
+def test_the_page_begins_with_what_came_out(report: Report) -> None:
+    assert first_section(report).get("id") == "results"
+    first, second = told(report)
     assert first.startswith(
-        "lc reconstructs best by PSNR: 22.00 dB (21.88 to 22.12) at 640 bits per image; next is vqct with 21.00 dB"
+        "lc has the highest PSNR, 22.00 dB (21.88 to 22.12) at 640 bits per image; next is vqct with 21.00 dB (20.88 "
+        "to 21.12) at 640 bits per image. Without a network, k-means on raw patches reaches 19.00 dB at 640 bits. One "
     )
-    assert "Without a network, k-means on raw patches reaches 19.00 dB at 640 bits." in first
     assert second.startswith(
-        "lc-gpt (condition: class) has the lowest FD-CLIP of samples, 36.00; it is 36.00 for codes"
+        "FD-CLIP between samples and test images, lowest of each condition: lc-gpt, 36.00, and next vq-gpt, 40.00 "
+        "(condition: class). 500 samples"
     )
     rows = rows_of(report.html, "Tokenizers")
     assert [row[0] for row in rows] == ["tokenizer", *VARIANTS]
-    used = ["50.0 and 50.0|adjective, noun", "1,024 and 1,024", "640"]
+    used = ["2 x 50.0|adjective, noun", "2 x 1,024", "640"]
     assert rows[2][1:] == ["21.00|20.88 to 21.12", "0.2667|0.2567 to 0.2767", "36.00", *used]
-    assert rows_of(report.html, "Priors")[1:] == [
-        ["vq-gpt", "class", "40.00", "40.00"],
-        ["lc-gpt", "class", "36.00", "36.00"],
-    ]
-    pictures = [str(image.get("alt")) for image in sections[0].iter("img")]
-    shared = len(pictures[:2]) * (1 + len(VARIANTS))
+    pictures = [str(image.get("alt")) for image in first_section(report).iter("img")]
+    shared = PARAMS.num_reconstructions * (1 + len(VARIANTS))
     assert pictures[:2] == ["image random-0, original", "image random-1, original"]
     assert pictures[2] == "image random-0 as vq reconstructs it, PSNR 20.00 dB"
     assert pictures[shared] == "sample 1 of vq-gpt, asked for boat"
     assert len(pictures) == shared + 6 * len(PAIRS)
 
 
-def test_the_first_results_say_how_samples_were_judged_and_need_no_prior(tree: Path, tmp_path: Path) -> None:
+def test_the_first_priors_are_next_to_their_floor_and_to_how_they_were_judged(
+    tree: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(tree, tmp_path / "copy"))
     judged = {"samples": 0.2, "another_condition": 0.1, "test_images": 0.9, "reconstructions": 0.8}
-    judged["unigram_samples"] = 0.1
     agreement = {"num_images": 64, **{name: {"class_accuracy": value} for name, value in judged.items()}}
-    write_prior(copy, 0, "vq-gpt", agreement=agreement)
-    rows = rows_of(made(copy).html, "Priors")
-    assert rows[1][4:] == ["20.0|asked class, %", "10.0", "90.0"]
-    assert rows[2][4:] == ["–", "–", "–"]
+    agreement["unigram_samples"] = {"class_accuracy": 0.05}
+    kinds = {"samples": 5.0, "unigram_samples": 25.0, "train_images": 0.9}
+    distances = {name: {"fd_clip": value, "kd_clip": 0.1} for name, value in kinds.items()}
+    write_prior(copy, 0, "vq-gpt", agreement=agreement, **distances)
+    write_prior(copy, 1, "lc-gpt", condition="label_map")
+    found = made(copy)
+    rows = rows_of(found.html, "Priors")
+    assert rows[1] == ["vq-gpt", "class", "5.00", "25.00", "20.0|asked class, %", "10.0", "90.0"]
+    assert rows[2] == ["lc-gpt", "label map", "36.00", "36.00", "–", "–", "–"]
+    text = told(found)[1]
+    assert "of each condition: vq-gpt, 5.00 (condition: class); lc-gpt, 36.00 (condition: label map)." in text
+    assert "Random training images have 0.90. The label maps asked for are those of these test images" in text
+    write_prior(copy, 1, "lc-gpt", condition="none", samples={"fid": 12.5, "kid": 0.1})
+    assert (
+        "FID between samples and test images, lowest of each condition: lc-gpt, 12.50 (no condition)"
+        in told(made(copy))[1]
+    )
     for part in ("prior", "metrics/prior"):
         shutil.rmtree(copy / "artifacts" / part)
-    html = made(copy).html
-    assert "lc reconstructs best" in html
-    assert "has the lowest" not in html
+    assert len(told(made(copy))) == 1
+
+
+def test_the_first_sentence_ranks_nothing_that_cannot_be_compared(tree: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tree, tmp_path / "copy"))
+    measured = made(copy).metrics["tokenizer"]["lc"]["measured"]
+    measured["images"]["digest"] = "ffff"
+    write_metrics(copy, "evaluate/lc", evaluated(2, measured=measured))
+    assert told(made(copy))[0].startswith("The rows below do not share one digest of the images")
+    for variant in ("vqct", "lc"):
+        shutil.rmtree(copy / f"artifacts/evaluation/{variant}")
+        (copy / f"artifacts/metrics/evaluate/{variant}.json").unlink()
+    book = evaluated(0).codes["code"]
+    other = book.model_copy(update={"num_codes": 64, "utilisation": 0.5})
+    books = {"first": book, "second": book, "third": other}
+    write_metrics(copy, "evaluate/vq", evaluated(0, codes=books))
+    alone = made(copy)
+    assert told(alone)[0].startswith(
+        "vq has a PSNR of 20.00 dB (19.88 to 20.12) at 640 bits per image. Without"
+    )
+    assert rows_of(alone.html, "Tokenizers")[1][4:6] == ["20.0 to 50.0|of 3 codebooks", "64 to 1,024"]
 
 
 def test_utilisation_is_next_to_n_and_the_uniform_expectation(report: Report) -> None:

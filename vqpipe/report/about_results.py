@@ -1,4 +1,4 @@
-"""What came out, on the first screen: the best of each, the tokenizers and priors side by side, and their pictures."""
+"""What came out, on the first screen: who is ahead, the tokenizers and priors side by side, and their pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_priors import condition_name, published
-from vqpipe.report.about_reconstructions import book_name, evaluations
-from vqpipe.report.about_tokenizers import FLOORS
+from vqpipe.report.about_reconstructions import evaluations
+from vqpipe.report.about_tokenizers import FLOORS, unlike
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Section, Table, Text
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, measure, number
@@ -21,8 +21,10 @@ from vqpipe.report.pictures import decode_png, picture
 PER_IMAGE = ("psnr", "lpips_alex", "lpips_vgg", "clip_distance")
 SETS = ("fid", "fd_clip")
 """Distances between sets of images, the one that papers report first; the first that was measured is shown."""
-ASKED = ("class_accuracy", "mean_iou", "clip_similarity")
-"""What of an agreement with the condition is shown: the one that was measured."""
+ASKED = ("class_accuracy", "mean_iou", "objects", "clip_similarity")
+"""Agreements with what was asked for; the first that was measured is shown, that by an independent judge first."""
+GIVEN = {"text": "captions", "label_map": "label maps"}
+"""Conditions that are those of the test images."""
 COLUMNS = 6
 """Images in a row: as many as a window of 900 pixels has side by side."""
 
@@ -31,72 +33,102 @@ def about_results(inputs: Inputs, params: ReportParams) -> Section:
     """The section `Results`."""
     blocks: list[Block] = []
     if inputs.evaluate:
-        blocks.append(_best_tokenizer(inputs.evaluate))
-    blocks += _best_prior(inputs.prior)
+        blocks += list(unlike(inputs.evaluate)) or [_best_tokenizer(inputs.evaluate)]
+    blocks += _best_priors(inputs.prior)
     if inputs.evaluate:
         blocks.append(_tokenizers(inputs.evaluate))
     else:
         blocks.append(Absent("No tokenizer has been evaluated. Run: dvc repro evaluate"))
     made = list(_reconstructions(inputs, params))
     if made:
-        note = "The same test images, drawn at random, as each tokenizer decodes its codes for them, with the PSNR."
+        note = "The same test images, drawn at random, and what each tokenizer reconstructs, with its PSNR."
         blocks.append(Gallery("Reconstructions", made, note, dense=True, even=True))
     if inputs.prior:
         blocks.append(_priors(inputs))
     samples = list(_samples(inputs, params))
     if samples:
-        note = f"The first {COLUMNS} of each prior, not picked; what each was asked for is under Samples."
+        note = "The first samples of each prior, not picked; under Priors, more of them, with what they were asked for."
         blocks.append(Gallery("Samples", samples, note, dense=True, even=True))
     return Section("results", "Results", blocks)
 
 
 def _best_tokenizer(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
-    """Which tokenizer has the highest PSNR, next to the second, and what a tokenizer without training reaches."""
+    """Which tokenizer has the highest PSNR, next to the second, and what k-means on pixels reaches."""
     order = sorted(evaluate, key=lambda name: -evaluate[name].psnr.mean)
     best = evaluate[order[0]]
-    told = f"{order[0]} reconstructs best by PSNR: {_db(best)} at {number(best.bits_per_image, 0)} bits per image"
-    if len(order) > 1:
-        second = evaluate[order[1]]
-        told += f"; next is {order[1]} with {_db(second)} at {number(second.bits_per_image, 0)} bits"
-    floors = {name: found for name, found in best.floors or () if getattr(found, "psnr", None) is not None}
-    if floors:
-        name = max(floors, key=lambda name: floors[name].psnr.mean)
-        label, floor = FLOORS[name].removeprefix("floor: "), floors[name]
-        told += f". Without a network, {label} reaches {number(floor.psnr.mean, 2)} dB at "
-        told += f"{number(floor.bits_per_image, 0)} bits"
+    told = (
+        f"{order[0]} has the highest PSNR, {_at(best)}"
+        if order[1:]
+        else f"{order[0]} has a PSNR of {_at(best)}"
+    )
+    if order[1:]:
+        told += f"; next is {order[1]} with {_at(evaluate[order[1]])}"
+    floors = best.floors
+    for name, floor in (
+        ("patch_kmeans", floors.patch_kmeans),
+        ("patch_kmeans_capped", floors.patch_kmeans_capped),
+    ):
+        if floor is not None:
+            label = FLOORS[name].removeprefix("floor: ")
+            told += f". Without a network, {label} reaches {number(floor.psnr.mean, 2)} dB"
+            told += f" at {number(floor.bits_per_image, 0)} bits"
+            break
     count, split = counted(best.protocol.num_images, "image"), best.protocol.split
-    told += f". One training of each, measured on {count} of the {split} split; the range is over images"
-    return Text(f"{told}, and another seed may move a mean by more.", [("All measures", "tokenizers")])
+    runs = "One training run each" if order[1:] else "One training run"
+    told += f". {runs}, measured on {count} of the {split} split. In brackets and in small print: the 95 % bootstrap"
+    told += " interval of the mean over images; how much training seeds vary is not measured here."
+    return Text(told, [("All measures", "tokenizers")])
 
 
-def _db(metrics: EvaluationMetrics) -> str:
-    psnr = metrics.psnr
-    return f"{number(psnr.mean, 2)} dB ({number(psnr.low, 2)} to {number(psnr.high, 2)})"
+def _at(metrics: EvaluationMetrics) -> str:
+    psnr, bits = metrics.psnr, number(metrics.bits_per_image, 0)
+    return f"{number(psnr.mean, 2)} dB ({number(psnr.low, 2)} to {number(psnr.high, 2)}) at {bits} bits per image"
 
 
 def _tokenizers(evaluate: Mapping[str, EvaluationMetrics]) -> Table:
-    names = [
-        name
-        for name in (*PER_IMAGE, *SETS)
-        if any(getattr(metrics, name, None) is not None for metrics in evaluate.values())
-    ]
-    distances = [name for name in names if name in SETS]
-    names = [name for name in names if name not in distances[1:]]
+    def measured(name: str) -> bool:
+        return any(getattr(metrics, name) is not None for metrics in evaluate.values())
+
+    names = [*filter(measured, PER_IMAGE), *[*filter(measured, SETS)][:1]]
     rows = []
     for variant, metrics in evaluate.items():
-        books = metrics.codes.items()
-        sizes = " and ".join(number(book.num_codes) for _, book in books)
-        used = Cell(
-            " and ".join(cell("utilisation", book.utilisation).text for _, book in books),
-            ", ".join(
-                book_name("", group, len(books)).removeprefix(", ") for group, _ in books if len(books) > 1
-            ),
-        )
-        values = (cell(name, getattr(metrics, name, None)) for name in names)
+        books = metrics.codes
+        sizes = [number(book.num_codes) for book in books.values()]
+        used = [cell("utilisation", book.utilisation).text for book in books.values()]
+        groups = ", ".join(books) if len(books) == 2 else f"of {len(books)} codebooks"
         bits = cell("bits_per_image", metrics.bits_per_image)
-        rows.append([Cell(variant), *values, used, Cell(sizes), bits])
-    columns = [*map(column, names), column("utilisation"), column("num_codes"), column("bits_per_image")]
-    return Table("Tokenizers", [Column("tokenizer", numeric=False), *columns], rows, BOTH)
+        values = (cell(name, getattr(metrics, name)) for name in names)
+        rows.append(
+            [
+                Cell(variant),
+                *values,
+                Cell(_several(used), groups if used[1:] else ""),
+                Cell(_several(sizes)),
+                bits,
+            ]
+        )
+    tokens = sorted({book.num_tokens for metrics in evaluate.values() for book in metrics.codes.values()})
+    note = (
+        f"{BOTH} Utilisation: codes used at least once by the {' or '.join(map(number, tokens))} tokens of the split; "
+        "a small K reaches 100 % sooner than a large one."
+    )
+    columns = [
+        *map(column, names),
+        Column("utilisation", "% of K"),
+        column("num_codes"),
+        column("bits_per_image"),
+    ]
+    return Table("Tokenizers", [Column("tokenizer", numeric=False), *columns], rows, note)
+
+
+def _several(texts: list[str]) -> str:
+    """Of each codebook: one text where all are equal, both of two, the first and last in order of more."""
+    if len(set(texts)) == 1:
+        return texts[0] if len(texts) == 1 else f"{len(texts)} x {texts[0]}"
+    if len(texts) == 2:
+        return " and ".join(texts)
+    order = sorted(texts, key=lambda text: float(text.replace(",", "")))
+    return f"{order[0]} to {order[-1]}"
 
 
 def _reconstructions(inputs: Inputs, params: ReportParams) -> Iterator[tuple[str, list[Picture]]]:
@@ -137,34 +169,43 @@ def _distance(prior: Mapping[str, PriorMetrics]) -> str | None:
     return next((n for n in SETS if any(getattr(m.samples, n) is not None for m in prior.values())), None)
 
 
-def _best_prior(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
-    """Which prior's samples are nearest to test images, next to real images and to codes drawn by frequency."""
+def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
+    """For each condition the prior whose samples are nearest to test images, next to the second and to real images."""
     name = _distance(prior)
-    measured = {
-        pair: m for pair, m in prior.items() if name is not None and getattr(m.samples, name) is not None
-    }
-    if name is None or not measured:
+    groups: dict[str, dict[str, float]] = {}
+    for pair, metrics in prior.items():
+        value = getattr(metrics.samples, name) if name is not None else None
+        if value is not None:
+            groups.setdefault(metrics.condition, {})[pair] = value
+    if name is None or not groups:
         return
-    pair = min(measured, key=lambda pair: getattr(measured[pair].samples, name))
-    own, label = measured[pair], measure(name).label
 
-    def of(found: object) -> str:
-        return cell(name, getattr(found, name, None)).text
+    def shown(value: float) -> str:
+        return cell(name, value).text
 
-    others = (
-        [f"{of(own.unigram_samples)} for codes drawn by their frequencies"] if own.unigram_samples else []
+    told = []
+    for condition, found in groups.items():
+        order = sorted(found, key=found.__getitem__)
+        named = next(condition_name(m) for m in prior.values() if m.condition == condition)
+        best = f"{order[0]}, {shown(found[order[0]])}"
+        told.append(f"{best}" + (f", and next {order[1]}, {shown(found[order[1]])}" if order[1:] else ""))
+        told[-1] += " (no condition)" if condition == "none" else f" (condition: {named})"
+    text = (
+        f"{measure(name).label} between samples and test images, lowest of each condition: {'; '.join(told)}"
     )
-    others += (
-        [f"{of(own.reconstructions)} for the tokenizer's own reconstructions"] if own.reconstructions else []
+    real = {
+        shown(value) for m in prior.values() if (value := getattr(m.train_images, name, None)) is not None
+    }
+    if real:
+        text += f". Random training images have {' or '.join(sorted(real))}"
+    given = [GIVEN[condition] for condition in groups if condition in GIVEN]
+    if given:
+        text += f". The {' and '.join(given)} asked for are those of these test images, which helps"
+    counts = sorted({m.num_samples for m in prior.values()})
+    text += (
+        f". {' or '.join(map(number, counts))} samples from one training run; the distance has no interval."
     )
-    others += [f"{of(own.train_images)} for random training images"] if own.train_images else []
-    told = f"{pair} (condition: {condition_name(own)}) has the lowest {label} of samples, {of(own.samples)}"
-    if others:
-        told += f"; it is {', '.join(others[:-1])}{' and ' if others[1:] else ''}{others[-1]}"
-    count = counted(own.num_samples, "sample")
-    yield Text(
-        f"{told}. {count} of one training; the distance has no interval.", [("All measures", "priors")]
-    )
+    yield Text(text, [("All measures", "priors")])
 
 
 def _priors(inputs: Inputs) -> Table:
@@ -175,19 +216,22 @@ def _priors(inputs: Inputs) -> Table:
         found = column(name)
         columns += [found, Column(found.name, "floor: codes by frequency", found.note)]
         for row, metrics in zip(rows, prior.values(), strict=True):
-            row += [
-                cell(name, getattr(own, name, None)) for own in (metrics.samples, metrics.unigram_samples)
-            ]
+            row += [cell(name, getattr(own, name)) for own in (metrics.samples, metrics.unigram_samples)]
     asked = [_asked(metrics) for metrics in prior.values()]
+    note = BOTH
     if any(asked):
-        columns.append(Column("as asked", "by a judge or CLIP", MEASURES[ASKED[0]].better))
-        columns += [Column("chance", "another condition"), Column("real images", "ceiling")]
+        columns.append(Column("as asked", "", MEASURES[ASKED[0]].better))
+        columns += [Column("chance", "another condition"), Column("test images", "their own")]
         rows = [[*row, *(own or [Cell("–")] * 3)] for row, own in zip(rows, asked, strict=True)]
-    return Table("Priors", columns, rows, BOTH)
+        note += " As asked: by judges that were trained on real images alone."
+        similarity = measure("clip_similarity").label
+        if any(own[0].small.startswith(similarity) for own in asked if own):
+            note += f" {similarity} is by the CLIP in use, which may have encoded the texts too."
+    return Table("Priors", columns, rows, note)
 
 
 def _asked(metrics: PriorMetrics) -> list[Cell]:
-    """How well samples agree with their condition and by which measure, what chance gives and real images reach; empty
+    """How well samples agree with their condition and by which measure, what chance gives and test images reach; empty
     where it was not judged."""
     found = metrics.agreement
     name = next((n for n in ASKED if getattr(getattr(found, "samples", None), n, None) is not None), None)
@@ -196,8 +240,10 @@ def _asked(metrics: PriorMetrics) -> list[Cell]:
     own = measure(name)
     unit = f", {own.unit}" if own.unit else ""
     samples = Cell(cell(name, getattr(found.samples, name)).text, f"{own.label}{unit}")
-    others = (found.another_condition, found.test_images)
-    return [samples, *(cell(name, getattr(one, name, None)) for one in others)]
+    return [
+        samples,
+        *(cell(name, getattr(one, name, None)) for one in (found.another_condition, found.test_images)),
+    ]
 
 
 def _samples(inputs: Inputs, params: ReportParams) -> Iterator[tuple[str, list[Picture]]]:

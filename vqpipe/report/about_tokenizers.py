@@ -54,7 +54,7 @@ def about_tokenizers(inputs: Inputs, params: ReportParams) -> Section:
     if inputs.evaluate:
         blocks += [
             _protocol(inputs.evaluate),
-            *_unlike(inputs.evaluate),
+            *unlike(inputs.evaluate),
             *_quality(inputs.evaluate, "Quality of reconstructions, image by image", PER_IMAGE),
             *_quality(inputs.evaluate, "Distance of all reconstructions from all originals", DISTANCES),
             _usage_table(inputs.evaluate),
@@ -112,7 +112,7 @@ def _digests(evaluate: Mapping[str, EvaluationMetrics]) -> str:
     return f" Digest of the images {next(iter(images))}, of the protocol {next(iter(protocol))}."
 
 
-def _unlike(evaluate: Mapping[str, EvaluationMetrics]) -> Iterator[Absent]:
+def unlike(evaluate: Mapping[str, EvaluationMetrics]) -> Iterator[Absent]:
     """A sentence for the images and for the protocol, where the tokenizers were not all measured alike."""
     for side in SIDES:
         found = _recorded(evaluate, side)
