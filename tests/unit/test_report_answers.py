@@ -17,7 +17,7 @@ from tests.small_answers import NUM_DIFFERENT, PLACES, read_all, write_all
 from tests.small_tasks import COMMON
 from vqpipe.metrics.measured import interval
 from vqpipe.params.base import validate
-from vqpipe.report import about_classification, about_vqa
+from vqpipe.report import about_classification, about_results, about_vqa
 from vqpipe.report.about_classification import shares
 from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table, Terms
 from vqpipe.report.build import render
@@ -89,6 +89,22 @@ def test_numbers_are_percent_and_changes_are_of_the_same_examples(
     sign = "+" if gap.mean > 0 else ""
     assert table.rows[1][2].text.replace("\N{MINUS SIGN}", "-") == f"{sign}{100 * gap.mean:.1f}"
     assert table.rows[0][2].text == ""
+
+
+def test_the_first_results_have_a_row_for_each_input_and_a_column_for_each_task(
+    runs: dict[str, list[TaskRun]],
+) -> None:
+    (table,) = about_results.tasks([*runs["classification"], *runs["vqa"][:3]])
+    assert [column.name for column in table.columns] == ["input", "classification", "vqa"]
+    assert [row[0].text for row in table.rows] == ["vq", "lc", "latents of vq before quantising", "no image"]
+    assert table.quiet == {2, 3}
+    for row, at in enumerate((0, 1, 3)):
+        top1 = runs["classification"][at].metrics.fresh.top1
+        assert table.rows[row][1].text == f"{100 * top1.mean:.1f}"
+        assert table.rows[row][1].small == f"{100 * top1.low:.1f} to {100 * top1.high:.1f}"
+    assert table.rows[1][2].text == f"{100 * runs['vqa'][1].metrics.fresh.accuracy.mean:.1f}"
+    assert table.rows[2][2].text == "–"  # vqa was not solved from the latents
+    assert not list(about_results.tasks([]))
 
 
 def test_runs_on_other_images_have_no_change(runs: dict[str, list[TaskRun]], tmp_path: Path) -> None:

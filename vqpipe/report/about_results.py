@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from vqpipe.artifacts.specs.evaluation import EXAMPLES
 from vqpipe.artifacts.specs.prior import SAMPLES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.evaluation.measure import EvaluationMetrics
+from vqpipe.metrics.measured import Interval
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_priors import condition_name, published
 from vqpipe.report.about_reconstructions import evaluations
@@ -17,6 +19,7 @@ from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, 
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, measure, number
 from vqpipe.report.pictures import decode_png, picture
+from vqpipe.report.task_pairs import TaskRun, parted, task_runs
 
 PER_IMAGE = ("psnr", "lpips_alex", "lpips_vgg", "clip_distance")
 SETS = ("fid", "fd_clip")
@@ -25,6 +28,14 @@ ASKED = ("class_accuracy", "mean_iou", "objects", "clip_similarity")
 """Agreements with what was asked for; the first that was measured is shown, that by an independent judge first."""
 GIVEN = {"text": "captions", "label_map": "label maps"}
 """Conditions that are those of the test images."""
+READ: dict[str, tuple[str, Callable[[Any], Interval | None]]] = {
+    "classification": ("class_top1", attrgetter("top1")),
+    "captioning": ("caption_cider_d", attrgetter("generated.cider_d")),
+    "vqa": ("vqa_accuracy", attrgetter("accuracy")),
+    "grounding": ("box_accuracy", attrgetter("accuracy")),
+}
+"""The measure that is shown of each task, and where it is in a head's metrics. Masked words, retrieval and relations
+are left out: a head without images is no floor of theirs."""
 COLUMNS = 6
 """Images in a row: as many as a window of 900 pixels has side by side."""
 
@@ -43,6 +54,7 @@ def about_results(inputs: Inputs, params: ReportParams) -> Section:
     if made:
         note = "The same test images, drawn at random, and what each tokenizer reconstructs, with its PSNR."
         blocks.append(Gallery("Reconstructions", made, note, dense=True, even=True))
+    blocks += tasks(task_runs(inputs))
     if inputs.prior:
         blocks.append(_priors(inputs))
     samples = list(_samples(inputs, params))
@@ -244,6 +256,33 @@ def _asked(metrics: PriorMetrics) -> list[Cell]:
         samples,
         *(cell(name, getattr(one, name, None)) for one in (found.another_condition, found.test_images)),
     ]
+
+
+def tasks(runs: Sequence[TaskRun]) -> Iterator[Table]:
+    """What fresh heads read from each tokenizer's codes, next to what codes are compared with."""
+    codes, others = parted([run for run in runs if run.config.kind in READ])
+    labels = list(dict.fromkeys(run.label for run in (*codes, *others)))
+    if not labels:
+        return
+    found = {(run.label, run.config.kind): run.metrics.fresh for run in (*codes, *others)}
+    kinds = [kind for kind in READ if any(kind == own for _, own in found)]
+    rows = []
+    for label in labels:
+        row = [Cell(label)]
+        for kind in kinds:
+            name, of = READ[kind]
+            row.append(cell(name, of(found[label, kind]) if (label, kind) in found else None))
+        rows.append(row)
+    columns = [Column("input", numeric=False)]
+    for kind in kinds:
+        own = measure(READ[kind][0])
+        columns.append(Column(kind, f"{own.label}, {own.unit}", own.better))
+    quiet = frozenset(range(len({run.label for run in codes}), len(rows)))
+    note = (
+        f"{BOTH} Heads that were trained alike on each frozen input, one training run each; small print is the 95 % "
+        "bootstrap interval over examples."
+    )
+    yield Table("What can be read from the codes", columns, rows, note, quiet)
 
 
 def _samples(inputs: Inputs, params: ReportParams) -> Iterator[tuple[str, list[Picture]]]:
