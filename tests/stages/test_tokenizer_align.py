@@ -301,7 +301,7 @@ def test_the_runs_clip_reads_the_captions_so_it_must_be_there_and_that_of_the_co
         "device": torch.device("cpu"),
         "title": "v",
     }
-    with pytest.raises(MismatchError, match="a variant with align needs a CLIP"):
+    with pytest.raises(MismatchError, match="an align whose text is of kind clip needs a CLIP"):
         train_tokenizer(config, None, inputs / "dataset", None, **where)
     clip = Clip.load(inputs / "clip")
     codebook = PatchesCodebook(torch.randn(40, 8), torch.ones(40, dtype=torch.int64), {"clip_id": "another"})
