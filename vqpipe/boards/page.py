@@ -104,19 +104,24 @@ def first_table(results: Results, rows: Sequence[str]) -> tuple[list[str], list[
         best = {name: _best(name, own) for name, own in values.items()}
         quality = {row: value.mean if (value := results.estimate(row, "psnr")) else 0.0 for row in group}
         for row in sorted(group, key=lambda row: -quality[row]):
-            found = [_cell(name, values[name][row], row in best[name]) for name in names]
+            seeds = len(results.metrics[row])
+            found = [_cell(name, values[name][row], row in best[name], seeds) for name in names]
             cells.append([_row_name(results, row), *found, *_fixed(results, row, speed)])
     return heads, cells
 
 
 def _row_name(results: Results, row: str) -> str:
-    seeds = len(results.metrics[row])
-    return f"`{row}`" + ("" if seeds == 3 else f" ({seeds} seed{'s' * (seeds != 1)})")
+    return f"`{row}`{_of_seeds(len(results.metrics[row]), 3)}"
 
 
-def _cell(name: str, value: Estimate | None, is_best: bool) -> str:
+def _of_seeds(seeds: int, usual: int) -> str:
+    return "" if seeds == usual else f" ({seeds} seed{'s' * (seeds != 1)})"
+
+
+def _cell(name: str, value: Estimate | None, is_best: bool, seeds: int) -> str:
+    """A number, with its seeds where they are not those of the row: another board's may be."""
     text = _short(name, value)
-    return f"**{text}**" if is_best else text
+    return (f"**{text}**" if is_best else text) + (_of_seeds(value.num_seeds, seeds) if value else "")
 
 
 def _short(name: str, value: Estimate | None) -> str:
@@ -156,16 +161,16 @@ def _speed(results: Results, rows: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _best(name: str, values: Mapping[str, Estimate | None]) -> set[str]:
-    """The rows with the best number and those that cannot be distinguished from it; none where one row is alone."""
-    found = {row: value for row, value in values.items() if value is not None}
+    """The rows with the best number and those that cannot be distinguished from it; none where one row is alone. A
+    number of one seed that has no interval takes no part: nothing says how far another seed's is from it."""
+    found = {row: value for row, value in values.items() if value is not None and value.source != "none"}
     if len(found) < 2:
         return set()
     sign = -1 if column(name).better == LOWER else 1
     top = max(found.values(), key=lambda value: sign * value.mean)
 
     def is_level(value: Estimate) -> bool:
-        margin = 0.05 if "none" in (top.source, value.source) else 0.0
-        return not (is_above(top, value, margin) if sign > 0 else is_above(value, top, margin))
+        return not (is_above(top, value, 0.0) if sign > 0 else is_above(value, top, 0.0))
 
     return {row for row, value in found.items() if is_level(value)}
 
