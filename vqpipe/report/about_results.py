@@ -162,18 +162,12 @@ def _reconstructions(inputs: Inputs, params: ReportParams) -> Iterator[tuple[str
     first = next(iter(rows.values()))
     yield "original", [shown(first[i], "original", f"image {i}, original") for i in shared]
     for variant, own in rows.items():
-        psnrs = [f"{number(own[i]['psnr'], 2)} dB" for i in shared]
-        alts = [
-            f"image {i} as {variant} reconstructs it, PSNR {psnr}"
-            for i, psnr in zip(shared, psnrs, strict=True)
-        ]
-        yield (
-            variant,
-            [
-                shown(own[i], "reconstruction", alt, psnr)
-                for i, alt, psnr in zip(shared, alts, psnrs, strict=True)
-            ],
-        )
+        pictures = []
+        for i in shared:
+            psnr = f"{number(own[i]['psnr'], 2)} dB"
+            alt = f"image {i} as {variant} reconstructs it, PSNR {psnr}"
+            pictures.append(shown(own[i], "reconstruction", alt, psnr))
+        yield variant, pictures
 
 
 def _distance(prior: Mapping[str, PriorMetrics]) -> str | None:
@@ -198,10 +192,9 @@ def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
     told = []
     for condition, found in groups.items():
         order = sorted(found, key=found.__getitem__)
-        named = next(condition_name(m) for m in prior.values() if m.condition == condition)
-        best = f"{order[0]}, {shown(found[order[0]])}"
-        told.append(f"{best}" + (f", and next {order[1]}, {shown(found[order[1]])}" if order[1:] else ""))
-        told[-1] += " (no condition)" if condition == "none" else f" (condition: {named})"
+        best = ", and next ".join(f"{pair}, {shown(found[pair])}" for pair in order[:2])
+        named = condition_name(prior[order[0]])
+        told.append(f"{best} (no condition)" if condition == "none" else f"{best} (condition: {named})")
     text = (
         f"{measure(name).label} between samples and test images, lowest of each condition: {'; '.join(told)}"
     )
@@ -292,10 +285,10 @@ def _samples(inputs: Inputs, params: ReportParams) -> Iterator[tuple[str, list[P
             0, min(COLUMNS, params.num_samples)
         )
         pictures = []
-        for number_, row in enumerate(rows.to_pylist(), start=1):
+        for at, row in enumerate(rows.to_pylist(), start=1):
             asked = row["caption"] or row["label_name"]
-            alt = f"sample {number_} of {pair}" + (f", asked for {asked}" if asked else "")
-            where = f"{path}: sample {number_}"
+            alt = f"sample {at} of {pair}" + (f", asked for {asked}" if asked else "")
+            where = f"{path}: sample {at}"
             pictures.append(picture(decode_png(row["image"], params.max_picture_pixels, where, "prior"), alt))
         if pictures:
             yield pair, pictures
