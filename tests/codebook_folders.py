@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,12 @@ def publish_words(folder: Path, words: WordsCodebook, clip: str | None) -> Path:
     return folder
 
 
-def publish_centroids(folder: Path, vectors: Tensor, clip: str) -> Path:
-    """Publish a patches codebook whose facts ascribe it to the CLIP with that id."""
+def publish_centroids(folder: Path, vectors: Tensor, clip: str, **changes: Any) -> Path:
+    """Publish a patches codebook whose facts, with the changes, ascribe it to the CLIP with that id."""
     facts = {
         "num_clusters": len(vectors), "dim": vectors.shape[1], "clip_id": clip, "projected": True, "grid": 1,
         "objective": 1.0, "num_vectors": 100, "method": "kmeans", "per_class": False, "prefixes": [],
+        **changes,
     }  # fmt: skip
     tensors = {"centroids": vectors, "counts": (vectors[:, 0] * 0 + 1).long()}
     with publish_folder(folder, PATCHES_CODEBOOK, facts) as partial:

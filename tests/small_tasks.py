@@ -18,7 +18,7 @@ from vqpipe.alignment.text_sides import ClipTextParams
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS, masked_words
-from vqpipe.tasks.captions import TestCaptions, TrainCaptions
+from vqpipe.tasks.caption_tasks import TestCaptions, TrainCaptions
 from vqpipe.tasks.inputs import Codes, FrozenInputs
 from vqpipe.tasks.task import HeadResult, Task, TaskParams, task_entry
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams

@@ -22,11 +22,12 @@ from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import MismatchError
+from vqpipe.metrics.others import other_examples
 from vqpipe.params.base import validate
 from vqpipe.report.gate import flatten
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks import TASKS, solve
-from vqpipe.tasks.inputs import FrozenInputs, Input, other_examples, view_of
+from vqpipe.tasks.inputs import FrozenInputs, Input, view_of
 from vqpipe.tasks.solve import solve_task
 from vqpipe.tasks.stored import HEAD
 from vqpipe.tasks.task import Examples, HeadResult, Task, task_entry

@@ -117,6 +117,7 @@ def test_a_row_can_have_some_of_the_priors(root: Path) -> None:
     [
         ({"priors": {**PRIORS, "gpt-none": {"kind": "gpt", "seed": 1}}}, "sets tokenizer or seed"),
         ({"only": {"small": ["gpt-nothing"]}}, "names a row or a prior"),
+        ({"tasks": {"seed": 0}}, "tasks and priors are both set"),
     ],
 )
 def test_params_that_do_not_fit_are_refused(change: dict[str, Any], text: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from vqpipe.priors import PRIORS, measure_prior
 from vqpipe.priors.artifact import load_prior
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.examples import some
-from vqpipe.priors.measure import PriorMetrics, draw_samples
+from vqpipe.priors.measure import PriorMetrics, sample_batches
 from vqpipe.priors.measure_distances import sample_distances
 from vqpipe.priors.train import to_codes, to_latents
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -76,6 +76,11 @@ PAIRS = {
 }  # fmt: skip
 
 
+def all_samples(prior: Any, condition: Condition, n: int) -> torch.Tensor:
+    """All that is drawn for a prior's metrics, in one tensor."""
+    return torch.cat([drawn for drawn, _ in sample_batches(prior, condition.rows, n)])
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prior_stage")
@@ -112,11 +117,12 @@ def run(
     inputs: Path,
     out: Path,
     pair: str = "tiny-gpt",
-    tokens: str = "tokens_of_tokenizer",
+    tokens: str | Path = "tokens_of_tokenizer",
     params: Path | None = None,
+    dataset: str | Path = "dataset",
 ) -> Result:
     arguments = {
-        "pair": pair, "dataset": inputs / "dataset", "clip": inputs / "clip",
+        "pair": pair, "dataset": inputs / dataset, "clip": inputs / "clip",
         "tokenizer": inputs / "tokenizer", "tokens": inputs / tokens,
         "params": params or inputs / "params.yaml", "out": out / "prior",
         "metrics": out / "metrics.json", "curves": out / "curves.csv",
@@ -189,7 +195,7 @@ def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) ->
     prior = load_prior(done / "prior")
     rows = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     labels = torch.tensor([row["label"] for row in rows])
-    drawn = draw_samples(prior, Condition(labels=labels), len(labels))
+    drawn = all_samples(prior, Condition(labels=labels), len(labels))
     assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
     image = to_uint8(Tokenizer.from_pretrained(inputs / "tokenizer").decode(drawn[:1]))[0]
     published = torch.from_numpy(decode_png(rows[0]["image"])).permute(2, 0, 1)
@@ -309,7 +315,7 @@ def test_a_prior_that_is_one_file_and_one_line_goes_through_the_stage(
     assert prior.kind == "unigram"
     rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     condition = Condition(labels=torch.tensor([row["label"] for row in rows]))
-    drawn = draw_samples(prior, condition, len(rows))
+    drawn = all_samples(prior, condition, len(rows))
     assert drawn.flatten(1).tolist() == [row["indices"] for row in rows]
 
 
@@ -329,7 +335,7 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     assert not (tmp_path / "prior" / "completions.parquet").exists()
     prior, tokenizer = load_prior(tmp_path / "prior"), Tokenizer.from_pretrained(inputs / "tokenizer")
     assert prior.space.latent_channels == tokenizer.config.quantizer.dim
-    latents = draw_samples(prior, Condition(), 20)
+    latents = all_samples(prior, Condition(), 20)
     assert latents.shape == (20, prior.space.latent_channels, *prior.space.grid)
     rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert to_codes(prior, latents, tokenizer).flatten(1).tolist() == [row["indices"] for row in rows]
@@ -342,6 +348,22 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
         features.extract(made), features.extract(test), features, prior.config.distances
     )
     assert metrics.unquantised_samples.plain() == pytest.approx(expected.plain(), rel=1e-4, abs=1e-6)
+
+
+def test_a_test_split_of_one_image_is_refused_before_the_training(
+    inputs: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    write_dataset(tmp_path, {"train": 16, "validation": 2, "test": 1})
+    done = CliRunner().invoke(tokens_app, [
+        f"--dataset={tmp_path / 'dataset'}", f"--tokenizer={inputs / 'tokenizer'}", f"--out={tmp_path / 'tokens'}",
+        f"--params={inputs / 'params.yaml'}",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    result = run(inputs, tmp_path, tokens=tmp_path / "tokens", dataset=tmp_path / "dataset")
+    assert result.exit_code == 2, result.output
+    assert "the split test has one image" in result.output
+    assert not (tmp_path / "scratch").exists() or not list((tmp_path / "scratch").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

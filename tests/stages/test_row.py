@@ -27,7 +27,7 @@ from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.boards.row import TrainingSpent, _kept_spent
 from vqpipe.errors import ParamsError
 from vqpipe.report.gate import flatten, records
-from vqpipe.tasks.captions import TrainCaptions
+from vqpipe.tasks.caption_tasks import TrainCaptions
 
 ALIGN = heads(max_tokens=7).model_dump(mode="json")
 STEPS = {"num_steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "ema_decay": 0.9}

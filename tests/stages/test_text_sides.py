@@ -28,7 +28,7 @@ from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.captions import TestCaptions
+from vqpipe.tasks.caption_tasks import TestCaptions
 from vqpipe.tokenizers.captions import CaptionText, token_rows
 from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import TokenizerParams

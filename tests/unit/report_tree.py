@@ -363,7 +363,7 @@ def write_prior(
         "bits_per_image": 512.0, "bits_per_token": 8.0, "unigram_bits_per_token": 9.2, "unigram_bits_per_image": 588.8,
         "fixed_length_bits_per_token": 10.0, "validation": SplitBits(bits_per_token=8.1),
         "train": SplitBits(bits_per_token=7.9), "num_parameters": 1_300_000, "num_steps": 300, "condition": "class",
-        "num_samples": 500,
+        "num_samples": 500, "measured": {"protocol": {"digest": "0f1e"}},
         **{
             kind: {k: own[k] for k in ("fd_clip", "kd_clip", "precision_clip", "recall_clip")}
             for kind in ("samples", "unigram_samples", "reconstructions")

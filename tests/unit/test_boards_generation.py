@@ -50,6 +50,9 @@ def test_rows_get_the_samples_of_tokenizers_that_were_trained_alike() -> None:
     assert found["vq"] == {0: {"psnr": 20.0, GFD: 5.0}, 2: {"psnr": 21.0}}
     assert found["lc"] == {0: {"psnr": 22.0}}, "its params are others"
     assert found["ema"] == {0: {"psnr": 1.0}}
+    turned = results({"vq": {0: {"psnr": 20.0}}}, vq={"beta": 2, "quantizer": {"kind": "vq"}})
+    again = results({"vq": {0: {SAMPLES: 5.0}}}, vq={"quantizer": {"kind": "vq"}, "beta": 2})
+    assert with_samples(turned, again).metrics["vq"] == {0: {"psnr": 20.0, GFD: 5.0}}, "in any order"
 
 
 def test_a_prior_is_named_in_the_head_of_its_numbers() -> None:

@@ -21,14 +21,12 @@ from vqpipe.errors import MismatchError
 from vqpipe.evaluation.judges import Found, JudgeParams, Judges, Read, Seen, Subjects
 from vqpipe.evaluation.judges_captions import Mention, Stated, stated
 from vqpipe.evaluation.judges_measure import (
-    caption_agreement,
-    class_accuracy,
     class_agreement,
     confusion,
     detection,
+    facts_agreement,
     facts_found,
     map_agreement,
-    mean_iou,
 )
 from vqpipe.evaluation.judges_train import JudgeTraining, Known, focal_loss
 from vqpipe.params.base import validate
@@ -225,7 +223,8 @@ def test_a_head_without_a_column_is_absent(part: str) -> None:
         with pytest.raises(MismatchError, match="no judge of"):
             way(images)  # type: ignore[operator]
         assert not getattr(made, name)
-    agreement = caption_agreement(made, images, [stated("a bird on a beach", OBJECTS, KIND_OF, CLASSES)] * 2)
+    truths = [stated("a bird on a beach", OBJECTS, KIND_OF, CLASSES)] * 2
+    agreement = facts_agreement(made, made.judge(images), truths)
     assert (agreement.objects is not None, agreement.places is not None) == (
         part == "things",
         part == "classes",
@@ -239,10 +238,10 @@ def test_the_measures_of_the_judges_are_those_of_what_they_say() -> None:
     judged = made.judge(images)
     assert judged.classes is not None
     assert judged.maps is not None
-    accuracy = class_accuracy(made, images, judged.classes.argmax(1))
+    accuracy = class_agreement(made.class_of(images), judged.classes.argmax(1))
     assert accuracy is not None
     assert accuracy.top1.mean == 1.0
-    agreement = mean_iou(made, images, judged.maps)
+    agreement = map_agreement(made.segment(images), judged.maps, len(made.categories))
     assert agreement is not None
     assert agreement.mean_iou == 1.0
 

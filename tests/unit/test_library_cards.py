@@ -66,6 +66,13 @@ def test_the_card_of_a_codebook_of_another_tower_does_not_call_it_clip(tmp_path:
     assert "**CLIP.**" not in text
 
 
+def test_centroids_that_are_the_vectors_leave_no_error_to_compare(tmp_path: Path) -> None:
+    facts = {"objective": 0.0, "prefixes": [{"k": 2, "objective": 0.5}]}
+    text = codebook_card(publish_centroids(tmp_path / "patches", torch.eye(4), "tiny:random:0", **facts))
+    assert "| 2 | 0.5 | – |" in text
+    assert "| 4 | 0 | – |" in text
+
+
 def test_facts_are_shown_as_text() -> None:
     shown = [value(item) for item in (None, True, 1234, 0.5, {"a": 1}, [1, 2], [], "a_b")]
     assert shown == ["none", "yes", "1,234", "0.5", "a: 1", "1; 2", "none", "a\\_b"]

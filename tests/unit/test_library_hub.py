@@ -25,6 +25,7 @@ from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library.cards import tokenizer_card
 from vqpipe.library.measured import card_metrics
 from vqpipe.tokenizers import tokenizer as training
+from vqpipe.tokenizers.identity import tokenizer_digest
 
 RECIPES = every_recipe()
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -212,18 +213,22 @@ def test_the_card_says_what_is_known(saved: Path, tmp_path: Path) -> None:
     def of(own: dict[str, float]) -> dict[str, float]:
         return {"mean": 21.5, "low": 21.4, "high": 21.6, **own}
 
+    tokenizer = Tokenizer.from_pretrained(saved)
     measured = {
-        "psnr": of({}), "fd_clip": 0.35,
+        "sha256": tokenizer_digest(tokenizer), "psnr": of({}), "fd_clip": 0.35,
         "protocol": {"num_images": 2000, "split": "test", "resolution": 64, "features": "clip x"},
         "codes": {"code": {"utilisation": 0.5, "perplexity": 7.0, "num_codes": 16, "num_tokens": 99}},
     }  # fmt: skip
     (tmp_path / "metrics.json").write_text(json.dumps(measured))
-    tokenizer = Tokenizer.from_pretrained(saved)
     text = tokenizer_card(tokenizer, metrics=card_metrics(tmp_path / "metrics.json", tokenizer))
     assert "| PSNR, dB | 21.5 | 21.4 to 21.6 |" in text
     assert "| code | 0.5000 | 7.0 | 16 | 99 |" in text
     assert "2,000 images (test)" in text
     assert "| codes (code) | 16 |" in text
+    for other in ({**measured, "sha256": "0" * 64}, {k: v for k, v in measured.items() if k != "sha256"}):
+        (tmp_path / "metrics.json").write_text(json.dumps(other))
+        with pytest.raises(MismatchError, match="has no numbers of this tokenizer"):
+            card_metrics(tmp_path / "metrics.json", tokenizer)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(ArtifactError, match="does not contain the metrics"):
         card_metrics(tmp_path / "metrics.json", tokenizer)

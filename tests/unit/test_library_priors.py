@@ -140,6 +140,19 @@ def test_another_condition_gives_other_images(
     assert torch.equal(prior.sample(16, **one, guidance=0.0), prior.sample(16, guidance=1.0))
 
 
+def test_stored_options_of_guidance_go_when_it_is_turned_off(tmp_path: Path) -> None:
+    sampling = {**PRIORS["masked"].example()["sampling"], "guidance": 3.0, "guidance_ramp": "linear"}
+    prior = ImagePrior.from_pretrained(write_prior(tmp_path, "ramp", kind="masked", sampling=sampling))
+    images = prior.sample(2, classes="circle", guidance=1.0, seed=0)
+    assert torch.equal(
+        images, prior.sample(2, classes="circle", guidance=1.0, guidance_ramp="constant", seed=0)
+    )
+    refused(
+        lambda: prior.sample(2, classes="circle", guidance=1.0, guidance_ramp="linear"),
+        "guidance_ramp needs guidance other than 1",
+    )
+
+
 def test_samples_are_those_of_the_prior_itself_decoded(load: Any, root: Path) -> None:
     image_prior = load("gpt")
     prior = read_prior(root / "artifacts/prior/gpt").prior

@@ -21,6 +21,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.priors import examples as module
 from vqpipe.priors.examples import Examples, KeptTexts, scaled, some
 from vqpipe.priors.text import ClipText, TextEncoder
+from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 from vqpipe.vision.clip import Clip
@@ -125,8 +126,13 @@ def test_a_step_draws_a_caption_and_a_measurement_takes_the_first(folder: Path) 
     assert own.first_captions(np.arange(5)) == [
         "a dark picture", "a light one", "", "", LONG,
     ]  # fmt: skip
-    drawn = {own.conditions(np.array([1]), step).captions[0] for step in range(20)}
-    assert drawn == {"a light one", "a light picture"}
+    drawn = [own.conditions(np.array([1]), step).captions[0] for step in range(20)]
+    assert set(drawn) == {"a light one", "a light picture"}
+    # An image's number is its place in the stream of the step, for any batch that it is in.
+    for step, text in enumerate(drawn):
+        numbers = numpy_rng(own.config.seed, "prior", "captions", step).random(len(own.images))
+        assert text == CAPTIONS[1][int(2 * numbers[1])]
+        assert own.conditions(np.array([4, 1, 0]), step).captions[1] == text
 
 
 def test_captions_and_images_without_their_other_side_are_counted(folder: Path) -> None:
@@ -198,6 +204,21 @@ def test_latents_are_kept_where_they_fit(folder: Path, monkeypatch: pytest.Monke
     latents = found["train"].latents(np.array([3, 11]))
     torch.testing.assert_close(latents, whole[[3, 11]], rtol=1e-5, atol=1e-6)
     assert bool(read) != fits
+
+
+def test_a_constant_channel_is_not_divided(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every, encode = {name: examples(folder, name) for name in COUNTS}, Examples.latents
+
+    def latents(self: Examples, rows: Any) -> Tensor:
+        found = encode(self, rows).clone()
+        found[:, 1] = 0.25
+        return found
+
+    monkeypatch.setattr(Examples, "latents", latents)
+    std = scaled(every)["train"].latent_std
+    assert std[1] == 1.0
+    assert std[0] != 1.0
+    assert torch.isfinite(scaled(every)["test"].batch(slice(0, 2))[0]).all()
 
 
 def test_a_draw_is_of_all_rows_rising_and_the_same_for_one_seed_and_split(folder: Path) -> None:

@@ -14,7 +14,7 @@ from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.priors import cross_entropy
 from vqpipe.priors.contract import Condition, ImageSpace
-from vqpipe.priors.masked import Masked, MaskedParams, cell_classes
+from vqpipe.priors.masked import Masked, MaskedParams
 from vqpipe.priors.orders import ParallelSampling, choose, halton_order, step_of
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 
@@ -340,11 +340,6 @@ def test_noise_that_an_order_would_ignore_is_refused() -> None:
 
 
 # ---- label maps
-
-
-def test_a_cell_has_the_class_of_most_of_its_pixels() -> None:
-    label_map = torch.tensor([[0, 0, 1, 1], [0, 2, 1, -1], [-1, -1, 2, 2], [-1, 2, 1, 2]])[None]
-    assert cell_classes(label_map, (2, 2)).tolist() == [[0, 1, -1, 2]]
 
 
 def test_a_map_changes_its_own_cell_and_one_that_does_not_divide_is_refused() -> None:

@@ -21,7 +21,6 @@ from vqpipe.priors.measure_conditions import (
     ClassWatcher,
     MapWatcher,
     TextWatcher,
-    another,
     condition_metrics,
     r_precision,
 )
@@ -58,15 +57,7 @@ def show(watcher: Any, name: str, images: Tensor, size: int, features: Tensor | 
 @pytest.fixture(autouse=True)
 def _the_next_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chance is the next image's condition in these tests, so that it can be worked out."""
-    monkeypatch.setattr(measure_conditions, "another", lambda n: np.roll(np.arange(n), -1))
-
-
-def test_another_image_is_drawn_and_always_the_same() -> None:
-    order = another(500)
-    assert sorted(order.tolist()) == list(range(500))
-    assert np.array_equal(order, another(500))
-    assert (order == np.arange(500)).sum() < 10
-    assert (order == (np.arange(500) + 1) % 500).sum() < 10, "neighbours are often of one class"
+    monkeypatch.setattr(measure_conditions, "other_examples", lambda n, seed: np.roll(np.arange(n), -1))
 
 
 def test_samples_have_the_asked_classes_and_test_images_their_own() -> None:

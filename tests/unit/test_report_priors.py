@@ -16,6 +16,9 @@ from vqpipe.artifacts.publish import publish_sealed, tree_digest
 from vqpipe.evaluation.judges_measure import ClassAgreement, DetectionAgreement
 from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.metrics.measured import Interval
+from vqpipe.priors.measure import PriorMetrics
+from vqpipe.report.about_results import _best_priors
+from vqpipe.report.blocks import Absent
 from vqpipe.report.build import Report, build_report
 from vqpipe.report.names import NOT_MEASURED
 from vqpipe.report.pictures import label_colours
@@ -46,6 +49,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     write_prior(root, 0, text, captions=True, condition="text", agreement=text_agreement())
     write_prior(root, 1, maps, maps=True, holes=True, condition="label_map", completion=filled_hole())
     return build_report(root / "artifacts", params, PARAMS)
+
+
+def test_the_first_sentence_ranks_no_priors_that_were_not_measured_alike() -> None:
+    def measured(fd_clip: float, num_samples: int) -> PriorMetrics:
+        known = {"measured": {"protocol": {"digest": f"of {num_samples}"}}, "samples": {"fd_clip": fd_clip}}
+        return filled(PriorMetrics, {**known, "condition": "class", "num_samples": num_samples})
+
+    same = list(_best_priors({"one": measured(3.0, 500), "two": measured(2.0, 500)}))
+    assert "two, 2.00, and next one, 3.00" in same[0].text
+    apart = list(_best_priors({"one": measured(3.0, 5000), "two": measured(9.0, 256)}))
+    assert [type(block) for block in apart] == [Absent]
+    assert "do not share one digest of the protocol" in apart[0].text
+    assert "one: of 5000; two: of 256" in apart[0].text
 
 
 def test_samples_are_shown_with_their_captions_and_maps(report: Report) -> None:

@@ -23,6 +23,7 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.metrics.floors import FloorsParams, from_patches
+from vqpipe.metrics.others import other_examples
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS
@@ -34,7 +35,7 @@ from vqpipe.tasks.inputs import (
     Latents,
     Nothing,
     PatchCodes,
-    other_examples,
+    view_of,
 )
 from vqpipe.tasks.masked_words import best_words, commonest_words, draw_masks, word_counts, word_recall
 from vqpipe.tasks.relations import relate
@@ -232,7 +233,7 @@ def test_an_aligner_is_a_head_of_the_tasks_that_it_was_trained_for() -> None:
         for name, losses in {"global": ["global"], "masked": ["masked"], "all": []}.items()
     }
     assert fits == {
-        "global": ["retrieval", "relations"],
+        "global": ["retrieval"],
         "masked": ["masked_words", "relations"],
         "all": [*CAPTION_KINDS],
     }
@@ -422,6 +423,23 @@ def test_heads_learn_what_the_codes_show_and_leave_the_tokenizer_alone(
     labels = ImageSplit.open(dataset, "test", 16).labels
     same = (labels == labels[other_examples(32, 3)]).mean()
     assert found.counts[3].other_image.mean == pytest.approx((2 + same) / 3, abs=0.07)
+
+
+@pytest.mark.parametrize("input", ["codes", "latents", "none", "clip"])
+def test_an_aligners_own_head_is_measured_on_codes_alone(
+    learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path, input: str
+) -> None:
+    dataset, clip, tokenizer = learnable
+    short = {**TRAINING, "num_steps": 2}
+    settings = config("retrieval", training=short, batch_size=16, head={"max_tokens": 8})
+    asked = TASKS["retrieval"](settings, dataset, clip, 16, tmp_path)
+    known, space = asked.known(asked.examples("train")), view_of("codes", tokenizer, clip).space
+    own: Any = asked.head(space, known).eval()
+    found = solve_task(
+        settings.model_copy(update={"input": input}), tokenizer, own, dataset, clip,
+        scratch=tmp_path, curves=None, device=CPU, title="own",
+    )  # fmt: skip
+    assert (found.metrics.own is not None) == (input == "codes")
 
 
 def test_retrieval_learns_which_caption_is_an_images(

@@ -22,6 +22,7 @@ from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError, SetupError
 from vqpipe.metrics.caption_scores import caption_scores
 from vqpipe.metrics.measured import interval
+from vqpipe.metrics.others import other_examples
 from vqpipe.params.base import merged, validate
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.report.about_captioning import section
@@ -33,7 +34,7 @@ from vqpipe.tasks.beam import beam_search
 from vqpipe.tasks.caption_numbers import named_objects, scored
 from vqpipe.tasks.captioner import Captioner
 from vqpipe.tasks.captioning import Captioning, TrainCaptioned, bits_per_word, human_sets
-from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, other_examples
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.languages import Coder, Gpt2Language, Language, coder_of, known_coder
 from vqpipe.tasks.solve import Solved, solve_task
 from vqpipe.tasks.stored import load_head

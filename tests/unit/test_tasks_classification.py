@@ -18,11 +18,12 @@ from tests.small_tasks import COMMON, JOINT
 from tests.tiny import TOKENIZER
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError, MismatchError, SetupError
+from vqpipe.metrics.others import other_examples
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.classification import Classification, Labelled, confusion
 from vqpipe.tasks.heads import HeadParams
-from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, other_examples, view_of
+from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, view_of
 from vqpipe.tasks.task import task_entry
 from vqpipe.tasks.vit import code_vit, load_mae, tokens_of
 

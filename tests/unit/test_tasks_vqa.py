@@ -16,10 +16,11 @@ from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
 from vqpipe.data.records import Question
 from vqpipe.errors import DataError, ParamsError
+from vqpipe.metrics.others import other_examples
 from vqpipe.metrics.wups import wups
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS, vqa
-from vqpipe.tasks.inputs import FrozenInputs, other_examples, view_of
+from vqpipe.tasks.inputs import FrozenInputs, view_of
 from vqpipe.tasks.task import Album, task_entry
 from vqpipe.tasks.vqa import Asked, Floors, TrainAsked, Vqa
 from vqpipe.tasks.words import PAD, UNKNOWN

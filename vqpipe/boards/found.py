@@ -90,13 +90,13 @@ def read_boards(root: Path) -> list[Found]:
 def with_samples(results: Results, generated: Results) -> Results:
     """A board's results with the FD-CLIP of samples of tokenizers that the board of generation trained alike.
 
-    A row gets it, seed by seed, where its params are those of the other board's row of the same name.
+    A row gets it, seed by seed, where its params are those of the other board's row of the same name. The tokenizer is
+    another training of them, and the features may be of another fit of the CLIP.
     """
-    boards = results.board, generated.board
+    first, second = results.board, generated.board
     alike = [
         row for row in results.metrics
-        if row in generated.board.rows
-        and len({str(merged(board.common, board.rows[row])) for board in boards}) == 1
+        if row in second.rows and merged(first.common, first.rows[row]) == merged(second.common, second.rows[row])
     ]  # fmt: skip
 
     def runs(row: str) -> dict[int, Mapping[str, Any]]:

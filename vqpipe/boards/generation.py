@@ -43,6 +43,8 @@ class GenerationBoard(Board):
 
     @model_validator(mode="after")
     def _priors_fit(self) -> Self:
+        if self.tasks is not None and self.priors:
+            raise ValueError("tasks and priors are both set: the rows of a board have tasks or priors")
         for name, own in self.priors.items():
             if set(own) & {"tokenizer", "seed"}:
                 raise ValueError(f"priors.{name} sets tokenizer or seed, which are the run's")
@@ -78,7 +80,7 @@ class GenerationBoard(Board):
 
 
 def read_board(path: Path) -> GenerationBoard:
-    """Read the params file of any board; one without priors is as `load_board` reads it.
+    """Read the params file of any board; without `priors`, its rows are those of `load_board`.
 
     Raises:
         ParamsError: the file is missing, or a section is missing or wrong.

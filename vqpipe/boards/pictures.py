@@ -153,8 +153,7 @@ def _places(lines: Sequence[Line], x: Axis, y: Axis) -> list[list[tuple[float, f
 
 def _frame(x: Axis, y: Axis, x_label: str, y_label: str, alt: str) -> Iterator[str]:
     right, bottom = x.start + x.length + _INSIDE, HEIGHT - _BOTTOM
-    css = files("vqpipe.report").joinpath("templates/page.css").read_text(encoding="utf-8")
-    colours = css[: css.index("}\n}") + 3]  # the two sets of colours
+    colours = files("vqpipe.report").joinpath("templates/colours.css").read_text(encoding="utf-8").rstrip()
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'role="img" aria-label="{escape(alt)}">{MARK}<style>{colours}{_STYLE}</style>'

@@ -1,7 +1,7 @@
 """What a row was made from, by recipe: equal on every machine, so that a board can be continued on another one.
 
 A CLIP or codebook that is fitted again with the same params on the same data has other last digits on another kind of
-processor, and so another digest. Rows are told apart by how their inputs are made instead: stage and params of each
+processor, and so another digest. Rows are distinguished by how their inputs are made instead: stage and params of each
 artifact, and of those that it was made from, down to data that are equal byte for byte.
 """
 

@@ -26,7 +26,7 @@ from vqpipe.evaluation.reconstructions import MetricNetworks
 from vqpipe.evaluation.speed import SpeedMetrics, measure_speed
 from vqpipe.metrics.codes import UsageMetrics
 from vqpipe.runtime.memory import PeakMemory
-from vqpipe.tasks.captions import CaptionTaskParams
+from vqpipe.tasks.caption_tasks import CaptionTaskParams
 from vqpipe.tasks.solve import solve_tasks
 from vqpipe.tasks.task import TaskMetrics, TaskParams
 from vqpipe.tokenizers.captions import check_max_tokens

@@ -1,4 +1,4 @@
-"""What a reader remembers of the boards: sentences made from the rows, each only while its rows are there.
+"""Summary sentences of the boards, made from the rows, each only while its rows are there.
 
 Every sentence computes its numbers, and its words (above, below, cannot be distinguished) by the rule of the verdicts,
 so that it changes or disappears when the rows do.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from vqpipe.data.loader import ImageSplit, drawn_positions
 from vqpipe.data.records import Bad, count_by_reason
 from vqpipe.data.stream import IMAGES_LAYOUT, squares
 from vqpipe.data.walk import images_below, no_images
-from vqpipe.evaluation.measure import EvaluateParams, Evaluation, evaluate
+from vqpipe.evaluation.measure import EvaluateParams, Evaluation, EvaluationMetrics, evaluate
 from vqpipe.evaluation.pictures import ExampleParams
 from vqpipe.evaluation.reconstructions import Images, MetricNetworks, TokenizerLike
 from vqpipe.metrics.distances import DistanceParams
@@ -25,6 +25,7 @@ from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.batches import large_array
 from vqpipe.runtime.device import device
 from vqpipe.runtime.terminal import track
+from vqpipe.tokenizers.identity import tokenizer_digest
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -84,7 +85,13 @@ def evaluate_dataset(dataset: Path, clip: Path, tokenizer: Path, config: Evaluat
     test = ImageSplit.open(dataset, "test", model.resolution)
     train = ImageSplit.open(dataset, "train", model.resolution)
     drawn = SplitImages.draw(test, config.num_images, config.seed)
-    return evaluate(model, drawn, config, networks, SplitImages.draw(train, None, config.seed))
+    measured = evaluate(model, drawn, config, networks, SplitImages.draw(train, None, config.seed))
+    return None if measured is None else replace(measured, metrics=_named(measured.metrics, model))
+
+
+def _named(metrics: EvaluationMetrics, tokenizer: Tokenizer) -> EvaluationMetrics:
+    """The metrics with the digest of the tokenizer that they are of."""
+    return metrics.model_copy(update={"sha256": tokenizer_digest(tokenizer)})
 
 
 def evaluate_images(
@@ -118,7 +125,7 @@ def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> 
     model = Tokenizer.from_pretrained(tokenizer, where)
     network = Clip.load(clip, where) if clip is not None else None
     loaded, left_out = read_folder(images, model.resolution)
-    metrics = evaluate_images(loaded, model, network, where).metrics
+    metrics = _named(evaluate_images(loaded, model, network, where).metrics, model)
     return {**metrics.plain(), "left_out": left_out}
 
 

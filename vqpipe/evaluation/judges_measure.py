@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
@@ -85,17 +85,6 @@ class DetectionAgreement(Metrics):
     """Share of the true adjectives of matched objects that are seen; None where there are none."""
 
 
-def class_accuracy(
-    judges: Judges, images: UInt8[Tensor, "n 3 H W"], labels: Int64[Tensor, " n"]
-) -> ClassAgreement | None:
-    """How often images are of the class that was asked for; as `class_agreement`.
-
-    Raises:
-        MismatchError: there is no classifier.
-    """
-    return class_agreement(judges.class_of(images), labels)
-
-
 def class_agreement(chances: Float[Tensor, "n c"], labels: Int64[Tensor, " n"]) -> ClassAgreement | None:
     """How often the likeliest class is the asked one; None where no image has a class.
 
@@ -127,17 +116,6 @@ def confusion(found: Int64[Tensor, "n H W"], true: Int64[Tensor, "n H W"], k: in
     return torch.bincount(true[known] * k + found[known], minlength=k * k).view(k, k)
 
 
-def mean_iou(
-    judges: Judges, images: UInt8[Tensor, "n 3 H W"], label_map: Int64[Tensor, "n H W"]
-) -> MapAgreement | None:
-    """How well images follow the label maps that were asked for; as `map_agreement`.
-
-    Raises:
-        MismatchError: there is no segmenter.
-    """
-    return map_agreement(judges.segment(images), label_map, len(judges.categories))
-
-
 def map_agreement(
     found: Int64[Tensor, "n H W"], label_map: Int64[Tensor, "n H W"], k: int
 ) -> MapAgreement | None:
@@ -162,8 +140,16 @@ def map_agreement(
             "a class of pixels that the judges do not know", found=int(label_map.max()),
             expected=f"0 to {k - 1}",
         )  # fmt: skip
-    counts = confusion(found, label_map, k).double()
-    both, asked = counts.diagonal(), counts.sum(1)
+    return map_scores(confusion(found, label_map, k))
+
+
+def map_scores(counts: Int64[Tensor, "k k"]) -> MapAgreement | None:
+    """Intersection over union of the found and the asked classes; None where no pixel has a class.
+
+    Args:
+        counts: as `confusion` gives them.
+    """
+    both, asked = counts.diagonal().double(), counts.sum(1)
     occurs = asked > 0
     if not occurs.any():
         return None
@@ -172,13 +158,6 @@ def map_agreement(
         mean_iou=float(iou[occurs].mean()), pixel_accuracy=float(both.sum() / asked.sum()),
         num_classes=int(occurs.sum()),
     )  # fmt: skip
-
-
-def caption_agreement(
-    judges: Judges, images: UInt8[Tensor, "n 3 H W"], truths: Sequence[Stated]
-) -> CaptionAgreement:
-    """How much of what captions state is found in their images; as `facts_agreement`."""
-    return facts_agreement(judges, judges.judge(images), truths)
 
 
 def facts_agreement(judges: Judges, judged: Judged, truths: Sequence[Stated]) -> CaptionAgreement:

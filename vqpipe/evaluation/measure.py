@@ -201,6 +201,8 @@ class EvaluationProtocol(Metrics):
 class EvaluationMetrics(ReconstructionMetrics):
     """What the `evaluate` stage measures: a tokenizer at the top level, floors and the ceiling to compare with."""
 
+    sha256: str | None = None
+    """Digest of the tokenizer (`vqpipe.tokenizers.identity`); None in a row of a board, which publishes none."""
     num_identical: int
     """Images reconstructed without any error."""
     codes: dict[str, CodeMetrics]

@@ -213,7 +213,7 @@ def _patches(patches: PatchesCodebook) -> dict[str, Any]:
     return {
         "patches": patches,
         "nested": [
-            [f"{k:,}", f"{objective:.5g}", f"{objective / whole:.3f}"]
+            [f"{k:,}", f"{objective:.5g}", f"{objective / whole:.3f}" if whole else "–"]
             for k, objective in sorted(patches.prefixes.items())
         ],
         "spreads": [

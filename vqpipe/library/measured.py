@@ -73,7 +73,7 @@ class CardMetrics:
         ]  # fmt: skip
 
     def eval_results(self, dataset: str | None) -> list[EvalResult]:
-        """The entries of `model-index`, without times, which say more about a machine.
+        """The entries of `model-index`, without times, which depend on the machine.
 
         Args:
             dataset: an id on the Hub or another name of the images; the folder's name by default.
@@ -115,12 +115,12 @@ def card_metrics(path: Path, tokenizer: Tokenizer) -> CardMetrics:
 
     Raises:
         ArtifactError: no such file, or not the metrics of tokenizers.
-        MismatchError: a bench of other tokenizers.
+        MismatchError: the metrics of other tokenizers, or metrics that do not name their tokenizer.
     """
     try:
         content, _ = parse_sealed(path.read_bytes(), path, required=False)
         protocol, images = content["protocol"], content.get("measured", {}).get("images", {})
-        own = _own(content["tokenizers"], tokenizer, path) if "tokenizers" in content else content
+        own = _own(content.get("tokenizers", [content]), tokenizer, path)
         made = CardMetrics(
             own, int(protocol["num_images"]), str(protocol.get("split") or images["split"]), protocol.get("folder"),
             int(protocol["resolution"]), str(protocol.get("features", "none")), images, own.get("speed", {}),
@@ -135,14 +135,15 @@ def card_metrics(path: Path, tokenizer: Tokenizer) -> CardMetrics:
 
 
 def _own(listed: list[dict[str, Any]], tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
-    """The entry with the digest of this tokenizer."""
+    """The entry with the digest of this tokenizer; one of `vqpipe evaluate` has no name."""
     digest = tokenizer_digest(tokenizer)
     for one in listed:
-        if one["sha256"] == digest:
+        if one.get("sha256") == digest:
             return one
+    known = [f"{one.get('name', 'sha256')}: {one.get('sha256', 'none')[:SHOWN]}…" for one in listed]
     raise MismatchError(
-        f"{path} has no numbers of this tokenizer", expected=f"sha256 {digest[:SHOWN]}…",
-        found=", ".join(f"{one['name']}: {one['sha256'][:SHOWN]}…" for one in listed),
+        f"{path} has no numbers of this tokenizer", expected=f"sha256: {digest[:SHOWN]}…",
+        found=", ".join(known), run="vqpipe evaluate IMAGES --tokenizer FOLDER",
     )  # fmt: skip
 
 

@@ -258,7 +258,7 @@ class ImagePrior:
 
         Raises:
             MismatchError: a prior that takes no map; not a PNG of one number per pixel, or a greyscale one of other
-                than 8 bits, whose numbers are not told apart from grey levels; another size; unknown classes.
+                than 8 bits, whose numbers cannot be distinguished from grey levels; another size; unknown classes.
         """
         self._need_taken({"label_map": path})
         classes, side = self.prior.space.map_classes, self.resolution
@@ -378,8 +378,9 @@ class ImagePrior:
         whole = config.model_dump(mode="json")
         whole["sampling"] = {**whole["sampling"], **changes}
         own = whole["sampling"]
-        if own["guidance"] == 1 and "guided_positions" in own and "guided_positions" not in changes:
-            own["guided_positions"] = None  # which belongs to the guidance that was stored
+        if own["guidance"] == 1:  # the stored options of guidance belong to that which was stored
+            off = {"guided_positions": None, "guidance_ramp": "constant"}
+            own |= {name: value for name, value in off.items() if name in own and name not in changes}
         return validate(whole, "prior", type(config), "this prior").sampling
 
     @torch.no_grad()

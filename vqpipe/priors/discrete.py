@@ -92,7 +92,7 @@ class Transitions(nn.Module):
         return torch.where(kept, codes, torch.where(changed, other, self.num_codes))
 
     def stays_masked(self, time: int, before: int) -> float:
-        """Probability that a code that is masked at a time was masked at an earlier one, whatever the image is."""
+        """Probability that a code that is masked at a time was masked at an earlier one, for any image."""
         return float(self.mask[before + 1] / self.mask[time + 1])
 
     def posterior(

@@ -21,7 +21,7 @@ from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import NO_LABEL, Batch, Condition, PriorParams, deviations
 from vqpipe.priors.text import TextEncoder
 from vqpipe.runtime.batches import slices
-from vqpipe.runtime.seeds import numpy_rng
+from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSplit
 
@@ -29,6 +29,8 @@ KEPT_BYTES = 256 << 20
 """Most memory for the latents of the training images, and for the features of their captions."""
 IMAGES_AT_ONCE, TEXTS_AT_ONCE, MAPS_AT_ONCE = 64, 256, 256
 """Encoded or decoded at once; fixed, so that what is kept does not depend on the training's batches."""
+CONSTANT = 1e-6
+"""Deviation up to which a channel of the latent is constant, and is not divided by it."""
 
 
 class KeptTexts(TextEncoder):
@@ -58,8 +60,8 @@ class KeptTexts(TextEncoder):
 def some(of: int, count: int, seed: int, what: str) -> Int64[np.ndarray, " n"]:
     """`count` of `of` rows, or all of them, drawn without replacement and rising.
 
-    The first ones would be those of a few classes in a split that is in the order of its classes; so would be the first
-    of a rising draw, and a part of drawn rows is drawn again.
+    In a split that is ordered by class, the first rows, and the first of a rising draw, are of a few classes only; a
+    part of drawn rows is therefore drawn again.
 
     Args:
         what: names the draw; equal names and numbers give equal rows.
@@ -199,8 +201,8 @@ class Examples:
         return self.tokenizer.encode_latent(to_float(pixels).to(self.tokenizer.device)).float()
 
     def measured_latents(self) -> tuple[tuple[float, ...], Tensor | None]:
-        """Standard deviation of each channel of the latent over all images and positions, and the latents themselves
-        where they are no more than `KEPT_BYTES`; images pass in batches."""
+        """Standard deviation of each channel of the latent over all images and positions, 1 for a channel that is
+        constant, and the latents themselves where they are no more than `KEPT_BYTES`; images pass in batches."""
         count, total, square, kept = 0, torch.zeros(()), torch.zeros(()), None
         for rows in slices(len(self), IMAGES_AT_ONCE):
             own = self.latents(np.arange(rows.start, rows.stop)).cpu()
@@ -212,7 +214,8 @@ class Examples:
             count += channels.shape[1]
             total, square = total + channels.sum(1), square + channels.square().sum(1)
         mean = total / count
-        return tuple((square / count - mean.square()).clamp_min(0).sqrt().tolist()), kept
+        std = (square / count - mean.square()).clamp_min(0).sqrt()
+        return tuple(torch.where(std > CONSTANT, std, 1.0).tolist()), kept
 
     def _captions(self, rows: Int64[np.ndarray, " b"], step: int | None) -> list[str]:
         """A caption of each image, "" for one without: the first, or at a training step one that depends on the seed,
@@ -220,8 +223,10 @@ class Examples:
         own = [[text for text in self.images.captions[row] if text.strip()] or [""] for row in rows.tolist()]
         if step is None:
             return [texts[0] for texts in own]
-        draws = numpy_rng(self.config.seed, "prior", "captions", step).random(len(self.images))
-        return [texts[int(draws[row] * len(texts))] for row, texts in zip(rows.tolist(), own, strict=True)]
+        seed = derive(self.config.seed, "prior", "captions", step)
+        # Each image has its place in the stream of the step; the numbers of other images are not drawn.
+        streams = [np.random.Generator(np.random.PCG64(seed).advance(row)) for row in rows.tolist()]
+        return [texts[int(draws.random() * len(texts))] for draws, texts in zip(streams, own, strict=True)]
 
 
 def scaled(examples: Mapping[str, Examples]) -> dict[str, Examples]:

@@ -43,6 +43,7 @@ from vqpipe.priors.orders import (
     num_masked,
     step_of,
 )
+from vqpipe.priors.prefix import majority
 from vqpipe.priors.sampling import TokenSampling, draw, guide, image_generators, probabilities, uniform
 
 CACHED = 1 << 18
@@ -299,10 +300,10 @@ class Masked(Prior):
         if condition.text is not None and condition.text_ids is not None:
             given["text"], given["text_mask"] = condition.text, condition.text_ids >= 0
         if self.num_maps:
-            cells = torch.full((count, self.num_positions), -1, device=self.device)
+            cells = torch.full((count, self.num_positions), self.num_maps, device=self.device)
             if condition.label_map is not None:
-                cells = cell_classes(condition.label_map, self.grid)
-            given["cells"] = torch.where(cells < 0, self.num_maps, cells)
+                cells = majority(condition.label_map, self.grid, self.num_maps).flatten(1)
+            given["cells"] = cells
         return given
 
     def _features(
@@ -315,11 +316,3 @@ class Masked(Prior):
 
     def _heads(self) -> list[nn.Linear]:
         return [head for head in self.denoiser.heads if isinstance(head, nn.Linear)]
-
-
-def cell_classes(label_map: Int64[Tensor, "b H W"], grid: tuple[int, int]) -> Int64[Tensor, "b p"]:
-    """The class that most pixels of each token's cell have, -1 for none; the least one among equals."""
-    height, width = (whole // side for whole, side in zip(label_map.shape[1:], grid, strict=True))
-    cells = label_map.unfold(1, height, height).unfold(2, width, width).flatten(3).flatten(1, 2)
-    majority: Tensor = cells.mode(dim=-1).values
-    return majority

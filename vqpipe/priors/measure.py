@@ -302,11 +302,6 @@ def sample_batches(
         yield drawn, time.perf_counter() - begun
 
 
-def draw_samples(prior: Prior, condition: Condition, n: int) -> Tensor:
-    """All of `sample_batches`."""
-    return torch.cat([drawn for drawn, _ in sample_batches(prior, condition.rows, n)])
-
-
 def measure_sets(
     sets: Mapping[str, ImageBatches],
     test: ImageBatches,

@@ -2,8 +2,7 @@
 
 Every set of images is compared with the condition that it was made for. Reconstructions and real test images are
 compared with their own, which is the ceiling of the judge; images of codes drawn by frequency are the floor, and
-samples compared with the conditions of the set in an order that was drawn are chance: in order, neighbours are often of
-one class.
+samples compared with the conditions of other ones of the set are chance.
 
 Letters: n b images, H W pixels, c classes of pixels, m texts, e dimension of CLIP's space.
 """
@@ -24,7 +23,8 @@ from torch.nn import functional as F
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.evaluation.judges_captions import Stated, stated
-from vqpipe.evaluation.judges_measure import confusion, facts_found
+from vqpipe.evaluation.judges_measure import confusion, facts_found, map_scores
+from vqpipe.metrics.others import other_examples
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.vision.clip import Clip
 
@@ -34,15 +34,12 @@ if TYPE_CHECKING:
 CANDIDATES, DRAWS = 100, 10
 """R of R-precision, and how often the other R - 1 captions are drawn."""
 CHANCE = "another_condition"
-"""The row of samples that are compared with the conditions in the order of `another`."""
+"""The row of samples that are compared with the conditions of others."""
+OTHERS = 0
+"""Seed of which other one, the same for all priors."""
 OF_TEST = ("reconstructions", "test_images")
 """Sets that are test images, and have these images' own conditions."""
 CHUNK = 256
-
-
-def another(n: int) -> Int64[np.ndarray, " n"]:
-    """For each of `n` images another one of them, or in rare cases itself: an order that is drawn once for each n."""
-    return numpy_rng(0, "prior", "another", n).permutation(n)
 
 
 class Agreement(Metrics):
@@ -93,7 +90,7 @@ class ConditionMetrics(Metrics):
     test_images: Agreement
     """Test images with their own conditions: the ceiling."""
     another_condition: Agreement
-    """Chance: samples compared with the conditions in the order of `another`."""
+    """Chance: samples compared with the conditions of others, see `vqpipe.metrics.others`."""
     not_measured: dict[str, str] | None = None
     """Why a measure is absent, by its name."""
 
@@ -132,7 +129,7 @@ class ClassWatcher(Watcher):
     def agreement(self, name: str) -> Agreement:
         found = torch.cat(self._found["samples" if name == CHANCE else name])
         asked = self._own if name in OF_TEST else self._asked
-        asked = asked[another(len(asked))] if name == CHANCE else asked
+        asked = asked[other_examples(len(asked), OTHERS)] if name == CHANCE else asked
         known = asked >= 0
         if not known.any():
             return Agreement()
@@ -164,15 +161,15 @@ class MapWatcher(Watcher):
         found, at = self._judge.segment(images).cpu(), np.arange(rows.start, rows.stop)
         self._count_pixels(name, self._maps(at), found)
         if name == "samples":
-            self._count_pixels(CHANCE, self._maps(another(self._count)[at]), found)
+            self._count_pixels(CHANCE, self._maps(other_examples(self._count, OTHERS)[at]), found)
 
     def _count_pixels(self, name: str, truth: Int64[Tensor, "b H W"], found: Int64[Tensor, "b H W"]) -> None:
         own = confusion(found, truth, self._classes)
         self._counts[name] = self._counts[name] + own if name in self._counts else own
 
     def agreement(self, name: str) -> Agreement:
-        iou, accuracy = map_scores(self._counts[name])
-        return Agreement(mean_iou=iou, pixel_accuracy=accuracy)
+        found = map_scores(self._counts[name])
+        return Agreement(**found.model_dump(include={"mean_iou", "pixel_accuracy"})) if found else Agreement()
 
 
 class TextWatcher(Watcher):
@@ -210,7 +207,7 @@ class TextWatcher(Watcher):
         if not known.any():
             return Agreement()
         own, images = self._own[known], images[known]
-        own = own[another(len(own))] if name == CHANCE else own
+        own = own[other_examples(len(own), OTHERS)] if name == CHANCE else own
         similar = float((images * self._texts[own]).sum(1).mean())
         if self.num_candidates == 1:  # which would always be first
             return Agreement(clip_similarity=similar)
@@ -230,7 +227,7 @@ class CaptionWatcher(Watcher):
     """
 
     def __init__(self, judge: Judges, captions: Sequence[str]) -> None:
-        self._judge, self._another = judge, another(len(captions)).tolist()
+        self._judge, self._another = judge, other_examples(len(captions), OTHERS).tolist()
         self._truths = [
             stated(text, judge.things, judge.adjectives, judge.classes) if text.strip() else None
             for text in captions
@@ -297,21 +294,6 @@ def r_precision(
             right = (images[rows] * texts[own[rows]]).sum(1)
             first[draw] += int((cosines < right[:, None]).all(1).sum())
     return first / max(len(images), 1)
-
-
-def map_scores(counts: Int64[Tensor, "c c"]) -> tuple[float | None, float | None]:
-    """Mean intersection over union of the classes of the conditions, and the part of pixels that agree; None without a
-    pixel.
-
-    Args:
-        counts: pixels by their class in the condition (rows) and as found (columns).
-    """
-    right, asked = counts.diagonal().double(), counts.sum(1)
-    occurs = asked > 0
-    if not occurs.any():
-        return None, None
-    iou = right / (asked + counts.sum(0) - right)
-    return float(iou[occurs].mean()), float(right.sum() / asked.sum())
 
 
 def condition_metrics(

@@ -22,6 +22,7 @@ from vqpipe.errors import MismatchError
 from vqpipe.evaluation.judges import Judges
 from vqpipe.metrics.distances import Features, load_features
 from vqpipe.metrics.measured import DIGITS, ImagesDigest, Measured, measured_with, text_digest
+from vqpipe.metrics.others import other_examples
 from vqpipe.priors.artifact import MadeWith, PriorPictures, prior_digest, save_prior, weights_facts
 from vqpipe.priors.contract import Condition, ImageSpace, Prior, PriorParams
 from vqpipe.priors.examples import Examples, some
@@ -54,13 +55,13 @@ from vqpipe.priors.measure_completion import (
     metric_networks,
 )
 from vqpipe.priors.measure_conditions import (
+    OTHERS,
     CaptionWatcher,
     ClassWatcher,
     ConditionMetrics,
     MapWatcher,
     TextWatcher,
     Watcher,
-    another,
     condition_metrics,
 )
 from vqpipe.priors.measure_cost import known_batch, sampling_cost, training_cost
@@ -75,7 +76,7 @@ from vqpipe.tokenizers.tokens import TokenSet
 from vqpipe.training.objective import TrainingResult
 from vqpipe.vision.clip import Clip, weights_digest
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Number of the measuring protocol in the code: raise it when a change alters what a number means."""
 NUM_SHOWN, NUM_NEAREST = 64, 16
 """Samples in the grid, and those of them that are shown with their nearest training image."""
@@ -436,7 +437,7 @@ def _completion(
         fillings[name] = {
             "samples": torch.cat(parts),
             "unigram_samples": torch.where(mask, floor, own),
-            "another_image": torch.where(mask, own[torch.from_numpy(another(count))], own),
+            "another_image": torch.where(mask, own[torch.from_numpy(other_examples(count, OTHERS))], own),
         }
         generator = torch_rng(run.config.seed, "prior", "completion pictures", name)
         drawn = draw_completions(prior, own[few], mask, asked.condition, generator, NUM_COMPLETIONS)

@@ -185,6 +185,11 @@ def _check_inputs(
     empty = [name for name, split in splits.items() if not len(split)]
     if empty:
         raise MismatchError(f"there are no tokens in {', '.join(empty)}", run="dvc repro dataset")
+    if len(splits["test"]) < 2:
+        raise MismatchError(
+            "the split test has one image, and samples are compared with several", found="1 image",
+            expected="2 or more", run="dvc repro dataset",
+        )  # fmt: skip
     for name, opened in images.items():
         if opened.ids != splits[name].ids:
             raise MismatchError(

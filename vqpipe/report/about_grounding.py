@@ -26,7 +26,7 @@ from vqpipe.report.charts import close_svg, open_svg
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture
-from vqpipe.report.task_inputs import references
+from vqpipe.report.task_inputs import by_name, references
 from vqpipe.report.task_pairs import TaskRun
 from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
@@ -74,15 +74,10 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         own = [("box_accuracy", _of(name, "accuracy")), ("box_iou", _of(name, "iou"))]
         rows += [row[:1] + row[2:] for row in references(found, words, own, 5)]
     names = ("box_accuracy", "box_iou", "box_other_image", "box_gain", "box_alike")
-    first = measured[0].metrics.protocol
-    assert isinstance(first, GroundingProtocol)
-    left = ", ".join(f"{number(count)} {reason}" for reason, count in first.num_left_out.items())
+    counts = by_name([(run.label, _counts(run)) for run in measured], " ")
     note = (
-        f"{counted(first.num_expressions, 'expression')} of {counted(first.num_images, 'test image')}; heads are "
-        f"trained on {number(first.num_train_expressions)}. Left out: {left or 'none'}; cut: {number(first.num_cut)}; "
-        f"with an unknown word: {number(first.num_unknown)}. Rows in italics are references: the same head and steps "
-        "on another input, then rules without a head. Small print: 95 % bootstrap interval over the expressions. "
-        f"{HIGHER} higher is better."
+        f"{counts} Rows in italics are references: the same head and steps on another input, then rules without "
+        f"a head. Small print: 95 % bootstrap interval over the expressions. {HIGHER} higher is better."
     )
     lead = (
         "One box for each expression, from the codes and the words (TransVG's head, LG-VQ's setting). A number is due "
@@ -91,6 +86,17 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     columns = [Column("input of the head", numeric=False), *map(column, names)]
     quiet = frozenset(range(codes, len(rows)))
     return [Text(lead), Table("Boxes of expressions", columns, rows, note, quiet)]
+
+
+def _counts(run: TaskRun) -> str:
+    own = run.metrics.protocol
+    assert isinstance(own, GroundingProtocol)
+    left = ", ".join(f"{number(count)} {reason}" for reason, count in own.num_left_out.items())
+    return (
+        f"{counted(own.num_expressions, 'expression')} of {counted(own.num_images, 'test image')}; heads are trained "
+        f"on {number(own.num_train_expressions)}. Left out: {left or 'none'}; cut: {number(own.num_cut)}; with an "
+        f"unknown word: {number(own.num_unknown)}."
+    )
 
 
 def _of(part: str, name: str) -> Any:

@@ -68,13 +68,13 @@ def _best_tokenizer(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
     """Which tokenizer has the highest PSNR, next to the second, and what k-means on pixels reaches."""
     order = sorted(evaluate, key=lambda name: -evaluate[name].psnr.mean)
     best = evaluate[order[0]]
-    told = (
+    text = (
         f"{order[0]} has the highest PSNR, {_at(best)}"
         if order[1:]
         else f"{order[0]} has a PSNR of {_at(best)}"
     )
     if order[1:]:
-        told += f"; next is {order[1]} with {_at(evaluate[order[1]])}"
+        text += f"; next is {order[1]} with {_at(evaluate[order[1]])}"
     floors = best.floors
     for name, floor in (
         ("patch_kmeans", floors.patch_kmeans),
@@ -82,14 +82,14 @@ def _best_tokenizer(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
     ):
         if floor is not None:
             label = FLOORS[name].removeprefix("floor: ")
-            told += f". Without a network, {label} reaches {number(floor.psnr.mean, 2)} dB"
-            told += f" at {number(floor.bits_per_image, 0)} bits"
+            text += f". Without a network, {label} reaches {number(floor.psnr.mean, 2)} dB"
+            text += f" at {number(floor.bits_per_image, 0)} bits"
             break
     count, split = counted(best.protocol.num_images, "image"), best.protocol.split
     runs = "One training run each" if order[1:] else "One training run"
-    told += f". {runs}, measured on {count} of the {split} split. In brackets and in small print: the 95 % bootstrap"
-    told += " interval of the mean over images; how much training seeds vary is not measured here."
-    return Text(told, [("All measures", "tokenizers")])
+    text += f". {runs}, measured on {count} of the {split} split. In brackets and in small print: the 95 % bootstrap"
+    text += " interval of the mean over images; how much training seeds vary is not measured here."
+    return Text(text, [("All measures", "tokenizers")])
 
 
 def _at(metrics: EvaluationMetrics) -> str:
@@ -175,7 +175,7 @@ def _distance(prior: Mapping[str, PriorMetrics]) -> str | None:
     return next((n for n in SETS if any(getattr(m.samples, n) is not None for m in prior.values())), None)
 
 
-def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
+def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Block]:
     """For each condition the prior whose samples are nearest to test images, next to the second and to real images."""
     name = _distance(prior)
     groups: dict[str, dict[str, float]] = {}
@@ -185,19 +185,21 @@ def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
             groups.setdefault(metrics.condition, {})[pair] = value
     if name is None or not groups:
         return
+    apart = list(unlike(prior))
+    if apart:
+        yield from apart
+        return
 
     def shown(value: float) -> str:
         return cell(name, value).text
 
-    told = []
+    best_of = []
     for condition, found in groups.items():
         order = sorted(found, key=found.__getitem__)
         best = ", and next ".join(f"{pair}, {shown(found[pair])}" for pair in order[:2])
         named = condition_name(prior[order[0]])
-        told.append(f"{best} (no condition)" if condition == "none" else f"{best} (condition: {named})")
-    text = (
-        f"{measure(name).label} between samples and test images, lowest of each condition: {'; '.join(told)}"
-    )
+        best_of.append(f"{best} (no condition)" if condition == "none" else f"{best} (condition: {named})")
+    text = f"{measure(name).label} between samples and test images, lowest of each condition: {'; '.join(best_of)}"
     real = {
         shown(value) for m in prior.values() if (value := getattr(m.train_images, name, None)) is not None
     }
@@ -206,10 +208,8 @@ def _best_priors(prior: Mapping[str, PriorMetrics]) -> Iterator[Text]:
     given = [GIVEN[condition] for condition in groups if condition in GIVEN]
     if given:
         text += f". The {' and '.join(given)} asked for are those of these test images, which helps"
-    counts = sorted({m.num_samples for m in prior.values()})
-    text += (
-        f". {' or '.join(map(number, counts))} samples from one training run; the distance has no interval."
-    )
+    count = number(prior[next(iter(prior))].num_samples)
+    text += f". {count} samples from one training run; the distance has no interval."
     yield Text(text, [("All measures", "priors")])
 
 

@@ -48,7 +48,7 @@ from vqpipe.report.task_pairs import (
     task_runs,
 )
 from vqpipe.tasks import TASKS
-from vqpipe.tasks.captions import CaptionProtocol
+from vqpipe.tasks.caption_tasks import CaptionProtocol
 from vqpipe.tasks.masked_words import MaskedWordsMetrics
 from vqpipe.tasks.relations import WordRelationsMetrics
 from vqpipe.tasks.retrieval import RetrievalMetrics

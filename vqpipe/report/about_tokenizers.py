@@ -10,6 +10,7 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.evaluation.measure import EvaluationMetrics
+from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_data import curve_charts
 from vqpipe.report.about_health import WATCHED
 from vqpipe.report.about_reconstructions import book_name, code_words, evaluations, reconstructions
@@ -95,13 +96,13 @@ def _protocol(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
     )
 
 
-def _recorded(evaluate: Mapping[str, EvaluationMetrics], side: Side) -> dict[str, list[str]]:
-    """Tokenizers by the digest of what they were measured on (`images`) or how (`protocol`)."""
+def _recorded(found_of: Mapping[str, EvaluationMetrics | PriorMetrics], side: Side) -> dict[str, list[str]]:
+    """Tokenizers or priors by the digest of what they were measured on (`images`) or how (`protocol`)."""
     found: dict[str, list[str]] = {}
-    for variant, metrics in evaluate.items():
+    for name, metrics in found_of.items():
         measured = metrics.measured
         digest = measured.images.digest if side == "images" else str(measured.protocol["digest"])
-        found.setdefault(digest, []).append(variant)
+        found.setdefault(digest, []).append(name)
     return found
 
 
@@ -112,10 +113,10 @@ def _digests(evaluate: Mapping[str, EvaluationMetrics]) -> str:
     return f" Digest of the images {next(iter(images))}, of the protocol {next(iter(protocol))}."
 
 
-def unlike(evaluate: Mapping[str, EvaluationMetrics]) -> Iterator[Absent]:
-    """A sentence for the images and for the protocol, where the tokenizers were not all measured alike."""
+def unlike(measured: Mapping[str, EvaluationMetrics | PriorMetrics]) -> Iterator[Absent]:
+    """A sentence for the images and for the protocol, where tokenizers or priors were not all measured alike."""
     for side in SIDES:
-        found = _recorded(evaluate, side)
+        found = _recorded(measured, side)
         if len(found) > 1:
             listed = "; ".join(f"{', '.join(variants)}: {digest}" for digest, variants in found.items())
             yield Absent(

@@ -90,9 +90,11 @@ def references(
     values: Sequence[tuple[str, Callable[[Any], float | None]]],
     width: int,
 ) -> list[list[Cell]]:
-    """Quiet rows of a reference; `values`: the first columns' measures and where their values are in what was found.
+    """Quiet rows of a reference: one where it is the same for all, else one for each distinct value with the tokenizers
+    it is of.
 
-    One row where it is the same for all, else one for each distinct value with the tokenizers it is of.
+    Args:
+        values: the measures of the first columns, and how each is read from the metrics of a run.
     """
     distinct: dict[tuple[str, ...], tuple[list[Cell], list[str]]] = {}
     for run, _, part in found:

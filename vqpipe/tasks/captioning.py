@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -65,7 +66,7 @@ class CaptioningParams(TaskParams):
 
 
 class CaptioningMetrics(Metrics):
-    """What one head generates, with what can be had without the image and what another true caption scores."""
+    """A head's captions next to their floors and a human reference."""
 
     generated: CaptionNumbers
     """The head's captions."""
@@ -81,8 +82,9 @@ class CaptioningMetrics(Metrics):
     generated_as_human: CaptionNumbers | None = None
     """The head's captions of the images of `human` against its references, one fewer than in `generated`."""
     bits: Interval
-    """Bits of the image's true captions under the head by their words and signs, ends included, for GPT-2 too; lower is
-    better."""
+    """Bits per word of the image's true captions under the head: the code length of words, signs and ends by the number
+    of words and signs, for GPT-2 too; lower is better. All words that the language model has no number for count as one
+    and the same word (`num_unknown`), so that values compare where the vocabulary is the same."""
     bits_other_image: Interval
     """The same with another image's input."""
     num_distinct: int
@@ -173,13 +175,22 @@ class TrainCaptioned(Captioned):
         """All captions, in the order of `words`."""
         return [text for own in self.captions for text in own]
 
+    @cached_property
+    def counts(self) -> Int64[np.ndarray, " n"]:
+        """Captions of each image."""
+        return np.array([len(own) for own in self.captions])
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " n"]:
+        """The row of `words` at which each image's captions start."""
+        return np.cumsum(self.counts) - self.counts
+
     def batch(
         self, rows: Int64[np.ndarray, " b"], step: int = 0, share: slice = slice(None)
     ) -> Int64[Tensor, "b c t"]:
         """Captions of each image, from a drawn one on, around its list. All of the batch are drawn, so that draws do
         not depend on the number of ranks."""
-        counts = np.array([len(own) for own in self.captions])
-        starts, own = (np.cumsum(counts) - counts)[rows], counts[rows]
+        starts, own = self.starts[rows], self.counts[rows]
         first = (numpy_rng(self.seed, "captions", step).random(len(rows)) * own).astype(np.int64)
         chosen = starts[:, None] + (first[:, None] + np.arange(self.num_captions)) % own[:, None]
         return self.words[torch.from_numpy(chosen[share])]

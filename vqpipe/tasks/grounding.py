@@ -407,7 +407,8 @@ def name_boxes(train: Referring) -> dict[str, Float[Tensor, " 4"]]:
     rows: dict[str, list[int]] = {}
     for row, own in enumerate(train.found):
         rows.setdefault(own.name, []).append(row)
-    return {name: train.corners[own].mean(dim=0) for name, own in rows.items()}
+    corners = train.corners
+    return {name: corners[own].mean(dim=0) for name, own in rows.items()}
 
 
 def any_object(test: Referring, resolution: int) -> Scores:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from vqpipe.codebooks.search import nearest
 from vqpipe.data.loader import ImageSplit, to_float
-from vqpipe.errors import DataError
 from vqpipe.metrics.floors import (
     FloorsParams,
     PatchKmeans,
@@ -27,6 +26,7 @@ from vqpipe.metrics.floors import (
     to_patches,
 )
 from vqpipe.metrics.measured import ImagesDigest
+from vqpipe.metrics.others import other_examples
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import derive, numpy_rng
@@ -332,17 +332,3 @@ class FrozenInputs:
     def quantized(self, values: Tensor) -> Quantized:
         """What the head sees for values of `rows`, on their device."""
         return self.view.quantized(values)
-
-
-def other_examples(count: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """For each example another one: all are on one cycle, whose order is drawn, as neighbours are often alike.
-
-    Raises:
-        DataError: fewer than two examples.
-    """
-    if count < 2:
-        raise DataError("one image alone has no other one", found=f"{count} images", expected="2 or more")
-    order = numpy_rng(seed, "other images").permutation(count)
-    others = np.empty(count, dtype=np.int64)
-    others[order] = np.roll(order, -1)
-    return others

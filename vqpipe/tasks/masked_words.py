@@ -26,8 +26,9 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
+from vqpipe.metrics.others import other_examples
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tasks.captions import (
+from vqpipe.tasks.caption_tasks import (
     MAX_WORDS,
     CaptionHeadMetrics,
     CaptionTask,
@@ -43,7 +44,7 @@ from vqpipe.tasks.captions import (
     text_of,
     text_rows,
 )
-from vqpipe.tasks.inputs import FrozenInputs, other_examples
+from vqpipe.tasks.inputs import FrozenInputs
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row
 from vqpipe.tokenizers.captions import token_rows
 

@@ -28,7 +28,7 @@ from vqpipe.metrics.measured import Interval
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.quantizers.nearest import unit
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.tasks.captions import (
+from vqpipe.tasks.caption_tasks import (
     MAX_WORDS,
     CaptionHeadMetrics,
     CaptionTask,
@@ -121,7 +121,8 @@ class WordRelations(CaptionTask):
         return align if space.code_dims else align.model_copy(update={"relationship": None})
 
     def fits(self, aligner: Aligner) -> bool:
-        return True
+        # The masked loss alone trains the network that gives each word its position.
+        return aligner.masked_text is not None
 
     def measure(self, head: nn.Module, inputs: FrozenInputs, test: Examples, train: Examples) -> HeadResult:
         model, text = text_of(head, test)

@@ -26,7 +26,7 @@ from vqpipe.artifacts.specs.task import RETRIEVAL_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import Interval
 from vqpipe.runtime.preflight import need_memory
-from vqpipe.tasks.captions import (
+from vqpipe.tasks.caption_tasks import (
     CaptionHeadMetrics,
     CaptionTask,
     CaptionTaskMetrics,

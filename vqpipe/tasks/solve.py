@@ -85,7 +85,8 @@ def solve_task(
     Args:
         config: the pair's params, of the kind of the task.
         tokenizer: in eval mode, on `device`; it does not change.
-        own: the aligner that was trained with the tokenizer, in eval mode (`own_aligner`), or None.
+        own: the aligner that was trained with the tokenizer, in eval mode (`own_aligner`), or None. It is measured
+            where the task's input is codes, which it was trained on.
         dataset: the dataset artifact.
         clip: the run's CLIP.
         scratch: folder of the checkpoint; a run that was killed resumes from it.
@@ -99,7 +100,7 @@ def solve_task(
     """
     task = TASKS[config.kind](config, dataset, clip, tokenizer.resolution, scratch)
     test = task.examples("test")
-    own_head = None if own is None else task.own_head(own, test)
+    own_head = None if own is None or config.input != "codes" else task.own_head(own, test)
     digest = ImagesDigest()
     train = task.examples("train")
     view: View

@@ -266,7 +266,7 @@ class Task(ABC):
     kind: ClassVar[str]
     """The name in `TASKS` and in the params."""
     question: ClassVar[str] = ""
-    """What is predicted from an image's codes, in words that end the report's sentence on it; empty for its name."""
+    """What is predicted from an image's codes, as the end of a sentence in the report; the kind where it is empty."""
     asks: ClassVar[str | None] = None
     """What `answers` is given next to an image, such as `a question`; None for nothing."""
     Params: ClassVar[type[TaskParams]]
@@ -352,7 +352,7 @@ class Task(ABC):
     def answers(
         self, head: nn.Module, known: Mapping[str, Any], seen: Quantized, texts: Sequence[str]
     ) -> list[str]:
-        """What a head says of images, a line of text for each.
+        """A head's answers, one line of text for each image.
 
         Args:
             head: in eval mode.
