@@ -61,7 +61,7 @@ class VqpipeError(Exception):
     Args:
         problem: one sentence saying what is wrong and where; or several lines.
         found: the value or state that is wrong.
-        expected: what would have been right.
+        expected: what would have been right; or several lines, as a list of texts.
         choices: the values that are allowed.
         run: the command that solves the problem.
     """
@@ -79,9 +79,12 @@ class VqpipeError(Exception):
         lines = [_Line(head) for head in heads[:MAX_LINES]]
         if len(heads) > MAX_LINES:
             lines.append(_Line(f"… ({len(heads):,} lines in all)"))
-        for label, value in (("found:    ", found), ("expected: ", expected)):
-            if value is not None:
-                lines.append(_Line(str(value), f"  {label}"))
+        if found is not None:
+            lines.append(_Line(str(found), "  found:    "))
+        if expected is not None:
+            wanted = expected if isinstance(expected, list) else [expected]
+            labels = ["  expected: ", *[" " * len("  expected: ")] * (MAX_LINES - 1)]
+            lines += [_Line(str(own), label) for own, label in zip(wanted, labels, strict=False)]
         if choices is not None:
             names = [str(choice) for choice in choices]
             shown = ", ".join(names[: MAX_MESSAGE // 2])

@@ -103,7 +103,7 @@ def test_words_outside_the_vocabulary(folder: Path) -> None:
     [
         (("red", " "), "a word is empty"),
         (("red", "bird", "--corpus=gone"), "--corpus: gone does not exist"),
-        (("red", "bird", "--corpus=words"), "wrong artifact"),
+        (("red", "bird", "--corpus=words"), "another kind of artifact"),
         (("red", "bird", "--codebook=gone"), "does not exist"),
         (("red",), "Missing argument"),
     ],

@@ -74,6 +74,15 @@ def test_a_value_cannot_forge_a_part_of_the_message() -> None:
     assert "\n  run:" not in text
 
 
+def test_what_is_expected_can_have_lines_below_one_another() -> None:
+    error = DataError("x", expected=["folders such as", "train/a.jpg\x1b", "val/b.jpg"], run="y")
+    assert str(error) == (
+        "x\n  expected: folders such as\n            train/a.jpg\\x1b\n            val/b.jpg\n  run:      y"
+    )
+    assert "val\\n" in str(DataError("x", expected="val\n  run: rm")), "a text alone stays one line"
+    assert len(str(DataError("x", expected=["y" * 500] * 9000)).splitlines()) < 30
+
+
 @pytest.mark.parametrize("part", ["problem", "found", "expected", "choices", "run"])
 def test_a_message_has_at_most_2000_characters_and_says_what_was_cut(part: str) -> None:
     parts: dict[str, object] = {"problem": "what", "found": "short", "run": "vqpipe", part: "x" * 10_000_000}

@@ -92,7 +92,7 @@ def test_what_is_not_a_tokenizers_folder_is_refused(
     config = json.loads((saved / "config.json").read_text())
     for changed, message in (
         ({"_class_name": "VQModel", "sample_size": 32}, "another library's model\n.*_class_name: VQModel"),
-        ({**config, "version": 99}, "wrong artifact\n.*tokenizer v99"),
+        ({**config, "version": 99}, "an artifact of another version\n.*tokenizer v99"),
         ({**config, "facts": {**config["facts"], "resolution": 32}}, "differ\n.*resolution"),
         ([], "another library's model"),
     ):

@@ -369,7 +369,11 @@ def test_a_name_that_is_no_prior_is_refused(root: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(root / "artifacts")
     refused(lambda: ImagePrior.from_pretrained("prior/gtp"), "prior/gtp; did you mean gpt?", "owner/name")
     refused(lambda: ImagePrior.from_pretrained("tokenizer/vqq"), "tokenizer/vqq on the Hub")
-    refused(lambda: ImagePrior.from_pretrained(root / "artifacts/tokenizer/vq"), "wrong artifact", "prior v1")
+    refused(
+        lambda: ImagePrior.from_pretrained(root / "artifacts/tokenizer/vq"),
+        "another kind of artifact",
+        "prior v1",
+    )
     for given in ("", None, 3):
         with pytest.raises(ArtifactError, match="does not name a prior"):
             ImagePrior.from_pretrained(given)  # type: ignore[arg-type]

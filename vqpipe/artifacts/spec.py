@@ -125,13 +125,14 @@ def header_for(spec: Spec, facts: Facts | None) -> Header:
 
 
 def check_header(header: Header, spec: Spec, where: object) -> None:
-    """Raise `ArtifactError` when a file's header is not of this spec and version."""
+    """Raise `ArtifactError` when a file's header is not of this spec and version. One of another version has to be made
+    again; another artifact is the wrong path, which no command mends."""
     if (header.spec, header.version) != (spec.name, spec.version):
         raise ArtifactError(
-            f"{where}: wrong artifact",
+            f"{where}: {'an artifact of another version' if header.spec == spec.name else 'another kind of artifact'}",
             found=f"{header.spec} v{header.version}",
             expected=f"{spec.name} v{spec.version}",
-            run=make_command(spec),
+            run=make_command(spec) if header.spec == spec.name else None,
         )
 
 

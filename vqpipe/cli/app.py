@@ -161,17 +161,24 @@ def compare(
 
     Example: vqpipe compare main artifacts/report/metrics.json --fail-on 'tokenizer.lc.psnr<-0.2'
     """
-    from vqpipe.report.gate import breaches, check_alike, deltas, parse_gate, read_metrics, table
+    from vqpipe.errors import MismatchError
+    from vqpipe.report.gate import breaches, deltas, parse_gate, read_metrics, table, unlike
 
     gates = [parse_gate(text) for text in fail_on or []]
     first, second = read_metrics(a, path), read_metrics(b, path)
     again = ["vqpipe", "compare", a, b, *(word for text in fail_on or [] for word in ("--fail-on", text))]
     again += [*(["--path", str(path)] if path != METRICS else []), *(["--all"] if everything else [])]
-    warning = check_alike(
-        first, second, (a, b), allow_different, run=shlex.join([*again, "--allow-different"])
-    )
+    warning, differ = unlike(first, second, (a, b))
     if warning:
         say(f"warning: {warning}", err=True)
+    if differ and not allow_different:
+        raise MismatchError(
+            "A and B did not measure alike; what differs is listed above",
+            expected="the same images and protocol on both sides; measure one side again, or compare them anyway",
+            run=shlex.join([*again, "--allow-different"]),
+        )
+    if first == second:
+        say(f"A and B have the same metrics; those of the workspace are in {path}", err=True)
     changes = deltas(first, second)
     broken = breaches(gates, changes)
     say(table(changes, everything))

@@ -321,6 +321,6 @@ def _check_enough(
     raise DataError(
         f"dataset.source: split {empty[0]} of {config.source.path} is empty{'; ' + where if where else ''}",
         found=f"images: {counts}" + (f"; left out: {shown}" if shown else ""),
-        expected=f"at least one image a split; {adapter.layout}",
+        expected=f"at least one image a split; {adapter.layout}".splitlines(),
         run=adapter.fill_split,
     )

@@ -74,7 +74,7 @@ class ImageTask:
     def answer(
         self, images: Image.Image | Sequence[Image.Image], texts: str | Sequence[str] | None = None
     ) -> list[str]:
-        """What the head says of images, a line of text for each.
+        """The head's answers, one line of text for each image.
 
         Args:
             images: PIL images; one is asked every text.
@@ -82,8 +82,9 @@ class ImageTask:
 
         Raises:
             MismatchError: texts where the task takes none, none where it asks for one, or another number of them; or a
-                task that says nothing of single images.
+                task that has no answer for a single image.
         """
+        self.task.need_answers()
         listed = [images] if isinstance(images, Image.Image) else list(images)
         asked = [] if texts is None else [texts] if isinstance(texts, str) else list(texts)
         if (self.asks is None) == bool(asked) or not all(map(str.strip, asked)):

@@ -319,37 +319,23 @@ def described(found: Sequence[Difference]) -> str:
     return "\n".join(lines)
 
 
-def check_alike(
-    a: Mapping[str, Value], b: Mapping[str, Value], sides: tuple[str, str], allow: bool, run: str
-) -> str | None:
-    """Refuse to compare runs that measured other images or under another protocol.
+def unlike(a: Mapping[str, Value], b: Mapping[str, Value], sides: tuple[str, str]) -> tuple[str | None, bool]:
+    """What speaks against a comparison of two runs, and whether they measured other images or under another protocol.
 
     Args:
         a, b: flat metrics.
-        sides: what A and B are, for the message.
-        allow: whether differences are a warning.
-        run: the command that compares them anyway, for the message.
+        sides: what A and B are, for the text.
 
     Returns:
-        The warning, or None where there is nothing to warn of. Metrics without a record on either side are one.
-
-    Raises:
-        MismatchError: runs that differ, and `allow` is False.
+        The text, None where nothing does; runs that record nothing may differ, and only the text says so.
     """
     where = f"A is {sides[0]}, B is {sides[1]}"
     found = differences(a, b)
-    if not found:
-        if records(a) or records(b):
-            return None
-        return f"neither side records which images it measured, and how; they may differ ({where})"
-    problem = [f"A and B did not measure alike ({where})", *described(found).splitlines()]
-    if allow:
-        return "\n".join(problem)
-    raise MismatchError(
-        problem,
-        expected="the same images and the same protocol on both sides; measure one side again, or compare them anyway",
-        run=run,
-    )
+    if found:
+        return f"A and B did not measure alike ({where})\n{described(found)}", True
+    if records(a) or records(b):
+        return None, False
+    return f"neither side records which images it measured, and how; they may differ ({where})", False
 
 
 def _measures(metrics: Mapping[str, Value], run: str) -> bool:

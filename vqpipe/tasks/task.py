@@ -361,9 +361,21 @@ class Task(ABC):
             texts: one for each image where the task `asks` for one, else none.
 
         Raises:
-            MismatchError: the task says nothing of single images.
+            MismatchError: the task has no answer for a single image.
         """
-        raise MismatchError(f"the task {self.kind} says nothing of single images", expected="another task")
+        raise NotImplementedError
+
+    def need_answers(self) -> None:
+        """Refuse a task without `answers`.
+
+        Raises:
+            MismatchError: it has none; the message lists the tasks that have.
+        """
+        if type(self).answers is Task.answers:
+            raise MismatchError(
+                f"{self.kind} has no answer for a single image",
+                choices=[kind for kind in TASKS if TASKS[kind].answers is not Task.answers],
+            )
 
     def own_head(self, aligner: Aligner, test: Examples) -> nn.Module | None:
         """The head for this task that the tokenizer was aligned with; None where it has none."""

@@ -297,11 +297,13 @@ def within(root: Path, relative: str, name: str, layout: str) -> Path:
             there.
     """
     if not is_inside(relative):
-        raise DataError(f"{name} must be relative to the source's path", found=relative, expected=layout)
+        raise DataError(
+            f"{name} must be relative to the source's path", found=relative, expected=layout.splitlines()
+        )
     path = root / relative
     if not path.exists():
         found = f"in {path.parent}: {shown(names_in(path.parent), 12)}"
-        raise DataError(f"{name}: {path} does not exist", found=found, expected=layout)
+        raise DataError(f"{name}: {path} does not exist", found=found, expected=layout.splitlines())
     need_inside(root, path)
     return path
 
@@ -328,7 +330,7 @@ def need_source(path: Path, layout: str) -> Path:
     if not path.exists():
         raise DataError(
             f"dataset.source.path: {path} does not exist (a path relative to the working directory)",
-            expected=layout,
+            expected=layout.splitlines(),
             run="put the data there, or set dataset.source.path in params.yaml",
         )
     return path

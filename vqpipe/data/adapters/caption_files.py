@@ -78,7 +78,9 @@ def corpus_files(source: FileCorpus, adapter: Adapter) -> list[tuple[str, Path]]
         raise DataError(
             f"corpus.path: {path} is not a {'folder' if source.files else 'file or folder'}",
             found="a file" if path.is_file() else "nothing",
-            expected=f"the folder of corpus.files = {source.files}" if source.files else expected,
+            expected=f"the folder of corpus.files = {source.files}"
+            if source.files
+            else expected.splitlines(),
             run="put it there, or set corpus.path in params.yaml",
         )
     patterns = [source.files] if source.files else [f"*{ending}" for ending in adapter.endings]
@@ -89,7 +91,7 @@ def corpus_files(source: FileCorpus, adapter: Adapter) -> list[tuple[str, Path]]
         raise DataError(
             f"corpus: {path} has no {' and no '.join(patterns)}",
             found=shown(names_in(path), 5, "an empty folder"),
-            expected=f"{expected}; corpus.files names files of another ending",
+            expected=f"{expected}; corpus.files names files of another ending".splitlines(),
         )
     for file in found.values():
         need_inside(path, file)

@@ -50,10 +50,9 @@ from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
 LAYOUT = """COCO layout below dataset.source.path, named in dataset.source.splits, such as
-            train2017/000000000009.jpg …
-            annotations/captions_train2017.json   (images: id, file_name; annotations: image_id, caption)
-            annotations/instances_train2017.json  (annotations: image_id, category_id, bbox,
-                                                   segmentation; categories)"""
+train2017/000000000009.jpg …
+annotations/captions_train2017.json   (images: id, file_name; annotations: image_id, caption)
+annotations/instances_train2017.json  (annotations: image_id, category_id, bbox, segmentation; categories)"""
 MAX_CATEGORIES = 255
 
 
@@ -152,7 +151,9 @@ class _Listing:
                 annotations.append((image_id, identifier(element.get("id")), content))
         if not seen:
             raise DataError(
-                f"{path} lists no images", found="no usable element under images", expected=LAYOUT
+                f"{path} lists no images",
+                found="no usable element under images",
+                expected=LAYOUT.splitlines(),
             )
         orphans: dict[str, int] = {}
         given: dict[str, tuple[str, Any]] = {}

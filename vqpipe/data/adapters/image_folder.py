@@ -34,9 +34,9 @@ from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
 LAYOUT = """class folders in the folders of dataset.source.splits, below dataset.source.path (folder or tar):
-            train/robin/001.jpg  train/jay/002.png …  val/robin/003.jpg …
-            classes.tsv (optional: folder, tab, name)
-            with classes: none, images at any depth: 00000/00001.png …"""
+train/robin/001.jpg  train/jay/002.png …  val/robin/003.jpg …
+classes.tsv (optional: folder, tab, name)
+with classes: none, images at any depth: 00000/00001.png …"""
 MAX_TABLE_BYTES = 16 << 20
 MAX_TOPS = 8
 """Names that an error shows of what is there."""
@@ -130,7 +130,10 @@ def _read_names(source: ImageFolderSource) -> dict[str, str] | None:
         found = (entry for entry in members(root, wanted, MAX_TABLE_BYTES) if isinstance(entry, Member))
         data = next((entry.data for entry in found if entry.name == wanted), None)
     if data is None:
-        raise DataError(f"dataset.source.class_names: no {wanted} in {root}", expected=LAYOUT)
+        raise DataError(
+            f"dataset.source.class_names: no {wanted} in {root}",
+            expected="a table with one line for each class folder: folder, tab, name; or class_names: null",
+        )
     names: dict[str, str] = {}
     for number, line in enumerate(
         data.decode("utf-8", "replace").removeprefix("\ufeff").splitlines(), start=1
@@ -253,7 +256,7 @@ class _Survey:
             f"dataset.source.splits.{empty[0]}: no image in {self.source.splits[empty[0]]!r} of {root}",
             found=f"at the top: {shown(tops, MAX_TOPS)}; left out of this split: "
             f"{describe(own)}; images in the other splits: {sum(self.images.values())}",
-            expected=LAYOUT,
+            expected=LAYOUT.splitlines(),
             run=other_source(own) or (AT_ANY_DEPTH if flat else EMPTY_SPLIT),
         )  # fmt: skip
 

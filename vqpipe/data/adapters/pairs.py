@@ -53,7 +53,7 @@ from vqpipe.errors import DataError, printable
 from vqpipe.params.base import Params
 
 LAYOUT = "images with captions at dataset.source.path, in one of these layouts:" + "".join(
-    f"\n            {name}: {about}" for name, about in ABOUT.items()
+    f"\n{name}: {about}" for name, about in ABOUT.items()
 )
 
 
@@ -168,7 +168,7 @@ def _layout(source: PairsSource) -> Layout:
     raise DataError(
         f"dataset.source.path: no images with captions are seen in {path}",
         found=shown(names_in(path), 8, "an empty folder") if path.is_dir() else "a file",
-        expected=LAYOUT,
+        expected=LAYOUT.splitlines(),
         run="set dataset.source.layout, and listing where a table or json lists the images",
     )
 
