@@ -185,7 +185,9 @@ def test_runs_that_measured_otherwise_are_not_compared(
     assert "psnr" in output
     code, output = run_files(tmp_path, a, a)
     assert code == 0
-    assert "A and B have the same metrics; those of the workspace are in artifacts/report/metrics.json" in output
+    assert (
+        "A and B have the same metrics; those of the workspace are in artifacts/report/metrics.json" in output
+    )
 
 
 def test_a_record_on_one_side_alone_is_refused_and_on_none_is_told(tmp_path: Path) -> None:

@@ -65,6 +65,37 @@ def test_every_quantizer_comes_back_with_its_names(name: str, tmp_path: Path) ->
     assert [book.names for book in again.codebooks()] == [book.names for book in tokenizer.codebooks()]
 
 
+def test_a_name_is_looked_for_below_artifacts_first_and_the_hub_is_not_asked_about_a_typo(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    shutil.copytree(saved, tmp_path / "artifacts/tokenizer/lc")
+    assert same(Tokenizer.from_pretrained("lc"), Tokenizer.from_pretrained(saved))
+    for wrong in ("lcc", "artifacts/tokenizer/lcc"):
+        with pytest.raises(ArtifactError, match=r"did you mean lc\?\n(.*\n)*.*choices: +lc$"):
+            Tokenizer.from_pretrained(wrong)
+
+
+def test_a_card_is_of_the_weights_next_to_it(saved: Path) -> None:
+    first = (saved / "README.md").read_text()
+    other = Tokenizer.from_pretrained(saved)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    other.save_pretrained(saved, model_card_kwargs={"license": "mit"})
+    text = (saved / "README.md").read_text()
+    assert f"| SHA-256 of params and weights | {tokenizer_digest(other)} |" in text
+    assert "license: mit" in text
+    (saved / "README.md").write_text(first.replace("# Image tokenizer", "# My tokenizer"))
+    with pytest.raises(ArtifactError, match="was edited and would be kept, but is of other weights"):
+        other.save_pretrained(saved)
+    (saved / "README.md").write_text(text.replace("# Image tokenizer", "# My tokenizer"))
+    other.save_pretrained(saved)
+    assert "# My tokenizer" in (saved / "README.md").read_text()
+    with pytest.raises(ArtifactError, match="lacks the options that are given"):
+        other.save_pretrained(saved, model_card_kwargs={"license": "mit"})
+
+
 def test_a_card_that_was_edited_changes_nothing(saved: Path) -> None:
     (saved / "README.md").write_text("# mine")
     (saved / "notes.txt").write_text("more")
@@ -79,7 +110,7 @@ def test_what_is_not_a_tokenizers_folder_is_refused(
     monkeypatch.chdir(tmp_path)  # a checkout has the folder below where its pipeline has run
     with pytest.raises(ArtifactError, match="does not exist"):
         Tokenizer.from_pretrained(tmp_path / "some" / "one")
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with pytest.raises(ArtifactError, match=r"there is no tokenizer one\n(.*\n)*.*artifact, saved"):
         Tokenizer.from_pretrained("./one")
     with pytest.raises(ArtifactError, match="neither a folder here nor a name on the Hub"):
         Tokenizer.from_pretrained("artifacts/tokenizer/lc")

@@ -82,6 +82,23 @@ def test_the_text_keeps_comments_and_number_forms(folder: Path) -> None:
     assert YAML(typ="safe", pure=True).load(text)["tokenizer"]["variants"]["vq"]["num_codes"] == 9
 
 
+def test_a_comment_is_there_only_with_the_value_that_it_was_written_for(folder: Path) -> None:
+    (folder / "said.yaml").write_text(
+        "a:\n  # Why 1.\n  one: 1\n  two: '#2' # why 2\n  # Of the block.\n  block:\n    # Why 3.\n    three: 3\n"
+        "    four: 4 # why 4\n# The end.\nlast: 5\n"
+    )
+    (folder / "on.yaml").write_text("base: said\na:\n  # Why 10.\n  one: 10\n  block:\n    three: 30\n")
+    assert preset_text("on", folder=folder) == (
+        "# Preset on.\na:\n  # Why 10.\n  one: 10\n  two: '#2' # why 2\n  block:\n    three: 30\n    four: 4 # why 4\n"
+        "\n# The end.\nlast: 5\n"
+    )
+    text = preset_text("said", ["a.two=3", "last=6"], folder)
+    assert text == (
+        "a:\n  # Why 1.\n  one: 1\n  two: 3\n  # Of the block.\n  block:\n    # Why 3.\n    three: 3\n"
+        "    four: 4 # why 4\n\nlast: 6\n"
+    )
+
+
 def test_overrides_are_typed(folder: Path) -> None:
     sets = [
         "dataset.num_train=12",

@@ -25,8 +25,11 @@ MAX_LINES = 40
 
 
 @reads_whole
-def show(path: Path) -> str:
+def show(path: Path, full: bool = False) -> str:
     """Describe a published folder, a Parquet file or a safetensors file.
+
+    Args:
+        full: facts are shown whole, lists with the number of each entry.
 
     Raises:
         ArtifactError: nothing there, a kind of file that is not an artifact, or one that is damaged.
@@ -44,7 +47,7 @@ def show(path: Path) -> str:
             f"{path} is not an artifact", found=path.suffix or "no suffix",
             expected="a published folder, .parquet or .safetensors",
         )  # fmt: skip
-    return "\n".join([*_title(path, header), *_facts(header.facts), *lines, *_sidecars(path)])
+    return "\n".join([*_title(path, header), *_facts(header.facts, full), *lines, *_sidecars(path)])
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:
@@ -72,10 +75,17 @@ def _title(path: Path, header: Header) -> list[str]:
     return [*lines, f"  written by {made_by}"]
 
 
-def _facts(facts: Mapping[str, Any]) -> list[str]:
+def _facts(facts: Mapping[str, Any], full: bool) -> list[str]:
     if not facts:
         return []
-    return ["", "facts", *_aligned((name, _short(value)) for name, value in sorted(facts.items()))]
+    shown = _whole if full else _short
+    return ["", "facts", *_aligned((name, shown(value)) for name, value in sorted(facts.items()))]
+
+
+def _whole(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return ", ".join(f"{at} {one}" for at, one in enumerate(value))
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _short(value: Any) -> str:

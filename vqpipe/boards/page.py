@@ -9,16 +9,15 @@ from markupsafe import Markup
 
 from vqpipe.artifacts.publish import publish_text
 from vqpipe.boards.changes import Earlier, changes_page
-from vqpipe.boards.claims import column, head, is_above, shown
+from vqpipe.boards.claims import column, head, shown
 from vqpipe.boards.found import OUTCOMES, Found
 from vqpipe.boards.markdown import MARK, render
 from vqpipe.boards.pictures import MARK as PICTURE_MARK
 from vqpipe.boards.pictures import Line, Point, picture
 from vqpipe.boards.results import Estimate, Results
-from vqpipe.boards.sentences import claims_sentence, main_rows, sentences
+from vqpipe.boards.sentences import claims_sentence, leaders, main_rows, sentences
 from vqpipe.boards.sizes import PICTURE, by_size, sizes_page, sizes_picture
 from vqpipe.boards.tables import board_page, departures, facts, outcomes, table_page
-from vqpipe.report.names import LOWER
 
 QUALITY_PICTURE = "quality.svg"
 MEASURED = ("psnr", "fd_clip", "gfd_clip", "linear_probe")
@@ -101,7 +100,7 @@ def first_table(results: Results, rows: Sequence[str]) -> tuple[list[str], list[
     for label, group in groups:
         cells.append([label, *("" for _ in heads[1:])])
         values = {name: {row: results.estimate(row, name) for row in group} for name in names}
-        best = {name: _best(name, own) for name, own in values.items()}
+        best = {name: _best(results, name, own) for name, own in values.items()}
         quality = {row: value.mean if (value := results.estimate(row, "psnr")) else 0.0 for row in group}
         for row in sorted(group, key=lambda row: -quality[row]):
             seeds = len(results.metrics[row])
@@ -160,19 +159,11 @@ def _speed(results: Results, rows: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _best(name: str, values: Mapping[str, Estimate | None]) -> set[str]:
+def _best(results: Results, name: str, values: Mapping[str, Estimate | None]) -> set[str]:
     """The rows with the best number and those that cannot be distinguished from it; none where one row is alone. A
     number of one seed that has no interval takes no part: nothing says how far another seed's is from it."""
-    found = {row: value for row, value in values.items() if value is not None and value.source != "none"}
-    if len(found) < 2:
-        return set()
-    sign = -1 if column(name).better == LOWER else 1
-    top = max(found.values(), key=lambda value: sign * value.mean)
-
-    def is_level(value: Estimate) -> bool:
-        return not (is_above(top, value, 0.0) if sign > 0 else is_above(value, top, 0.0))
-
-    return {row for row, value in found.items() if is_level(value)}
+    found = [row for row, value in values.items() if value is not None and value.source != "none"]
+    return set(leaders(results, found, name)) if len(found) > 1 else set()
 
 
 def quality_picture(board: Found) -> Markup | None:

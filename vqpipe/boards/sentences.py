@@ -1,7 +1,7 @@
 """Summary sentences of the boards, made from the rows, each only while its rows are there.
 
-Every sentence computes its numbers, and its words (above, below, cannot be distinguished) by the rule of the verdicts,
-so that it changes or disappears when the rows do.
+Every sentence computes its numbers, and its words (above, below, cannot be distinguished) from intervals, seed by seed
+where rows have seeds in common, so that it changes or disappears when the rows do.
 """
 
 from __future__ import annotations
@@ -50,10 +50,19 @@ def _margin(one: Estimate, other: Estimate) -> float:
     return 0.05 if "none" in (one.source, other.source) else 0.0
 
 
-def _order(one: Estimate, other: Estimate) -> int:
-    """1 where the first is above the other, -1 where it is below, 0 where they cannot be distinguished."""
-    margin = _margin(one, other)
-    return is_above(one, other, margin) - is_above(other, one, margin)
+def _order(results: Results, row: str, other: str, metric: str) -> int:
+    """1 where a row is above another, -1 where it is below, 0 where they cannot be distinguished; both have the metric.
+
+    Rows with seeds in common are compared seed by seed: runs of one seed share first weights, batches and images.
+    """
+    apart = results.difference((row, metric), (other, metric))
+    if apart is not None:
+        return int(apart.low > 0) - int(apart.high < 0)
+    ours, theirs = results.estimate(row, metric), results.estimate(other, metric)
+    assert ours is not None, row
+    assert theirs is not None, other
+    margin = _margin(ours, theirs)
+    return is_above(ours, theirs, margin) - is_above(theirs, ours, margin)
 
 
 def _number(results: Results, row: str, metric: str = "psnr") -> str:
@@ -71,10 +80,7 @@ def _with(results: Results, row: str, metric: str = "psnr") -> str:
 
 def _relation(results: Results, row: str, base: str) -> str:
     """Where the PSNR of a row is to that of another; both have one."""
-    ours, theirs = results.estimate(row, "psnr"), results.estimate(base, "psnr")
-    assert ours is not None, row
-    assert theirs is not None, base
-    return {1: "above", -1: "below", 0: "not distinguishable from"}[_order(ours, theirs)]
+    return {1: "above", -1: "below", 0: "not distinguishable from"}[_order(results, row, base, "psnr")]
 
 
 def _some(words: Sequence[str]) -> str:
@@ -85,12 +91,10 @@ def _some(words: Sequence[str]) -> str:
 
 def _compared(results: Results, rows: Sequence[str], base: str, metric: str = "psnr") -> str:
     """Which rows are above a row, which are below, and which cannot be distinguished from it."""
-    value = results.estimate(base, metric)
     groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for row in rows:
-        own = results.estimate(row, metric)
-        if own is not None and value is not None:
-            groups[_order(own, value)].append(_with(results, row, metric))
+        if None not in (results.estimate(row, metric), results.estimate(base, metric)):
+            groups[_order(results, row, base, metric)].append(_with(results, row, metric))
     parts = []
     for sign, words in ((1, "above"), (-1, "below"), (0, "not distinguishable from it")):
         if own_rows := groups[sign]:
@@ -98,12 +102,12 @@ def _compared(results: Results, rows: Sequence[str], base: str, metric: str = "p
     return "; ".join(parts)
 
 
-def _leaders(results: Results, rows: Sequence[str], metric: str) -> list[str]:
+def leaders(results: Results, rows: Sequence[str], metric: str) -> list[str]:
     """The row with the best mean, then those that cannot be distinguished from it; of rows that have the metric."""
     values = {row: value for row in rows if (value := results.estimate(row, metric)) is not None}
     sign = -1 if column(metric).better == LOWER else 1
     order = sorted(values, key=lambda row: -sign * values[row].mean)
-    return [row for row in order if _order(values[order[0]], values[row]) * sign <= 0]
+    return [row for row in order if row == order[0] or _order(results, order[0], row, metric) * sign <= 0]
 
 
 def _level(results: Results, best: Sequence[str], metric: str) -> str:
@@ -125,7 +129,7 @@ def _ranked(metric: str, what: str) -> Callable[[Boards], str]:
         own = [row for row in rows if results.estimate(row, metric) is not None]
         if len(own) < FEWEST:
             return ""
-        best = _leaders(results, own, metric)
+        best = leaders(results, own, metric)
         text = f"Of {len(own)} methods at {bits:,.0f} bits an image, "
         text += f"{_with(results, best[0], metric)} has the {what}{_level(results, best, metric)}"
         if "vq" in own and "vq" not in best:
@@ -222,8 +226,8 @@ def _features(boards: Boards) -> str:
     if not done:
         return ""
     text = (
-        f"What VQGAN-LC's frozen codes are: against k-means centroids of CLIP patches "
-        f"({_number(results, 'lc')}), {_compared(results, done, 'lc')}."
+        f"What VQGAN-LC's frozen codes are made from: its k-means centroids of CLIP patches give "
+        f"{_number(results, 'lc')}; codes of other origin in their place: {_compared(results, done, 'lc')}."
     )
     paper = "lc-reference-start"
     if not results.is_complete(paper):
@@ -283,7 +287,7 @@ def _probe(boards: Boards) -> str:
     ]
     if len(both) < FEWEST:
         return ""
-    best = _leaders(results, [row for row, *_ in both], "linear_probe")
+    best = leaders(results, [row for row, *_ in both], "linear_probe")
     rank = float(stats.spearmanr([q.mean for _, q, _ in both], [p.mean for _, _, p in both]).statistic)
     return (
         f"A linear probe reads the class best from {_with(results, best[0], 'linear_probe')}, where chance is "

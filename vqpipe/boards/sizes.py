@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def sizes_page(found: Found, home: str) -> str:
     missing = [f"`{row}`" for row in planned if not results.metrics.get(row)]
     return render(
         "sizes.md.j2", home=home, board=found, head=heads, rows=rows,
-        answer=" ".join(answer(results)), gains=gains(results),
+        answer=" ".join(answer(results)) or _begun(results), gains=gains(results),
         missing=missing, picture="" if sizes_picture(results) is None else PICTURE, num_planned=len(planned),
     )  # fmt: skip
 
@@ -123,6 +124,21 @@ def answer(results: Results) -> Iterator[str]:
     if values:
         row = max(values, key=lambda row: values[row].mean)
         yield _bought(results, reached[row][0], row)
+
+
+def _begun(results: Results) -> str:
+    """Which methods have some of their seeds at the largest size, where none has all."""
+    size = largest(results)
+    rows = [
+        row
+        for sized in by_size(results)
+        if (row := sized.at(size or 0)) is not None and results.metrics.get(row)
+    ]
+    planned = Counter(run.row for run in results.board.runs.values())
+    named = [f"`{row}` ({len(results.metrics[row])} of {planned[row]} seeds)" for row in rows]
+    return (
+        f"No method has all its seeds at the largest size yet{f'; begun: {listed(named)}' if named else ''}."
+    )
 
 
 def gains(results: Results) -> str:

@@ -98,14 +98,17 @@ def preset(
 
 
 @artifacts_app.command("show")
-def artifacts_show(path: Annotated[Path, typer.Argument(help="A folder, .parquet or .safetensors.")]) -> None:
+def artifacts_show(
+    path: Annotated[Path, typer.Argument(help="A folder, .parquet or .safetensors.")],
+    full: Annotated[bool, typer.Option("--full", help="Long facts whole, such as all classes.")] = False,
+) -> None:
     """Print an artifact's header in words.
 
     Example: vqpipe artifacts show artifacts/tokenizer/lc
     """
     from vqpipe.artifacts.show import show
 
-    say(show(path))
+    say(show(path, full))
 
 
 @artifacts_app.command("verify")

@@ -22,13 +22,13 @@ from copy import deepcopy
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, SingleQuotedScalarString
 
+from vqpipe.cli.preset_comments import Comment, commented, comments, without_overridden
 from vqpipe.errors import ParamsError, did_you_mean
 from vqpipe.params.base import field_types, merged, validate
 from vqpipe.params.bounded_yaml import parse_yaml
@@ -65,7 +65,8 @@ def describe(name: str, folder: Traversable | None = None) -> str:
 
 
 def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | None = None) -> str:
-    """The params file of a preset as YAML 1.2 text, with the base's comments.
+    """The params file of a preset as YAML 1.2 text. A comment is there with the value that it was written for, and not
+    where a preset or an override replaced that.
 
     Args:
         name: a name from `preset_names`.
@@ -81,26 +82,48 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
     if not overrides and not any(key in content for key in KEYWORDS):
         return text
     merged = _merged(name, where, ())
+    known = _comments(name, where)
     before = deepcopy(merged) if overrides else merged
-    touched = dict.fromkeys(_assign(merged, override, name) for override in overrides)
+    paths = [_assign(merged, override, name) for override in overrides]
+    touched = dict.fromkeys(path[0] for path in paths)
     mistake = first_mistake(merged, touched, f"preset {name} with --set")
     if mistake is not None and first_mistake(before, touched, name) is None:
         raise mistake
-    has_base, stream = "base" in content, StringIO()
-    if has_base:
-        merged.ca.comment = None  # the base's opening comment is about the base
-    _yaml().dump(merged, stream)
-    return (_opening(name, text, content) if has_base else "") + stream.getvalue()
+    return _opening(name, where) + commented(merged, without_overridden(known, paths), _yaml())
 
 
-def _opening(name: str, text: str, content: CommentedMap) -> str:
-    """The opening comment of a merged preset: its name, its description, and the comment before its first section."""
-    about = content.get("description")
-    title = f"# Preset {name}" + (f": {about}" if about else "")
+def _comments(name: str, folder: Traversable) -> dict[tuple[str, ...], Comment]:
+    """The comments of a preset and of its bases, by the path that they are about; those above its first section are its
+    opening."""
+    text, content = _read(name, folder)
+    base, paths = content.get("base"), list[tuple[str, ...]]()
+    known = dict[tuple[str, ...], Comment]()
+    if base is not None:
+        _merge(_merged(str(base), folder, (name,)), content, set(content.get("replace", [])), (), paths)
+        known = without_overridden(_comments(str(base), folder), paths)
+    first = next((str(key) for key in content if key not in KEYWORDS), "")
+    opening = {(key,) for key in (*KEYWORDS, first)}
+    return known | {path: own for path, own in comments(text, content).items() if path not in opening}
+
+
+def _opening(name: str, folder: Traversable) -> str:
+    """The opening comment of a preset: its name and description, and the comments before its first section; also those
+    of its bases, but not of the last one, which describes another run."""
+    text, content = _read(name, folder)
+    about, lines, has_base = content.get("description"), _head(text), "base" in content
+    while (base := content.get("base")) is not None:
+        text, content = _read(str(base), folder)
+        lines += _head(text) if "base" in content else []
+    title = [f"# Preset {name}{f': {about}' if about else ''}".rstrip(".") + "."] if has_base else []
+    return "".join(f"{line}\n" for line in (*title, *lines))
+
+
+def _head(text: str) -> list[str]:
+    """The comments before the first section of a preset's file."""
     head = itertools.takewhile(
         lambda line: line.startswith("#") or line.split(":")[0] in KEYWORDS, text.splitlines()
     )
-    return "\n".join([f"{title.rstrip('.')}.", *(line for line in head if line.startswith("#"))]) + "\n"
+    return [line for line in head if line.startswith("#")]
 
 
 def load_preset(
@@ -154,24 +177,29 @@ def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> Commented
     if base is None:
         return content
     merged = _merged(str(base), folder, (*chain, name))
-    _merge(merged, content, {str(path) for path in replaced}, "")
+    _merge(merged, content, {str(path) for path in replaced}, (), [])
     return merged
 
 
-def _merge(into: CommentedMap, changes: Mapping[str, Any], replaced: set[str], prefix: str) -> None:
+def _merge(
+    into: CommentedMap, changes: Mapping[str, Any], replaced: set[str], prefix: tuple[str, ...],
+    paths: list[tuple[str, ...]],
+) -> None:  # fmt: skip
+    """Merge changes, and add the path of every value that they replace to `paths`."""
     for key, value in changes.items():
-        path = f"{prefix}{key}"
+        path = (*prefix, str(key))
         old = into.get(key)
         both = isinstance(old, CommentedMap) and isinstance(value, Mapping)
         other_kind = both and "kind" in value and value["kind"] != old.get("kind")
-        if both and not other_kind and path not in replaced:
-            _merge(old, value, replaced, f"{path}.")
+        if both and not other_kind and ".".join(path) not in replaced:
+            _merge(old, value, replaced, path, paths)
         else:
+            paths.append(path)
             into[key] = value
 
 
-def _assign(params: CommentedMap, override: str, preset: str) -> str:
-    """Set one key; returns the section it is in."""
+def _assign(params: CommentedMap, override: str, preset: str) -> tuple[str, ...]:
+    """Set one key; returns its path."""
     path, separator, text = override.partition("=")
     if not separator or not path.strip("+"):
         raise ParamsError("an override sets one key", found=override, expected="dotted.key=value")
@@ -190,7 +218,7 @@ def _assign(params: CommentedMap, override: str, preset: str) -> str:
         if not is_last:
             node = node[key]
     node[keys[-1]] = _value(text, types_at(params, keys), path)
-    return keys[0]
+    return tuple(keys)
 
 
 def _value(text: str, types: set[str], path: str) -> Any:

@@ -152,7 +152,7 @@ def complete(
         "sampling": changes,
     })  # fmt: skip
     say(
-        f"wrote {out}: {n:,} completions of {image} by {_about(loaded)}; {int(hidden.sum())} of {hidden.numel()} "
+        f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; {int(hidden.sum())} of {hidden.numel()} "
         f"positions drawn, seed {seed}"
     )
 

@@ -42,4 +42,4 @@ def ask(
     texts = text or None
     for path, picture in zip(images, pictures, strict=True):
         for asked, found in zip(texts or [""], loaded.answer(picture, texts), strict=True):
-            say(f"{path}: {asked + ': ' if asked else ''}{found}")
+            say(f"{path}: {asked}{'' if not asked else ' ' if asked.endswith('?') else ': '}{found}")

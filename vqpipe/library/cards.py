@@ -25,6 +25,7 @@ from vqpipe.codebooks.statistics import Degrees, graph_shape
 from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import MismatchError, human_bytes
 from vqpipe.runtime.terminal import harmless
+from vqpipe.tokenizers.identity import tokenizer_digest
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def tokenizer_card(
         ("bits per image", tokenizer.bits_per_image),
         ("parameters", sum(p.numel() for p in tokenizer.parameters())),
         ("weights", str(tokenizer.facts.get("weights", "not known"))),
+        ("SHA-256 of params and weights", tokenizer_digest(tokenizer)),
     ]
     return _render("tokenizer", {
         "facts": facts, "resolution": tokenizer.resolution, "groups": tokenizer.groups, "grid": tokenizer.grid,

@@ -10,9 +10,10 @@ The class of the training half, `vqpipe.tokenizers.tokenizer.Tokenizer`, reads f
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vqpipe.artifacts.publish import MANIFEST
+from vqpipe.artifacts.remedies import quoted
 from vqpipe.data.images import centre_square, to_rgb
 from vqpipe.data.loader import to_float, to_uint8
-from vqpipe.errors import ArtifactError, MismatchError, SetupError
+from vqpipe.errors import ArtifactError, MismatchError, SetupError, VqpipeError
 from vqpipe.library.cards import tokenizer_card
 from vqpipe.library.measured import card_metrics
+from vqpipe.library.places import Place
 from vqpipe.tokenizers import tokenizer as training
-from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, named_folder, read_config, write_config_folder
+from vqpipe.tokenizers.identity import tokenizer_digest
+from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL, read_config, write_config_folder
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,6 +57,22 @@ except ImportError as error:
     ) from error
 
 
+CARD = "README.md"
+SIGNED = "\n<!-- as vqpipe wrote it: "
+"""Begins the last line of a card: a digest of the lines before it, by which an edited card is known."""
+
+
+def _signed(text: str) -> str:
+    """A card with its last line."""
+    return f"{text}{SIGNED}{sha256(text.encode()).hexdigest()[:16]} -->\n"
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder says of itself that it contains a tokenizer, in either form, whole or not."""
+    return (folder / MANIFEST).is_file() or (folder / CONFIG).is_file()
+
+
+PLACE = Place("tokenizer", Path("artifacts/tokenizer"), is_tokenizer)
 TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 """The base error of the HTTP client that huggingface_hub uses; its versions use different ones."""
 
@@ -85,8 +106,8 @@ class Tokenizer(
         """Read a tokenizer, in eval mode.
 
         Args:
-            path_or_hub_id: a folder (a pipeline artifact, or what `save_pretrained` wrote), or `owner/name` on the
-                Hub. A folder that is there wins; a `Path` is never taken for a name.
+            path_or_hub_id: a folder (a pipeline artifact, or what `save_pretrained` wrote), a name below
+                `artifacts/tokenizer`, or `owner/name` on the Hub, in this order. A `Path` is never taken for a name.
             device: where it goes.
             revision: branch, tag or commit on the Hub.
             cache_dir: huggingface_hub's cache, where not the usual one.
@@ -99,16 +120,19 @@ class Tokenizer(
                 version.
             SetupError: the Hub cannot be reached, or does not give access.
         """
-        name = named_folder(path_or_hub_id)
-        if os.path.exists(name) or not isinstance(name, str):
-            return super(ModelHubMixin, cls).from_pretrained(Path(name), device)
-        if name.startswith((".", "~", os.sep)):
-            return super(ModelHubMixin, cls).from_pretrained(Path(name).expanduser(), device)
+        folder = PLACE.local(path_or_hub_id)
+        if folder is not None:
+            return super(ModelHubMixin, cls).from_pretrained(folder, device)
+        name = str(path_or_hub_id)
         options: dict[str, Any] = {
             "cache_dir": cache_dir, "force_download": force_download, "token": token,
             "local_files_only": local_files_only,
         }  # fmt: skip
-        config = download(name, CONFIG, revision=revision, **options)
+        try:
+            config = download(name, CONFIG, revision=revision, **options)
+        except VqpipeError:
+            PLACE.need_there(Path(name))  # a mistyped path looks like owner/name
+            raise
         try:
             read_config(config)  # before the weights, which may be large
         except ArtifactError as error:
@@ -123,6 +147,31 @@ class Tokenizer(
     def to_pil(self, images: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
         """What `decode` gave, as PIL images; see `vqpipe.library.hub.to_pil`."""
         return to_pil(images)
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
+        """Write `config.json`, `model.safetensors` and a card; see `huggingface_hub.ModelHubMixin.save_pretrained`.
+
+        A card that an earlier call wrote there is written anew; one that was edited, or is not ours, is kept.
+
+        Raises:
+            ArtifactError: a card that would be kept names other weights, or options for the card with one that would be
+                kept.
+        """
+        card = Path(save_directory) / CARD
+        if card.is_file():
+            text = card.read_text(encoding="utf-8", errors="replace")
+            kept = _signed(text.rpartition(SIGNED)[0]) != text
+            named = re.search(r"\| SHA-256 of params and weights \| (\w{64}) \|", text)
+            other = named is not None and named[1] != tokenizer_digest(self)
+            if kept and (other or options.get("model_card_kwargs")):
+                lacks = "is of other weights" if other else "lacks the options that are given"
+                raise ArtifactError(
+                    f"{card} was edited and would be kept, but {lacks}",
+                    expected="a folder without a card", run=f"rm {quoted(card)}",
+                )  # fmt: skip
+            if not kept:
+                card.unlink()
+        return super().save_pretrained(save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Make or update a repository on the Hub; see `huggingface_hub.ModelHubMixin.push_to_hub`.
@@ -163,7 +212,7 @@ class Tokenizer(
             }
         front = ModelCardData(**dict(sorted(data.items()))).to_yaml()
         text = tokenizer_card(self, Path(codebook) if codebook else None, measured)
-        return ModelCard(f"---\n{front}\n---\n\n{text}")
+        return ModelCard(_signed(f"---\n{front}\n---\n\n{text}"))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_config_folder(save_directory, self.state_dict(), self.described(self.facts))

@@ -1,11 +1,80 @@
-"""Where the parts are that an artifact of the pipeline was made with."""
+"""Where artifacts are: a tokenizer or a prior that a caller names, and the parts that an artifact was made with."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where artifacts of one kind are looked for."""
+
+    what: str
+    """What one is called, such as `prior`."""
+    folder: Path
+    """Where a name without a folder is looked for, such as `artifacts/prior`."""
+    is_one: Callable[[Path], bool]
+    """Whether a folder says of itself that it contains one."""
+
+    def local(self, given: str | Path) -> Path | None:
+        """The folder that a caller means, which may not be there; None for a name on the Hub.
+
+        A folder that is there comes first, then a name below `folder`. A `Path` is no name.
+
+        Raises:
+            ArtifactError: no path or name, a name without an owner that is not below `folder`, or a path that is not
+                there in a folder of such artifacts.
+        """
+        if (
+            not isinstance(given, str | os.PathLike)
+            or isinstance(os.fspath(given), bytes)
+            or not os.fspath(given).strip()
+            or "\0" in os.fspath(given)
+        ):
+            raise ArtifactError(
+                f"this does not name a {self.what}",
+                found=repr(given)[:80],
+                expected=f"a {self.what}'s folder, or owner/name on the Hub",
+            )
+        if os.path.exists(given) or not isinstance(given, str) or given.startswith((".", "~", os.sep)):
+            found = Path(given).expanduser()
+            self.need_there(found)
+            return found
+        if (self.folder / given).exists():
+            return self.folder / given
+        if "/" not in given:
+            known = self._names(self.folder)
+            raise ArtifactError(
+                f"there is no {self.what} {given}{did_you_mean(given, known)}", choices=known or None,
+                expected=f"a folder, a name below {self.folder}, or owner/name on the Hub",
+            )  # fmt: skip
+        if given.count("/") > 1:  # which no name on the Hub has
+            self.need_there(Path(given))
+        return None
+
+    def need_there(self, folder: Path) -> None:
+        """Refuse a folder that is not there with the names of those next to it, where there are some.
+
+        Raises:
+            ArtifactError: it is not there, and others are.
+        """
+        if os.path.exists(folder) or not folder.parent.is_dir():
+            return
+        known = self._names(folder.parent)
+        if known:
+            raise ArtifactError(
+                f"there is no {self.what} {folder}{did_you_mean(folder.name, known)}", choices=known,
+                expected=f"one below {folder.parent}, another folder, or owner/name on the Hub",
+            )  # fmt: skip
+
+    def _names(self, folder: Path) -> list[str]:
+        return sorted(path.name for path in folder.iterdir() if self.is_one(path)) if folder.is_dir() else []
 
 
 def find_part(folder: Path, nearby: Path, spec: str) -> Path:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,10 +124,15 @@ def read_measured(path: Path, image_prior: ImagePrior) -> Measured:
 def _rows(content: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str]]:
     """The numbers of a metrics model and of those within it; the record of what was measured is left out."""
     for name, field in type(content).model_fields.items():
-        value, about = getattr(content, name), " ".join((field.description or "").split()).split(". ")[0]
+        value, about = getattr(content, name), _first_sentence(field.description or "")
         if name == "measured" or value is None:
             continue
         yield from _row(f"{prefix}{name}", value, about.rstrip("."))
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop before a capital; that of "et al." and the like is none."""
+    return re.split(r"(?<!et al)\. (?=[A-Z])", " ".join(text.split()))[0]
 
 
 def _row(name: str, value: Any, about: str) -> Iterator[tuple[str, Any, str]]:

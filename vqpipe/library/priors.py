@@ -9,7 +9,6 @@ Letters: n images, r side in pixels, l text tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
-from vqpipe.library.places import find_part
+from vqpipe.library.places import Place, find_part
 from vqpipe.params.base import validate
 from vqpipe.priors.artifact import StoredPrior, is_prior, read_config, read_prior
 from vqpipe.priors.contract import NO_LABEL, UNKNOWN, Condition, Prior, SamplingParams
@@ -37,7 +36,7 @@ from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.stored import CONFIG, MODEL
 
 Map = Int64[Tensor, "r r"] | Path | str
-PLACE = Path("artifacts/prior")
+PLACE = Place("prior", Path("artifacts/prior"), is_prior)
 """Where a name without a folder is looked for."""
 TOKENIZER_FOLDER, CLIP_FOLDER = "tokenizer", "clip"
 """In an exported prior."""
@@ -111,7 +110,7 @@ class ImagePrior:
             ParamsError: a kind of prior that is not in the table.
             SetupError: the Hub cannot be reached, or a sentence model's package is missing.
         """
-        folder = local_folder(path_or_hub_id)
+        folder = PLACE.local(path_or_hub_id)
         if folder is None:
             try:
                 folder = _snapshot(
@@ -119,7 +118,7 @@ class ImagePrior:
                     local_files_only=local_files_only, token=token,
                 )  # fmt: skip
             except VqpipeError:
-                _need_there(Path(path_or_hub_id))  # a mistyped path looks like owner/name
+                PLACE.need_there(Path(path_or_hub_id))  # a mistyped path looks like owner/name
                 raise
         stored = read_prior(folder, device)
         config = stored.prior.config
@@ -264,7 +263,7 @@ class ImagePrior:
         classes, side = self.prior.space.map_classes, self.resolution
         expected = (
             f"an 8-bit greyscale or palette PNG of {side} x {side} pixels with one number for each: 0 for none, "
-            f"then 1 to {len(classes)}"
+            f"then 1 to {len(classes)}: one more than the number of a class in `vqpipe artifacts show PRIOR --full`"
         )
         try:
             with open(path, "rb") as stream, Image.open(path, formats=("PNG",)) as image:
@@ -392,52 +391,6 @@ class ImagePrior:
         drawn = self.prior.sample(condition, n, sampling, torch_rng(seed, "prior", "images"))
         codes = to_codes(self.prior, drawn, self.tokenizer).to(self.tokenizer.device)
         return torch.cat([self.tokenizer.decode(codes[rows]) for rows in slices(n, IMAGE_BATCH)])
-
-
-def local_folder(given: str | Path) -> Path | None:
-    """The folder that a caller means, which may not be there; None for a name on the Hub.
-
-    Raises:
-        ArtifactError: no path or name, a name without an owner that is not below `PLACE`, or a path that is not there
-            in a folder of priors.
-    """
-    if (
-        not isinstance(given, str | os.PathLike)
-        or isinstance(os.fspath(given), bytes)
-        or not str(given).strip()
-    ):
-        raise ArtifactError(
-            "this does not name a prior",
-            found=repr(given)[:80],
-            expected="a prior's folder, or owner/name on the Hub",
-        )
-    if os.path.exists(given) or not isinstance(given, str) or given.startswith((".", "~", os.sep)):
-        folder = Path(given).expanduser()
-        _need_there(folder)
-        return folder
-    if (PLACE / given).exists():
-        return PLACE / given
-    if "/" not in given:
-        known = sorted(path.name for path in PLACE.iterdir() if path.is_dir()) if PLACE.is_dir() else []
-        raise ArtifactError(
-            f"there is no prior {given}{did_you_mean(given, known)}", choices=known or None,
-            expected=f"a folder, a name below {PLACE}, or owner/name on the Hub",
-        )  # fmt: skip
-    if given.count("/") > 1:  # which no name on the Hub has
-        _need_there(Path(given))
-    return None
-
-
-def _need_there(folder: Path) -> None:
-    """Refuse a folder that is not there with the names of the priors next to it, where there are some."""
-    if os.path.exists(folder) or not folder.parent.is_dir():
-        return
-    known = sorted(path.name for path in folder.parent.iterdir() if is_prior(path))
-    if known:
-        raise ArtifactError(
-            f"there is no prior {folder}{did_you_mean(folder.name, known)}", choices=known,
-            expected=f"one below {folder.parent}, another folder, or owner/name on the Hub",
-        )  # fmt: skip
 
 
 def _snapshot(name: str, **options: Any) -> Path:
