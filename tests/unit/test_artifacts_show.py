@@ -69,6 +69,16 @@ def test_folder_with_sidecars(tmp_path: Path) -> None:
     )
 
 
+def test_long_facts_are_cut_or_whole_with_the_number_of_each_entry(tmp_path: Path) -> None:
+    facts = {"names": [f"class {at}" for at in range(60)], "none": [], "sizes": {str(at): at for at in range(60)}}
+    write_table(tmp_path / "q.parquet", QUARANTINE, to_table(QUARANTINE, [ROW], facts), facts)
+    assert "(60 entries, " in show(tmp_path / "q.parquet")
+    whole = show(tmp_path / "q.parquet", full=True)
+    assert "59 class 59\n" in whole
+    assert '"59": 59, ' in whole
+    assert "none   []\n" in whole
+
+
 def test_an_older_version_is_pointed_out(tmp_path: Path) -> None:
     old = TableSpec("quarantine", 99, QUARANTINE.columns, stage="dataset")
     write_table(tmp_path / "q.parquet", old, to_table(old, [ROW]))
