@@ -70,7 +70,11 @@ def test_folder_with_sidecars(tmp_path: Path) -> None:
 
 
 def test_long_facts_are_cut_or_whole_with_the_number_of_each_entry(tmp_path: Path) -> None:
-    facts = {"names": [f"class {at}" for at in range(60)], "none": [], "sizes": {str(at): at for at in range(60)}}
+    facts = {
+        "names": [f"class {at}" for at in range(60)],
+        "none": [],
+        "sizes": {str(at): at for at in range(60)},
+    }
     write_table(tmp_path / "q.parquet", QUARANTINE, to_table(QUARANTINE, [ROW], facts), facts)
     assert "(60 entries, " in show(tmp_path / "q.parquet")
     whole = show(tmp_path / "q.parquet", full=True)

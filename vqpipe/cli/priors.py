@@ -152,8 +152,8 @@ def complete(
         "sampling": changes,
     })  # fmt: skip
     say(
-        f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; {int(hidden.sum())} of {hidden.numel()} "
-        f"positions drawn, seed {seed}"
+        f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; "
+        f"{int(hidden.sum())} of {hidden.numel()} positions drawn, seed {seed}"
     )
 
 
