@@ -351,11 +351,11 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     assert metrics.unquantised_samples.plain() == pytest.approx(expected.plain(), rel=1e-4, abs=1e-6)
 
 
-def test_a_test_split_of_one_image_is_refused_before_the_training(
+def test_a_test_split_of_few_images_is_refused_before_the_training(
     inputs: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
-    write_dataset(tmp_path, {"train": 16, "validation": 2, "test": 1})
+    write_dataset(tmp_path, {"train": 16, "validation": 2, "test": 3})
     done = CliRunner().invoke(tokens_app, [
         f"--dataset={tmp_path / 'dataset'}", f"--tokenizer={inputs / 'tokenizer'}", f"--out={tmp_path / 'tokens'}",
         f"--params={inputs / 'params.yaml'}",
@@ -363,7 +363,7 @@ def test_a_test_split_of_one_image_is_refused_before_the_training(
     assert done.exit_code == 0, done.output
     result = run(inputs, tmp_path, tokens=tmp_path / "tokens", dataset=tmp_path / "dataset")
     assert result.exit_code == 2, result.output
-    assert "the split test has one image" in result.output
+    assert "the split test has too few images" in result.output
     assert not (tmp_path / "scratch").exists() or not list((tmp_path / "scratch").rglob("*.safetensors"))
 
 

@@ -282,11 +282,11 @@ def test_frozen_codes_of_other_origin_are_compared_and_other_settings_are_not(
     rows = {row: {"psnr": value} for row in ("lc-random", "lc-selection", *others)}
     text = sentence(one_board(board, {"lc": {"psnr": 22.0}, **rows}), "What VQGAN-LC's frozen codes are")
     one = f"`lc-random` ({value:.2f} dB) and `lc-selection` ({value:.2f} dB) are {words}."
-    assert text.endswith(f"(22.00 dB), {one}")
+    assert text.endswith(f"give 22.00 dB; codes of other origin in their place: {one}")
     rows |= {"lc-reference-start": {"psnr": 22.0}, "lc-random-code": {"psnr": value}}
     text = sentence(one_board(board, {"lc": {"psnr": 22.0}, **rows}), "What VQGAN-LC's frozen codes are")
     start = "With the projector's start of its code (22.00 dB), that code's random codes"
-    assert text.endswith(f"(22.00 dB), {one} {start}: `lc-random-code` ({value:.2f} dB) is {words}.")
+    assert text.endswith(f"in their place: {one} {start}: `lc-random-code` ({value:.2f} dB) is {words}.")
 
 
 def test_the_start_and_the_second_data_set(board: Board) -> None:

@@ -87,7 +87,7 @@ def test_a_card_is_of_the_weights_next_to_it(saved: Path) -> None:
     assert f"| SHA-256 of params and weights | {tokenizer_digest(other)} |" in text
     assert "license: mit" in text
     (saved / "README.md").write_text(first.replace("# Image tokenizer", "# My tokenizer"))
-    with pytest.raises(ArtifactError, match="was edited and would be kept, but is of other weights"):
+    with pytest.raises(ArtifactError, match="was edited and would be kept, but is not of these weights"):
         other.save_pretrained(saved)
     (saved / "README.md").write_text(text.replace("# Image tokenizer", "# My tokenizer"))
     other.save_pretrained(saved)

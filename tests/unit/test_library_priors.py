@@ -26,9 +26,9 @@ from vqpipe.artifacts.verify import verify
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError
 from vqpipe.library.masks import KEPT, hidden_tokens, keep_mask
 from vqpipe.library.prior_export import export_prior
-from vqpipe.library.priors import ImagePrior
+from vqpipe.library.priors import PLACE, ImagePrior
 from vqpipe.priors import PRIORS
-from vqpipe.priors.artifact import is_prior, read_prior
+from vqpipe.priors.artifact import read_prior
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.text import ClipText
 from vqpipe.runtime.seeds import torch_rng
@@ -440,7 +440,7 @@ def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Pat
         refused(lambda: ImagePrior.from_pretrained(tmp_path / "gpt"), message)
     path.write_text("{")
     refused(lambda: ImagePrior.from_pretrained(tmp_path / "gpt"), "cannot be read as JSON")
-    assert is_prior(tmp_path / "gpt"), "the manifest says so"
+    assert PLACE.is_one(tmp_path / "gpt"), "the manifest says so"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years")
     refused(lambda: export_prior(load("gpt"), tmp_path / "mine"), "would be lost", "thesis.tex")

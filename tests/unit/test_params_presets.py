@@ -76,7 +76,8 @@ def test_replace_and_a_chain_of_bases(folder: Path) -> None:
 def test_the_text_keeps_comments_and_number_forms(folder: Path) -> None:
     text = preset_text("coco", ["tokenizer.variants.vq.num_codes=9"], folder)
     assert text.startswith("# Preset coco: the captions of COCO.\n")
-    assert "# Two of them." in text
+    assert "# Two of them." not in text, "one of them is another"
+    assert "# Two of them." in preset_text("coco", ["dataset.num_train=9"], folder)
     assert "# The base." not in text
     assert "1e-4" in text
     assert YAML(typ="safe", pure=True).load(text)["tokenizer"]["variants"]["vq"]["num_codes"] == 9

@@ -155,13 +155,29 @@ def test_vqgan_lc_s_codebook(preset: str) -> None:
     found = variants(preset)
     lc = found["lc"].quantizer
     assert lc.kind == "lc"
-    assert {name: pair.sampling.top_k for name, pair in pairs(preset).items()} == {
+    gpts = {name: pair for name, pair in pairs(preset).items() if pair.kind == "gpt"}
+    assert {name: pair.sampling.top_k for name, pair in gpts.items()} == {
         "fc-gpt": 1638, "ema-gpt": 1638, "lc-gpt": 10_000,
     }  # fmt: skip
-    assert {pair.training.decay for pair in pairs(preset).values()} == {"linear"}
+    assert {pair.training.decay for pair in gpts.values()} == {"linear"}
     assert {config.training.decay for config in found.values()} == {"cosine"}
     if "lc-f8" in found:  # the trunk alone differs
         assert found["lc-f8"].model_copy(update={"trunk": found["lc"].trunk}) == found["lc"]
+
+
+def test_vqgan_lc_s_diffusion_is_trained_as_dit_and_sit_and_not_as_its_gpt() -> None:
+    found = pairs("imagenet")
+    for name in ("lc-dit", "lc-sit"):
+        training, network = found[name].training, found[name].network
+        assert (network.num_layers, network.width, network.num_heads) == (28, 1152, 16)
+        assert (training.num_steps, training.batch_size, training.ema_decay) == (400_000, 256, 0.9999)
+        assert (training.warmup_fraction, training.final_lr_fraction, training.clip_grad_norm) == (
+            0.0,
+            1.0,
+            0.0,
+        )
+        assert found[name].sampling.guidance == 8.0
+        assert found[name].condition_drop == 0.1
 
 
 def test_the_nano_presets_fit_eighty_images() -> None:

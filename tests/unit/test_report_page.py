@@ -208,7 +208,7 @@ def test_the_first_sentence_ranks_nothing_that_cannot_be_compared(tree: Path, tm
     measured = made(copy).metrics["tokenizer"]["lc"]["measured"]
     measured["images"]["digest"] = "ffff"
     write_metrics(copy, "evaluate/lc", evaluated(2, measured=measured))
-    assert told(made(copy))[0].startswith("The rows below do not share one digest of the images")
+    assert told(made(copy))[0].startswith("These do not share one digest of the images")
     for variant in ("vqct", "lc"):
         shutil.rmtree(copy / f"artifacts/evaluation/{variant}")
         (copy / f"artifacts/metrics/evaluate/{variant}.json").unlink()

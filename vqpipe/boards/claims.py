@@ -171,6 +171,22 @@ def is_above(a: Estimate, b: Estimate, margin: float) -> bool:
     return a.low > b.high
 
 
+def order(results: Results, row: str, other: str, metric: str) -> int:
+    """1 where a row is above another, -1 where it is below, 0 where they cannot be distinguished; both have the metric.
+
+    Rows with seeds in common are compared seed by seed, as paired claims are; where one of two rows has no interval,
+    their means must differ by 5 %.
+    """
+    apart = results.difference((row, metric), (other, metric))
+    if apart is not None:
+        return int(apart.low > 0) - int(apart.high < 0)
+    ours, theirs = results.estimate(row, metric), results.estimate(other, metric)
+    assert ours is not None, row
+    assert theirs is not None, other
+    margin = 0.05 if _by_means(ours, theirs) else 0.0
+    return is_above(ours, theirs, margin) - is_above(theirs, ours, margin)
+
+
 def _by_means(a: Estimate, b: Estimate) -> bool:
     """Whether two numbers are compared by their means, since one of them has no interval."""
     return "none" in (a.source, b.source)

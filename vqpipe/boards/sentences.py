@@ -14,7 +14,7 @@ from typing import Any
 
 from scipy import stats
 
-from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, column, is_above, shown
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, column, order, shown
 from vqpipe.boards.found import FIRST, GENERATION, Found
 from vqpipe.boards.markdown import listed
 from vqpipe.boards.results import NEAR, Estimate, Results
@@ -45,26 +45,6 @@ def _results(boards: Boards, name: str = FIRST) -> Results | None:
     return boards[name].results if name in boards else None
 
 
-def _margin(one: Estimate, other: Estimate) -> float:
-    """What means must differ by where one of two numbers has no interval, as in a claim that states none."""
-    return 0.05 if "none" in (one.source, other.source) else 0.0
-
-
-def _order(results: Results, row: str, other: str, metric: str) -> int:
-    """1 where a row is above another, -1 where it is below, 0 where they cannot be distinguished; both have the metric.
-
-    Rows with seeds in common are compared seed by seed: runs of one seed share first weights, batches and images.
-    """
-    apart = results.difference((row, metric), (other, metric))
-    if apart is not None:
-        return int(apart.low > 0) - int(apart.high < 0)
-    ours, theirs = results.estimate(row, metric), results.estimate(other, metric)
-    assert ours is not None, row
-    assert theirs is not None, other
-    margin = _margin(ours, theirs)
-    return is_above(ours, theirs, margin) - is_above(theirs, ours, margin)
-
-
 def _number(results: Results, row: str, metric: str = "psnr") -> str:
     """A row's mean with its unit; the interval is in the tables."""
     value = results.estimate(row, metric)
@@ -80,7 +60,7 @@ def _with(results: Results, row: str, metric: str = "psnr") -> str:
 
 def _relation(results: Results, row: str, base: str) -> str:
     """Where the PSNR of a row is to that of another; both have one."""
-    return {1: "above", -1: "below", 0: "not distinguishable from"}[_order(results, row, base, "psnr")]
+    return {1: "above", -1: "below", 0: "not distinguishable from"}[order(results, row, base, "psnr")]
 
 
 def _some(words: Sequence[str]) -> str:
@@ -94,7 +74,7 @@ def _compared(results: Results, rows: Sequence[str], base: str, metric: str = "p
     groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for row in rows:
         if None not in (results.estimate(row, metric), results.estimate(base, metric)):
-            groups[_order(results, row, base, metric)].append(_with(results, row, metric))
+            groups[order(results, row, base, metric)].append(_with(results, row, metric))
     parts = []
     for sign, words in ((1, "above"), (-1, "below"), (0, "not distinguishable from it")):
         if own_rows := groups[sign]:
@@ -106,8 +86,8 @@ def leaders(results: Results, rows: Sequence[str], metric: str) -> list[str]:
     """The row with the best mean, then those that cannot be distinguished from it; of rows that have the metric."""
     values = {row: value for row in rows if (value := results.estimate(row, metric)) is not None}
     sign = -1 if column(metric).better == LOWER else 1
-    order = sorted(values, key=lambda row: -sign * values[row].mean)
-    return [row for row in order if row == order[0] or _order(results, order[0], row, metric) * sign <= 0]
+    ranked = sorted(values, key=lambda row: -sign * values[row].mean)
+    return [row for row in ranked if row == ranked[0] or order(results, ranked[0], row, metric) * sign <= 0]
 
 
 def _level(results: Results, best: Sequence[str], metric: str) -> str:

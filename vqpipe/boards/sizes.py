@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vqpipe.boards.claims import head, is_above, shown
+from vqpipe.boards.claims import head, order, shown
 from vqpipe.boards.found import Found
 from vqpipe.boards.markdown import listed, render
 from vqpipe.boards.pictures import Line, Point, picture
-from vqpipe.boards.results import Estimate, Results
+from vqpipe.boards.results import Results
 
 WANTED = 0.99
 """Share of the codes that VQGAN-LC reports to use at any size (Table 7 of the paper)."""
@@ -151,13 +151,7 @@ def gains(results: Results) -> str:
             continue
         small, large = (results.estimate(name, "psnr") for name in (sized.method, row))
         if small is not None and large is not None:
-            words = (
-                "rises"
-                if is_above(large, small, 0.0)
-                else "falls"
-                if is_above(small, large, 0.0)
-                else "does not change"
-            )
+            words = {1: "rises", -1: "falls", 0: "does not change"}[order(results, row, sized.method, "psnr")]
             found.setdefault(words, []).append(f"`{sized.method}` ({large.mean - small.mean:+.2f} dB)")
     parts = [
         f"{words} for {listed(found[words])}"
@@ -187,32 +181,28 @@ def _bought(results: Results, method: str, row: str) -> str:
     )
     size = largest(results)
     others = {
-        sized.method: value
+        sized.method: (order(results, other, row, "psnr"), value.mean)
         for sized in by_size(results)
         if sized.method != method
         and (other := sized.at(size or 0)) is not None
         and results.is_complete(other)
         and (value := results.estimate(other, "psnr")) is not None
     }
-    above = {name: value.mean for name, value in others.items() if is_above(value, large, 0.0)}
-    equal = [f"`{name}`" for name, value in others.items() if _is_tie(value, large)]
+    above = {name: mean for name, (sign, mean) in others.items() if sign > 0}
+    equal = [f"`{name}`" for name, (sign, _) in others.items() if sign == 0]
     if not others:
         return text + "."
     if above:
-        order = sorted(above, key=lambda name: -above[name])
-        shown_rows = [f"`{name}` ({above[name]:.2f})" for name in order[:MOST]]
-        more = [f"{len(order) - MOST} more"] if len(order) > MOST else []
-        verb = "is" if len(order) == 1 else "are"
+        ranked = sorted(above, key=lambda name: -above[name])
+        shown_rows = [f"`{name}` ({above[name]:.2f})" for name in ranked[:MOST]]
+        more = [f"{len(ranked) - MOST} more"] if len(ranked) > MOST else []
+        verb = "is" if len(ranked) == 1 else "are"
         text += f"; {listed([*shown_rows, *more])} {verb} above its {large.mean:.2f} dB at that size"
     elif equal:
         text += f"; {listed(equal)} cannot be distinguished from it by PSNR at that size"
     else:
         text += f", and its PSNR is the highest of the {len(others) + 1} methods at that size"
     return text + "."
-
-
-def _is_tie(one: Estimate, other: Estimate) -> bool:
-    return not is_above(one, other, 0.0) and not is_above(other, one, 0.0)
 
 
 def sizes_picture(results: Results) -> Markup | None:

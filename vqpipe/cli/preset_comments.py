@@ -1,7 +1,8 @@
 """Comments of preset files, by the key that they are about.
 
 ruamel keeps a comment with the key before it: in a merged file it would stay where the value that it explains was
-overridden. Here a comment belongs to the path of the key below it (or on its line), and goes with the value.
+overridden. Here a comment belongs to the path of the key below it (or on its line), and goes with the value. Comments
+within lists and flow style, and behind the last key, are left out.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def comments(text: str, content: CommentedMap) -> dict[Path, Comment]:
 
 def without_overridden(known: dict[Path, Comment], paths: list[Path]) -> dict[Path, Comment]:
     """The comments that stay true when the values at some paths are replaced: not those of these values, nor within
-    them, nor that above the block that they are in."""
-    gone = {*paths, *(path[:-1] for path in paths)}
+    them, nor those above the blocks that they are in."""
+    gone = {path[:length] for path in paths for length in range(1, len(path) + 1)}
     return {
         path: own for path, own in known.items()
         if path not in gone and not any(path[: len(other)] == other for other in paths)

@@ -194,7 +194,8 @@ def _merge(
         if both and not other_kind and ".".join(path) not in replaced:
             _merge(old, value, replaced, path, paths)
         else:
-            paths.append(path)
+            if key in into and into[key] != value:
+                paths.append(path)
             into[key] = value
 
 

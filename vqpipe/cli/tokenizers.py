@@ -139,10 +139,10 @@ def export(
 
 def _prior_folder(path: str) -> Path | None:
     """The folder of a prior that a path or a name below artifacts/prior means; None where it means something else."""
-    from vqpipe.priors.artifact import is_prior
+    from vqpipe.library.priors import PLACE
 
-    places = [Path(path)] if Path(path).exists() else [Path("artifacts/prior") / path]
-    return next((place for place in places if is_prior(place)), None)
+    place = Path(path) if Path(path).exists() else PLACE.folder / path
+    return place if PLACE.is_one(place) else None
 
 
 class Weights(StrEnum):

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,15 @@ def codebook_card(path: Path) -> str:
     if isinstance(codebook, WordsCodebook):
         return _render("words", content | _words(codebook))
     return _render("patches", content | _patches(codebook))
+
+
+SIGNED = "\n<!-- as vqpipe wrote it: "
+"""Begins the last line of a card: a digest of the lines before it, by which an edited card is known."""
+
+
+def signed(text: str) -> str:
+    """A card with its last line."""
+    return f"{text}{SIGNED}{sha256(text.encode()).hexdigest()[:16]} -->\n"
 
 
 def tokenizer_card(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.remedies import quoted
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER
 from vqpipe.data.images import centre_square, to_rgb
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import ArtifactError, MismatchError, SetupError, VqpipeError
-from vqpipe.library.cards import tokenizer_card
+from vqpipe.library.cards import SIGNED, signed, tokenizer_card
 from vqpipe.library.measured import card_metrics
 from vqpipe.library.places import Place
 from vqpipe.tokenizers import tokenizer as training
@@ -58,21 +57,7 @@ except ImportError as error:
 
 
 CARD = "README.md"
-SIGNED = "\n<!-- as vqpipe wrote it: "
-"""Begins the last line of a card: a digest of the lines before it, by which an edited card is known."""
-
-
-def _signed(text: str) -> str:
-    """A card with its last line."""
-    return f"{text}{SIGNED}{sha256(text.encode()).hexdigest()[:16]} -->\n"
-
-
-def is_tokenizer(folder: Path) -> bool:
-    """Whether a folder says of itself that it contains a tokenizer, in either form, whole or not."""
-    return (folder / MANIFEST).is_file() or (folder / CONFIG).is_file()
-
-
-PLACE = Place("tokenizer", Path("artifacts/tokenizer"), is_tokenizer)
+PLACE = Place("tokenizer", Path("artifacts/tokenizer"), frozenset({TOKENIZER.name}))
 TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 """The base error of the HTTP client that huggingface_hub uses; its versions use different ones."""
 
@@ -160,17 +145,23 @@ class Tokenizer(
         card = Path(save_directory) / CARD
         if card.is_file():
             text = card.read_text(encoding="utf-8", errors="replace")
-            kept = _signed(text.rpartition(SIGNED)[0]) != text
+            kept = signed(text.rpartition(SIGNED)[0]) != text
             named = re.search(r"\| SHA-256 of params and weights \| (\w{64}) \|", text)
-            other = named is not None and named[1] != tokenizer_digest(self)
-            if kept and (other or options.get("model_card_kwargs")):
-                lacks = "is of other weights" if other else "lacks the options that are given"
+            of = "ours" if named is not None and named[1] == tokenizer_digest(self) else "others"
+            of = of if named is not None or "made with vqpipe" in text else "nothing"
+            if kept and (of == "others" or options.get("model_card_kwargs")):
+                lacks = "is not of these weights" if of == "others" else "lacks the options that are given"
                 raise ArtifactError(
                     f"{card} was edited and would be kept, but {lacks}",
                     expected="a folder without a card", run=f"rm {quoted(card)}",
                 )  # fmt: skip
             if not kept:
                 card.unlink()
+                try:
+                    return super().save_pretrained(save_directory, **options)
+                except BaseException:
+                    card.write_text(text, encoding="utf-8")
+                    raise
         return super().save_pretrained(save_directory, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -212,7 +203,7 @@ class Tokenizer(
             }
         front = ModelCardData(**dict(sorted(data.items()))).to_yaml()
         text = tokenizer_card(self, Path(codebook) if codebook else None, measured)
-        return ModelCard(_signed(f"---\n{front}\n---\n\n{text}"))
+        return ModelCard(signed(f"---\n{front}\n---\n\n{text}"))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_config_folder(save_directory, self.state_dict(), self.described(self.facts))

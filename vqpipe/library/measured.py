@@ -140,7 +140,7 @@ def _own(listed: list[dict[str, Any]], tokenizer: Tokenizer, path: Path) -> dict
     for one in listed:
         if one.get("sha256") == digest:
             return one
-    known = [f"{one.get('name', 'sha256')}: {one.get('sha256', 'none')[:SHOWN]}…" for one in listed]
+    known = [f"{one.get('name', 'sha256')}: {(one.get('sha256') or 'none')[:SHOWN]}…" for one in listed]
     raise MismatchError(
         f"{path} has no numbers of this tokenizer", expected=f"sha256: {digest[:SHOWN]}…",
         found=", ".join(known), run="vqpipe evaluate IMAGES --tokenizer FOLDER",

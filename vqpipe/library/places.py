@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqpipe.artifacts.lineage import read_lineage
+from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.errors import ArtifactError, did_you_mean
+from vqpipe.tokenizers.stored import CONFIG
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,19 @@ class Place:
     """What one is called, such as `prior`."""
     folder: Path
     """Where a name without a folder is looked for, such as `artifacts/prior`."""
-    is_one: Callable[[Path], bool]
-    """Whether a folder says of itself that it contains one."""
+    specs: frozenset[str]
+    """The names of the specs of their folders: of an artifact, and of what is exported or saved."""
+
+    def is_one(self, folder: Path) -> bool:
+        """Whether a folder says of itself that it contains one, whole or not."""
+        for name in (MANIFEST, CONFIG):
+            try:
+                content = json.loads((folder / name).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(content, dict) and content.get("spec") in self.specs:
+                return True
+        return False
 
     def local(self, given: str | Path) -> Path | None:
         """The folder that a caller means, which may not be there; None for a name on the Hub.

@@ -24,7 +24,7 @@ from vqpipe.artifacts.publish import MANIFEST, listed_files, publish_folder
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.errors import ArtifactError, MismatchError
-from vqpipe.library.cards import prior_card, tokenizer_card
+from vqpipe.library.cards import prior_card, signed, tokenizer_card
 from vqpipe.library.clips import copy_clip
 from vqpipe.library.priors import CLIP_FOLDER, TOKENIZER_FOLDER, ImagePrior
 from vqpipe.priors.artifact import prior_digest, write_config_folder
@@ -77,7 +77,9 @@ def export_prior(
         (folder / TOKENIZER_FOLDER).mkdir()
         facts = tokenizer.described(tokenizer.facts)
         tokenizers.write_config_folder(folder / TOKENIZER_FOLDER, tokenizer.state_dict(), facts)
-        (folder / TOKENIZER_FOLDER / "README.md").write_text(tokenizer_card(tokenizer), encoding="utf-8")
+        (folder / TOKENIZER_FOLDER / "README.md").write_text(
+            signed(tokenizer_card(tokenizer)), encoding="utf-8"
+        )
         if image_prior.clip_folder is not None:
             (folder / CLIP_FOLDER).mkdir()
             copy_clip(image_prior.clip_folder, folder / CLIP_FOLDER)

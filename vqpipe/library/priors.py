@@ -19,13 +19,15 @@ from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
+from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
+from vqpipe.artifacts.specs.prior import PRIOR
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
 from vqpipe.library.places import Place, find_part
 from vqpipe.params.base import validate
-from vqpipe.priors.artifact import StoredPrior, is_prior, read_config, read_prior
+from vqpipe.priors.artifact import StoredPrior, read_config, read_prior
 from vqpipe.priors.contract import NO_LABEL, UNKNOWN, Condition, Prior, SamplingParams
 from vqpipe.priors.measure import IMAGE_BATCH
 from vqpipe.priors.text import SentenceText, TextEncoder, text_encoder
@@ -36,7 +38,7 @@ from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.stored import CONFIG, MODEL
 
 Map = Int64[Tensor, "r r"] | Path | str
-PLACE = Place("prior", Path("artifacts/prior"), is_prior)
+PLACE = Place("prior", Path("artifacts/prior"), frozenset({PRIOR.name, EXPORTED_PRIOR.name}))
 """Where a name without a folder is looked for."""
 TOKENIZER_FOLDER, CLIP_FOLDER = "tokenizer", "clip"
 """In an exported prior."""

@@ -24,7 +24,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.intact import reads_whole
-from vqpipe.artifacts.publish import MANIFEST, publish_folder, publish_json, read_manifest
+from vqpipe.artifacts.publish import publish_folder, publish_json, read_manifest
 from vqpipe.artifacts.spec import Header, check_header
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
@@ -217,19 +217,6 @@ def write_config_folder(folder: Path, stored: StoredPrior) -> None:
     write_tensors(folder / MODEL, PRIOR_WEIGHTS, stored.prior.state_dict(), stored.facts, sealed=True)
     header = {"library_name": LIBRARY, "spec": EXPORTED_PRIOR.name, "version": EXPORTED_PRIOR.version}
     publish_json(folder / CONFIG, {**header, "facts": stored.facts})
-
-
-def is_prior(folder: Path) -> bool:
-    """Whether a folder says of itself that it contains a prior, in either form, whole or not."""
-    names = {PRIOR.name, EXPORTED_PRIOR.name}
-    for name in (MANIFEST, CONFIG):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict) and content.get("spec") in names:
-            return True
-    return False
 
 
 def read_config(path: Path) -> dict[str, Any]:

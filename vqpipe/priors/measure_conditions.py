@@ -207,6 +207,8 @@ class TextWatcher(Watcher):
         if not known.any():
             return Agreement()
         own, images = self._own[known], images[known]
+        if name == CHANCE and len(own) < 2:
+            return Agreement()
         own = own[other_examples(len(own), OTHERS)] if name == CHANCE else own
         similar = float((images * self._texts[own]).sum(1).mean())
         if self.num_candidates == 1:  # which would always be first

@@ -54,6 +54,10 @@ def to_latents(
     return drawn.to(tokenizer.device) * deviations(prior.space.latent_std, tokenizer.device)
 
 
+FEWEST_TEST = 4
+"""Test images that measuring needs: a half of them are completed, each once with the codes of another one."""
+
+
 class PriorTraining(Objective):
     """A prior in the training loop: one phase, its own loss and its own groups of parameters."""
 
@@ -185,10 +189,10 @@ def _check_inputs(
     empty = [name for name, split in splits.items() if not len(split)]
     if empty:
         raise MismatchError(f"there are no tokens in {', '.join(empty)}", run="dvc repro dataset")
-    if len(splits["test"]) < 2:
+    if len(splits["test"]) < FEWEST_TEST:
         raise MismatchError(
-            "the split test has one image, and samples are compared with several", found="1 image",
-            expected="2 or more", run="dvc repro dataset",
+            "the split test has too few images: samples are compared with them, and a half of them are completed",
+            found=len(splits["test"]), expected=f"{FEWEST_TEST} or more", run="dvc repro dataset",
         )  # fmt: skip
     for name, opened in images.items():
         if opened.ids != splits[name].ids:

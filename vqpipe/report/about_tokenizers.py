@@ -120,7 +120,7 @@ def unlike(measured: Mapping[str, EvaluationMetrics | PriorMetrics]) -> Iterator
         if len(found) > 1:
             listed = "; ".join(f"{', '.join(variants)}: {digest}" for digest, variants in found.items())
             yield Absent(
-                f"The rows below do not share one digest of the {side}, and are not comparable without care. {listed}."
+                f"These do not share one digest of the {side}, and are not comparable without care. {listed}."
             )
 
 
