@@ -117,13 +117,20 @@ def answer(results: Results) -> Iterator[str]:
         if rest:
             yield f"The others do not: {listed([name(row) for row in rest])}."
     else:
-        yield f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
+        used = f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
+        share = 100 * reached[ranked[0]][1].used / reached[ranked[0]][1].num_codes
+        alone = f"`{reached[ranked[0]][0]}` uses {share:.1f} % of {size:,} codes, {tokens}."
+        yield used if ranked[1:] else alone
     values = {
         row: value for row in full or ranked[:1] if (value := results.estimate(row, "psnr")) is not None
     }
     if values:
         row = max(values, key=lambda row: values[row].mean)
         yield _bought(results, reached[row][0], row)
+    waiting = [row for row in results.board.rows if row.endswith(f"-k{size}") and row not in reached]
+    if waiting:
+        rows = "row of that size waits" if len(waiting) == 1 else "rows of that size wait"
+        yield f"{len(waiting)} more {rows} for {'its' if len(waiting) == 1 else 'their'} seeds."
 
 
 def _begun(results: Results) -> str:
