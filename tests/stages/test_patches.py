@@ -230,7 +230,7 @@ def test_an_image_that_was_damaged_in_the_dataset_is_named_and_nothing_is_publis
         ({"grid": 3}, "choices:  1, 2"),
         ({"gird": 2}, "did you mean grid?"),
         ({"dataset": "none"}, "does not exist"),
-        ({"clip": "dataset"}, "dvc repro clip"),
+        ({"clip": "dataset"}, "expected: clip v1"),
     ],
 )
 def test_mistakes_exit_2_and_publish_nothing(
