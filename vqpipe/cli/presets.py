@@ -81,41 +81,18 @@ def preset_text(name: str, overrides: Sequence[str] = (), folder: Traversable | 
     text, content = _read(name, where)
     if not overrides and not any(key in content for key in KEYWORDS):
         return text
-    merged = _merged(name, where, ())
-    known = _comments(name, where)
+    merged, known, opening = _merged(name, where, ())
     before = deepcopy(merged) if overrides else merged
     paths = [_assign(merged, override, name) for override in overrides]
     touched = dict.fromkeys(path[0] for path in paths)
     mistake = first_mistake(merged, touched, f"preset {name} with --set")
     if mistake is not None and first_mistake(before, touched, name) is None:
         raise mistake
-    return _opening(name, where) + commented(merged, without_overridden(known, paths), _yaml())
-
-
-def _comments(name: str, folder: Traversable) -> dict[tuple[str, ...], Comment]:
-    """The comments of a preset and of its bases, by the path that they are about; those above its first section are its
-    opening."""
-    text, content = _read(name, folder)
-    base, paths = content.get("base"), list[tuple[str, ...]]()
-    known = dict[tuple[str, ...], Comment]()
-    if base is not None:
-        _merge(_merged(str(base), folder, (name,)), content, set(content.get("replace", [])), (), paths)
-        known = without_overridden(_comments(str(base), folder), paths)
-    first = next((str(key) for key in content if key not in KEYWORDS), "")
-    opening = {(key,) for key in (*KEYWORDS, first)}
-    return known | {path: own for path, own in comments(text, content).items() if path not in opening}
-
-
-def _opening(name: str, folder: Traversable) -> str:
-    """The opening comment of a preset: its name and description, and the comments before its first section; also those
-    of its bases, but not of the last one, which describes another run."""
-    text, content = _read(name, folder)
-    about, lines, has_base = content.get("description"), _head(text), "base" in content
-    while (base := content.get("base")) is not None:
-        text, content = _read(str(base), folder)
-        lines += _head(text) if "base" in content else []
-    title = [f"# Preset {name}{f': {about}' if about else ''}".rstrip(".") + "."] if has_base else []
-    return "".join(f"{line}\n" for line in (*title, *lines))
+    about = content.get("description")
+    title = f"# Preset {name}{f': {about}' if about else ''}".rstrip(".") + "."
+    lines = [title, *opening] if "base" in content else _head(text)
+    head = "".join(f"{line}\n" for line in lines)
+    return head + commented(merged, without_overridden(known, paths), _yaml())
 
 
 def _head(text: str) -> list[str]:
@@ -166,19 +143,25 @@ def _without_aliases(node: Any, seen: set[int]) -> Any:
     return node
 
 
-def _merged(name: str, folder: Traversable, chain: tuple[str, ...]) -> CommentedMap:
+def _merged(
+    name: str, folder: Traversable, chain: tuple[str, ...]
+) -> tuple[CommentedMap, dict[tuple[str, ...], Comment], list[str]]:
+    """A preset merged over its bases: its sections, the comments that stay true, and those before the first section of
+    each file but the last base's, which are about another run."""
     if name in chain:
         raise ParamsError("the bases of presets form a cycle", found=" -> ".join([*chain, name]))
-    content = _read(name, folder)[1]
-    base = content.get("base")
-    replaced = content.get("replace", [])
+    text, content = _read(name, folder)
+    base, replaced, own = content.get("base"), content.get("replace", []), comments(text, content)
     for key in KEYWORDS:
         content.pop(key, None)
+    opening = {*KEYWORDS, *(str(key) for key in itertools.islice(content, 1))}
+    own = {path: about for path, about in own.items() if len(path) > 1 or path[0] not in opening}
     if base is None:
-        return content
-    merged = _merged(str(base), folder, (*chain, name))
-    _merge(merged, content, {str(path) for path in replaced}, (), [])
-    return merged
+        return content, own, []
+    merged, known, lines = _merged(str(base), folder, (*chain, name))
+    paths = list[tuple[str, ...]]()
+    _merge(merged, content, {str(path) for path in replaced}, (), paths)
+    return merged, without_overridden(known, paths) | own, [*_head(text), *lines]
 
 
 def _merge(

@@ -147,10 +147,9 @@ class Tokenizer(
             text = card.read_text(encoding="utf-8", errors="replace")
             kept = signed(text.rpartition(SIGNED)[0]) != text
             named = re.search(r"\| SHA-256 of params and weights \| (\w{64}) \|", text)
-            of = "ours" if named is not None and named[1] == tokenizer_digest(self) else "others"
-            of = of if named is not None or "made with vqpipe" in text else "nothing"
-            if kept and (of == "others" or options.get("model_card_kwargs")):
-                lacks = "is not of these weights" if of == "others" else "lacks the options that are given"
+            other = named[1] != tokenizer_digest(self) if named else "made with vqpipe" in text
+            if kept and (other or options.get("model_card_kwargs")):
+                lacks = "is not of these weights" if other else "lacks the options that are given"
                 raise ArtifactError(
                     f"{card} was edited and would be kept, but {lacks}",
                     expected="a folder without a card", run=f"rm {quoted(card)}",

@@ -359,9 +359,6 @@ class Task(ABC):
             known: what it is built from.
             seen: what it sees of the images.
             texts: one for each image where the task `asks` for one, else none.
-
-        Raises:
-            MismatchError: the task has no answer for a single image.
         """
         raise NotImplementedError
 
