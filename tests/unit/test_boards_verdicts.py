@@ -220,6 +220,17 @@ def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTabl
     assert all(claim.untestable or claim.rows for claim in table.claims)
 
 
+@pytest.mark.parametrize("name", ["scenes", "tiny-imagenet"])
+def test_the_ablation_of_vqct_has_the_vectors_of_every_language_model(name: str) -> None:
+    tables = [table for folder, table in TABLES if folder.name == name]
+    two, five = (
+        {row for table in tables if re.match(rf"VQCT Table {number}\b", table.title) for _, row in table.rows}
+        for number in (2, 5)
+    )
+    assert {"vqct", "vqct-glove", "vqct-minilm"} <= five
+    assert {row for row in five if "random" not in row} <= two
+
+
 def test_the_papers_tables_that_were_asked_for_are_there() -> None:
     titles = [table.title for _, table in TABLES]
     wanted = [f"VQCT Table {n}:" for n in (1, 2, 3, 4, 5)]
