@@ -56,7 +56,9 @@ def results(
     """Rows with three seeds, which lie one hundredth of a value below and above its own."""
 
     def runs(own: Mapping[str, float], row: str) -> dict[int, dict[str, Any]]:
-        about = {"row": row, "protocol": board.protocol, "code": "c", "num_codes": "1024"}
+        about = {
+            "row": row, "protocol": board.protocol, "code": "c", "num_codes": "1024", "bits_per_image": 2560.0,
+        }  # fmt: skip
         return {
             seed: {
                 **{name: value * (0.99 + 0.01 * seed) for name, value in own.items()},
@@ -234,9 +236,9 @@ def test_the_page_with_and_without_rows(board: Board) -> None:
     assert "What the task numbers are" in text
     assert "Alignment lowers VQ-GAN's FID | **reproduced** | FD-CLIP: vq 1.00" in text
     assert "It is the semantics of well pretrained text that help | **not testable here**" in text
-    assert "| VQ-GAN | `vq` | 1,024 | 3 | 41.0 % [40.0, 42.0] | – | – | – | – | 0.6 %" in text
-    assert "| VQ-GAN + LG | `vq+lg` | 1,024 | 3 | 62.0 %" in text
-    assert "| CVQ | `cvq` | missing | missing | missing" in text
+    assert "| VQ-GAN | `vq` | 1,024 | 3 | 2,560 | 41.0 % [40.0, 42.0] | – | – | – | – | 0.6 %" in text
+    assert "| VQ-GAN + LG | `vq+lg` | 1,024 | 3 | 2,560 | 62.0 %" in text
+    assert "| CVQ | `cvq` | missing | missing | missing | missing" in text
     assert re.search(r"Missing: \d+ runs, all of \d+ rows \(cvq, ", text)
     lines = text.splitlines()
     tables = [(a, b) for a, b in pairwise(lines) if a.startswith("|") and b.startswith("|")]

@@ -165,6 +165,32 @@ def test_the_tool_writes_all_pages_and_removes_its_own_old_ones(tmp_path: Path) 
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["mine.md"]
 
 
+def test_every_table_has_the_bits_of_its_rows_once_next_to_k_and_seeds(board: Board) -> None:
+    tables = (
+        BoardTable("T", "about", (("vq", "vq"), ("vqct", "vqct"), ("fc", "fc"), ("ema", "ema"))),
+        BoardTable("U", "about", (("plain", "vq"),), metrics=("psnr", "bits_per_image", "ssim")),
+    )
+    rows: dict[str, dict[str, Any]] = {
+        "vq": {},
+        "vqct": {"bits_per_image": 3084.4},
+        "fc": {"bits_per_image": None},
+    }
+    found = results(board, {row: {"psnr": 20.0, **own} for row, own in rows.items()})
+    pages = boards_pages([Found("scenes", BoardClaims("Here", "make", tables), found)], None)
+    text, named = pages["scoreboard/scenes-t.md"], pages["scoreboard/scenes-u.md"]
+    assert "| row | K | seeds | bits | PSNR, dB ↑ | SSIM ↑ |" in text
+    assert re.search(r"^\| `vqct` \| [^|]* \| 1 \| 3,084 \| 20\.00 ", text, re.M)
+    assert re.search(r"^\| `fc` \| [^|]* \| 1 \| – \| 20\.00 ", text, re.M)
+    assert "Dashes at `fc`" in text
+    assert re.search(r"^\| `ema` \| missing \| missing \| missing \| missing ", text, re.M)
+    assert "|  | row | K | seeds | bits | PSNR, dB ↑ | SSIM ↑ |\n" in named
+    assert re.search(r"^\| plain \| `vq` \| [^|]* \| 1 \| 2,560 \| 20\.00 [^|]* \| – \|$", named, re.M)
+    pages = boards_pages(read_boards(FOLDER), None)
+    heads = [line for text in pages.values() for line in text.splitlines() if "| row | K | seeds |" in line]
+    assert len(heads) > 40
+    assert all(line.split(" | ").count("bits") == 1 and "| seeds | bits |" in line for line in heads)
+
+
 # --- sentences
 
 

@@ -92,7 +92,7 @@ class BoardTable:
     """Label and row, in the paper's order."""
     claims: tuple[Claim, ...] = ()
     metrics: tuple[str, ...] = QUALITY
-    """The columns, by the names of a row's metrics."""
+    """The columns, by the names of a row's metrics; K, seeds and bits an image are in front of them in every table."""
 
 
 @checked(frozen=True, config=_FORM)

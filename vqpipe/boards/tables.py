@@ -13,6 +13,8 @@ from vqpipe.boards.found import OUTCOMES, Found
 from vqpipe.boards.markdown import render
 from vqpipe.boards.results import Results
 
+BITS = "bits_per_image"
+"""What every table shows next to K and seeds: the price of a row's numbers."""
 MAX_NAMED = 12
 """Missing runs or rows that a page names before it counts the rest."""
 
@@ -133,7 +135,9 @@ def _gaps(table: BoardTable, claims: BoardClaims, results: Results) -> str:
     parts = []
     if not_run := [f"`{row}`" for row in rows if row not in run]:
         parts.append(f"Missing, since no run of it is here: {', '.join(not_run)}. Run: `{claims.run}`.")
-    lacking = {name: [row for row in run if results.estimate(row, name) is None] for name in table.metrics}
+    lacking = {
+        name: [row for row in run if results.estimate(row, name) is None] for name in (BITS, *table.metrics)
+    }
     for is_own, reason in (
         (True, "trained without alignment, so without own heads"),
         (False, "not measured under the row's protocol"),
@@ -172,17 +176,20 @@ def departures(rows: Sequence[str], results: Results) -> str:
 
 
 def _rows(table: BoardTable, results: Results) -> tuple[list[str], list[list[Any]]]:
-    heads = ["", "row", "K", "seeds", *(head(name) for name in table.metrics)]
+    """Head and lines of a table: K, seeds and bits of every row, then the table's own columns."""
+    metrics = [name for name in table.metrics if name != BITS]
+    heads = ["", "row", "K", "seeds", head(BITS), *(head(name) for name in metrics)]
     rows = []
     for label, row in table.rows:
         runs = results.metrics.get(row, {})
+        lacking = "\N{EN DASH}" if runs else "missing"
         counts = sorted({str(run.get("num_codes", "")) for run in runs.values()})
         sizes = "; ".join(re.sub(r"\d+", lambda count: f"{int(count[0]):,}", one) for one in counts)
-        found = {name: results.estimate(row, name) for name in table.metrics}
-        cells = [
-            "\N{EN DASH}" if runs and value is None else shown(name, value) for name, value in found.items()
-        ]
-        rows.append([label, f"`{row}`", sizes or "missing", str(len(runs) or "missing"), *cells])
+        bits = results.value(row, BITS)
+        about = [sizes or "missing", str(len(runs) or "missing"), lacking if bits is None else f"{bits:,.0f}"]
+        found = [(name, results.estimate(row, name)) for name in metrics]
+        cells = [lacking if value is None else shown(name, value) for name, value in found]
+        rows.append([label, f"`{row}`", *about, *cells])
     if all(label == row for label, row in table.rows):
         heads, rows = heads[1:], [cells[1:] for cells in rows]
     return heads, rows
