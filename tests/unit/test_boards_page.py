@@ -283,6 +283,14 @@ def test_moving_averages_with_both_starts_are_found_by_their_params(board: Board
     assert results(changed, rows).departure("ema-uniform")
 
 
+def test_the_rows_of_the_sentence_on_moving_averages_have_three_seeds(board: Board) -> None:
+    rows = {row: {"psnr": 20.0, "utilisation": 0.1} for row in board.rows if row.startswith("ema")}
+    named = re.findall("`([^`]+)`", sentence(one_board(board, rows), "Moving averages"))
+    assert len(named) == 2
+    for row in named:
+        assert {run.seed for run in board.runs.values() if run.row == row} == {0, 1, 2}, row
+
+
 def test_the_probe_is_ranked_against_psnr(board: Board) -> None:
     shares = {"vq": 0.5, "ema": 0.45, "fc": 0.2}
     rows = {row: {"psnr": 20.0 + i, "linear_probe": share, "linear_probe_chance": 0.1}

@@ -220,6 +220,17 @@ def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTabl
     assert all(claim.untestable or claim.rows for claim in table.claims)
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in FOLDER.glob("*/claims.yaml")), ids=lambda v: v.name
+)
+def test_rows_that_carry_a_claim_have_three_seeds(folder: Path) -> None:
+    seeds: dict[str, set[int]] = {}
+    for run in load_board(folder / "params.yaml").runs.values():
+        seeds.setdefault(run.row, set()).add(run.seed)
+    claims = [claim for table in read_claims(folder).tables for claim in table.claims if not claim.untestable]
+    assert {row for claim in claims for row in claim.rows if not seeds[row] >= {0, 1, 2}} == set()
+
+
 @pytest.mark.parametrize("name", ["scenes", "tiny-imagenet"])
 def test_the_ablation_of_vqct_has_the_vectors_of_every_language_model(name: str) -> None:
     tables = [table for folder, table in TABLES if folder.name == name]
