@@ -5,8 +5,8 @@ Run: python -m tests.bench.gpu [--out gpu.json] [--only search --only sampling] 
 Prints a table for each part and writes all of it as JSON. Every form of a case runs in this process, one after the
 other, on the same random data; times are medians between device events after a warm-up. `--tiny` takes sizes that a
 CPU finishes in seconds: it shows that the script works and measures nothing. Peers that are not installed are named as
-missing. Needs torch, pydantic, ruamel.yaml, safetensors and pyarrow alone; about 9 minutes on an H100, most of it
-compiling.
+missing. Needs torch, numpy, pydantic, ruamel.yaml, safetensors and pyarrow alone; about 9 minutes on an H100, most of
+it compiling.
 """
 
 from __future__ import annotations
@@ -535,7 +535,7 @@ def shown(part: str, row: Row) -> str:
 def versions() -> Row:
     """The card, and the packages that the figures depend on."""
     found = {}
-    for name in ("torch", "triton", "transformers", "cuvs-cu13", "faiss-gpu-cuvs"):
+    for name in ("torch", "numpy", "triton", "transformers", "cuvs-cu13", "faiss-gpu-cuvs"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
