@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,6 +155,16 @@ def faiss(codes: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda z: index.search(z, 1)[1][:, 0]
 
 
+def vector_quantize(codes: Tensor) -> Callable[[Tensor], Tensor]:
+    """`vector-quantize-pytorch`'s `VectorQuantize` in evaluation; what it builds on the codes once is not timed."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    with DEVICE:
+        module = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval()
+    module.codebook = codes
+    return lambda z: module(z[None])[1][0]
+
+
 def exact(z: Tensor, codes: Tensor) -> Tensor:
     """The naive form in float64, over blocks."""
     rows = max(1, (1 << 27) // len(codes))
@@ -182,8 +193,9 @@ class _Precision:
 
 
 def search(tiny: bool) -> Iterator[Row]:
-    """Nearest codes: ours beside the naive form, cdist, cuVS and faiss, and the share of equal answers to float64.
+    """Nearest codes: ours beside the naive form, cdist, `vector-quantize-pytorch`, cuVS and faiss.
 
+    `equal` is the share of equal answers to float64 among at most 2,048.
     `goal` is of the ratio; `decided` are rows in which float64 compared codes, `again` parts of the codes that were
     searched again for a row. The last two rows are hard: all codes equal, and every code nearly equal to three others.
     """
@@ -245,6 +257,8 @@ def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
     }
     if not chunks:
         peers["cdist"] = lambda: torch.cdist(z, codes).argmin(1)
+        module = cache(lambda: vector_quantize(codes))  # built by the call before the timed ones
+        peers["vector-quantize-pytorch"] = lambda: module()(z)
     row: Row = {"case": f"n {n:,} K {k:,} d {d}" + (f", {kind}" if kind else "")}
     with _Precision(tf32=False):
         row["ours"] = seconds(lambda: nearest(z, codes))
@@ -508,7 +522,7 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
 }
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
          "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms"),
-         "plain": (1e3, "ms")}  # fmt: skip
+         "plain": (1e3, "ms"), "vector-quantize-pytorch": (1e3, "ms")}  # fmt: skip
 
 
 def shown(part: str, row: Row) -> str:
@@ -535,7 +549,9 @@ def shown(part: str, row: Row) -> str:
 def versions() -> Row:
     """The card, and the packages that the figures depend on."""
     found = {}
-    for name in ("torch", "numpy", "triton", "transformers", "cuvs-cu13", "faiss-gpu-cuvs"):
+    for name in (
+        "torch", "numpy", "triton", "vector-quantize-pytorch", "transformers", "cuvs-cu13", "faiss-gpu-cuvs",
+    ):  # fmt: skip
         try:
             found[name] = version(name)
         except PackageNotFoundError:

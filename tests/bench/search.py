@@ -40,7 +40,7 @@ def search_of(form: str, codes: Tensor) -> Callable[[Tensor], Tensor]:
         from vector_quantize_pytorch import VectorQuantize
 
         module = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval()
-        module._codebook.embed.copy_(codes[None])
+        module.codebook = codes
         return lambda z: module(z[None])[1][0]
     import faiss
 
