@@ -37,7 +37,7 @@ bench: $(STAMP)
 bench-text: $(STAMP)
 	python -m tests.bench.text
 
-# One CUDA GPU, about 9 minutes; the figures go to gpu.json. The command alone, without .venv, needs torch, numpy, pydantic,
+# One CUDA GPU, at most 8 minutes; the figures go to gpu.json. The command alone, without .venv, needs torch, numpy, pydantic,
 # ruamel.yaml, safetensors and pyarrow.
 bench-gpu: $(STAMP)
 	python -m tests.bench.gpu --out gpu.json

@@ -5,21 +5,25 @@ Run: python -m tests.bench.gpu [--out gpu.json] [--only search --only sampling] 
 Prints a table for each part and writes all of it as JSON. Every form of a case runs in this process, one after the
 other, on the same random data; times are medians between device events after a warm-up. `--tiny` takes sizes that a
 CPU finishes in seconds: it shows that the script works and measures nothing. Peers that are not installed are named as
-missing. Needs torch, numpy, pydantic, ruamel.yaml, safetensors and pyarrow alone; about 9 minutes on an H100, most of
-it compiling.
+missing. Needs torch, numpy, pydantic, ruamel.yaml, safetensors and pyarrow alone.
+
+A run takes at most 8 minutes by its own account: each row has seconds allotted to it, and a row whose seconds are no
+longer left is not begun and says so. `took` is what a row took. Half of the sum is for compiling.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +35,8 @@ from torch import Tensor
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Row = dict[str, Any]
+LIMIT = 465.0
+"""Seconds from the first row to the last: 8 minutes less 15 s in which Python and torch start."""
 UNUSED = {"jaxtyping": ("jaxtyping",), "PIL": ("PIL", "PIL.Image")}
 """Packages that vqpipe imports and nothing here calls, with their modules: names of annotations, images in files."""
 
@@ -65,7 +71,33 @@ def stand_in_for_missing() -> None:
 stand_in_for_missing()
 
 
-def seconds(work: Callable[[], object], budget: float = 0.6, most: int = 30) -> float:
+@dataclass(frozen=True)
+class Case:
+    """A row that is still to be measured.
+
+    Attributes:
+        name: its first cell.
+        allotted: seconds that all of it may take on an H100, estimated from the calls that it makes.
+        work: gives its figures.
+        goal: what they should reach, as a further cell; empty without a goal.
+    """
+
+    name: str
+    allotted: float
+    work: Callable[[], Row]
+    goal: Row
+
+
+def measured(case: Case, left: float) -> Row:
+    """The row of a case, or a row that says why there is none: fewer than its seconds are left."""
+    if case.allotted > left:
+        return {"case": case.name, "left out": f"{case.allotted:g} s allotted, {max(0, int(left))} s left"}
+    begun = time.perf_counter()
+    row = {"case": case.name, **case.work(), **case.goal}
+    return row | {"took": time.perf_counter() - begun}
+
+
+def seconds(work: Callable[[], object], budget: float = 0.3, most: int = 20) -> float:
     """Median time of a call after one warm-up, over at least 3 calls and about `budget` seconds."""
     work()
     times: list[float] = []
@@ -101,12 +133,11 @@ def extra_bytes(work: Callable[[], object]) -> int | None:
 
 def launches(work: Callable[[], object]) -> Row:
     """Kernels launched, scalars read by Python (the optimiser's counters, which lie on the CPU, are among them) and
-    synchronisations with the device in one call; nothing on a CPU."""
+    synchronisations with the device in one call of what was called before; nothing on a CPU."""
     if DEVICE.type != "cuda":
         return {}
     from torch.profiler import ProfilerActivity, profile
 
-    work()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         work()
@@ -192,31 +223,45 @@ class _Precision:
         torch.set_float32_matmul_precision(self.before)
 
 
-def search(tiny: bool) -> Iterator[Row]:
+def search(tiny: bool) -> list[Case]:
     """Nearest codes: ours beside the naive form, cdist, `vector-quantize-pytorch`, cuVS and faiss.
 
     `equal` is the share of equal answers to float64 among at most 2,048.
     `goal` is of the ratio; `decided` are rows in which float64 compared codes, `again` parts of the codes that were
     searched again for a row. The last two rows are hard: all codes equal, and every code nearly equal to three others.
     """
-    cases = [(4096, k, 8, 1.0) for k in (1_024, 16_384, 100_000, 262_144)]
-    cases += [(65_536, 100_000, 8, 0.5), (65_536, 16_384, 256, 0.6), (65_536, 100_000, 256, 0.6)]
-    for n, k, d, goal in [(256, 512, 8, 1.0)] if tiny else cases:
-        yield _search_row(n, k, d, chunks=False) | {"goal": goal}
+    sizes = [(4096, k, 8, 1.0) for k in (1_024, 16_384, 100_000, 262_144)]
+    sizes += [(65_536, 100_000, 8, 0.5), (65_536, 16_384, 256, 0.6), (65_536, 100_000, 256, 0.6)]
+    found = [
+        Case(_size(n, k, d), 7, partial(_search_row, n, k, d, chunks=False), {"goal": goal})
+        for n, k, d, goal in ([(256, 512, 8, 1.0)] if tiny else sizes)
+    ]
     n, k, d = (64, 512, 8) if tiny else (4096, 16_384, 64)
     for kind in ("equal codes", "near codes"):
-        yield _search_row(n, k, d, chunks=False, kind=kind)
+        work = partial(_search_row, n, k, d, chunks=False, kind=kind)
+        found.append(Case(f"{_size(n, k, d)}, {kind}", 6, work, {}))
+    return found
 
 
-def assignment(tiny: bool) -> Iterator[Row]:
+def _size(n: int, k: int, d: int) -> str:
+    return f"n {n:,} K {k:,} d {d}"
+
+
+def assignment(tiny: bool) -> list[Case]:
     """K-means' nearest centroids: ours beside the naive form over blocks, cuVS and faiss.
 
     `pass` is a whole pass of `vqpipe.vision.assignment`: vectors from host memory, their distances, sums and counts.
     """
-    cases = [(2_000_000, 16_384, 64, 0.6), (200_000, 100_000, 768, 0.4)]
-    for n, k, d, goal in [(64, 512, 16, 1.0)] if tiny else cases:
-        row = _search_row(n, k, d, chunks=True) | {"goal": goal}
-        yield row | _guarded("pass", lambda n=n, k=k, d=d: {"pass": _assignment_pass(n, k, d)})
+    sizes = [(2_000_000, 16_384, 64, 0.6), (200_000, 100_000, 768, 0.4)]
+    return [
+        Case(_size(n, k, d), 18, partial(_assignment_row, n, k, d), {"goal": goal})
+        for n, k, d, goal in ([(64, 512, 16, 1.0)] if tiny else sizes)
+    ]
+
+
+def _assignment_row(n: int, k: int, d: int) -> Row:
+    row = _search_row(n, k, d, chunks=True)
+    return row | _guarded("pass", lambda: {"pass": _assignment_pass(n, k, d)})
 
 
 def _assignment_pass(n: int, k: int, d: int) -> float:
@@ -259,7 +304,7 @@ def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
         peers["cdist"] = lambda: torch.cdist(z, codes).argmin(1)
         module = cache(lambda: vector_quantize(codes))  # built by the call before the timed ones
         peers["vector-quantize-pytorch"] = lambda: module()(z)
-    row: Row = {"case": f"n {n:,} K {k:,} d {d}" + (f", {kind}" if kind else "")}
+    row: Row = {}
     with _Precision(tf32=False):
         row["ours"] = seconds(lambda: nearest(z, codes))
         row["ours_bytes"] = extra_bytes(lambda: nearest(z, codes))
@@ -296,38 +341,45 @@ def _guarded(name: str, work: Callable[[], Row]) -> Row:
             torch.cuda.empty_cache()
 
 
-def training(tiny: bool) -> Iterator[Row]:
+def training(tiny: bool) -> list[Case]:
     """Steps of the paper's f16 trunk with its discriminator, without a perceptual net; images on the device."""
-    cases: list[tuple[str, int, Row]] = [
-        ("bf16", 8, {}),
-        ("bf16", 8, {"channels_last": True}),
-        ("bf16", 8, {"compile": True}),
-        ("bf16", 8, {"compile": True, "channels_last": True}),
-        ("fp32", 32, {}),
-        ("fp32", 32, {"compile": True}),
+    forms: list[tuple[str, int, Row, float]] = [
+        ("bf16", 8, {}, 8),
+        ("bf16", 8, {"channels_last": True}, 8),
+        ("fp32", 32, {}, 11),
+        ("bf16", 8, {"compile": True}, 105),
+        ("fp32", 32, {"compile": True}, 105),
     ]
-    if tiny:
-        cases = [("fp32", 1, {})]
-    variant = "vq" if tiny else "fc"
-    for precision, batch, options in cases:
-        name = ", ".join([f"batch {batch}", precision, *options])
-        row: Row = {"case": name}
-        with _Precision(tf32=True):
-            row |= _guarded(
-                "ours", lambda p=precision, b=batch, o=options: _step(variant, p, b, o, None, tiny)
-            )
-        yield row
+    return [
+        Case(
+            ", ".join([f"batch {batch}", precision, *options]),
+            allotted,
+            partial(_training_row, precision, batch, options, tiny),
+            {},
+        )
+        for precision, batch, options, allotted in ([("fp32", 1, {}, 8)] if tiny else forms)
+    ]
 
 
-def large_codebooks(tiny: bool) -> Iterator[Row]:
+def _training_row(precision: str, batch: int, options: Row, tiny: bool) -> Row:
+    with _Precision(tf32=True):
+        return _guarded("ours", lambda: _step("vq" if tiny else "fc", precision, batch, options, None, tiny))
+
+
+def large_codebooks(tiny: bool) -> list[Case]:
     """The step of `lc` at several K, bf16, batch 16, without a discriminator's loss: what K alone costs."""
-    first: float | None = None
-    for k in (64, 128) if tiny else (1_024, 16_384, 100_000):
-        row: Row = {"case": f"K {k:,}"}
-        batch = 1 if tiny else 16
-        row |= _guarded("ours", lambda k=k, b=batch: _step("lc", "fp32" if tiny else "bf16", b, {}, k, tiny))
-        first = first or row.get("step")
-        yield row | {"ratio": row["step"] / first if first and "step" in row else None}
+    sizes = (64, 128) if tiny else (1_024, 16_384, 100_000)
+    steps: dict[int, float] = {}
+
+    def work(k: int) -> Row:
+        batch, precision = (1, "fp32") if tiny else (16, "bf16")
+        row = _guarded("ours", lambda: _step("lc", precision, batch, {}, k, tiny))
+        if "step" in row:
+            steps[k] = row["step"]
+        known = steps.keys() >= {k, sizes[0]}
+        return row | {"ratio": steps[k] / steps[sizes[0]] if known else None}
+
+    return [Case(f"K {k:,}", 9, partial(work, k), {}) for k in sizes]
 
 
 def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int | None, tiny: bool) -> Row:
@@ -382,28 +434,39 @@ def _step(variant: str, precision: str, batch: int, options: Row, num_codes: int
             step()
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        taken = seconds(step, 0 if tiny else 2)
+        taken = seconds(step, 0 if tiny else 1)
         peak = torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
         return {"step": taken, "images_per_second": batch / taken, "peak_bytes": peak, **launches(step)}
 
 
-def sampling(tiny: bool) -> Iterator[Row]:
+def sampling(tiny: bool) -> list[Case]:
     """Tokens per second of the class-conditional GPT of 337 million weights, 16 x 16 tokens, K 16,384.
 
-    Of calls after the first one, which captures the step; `first` is how many seconds that one takes.
+    Of calls after the first one, which captures the step; `first` is how many seconds that one takes. One case has the
+    peer, which compiles for each.
     """
-    cases = [
-        (16, "fp32", False, 20_000), (16, "bf16", False, 20_000), (16, "bf16", True, 12_000),
-        (64, "bf16", False, 60_000),
+    forms = [
+        (16, "fp32", False, 20_000, False, 11), (16, "bf16", False, 20_000, True, 52),
+        (16, "bf16", True, 12_000, False, 11), (64, "bf16", False, 60_000, False, 11),
     ]  # fmt: skip
-    for batch, precision, guided, goal in [(2, "fp32", True, 0)] if tiny else cases:
-        row: Row = {"case": f"batch {batch}, {precision}" + (", guidance 2, top-k 2,000" if guided else "")}
-        row |= _guarded("ours", lambda b=batch, p=precision, g=guided: _sample(b, p, g, tiny)) | {
-            "goal": goal
-        }
-        if not guided:
-            row |= _guarded("gpt2 static", lambda b=batch, p=precision: _transformers(b, p, tiny))
-        yield row
+    return [
+        Case(
+            f"batch {batch}, {precision}" + (", guidance 2, top-k 2,000" if guided else ""),
+            allotted,
+            partial(_sampling_row, batch, precision, guided, peer, tiny),
+            {"goal": goal},
+        )
+        for batch, precision, guided, goal, peer, allotted in (
+            [(2, "fp32", True, 0, False, 11)] if tiny else forms
+        )
+    ]
+
+
+def _sampling_row(batch: int, precision: str, guided: bool, peer: bool, tiny: bool) -> Row:
+    row = _guarded("ours", lambda: _sample(batch, precision, guided, tiny))
+    if peer:
+        row |= _guarded("gpt2 static", lambda: _transformers(batch, precision, tiny))
+    return row
 
 
 def _gpt(codes: int, tiny: bool, changes: Row) -> Any:
@@ -449,16 +512,25 @@ def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
     return {"ours": batch * model.num_positions / taken, "first": first, "ours_bytes": peak, **launches(draw)}
 
 
-def prior_loss(tiny: bool) -> Iterator[Row]:
+def prior_loss(tiny: bool) -> list[Case]:
     """A training step of the GPT of 24 layers and width 1,024 with AdamW, 256 tokens, bf16, by K.
 
     `peak_bytes` is all memory of the step, weights and moments too. `plain` has all logits in memory at once.
     """
-    cases = [(64, 4)] if tiny else [(16_384, 64), (100_000, 64)]
-    for codes, batch in cases:
-        row: Row = {"case": f"K {codes:,} batch {batch}", "goal_bytes": 24_000_000_000}
-        row |= _guarded("step", lambda k=codes, b=batch: _prior_step(k, b, tiny, plain=False))
-        yield row | _guarded("plain", lambda k=codes, b=batch: _prior_step(k, b, tiny, plain=True))
+    return [
+        Case(
+            f"K {codes:,} batch {batch}",
+            9,
+            partial(_prior_row, codes, batch, tiny),
+            {"goal_bytes": 24_000_000_000},
+        )
+        for codes, batch in ([(64, 4)] if tiny else [(16_384, 64), (100_000, 64)])
+    ]
+
+
+def _prior_row(codes: int, batch: int, tiny: bool) -> Row:
+    row = _guarded("step", lambda: _prior_step(codes, batch, tiny, plain=False))
+    return row | _guarded("plain", lambda: _prior_step(codes, batch, tiny, plain=True))
 
 
 def _prior_step(codes: int, batch: int, tiny: bool, plain: bool) -> Row:
@@ -499,7 +571,8 @@ def _transformers(batch: int, precision: str, tiny: bool) -> Row:
         bos_token_id=0, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = GPT2LMHeadModel(config).to(DEVICE, dtype).eval()
+    with DEVICE:
+        model = GPT2LMHeadModel(config).to(dtype).eval()
     start = torch.zeros(batch, 1, dtype=torch.int64, device=DEVICE)
 
     @torch.no_grad()
@@ -512,7 +585,7 @@ def _transformers(batch: int, precision: str, tiny: bool) -> Row:
     return {"gpt2 static": batch * tokens / seconds(draw, 0)}
 
 
-PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
+PARTS: dict[str, tuple[Callable[[bool], list[Case]], str]] = {
     "search": (search, "nearest code; ms, ratio to naive fp32"),
     "assignment": (assignment, "k-means assignment; ms, ratio to fp32 in blocks"),
     "sampling": (sampling, "sampling; tokens per second"),
@@ -522,7 +595,8 @@ PARTS: dict[str, tuple[Callable[[bool], Iterator[Row]], str]] = {
 }
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
          "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms"),
-         "plain": (1e3, "ms"), "vector-quantize-pytorch": (1e3, "ms")}  # fmt: skip
+         "plain": (1e3, "ms"), "vector-quantize-pytorch": (1e3, "ms"), "took": (1.0, "s"),
+         "first": (1.0, "s")}  # fmt: skip
 
 
 def shown(part: str, row: Row) -> str:
@@ -534,13 +608,10 @@ def shown(part: str, row: Row) -> str:
         if name.endswith("bytes"):
             cells.append(f"{name.removesuffix('_bytes')} {value / 1e6:,.0f} MB")
         elif isinstance(value, float):
-            timed = name in UNITS or (name == "ours" and part in ("search", "assignment"))
-            factor, unit = (1e3, " ms") if timed else (1.0, "")
-            cells.append(
-                f"{name} {value * factor:,.3f}{unit}"
-                if value * factor < 100
-                else f"{name} {value * factor:,.0f}{unit}"
-            )
+            of_search = name == "ours" and part in ("search", "assignment")
+            factor, unit = UNITS["step"] if of_search else UNITS.get(name, (1.0, ""))
+            value *= factor
+            cells.append(f"{name} {value:,.{3 if value < 100 else 0}f} {unit}".rstrip())
         else:
             cells.append(f"{name} {value}")
     return f"{row['case']:<34s} " + " | ".join(cells)
@@ -566,23 +637,26 @@ def main(out: Path | None = None, only: list[str] | None = None, tiny: bool = Fa
     Args:
         out: JSON file for all figures.
         only: parts to run; all without it.
-        tiny: sizes for a trial on a CPU.
+        tiny: sizes for a trial on a CPU, without a limit of time.
     """
     if DEVICE.type != "cuda" and not tiny:
         sys.exit("there is no CUDA device; --tiny tries the script on a CPU")
     content: Row = {"versions": versions(), "parts": {}}
     print(" ".join(f"{name} {value}" for name, value in content["versions"].items()), flush=True)
+    start = time.perf_counter()
     for name in only or PARTS:
-        work, title = PARTS[name]
+        cases, title = PARTS[name]
         begun = time.perf_counter()
         print(f"\n{name}: {title}", flush=True)
         rows = content["parts"].setdefault(name, [])
-        for row in work(tiny):
+        for case in cases(tiny):
+            row = measured(case, math.inf if tiny else LIMIT - (time.perf_counter() - start))
             rows.append(row)
             print(shown(name, row), flush=True)
             if out is not None:
                 out.write_text(json.dumps(content, indent=2) + "\n")
         print(f"({time.perf_counter() - begun:.0f} s)", flush=True)
+    print(f"\n{time.perf_counter() - start:.0f} s in all", "" if tiny else f"of {LIMIT:g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,20 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.bench.gpu import DEVICE, PARTS, chunked, exact, main, naive, vector_quantize
+from tests.bench.gpu import (
+    DEVICE,
+    LIMIT,
+    PARTS,
+    Case,
+    Row,
+    chunked,
+    exact,
+    main,
+    measured,
+    naive,
+    shown,
+    vector_quantize,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +42,27 @@ FIGURES = {
 
 def test_every_part_is_named() -> None:
     assert FIGURES.keys() == PARTS.keys()
+
+
+def test_a_run_takes_at_most_8_minutes_by_its_own_account() -> None:
+    cases = [case for part, _ in PARTS.values() for case in part(False)]
+    assert sum(case.allotted for case in cases) <= LIMIT < 8 * 60
+
+
+def test_a_row_is_left_out_where_its_seconds_are_not_left() -> None:
+    def work() -> Row:
+        done.append(True)
+        return {"step": 0.25}
+
+    done: list[bool] = []
+    case = Case("K 8", 10, work, {"goal": 1.05})
+    row = measured(case, 9.6)
+    assert (done, row) == ([], {"case": "K 8", "left out": "10 s allotted, 9 s left"})
+    assert shown("training", row).endswith(" left out 10 s allotted, 9 s left")
+    row = measured(case, 10)
+    assert done
+    assert list(row) == ["case", "step", "goal", "took"]
+    assert "step 250 ms | goal 1.050 | took 0.0" in shown("training", row)
 
 
 def test_peers_search_the_codes_that_they_are_given() -> None:
