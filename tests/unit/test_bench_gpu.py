@@ -49,6 +49,17 @@ def test_a_run_takes_at_most_8_minutes_by_its_own_account() -> None:
     assert sum(case.allotted for case in cases) <= LIMIT < 8 * 60
 
 
+def test_the_rows_of_training_have_their_goals() -> None:
+    goals = {
+        name: {case.name: case.goal["goal"] for case in PARTS[name][0](False) if case.goal}
+        for name in ("large_codebooks", "training")
+    }
+    assert goals == {
+        "large_codebooks": {"K 100,000": 1.05},
+        "training": {"batch 32, fp32": 120, "batch 8, bf16, compile": 150, "batch 32, fp32, compile": 120},
+    }
+
+
 def test_a_row_is_left_out_where_its_seconds_are_not_left() -> None:
     def work() -> Row:
         done.append(True)
