@@ -17,13 +17,11 @@ import argparse
 import json
 import math
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,10 +31,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Row = dict[str, Any]
-LIMIT = 465.0
-"""Seconds from the first row to the last: 8 minutes less 15 s in which Python and torch start."""
+from tests.bench.gpu_search import assignment, search
+from tests.bench.gpu_timing import (
+    DEVICE,
+    LIMIT,
+    Case,
+    Precision,
+    Row,
+    extra_bytes,
+    guarded,
+    launches,
+    measured,
+    seconds,
+    timed,
+)
+
 UNUSED = {"jaxtyping": ("jaxtyping",), "PIL": ("PIL", "PIL.Image")}
 """Packages that vqpipe imports and nothing here calls, with their modules: names of annotations, images in files."""
 
@@ -71,276 +80,6 @@ def stand_in_for_missing() -> None:
 stand_in_for_missing()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A row that is still to be measured.
-
-    Attributes:
-        name: its first cell.
-        allotted: seconds that all of it may take on an H100, estimated from the calls that it makes.
-        work: gives its figures.
-        goal: what they should reach, as a further cell; empty without a goal.
-    """
-
-    name: str
-    allotted: float
-    work: Callable[[], Row]
-    goal: Row
-
-
-def measured(case: Case, left: float) -> Row:
-    """The row of a case, or a row that says why there is none: fewer than its seconds are left."""
-    if case.allotted > left:
-        return {"case": case.name, "left out": f"{case.allotted:g} s allotted, {max(0, int(left))} s left"}
-    begun = time.perf_counter()
-    row = {"case": case.name, **case.work(), **case.goal}
-    return row | {"took": time.perf_counter() - begun}
-
-
-def seconds(work: Callable[[], object], budget: float = 0.3, most: int = 20) -> float:
-    """Median time of a call after one warm-up, over at least 3 calls and about `budget` seconds."""
-    work()
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < most):
-        times.append(_timed(work))
-    return statistics.median(times)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    if DEVICE.type != "cuda":
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    before.record()
-    work()
-    after.record()
-    after.synchronize()
-    return before.elapsed_time(after) / 1e3
-
-
-def extra_bytes(work: Callable[[], object]) -> int | None:
-    """Peak device memory of a call beyond what is allocated before it; None on a CPU."""
-    if DEVICE.type != "cuda":
-        return None
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def launches(work: Callable[[], object]) -> Row:
-    """Kernels launched, scalars read by Python (the optimiser's counters, which lie on the CPU, are among them) and
-    synchronisations with the device in one call of what was called before; nothing on a CPU."""
-    if DEVICE.type != "cuda":
-        return {}
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-        work()
-    counts = {event.key: event.count for event in found.key_averages()}
-
-    def total(*parts: str) -> int:
-        return sum(count for name, count in counts.items() if any(part in name for part in parts))
-
-    return {
-        "kernels": total("cudaLaunchKernel", "cuLaunchKernel"),
-        "scalar_reads": total("aten::_local_scalar_dense"),
-        "synchronisations": total("cudaStreamSynchronize", "cudaDeviceSynchronize") - 1,
-    }
-
-
-def naive(z: Tensor, codes: Tensor) -> Tensor:
-    """One matrix product, all scores at once."""
-    return ((codes.square().sum(1) - 2 * (z @ codes.T)) + z.square().sum(1)[:, None]).argmin(1)
-
-
-def chunked(z: Tensor, codes: Tensor) -> Tensor:
-    """The naive form over blocks of rows of about 4 GB of scores."""
-    rows = max(1, (1 << 30) // len(codes))
-    return torch.cat([naive(part, codes) for part in z.split(rows)])
-
-
-def cuvs(codes: Tensor) -> Callable[[Tensor], Tensor]:
-    """cuVS's brute force, of the `gpu` extra; what it builds on the codes once is not timed."""
-    from cuvs.neighbors import brute_force
-
-    index = brute_force.build(codes)
-    return lambda z: torch.as_tensor(brute_force.search(index, z, 1)[1], device=DEVICE)[:, 0]
-
-
-def faiss(codes: Tensor) -> Callable[[Tensor], Tensor]:
-    """faiss's flat search on the device; what it builds on the codes once is not timed."""
-    import faiss as package
-    import faiss.contrib.torch_utils  # searches tensors where they are
-
-    if DEVICE.type == "cuda" and not hasattr(package, "StandardGpuResources"):
-        raise ImportError("the installed faiss has no GPU")
-    index = package.IndexFlatL2(codes.shape[1])
-    if DEVICE.type == "cuda":
-        index = package.index_cpu_to_gpu(package.StandardGpuResources(), 0, index)
-    index.add(codes)
-    return lambda z: index.search(z, 1)[1][:, 0]
-
-
-def vector_quantize(codes: Tensor) -> Callable[[Tensor], Tensor]:
-    """`vector-quantize-pytorch`'s `VectorQuantize` in evaluation; what it builds on the codes once is not timed."""
-    from vector_quantize_pytorch import VectorQuantize
-
-    with DEVICE:
-        module = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval()
-    module.codebook = codes
-    return lambda z: module(z[None])[1][0]
-
-
-def exact(z: Tensor, codes: Tensor) -> Tensor:
-    """The naive form in float64, over blocks."""
-    rows = max(1, (1 << 27) // len(codes))
-    wide = codes.double()
-    return torch.cat([naive(part.double(), wide) for part in z.split(rows)])
-
-
-def _by_differences(z: Tensor, codes: Tensor) -> Tensor:
-    """The definition in float64, row by row: the naive form's rounding would make ties of nearly equal codes."""
-    wide = codes.double()
-    return torch.stack([(row - wide).square().sum(1).argmin() for row in z.double()])
-
-
-class _Precision:
-    """TF32 products inside, or not."""
-
-    def __init__(self, tf32: bool) -> None:
-        self.name = "high" if tf32 else "highest"
-
-    def __enter__(self) -> None:
-        self.before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.name)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_float32_matmul_precision(self.before)
-
-
-def search(tiny: bool) -> list[Case]:
-    """Nearest codes: ours beside the naive form, cdist, `vector-quantize-pytorch`, cuVS and faiss.
-
-    `equal` is the share of equal answers to float64 among at most 2,048.
-    `goal` is of the ratio; `decided` are rows in which float64 compared codes, `again` parts of the codes that were
-    searched again for a row. The last two rows are hard: all codes equal, and every code nearly equal to three others.
-    """
-    sizes = [(4096, k, 8, 1.0) for k in (1_024, 16_384, 100_000, 262_144)]
-    sizes += [(65_536, 100_000, 8, 0.5), (65_536, 16_384, 256, 0.6), (65_536, 100_000, 256, 0.6)]
-    found = [
-        Case(_size(n, k, d), 7, partial(_search_row, n, k, d, chunks=False), {"goal": goal})
-        for n, k, d, goal in ([(256, 512, 8, 1.0)] if tiny else sizes)
-    ]
-    n, k, d = (64, 512, 8) if tiny else (4096, 16_384, 64)
-    for kind in ("equal codes", "near codes"):
-        work = partial(_search_row, n, k, d, chunks=False, kind=kind)
-        found.append(Case(f"{_size(n, k, d)}, {kind}", 6, work, {}))
-    return found
-
-
-def _size(n: int, k: int, d: int) -> str:
-    return f"n {n:,} K {k:,} d {d}"
-
-
-def assignment(tiny: bool) -> list[Case]:
-    """K-means' nearest centroids: ours beside the naive form over blocks, cuVS and faiss.
-
-    `pass` is a whole pass of `vqpipe.vision.assignment`: vectors from host memory, their distances, sums and counts.
-    """
-    sizes = [(2_000_000, 16_384, 64, 0.6), (200_000, 100_000, 768, 0.4)]
-    return [
-        Case(_size(n, k, d), 18, partial(_assignment_row, n, k, d), {"goal": goal})
-        for n, k, d, goal in ([(64, 512, 16, 1.0)] if tiny else sizes)
-    ]
-
-
-def _assignment_row(n: int, k: int, d: int) -> Row:
-    row = _search_row(n, k, d, chunks=True)
-    return row | _guarded("pass", lambda: {"pass": _assignment_pass(n, k, d)})
-
-
-def _assignment_pass(n: int, k: int, d: int) -> float:
-    from vqpipe.vision.assignment import SEARCH_METHODS, assign
-    from vqpipe.vision.vectors import RankPart
-
-    draw = torch.Generator().manual_seed(0)
-    vectors = torch.randn(n, d, generator=draw)
-    part = RankPart.own(vectors.numpy(), DEVICE)
-    centroids = torch.randn(k, d, generator=draw).to(DEVICE)
-    return seconds(lambda: assign(part, centroids, SEARCH_METHODS["torch"], float(vectors.abs().max())), 0)
-
-
-def _decided(z: Tensor, codes: Tensor) -> Row:
-    """What was left to float64; nothing where the fused kernels do not run."""
-    from vqpipe.codebooks import search
-
-    if not search.fusible(z):
-        return {}
-    from vqpipe.codebooks.fused import FusedCodes
-
-    counts = FusedCodes(codes, False, search._SLACK, search._TINY).nearest(z, search._TILE).counts.tolist()
-    return {"decided": counts[0], "again": counts[1]}
-
-
-def _search_row(n: int, k: int, d: int, chunks: bool, kind: str = "") -> Row:
-    from vqpipe.codebooks.search import nearest
-
-    draw = torch.Generator(DEVICE).manual_seed(0)
-    z = torch.randn(n, d, device=DEVICE, generator=draw)
-    codes = torch.randn(k, d, device=DEVICE, generator=draw)
-    if kind == "equal codes":
-        codes = codes[:1].repeat(k, 1)
-    elif kind == "near codes":
-        codes = codes[: k // 4].repeat(4, 1) * (1 + 1e-7 * torch.arange(k, device=DEVICE)[:, None] * 4 / k)
-    peers: dict[str, Callable[[], Tensor]] = {
-        "blocks fp32" if chunks else "naive fp32": lambda: (chunked if chunks else naive)(z, codes)
-    }
-    if not chunks:
-        peers["cdist"] = lambda: torch.cdist(z, codes).argmin(1)
-        module = cache(lambda: vector_quantize(codes))  # built by the call before the timed ones
-        peers["vector-quantize-pytorch"] = lambda: module()(z)
-    row: Row = {}
-    with _Precision(tf32=False):
-        row["ours"] = seconds(lambda: nearest(z, codes))
-        row["ours_bytes"] = extra_bytes(lambda: nearest(z, codes))
-        row |= launches(lambda: nearest(z, codes)) | _decided(z, codes)
-        for name, peer in peers.items():
-            row |= _guarded(name, lambda p=peer, o=name: {o: seconds(p), f"{o}_bytes": extra_bytes(p)})
-        for package in (cuvs, faiss):
-            row |= _guarded(package.__name__, lambda p=package: {p.__name__: _built(p(codes), z)})
-    first = next(iter(peers))
-    with _Precision(tf32=True):
-        row |= _guarded("tf32", lambda: {"tf32": seconds(peers[first])})
-    some = z[:2048]
-    row["ratio"] = row["ours"] / row[first] if isinstance(row.get(first), float) else None
-    row["equal"] = float(
-        (nearest(some, codes) == (exact if not kind else _by_differences)(some, codes)).float().mean()
-    )
-    return row
-
-
-def _built(peer: Callable[[Tensor], Tensor], z: Tensor) -> float:
-    return seconds(lambda: peer(z))
-
-
-def _guarded(name: str, work: Callable[[], Row]) -> Row:
-    """A peer's figures, or why there are none: it does not fit, or cannot run here."""
-    try:
-        return work()
-    except torch.cuda.OutOfMemoryError:
-        return {name: "out of memory"}
-    except Exception as error:
-        return {name: f"{type(error).__name__}: {error}"[:160]}
-    finally:
-        if DEVICE.type == "cuda":
-            torch.cuda.empty_cache()
-
-
 def training(tiny: bool) -> list[Case]:
     """Steps of the paper's f16 trunk with its discriminator, without a perceptual net; images on the device.
 
@@ -367,8 +106,8 @@ def training(tiny: bool) -> list[Case]:
 
 
 def _training_row(precision: str, batch: int, options: Row, tiny: bool) -> Row:
-    with _Precision(tf32=True):
-        return _guarded("ours", lambda: _step("vq" if tiny else "fc", precision, batch, options, None, tiny))
+    with Precision(tf32=True):
+        return guarded("ours", lambda: _step("vq" if tiny else "fc", precision, batch, options, None, tiny))
 
 
 def large_codebooks(tiny: bool) -> list[Case]:
@@ -381,7 +120,7 @@ def large_codebooks(tiny: bool) -> list[Case]:
 
     def work(k: int) -> Row:
         batch, precision = (1, "fp32") if tiny else (16, "bf16")
-        row = _guarded("ours", lambda: _step("lc", precision, batch, {}, k, tiny))
+        row = guarded("ours", lambda: _step("lc", precision, batch, {}, k, tiny))
         if "step" in row:
             steps[k] = row["step"]
         known = steps.keys() >= {k, sizes[0]}
@@ -471,9 +210,9 @@ def sampling(tiny: bool) -> list[Case]:
 
 
 def _sampling_row(batch: int, precision: str, guided: bool, peer: bool, tiny: bool) -> Row:
-    row = _guarded("ours", lambda: _sample(batch, precision, guided, tiny))
+    row = guarded("ours", lambda: _sample(batch, precision, guided, tiny))
     if peer:
-        row |= _guarded("gpt2 static", lambda: _transformers(batch, precision, tiny))
+        row |= guarded("gpt2 static", lambda: _transformers(batch, precision, tiny))
     return row
 
 
@@ -516,7 +255,7 @@ def _sample(batch: int, precision: str, guided: bool, tiny: bool) -> Row:
     def draw() -> Tensor:
         return model.sample(labels, batch, model.config.sampling, torch.Generator().manual_seed(0))
 
-    first, taken, peak = _timed(draw), seconds(draw, 0), extra_bytes(draw)
+    first, taken, peak = timed(draw), seconds(draw, 0), extra_bytes(draw)
     return {"ours": batch * model.num_positions / taken, "first": first, "ours_bytes": peak, **launches(draw)}
 
 
@@ -537,8 +276,8 @@ def prior_loss(tiny: bool) -> list[Case]:
 
 
 def _prior_row(codes: int, batch: int, tiny: bool) -> Row:
-    row = _guarded("step", lambda: _prior_step(codes, batch, tiny, plain=False))
-    return row | _guarded("plain", lambda: _prior_step(codes, batch, tiny, plain=True))
+    row = guarded("step", lambda: _prior_step(codes, batch, tiny, plain=False))
+    return row | guarded("plain", lambda: _prior_step(codes, batch, tiny, plain=True))
 
 
 def _prior_step(codes: int, batch: int, tiny: bool, plain: bool) -> Row:

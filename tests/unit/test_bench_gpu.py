@@ -13,20 +13,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.bench.gpu import (
-    DEVICE,
-    LIMIT,
-    PARTS,
-    Case,
-    Row,
-    chunked,
-    exact,
-    main,
-    measured,
-    naive,
-    shown,
-    vector_quantize,
-)
+from tests.bench.gpu import PARTS, main, shown
+from tests.bench.gpu_search import chunked, exact, naive, vector_quantize
+from tests.bench.gpu_timing import DEVICE, LIMIT, Case, Row, measured
 
 ROOT = Path(__file__).parents[2]
 
