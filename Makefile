@@ -37,8 +37,8 @@ bench: $(STAMP)
 bench-text: $(STAMP)
 	python -m tests.bench.text
 
-# One CUDA GPU, at most 8 minutes; the figures go to gpu.json. The command alone, without .venv, needs torch, numpy, pydantic,
-# ruamel.yaml, safetensors and pyarrow.
+# One CUDA GPU, at most 8 minutes by its own account; the figures go to gpu.json. The command alone, without .venv, needs
+# torch, numpy, pydantic, ruamel.yaml, safetensors and pyarrow.
 bench-gpu: $(STAMP)
 	python -m tests.bench.gpu --out gpu.json
 
