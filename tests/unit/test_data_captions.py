@@ -121,8 +121,6 @@ def test_mistakes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a file or folder"):
         list(read_captions(corpus(kind="text", path=str(tmp_path / "none"))))
     (tmp_path / "a.txt").write_text("a bus\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no splits"):
-        list(read_captions(corpus(kind="text", path=str(tmp_path / "a.txt")), split="test"))
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         list(read_captions(corpus(kind="parquet", path=str(tmp_path / "a.txt"), caption_column="x")))
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "a.parquet")

@@ -272,3 +272,31 @@ def test_a_list_of_captions_outside_of_the_source_is_not_read(tmp_path: Path) ->
     name.symlink_to(tmp_path / "secret.json")
     with pytest.raises(DataError, match="leads out of the source"):
         read(root)
+
+
+def test_no_image_file_is_in_two_splits_under_two_ids(tmp_path: Path) -> None:
+    """And an id that two splits use for different files says so."""
+    root = write(tmp_path, [])
+    for name, first in (("other", 11), ("again", 1)):
+        files = (3, 2, 1) if name == "again" else (1, 2, 3)
+        images = [{"id": first + at, "file_name": f"{n}.png"} for at, n in enumerate(files)]
+        content = {
+            "images": images,
+            "annotations": [{"image_id": i["id"], "caption": "a dog"} for i in images],
+        }
+        (root / f"{name}.json").write_text(json.dumps(content))
+    splits = {"train": {"images": "images", "captions": "captions.json"}}
+    for name, told in (
+        ("other", [("11", "duplicate_path"), ("12", "duplicate_path"), ("13", "duplicate_path")]),
+        ("again", [("1", "duplicate_id"), ("2", "duplicate_id"), ("3", "duplicate_id")]),
+    ):
+        fields = section(root) | {
+            "splits": splits | {"test": {"images": "images", "captions": f"{name}.json"}}
+        }
+        fields["holdout"] = {"validation": 0.1, "test": 0.0, "seed": 0}
+        plan = ADAPTERS["coco"]().plan(validate(fields, "dataset.source", Source), 1 << 20)  # type: ignore[arg-type]
+        assert [(bad.item, bad.reason) for split, bad in plan.bad if split == "test"] == told
+        assert "test" not in {chunk.split for chunk in plan.chunks}
+        assert ["another file" in bad.detail for _, bad in plan.bad] == (
+            [False] * 3 if name == "other" else [True, False, True]
+        )

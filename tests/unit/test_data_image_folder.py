@@ -166,3 +166,19 @@ def test_two_splits_of_one_folder_are_reported(tmp_path: Path) -> None:
         DataError, match=r"splits\.validation: no image(.|\n)*1 duplicate_path \(such as same\)"
     ):
         read(source(tmp_path, splits={**FOLDERS, "validation": "same"}))
+
+
+def test_classes_of_one_name_stay_apart_and_captions_have_the_name_alone(tmp_path: Path) -> None:
+    for folder in ("n02012849", "n03126707", "n03710637"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / folder / "1.png")
+    table = "n02012849\tcrane\nn03126707\tcrane\nn03710637\tmaillot, tank suit\n"
+    (tmp_path / "classes.tsv").write_text(table, encoding="utf-8")
+    holdout = {"validation": 0.1, "test": 0.1, "seed": 0}
+    config = source(tmp_path, splits={"train": "train"}, class_names="classes.tsv", holdout=holdout)
+    planned = ADAPTERS["image_folder"]().plan(config, 1 << 16)
+    assert planned.classes == ["crane (n02012849)", "crane (n03126707)", "maillot"]
+    records = sorted((item for chunk in planned.chunks for item in chunk.items), key=lambda one: one.label)
+    assert [(one.label, one.label_name, one.captions) for one in records] == [
+        (0, "crane (n02012849)", ("a crane",)), (1, "crane (n03126707)", ("a crane",)), (2, "maillot", ("a maillot",)),
+    ]  # fmt: skip

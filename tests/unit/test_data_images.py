@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqpipe.data.images import BadImage, decode, decode_png, encode_png, resize, resize_labels, target_shape
-from vqpipe.data.records import IMAGE_REASONS
+from vqpipe.data.build import Resize, scaled
+from vqpipe.data.images import (
+    BadImage,
+    centre_square,
+    decode,
+    decode_png,
+    encode_png,
+    resize,
+    resize_labels,
+    target_shape,
+)
+from vqpipe.data.records import IMAGE_REASONS, Bad, Record
 from vqpipe.errors import ArtifactError
 
 MAX_PIXELS = 1 << 20
@@ -107,6 +117,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped(kind: str) -> None:
 def test_floating_point_and_wide_integers_are_refused() -> None:
     assert reason(saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")) == "unsupported_pixels"
     assert reason(saved(Image.fromarray(np.full((4, 4), 1 << 20, np.int32)), "TIFF")) == "unsupported_pixels"
+    assert reason(saved(Image.fromarray(np.full((4, 4), 255, np.int32)), "TIFF")) == "unsupported_pixels", (
+        "numbers below 65,536 are not of 16 bits for that"
+    )
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 3), (8, 1)])
@@ -330,3 +343,25 @@ def test_damaged_pixels_are_not_mended(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage) as caught:
         decode(data, 1 << 16)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("shape", [(7, 40), (40, 7), (16, 16), (9, 9), (33, 21), (5, 300)])
+def test_a_centre_square_is_the_centre_of_the_whole_image_scaled(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(
+        96, 160, (*shape, 3), dtype=np.uint8
+    )  # no pass between is clipped
+    whole = resize(image, target_shape(*shape, 16), "lanczos")
+    top, left = (whole.shape[0] - 16) // 2, (whole.shape[1] - 16) // 2
+    difference = centre_square(image, 16).astype(int) - whole[top : top + 16, left : left + 16]
+    assert np.abs(difference).max() <= 1, "the order of the two passes may differ"
+
+
+def test_a_narrow_image_is_refused_and_not_scaled_up_beyond_the_limit() -> None:
+    narrow = Record("n", np.zeros((2000, 1, 3), dtype=np.uint8))
+    config = Resize(short_side=64, filter="box", too_small="upscale")
+    found = scaled(narrow, config, 1 << 20)
+    assert isinstance(found, Bad)
+    assert (found.reason, found.detail) == (
+        "too_many_pixels", "1 x 2000 pixels, scaled up to 64 x 128000; at most 1048576 allowed",
+    )  # fmt: skip
+    assert isinstance(scaled(narrow, config, 64 * 128000), Record)

@@ -434,3 +434,13 @@ def test_a_corpus_names_the_source_that_reads_its_path(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_files_without_captions_are_no_pairs(tmp_path: Path, files: list[File]) -> None:
     assert recognise(put(tmp_path, *files)) is None
+
+
+@pytest.mark.parametrize("layout", ["folder", "webdataset"])
+def test_options_of_lists_are_refused_where_no_list_is_read(tmp_path: Path, layout: str) -> None:
+    put(tmp_path, *images(), ("0.txt", "one"), ("1.txt", "two"))
+    with pytest.raises(
+        DataError,
+        match=rf"the layout {layout} does not read listing, label_field\n  found: +listing: no\.csv, label_f",
+    ):
+        read(tmp_path, layout=layout, listing="no.csv", label_field="label")

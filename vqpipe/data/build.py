@@ -107,8 +107,9 @@ class _Done:
     short_side: int | None
 
 
-def scaled(record: Record, config: Resize) -> Record | Bad:
-    """Scale a record's image, segmentation and boxes as `config` states, or refuse it as too small."""
+def scaled(record: Record, config: Resize, max_pixels: int) -> Record | Bad:
+    """Scale a record's image, segmentation and boxes as `config` states, or refuse it: too small, or long and narrow
+    and then of more than `max_pixels`."""
     image = record.pixels
     height, width = image.shape[:2]
     if config.short_side is None or min(height, width) == config.short_side:
@@ -118,6 +119,11 @@ def scaled(record: Record, config: Resize) -> Record | Bad:
             record.image_id, "too_small", f"{width} x {height} pixels, shorter side {config.short_side} asked"
         )
     shape = target_shape(height, width, config.short_side)
+    if shape[0] * shape[1] > max_pixels:
+        detail = (
+            f"{width} x {height} pixels, scaled up to {shape[1]} x {shape[0]}; at most {max_pixels} allowed"
+        )
+        return Bad(record.image_id, "too_many_pixels", detail)
     down, across = shape[0] / height, shape[1] / width
     things = tuple(
         replace(thing, box=(x * across, y * down, wide * across, high * down))
@@ -148,7 +154,7 @@ def _work(config: DatasetParams, chunk: Chunk) -> _Done:
     rows: list[dict[str, Any]] = []
     bad: list[Bad] = []
     for entry in ADAPTERS[config.source.kind]().load(config.source, chunk, config.max_pixels):
-        resized = scaled(entry, config.resize) if isinstance(entry, Record) else entry
+        resized = scaled(entry, config.resize, config.max_pixels) if isinstance(entry, Record) else entry
         if isinstance(resized, Bad):
             bad.append(resized)
         else:

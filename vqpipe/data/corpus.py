@@ -14,7 +14,6 @@ from vqpipe.data.adapters.base import Adapter, Corpus
 from vqpipe.data.adapters.caption_files import ENCODING_OPTION
 from vqpipe.data.adapters.layouts import hinted
 from vqpipe.data.captions import BadCaption, Unusable, usable_caption
-from vqpipe.data.records import SplitName
 from vqpipe.data.walk import is_inside
 from vqpipe.errors import DataError
 
@@ -58,9 +57,7 @@ else:
     """The section `corpus`: the params of an adapter that gives captions alone, or several of these."""
 
 
-def read_captions(
-    source: CorpusParams, split: SplitName = "train", unusable: Counter[str] | None = None
-) -> Iterator[tuple[str, str]]:
+def read_captions(source: CorpusParams, unusable: Counter[str] | None = None) -> Iterator[tuple[str, str]]:
     """Yield (id, caption) in the source's order; captions of one image share its id.
 
     Captions are as they were written, but for white space at their ends. Those that are empty, not text or damaged are
@@ -70,27 +67,23 @@ def read_captions(
 
     Args:
         source: the params.
-        split: split of a `dataset`; the other kinds have one split, `train`.
         unusable: receives the number of captions left out, by a word of `vqpipe.data.records.SIDE_REASONS`; an
             `Unusable` also what else is worth a note.
 
     Raises:
-        DataError: nothing at the path, not of its kind, in an encoding that must be named, no such split, or no
-            usable caption in it. Of `many` sources each must have one, and no more of its captions may be left
+        DataError: nothing at the path, not of its kind, in an encoding that must be named, or no usable
+            caption in it. Of `many` sources each must have one, and no more of its captions may be left
             out than its `max_bad_fraction`; of others the caller checks that.
         ArtifactError: `dataset` names no published dataset.
     """
-    has_splits = not isinstance(source, ManyCorpora) and ADAPTERS[source.kind].has_splits
-    if split != "train" and not has_splits:
-        raise DataError(f"a {source.kind} corpus has no splits", found=split, choices=["train"])
     lost = Counter[str]() if unusable is None else unusable
     if not isinstance(source, ManyCorpora):
-        yield from _usable(source, split, lost)
+        yield from _usable(source, lost)
         return
     for label, own in zip(source.labels(), source.sources, strict=True):
         placed = own.model_copy(update={"path": str(Path(source.path) / own.path)})
         before, read = lost.total(), 0
-        for caption_id, caption in _usable(placed, split, lost):
+        for caption_id, caption in _usable(placed, lost):
             yield f"{label}:{caption_id}", caption
             read += 1
         bad = lost.total() - before
@@ -102,11 +95,11 @@ def read_captions(
             )
 
 
-def _usable(source: OneCorpus, split: SplitName, lost: Counter[str]) -> Iterator[tuple[str, str]]:
+def _usable(source: OneCorpus, lost: Counter[str]) -> Iterator[tuple[str, str]]:
     adapter = ADAPTERS[source.kind]()
     usable, own = 0, Unusable()
     try:
-        for caption_id, raw in adapter.captions(source, split, own):
+        for caption_id, raw in adapter.captions(source, own):
             try:
                 caption = usable_caption(raw)
             except BadCaption as error:

@@ -102,7 +102,7 @@ IMAGE_REASONS = {
     "empty_file": "the file has no bytes",
     "undecodable": "not an image of a known format, or damaged",
     "truncated": "the file ends before the image does",
-    "too_many_pixels": "above max_pixels; not decoded",
+    "too_many_pixels": "above max_pixels, as it is (not decoded) or scaled up",
     "too_many_bytes": "far larger than an image of max_pixels can be; not read",
     "unsupported_pixels": "pixel values without a known range (floating point, 32-bit)",
     "too_small": "shorter side below resize.short_side, and too_small is quarantine",
@@ -129,7 +129,7 @@ SIDE_REASONS = {
     "clipped_box": "a box that reached out of its image by more than a pixel; the part inside is kept",
     "other_file": "a file whose name is not an image's",
     "hidden": "a file or folder whose name begins with a dot; a folder's content is not counted",
-    "duplicate_path": "another path to a folder or image that is listed: a link or a hard link",
+    "duplicate_path": "another path or another id of a folder or image that is listed, such as a link",
 }
 """Reasons that cost no image; they are counted and listed, but are not part of the bad fraction."""
 

@@ -129,8 +129,6 @@ class Adapter:
     """The usual endings of its files of captions, which are read in a folder without `corpus.files`."""
     further_endings: ClassVar[tuple[str, ...]] = ()
     """Endings that are read in a folder where no file has a usual one."""
-    has_splits: ClassVar[bool] = False
-    """Whether `captions` knows other splits than `train`."""
     may_be_pairs: ClassVar[bool] = False
     """Whether users who have images with captions may have chosen this kind by mistake; errors then mention `pairs`."""
     fill_split: ClassVar[str] = (
@@ -216,12 +214,11 @@ class Adapter:
         for item in chunk.items:
             yield decoded(item, max_pixels, root)
 
-    def captions(self, source: Any, split: SplitName, noted: Unusable) -> Iterator[tuple[str, object]]:
-        """Yield (id, caption as it is in the source) of a split, in order.
+    def captions(self, source: Any, noted: Unusable) -> Iterator[tuple[str, object]]:
+        """Yield (id, caption as it is in the source) of the training split, in order.
 
         Args:
             source: the params.
-            split: the split; always `train` without `has_splits`.
             noted: receives what else is worth a note; the caller counts captions that it cannot use.
 
         Raises:
@@ -230,7 +227,7 @@ class Adapter:
         for record in self.records(source):
             if isinstance(record, Bad):
                 noted.leave_out(record.reason, record.item, record.detail)
-            elif record.split == split:
+            elif record.split == "train":
                 yield from ((record.image_id, caption) for caption in record.captions)
 
 

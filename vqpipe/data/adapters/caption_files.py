@@ -19,7 +19,6 @@ from vqpipe.data.adapters.base import Adapter, Corpus, names_in, need_inside, sh
 from vqpipe.data.captions import Unusable, identifier
 from vqpipe.data.encodings import known_encoding
 from vqpipe.data.read import open_split
-from vqpipe.data.records import SplitName
 from vqpipe.data.structured_files import cells_under_header, rows, text_rows
 from vqpipe.data.text_files import MAX_JSON_LINE, PACKED, lines
 from vqpipe.data.walk import is_inside
@@ -115,7 +114,7 @@ def id_or_place(value: object, place: str, noted: Unusable) -> str:
 
 
 class DatasetCorpus(Corpus):
-    """The captions of a published dataset, split by split."""
+    """The captions of a published dataset's training split."""
 
     kind: Literal["dataset"]
     """Names this kind."""
@@ -129,12 +128,11 @@ class PublishedDataset(Adapter):
     kind = "dataset"
     Params = DatasetCorpus
     gives = ("captions",)
-    layout = "a dataset whose split has captions; for a source without any, name a corpus of another kind"
-    has_splits = True
+    layout = "a dataset whose training images have captions; for a source without any, name a corpus of another kind"
 
-    def captions(self, source: DatasetCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
-        """Stream the captions of a split."""
-        for batch in open_split(Path(source.path), split).batches(["image_id", "captions"]):
+    def captions(self, source: DatasetCorpus, noted: Unusable) -> Iterator[RawCaption]:
+        """Stream the captions of the training images."""
+        for batch in open_split(Path(source.path), "train").batches(["image_id", "captions"]):
             for image_id, captions in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 yield from ((image_id, caption) for caption in captions or [])
 
@@ -145,7 +143,7 @@ class CaptionFiles(Adapter):
     gives = ("captions",)
     may_be_pairs = True
 
-    def captions(self, source: Any, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
+    def captions(self, source: Any, noted: Unusable) -> Iterator[RawCaption]:
         """The captions of all files."""
         for label, file in corpus_files(source, self):
             yield from self.read_file(source, file, label, noted)
@@ -366,7 +364,7 @@ class Parquet(CaptionFiles):
     layout = "Parquet with the column corpus.caption_column"
     endings = (".parquet",)
 
-    def captions(self, source: ParquetCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
+    def captions(self, source: ParquetCorpus, noted: Unusable) -> Iterator[RawCaption]:
         """The captions of the rows of the files, in the order of their names."""
         row = 0
         for _, file in corpus_files(source, self):

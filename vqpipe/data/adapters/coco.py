@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,11 +302,22 @@ class Coco(Adapter):
         bad = [entry for listing in listings for entry in listing.bad]
         work: list[tuple[SplitName, int, _Item]] = []
         seen: set[str] = set()
+        files: dict[str, str] = {}
         for listing in listings:
             for item in sorted(listing.items.values(), key=lambda item: _order(item.image_id)):
+                file = os.path.realpath(item.path)
                 if item.image_id in seen:
-                    bad.append((listing.split, Bad(item.image_id, "duplicate_id", "an earlier split has it")))
+                    same = files.get(file) == item.image_id
+                    detail = (
+                        "an earlier split has it" if same else "an earlier split has it, for another file"
+                    )
+                    bad.append((listing.split, Bad(item.image_id, "duplicate_id", detail)))
                     continue
+                if file in files:
+                    detail = f"{printable(item.file_name)} is listed as {files[file]}"
+                    bad.append((listing.split, Bad(item.image_id, "duplicate_path", detail)))
+                    continue
+                files[file] = item.image_id
                 seen.add(item.image_id)
                 if item.categories is not None:
                     item.categories = categories
@@ -323,7 +335,7 @@ class Coco(Adapter):
         for item in chunk.items:
             yield from _load_item(item, max_pixels, Path(source.path))
 
-    def captions(self, source: CocoCorpus, split: SplitName, noted: Unusable) -> Iterator[RawCaption]:
+    def captions(self, source: CocoCorpus, noted: Unusable) -> Iterator[RawCaption]:
         """The captions of json files, in the order of their names."""
         for _, file in corpus_files(source, self):
             yield from _captions_of_file(source, file, noted)

@@ -9,7 +9,8 @@ name of an image, or leads to nothing that is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
@@ -159,7 +160,7 @@ def captions_of_class(name: str | None, templates: Iterable[str]) -> tuple[str, 
 
 
 def _classes(source: ImageFolderSource, found: set[str]) -> dict[str, tuple[int, str]]:
-    """Number and name of each class by its folder.
+    """Number and name of each class by its folder; names of several classes as the table has them.
 
     Raises:
         DataError: the class table lacks a folder.
@@ -175,6 +176,14 @@ def _classes(source: ImageFolderSource, found: set[str]) -> dict[str, tuple[int,
             expected="one line per class folder: folder, tab, name",
         )
     return {folder: (number, table[folder]) for number, folder in enumerate(sorted(found))}
+
+
+def _distinct(classes: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+    """The label of each class folder: its name, followed by the folder where several classes have that name."""
+    times = Counter(name for _, name in classes.values())
+    return {
+        folder: name if times[name] == 1 else f"{name} ({folder})" for folder, (_, name) in classes.items()
+    }
 
 
 class _Survey:
@@ -306,8 +315,11 @@ class ImageFolder(Adapter):
         survey.tar() if tree is None else survey.folder(tree)
         survey.check()
         classes = _classes(source, survey.classes)
-        names = [name for _, name in classes.values()]
-        captions = {name: captions_of_class(name, source.templates) for name in [*names, None]}
+        labels = _distinct(classes)
+        captions = {
+            folder: captions_of_class(name, source.templates) for folder, (_, name) in classes.items()
+        }
+        without = captions_of_class(None, source.templates)
 
         def items() -> Iterator[tuple[SplitName, int, Record | Bad]]:
             given: set[str] = set()
@@ -321,15 +333,16 @@ class ImageFolder(Adapter):
                     if image_id in given:
                         continue
                     given.add(image_id)
-                label, label_name = classes[below[0]] if source.classes == "folders" else (None, None)
+                has_class = source.classes == "folders"
+                known = (classes[below[0]][0], labels[below[0]]) if has_class else (None, None)
+                texts = captions[below[0]] if has_class else without
                 if split == "train":
                     split = split_of(image_id, source.holdout)
-                known = label, label_name
                 if tree is not None:
-                    yield split, 0, Record(image_id, root / entry.name, captions[label_name], *known)
+                    yield split, 0, Record(image_id, root / entry.name, texts, *known)
                 elif entry.data is None:
                     yield split, 0, entry.too_large(image_id)
                 else:
-                    yield split, len(entry.data), Record(image_id, entry.data, captions[label_name], *known)
+                    yield split, len(entry.data), Record(image_id, entry.data, texts, *known)
 
-        return Plan(chunked(items()), classes=names, bad=survey.bad)
+        return Plan(chunked(items()), classes=list(labels.values()), bad=survey.bad)

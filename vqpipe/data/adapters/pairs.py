@@ -173,6 +173,23 @@ def _layout(source: PairsSource) -> Layout:
     )
 
 
+def _need_fitting(source: PairsSource, layout: Layout) -> None:
+    """Refuse options that the layout does not read.
+
+    Raises:
+        DataError: one is set.
+    """
+    names = ("listing", "images", "image_field", "label_field")
+    unread = [name for name in names if getattr(source, name) is not None]
+    if unread and layout in ("folder", "webdataset"):
+        raise DataError(
+            f"dataset.source: the layout {layout} does not read " + ", ".join(unread),
+            found=", ".join(f"{name}: {getattr(source, name)}" for name in unread),
+            expected="null; its images, captions and classes are files next to each other",
+            run="set dataset.source.layout to table, json, karpathy or metadata where a file lists the images",
+        )
+
+
 def _parts(name: str) -> tuple[str, ...]:
     """The folders of a file name."""
     return tuple(name.split("/")[:-1])
@@ -593,6 +610,7 @@ class Pairs(Adapter):
         """
         path = need_source(Path(source.path), LAYOUT)
         layout = _layout(source)
+        _need_fitting(source, layout)
         if path.is_file() and layout != "webdataset":
             raise DataError(
                 f"dataset.source.path: {path} is a file; name its folder, so that the images belong to the source too",

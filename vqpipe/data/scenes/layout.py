@@ -302,7 +302,7 @@ def overlap(one: Item, other: Item) -> float:
 def relation(scene: Scene, one: int, other: int) -> str | None:
     """The plainest relation of item `one` to item `other`, or None where none is plain.
 
-    One of: on, behind, in front of, to the left of, to the right of, above, below.
+    One of: on, under, behind, in front of, to the left of, to the right of, above, below.
     """
     if (one, other) in scene.rests:
         return "on"
