@@ -40,6 +40,7 @@ def classes(caption: str, pos: str) -> list[str]:
         ("5 brown eggs", ["brown"], ["eggs"]),
         ("the frobnicator is zorpable", ["zorpable"], ["frobnicator"]),
         ("a red-haired woman", ["red-haired"], ["woman"]),
+        ("A DOG SITS NEXT TO A CAT", [], ["dog", "cat"]),
     ],
 )
 def test_context_decides(caption: str, adjectives: list[str], nouns: list[str]) -> None:

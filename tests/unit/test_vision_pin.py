@@ -142,3 +142,20 @@ def test_a_models_name_decides_where_it_can(
         return
     load_pretrained_clip(given)
     assert bool(seen[0].get("quick_gelu", False)) == expected
+
+
+def test_a_file_gets_the_preprocessing_of_all_published_weights_or_none() -> None:
+    """Four of the published ViT-L-14 with GELU are normalised by other statistics than the others."""
+    with pytest.raises(
+        SetupError, match=r"normalised or resized in 2 ways(.|\n)*laion2b_s32b_b82k: mean \(?\[?0\.5"
+    ):
+        module._published_preprocess(FileSource(kind="file", model="ViT-L-14", path="x"), quick_gelu=False)
+    found = module._published_preprocess(FileSource(kind="file", model="ViT-L-14", path="x"), quick_gelu=True)
+    assert found == module._preprocess({})
+    found = module._published_preprocess(
+        FileSource(kind="file", model="ViT-H-14-378-quickgelu", path="x"), quick_gelu=True
+    )
+    assert found["resize_mode"] == "squash"
+    assert module._published_preprocess(
+        FileSource(kind="file", model="mine", path="x"), False
+    ) == module._preprocess({})

@@ -81,7 +81,7 @@ class WordnetTagger(Tagger):
             else:
                 options = self._as_name(tokens[position], text)
             if text in joint and position < last:
-                options = joint[text].get(tokens[position + 1], options)
+                options = joint[text].get(texts[position + 1], options)
             if len(scores) == 1:  # most words have one tag, and there is nothing to choose after them
                 [(tag_before, _)], [score] = before, scores
                 scores = [score + into[tag][tag_before] + share for tag, share in options]

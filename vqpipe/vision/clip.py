@@ -102,17 +102,18 @@ class Clip(nn.Module):
         Raises:
             MismatchError: the tower is a ResNet, or has no such block.
         """
-        self._check_layers(layers)
+        self.check_layers(layers)
         return towers.block_outputs(self.model, self.preprocess(images), layers)
 
     def encode_image_and_blocks(
         self, images: Float[Tensor, "b 3 h w"], layers: Sequence[int]
     ) -> tuple[Float[Tensor, "b e"], list[Float[Tensor, "b n d"]]]:
         """`encode_image` and `perceptual_features` from one pass; errors as `perceptual_features`."""
-        self._check_layers(layers)
+        self.check_layers(layers)
         return towers.embedding_and_blocks(self.model, self.preprocess(images), layers)
 
-    def _check_layers(self, layers: Sequence[int]) -> None:
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise `MismatchError` where the image tower has no such blocks, in rising order."""
         if not self.num_blocks:
             raise MismatchError(
                 f"CLIP {self.id} has no transformer blocks to take perceptual features from",

@@ -52,7 +52,7 @@ class ClusterParams(Params):
     method: Method
     """`kmeans`; or, as VQGAN-LC's table 6 compares with it, `selection` (K of the vectors, drawn at random) and
     `normal` (random vectors, each dimension with the mean and standard deviation of the vectors'). The last two
-    use num_clusters, seed, prefixes and pull only."""
+    use num_clusters, algorithm, seed, prefixes and pull only."""
     algorithm: Algorithm
     """What searches for the nearest centroid: `faiss` (float32), or `torch` (exact: the same bytes on any number
     of ranks and threads)."""
@@ -88,6 +88,14 @@ class ClusterParams(Params):
             raise ValueError(
                 f"prefixes {self.prefixes} are not all below num_clusters {self.num_clusters}; "
                 "the whole codebook needs no entry"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _per_class_is_kmeans(self) -> Self:
+        if self.per_class and self.method != "kmeans":
+            raise ValueError(
+                f"method {self.method} clusters nothing class by class; per_class: false, or method: kmeans"
             )
         return self
 
@@ -369,7 +377,8 @@ def vector_labels(patches: Path, dataset: Path) -> Int64[np.ndarray, " n"]:
 
 
 def _common_rows(found: list[KMeans]) -> tuple[CurveRow, ...]:
-    """One curve of all classes, weighted by their vectors; a class that ended early counts with its last row."""
+    """One curve of all classes, weighted by their vectors; a class that ended early keeps its last objective and its
+    empty clusters, and refills none."""
     steps = max(len(one.rows) for one in found)
     total = sum(one.num_trained_on for one in found)
     rows = []
@@ -377,5 +386,6 @@ def _common_rows(found: list[KMeans]) -> tuple[CurveRow, ...]:
         now = [one.rows[min(step, len(one.rows) - 1)] for one in found]
         objective = sum(row["objective"] * one.num_trained_on for row, one in zip(now, found, strict=True))
         row = {"step": step + 1, "objective": objective / total}
-        rows.append(row | {name: sum(r[name] for r in now) for name in ("empty", "refilled")})
+        refilled = sum(one.rows[step]["refilled"] for one in found if step < len(one.rows))
+        rows.append(row | {"empty": sum(own["empty"] for own in now), "refilled": refilled})
     return tuple(rows)

@@ -44,7 +44,9 @@ class FileSource(Params):
     (OpenAI's archives are recognised), then from `config` or from the model's name; where those leave it open, as for
     `ViT-B-32`, it must be given."""
     config: str | None = None
-    """An open_clip config JSON (`model_cfg`, `preprocess_cfg`), where open_clip has no name for the model."""
+    """An open_clip config JSON (`model_cfg`, `preprocess_cfg`), such as the `open_clip_config.json` next to weights on
+    the Hub. It must be given where open_clip has no name for the model, or where the published weights of that name are
+    for images that are normalised or resized differently."""
 
 
 Source = Annotated[TagSource | FileSource, Field(discriminator="kind")]
@@ -110,9 +112,40 @@ def _from_file(source: FileSource) -> Pinned:
     quick = _quick_gelu(source, model_cfg, any(name in weights for name in OPENAI))
     if quick != bool(model_cfg.get("quick_gelu", False)):
         model_cfg["quick_gelu"] = quick
+    given = config.get("preprocess_cfg")
+    preprocess = _published_preprocess(source, quick) if given is None else _preprocess(given)
     model = towers.build_model(model_cfg, source.model)
     _load(model, weights, path)
-    return model, {"model_cfg": model_cfg, "preprocess_cfg": _preprocess(config.get("preprocess_cfg", {}))}
+    return model, {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
+
+
+def _published_preprocess(source: FileSource, quick_gelu: bool) -> dict[str, Any]:
+    """The preprocessing of weights in a file without a config: that of all published weights of this model with this
+    activation, where they agree; open_clip's default where none were published.
+
+    Raises:
+        SetupError: they differ.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {}
+    for tag in list_pretrained_tags_by_model(source.model):
+        stated = get_pretrained_cfg(source.model, tag)
+        if bool(stated.get("quick_gelu", False)) == quick_gelu:
+            own = _preprocess(stated)
+            kinds.setdefault(json.dumps(own, sort_keys=True), (tag, own))
+    if len(kinds) > 1:
+        raise SetupError(
+            f"clip.pretrained: weights for {source.model} were published for images that are normalised or resized in "
+            f"{len(kinds)} ways, and {source.path} does not say in which; another one gives wrong features without an "
+            "error",
+            found="config: null",
+            expected=[
+                f"{tag}: " + ", ".join(f"{key} {own[key]}" for key in own) for tag, own in kinds.values()
+            ],
+            run="set clip.pretrained.config to the open_clip_config.json that is next to these weights",
+        )
+    return next(iter(kinds.values()))[1] if kinds else _preprocess({})
 
 
 def _quick_gelu(source: FileSource, model_cfg: Mapping[str, Any], is_openai: bool) -> bool:
