@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqpipe.metrics.boxes import box_scores, grounding_loss, paired_giou, paired_iou, to_corners
+from vqpipe.metrics.boxes import box_scores, grounding_loss, paired_iou, to_corners
 
 RECORDED = dict(np.load(Path(__file__).parent.parent / "data/parity/grounding.npz", allow_pickle=False))
 
@@ -32,12 +32,14 @@ def test_the_loss_and_its_two_terms_are_the_recorded_ones(dtype: torch.dtype, rt
 
 @PRECISIONS
 def test_iou_and_giou_of_pairs_are_the_recorded_ones(dtype: torch.dtype, rtol: float) -> None:
-    predicted, target = to_corners(recorded("pred_cxcywh", dtype)), to_corners(recorded("gt_cxcywh", dtype))
-    for measure, name in ((paired_iou, "pairwise_iou"), (paired_giou, "giou_pairwise")):
-        for shift in range(len(target)):
-            rows = torch.arange(len(target)).roll(-shift)
-            expected = recorded(name, dtype)[torch.arange(len(target)), rows]
-            torch.testing.assert_close(measure(predicted, target[rows]), expected, rtol=rtol, atol=rtol)
+    predicted, target = recorded("pred_cxcywh", dtype), recorded("gt_cxcywh", dtype)
+    every = torch.arange(len(target))
+    for shift in range(len(target)):
+        rows = every.roll(-shift)
+        iou = paired_iou(to_corners(predicted), to_corners(target[rows]))
+        losses = [grounding_loss(predicted[at : at + 1], target[rows[at : at + 1]], 0.0, 1.0) for at in every]
+        for found, name in ((iou, "pairwise_iou"), (1 - torch.stack(losses), "giou_pairwise")):
+            torch.testing.assert_close(found, recorded(name, dtype)[every, rows], rtol=rtol, atol=rtol)
 
 
 def test_mean_iou_and_accuracy_are_the_recorded_ones() -> None:

@@ -22,7 +22,7 @@ from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import MismatchError
-from vqpipe.metrics.others import other_examples
+from vqpipe.metrics.floors import other_examples
 from vqpipe.params.base import validate
 from vqpipe.report.gate import flatten
 from vqpipe.runtime.seeds import numpy_rng

@@ -25,7 +25,7 @@ from vqpipe.runtime.scratch import scratch_folder
 from vqpipe.runtime.terminal import progress_bar, track
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
 def test_workers_must_be_a_positive_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("VQPIPE_WORKERS", text)
     with pytest.raises(SetupError, match="VQPIPE_WORKERS"):
@@ -35,6 +35,21 @@ def test_workers_must_be_a_positive_number(monkeypatch: pytest.MonkeyPatch, text
 def test_workers_default_to_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VQPIPE_WORKERS", raising=False)
     assert workers() >= 1
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = []
+    for name, read in (
+        ("WORKERS", workers),
+        ("ENGINE", engine),
+        ("SCRATCH", scratch_root),
+        ("DEVICE", device),
+    ):
+        monkeypatch.delenv(f"VQPIPE_{name}", raising=False)
+        expected.append(read())
+        monkeypatch.setenv(f"VQPIPE_{name}", "")
+        assert read() == expected[-1]
+    assert expected[1:3] == ["local", Path(".scratch")]
 
 
 def test_an_unknown_engine_lists_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from vqpipe.errors import ParamsError
-from vqpipe.runtime.code import Code, code_listing, parse_source, stage_code, words_in
+from vqpipe.runtime.code import Code, parse_source, stage_code, words_in
 
 TREE = {
     "stages/__init__.py": '"""Stages."""\n',
@@ -56,8 +57,15 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def listing_of(stage: str, root: Path, kinds: Collection[str] | None = None) -> str:
+    code = Code(root)
+    listing = code.listing(stage, kinds)
+    code.keep()
+    return listing
+
+
 def listed(root: Path, stage: str = "a") -> list[str]:
-    return [line.split()[1] for line in code_listing(stage, root).splitlines()]
+    return [line.split()[1] for line in listing_of(stage, root).splitlines()]
 
 
 def test_the_closure_follows_imports_tables_and_named_data_and_nothing_else(tree: Path) -> None:
@@ -71,9 +79,9 @@ def test_the_closure_follows_imports_tables_and_named_data_and_nothing_else(tree
 
 
 def test_plug_ins_that_are_not_named_leave_a_digest_as_it_is(tree: Path) -> None:
-    assert "vqpipe/whole/i.py" not in code_listing("a", tree, {"e"})
-    assert "vqpipe/whole/e.py" not in code_listing("a", tree, {"i"})
-    assert [line.split()[1] for line in code_listing("a", tree, ()).splitlines()] == [
+    assert "vqpipe/whole/i.py" not in listing_of("a", tree, {"e"})
+    assert "vqpipe/whole/e.py" not in listing_of("a", tree, {"i"})
+    assert [line.split()[1] for line in listing_of("a", tree, ()).splitlines()] == [
         "stages/a.py", "vqpipe/b.py", "vqpipe/d.py",
     ]  # fmt: skip
     before = {kinds: stage_code("a", tree, kinds) for kinds in [("e",), ("i",), ()]}
@@ -191,7 +199,7 @@ def test_a_new_line_of_a_table_changes_the_stages_of_the_table(tree: Path) -> No
 
 
 def test_parsed_files_are_kept_for_the_next_process_and_a_damaged_store_is_parsed_again(tree: Path) -> None:
-    listing = code_listing("a", tree)
+    listing = listing_of("a", tree)
     (kept,) = (tree.parent / "scratch").iterdir()
     content = json.loads(kept.read_bytes())
     code = Code(tree)
@@ -199,5 +207,5 @@ def test_parsed_files_are_kept_for_the_next_process_and_a_damaged_store_is_parse
     assert set(content) == set(code._kept), "nothing was parsed"
     for damaged in (b"", b"{", b"[]", b'{"a": 1}', b'{"a": [1]}'):
         kept.write_bytes(damaged)
-        assert code_listing("a", tree) == listing
+        assert listing_of("a", tree) == listing
         assert json.loads(kept.read_bytes()) == content

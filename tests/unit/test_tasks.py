@@ -22,8 +22,7 @@ from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError
-from vqpipe.metrics.floors import FloorsParams, from_patches
-from vqpipe.metrics.others import other_examples
+from vqpipe.metrics.floors import FloorsParams, from_patches, other_examples
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
 from vqpipe.tasks import TASKS

@@ -21,8 +21,8 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError, SetupError
 from vqpipe.metrics.caption_scores import caption_scores
+from vqpipe.metrics.floors import other_examples
 from vqpipe.metrics.measured import interval
-from vqpipe.metrics.others import other_examples
 from vqpipe.params.base import merged, validate
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.report.about_captioning import section

@@ -18,7 +18,7 @@ from tests.small_tasks import COMMON, JOINT
 from tests.tiny import TOKENIZER
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import DataError, MismatchError, SetupError
-from vqpipe.metrics.others import other_examples
+from vqpipe.metrics.floors import other_examples
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.classification import Classification, Labelled, confusion

@@ -16,7 +16,7 @@ from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
 from vqpipe.data.records import Question
 from vqpipe.errors import DataError, ParamsError
-from vqpipe.metrics.others import other_examples
+from vqpipe.metrics.floors import other_examples
 from vqpipe.metrics.wups import wups
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS, vqa

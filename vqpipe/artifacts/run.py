@@ -250,7 +250,7 @@ def stage_run(
 
     Raises:
         ArtifactError: an input that is not there, damaged or of another kind, an output that would replace something
-            else, or an input that was replaced while the block ran.
+            else, or an input artifact that was replaced while the block ran.
         MismatchError: an input that was made from another version of another input.
         SetupError: an output that cannot be written.
     """

@@ -77,7 +77,9 @@ def write_table(path: Path, spec: TableSpec, table: pa.Table, facts: Facts | Non
     """
     schema = schema_of(spec, facts)
     if table.schema.names != schema.names:
-        raise ArtifactError(f"{path}: wrong columns", found=table.schema.names, expected=schema.names)
+        raise ArtifactError(
+            f"{path}: wrong columns", found=", ".join(table.schema.names), expected=", ".join(schema.names)
+        )
     with publish_file(path) as partial:
         pq.write_table(table.cast(schema), partial, compression="zstd", row_group_size=1024)
 

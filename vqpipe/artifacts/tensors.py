@@ -54,10 +54,8 @@ def write_tensors(
             seal_file(partial, SAFETENSORS)
 
 
-def read_tensors(
-    path: Path, spec: TensorSpec, device: str = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read all tensors of an artifact and its facts.
+def read_tensors(path: Path, spec: TensorSpec) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read all tensors of an artifact, on the CPU, and its facts.
 
     Raises:
         ArtifactError: missing, damaged, unreadable, of another spec or version, or with other tensors than the spec
@@ -66,7 +64,7 @@ def read_tensors(
     from safetensors.torch import load_file
 
     header = check_tensors(path, spec)
-    return load_file(path, device=device), header.facts
+    return load_file(path), header.facts
 
 
 def check_tensors(path: Path, spec: TensorSpec) -> Header:

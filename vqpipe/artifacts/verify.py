@@ -108,7 +108,8 @@ class Verified:
         speed = f" ({human_bytes(self.bytes / self.seconds)}/s)" if self.seconds > 0 else ""
         wrong = f"{len(self.problems):,} wrong" if self.problems else "all as written"
         lines.append(
-            f"{self.artifacts:,} artifacts, {self.files:,} files, {human_bytes(self.bytes)} in "
+            f"{self.artifacts:,} artifact{'s'[: self.artifacts != 1]}, {self.files:,} file{'s'[: self.files != 1]}, "
+            f"{human_bytes(self.bytes)} in "
             f"{self.seconds:.1f} s{speed}: {wrong}{_not_compared(self.unsealed)}"
         )
         return "\n".join(lines)

@@ -112,7 +112,7 @@ def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> 
     """Metrics of a published tokenizer on a folder of images (with its sub-folders), as plain JSON
     content.
 
-    Images are scaled so that the shorter side is the tokenizer's resolution (area-true, antialiased) and
+    Images are scaled so that the shorter side is the tokenizer's resolution (Lanczos, antialiased) and
     centre-cropped. Files that are not usable images are left out, counted by reason under `left_out`.
 
     Raises:

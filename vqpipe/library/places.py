@@ -10,7 +10,7 @@ from pathlib import Path
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.errors import ArtifactError, did_you_mean
-from vqpipe.tokenizers.stored import CONFIG
+from vqpipe.tokenizers.stored import CONFIG, named_folder
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,7 @@ class Place:
             ArtifactError: no path or name, a name without an owner that is not below `folder`, or a path that is not
                 there in a folder of such artifacts.
         """
-        if (
-            not isinstance(given, str | os.PathLike)
-            or isinstance(os.fspath(given), bytes)
-            or not os.fspath(given).strip()
-            or "\0" in os.fspath(given)
-        ):
-            raise ArtifactError(
-                f"this does not name a {self.what}",
-                found=repr(given)[:80],
-                expected=f"a {self.what}'s folder, or owner/name on the Hub",
-            )
+        given = named_folder(given, self.what)
         if os.path.exists(given) or not isinstance(given, str) or given.startswith((".", "~", os.sep)):
             found = Path(given).expanduser()
             self.need_there(found)

@@ -48,18 +48,6 @@ def paired_iou(boxes: Boxes, others: Boxes) -> Float[Tensor, " n"]:
     return torch.cat([box_iou(own, other).diagonal() for own, other in parts]).nan_to_num(0.0)
 
 
-def paired_giou(boxes: Boxes, others: Boxes) -> Float[Tensor, " n"]:
-    """Generalised IoU (Rezatofighi et al., 2019) of each box with the one in the same row, corners, -1..1.
-
-    Raises:
-        MismatchError: as `paired_iou`.
-    """
-    from torchvision.ops import generalized_box_iou_loss
-
-    _check(boxes, others)
-    return 1 - generalized_box_iou_loss(boxes, others, reduction="none", eps=_NO_AREA)
-
-
 def box_scores(predicted: Boxes, truth: Boxes) -> BoxScores:
     """IoU of each predicted box with the true one, and whether it is at least `MIN_IOU`.
 

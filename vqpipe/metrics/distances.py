@@ -65,7 +65,7 @@ class Distances(Metrics):
     """Squared MMD of CLIP embeddings with the cubic polynomial kernel (Binkowski et al. 2018, sec. 4), mean over random
     subsets; lower is better, and slightly below 0 for equal distributions."""
     kd_clip_std: float | None = None
-    """Its standard deviation over the subsets."""
+    """Its standard deviation over the subsets; None where they contain all images."""
     precision_clip: float | None = None
     """Improved precision in [0, 1] (Kynkaanniemi et al. 2019, eq. 1); higher is better."""
     recall_clip: float | None = None
@@ -245,10 +245,12 @@ def feature_distances(
     kernel = _kernel_distances(generated, real, params)
     precision, recall = _precision_recall(generated, real, params.num_neighbours)
     names = features.names
+    # Subsets of all images are one and the same: their mean has no deviation to give.
+    spread = {f"{names['kernel']}_std": float(np.std(kernel))} if params.subset_images < len(real) else {}
     return {
         names["frechet"]: _frechet_distance(generated, real),
         names["kernel"]: float(np.mean(kernel)),
-        f"{names['kernel']}_std": float(np.std(kernel)),
+        **spread,
         names["precision"]: precision,
         names["recall"]: recall,
     }

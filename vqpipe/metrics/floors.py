@@ -1,4 +1,4 @@
-"""Reconstructions that need no training: a tokenizer must be better than these."""
+"""What numbers are compared with: reconstructions that need no training, and examples that do not belong together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
 from vqpipe.codebooks.search import nearest
-from vqpipe.errors import MismatchError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.params.base import Params
+from vqpipe.runtime.seeds import numpy_rng
 
 Grid = tuple[int, int]
 
@@ -144,3 +145,17 @@ def fit_patch_kmeans(
         patches.float().numpy(), num_clusters=count, num_iterations=num_iterations, seed=seed, device=device
     )
     return PatchKmeans(torch.as_tensor(np.asarray(found.centroids), dtype=torch.float32), grid, wanted)
+
+
+def other_examples(count: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """For each example another one: all are on one cycle, whose order is drawn, as neighbours are often alike.
+
+    Raises:
+        DataError: fewer than two examples.
+    """
+    if count < 2:
+        raise DataError("one image alone has no other one", found=f"{count} images", expected="2 or more")
+    order = numpy_rng(seed, "other images").permutation(count)
+    others = np.empty(count, dtype=np.int64)
+    others[order] = np.roll(order, -1)
+    return others

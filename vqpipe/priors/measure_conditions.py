@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.evaluation.judges_captions import Stated, stated
 from vqpipe.evaluation.judges_measure import confusion, facts_found, map_scores
-from vqpipe.metrics.others import other_examples
+from vqpipe.metrics.floors import other_examples
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.vision.clip import Clip
 
@@ -90,7 +90,7 @@ class ConditionMetrics(Metrics):
     test_images: Agreement
     """Test images with their own conditions: the ceiling."""
     another_condition: Agreement
-    """Chance: samples compared with the conditions of others, see `vqpipe.metrics.others`."""
+    """Chance: samples compared with the conditions of others, see `vqpipe.metrics.floors.other_examples`."""
     not_measured: dict[str, str] | None = None
     """Why a measure is absent, by its name."""
 

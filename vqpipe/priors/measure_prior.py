@@ -21,8 +21,8 @@ from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
 from vqpipe.evaluation.judges import Judges
 from vqpipe.metrics.distances import Features, load_features
+from vqpipe.metrics.floors import other_examples
 from vqpipe.metrics.measured import DIGITS, ImagesDigest, Measured, measured_with, text_digest
-from vqpipe.metrics.others import other_examples
 from vqpipe.priors.artifact import MadeWith, PriorPictures, prior_digest, save_prior, weights_facts
 from vqpipe.priors.contract import Condition, ImageSpace, Prior, PriorParams
 from vqpipe.priors.examples import Examples, some

@@ -52,20 +52,6 @@ def stage_code(stage: str, root: Path = ROOT, kinds: Collection[str] | None = No
     return digest
 
 
-def code_listing(stage: str, root: Path = ROOT, kinds: Collection[str] | None = None) -> str:
-    """One line `HASH  PATH` for each file of code that a stage can import, sorted by path.
-
-    Two listings differ exactly where their digests by `stage_code` do, and they show which files differ.
-
-    Raises:
-        ParamsError: there is no such module.
-    """
-    code = Code(root)
-    listing = code.listing(stage, kinds)
-    code.keep()
-    return listing
-
-
 def words_in(params: Any) -> set[str]:
     """Every key and string of plain params: the kinds of the plug-ins that they name are among them."""
     match params:
@@ -108,7 +94,13 @@ class Code:
         self._modules: dict[str, Path | None] = {}
 
     def listing(self, stage: str, kinds: Collection[str] | None = None) -> str:
-        """See `code_listing`."""
+        """One line `HASH  PATH` for each file of code that a stage can import, sorted by path.
+
+        Two listings differ exactly where their digests do, and they show which files differ.
+
+        Raises:
+            ParamsError: there is no such module.
+        """
         found = self.closure(f"stages.{stage}", kinds)
         return "".join(f"{found[path][:DIGITS]}  {path}\n" for path in sorted(found))
 

@@ -39,7 +39,7 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    use_cuda = torch.cuda.is_available() and os.environ.get("VQPIPE_DEVICE", "cuda").startswith("cuda")
+    use_cuda = torch.cuda.is_available() and (os.environ.get("VQPIPE_DEVICE") or "cuda").startswith("cuda")
     if use_cuda:
         torch.cuda.set_device(local_rank())
     dist.init_process_group("nccl" if use_cuda else "gloo")

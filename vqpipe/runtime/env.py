@@ -18,7 +18,7 @@ def workers() -> int:
         SetupError: the variable is not a whole number of at least 1.
     """
     text = os.environ.get("VQPIPE_WORKERS")
-    if text is None:
+    if not text:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not text.isdigit() or int(text) < 1:
@@ -32,7 +32,7 @@ def engine() -> str:
     Raises:
         SetupError: the variable is not an engine.
     """
-    name = os.environ.get("VQPIPE_ENGINE", "local")
+    name = os.environ.get("VQPIPE_ENGINE") or "local"
     if name not in ENGINES:
         raise SetupError("VQPIPE_ENGINE is not an engine", found=name, choices=ENGINES)
     return name
@@ -40,7 +40,7 @@ def engine() -> str:
 
 def scratch_root() -> Path:
     """Folder for checkpoints and caches: `VQPIPE_SCRATCH`, by default `.scratch` in the working directory."""
-    return Path(os.environ.get("VQPIPE_SCRATCH", ".scratch"))
+    return Path(os.environ.get("VQPIPE_SCRATCH") or ".scratch")
 
 
 def is_main_process() -> bool:

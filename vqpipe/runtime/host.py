@@ -20,7 +20,7 @@ class HostScalar:
 
     def get(self, tensor: Tensor) -> float:
         """The tensor's value; booleans and whole numbers are exact."""
-        key = _key(tensor)
+        key = written(tensor)
         if key is None or key != self._key:
             self._value, self._key = float(tensor.item()), key
         return self._value
@@ -28,11 +28,11 @@ class HostScalar:
     def set(self, tensor: Tensor, value: float) -> None:
         """Write a value to the tensor and remember it."""
         tensor.fill_(value)
-        self._value, self._key = float(value), _key(tensor)
+        self._value, self._key = float(value), written(tensor)
 
 
-def _key(tensor: Tensor) -> tuple[int, int, str] | None:
-    """Changes with every write; None for tensors that do not count writes."""
+def written(tensor: Tensor) -> tuple[int, int, str] | None:
+    """A key that changes with every write to a tensor; None for one made in inference mode, which counts no writes."""
     if tensor.is_inference():
         return None
     return tensor.data_ptr(), tensor._version, str(tensor.device)

@@ -232,7 +232,7 @@ class CaptionTask(Task):
     def loss(
         self, head: nn.Module, inputs: Quantized, batch: Any, progress: float
     ) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        loss, terms = head(inputs, batch, progress)
+        loss, terms = head(inputs, batch)
         return loss, terms
 
     def networks(self, head: nn.Module) -> list[nn.Module]:

@@ -23,10 +23,10 @@ from vqpipe.metrics.floors import (
     PatchKmeans,
     draw_patch_positions,
     fit_patch_kmeans,
+    other_examples,
     to_patches,
 )
 from vqpipe.metrics.measured import ImagesDigest
-from vqpipe.metrics.others import other_examples
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import derive, numpy_rng

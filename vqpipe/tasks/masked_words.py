@@ -25,8 +25,8 @@ from vqpipe.alignment.text_sides import TextSide
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES
 from vqpipe.errors import DataError
+from vqpipe.metrics.floors import other_examples
 from vqpipe.metrics.measured import Interval
-from vqpipe.metrics.others import other_examples
 from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks.caption_tasks import (
     MAX_WORDS,

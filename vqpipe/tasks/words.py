@@ -81,13 +81,14 @@ class Vocabulary:
         """Texts of a user as numbers, and for each what was not understood of it, to follow the answer; else "".
 
         Raises:
-            DataError: a text without a known word.
+            DataError: a text without a known word; signs do not count.
         """
         notes = []
         for text in texts:
             words = words_of(text)
             unknown = list(dict.fromkeys(word for word in words if word not in self._numbers))
-            if not set(words[:max_words]) - set(unknown):
+            known = set(words[:max_words]) - set(unknown)
+            if not any(map(str.isalnum, "".join(known))):  # a question mark alone is no question
                 raise DataError(
                     "no word of the text is known", found=text, expected="words as in the training texts, such as "
                     + ", ".join(self.words[:8]),

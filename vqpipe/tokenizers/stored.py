@@ -72,22 +72,20 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
     publish_json(folder / CONFIG, {**header, "facts": small_facts(facts)})
 
 
-def named_folder(given: Any) -> str | Path:
-    """A tokenizer's folder or name from a caller: a `str` unchanged, any other path as a `Path`.
+def named_folder(given: Any, what: str = "tokenizer") -> str | Path:
+    """The folder or name of a tokenizer, or of another kind `what`, from a caller: a `str` unchanged, any other path as
+    a `Path`.
 
     Raises:
         ArtifactError: something else than a path or a name, or an empty one.
     """
-    if isinstance(given, str | os.PathLike) and not isinstance(os.fspath(given), bytes):
-        if os.fspath(given).strip() and "\0" not in os.fspath(given):
-            return given if isinstance(given, str) else Path(given)
-        found = repr(os.fspath(given))
-    else:
-        found = repr(given)[:80]
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if isinstance(text, str) and text.strip() and "\0" not in text:
+        return given if isinstance(given, str) else Path(given)
     raise ArtifactError(
-        "this does not name a tokenizer",
-        found=found,
-        expected="a tokenizer's folder, or owner/name on the Hub",
+        f"this does not name a {what}",
+        found=repr(given if text is None else text)[:80],
+        expected=f"a {what}'s folder, or owner/name on the Hub",
     )
 
 
