@@ -102,6 +102,9 @@ def test_a_clip_of_which_only_the_id_is_needed_is_not_loaded(
     assert isinstance(run(inputs, tmp_path / "b", common()).exception, AssertionError)
 
 
+DISCRIMINATOR = TOKENIZER["losses"]["adversarial"]["discriminator"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -109,7 +112,19 @@ def test_a_clip_of_which_only_the_id_is_needed_is_not_loaded(
         ({"codebook": "words"}, "quantizer vq needs codebook none, but codebook is words"),
         ({"resolution": 18}, "not a multiple of the trunk's downsampling"),
         ({"training": {"precision": "fp64"}}, "training.precision"),
-        ({"losses": {"perceptual": {"layers": [9]}}}, "9"),
+        ({"losses": {"perceptual": {"layers": [9]}}}, "perceptual layers do not fit CLIP"),
+        (
+            {"losses": {"adversarial": {"discriminator": DISCRIMINATOR | {"num_layers": 3}}}},
+            "the discriminator with num_layers 3 leaves no patch of images of 16 pixels",
+        ),
+        (
+            {"trunk": {"channels": 48, "channel_multipliers": [1, 3]}},
+            "levels of 144 channels cannot be divided into 32 groups",
+        ),
+        (
+            {"trunk": {"patch": 16, "channel_multipliers": [1], "adaptive_norm": True}},
+            "the latent has one position",
+        ),
     ],
 )
 def test_bad_params_exit_2_with_their_name_and_publish_nothing(

@@ -140,3 +140,19 @@ def test_two_ranks(tmp_path: Path) -> None:
     """Gathered, two ranks get the loss and the gradient of one process over the whole batch, whatever each rank's
     captions hold; not gathered, InfoNCE is that of each rank's own share."""
     run_two(TWO_RANKS, tmp_path)
+
+
+def test_a_learned_temperature_comes_back_from_its_lowest() -> None:
+    module = loss_of(temperature={"kind": "learned", "initial": 0.01, "lowest": 0.01})
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    alike, apart = torch.eye(4), torch.eye(4).roll(1, 0)
+    for _ in range(5):  # pairs that belong together ask for a lower one
+        optimiser.zero_grad()
+        module(alike + 0.1, alike)[0].backward()
+        optimiser.step()
+    assert module.temperature().item() == pytest.approx(0.01)
+    for _ in range(5):
+        optimiser.zero_grad()
+        module(alike, apart)[0].backward()
+        optimiser.step()
+    assert module.temperature().item() > 0.02

@@ -29,7 +29,6 @@ from vqpipe.alignment.aligner import Aligner, AlignParams, CorpusVocabulary, Tex
 from vqpipe.alignment.losses import (
     MaskedParams,
     MaskedText,
-    mask_by_count,
     mask_by_ratio,
     truncated_normal,
 )
@@ -86,18 +85,6 @@ def test_the_share_of_masked_words_is_the_ratio() -> None:
     share = mask_by_ratio(section(low=0.2, high=0.2), words).float().mean()
     assert float(share) == pytest.approx(0.2, abs=0.01)
     assert mask_by_ratio(section(low=1.0, high=1.0, mean=1.0), words).all()
-
-
-def test_a_count_of_words_is_masked() -> None:
-    torch.manual_seed(0)
-    text = captions([*CAPTIONS, []])
-    counts = [[], [], [], []]
-    for _ in range(200):
-        masked = mask_by_count(text.words, 3)
-        for row in range(4):
-            counts[row].append(frozenset(text.words[row][masked[row]].tolist()))
-    assert [set(map(len, row)) for row in counts] == [{3}, {3}, {2}, {0}]
-    assert len(set(counts[0])) == 4  # every choice of three words out of four
 
 
 def logits(aligner: Aligner, text: TextBatch, masked: Tensor, tokens: Tensor) -> Tensor:

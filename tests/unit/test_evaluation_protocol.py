@@ -74,6 +74,9 @@ class FakeClip(nn.Module):
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         return self.conv(images).mean(dim=(2, 3))
 
+    def check_layers(self, layers: Any) -> None:
+        pass
+
     def perceptual_features(self, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
         return [self.conv(images).flatten(2).transpose(1, 2)]
 

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 
 RECIPES = every_recipe()
 GRAPHS = {name.split("-")[0]: name for name in reversed(RECIPES)}
-"""The first recipe of each kind."""
+"""The first recipe of each kind, and one whose search is for several codes."""
+GRAPHS["vqct of two adjectives"] = "vqct-two-adjectives"
 DIM = 8
 
 
@@ -133,17 +134,22 @@ def test_the_traced_search_finds_what_the_exact_one_does(
 ) -> None:
     monkeypatch.setattr(search, "CODES", 64)  # tiles, with a last one of 2 codes
     z, codes = draw(500, 6) + 30, draw(258, 6, seed=1) + 30  # far from the origin, where scores are coarse
-    assert torch.equal(nearest_traced(z, codes, metric == "cosine"), nearest(z, codes, metric))
+    assert torch.equal(
+        nearest_traced(z, codes, cosine=metric == "cosine").squeeze(1), nearest(z, codes, metric)
+    )
+    several = nearest_traced(z, codes, 3, cosine=metric == "cosine")
+    assert torch.equal(several, search.nearest_topk(z, codes, 3, metric))
     for num in (1, 2, 3):
         assert torch.equal(
-            nearest_traced(z, codes[:num], metric == "cosine"), nearest(z, codes[:num], metric)
+            nearest_traced(z, codes[:num], cosine=metric == "cosine").squeeze(1),
+            nearest(z, codes[:num], metric),
         )
 
 
 def test_of_equal_codes_the_traced_search_takes_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "CODES", 16)
     codes = draw(40, 4).repeat(2, 1)
-    assert nearest_traced(codes, codes).tolist() == [*range(40)] * 2
+    assert nearest_traced(codes, codes).flatten().tolist() == [*range(40)] * 2
 
 
 def test_a_large_codebook_is_searched_in_tiles(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class FakeClip(nn.Module):
         self.layers = nn.ModuleList([nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 16, 8, 8)])
         self.drop = nn.Dropout(0.5)
 
+    def check_layers(self, layers: Any) -> None:
+        pass
+
     def perceptual_features(self, images: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
         return [self.drop(self.layers[i](images)).flatten(2).transpose(1, 2) for i in layers]
 

@@ -56,6 +56,34 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms_and_is_bounded() -> None
     assert (loss.item(), weight.grad.tolist()) == (14.0, [10.0, 12.0])  # type: ignore[union-attr]
 
 
+def test_the_adaptive_weight_in_float16_is_that_of_float32() -> None:
+    """Gradients of means over many pixels are below float16's smallest numbers."""
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8, 8, 64, 64, generator=draw)
+    weight = (torch.randn(3, 8, 3, 3, generator=draw) / 8).requires_grad_()
+    up = torch.randn(8, 3, 64, 64, generator=draw).sign() / (256 * 3 * 256**2)
+    down = torch.randn(8, 3, 64, 64, generator=draw) / (256 * 3 * 256**2) / 100
+
+    def found(dtype: torch.dtype, half: bool) -> float:
+        image = torch.nn.functional.conv2d(hidden.to(dtype), weight.to(dtype), padding=1).float()
+        return adaptive_weight(image, up, down * 1e4, weight, 1e4, half).item()
+
+    assert found(torch.float16, True) == pytest.approx(found(torch.float32, False), rel=0.01)
+    assert found(torch.float16, False) != pytest.approx(found(torch.float32, False), rel=0.05)
+
+
+def test_the_rows_of_logits_are_those_of_the_network() -> None:
+    for layers in range(1, 5):
+        config = DiscriminatorParams.model_validate({**DISCRIMINATOR, "num_layers": layers})
+        for side in (8, 16, 24, 50, 64):
+            rows = config.patches(side)
+            if rows < 1:
+                with pytest.raises(RuntimeError):
+                    PatchDiscriminator(config, 3)(torch.zeros(1, 3, side, side))
+            else:
+                assert PatchDiscriminator(config, 3)(torch.zeros(1, 3, side, side)).shape[-1] == rows
+
+
 DISCRIMINATOR = {"channels": 8, "num_layers": 1, "lr_scale": 1.0, "norm": "group"}
 
 

@@ -85,6 +85,9 @@ class TokenClip:
 
     num_blocks, patch_grid = 2, (4, 4)
 
+    def check_layers(self, layers: Any) -> None:
+        pass
+
     def perceptual_features(self, images: Tensor, layers: Any) -> list[Tensor]:
         cells = nn.functional.unfold(images, 2, stride=2).transpose(1, 2)
         return [cells * (1 + layer) for layer in layers]

@@ -4,6 +4,7 @@ network."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,9 +36,9 @@ def vq(num_codes: int = 16, init: str = "uniform") -> Quantizer:
     return fresh(kind="vq", num_codes=num_codes, init=init)
 
 
-def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
+def in_words() -> WordsCodebook:
     draw = torch.Generator().manual_seed(3)
-    codebook = WordsCodebook(
+    return WordsCodebook(
         adjectives=["red", "blue", "yellow", "striped", "old"],
         nouns=["bird", "sun", "sea", "house", "cat", "tree", "red"],
         adjective_vectors=torch.randn(5, 12, generator=draw),
@@ -45,7 +46,10 @@ def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
         edges=torch.tensor([[0, 1, 2, 2, 3, 4], [0, 2, 1, 0, 4, 6]]),
         weights=torch.tensor([3.0, 9.0, 20.0, 1.0, 2.0, 2.0]),
     )
-    return fresh(codebook, kind="vqct", transfer=transfer, init=init)
+
+
+def vqct(transfer: dict[str, Any], init: str = "standard") -> Quantizer:
+    return fresh(in_words(), kind="vqct", transfer=transfer, init=init)
 
 
 def lc_from_data() -> Quantizer:
@@ -180,3 +184,39 @@ def test_all_words_move_when_one_is_used() -> None:
     torch.optim.SGD(quantizer.parameters(), lr=0.1).step()
     for old, new in zip(before, quantizer.codebooks(), strict=True):
         assert (old - new.vectors).abs().sum(1).gt(0).all()
+
+
+def test_edges_by_count_are_the_counts_whatever_the_graph_weighs() -> None:
+    words = replace(in_words(), weights=torch.ones(6), edge_counts=[3, 9, 20, 1, 2, 2])
+    by_count = {weights: fresh(words, kind="vqct", transfer={**GCN, "edge_weights": weights}, init="standard")
+                for weights in ("count", "binary")}  # fmt: skip
+    graphs = {weights: own._graph().to_dense() for weights, own in by_count.items()}  # type: ignore[operator]
+    edges, counts = torch.stack([words.edges[0], words.edges[1] + 5]), torch.tensor(words.edge_counts).float()
+    torch.testing.assert_close(graphs["count"], normalised_adjacency(12, edges, counts).to_dense())
+    torch.testing.assert_close(graphs["binary"], normalised_adjacency(12, edges, None).to_dense())
+    assert not torch.equal(graphs["count"], graphs["binary"])
+
+
+def test_codes_start_with_the_moments_of_the_latents_under_dropout_too() -> None:
+    quantizer = vqct({**GCN, "dropout": 0.5}, init="data").train()
+    latents = latent(4, DIM, 16, 16) * 2 + 1
+    quantizer(latents, 0.0)
+    codes = torch.cat([book.vectors for book in quantizer.eval().codebooks()])
+    halves = latents.unflatten(1, (2, DIM // 2)).movedim(2, -1).flatten(0, -2)
+    torch.testing.assert_close(codes.mean(0), halves.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(codes.std(0), halves.std(0), atol=0.3, rtol=0)
+    assert quantizer.train().transfer.training
+
+
+def test_codes_of_a_module_made_in_inference_mode_are_those_of_its_present_weights() -> None:
+    other = vqct(MLP).state_dict()
+    with torch.inference_mode():
+        quantizer = vqct(MLP).eval()
+        for value in other.values():
+            value.copy_(value.flip(0) if value.is_floating_point() else value)
+        quantizer.forward(latent(1, DIM, 4, 4))
+        quantizer.load_state_dict(other)
+        found = quantizer.forward(latent(1, DIM, 4, 4)).indices
+    expected = vqct(MLP).eval()
+    expected.load_state_dict({name: value.clone() for name, value in other.items()})
+    assert torch.equal(found, expected.forward(latent(1, DIM, 4, 4)).indices)

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.ranks import run_two
 from vqpipe.tokenizers.objective import CodeWatch
 
 K, STEPS, EVERY = 64, 100, 5
+
+
+def update(watch: CodeWatch, indices: Tensor) -> dict[str, float]:
+    return watch.record(watch.count(indices))
 
 
 def batch(step: int, kinds: int, n: int = 8) -> torch.Tensor:
@@ -28,7 +33,7 @@ def train(watch: CodeWatch, first: int, last: int, collapse: bool, parts: int = 
     rows = []
     for step in range(first, last + 1):
         for part in batch(step, kinds(step, collapse)).chunk(parts):
-            terms = watch.update(part)
+            terms = update(watch, part)
         rows.append(terms)
     return rows
 
@@ -55,7 +60,7 @@ def test_a_collapse_is_told_once_and_a_healthy_run_never(capsys: pytest.CaptureF
 def test_a_dip_that_passes_and_the_first_steps_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
     watch = CodeWatch([K], STEPS, EVERY)
     for step in range(1, STEPS + 1):
-        watch.update(batch(step, 1 if step <= 10 or 40 < step <= 50 else K))
+        update(watch, batch(step, 1 if step <= 10 or 40 < step <= 50 else K))
     assert capsys.readouterr().err == ""
 
 
@@ -63,7 +68,7 @@ def test_the_group_that_collapses_is_named(capsys: pytest.CaptureFixture[str]) -
     watch = CodeWatch([K, 5, K], STEPS, EVERY)
     for step in range(1, STEPS + 1):
         whole, poor = batch(step, K), batch(step, 2)
-        watch.update(torch.cat([whole, torch.zeros_like(whole), poor], dim=1))
+        update(watch, torch.cat([whole, torch.zeros_like(whole), poor], dim=1))
     told = capsys.readouterr().err
     assert told.count("seems to collapse") == 1  # five codes are too few to judge
     assert "group 2" in told
@@ -74,7 +79,7 @@ def test_dead_codes_of_a_sequence_by_hand() -> None:
     """Four codes, four tokens a step, so that n is max(window 2, ceil(4 * 4 / 4)) = 4 steps."""
     watch = CodeWatch([4], 8, 2)
     steps = ["0123", "0120", "0100", "0000", "0000", "0010", "0000", "0000"]
-    rows = [watch.update(torch.tensor([int(c) for c in codes]).view(1, 1, 2, 2)) for codes in steps]
+    rows = [update(watch, torch.tensor([int(c) for c in codes]).view(1, 1, 2, 2)) for codes in steps]
     assert [bool(row) for row in rows] == [False, True] * 4
     assert rows[1] == pytest.approx(
         {"window_used_share_0": 1.0, "window_perplexity_0": math.exp(-(0.375 * math.log(0.375)
@@ -115,12 +120,12 @@ def test_within_a_window_nothing_is_read_from_the_device() -> None:
     """A tensor on `meta` has no values, so that reading one raises."""
     watch = CodeWatch([K, K], STEPS, EVERY)
     pairs = [torch.cat([batch(step, K), batch(step + 1, K)], dim=1) for step in range(1, EVERY + 1)]
-    assert watch.update(pairs[0]) == {}
+    assert update(watch, pairs[0]) == {}
     watch.to("meta")
     for pair in pairs[1:-1]:
-        assert watch.update(pair.to("meta")) == {}
+        assert update(watch, pair.to("meta")) == {}
     with pytest.raises(RuntimeError, match="meta"):
-        watch.update(pairs[-1].to("meta"))  # the window closes
+        update(watch, pairs[-1].to("meta"))  # the window closes
 
 
 def test_a_run_that_rolls_back_counts_from_there() -> None:
@@ -142,16 +147,16 @@ def check_equal(a: CodeWatch, b: CodeWatch, but: str = "") -> None:
 RANKS = """
 import contextlib, io
 import torch
-from tests.unit.test_tokenizers_watch import K, EVERY, STEPS, batch, check_equal, kinds
+from tests.unit.test_tokenizers_watch import K, EVERY, STEPS, batch, check_equal, kinds, update
 from vqpipe.tokenizers.objective import CodeWatch
 
 alone, errors = CodeWatch([K], STEPS, EVERY), io.StringIO()
 with contextlib.redirect_stderr(io.StringIO()):
-    rows = [alone.update(batch(step, kinds(step, True))) for step in range(1, STEPS + 1)]
+    rows = [update(alone, batch(step, kinds(step, True))) for step in range(1, STEPS + 1)]
 join()
 shared = CodeWatch([K], STEPS, EVERY)
 with contextlib.redirect_stderr(errors):
-    mine = [shared.update(batch(step, kinds(step, True)).chunk(2)[rank]) for step in range(1, STEPS + 1)]
+    mine = [update(shared, batch(step, kinds(step, True)).chunk(2)[rank]) for step in range(1, STEPS + 1)]
 assert mine == rows
 check_equal(alone, shared)
 assert errors.getvalue().count("seems to collapse") == (rank == 0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.damage import DAMAGES, DELETED
 from vqpipe.artifacts.tensors import read_tensor_header
+from vqpipe.errors import SetupError
 from vqpipe.params.base import validate
 from vqpipe.training import loop
 from vqpipe.training.checkpoint import AveragedWeights, moving_tensors
@@ -338,8 +339,8 @@ def test_an_unknown_tracker_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VQPIPE_TRACKERS", "wandb")
-    with pytest.raises(Exception, match="VQPIPE_TRACKERS names an unknown tracker"):
-        run(tmp_path)
+    with pytest.raises(SetupError, match="VQPIPE_TRACKERS names an unknown tracker"):
+        run(tmp_path, lambda step: pytest.fail(f"the batch of step {step} was taken"))
 
 
 def test_tensorboard_gets_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,14 +308,12 @@ class Aligner(nn.Module):
                 config.relationship, code_dim=sum(code_dims), word_dim=word_dim
             )
 
-    def forward(
-        self, quantized: Quantized, text: TextBatch, progress: float = 1.0
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def forward(self, quantized: Quantized, text: TextBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The weighted sum of the losses, and their terms by name, unweighted scalars without gradient.
 
-        Masks are drawn on the CPU from torch's global generator; `progress` in [0, 1] has no effect so far. The terms
-        are the losses by name and, where they are in use, `align_global_accuracy` and `align_masked_accuracy` (the part
-        of this batch that is predicted correctly) and a learned temperature.
+        Masks are drawn on the CPU from torch's global generator. The terms are the losses by name and, where they are
+        in use, `align_global_accuracy` and `align_masked_accuracy` (the part of this batch that is predicted correctly)
+        and a learned temperature.
 
         Raises:
             MismatchError: a latent, captions or features that do not fit what the module was built for, or a caption's

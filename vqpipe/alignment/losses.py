@@ -114,10 +114,13 @@ class GlobalAlignment(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(_start(config)))) if learned else None
 
     def temperature(self) -> Float[Tensor, ""]:
-        """The temperature, with gradient where it is learned and above its lowest."""
+        """The temperature, with gradient where it is learned. One that a step brought below the lowest is set to the
+        lowest first, as in CLIP's code: with a gradient, it can rise again."""
         if self.log_temperature is None or not isinstance(self.config.temperature, LearnedTemperature):
             return torch.tensor(_start(self.config))
-        return self.log_temperature.clamp_min(math.log(self.config.temperature.lowest)).exp()
+        with torch.no_grad():
+            self.log_temperature.clamp_(min=math.log(self.config.temperature.lowest))
+        return self.log_temperature.exp()
 
     def forward(
         self, image: Float[Tensor, "b e"], text: Float[Tensor, "b e"]
@@ -223,15 +226,6 @@ def mask_by_ratio(config: MaskedParams, words: Int64[Tensor, "b t"]) -> Bool[Ten
     draws = torch.rand(words.shape).to(words.device).gather(1, words.clamp_min(0))
     draws = draws.masked_fill(words < 0, 2.0)
     return (words >= 0) & ((draws < ratio) | (draws == draws.amin(dim=1, keepdim=True)))
-
-
-def mask_by_count(words: Int64[Tensor, "b t"], count: int) -> Bool[Tensor, "b t"]:
-    """The tokens to mask: `count` words of each caption, or all where it has fewer, drawn like `mask_by_ratio`'s."""
-    draws = torch.rand(words.shape).to(words.device)
-    numbers = torch.arange(words.shape[1], device=words.device)
-    present = (words[:, :, None] == numbers).any(dim=1)
-    order = draws.masked_fill(~present, 2.0).argsort(dim=1).argsort(dim=1)
-    return (words >= 0) & (order.gather(1, words.clamp_min(0)) < count)
 
 
 class MaskedText(nn.Module):

@@ -82,7 +82,7 @@ def nearest(
     """
     _check(z, codes)
     if torch.compiler.is_exporting():
-        return nearest_traced(z, codes, cosine=metric == "cosine")
+        return nearest_traced(z, codes, cosine=metric == "cosine").squeeze(1)
     return searcher(codes, metric, tile)(z)
 
 
@@ -142,6 +142,8 @@ def nearest_topk(
     if not 1 <= num <= codes.shape[0]:
         raise ValueError(f"cannot take the nearest {num} of {codes.shape[0]} codes")
     _check(z, codes)
+    if torch.compiler.is_exporting():
+        return nearest_traced(z, codes, num, cosine=metric == "cosine")
     return _search(z, codes, num, metric, tile)
 
 
@@ -374,14 +376,14 @@ SHORTLIST = 4
 
 
 def nearest_traced(
-    z: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], cosine: bool = False
-) -> Int64[Tensor, " n"]:
-    """The index of the nearest code of each row, by operations that export.
+    z: Float[Tensor, "n d"], codes: Float[Tensor, "K d"], num: int = 1, cosine: bool = False
+) -> Int64[Tensor, "n num"]:
+    """The indices of the `num` nearest codes of each row, the nearest first, by operations that export.
 
     Over tiles of at most `CODES` codes, unrolled, float32 scores |c|^2 / 2 - z.c (codes and z shifted by the
-    codes' mean, which changes no order) give each row its `SHORTLIST` best codes so far; of those the least
-    sum_j (z_j - c_j)^2 decides, in float32 too, and of equals the lowest index. No float64, which many runtimes lack.
-    Cosine similarity is the same search among vectors of length 1.
+    codes' mean, which changes no order) give each row its `SHORTLIST` (at least 2 `num`) best codes so far; of those
+    the least sum_j (z_j - c_j)^2 decides, in float32 too, and of equals the lowest index. No float64, which many
+    runtimes lack. Cosine similarity is the same search among vectors of length 1.
 
     It differs from the exact search only where two costs are equal but for a float32 rounding of the cost itself
     (relative difference of about d * 2^-24), or where more than `SHORTLIST` codes are within a rounding of the scores.
@@ -390,6 +392,7 @@ def nearest_traced(
     Args:
         z: rows, float32; n may be a symbol.
         codes: the codebook, whose K and d are numbers.
+        num: how many, 1 to K.
         cosine: the largest cosine similarity in place of the least distance; a code of norm 0 has similarity 0.
     """
     z, codes = z.float(), codes.detach().float()
@@ -397,13 +400,18 @@ def nearest_traced(
     if cosine:  # of vectors of length 1 the nearest is the most similar: |z - c|^2 = 2 - 2 z.c
         penalty = (codes.square().sum(1) == 0).float()  # a code of norm 0 has |z - c|^2 = 1
         z, codes = F.normalize(z), F.normalize(codes)
-    mean, num = codes.mean(0), min(SHORTLIST, len(codes))
+    mean, length = codes.mean(0), min(max(SHORTLIST, 2 * num), len(codes))
     keys = codes - mean
-    indices = _shortlist(z - mean, keys, (keys.square().sum(1) + penalty) / 2, num)
+    indices = _shortlist(z - mean, keys, (keys.square().sum(1) + penalty) / 2, length)
     cost = (z[:, None] - F.embedding(indices, codes)).square().sum(-1) + penalty[indices]
-    # A later place in the shortlist may have a lower index: of equal costs that one is taken.
-    least = cost.amin(1, keepdim=True)
-    return torch.where(cost <= least, indices, len(codes) - 1).amin(1)
+    found: list[Tensor] = []
+    for _ in range(num):
+        if found:
+            cost = cost.masked_fill(indices == found[-1], torch.inf)
+        # A later place in the shortlist may have a lower index: of equal costs that one is taken.
+        least = cost.amin(1, keepdim=True)
+        found.append(torch.where(cost <= least, indices, len(codes) - 1).amin(1, keepdim=True))
+    return torch.cat(found, 1)
 
 
 def _shortlist(queries: Tensor, keys: Tensor, heights: Tensor, num: int) -> Tensor:

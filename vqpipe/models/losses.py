@@ -42,6 +42,12 @@ class DiscriminatorParams(Params):
     spectral_norm: bool = False
     """Divide each convolution's weight by its largest singular value (arXiv 1802.05957), for stability."""
 
+    def patches(self, side: int) -> int:
+        """Rows of logits of square images of `side` pixels; below 1 where the network is too deep for them."""
+        for _ in range(self.num_layers):
+            side = (side - 2) // 2 + 1
+        return side - 2
+
 
 class R1Params(Params):
     """Gradient penalty of the discriminator at real images (Mescheder et al., arXiv 1801.04406, equation 9)."""
@@ -193,6 +199,7 @@ def adaptive_weight(
     down: Float[Tensor, "b c h w"],
     last_weight: Tensor,
     maximum: float,
+    half: bool = False,
 ) -> Float[Tensor, ""]:
     """|grad of the reconstruction loss| / (|grad of the generator loss| + 1e-4) at the decoder's last weight.
 
@@ -206,11 +213,18 @@ def adaptive_weight(
         down: gradient at the image of the generator's adversarial loss.
         last_weight: weight of the decoder's last layer.
         maximum: upper bound.
+        half: whether the last layer's backward pass is in float16, whose smallest numbers are above most gradients of a
+            mean over pixels: the sum of their magnitudes is then 1,024 in the pass, and theirs again after it.
 
     Returns:
         A scalar without gradient, in [0, maximum].
     """
-    slopes = [torch.autograd.grad(image, last_weight, slope, retain_graph=True)[0] for slope in (up, down)]
+    slopes = []
+    for slope in (up, down):
+        size = (slope.abs().sum() / 1024).clamp_min(torch.finfo(slope.dtype).tiny) if half else None
+        given = slope if size is None else slope / size
+        (own,) = torch.autograd.grad(image, last_weight, given, retain_graph=True)
+        slopes.append(own if size is None else own * size)
     first, second = average(torch.stack(slopes)) if world_size() > 1 else slopes
     return (first.norm() / (second.norm() + 1e-4)).clamp(0.0, maximum).detach()
 

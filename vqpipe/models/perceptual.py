@@ -98,13 +98,17 @@ class ClipPerceptual(Perceptual):
 
     Args:
         clip: the CLIP in use, a ViT.
-        layers: rising block numbers, counted from 0; checked by the CLIP at the first call (`MismatchError`).
+        layers: rising block numbers, counted from 0.
+
+    Raises:
+        MismatchError: the CLIP has no such blocks.
     """
 
     name = "clip_distance"
 
     def __init__(self, clip: Clip, layers: Sequence[int]) -> None:
         super().__init__()
+        clip.check_layers(layers)
         self.clip = clip
         self.layers = tuple(layers)
         self.requires_grad_(False).eval()

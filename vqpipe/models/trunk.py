@@ -21,6 +21,7 @@ from jaxtyping import Float
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
+from vqpipe.errors import MismatchError
 from vqpipe.params.base import Params
 
 OTHER_TRUNKS = ("middle_blocks", "downsampling_pad", "upsampling", "adaptive_norm")
@@ -87,6 +88,15 @@ class TrunkParams(Params):
             raise ValueError(
                 f"attention_levels {beyond} do not exist; levels are 0 to {len(self.channel_multipliers) - 1}"
             )
+        widths = {self.channels * factor for factor in self.channel_multipliers} | {
+            self.stem_channels or self.channels
+        }
+        odd = sorted(width for width in widths if width % _norm_groups(width))
+        if odd:
+            raise ValueError(
+                f"levels of {', '.join(map(str, odd))} channels cannot be divided into {NORM_GROUPS} groups for their "
+                f"norms; above {4 * NORM_GROUPS} channels, take multiples of {NORM_GROUPS}"
+            )
         return self
 
     @property
@@ -95,8 +105,16 @@ class TrunkParams(Params):
         return int(self.patch * 2 ** (len(self.channel_multipliers) - 1))
 
 
+NORM_GROUPS = 32
+"""Groups of a norm; fewer for narrow layers whose channels are no multiple of it."""
+
+
+def _norm_groups(channels: int) -> int:
+    return min(NORM_GROUPS, channels // 4) if channels % NORM_GROUPS else NORM_GROUPS
+
+
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels // 4) if channels % 32 else 32, channels, eps=1e-6)
+    return nn.GroupNorm(_norm_groups(channels), channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
@@ -175,6 +193,11 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], latent: Float[Tensor, "b z h w"]) -> Tensor:
         flat = latent.flatten(2)
+        if flat.shape[2] == 1:
+            raise MismatchError(
+                "adaptive_norm needs the deviation over positions", found="a latent of one position",
+                expected="larger images",
+            )  # fmt: skip
         scale = self.scale((flat.var(2) + self.norm.eps).sqrt())[:, :, None, None]
         return torch.as_tensor(self.norm(x) * scale + self.shift(flat.mean(2))[:, :, None, None])
 

@@ -32,6 +32,7 @@ from vqpipe.quantizers.contract import (
 from vqpipe.quantizers.estimators import ESTIMATORS, Estimator
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.runtime.distributed import broadcast_module, gather
+from vqpipe.runtime.host import written
 
 BetaOn = Literal["commitment", "codebook"]
 """Which term beta weighs; the other term has weight 1. See `code_losses`."""
@@ -301,25 +302,26 @@ class Memo(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._key: tuple[tuple[int, int, str], ...] | None = None
+        self._key: list[tuple[int, int, str] | None] = []
         self._value: T | None = None
 
     def get(self, sources: Iterable[Tensor], make: Callable[[], T]) -> T:
-        """The remembered value, or `make()` where a source is another tensor or has been written to.
+        """The remembered value, or `make()` where a source is another tensor, has been written to, or was made in
+        inference mode, so that writes to it are not known.
 
         Under `torch.export` the sources are symbols: the value that is remembered is taken, as a constant.
         """
         if self._value is not None and torch.compiler.is_exporting():
             return self._value
-        key = tuple((s.data_ptr(), -1 if s.is_inference() else s._version, str(s.device)) for s in sources)
-        if self._key != key or self._value is None:
+        key = [written(source) for source in sources]
+        if self._key != key or None in key or self._value is None:
             self._value = make()
             self._key = key
         return self._value
 
     def clear(self) -> None:
         """Forget the value."""
-        self._key = self._value = None
+        self._key, self._value = [], None
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memo[T]:
         return Memo()

@@ -128,7 +128,8 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         adjective_vectors: (Ka, D).
         noun_vectors: (Kn, D).
         edges: (2, E), adjective and noun of each pair.
-        edge_weights: (E,), how often the captions have each pair.
+        edge_weights: (E,), how often the captions have each pair (the weights of a codebook that was made in memory and
+            has no counts).
         names: per group, its words; a single codebook's are the adjectives and then the nouns.
     """
 
@@ -214,7 +215,10 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         batch's latents; only the root mean square where a final ReLU keeps codes non-negative.
         """
         assert isinstance(self.transfer, GraphNetwork)
+        training = self.transfer.training
+        self.transfer.eval()  # the moments are those of the codes, and not of a sample under dropout
         latents, codes = rows.flatten(0, 1), self._transferred()
+        self.transfer.train(training)
         if self.transfer.final_relu:
             scale = latents.square().mean().sqrt() / codes.square().mean().sqrt().clamp_min(1e-12)
             identity = torch.eye(codes.shape[1], device=codes.device)
@@ -296,7 +300,7 @@ def take_words(config: VqctParams, codebook: PretrainedCodebook) -> WordsCodeboo
         adjective_vectors=float_matrix(given.adjective_vectors, "adjective vectors"),
         noun_vectors=float_matrix(given.noun_vectors, "noun vectors"),
         edges=torch.as_tensor(given.edges).to("cpu", torch.int64, copy=True),
-        weights=torch.as_tensor(given.weights).to("cpu", torch.float32, copy=True),
+        weights=torch.as_tensor(given.edge_counts or given.weights).to("cpu", torch.float32, copy=True),
     )
     _check_parts(words)
     _check_params(config, words)

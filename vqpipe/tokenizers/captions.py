@@ -218,7 +218,7 @@ def check_captioned(
         raise DataError(
             f"{where} has no captions, and align and the tasks on captions need them",
             found=f"{len(counts):,} images, none with a caption",
-            expected="a data set whose images have captions of their own (coco or scenes), or align: null",
+            expected="a data set whose images have captions, or align: null",
         )
     first = ", ".join(ids[at] for at in bare[:3])
     raise DataError(

@@ -70,12 +70,13 @@ class TokenizerObjective(Objective):
         tokenizer: Tokenizer,
         perceptual: Perceptual | None,
         aligner: Aligner | None = None,
+        title: str = "training",
     ) -> None:
         assert (aligner is None) == (config.align is None)
         self.config, self.tokenizer, self.perceptual, self.aligner = config, tokenizer, perceptual, aligner
         training = config.training
         self.watch = CodeWatch(
-            tokenizer.num_codes, training.num_steps, training.log_every, training.accumulate
+            tokenizer.num_codes, training.num_steps, training.log_every, training.accumulate, title
         )
         self.module: nn.ModuleDict = nn.ModuleDict({"tokenizer": tokenizer, "watch": self.watch})
         self.phases: tuple[str, ...] = ("ae",)
@@ -175,7 +176,7 @@ class TokenizerObjective(Objective):
         total = image_loss + losses.quantizer_weight * quantized.loss
         if self.aligner is not None:
             assert isinstance(batch, CaptionedImages)
-            alignment, align_terms = self.aligner(quantized, batch.text, progress)
+            alignment, align_terms = self.aligner(quantized, batch.text)
             terms |= {"align": alignment.detach(), **align_terms}
             total = total + alignment
         return total, terms
@@ -210,7 +211,7 @@ class TokenizerObjective(Objective):
         self.discriminator.requires_grad_(True)
         down = image_gradient(generator, seen, scale)
         weight = adaptive_weight(
-            recon, up, down, self.tokenizer.decoder.last_weight, config.max_adaptive_weight
+            recon, up, down, self.tokenizer.decoder.last_weight, config.max_adaptive_weight, scale != 1
         )
         terms |= {"adversarial": generator.detach(), "adaptive_weight": weight}
         factor = config.weight * weight
@@ -252,7 +253,7 @@ class CodeUse(Metrics):
 class CodeWatch(nn.Module):
     """Code use during training: the share of codes in use, dead codes, perplexity, and an early warning of collapse.
 
-    `update` is called with every step's indices and returns numbers once per window of the training curves. Counts are
+    `record` is called with every step's counts and returns numbers once per window of the training curves. Counts are
     summed over ranks each step, so that every rank has the same state, and all state is in buffers, so that a
     checkpoint of the module contains it: a run that was resumed or rolled back continues as if it had not stopped. It
     is not part of a tokenizer's weights. Within a window nothing is copied from the device, so that the host does not
@@ -265,7 +266,7 @@ class CodeWatch(nn.Module):
         num_codes: K per group.
         num_steps: of the training.
         log_every: steps of a window.
-        calls_per_step: calls of `update` that make one step (micro-batches of gradient accumulation).
+        calls_per_step: calls of `record` that make one step (micro-batches of gradient accumulation).
         title: names the run in the warning.
     """
 
@@ -296,10 +297,6 @@ class CodeWatch(nn.Module):
         for group, count in enumerate(self.num_codes):
             self.register_buffer(f"window_{group}", torch.zeros(count, dtype=torch.int64))
             self.register_buffer(f"last_used_{group}", torch.zeros(count, dtype=torch.int64))
-
-    def update(self, indices: Int[Tensor, "b g h w"]) -> dict[str, float]:
-        """Count one batch of this rank; see `record`."""
-        return self.record(self.count(indices))
 
     def count(self, indices: Int[Tensor, "b g h w"]) -> tuple[Int64[Tensor, " k"], ...]:
         """Uses of each code of each group in a batch."""

@@ -23,7 +23,7 @@ from vqpipe.models.losses import LossParams
 from vqpipe.models.trunk import Decoder, Encoder, TrunkParams
 from vqpipe.params.base import Params, validate
 from vqpipe.quantizers import AnyQuantizer, from_state
-from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_latent
+from vqpipe.quantizers.contract import Codebook, CodebookKind, Quantized, Quantizer, check_latent
 from vqpipe.tokenizers.checks import check_eval, check_form, check_values
 from vqpipe.tokenizers.stored import StoredAligner, named_folder, read_tokenizer, write_artifact
 from vqpipe.training.objective import TrainingParams
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 CHANNELS = 3
-CodebookKind = Literal["none", "words", "patches"]
 
 
 class AugmentParams(Params):
@@ -79,6 +78,17 @@ class TokenizerParams(Params):
         if self.resolution % self.trunk.downsampling:
             raise ValueError(
                 f"resolution {self.resolution} is not a multiple of the trunk's downsampling {self.trunk.downsampling}"
+            )
+        side = self.resolution // self.trunk.downsampling
+        if self.trunk.adaptive_norm and side == 1:
+            raise ValueError(
+                "trunk.adaptive_norm needs the deviation over positions, and the latent has one position"
+            )
+        adversarial = self.losses.adversarial
+        if adversarial.weight > 0 and adversarial.discriminator.patches(self.resolution) < 1:
+            raise ValueError(
+                f"the discriminator with num_layers {adversarial.discriminator.num_layers} leaves no patch of images "
+                f"of {self.resolution} pixels; take fewer layers, or set losses.adversarial.weight to 0"
             )
         if self.latent_init == "whiten" and self.quantizer.dim > self.trunk.latent_channels:
             raise ValueError(

@@ -41,7 +41,7 @@ from vqpipe.vision.clip import Clip
 
 
 class ParameterCounts(Metrics):
-    """Trained and frozen parameters by part."""
+    """Parameters by part. Frozen vectors are buffers, and not counted."""
 
     encoder: int
     """Encoder and the 1x1 convolution after it."""
@@ -150,6 +150,7 @@ def train_tokenizer(
     seed_everything(config.seed, "weights")
     tokenizer = Tokenizer(config, build(config.quantizer, codebook))
     split = ImageSplit.open(dataset, "train", config.resolution)
+    validation = ImageSplit.open(dataset, "validation", config.resolution)
     captions = aligner = None
     if config.align is not None and side is not None:
         captions = Captions(
@@ -161,7 +162,9 @@ def train_tokenizer(
             seed=derive(config.seed, "aligner"),
         )  # fmt: skip
     perceptual = build_perceptual(config.losses.perceptual, clip)
-    objective = TokenizerObjective(config, tokenizer, perceptual.to(device) if perceptual else None, aligner)
+    objective = TokenizerObjective(
+        config, tokenizer, perceptual.to(device) if perceptual else None, aligner, title
+    )
     objective.module.to(device).train()
     if config.latent_init == "whiten":
         first = to_float(split.images(0, min(128, len(split)))).to(device)
@@ -190,7 +193,6 @@ def train_tokenizer(
             module.load_state_dict(_part(result.weights, f"{name}."))
             module.eval().requires_grad_(False)
     tokenizer.latent_scale.fill_(_latent_scale(tokenizer, split, device))
-    validation = ImageSplit.open(dataset, "validation", config.resolution)
     metrics = TokenizerMetrics(
         num_steps=result.num_steps,
         num_rollbacks=result.num_rollbacks,
