@@ -22,7 +22,9 @@ from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.codebooks.patches import read_patches_codebook
+from vqpipe.vision.cluster import _common_rows
 from vqpipe.vision.features import open_vectors
+from vqpipe.vision.kmeans import KMeans
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {
@@ -229,6 +231,29 @@ def test_per_class_divides_k_among_the_classes(tmp_path: Path) -> None:
     assert near_one[:2].sum() == 1
     assert codebook.counts[near_one].sum() == 100
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+
+
+def test_a_codebook_that_is_drawn_is_not_called_one_of_classes(patches: Path, tmp_path: Path) -> None:
+    result = run(patches, tmp_path / "out", method="selection", per_class=True)
+    assert result.exit_code == 2
+    assert (
+        "method selection clusters nothing class by class; per_class: false, or method: kmeans"
+        in result.output
+    )
+
+
+def test_a_class_that_ended_early_refills_nothing_after_its_end() -> None:
+    def one(steps: list[tuple[float, int, int]], count: int) -> KMeans:
+        rows = tuple(
+            {"objective": objective, "empty": empty, "refilled": refilled}
+            for objective, empty, refilled in steps
+        )
+        return KMeans(np.zeros((2, 3), np.float32), np.ones(2, np.int64), 0.0, rows, count)  # type: ignore[arg-type]
+
+    rows = _common_rows([one([(4.0, 1, 2)], 30), one([(8.0, 0, 0), (6.0, 0, 1), (5.0, 0, 0)], 10)])
+    assert [row["refilled"] for row in rows] == [2, 1, 0]
+    assert [row["empty"] for row in rows] == [1, 1, 1]
+    assert [row["objective"] for row in rows] == [5.0, 4.5, 4.25]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_names_are_those_the_features_have_earned(features: Features) -> None:
     found = distances(images(60, 0), images(60, 1), features, params(), batch_size=16)
     assert sorted(found) == ["fd_clip", "kd_clip", "kd_clip_std", "precision_clip", "recall_clip"]
     assert all(np.isfinite(value) for value in found.values())
+    alone = distances(images(60, 0), images(60, 1), features, params(subset_images=60), batch_size=16)
+    assert set(found) - set(alone) == {"kd_clip_std"}, "subsets of all images do not differ"
 
 
 def test_results_do_not_depend_on_the_batch_size(features: Features) -> None:

@@ -76,6 +76,8 @@ def test_a_user_s_words_are_known_or_named() -> None:
     assert words.decode(numbers[0].tolist()) == "what color is the <unk> ?"
     with pytest.raises(DataError, match="no word of the text is known"):
         words.asked(["lorries"], 10)
+    with pytest.raises(DataError, match="no word of the text is known"):
+        words.asked(["lorries?"], 10)  # the sign is known
 
 
 def test_one_image_has_no_other(tmp_path: Path) -> None:
