@@ -180,6 +180,22 @@ def test_vqgan_lc_s_diffusion_is_trained_as_dit_and_sit_and_not_as_its_gpt() -> 
         assert found[name].condition_drop == 0.1
 
 
+def test_vqgan_lc_s_ldm_has_a_unet_of_four_levels_and_its_own_steps() -> None:
+    for preset, steps, guidance in (("imagenet", 283_100, 1.4), ("ffhq", 13_100, 1.0)):
+        found = pairs(preset)["lc-ldm"]
+        assert (found.network.kind, len(found.network.channel_multipliers)) == ("unet", 4)
+        assert (found.training.num_steps, found.training.batch_size, found.training.learning_rate) == (
+            steps,
+            448,
+            4.5e-4,
+        )
+        assert (found.sampling.guidance, found.variance, found.schedule.betas) == (
+            guidance,
+            "posterior",
+            "scaled_linear",
+        )
+
+
 def test_the_nano_presets_fit_eighty_images() -> None:
     params = content("coco")
     num_train = 50
