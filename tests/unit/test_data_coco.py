@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -274,29 +275,48 @@ def test_a_list_of_captions_outside_of_the_source_is_not_read(tmp_path: Path) ->
         read(root)
 
 
+def listing(root: Path, name: str, ids: Mapping[int, int]) -> None:
+    """A json of captions: the file of each id."""
+    images = [{"id": own, "file_name": f"{file}.png"} for own, file in ids.items()]
+    captions = [{"image_id": own, "caption": "a dog"} for own in ids]
+    (root / name).write_text(json.dumps({"images": images, "annotations": captions}))
+
+
+def planned(root: Path, holdout: float, **splits: str) -> Any:
+    fields = section(root) | {
+        "splits": {split: {"images": "images", "captions": name} for split, name in splits.items()},
+        "holdout": {"validation": holdout, "test": 0.0 if "test" in splits else holdout, "seed": 0},
+    }
+    return ADAPTERS["coco"]().plan(validate(fields, "dataset.source", Source), 1 << 20)  # type: ignore[arg-type]
+
+
 def test_no_image_file_is_in_two_splits_under_two_ids(tmp_path: Path) -> None:
-    """And an id that two splits use for different files says so."""
     root = write(tmp_path, [])
-    for name, first in (("other", 11), ("again", 1)):
-        files = (3, 2, 1) if name == "again" else (1, 2, 3)
-        images = [{"id": first + at, "file_name": f"{n}.png"} for at, n in enumerate(files)]
-        content = {
-            "images": images,
-            "annotations": [{"image_id": i["id"], "caption": "a dog"} for i in images],
-        }
-        (root / f"{name}.json").write_text(json.dumps(content))
-    splits = {"train": {"images": "images", "captions": "captions.json"}}
-    for name, told in (
-        ("other", [("11", "duplicate_path"), ("12", "duplicate_path"), ("13", "duplicate_path")]),
-        ("again", [("1", "duplicate_id"), ("2", "duplicate_id"), ("3", "duplicate_id")]),
-    ):
-        fields = section(root) | {
-            "splits": splits | {"test": {"images": "images", "captions": f"{name}.json"}}
-        }
-        fields["holdout"] = {"validation": 0.1, "test": 0.0, "seed": 0}
-        plan = ADAPTERS["coco"]().plan(validate(fields, "dataset.source", Source), 1 << 20)  # type: ignore[arg-type]
-        assert [(bad.item, bad.reason) for split, bad in plan.bad if split == "test"] == told
-        assert "test" not in {chunk.split for chunk in plan.chunks}
-        assert ["another file" in bad.detail for _, bad in plan.bad] == (
-            [False] * 3 if name == "other" else [True, False, True]
-        )
+    listing(root, "other.json", {11: 1, 12: 2, 13: 3})
+    plan = planned(root, 0.1, train="captions.json", test="other.json")
+    assert [(split, bad.item, bad.reason, bad.annotations) for split, bad in plan.bad] == [
+        ("test", str(number), "duplicate_path", 1) for number in (11, 12, 13)
+    ]
+    assert "test" not in {chunk.split for chunk in plan.chunks}
+
+
+def test_an_id_that_two_splits_use_for_two_files_names_the_file_that_is_left_out(tmp_path: Path) -> None:
+    root = write(tmp_path, [])
+    listing(root, "first.json", {1: 1, 2: 2})
+    listing(root, "again.json", {1: 3})
+    plan = planned(root, 0.1, train="first.json", test="again.json")
+    assert [(bad.item, bad.reason) for _, bad in plan.bad] == [("1", "duplicate_id")]
+    assert "3.png is left out" in plan.bad[0][1].detail
+
+
+def test_all_ids_of_one_file_are_in_one_split(tmp_path: Path) -> None:
+    root = write(tmp_path, [])
+    listing(root, "many.json", {number: 1 + number % 3 for number in range(60)})
+    plan = planned(root, 0.3, train="many.json")
+    assert plan.bad == []
+    chunks, splits = list(plan.chunks), dict[str, set[str]]()
+    for chunk in chunks:
+        for item in chunk.items:
+            splits.setdefault(item.file_name, set()).add(chunk.split)
+    assert sum(len(chunk.items) for chunk in chunks) == 60
+    assert {len(own) for own in splits.values()} == {1}

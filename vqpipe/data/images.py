@@ -12,7 +12,6 @@ Pixels are not repaired: a damaged image stays damaged.
 from __future__ import annotations
 
 import io
-import math
 import re
 import struct
 import warnings
@@ -115,9 +114,8 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         BadImage: with reason `unsupported_pixels`.
     """
     image.load()
-    if (
-        image.mode == "I" and image.format == "TIFF"
-    ):  # 16 bits without a sign are I;16; in PNG and PPM, I is 16 bits
+    # Pillow's mode of unsigned 16 bits in a TIFF is I;16; in PNG and PPM it is I too.
+    if image.mode == "I" and image.format == "TIFF":
         raise BadImage("unsupported_pixels", "integers of 32 bits, or with a sign")
     return np.array(_to_rgb(upright(image, turn_of(image))))
 
@@ -142,6 +140,10 @@ def _sixteen_to_eight(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
     return ((wide * 255 + 32767) // 65535).astype(np.uint8)
 
 
+LONGEST = 8
+"""How many times as long as wide an image may be to be scaled whole for its centre."""
+
+
 def target_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Height and width after scaling the shorter side to `short_side`, the longer one rounded."""
     short = min(height, width)
@@ -160,49 +162,19 @@ def resize(
     return np.array(Image.fromarray(image).resize((shape[1], shape[0]), _FILTERS[filter]))
 
 
-_LANCZOS_REACH = 3
-"""Pixels on each side that a pixel is made from, of the coarser of both grids."""
-
-
 def centre_square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
     """Scale the shorter side to `side` pixels (Lanczos, antialiased) and cut out the centre.
 
-    What every tool outside the pipeline does to an image before it reaches a tokenizer. Only the part that is kept, and
-    what the filter sees of the rest, is computed, so that a very long image costs little more than a square one.
+    What every tool outside the pipeline does to an image before it reaches a tokenizer. Of an image that is more than
+    `LONGEST` times as long as wide only the middle is read, so that a long one costs no more.
     """
     height, width = image.shape[:2]
-    if (height, width) == (side, side):
-        return image
-    rows, columns = (
-        _kept(own, to, side)
-        for own, to in zip((height, width), target_shape(height, width, side), strict=True)
-    )
-    part = Image.fromarray(image).resize(
-        (columns.size, rows.size),
-        _FILTERS["lanczos"],
-        box=(columns.start, rows.start, columns.stop, rows.stop),
-    )
-    top, left = rows.before, columns.before
-    return np.ascontiguousarray(np.asarray(part)[top : top + side, left : left + side])
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What of one side is scaled for its centre: from `start` to `stop`, to `size` pixels, of which the first `before`
-    only feed the filter."""
-
-    start: float
-    stop: float
-    size: int
-    before: int
-
-
-def _kept(own: int, whole: int, side: int) -> _Kept:
-    """For the centre of `side` pixels of a side of `own` pixels that is scaled to `whole`."""
-    step, first = own / whole, (whole - side) // 2
-    margin = math.ceil(_LANCZOS_REACH * max(1.0, 1 / step)) + 1
-    start, stop = max(0, first - margin), min(whole, first + side + margin)
-    return _Kept(start * step, min(stop * step, float(own)), stop - start, first - start)
+    kept = LONGEST * min(height, width)
+    top, left = max(0, height - kept) // 2, max(0, width - kept) // 2
+    image = image[top : top + kept, left : left + kept]
+    scaled = resize(image, target_shape(image.shape[0], image.shape[1], side), "lanczos")
+    top, left = (scaled.shape[0] - side) // 2, (scaled.shape[1] - side) // 2
+    return np.ascontiguousarray(scaled[top : top + side, left : left + side])
 
 
 def resize_labels(labels: UInt8[np.ndarray, "h w"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:

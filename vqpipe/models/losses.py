@@ -214,7 +214,7 @@ def adaptive_weight(
         last_weight: weight of the decoder's last layer.
         maximum: upper bound.
         half: whether the last layer's backward pass is in float16, whose smallest numbers are above most gradients of a
-            mean over pixels: the sum of their magnitudes is then 1,024 in the pass, and theirs again after it.
+            mean over pixels: each gradient is scaled so that its magnitudes sum to 1,024, and the result scaled back.
 
     Returns:
         A scalar without gradient, in [0, maximum].

@@ -392,9 +392,8 @@ class ContrastiveTraining(Objective):
         image = normalize(self.module.encode_image(batch.images), dim=-1)  # type: ignore[operator]
         text = normalize(encode_ids(self.module, batch.ids, batch.ids.shape[1]), dim=-1)
         image, text, texts = _gather(image), _gather(text), _gather(batch.texts)
-        with (
-            torch.no_grad()
-        ):  # in place, as in open_clip: a clamp in the pass would leave no gradient to come back by
+        # In place, as in open_clip: a clamp in the pass would leave no gradient to come back by.
+        with torch.no_grad():
             self.module.logit_scale.clamp_(max=self.max_log_scale)  # type: ignore[operator]
         scale = self.module.logit_scale.exp()  # type: ignore[operator]
         loss, accuracy = info_nce(image, text, scale, texts[:, None] == texts)

@@ -128,20 +128,21 @@ def _published_preprocess(source: FileSource, quick_gelu: bool) -> dict[str, Any
     """
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    kinds: dict[str, tuple[str, dict[str, Any]]] = {}
+    kinds: dict[str, tuple[list[str], dict[str, Any]]] = {}
     for tag in list_pretrained_tags_by_model(source.model):
         stated = get_pretrained_cfg(source.model, tag)
         if bool(stated.get("quick_gelu", False)) == quick_gelu:
             own = _preprocess(stated)
-            kinds.setdefault(json.dumps(own, sort_keys=True), (tag, own))
+            kinds.setdefault(json.dumps(own, sort_keys=True), ([], own))[0].append(tag)
     if len(kinds) > 1:
         raise SetupError(
             f"clip.pretrained: weights for {source.model} were published for images that are normalised or resized in "
             f"{len(kinds)} ways, and {source.path} does not say in which; another one gives wrong features without an "
             "error",
-            found="config: null",
+            found=f"config: {source.config}, without preprocess_cfg" if source.config else "config: null",
             expected=[
-                f"{tag}: " + ", ".join(f"{key} {own[key]}" for key in own) for tag, own in kinds.values()
+                f"{', '.join(tags)}: " + ", ".join(f"{key} {own[key]}" for key in own)
+                for tags, own in kinds.values()
             ],
             run="set clip.pretrained.config to the open_clip_config.json that is next to these weights",
         )

@@ -302,26 +302,24 @@ class Coco(Adapter):
         bad = [entry for listing in listings for entry in listing.bad]
         work: list[tuple[SplitName, int, _Item]] = []
         seen: set[str] = set()
-        files: dict[str, str] = {}
+        placed: dict[str, tuple[SplitName, SplitName]] = {}
         for listing in listings:
             for item in sorted(listing.items.values(), key=lambda item: _order(item.image_id)):
-                file = os.path.realpath(item.path)
                 if item.image_id in seen:
-                    same = files.get(file) == item.image_id
-                    detail = (
-                        "an earlier split has it" if same else "an earlier split has it, for another file"
-                    )
+                    detail = f"an earlier split has this id; {printable(item.file_name)} is left out"
                     bad.append((listing.split, Bad(item.image_id, "duplicate_id", detail)))
                     continue
-                if file in files:
-                    detail = f"{printable(item.file_name)} is listed as {files[file]}"
-                    bad.append((listing.split, Bad(item.image_id, "duplicate_path", detail)))
-                    continue
-                files[file] = item.image_id
                 seen.add(item.image_id)
+                # A file may be listed under several ids, as one for each expression: all are in one split.
+                split = split_of(item.image_id, source.holdout) if listing.split == "train" else listing.split
+                first, split = placed.setdefault(os.path.realpath(item.path), (listing.split, split))
+                if first != listing.split:
+                    detail = f"{printable(item.file_name)} is in {first}"
+                    lost = len(item.captions) + len(item.annotations)
+                    bad.append((listing.split, Bad(item.image_id, "duplicate_path", detail, lost)))
+                    continue
                 if item.categories is not None:
                     item.categories = categories
-                split = split_of(item.image_id, source.holdout) if listing.split == "train" else listing.split
                 work.append((split, 0, item))
         return Plan(
             chunked(work),
@@ -331,7 +329,7 @@ class Coco(Adapter):
         )
 
     def load(self, source: CocoSource, chunk: Chunk, max_pixels: int) -> Iterator[Record | Bad]:
-        """Read a chunk's images, with boxes and segmentation in pixels of the image as it is on disk."""
+        """Read a chunk's images, with boxes and segmentation in pixels of the upright image."""
         for item in chunk.items:
             yield from _load_item(item, max_pixels, Path(source.path))
 
