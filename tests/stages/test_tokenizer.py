@@ -18,6 +18,8 @@ from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER as SPEC
+from vqpipe.data.loader import ImageSplit
+from vqpipe.tokenizers import train
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import Clip
 
@@ -128,8 +130,9 @@ DISCRIMINATOR = TOKENIZER["losses"]["adversarial"]["discriminator"]
     ],
 )
 def test_bad_params_exit_2_with_their_name_and_publish_nothing(
-    inputs: Path, tmp_path: Path, change: dict[str, Any], message: str
+    inputs: Path, tmp_path: Path, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "run_training", lambda *_, **__: pytest.fail("the training began"))
     section = common()
     for name, value in change.items():
         if isinstance(value, dict):
@@ -142,6 +145,21 @@ def test_bad_params_exit_2_with_their_name_and_publish_nothing(
     assert message in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "a/out").exists()
+
+
+def test_validation_images_that_are_too_small_are_refused_before_the_training(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = ImageSplit.open
+
+    def small(dataset: Path, split: str, resolution: int) -> ImageSplit:
+        return opened(dataset, split, resolution * (2 if split == "validation" else 1))
+
+    monkeypatch.setattr(train.ImageSplit, "open", small)
+    monkeypatch.setattr(train, "run_training", lambda *_, **__: pytest.fail("the training began"))
+    done = run(inputs, tmp_path / "a", common())
+    assert done.exit_code == 2
+    assert "4 of 4 validation images are smaller than 32 pixels" in done.output
 
 
 def test_an_unknown_variant_lists_those_there_are(inputs: Path, tmp_path: Path) -> None:
