@@ -59,6 +59,13 @@ def test_a_prior_is_named_in_the_head_of_its_numbers() -> None:
     assert head(SAMPLES) == head("fd_clip").replace(" ↓", ", gpt-class ↓")
 
 
+def test_the_head_says_which_images_are_not_samples() -> None:
+    assert head(SAMPLES.replace("samples", "reconstructions")) == "FD-CLIP, reconstructions, gpt-class ↓"
+    completion = "prior.gpt-none.completion.lower_half.samples"
+    assert head(f"{completion}.distances.fd_clip") == "FD-CLIP, completions, gpt-none ↓"
+    assert head(f"{completion}.psnr") == "PSNR, completions, gpt-none, dB ↑"
+
+
 def test_the_rank_correlation_has_the_interval_of_its_source() -> None:
     one, other = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 3.0, 2.0, 5.0, 4.0, 6.0]
     rank, low, high = rank_interval(one, other)

@@ -275,6 +275,8 @@ HEADS = {"fresh": "fresh heads", "own": "own heads"}
 COUNTS = {1: "1 word", 3: "3 words"}
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 RANKS = (1, 5, 10)
+IMAGES = {"reconstructions": "reconstructions", "completion": "completions"}
+"""Images of a prior's column other than whole samples, by a part of the metric's name."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,8 @@ def column(name: str) -> BoardColumn:
     if name.startswith("prior."):
         _, prior, *path = name.split(".")
         own = column(path[-1])
-        return replace(own, label=f"{own.label}, {prior}")
+        images = [label for part, label in IMAGES.items() if part in path]
+        return replace(own, label=", ".join([own.label, *images, prior]))
     if name.startswith("task."):
         kind, _, seen = name.split(".")[1].partition("-")
         if seen and kind in TASKS:

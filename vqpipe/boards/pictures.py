@@ -12,24 +12,22 @@ from functools import cache
 from importlib.resources import files
 from itertools import count, pairwise
 
-import numpy as np
 from markupsafe import Markup, escape
-from scipy.optimize import isotonic_regression
 
 from vqpipe.report.charts import NUM_COLOURS, Axis, axis_over, tick_label
 
 WIDTH, HEIGHT = 552, 560
 """In pixels: no wider than a column of text; words are 9 pixels high at the 374 of a phone."""
 MARK = "<!-- written by vqpipe boards -->"
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 146, 14, 48
+_LEFT, _TOP, _BOTTOM = 56, 14, 48
+_LEAST, _MOST = 8, 300
+"""Pixels for names beyond the frame."""
 _INSIDE = 14
 """Pixels of the frame before the first x and beyond the last."""
 _NEAR = 6
 """Pixels between the middles of two points that touch."""
 _MANY = 6
-"""From so many names at the first x on, they are a list to the left of their points."""
-_LEADERS = 40
-"""Width that the leaders of that list have, in pixels."""
+"""From so many single points of one x on, most have no name."""
 _LETTER, _LINE = 7.1, 15.0
 """Width of a letter and height of a line of the names, in pixels; at least those of the usual fonts."""
 _STYLE = (
@@ -69,55 +67,44 @@ class Line:
 def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_x: bool = False) -> Markup:
     """Draw methods over common axes, each with its name near its last point.
 
-    Points of equal x are set a few pixels apart, so that their intervals can be distinguished. Where many methods
-    end at the first x, their names are a list to the left of it in the order of y.
+    Points of equal x are set a few pixels apart, so that their intervals can be distinguished. Of many methods that
+    have a single point of the same x, the highest and the lowest are named.
     """
     points = [point for line in lines for point in line.points]
     y = axis_over(
         [v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04
     )
-    x = _x_axis(points, log_x, _INSIDE, _RIGHT)
-    first = _listed(lines, x)
-    if first:
-        listed = _LETTER * max(len(lines[i].label) for i in first) + _LEADERS
-        others = [8 + _LETTER * len(line.label) for i, line in enumerate(lines) if i not in first]
-        narrow = _x_axis(points, log_x, listed, max(others, default=8))
-        x, first = (narrow, first) if narrow.length > _LEADERS else (x, [])
+    named = _named(lines, _x_axis(points, log_x, _LEAST))
+    right = 8 + _LETTER * max(len(lines[i].label) for i in named)
+    x = _x_axis(points, log_x, min(right, _MOST))
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
     colours = count()
     for line, at in zip(lines, places, strict=True):
         name = _colour(next(colours)) if len(line.points) > 1 and not line.dashed else "alone"
         parts += _drawn(line, at, y, name)
-    if first:
-        parts += _list([lines[i].label for i in first], [places[i][-1] for i in first])
-    parts += _names(lines, places, y, [i for i in range(len(lines)) if i not in first])
+    parts += _names(lines, places, y, named)
     return Markup("".join([*parts, "</svg>\n"]))
 
 
-def _listed(lines: Sequence[Line], x: Axis) -> list[int]:
-    """The lines that end at the first x, where they are many and a list of their names fits."""
-    start = x(min(point.x for line in lines for point in line.points))
-    first = [i for i, line in enumerate(lines) if x(line.points[-1].x) - start < _NEAR]
-    return first if _MANY <= len(first) <= (HEIGHT - _TOP - _BOTTOM) / _LINE else []
+def _named(lines: Sequence[Line], x: Axis) -> list[int]:
+    """All lines; of many that have a single point and nearly the same x, the highest and the lowest."""
+    columns: list[list[int]] = []
+    before = -math.inf
+    for at, i in sorted((x(line.points[0].x), i) for i, line in enumerate(lines) if len(line.points) == 1):
+        columns = columns if at - before < _NEAR else [*columns, []]
+        columns[-1].append(i)
+        before = at
+    unnamed = set[int]()
+    for column in columns:
+        if len(column) >= _MANY:
+            unnamed |= set(sorted(column, key=lambda i: lines[i].points[0].y)[1:-1])
+    return [i for i in range(len(lines)) if i not in unnamed]
 
 
-def _x_axis(points: Sequence[Point], log: bool, left: float, right: float) -> Axis:
-    """The axis from `left` pixels inside the frame on, with `right` pixels for names beyond the frame."""
-    return axis_over([p.x for p in points], log, _LEFT + left, WIDTH - _LEFT - left - _INSIDE - right, 0.0)
-
-
-def _list(names: Sequence[str], ends: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Names one below the other as near to the height of their points as lines of text allow, with leaders to them."""
-    order = sorted(range(len(names)), key=lambda i: ends[i][1])
-    steps = _LINE * np.arange(len(order))
-    heights = isotonic_regression(np.array([ends[i][1] for i in order]) - steps).x
-    heights = np.clip(heights, _TOP, HEIGHT - _BOTTOM - _LINE / 2 - steps[-1]) + steps
-    right = _LEFT + 6 + _LETTER * max(map(len, names))
-    for i, height in zip(order, heights, strict=True):
-        a, b = ends[i]
-        yield f'<line class="leader" x1="{a - 5:.1f}" y1="{b:.1f}" x2="{right + 4:.1f}" y2="{height:.1f}"/>'
-        yield f'<text x="{right:.1f}" y="{height + 4:.1f}" text-anchor="end">{escape(names[i])}</text>'
+def _x_axis(points: Sequence[Point], log: bool, right: float) -> Axis:
+    """The axis with `right` pixels for names beyond the frame."""
+    return axis_over([p.x for p in points], log, _LEFT + _INSIDE, WIDTH - _LEFT - 2 * _INSIDE - right, 0.0)
 
 
 def _colour(number: int) -> str:
