@@ -159,9 +159,8 @@ def trained(kind: str, root: Path, seen: Input = "codes", steps: int | None = No
     """A head trained on all pictures, which are those of the test split too."""
     _, clip, tokenizer = read(root)
     steps = steps or CASES[kind].steps
-    task = make(
-        kind, root, root / f"scratch-{kind}-{seen}-{steps}", input=seen, training={"num_steps": steps}
-    )
+    training = {"num_steps": steps, "checkpoint_every": steps}
+    task = make(kind, root, root / f"scratch-{kind}-{seen}-{steps}", input=seen, training=training)
     test, train = task.examples("test"), task.examples("train")
     view = view_of(seen, tokenizer, clip)
     inputs = FrozenInputs.encode(view, test.split, test.positions, 16)
