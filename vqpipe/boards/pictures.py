@@ -75,7 +75,7 @@ def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_
         [v for p in points for v in (p.low, p.high)], False, HEIGHT - _BOTTOM, _TOP + _BOTTOM - HEIGHT, 0.04
     )
     named = _named(lines, _x_axis(points, log_x, _LEAST))
-    right = 8 + _LETTER * max(len(lines[i].label) for i in named)
+    right = _LEAST + _LETTER * max(len(lines[i].label) for i in named)
     x = _x_axis(points, log_x, min(right, _MOST))
     places = _places(lines, x, y)
     parts = [*_frame(x, y, x_label, y_label, alt)]
@@ -89,17 +89,26 @@ def picture(lines: Sequence[Line], *, x_label: str, y_label: str, alt: str, log_
 
 def _named(lines: Sequence[Line], x: Axis) -> list[int]:
     """All lines; of many that have a single point and nearly the same x, the highest and the lowest."""
-    columns: list[list[int]] = []
-    before = -math.inf
-    for at, i in sorted((x(line.points[0].x), i) for i, line in enumerate(lines) if len(line.points) == 1):
-        columns = columns if at - before < _NEAR else [*columns, []]
-        columns[-1].append(i)
-        before = at
+    single = [(x(own.points[0].x), own.points[0].y, i) for i, own in enumerate(lines) if len(own.points) == 1]
     unnamed = set[int]()
-    for column in columns:
+    for column in _columns(single).values():
         if len(column) >= _MANY:
-            unnamed |= set(sorted(column, key=lambda i: lines[i].points[0].y)[1:-1])
+            unnamed |= {i for _, i in column[1:-1]}
     return [i for i in range(len(lines)) if i not in unnamed]
+
+
+def _columns(points: Iterable[tuple[float, float, int]]) -> dict[float, list[tuple[float, int]]]:
+    """For each x of points (x, y, number), the (y, number) by rising y of all whose x are less than `_NEAR` pixels from
+    the next."""
+    columns: dict[float, list[tuple[float, int]]] = {}
+    before, column = -math.inf, list[tuple[float, int]]()
+    for at, value, number in sorted(points):
+        column = column if at - before < _NEAR else []
+        columns[at], before = column, at
+        column.append((value, number))
+    for own in columns.values():
+        own.sort()
+    return columns
 
 
 def _x_axis(points: Sequence[Point], log: bool, right: float) -> Axis:
@@ -121,14 +130,7 @@ def _places(lines: Sequence[Line], x: Axis, y: Axis) -> list[list[tuple[float, f
         if not line.dashed
         for point in line.points
     ]
-    columns: dict[float, list[tuple[float, int]]] = {}
-    before, column = -math.inf, list[tuple[float, int]]()
-    for at, value, number in sorted(points):
-        column = column if at - before < _NEAR else []
-        columns[at], before = column, at
-        column.append((value, number))
-    for own in columns.values():
-        own.sort()
+    columns = _columns(points)
 
     def place(point: Point, number: int) -> tuple[float, float]:
         column = [] if lines[number].dashed else columns[x(point.x)]
