@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from vqpipe.boards.board import Board
-from vqpipe.boards.claims import BoardClaims, BoardTable, head
+from vqpipe.boards.claims import BoardClaims, BoardTable
+from vqpipe.boards.columns import head
 from vqpipe.boards.found import GFD, SAMPLES, Found, with_samples
 from vqpipe.boards.results import Results
 from vqpipe.boards.sentences import _generation, rank_interval

@@ -225,7 +225,9 @@ def test_a_lower_distance_leads_and_two_methods_are_not_ranked(board: Board) -> 
 def test_words_and_random_vectors_both_ways(board: Board, value: float, words: str) -> None:
     rows = {"vqct": {"psnr": value}, "vqct-random": {"psnr": 22.0}}
     text = sentence(one_board(board, rows), "What VQCT's codes")
-    assert text.endswith(f"`vqct` ({value:.2f} dB) is {words} random vectors like its own (22.00 dB).")
+    assert text.endswith(
+        f"`vqct` ({value:.2f} dB) is {words} random vectors of the same dimension and scale (22.00 dB)."
+    )
 
 
 def test_vectors_are_compared_with_random_ones_of_their_own_codebook(board: Board) -> None:
@@ -234,11 +236,9 @@ def test_vectors_are_compared_with_random_ones_of_their_own_codebook(board: Boar
         "vqct-glove-random": {"psnr": 24.0}, "vqct-minilm": {"psnr": 26.0}, "vqct-mlp": {"psnr": 20.0},
     }  # fmt: skip
     text = sentence(one_board(board, rows), "What VQCT's codes")
-    assert (
-        "`vqct` (25.00 dB) is above random vectors like its own (22.00 dB) and `vqct-glove` (23.00 dB) is"
-        in text
-    )
-    assert "is below random vectors like its own (24.00 dB). Against `vqct`, " in text
+    assert "`vqct` (25.00 dB) is above random vectors of the same dimension and scale (22.00 dB) and " in text
+    assert "(22.00 dB) and `vqct-glove` (23.00 dB) is" in text
+    assert "is below random vectors of the same dimension and scale (24.00 dB). Against `vqct`, " in text
     assert text.endswith(
         "Against `vqct`, `vqct-minilm` (26.00 dB) is above; `vqct-glove` (23.00 dB) is below."
     )
@@ -370,14 +370,19 @@ def sized(board: Board, share: float, psnr: float = 24.0) -> Found:
 
 def test_the_question_of_the_largest_codebook_is_answered_both_ways(board: Board) -> None:
     yes = " ".join(answer(sized(board, 0.991).results))
-    assert yes.startswith("Of 100,000 codes, `lc` (99.1 %) uses 99 % or more, with 512,000 test tokens")
-    assert "even draws would reach 50.0 %" in yes
+    assert yes.startswith(
+        "Of 100,000 codes, `lc` (99.1 %) uses 99 % or more, measured on 512,000 test tokens"
+    )
+    assert "uniform sampling would use 50.0 %" in yes
     assert "The others do not: `vq` (5.0 %)." in yes
-    assert "+3.00 dB and FD-CLIP 2.00 to 1.00 against its 1,024 codes, for 66 % more bits" in yes
+    assert (
+        "For `lc`, going from 1,024 to 100,000 codes changes PSNR by +3.00 dB and FD-CLIP from 2.00 to 1.00, for 66 %"
+        in yes
+    )
     assert "its PSNR is the highest of the 2 methods at that size" in yes
     no = " ".join(answer(sized(board, 0.98).results))
     assert no.startswith("No method uses 99 % of 100,000 codes")
-    assert "the first is `lc` (98.0 %)" in no
+    assert "the highest share is that of `lc` (98.0 %)" in no
     below = " ".join(answer(sized(board, 0.991, 19.0).results))
     assert "`vq` (20.00) is above its 19.00 dB at that size" in below
     tie = " ".join(answer(sized(board, 0.991, 20.05).results))
@@ -391,8 +396,8 @@ def test_of_several_methods_that_use_all_the_best_by_psnr_is_described(board: Bo
     runs["vq-k100000"] = {0: {**runs["vq-k100000"][0], "codes.code.utilisation": 0.995}}
     text = " ".join(answer(replace(found.results, metrics=runs)))
     assert text.startswith("Of 100,000 codes, `vq` (99.5 %) and `lc` (99.1 %) use 99 % or more, ")
-    assert "To `lc` they bring" in text
-    assert "To `vq` they bring" not in text
+    assert "For `lc`, going from " in text
+    assert "For `vq`, going" not in text
     planned = {
         **found.results.board.runs,
         "lc-k100000-1": board.runs["lc-1"].model_copy(update={"row": "lc-k100000"}),

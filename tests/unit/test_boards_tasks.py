@@ -12,16 +12,8 @@ from stages.dvcfile import read_stages
 from vqpipe.alignment.text_sides import ClipTextParams
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.boards.board import SECTIONS, Board, load_board
-from vqpipe.boards.claims import (
-    COLUMNS,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    REPRODUCED,
-    column,
-    head,
-    judge,
-    read_claims,
-)
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNDECIDED, judge, read_claims
+from vqpipe.boards.columns import COLUMNS, column, head
 from vqpipe.boards.results import Results
 from vqpipe.errors import ParamsError
 from vqpipe.metrics.measured import Interval
@@ -172,7 +164,7 @@ def test_verdicts_follow_the_numbers() -> None:
     assert judge(claim, Results(board, {}, {})).outcome == NOT_RUN
     assert judge(claim, results(0.3, 0.4)).outcome == REPRODUCED
     assert judge(claim, results(0.4, 0.3)).outcome == NOT_REPRODUCED
-    assert judge(claim, results(0.3, 0.3)).outcome == NOT_REPRODUCED
+    assert judge(claim, results(0.3, 0.3)).outcome == UNDECIDED
 
 
 @pytest.mark.parametrize("folder", sorted(FOLDER.glob("*/dvc.yaml")), ids=lambda path: path.parent.name)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
-from vqpipe.boards.claims import NOT_RUN, BoardTable, Verdict
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, UNDECIDED, BoardTable, Verdict
 from vqpipe.boards.found import Found
 from vqpipe.boards.markdown import render
 from vqpipe.params.base import read_yaml, validate
@@ -18,6 +18,8 @@ from vqpipe.params.bounded_yaml import GENERATED
 FILE = "earlier.yaml"
 """In the folder of the boards."""
 UNKNOWN = "not known"
+SAME = (NOT_REPRODUCED, UNDECIDED)
+"""Then and now: the earlier page has one word for a claim that fails and for one that its intervals do not decide."""
 _FORM = ConfigDict(extra="forbid")
 
 
@@ -68,7 +70,7 @@ def changes_page(earlier: Earlier, found: Sequence[Found], home: str) -> str:
                     gone.append(f"{title}: {old.claim}")
                 elif pair[1].outcome == NOT_RUN:
                     counts["not run again yet"] += 1
-                elif pair[1].outcome == old.outcome:
+                elif pair[1].outcome == old.outcome or (old.outcome, pair[1].outcome) == SAME:
                     counts["as before"] += 1
                 else:
                     changed.append(_change(boards[name], *pair, old))

@@ -15,6 +15,7 @@ from vqpipe.boards.claims import (
     NOT_RUN,
     NOT_TESTABLE,
     REPRODUCED,
+    UNDECIDED,
     BoardClaims,
     BoardTable,
     Verdict,
@@ -25,7 +26,7 @@ from vqpipe.boards.results import Results, read_results
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import merged
 
-OUTCOMES = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE, NOT_RUN)
+OUTCOMES = (REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_TESTABLE, NOT_RUN)
 FIRST = "scenes"
 """The board whose rows have the first screen of the page."""
 GENERATION = "generation"

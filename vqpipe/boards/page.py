@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from vqpipe.artifacts.publish import publish_text
 from vqpipe.boards.changes import Earlier, changes_page
-from vqpipe.boards.claims import column, head, shown
+from vqpipe.boards.columns import column, head, shown
 from vqpipe.boards.found import OUTCOMES, Found
 from vqpipe.boards.markdown import MARK, render
 from vqpipe.boards.pictures import MARK as PICTURE_MARK
@@ -90,7 +90,13 @@ def first_table(results: Results, rows: Sequence[str]) -> tuple[list[str], list[
     cannot be distinguished from it."""
     names = [name for name in MEASURED if any(results.estimate(row, name) is not None for row in rows)]
     speed = _speed(results, rows)
-    heads = ["row", *map(head, names), head("utilisation"), "even draws, %", "parameters (quantizer)"]
+    heads = [
+        "row",
+        *map(head, names),
+        head("utilisation"),
+        "used at uniform sampling, %",
+        "parameters (quantizer)",
+    ]
     heads += [f"encode / decode, {speed[0]}"] if speed else []
     cells = []
     groups = [(f"**{bits:,.0f}\N{NO-BREAK SPACE}bits**", own) for bits, own in results.equal_bits(rows)]

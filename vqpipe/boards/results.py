@@ -65,7 +65,7 @@ class Use:
     used: float
     """Codes that are used at least once, the mean over seeds."""
     uniform: float
-    """Share of the codes that even draws would use: 1 - exp(-N/K) of a group, their mean weighted by K."""
+    """Share of the codes that uniform sampling would use: 1 - exp(-N/K) of a group, their mean weighted by K."""
 
 
 @dataclass(frozen=True)

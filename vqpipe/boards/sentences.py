@@ -14,7 +14,8 @@ from typing import Any
 
 from scipy import stats
 
-from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, column, order, shown
+from vqpipe.boards.claims import NOT_REPRODUCED, NOT_RUN, NOT_TESTABLE, REPRODUCED, UNDECIDED, order
+from vqpipe.boards.columns import column, shown
 from vqpipe.boards.found import FIRST, GENERATION, Found
 from vqpipe.boards.markdown import listed
 from vqpipe.boards.results import NEAR, Estimate, Results
@@ -174,7 +175,7 @@ def _words(boards: Boards) -> str:
     }
     pretrained = [row for row in rows if row not in random.values()]
     parts = [
-        f"{_with(results, row)} is {_relation(results, row, control)} random vectors like its own "
+        f"{_with(results, row)} is {_relation(results, row, control)} random vectors of the same dimension and scale "
         f"({_number(results, control)})"
         for row in pretrained
         if (control := random.get(_codebook(results, row)[0])) is not None
@@ -358,8 +359,9 @@ def claims_sentence(found: Sequence[Found]) -> str:
     """How many claims of all boards have each outcome."""
     counts = Counter(one.outcome for board in found for own in board.verdicts.values() for one in own)
     return (
-        f"Of {counts.total()} claims, {counts[REPRODUCED]} are reproduced and {counts[NOT_REPRODUCED]} are not at this "
-        f"scale; {counts[NOT_TESTABLE]} cannot be tested here and {counts[NOT_RUN]} wait for rows."
+        f"Of {counts.total()} claims, {counts[REPRODUCED]} are reproduced, {counts[NOT_REPRODUCED]} are not at this "
+        f"scale, and of {counts[UNDECIDED]} the intervals decide neither; {counts[NOT_TESTABLE]} cannot be tested here "
+        f"and {counts[NOT_RUN]} wait for rows."
     )
 
 

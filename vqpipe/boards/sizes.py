@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vqpipe.boards.claims import head, order, shown
+from vqpipe.boards.claims import order
+from vqpipe.boards.columns import head, shown
 from vqpipe.boards.found import Found
 from vqpipe.boards.markdown import listed, render
 from vqpipe.boards.pictures import Line, Point, picture
@@ -62,7 +63,7 @@ def sizes_page(found: Found, home: str) -> str:
     results = found.results
     rows = [_cells(results, sized.method, row) for sized in by_size(results) for row in sized.rows]
     heads = ["method", "row", "K", "seeds", "bits", head("psnr"), head("fd_clip"), head("utilisation"), "codes used",
-             "even draws, %", "N"]  # fmt: skip
+             "used at uniform sampling, %", "N"]  # fmt: skip
     planned = [row for row in results.board.rows if re.search(r"-k\d+$", row)]
     missing = [f"`{row}`" for row in planned if not results.metrics.get(row)]
     return render(
@@ -110,14 +111,17 @@ def answer(results: Results) -> Iterator[str]:
 
     full = [row for row in ranked if reached[row][1].used / reached[row][1].num_codes >= WANTED]
     rest = [row for row in ranked if row not in full]
-    tokens = f"with {one.num_tokens:,} test tokens, of which even draws would reach {100 * one.uniform:.1f} %"
+    tokens = (
+        f"measured on {one.num_tokens:,} test tokens, with which uniform sampling would use {100 * one.uniform:.1f} % "
+        "of the codes"
+    )
     if full:
         uses = f"use{'s' * (len(full) == 1)} 99 % or more"
         yield f"Of {size:,} codes, {listed([name(row) for row in full])} {uses}, {tokens}."
         if rest:
             yield f"The others do not: {listed([name(row) for row in rest])}."
     else:
-        used = f"No method uses 99 % of {size:,} codes, {tokens}; the first is {name(ranked[0])}."
+        used = f"No method uses 99 % of {size:,} codes, {tokens}; the highest share is that of {name(ranked[0])}."
         share = 100 * reached[ranked[0]][1].used / reached[ranked[0]][1].num_codes
         alone = f"`{reached[ranked[0]][0]}` uses {share:.1f} % of {size:,} codes, {tokens}."
         yield used if ranked[1:] else alone
@@ -183,8 +187,9 @@ def _bought(results: Results, method: str, row: str) -> str:
     if not results.is_complete(method):  # its mean would change
         return ""
     text = (
-        f"To `{method}` they bring {large.mean - small.mean:+.2f} dB and FD-CLIP {before.mean:.2f} to {after.mean:.2f} "
-        f"against its {own.num_codes:,} codes, for {100 * (bits[1] / bits[0] - 1):.0f} % more bits"
+        f"For `{method}`, going from {own.num_codes:,} to {largest(results):,} codes changes PSNR by "
+        f"{large.mean - small.mean:+.2f} dB and FD-CLIP from {before.mean:.2f} to {after.mean:.2f}, for "
+        f"{100 * (bits[1] / bits[0] - 1):.0f} % more bits"
     )
     size = largest(results)
     others = {
@@ -213,8 +218,8 @@ def _bought(results: Results, method: str, row: str) -> str:
 
 
 def sizes_picture(results: Results) -> Markup | None:
-    """Share of the codes used against K for the methods that are to run at the largest size, and that of even draws
-    dashed; None where there is none."""
+    """Share of the codes used against K for the methods that are to run at the largest size, and that of uniform
+    sampling dashed; None where there is none."""
     lines, tokens = [], set()
     size = largest(results)
     for sized in by_size(results):
@@ -241,7 +246,7 @@ def sizes_picture(results: Results) -> Markup | None:
         shares = [-100 * math.expm1(-count / codes) for codes in grid]
         lines.append(
             Line(
-                f"even draws, N {count:,}",
+                f"uniform sampling, N {count:,}",
                 [Point(k, s, s, s) for k, s in zip(grid, shares, strict=True)],
                 True,
             )

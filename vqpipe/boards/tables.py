@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from vqpipe.boards.claims import BoardClaims, BoardTable, Verdict, head, shown
+from vqpipe.boards.claims import BoardClaims, BoardTable, Verdict
+from vqpipe.boards.columns import head, shown
 from vqpipe.boards.costs import costs
 from vqpipe.boards.found import OUTCOMES, Found
 from vqpipe.boards.markdown import render
