@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from tests.small_alignment import IDS, captions
+from tests.small_answers import read_all, write_all
 from tests.small_tasks import CAPTION_KINDS, COMMON, EIGHT, config, frozen, head, measured, task
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
 from vqpipe.alignment.aligner import TextBatch
@@ -25,7 +27,7 @@ from vqpipe.errors import DataError, MismatchError, ParamsError
 from vqpipe.metrics.floors import FloorsParams, from_patches, other_examples
 from vqpipe.params.base import validate
 from vqpipe.quantizers import build
-from vqpipe.tasks import TASKS
+from vqpipe.tasks import TASKS, solve
 from vqpipe.tasks.inputs import (
     ClipFeatures,
     Codes,
@@ -41,7 +43,7 @@ from vqpipe.tasks.relations import relate
 from vqpipe.tasks.retrieval import chances, recalls
 from vqpipe.tasks.solve import solve_task, training_of
 from vqpipe.tasks.stored import load_head
-from vqpipe.tasks.task import task_entry, tasks_of
+from vqpipe.tasks.task import Task, task_entry, tasks_of
 from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.tokenizers.train import whiten
 from vqpipe.vision.clip import Clip
@@ -405,7 +407,8 @@ TRAINING = {
 
 def solved(kind: str, given: tuple[Path, Clip, Tokenizer], scratch: Path, **changes: Any) -> Any:
     dataset, clip, tokenizer = given
-    settings = config(kind, training=TRAINING, batch_size=16, head={"max_tokens": 8}, **changes)
+    head = {"head": {"max_tokens": 8}} if kind in CAPTION_KINDS else {}
+    settings = config(kind, training=TRAINING, batch_size=16, **head, **changes)
     return solve_task(
         settings, tokenizer, None, dataset, clip, scratch=scratch, curves=None, device=CPU, title=kind
     ).metrics.fresh
@@ -460,6 +463,46 @@ def test_without_codes_a_head_knows_no_more_than_the_captions(
     (tmp_path / "none").mkdir()
     with pytest.raises(MismatchError, match="compares code vectors"):
         solved("relations", learnable, tmp_path / "none", input="none")
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Clip, Tokenizer]:
+    return read_all(write_all(tmp_path_factory.mktemp("boxes"), 12))
+
+
+@pytest.mark.parametrize("kind", ["classification", "captioning", "vqa", "grounding"])
+def test_test_examples_of_one_image_are_refused_before_training(
+    kind: str, boxes: tuple[Path, Clip, Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are measured with another image's input."""
+    examples = TASKS[kind].examples
+
+    def of_one(self: Task, split: str) -> Any:
+        found = examples(self, split)
+        return replace(found, positions=np.zeros_like(found.positions)) if split == "test" else found
+
+    monkeypatch.setattr(TASKS[kind], "examples", of_one)
+    monkeypatch.setattr(solve, "run_training", lambda *_, **__: pytest.fail("the head was trained"))
+    with pytest.raises(DataError, match=f"(?s)compares images with each other.*1 image that {kind} can"):
+        solved(kind, boxes, tmp_path)
+
+
+def test_what_is_counted_is_said_before_training(
+    boxes: tuple[Path, Clip, Tokenizer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def begins(*_: Any, **__: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(solve, "run_training", begins)
+    with pytest.raises(InterruptedError):
+        solved("grounding", boxes, tmp_path, max_words=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("grounding: split test, num_images 12")
+    assert "num_train_cut" in line
+    assert "num_without_words" not in line  # there is none
 
 
 def test_heads_and_training_fit_the_tokenizer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,6 +160,11 @@ def test_cut_and_unknown_expressions_are_counted(small: Path) -> None:
     assert about.num_cut == len(test)
     assert 0 < about.num_unknown < len(test)
     assert about.num_words == 3
+    assert (few.num_cut, train.num_cut) == (0, len(train))
+    assert task.describe(inputs, test, train).num_train_cut == len(train)
+    said = replace(test, found=[replace(own, text="?!") for own in test.found[:2]] + test.found[2:])
+    about = task.describe(inputs, said, train)
+    assert (about.num_without_words, about.num_train_without_words) == (2, 0)
 
 
 def test_images_without_expressions_are_refused(small: Path, tmp_path: Path) -> None:

@@ -156,6 +156,24 @@ def test_long_questions_are_cut_and_counted(small: Path, monkeypatch: pytest.Mon
     assert (protocol.num_cut, protocol.num_train_cut) == (12, 12)
     words, _ = train.vocabulary.encode(["who?"], 4)
     assert words[0, 0] == UNKNOWN
+    assert (protocol.num_unknown_words, protocol.num_without_words, protocol.num_train_without_words) == (
+        12,
+        0,
+        0,
+    )
+
+
+def test_questions_without_a_word_are_counted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, signs = Question("where is it?", "sea", "location"), Question("?!", "snow", "location")
+    asking(
+        monkeypatch,
+        train=[[where, signs]] * 12,
+        test=[[where], [Question("", "sea", "location")], *[[]] * 10],
+    )
+    task = make(small)
+    test, train = task.examples("test"), task.examples("train")
+    protocol = task.describe(seen(task, small, test), test, train)
+    assert (protocol.num_without_words, protocol.num_train_without_words) == (1, 12)
 
 
 def test_a_question_is_as_wide_as_the_longest(small: Path) -> None:

@@ -92,10 +92,12 @@ def _counts(run: TaskRun) -> str:
     own = run.metrics.protocol
     assert isinstance(own, GroundingProtocol)
     left = ", ".join(f"{number(count)} {reason}" for reason, count in own.num_left_out.items())
+    more = ((own.num_without_words, "without a word"), (own.num_train_cut, "cut in training"))
+    rest = "".join(f"; {what}: {number(count)}" for count, what in more if count)
     return (
         f"{counted(own.num_expressions, 'expression')} of {counted(own.num_images, 'test image')}; heads are trained "
         f"on {number(own.num_train_expressions)}. Left out: {left or 'none'}; cut: {number(own.num_cut)}; with an "
-        f"unknown word: {number(own.num_unknown)}."
+        f"unknown word: {number(own.num_unknown)}{rest}."
     )
 
 

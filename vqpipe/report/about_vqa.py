@@ -99,6 +99,8 @@ def _counts(run: TaskRun) -> str:
     for count, what in (
         (protocol.num_unknown, "have an answer that no head can give, and count as wrong"),
         (protocol.num_cut, "are cut, as they are too long"),
+        (protocol.num_unknown_words, "have a word that no training question has"),
+        (protocol.num_without_words, "have no word"),
     ):
         if count:
             counts += f" {counted(count, 'question')} {what}."

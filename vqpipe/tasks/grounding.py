@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,7 +45,7 @@ from vqpipe.tasks.task import (
     TaskParams,
     TaskProtocol,
 )
-from vqpipe.tasks.words import PAD, UNKNOWN, Vocabulary
+from vqpipe.tasks.words import PAD, UNKNOWN, Vocabulary, has_word
 
 Scores = dict[str, Float64[np.ndarray, " n"]]
 """`accuracy` and `iou` of each expression."""
@@ -139,6 +139,12 @@ class GroundingProtocol(TaskProtocol):
     """Test expressions of more than `max_words` words."""
     num_unknown: int
     """Test expressions with a word that no training expression has."""
+    num_without_words: int | None = None
+    """Test expressions without a word, such as signs alone; they count. None in metrics from before it was counted."""
+    num_train_cut: int | None = None
+    """Training expressions of more than `max_words` words; None as above."""
+    num_train_without_words: int | None = None
+    """Training expressions without a word; None as above."""
     num_words: int
     """Different words of the training expressions."""
 
@@ -160,6 +166,8 @@ class Referring(Examples):
     """The objects in each image of the split."""
     vocabulary: Vocabulary | None = field(default=None, kw_only=True)
     """The training expressions' words; None for another split."""
+    num_cut: int = field(default=0, kw_only=True)
+    """Training expressions that are cut."""
 
     @property
     def ids(self) -> list[str]:
@@ -257,17 +265,9 @@ class Grounding(Task):
         if split != "train":
             return own
         vocabulary = Vocabulary.of(own.texts)
-        words, _ = vocabulary.encode(own.texts, self.config.max_words)
+        words, cut = vocabulary.encode(own.texts, self.config.max_words)
         targets = words, box_convert(own.corners, "xyxy", "cxcywh")
-        return Referring(
-            images,
-            own.positions,
-            targets,
-            found=found,
-            left_out=own.left_out,
-            things=own.things,
-            vocabulary=vocabulary,
-        )
+        return replace(own, targets=targets, vocabulary=vocabulary, num_cut=cut)
 
     def known(self, train: Examples) -> dict[str, Any]:
         return {"words": list(_vocabulary(train).words)}
@@ -370,6 +370,8 @@ class Grounding(Task):
             num_train_left_out=dict(train.left_out), num_cut=cut,
             num_clipped=sum(own.clipped for own in test.found),
             num_unknown=int((words == UNKNOWN).any(dim=1).sum()), num_words=len(vocabulary.words),
+            num_without_words=_without_words(test), num_train_cut=train.num_cut,
+            num_train_without_words=_without_words(train),
         )  # fmt: skip
 
 
@@ -431,6 +433,10 @@ def _alike(test: Referring, own: Expression) -> bool:
 def _scores(found: Float[Tensor, "n 4"], boxes: Float[Tensor, "n 4"]) -> Scores:
     scores = box_scores(found, boxes)
     return {"accuracy": scores.is_found.double().numpy(), "iou": scores.iou.numpy()}
+
+
+def _without_words(examples: Referring) -> int:
+    return sum(not has_word(text) for text in examples.texts)
 
 
 def _vocabulary(train: Examples) -> Vocabulary:

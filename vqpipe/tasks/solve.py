@@ -17,11 +17,12 @@ from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.data.loader import epoch_order
-from vqpipe.errors import MismatchError
+from vqpipe.errors import DataError, MismatchError
 from vqpipe.metrics.measured import ImagesDigest, measured_with
 from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
-from vqpipe.runtime.distributed import own_share, rank
+from vqpipe.runtime.distributed import is_main, own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
+from vqpipe.runtime.terminal import say
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.heads import standardise
 from vqpipe.tasks.inputs import FrozenInputs, PatchCodes, View, view_of
@@ -35,6 +36,7 @@ from vqpipe.tasks.task import (
     Task,
     TaskMetrics,
     TaskParams,
+    TaskProtocol,
 )
 from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -100,6 +102,7 @@ def solve_task(
     """
     task = TASKS[config.kind](config, dataset, clip, tokenizer.resolution, scratch)
     test = task.examples("test")
+    _need_two_images(task, test)
     own_head = None if own is None or config.input != "codes" else task.own_head(own, test)
     digest = ImagesDigest()
     train = task.examples("train")
@@ -113,6 +116,8 @@ def solve_task(
     training = training_of(config, tokenizer)
     known = task.known(train)
     head = task.started(task.head(inputs.space, known), inputs.space).to(device)
+    protocol = task.describe(inputs, test, train)
+    _say_counts(title, protocol)
     fitted = _train(task, head, view, train, training, scratch, curves, device, title)
     heads = {"fresh": head} | ({} if own_head is None else {"own": own_head.to(device)})
     results: dict[str, HeadResult] = {}
@@ -131,11 +136,11 @@ def solve_task(
             weights="ema" if fitted.averaged else "last", loss=fitted.rows[-1]["main/loss"],
             batch_size=training.batch_size, tokenizer_steps=tokenizer.config.training.num_steps,
         ),
-        protocol=task.describe(inputs, test, train),
+        protocol=protocol,
         measured=measured_with(digest.images("test", test.digests()), _protocol(task, training)),
     )  # fmt: skip
     facts = {
-        "kind": config.kind, "split": "test", "num_images": metrics.protocol.num_images,
+        "kind": config.kind, "split": "test", "num_images": protocol.num_images,
         "grid": list(inputs.space.grid), "groups": len(inputs.space.num_codes), "heads": list(heads),
     }  # fmt: skip
     tables = {"per_image": to_table(TASK_PER_IMAGE, per_image, facts)}
@@ -166,6 +171,27 @@ def solve_tasks(
         )  # fmt: skip
         found[name] = solved.metrics
     return found
+
+
+def _need_two_images(task: Task, test: Examples) -> None:
+    """Refuse test examples of one image, before the head is trained: it is measured with another image's input too.
+
+    Raises:
+        DataError: examples of fewer than two images.
+    """
+    count = len(np.unique(test.positions))
+    if count < 2:
+        raise DataError(
+            f"{task.where('test')}: a task compares images with each other",
+            found=f"{count} image that {task.config.kind} can be measured on", expected="2 or more",
+        )  # fmt: skip
+
+
+def _say_counts(title: str, protocol: TaskProtocol) -> None:
+    """State what is measured, left out, cut and unknown before the head is trained, without counts of 0."""
+    if is_main():
+        shown = (f"{name} {value}" for name, value in protocol.plain().items() if value not in (0, {}))
+        say(f"{title}: {', '.join(shown)}", err=True)
 
 
 def training_of(config: TaskParams, tokenizer: Tokenizer) -> TrainingParams:

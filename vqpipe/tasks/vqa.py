@@ -34,7 +34,7 @@ from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tasks.heads import HeadParams, JointTransformer
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
-from vqpipe.tasks.words import PAD, Vocabulary
+from vqpipe.tasks.words import PAD, UNKNOWN, Vocabulary, has_word
 
 THRESHOLDS = {"wups_09": 0.9, "wups_00": 0.0}
 """The measures of WUPS by name."""
@@ -111,6 +111,10 @@ class VqaProtocol(TaskProtocol):
     """Test questions whose answer cannot be given; they count, and are never right."""
     num_cut: int
     """Test questions longer than `max_words`."""
+    num_unknown_words: int | None = None
+    """Test questions with a word that no training question has; None in metrics from before it was counted."""
+    num_without_words: int | None = None
+    """Test questions without a word, such as signs alone; they count. None as above."""
     num_without_question: int
     """Test images without a question."""
     num_train: int
@@ -119,6 +123,8 @@ class VqaProtocol(TaskProtocol):
     """Training questions with an answer that is not among the `max_answers` most frequent ones."""
     num_train_cut: int
     """Training questions longer than `max_words`."""
+    num_train_without_words: int | None = None
+    """Training questions without a word; None as above."""
 
 
 class VqaTaskMetrics(TaskMetrics[VqaMetrics]):
@@ -364,13 +370,15 @@ class Vqa(Task):
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
         assert isinstance(test, Asked)
         assert isinstance(train, TrainAsked)
-        _, cut = self._encode(train.vocabulary, test.asked)
+        words, cut = self._encode(train.vocabulary, test.asked)
         known = set(train.choices)
         return VqaProtocol(
             **dict(super().describe(inputs, test, train)), num_answers=len(train.choices),
             num_words=len(train.vocabulary.words), num_unknown=sum(answer not in known for answer in test.answers),
-            num_cut=cut, num_without_question=test.num_without, num_train=len(train),
+            num_cut=cut, num_unknown_words=int((words == UNKNOWN).any(dim=1).sum()),
+            num_without_words=_without_words(test.asked), num_without_question=test.num_without, num_train=len(train),
             num_train_left_out=train.num_left_out, num_train_cut=train.num_cut,
+            num_train_without_words=_without_words(train.asked),
         )  # fmt: skip
 
     def pictures(
@@ -395,6 +403,10 @@ class Vqa(Task):
                 "right": [given[row] == test.asked[row].answer for row in own],
             })  # fmt: skip
         return rows
+
+
+def _without_words(asked: Sequence[Question]) -> int:
+    return sum(not has_word(question.question) for question in asked)
 
 
 def plain(text: str) -> str:

@@ -26,6 +26,11 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in tokenize(clean(text)[0])]
 
 
+def has_word(text: str) -> bool:
+    """Whether a text has a word; signs alone are none."""
+    return any(map(str.isalnum, "".join(words_of(text))))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Words by number, from `SPECIALS` on, the most frequent first."""
