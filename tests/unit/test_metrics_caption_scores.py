@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import vqpipe.metrics.caption_scores as module
 from vqpipe.errors import DataError, SetupError
-from vqpipe.metrics.caption_scores import CaptionScores, caption_scores
+from vqpipe.metrics.caption_scores import CaptionScores, caption_scores, need_java
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data/caption_scores.json").read_text(encoding="utf-8"))
 WITHOUT_JAVA = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
@@ -183,14 +184,23 @@ def test_a_meteor_that_ends_early_is_absent_with_the_reason(
     with_tokenizer_only(monkeypatch, tmp_path)
     found = caption_scores(["a bus"], [["a bus"]])
     assert "its program failed" in found.absent["meteor"]
-    with pytest.raises(SetupError, match="program of meteor failed"):
-        caption_scores(["a bus"], [["a bus"]], java=True)
+    assert caption_scores(["a bus"], [["a bus"]], java=True).absent.keys() == {"meteor", "spice"}
 
 
-def test_spice_is_the_f_score_of_each_image_where_its_files_are_there(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The program needs a parser that the package downloads; here something returns what the package returns."""
+def test_java_is_tried_on_one_caption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        with_tokenizer_only(patch, tmp_path)
+        absent = need_java()
+        assert "its program failed" in absent["meteor"]
+        assert "is not in pycocoevalcap" in absent["spice"]
+    (tmp_path / "java").write_text("this is no program")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="Java did not start"):
+        need_java()
+
+
+def with_spice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The package's class. Its program needs a parser that the package downloads: tests return what it returns."""
     from pycocoevalcap.spice.spice import Spice
 
     with_tokenizer_only(monkeypatch, tmp_path)
@@ -198,15 +208,58 @@ def test_spice_is_the_f_score_of_each_image_where_its_files_are_there(
     for name in module._SPICE_JARS:
         (tmp_path / "spice/lib" / name).touch()
     monkeypatch.setattr(module, "_package", lambda: tmp_path)
+    monkeypatch.setattr(Spice, "__init__", lambda self: None)
+    return Spice
+
+
+def test_spice_without_an_f_for_some_image_is_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the package returns where the program wrote no number: NaN, also as the mean."""
+    given = [{"All": {"f": 0.5}}, {"All": {"f": np.nan}}]
+    monkeypatch.setattr(
+        with_spice(monkeypatch, tmp_path), "compute_score", lambda self, truth, captions: (np.nan, given)
+    )
+    found = caption_scores(["a bus", "very"], [["a bus"], ["very"]])
+    assert "spice" not in found.corpus | found.per_example
+    assert "no number for 1 of 2 images, first for image 1" in found.absent["spice"]
+
+
+def test_spice_reads_what_later_versions_of_java_close(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    def compute_score(
+        self: Any, truth: Any, captions: Any
+    ) -> tuple[float, list[dict[str, dict[str, float]]]]:
+        seen.append(os.environ["JDK_JAVA_OPTIONS"])
+        return 0.5, [{"All": {"f": 0.5}}]
+
+    monkeypatch.setattr(with_spice(monkeypatch, tmp_path), "compute_score", compute_score)
+    for own in (None, "-Dmine=1"):
+        if own is not None:
+            monkeypatch.setenv("JDK_JAVA_OPTIONS", own)
+        caption_scores(["a bus"], [["a bus"]])
+        assert os.environ.get("JDK_JAVA_OPTIONS") == own
+    opened = {part.split("=")[1] for part in seen[0].split()}
+    assert opened == {
+        "java.base/java.lang", "java.base/java.math", "java.base/java.util", "java.base/java.util.concurrent",
+        "java.base/java.net", "java.base/java.text", "java.sql/java.sql",
+    }  # fmt: skip
+    assert seen[1] == f"{seen[0]} -Dmine=1"
+
+
+def test_spice_is_the_f_score_of_each_image_where_its_files_are_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Spice = with_spice(monkeypatch, tmp_path)
     given = {}
 
     def compute_score(
-        self: Spice, truth: Any, captions: Any
+        self: Any, truth: Any, captions: Any
     ) -> tuple[float, list[dict[str, dict[str, float]]]]:
         given.update(truth=truth, captions=captions)
         return 0.25, [{"All": {"f": 0.5, "pr": 1.0}}, {"All": {"f": 0.0, "pr": 1.0}}]
 
-    monkeypatch.setattr(Spice, "__init__", lambda self: None)
     monkeypatch.setattr(Spice, "compute_score", compute_score)
     found = caption_scores(["a bus", "a cat"], [["the bus", "a bus"], ["a dog"]])
     assert given == {
@@ -216,7 +269,7 @@ def test_spice_is_the_f_score_of_each_image_where_its_files_are_there(
     assert found.corpus["spice"] == 0.25
     assert found.per_example["spice"].tolist() == [0.5, 0.0]
 
-    def fails(self: Spice, truth: Any, captions: Any) -> None:
+    def fails(self: Any, truth: Any, captions: Any) -> None:
         raise subprocess.CalledProcessError(1, ["java"])
 
     monkeypatch.setattr(Spice, "compute_score", fails)

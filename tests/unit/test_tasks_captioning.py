@@ -21,6 +21,7 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError, SetupError
 from vqpipe.metrics.caption_scores import caption_scores
+from vqpipe.metrics.caption_words import ptb_words
 from vqpipe.metrics.floors import other_examples
 from vqpipe.metrics.measured import interval
 from vqpipe.params.base import merged, validate
@@ -583,6 +584,17 @@ def test_captions_of_signs_are_no_captions(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.num_train_left_out, found.num_train_dropped, found.num_train_captions) == (2, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("A red cat's mat.", True), ("10:30", False), ("3.5 cats", False), ("St. Mary", False), ("AT&T", False)],
+)
+def test_some_words_of_references_cannot_be_written(text: str, same: bool) -> None:
+    """docs/tasks.md names these: a language model of words puts spaces between all pieces."""
+    coder = coder_of(params().head.language_model, [text])
+    written = coder.decode(coder.encode([text], 8)[0][0].tolist())
+    assert (ptb_words(written) == ptb_words(text)) is same
+
+
 def test_the_record_knows_which_image_has_which_captions_and_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     test = of_captions([["a cat", "red"], ["a dog"]], monkeypatch).examples("test")
     moved = of_captions([["a cat"], ["red", "a dog"]], monkeypatch).examples("test")
@@ -599,6 +611,36 @@ def test_java_is_refused_before_training_where_there_is_none(monkeypatch: pytest
     assert len(of_captions([["a cat"], ["a dog"]], monkeypatch).examples("test")) == 2
     with pytest.raises(SetupError, match="were to use Java"):
         of_captions([["a cat"], ["a dog"]], monkeypatch, java=True).examples("test")
+
+
+def test_what_java_cannot_score_is_said_before_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(captioning, "need_java", lambda: {"spice": "no parser"})
+    of_captions([["a cat"], ["a dog"]], monkeypatch, java=True).examples("test")
+    assert capsys.readouterr().err == "warning: captioning is measured without SPICE: no parser\n"
+
+
+def test_a_java_that_fails_after_training_does_not_lose_the_head(
+    learnable: tuple[Path, Clip, Tokenizer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(captions: Any) -> None:
+        raise SetupError("out of memory")
+
+    monkeypatch.setattr(captioning, "need_java", dict)
+    monkeypatch.setattr("vqpipe.metrics.caption_scores.java_words", fails)
+    monkeypatch.setattr("vqpipe.metrics.caption_scores.shutil.which", lambda name: name)
+    short = {**TRAINING, "num_steps": 2}
+    found = solved(learnable, tmp_path / "java", java=True, training=short).metrics.fresh
+    plain = solved(learnable, tmp_path / "plain", java=False, training=short).metrics.fresh
+    assert found.absent.keys() == {"meteor", "spice"}
+    assert all("out of memory" in reason for reason in found.absent.values())
+    assert found.tokenizer == "ptb"
+    assert found.model_copy(update={"absent": plain.absent}) == plain
+    assert "without METEOR: Java failed after training" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused(learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path) -> None:

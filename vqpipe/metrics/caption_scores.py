@@ -5,17 +5,18 @@
 - CIDEr-D (Vedantam et al., 2015, section 5, sigma = 6, times 10). Document frequencies are those of the references
   that are passed in, and an image is a document: values of two sets of images cannot be compared. With one image every
   inverse document frequency is log 1, and CIDEr-D is 0 for any caption.
-- METEOR 1.5 (Denkowski and Lavie, 2014) and SPICE (Anderson et al., 2016) are programs in Java. Where one cannot run it
-  is absent, with the reason; there is no substitute.
+- METEOR 1.5 (Denkowski and Lavie, 2014) and SPICE (Anderson et al., 2016) are programs in Java. Where one cannot run
+  or gives no number it is absent, with the reason; there is no substitute.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,12 @@ NO_JAVA = "no program `java` is on the search path"
 _LINE_ENDS = re.compile("[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 _TOKENIZER_JAR = "stanford-corenlp-3.4.1.jar"
 _SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+_OPENED = ("java.lang", "java.math", "java.util", "java.util.concurrent", "java.net", "java.text")
+_OPEN = " ".join(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in _OPENED)
+_SPICE_OPTIONS = f"{_OPEN} --add-opens=java.sql/java.sql=ALL-UNNAMED"
+"""SPICE was written for Java 8 and reads private fields of these packages, which later versions close."""
+_FAILURES = (OSError, ValueError, TypeError, LookupError, AssertionError, subprocess.SubprocessError)
+"""What the package raises where a program ends early or writes something else than numbers."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +74,20 @@ def caption_scores(
     Args:
         candidates: a caption for each of n images.
         references: for each image at least one caption.
-        java: whether to run Java, for Stanford's tokenizer, METEOR and SPICE; null: if it is on the search path.
+        java: whether to run Java, for Stanford's tokenizer, METEOR and SPICE; null: if it is on the search path. METEOR
+            or SPICE without a finite number for every image is absent in any case.
 
     Raises:
         DataError: no image, lengths that differ, or an image without a reference.
-        SetupError: `java` is true, and there is no Java, or one of its programs failed.
+        SetupError: `java` is true, and there is no Java, or its tokenizer failed.
     """
     _check(candidates, references)
-    if java:
-        need_java()
+    if java and shutil.which("java") is None:
+        raise SetupError(
+            "the scores of captions were to use Java",
+            found=NO_JAVA,
+            expected="a Java runtime, or `java: false`",
+        )
     runs = java is not False and shutil.which("java") is not None
     why = "Java was not to be run (java=False)" if java is False else NO_JAVA
     try:
@@ -93,12 +105,10 @@ def caption_scores(
             absent[name] = why
             continue
         try:
-            corpus[name], per_example[name] = scorer(truth, given)
+            corpus[name], per_example[name] = _finite(*scorer(truth, given))
         except _Missing as reason:
             absent[name] = str(reason)
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            if java:
-                raise SetupError(f"the program of {name} failed", found=repr(error)) from error
+        except _FAILURES as error:
             absent[name] = f"its program failed: {error!r}"
     return CaptionScores(
         corpus=corpus,
@@ -110,22 +120,26 @@ def caption_scores(
     )
 
 
-def need_java() -> None:
-    """Refuse a search path without Java.
+def need_java() -> dict[str, str]:
+    """Run all programs in Java on one caption, which takes seconds, and return why METEOR or SPICE is absent, by name.
 
     Raises:
-        SetupError: no program `java`.
+        SetupError: no program `java`, or Stanford's tokenizer failed.
     """
-    if shutil.which("java") is None:
-        raise SetupError(
-            "the scores of captions were to use Java",
-            found=NO_JAVA,
-            expected="a Java runtime, or `java: false`",
-        )
+    return caption_scores(["a red bus on the street"], [["a red bus is on a street"]], java=True).absent
 
 
 class _Missing(Exception):
-    """A score whose files are not there; the text is the reason."""
+    """A score without its files or without a number; the text is the reason."""
+
+
+def _finite(value: float, values: PerExample) -> tuple[float, PerExample]:
+    """A program's score. SPICE has no F for an image where it finds nothing in the caption nor in the references."""
+    lacking = np.flatnonzero(~np.isfinite(values))
+    if len(lacking) or not np.isfinite(value):
+        first = f", first for image {lacking[0]}" if len(lacking) else ""
+        raise _Missing(f"its program gave no number for {len(lacking)} of {len(values)} images{first}")
+    return value, values
 
 
 def _check(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -198,8 +212,26 @@ def _spice(truth: Tokenised, given: Tokenised) -> tuple[float, PerExample]:
         raise _Missing(f"Stanford's parser is not in pycocoevalcap/spice/lib: {', '.join(lacking)}")
     from pycocoevalcap.spice.spice import Spice
 
-    value, values = Spice().compute_score(truth, given)
+    with _for_children("JDK_JAVA_OPTIONS", _SPICE_OPTIONS):
+        value, values = Spice().compute_score(truth, given)
     return float(value), np.array([scores["All"]["f"] for scores in values], np.float64)
+
+
+@contextmanager
+def _for_children(name: str, options: str) -> Iterator[None]:
+    """Put options before those that a variable of the environment has, for programs that are started meanwhile.
+
+    Java 9 and later read `JDK_JAVA_OPTIONS`; Java 8, which refuses options that it does not know, does not.
+    """
+    own = os.environ.get(name)
+    os.environ[name] = options if own is None else f"{options} {own}"
+    try:
+        yield
+    finally:
+        if own is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = own
 
 
 def _own_words(captions: Sequence[str]) -> list[list[str]]:
@@ -207,7 +239,11 @@ def _own_words(captions: Sequence[str]) -> list[list[str]]:
 
 
 def java_words(captions: Sequence[str]) -> list[list[str]]:
-    """The words of captions by the tokenizer in the package, which is run as the package runs it."""
+    """The words of captions by the tokenizer in the package, which is run as the package runs it.
+
+    Raises:
+        SetupError: the program failed.
+    """
     lines = "\n".join(_LINE_ENDS.sub(" ", caption) for caption in captions)
     command = [
         "java",
@@ -217,9 +253,12 @@ def java_words(captions: Sequence[str]) -> list[list[str]]:
         "-preserveLines",
         "-lowerCase",
     ]
-    run = subprocess.run(
-        command, input=lines.encode(errors="replace"), capture_output=True, cwd=_package() / "tokenizer"
-    )
+    try:
+        run = subprocess.run(
+            command, input=lines.encode(errors="replace"), capture_output=True, cwd=_package() / "tokenizer"
+        )
+    except OSError as error:
+        raise SetupError("Java did not start", found=error, expected="a Java runtime") from error
     found = run.stdout.decode().split("\n")
     if run.returncode or len(found) != len(captions):
         raise SetupError(

@@ -29,18 +29,22 @@ from torch import Tensor, nn
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
 from vqpipe.data.annotations import things_of
-from vqpipe.errors import DataError, MismatchError
+from vqpipe.errors import DataError, MismatchError, SetupError
 from vqpipe.metrics.caption_scores import need_java
 from vqpipe.metrics.caption_words import ptb_words
 from vqpipe.metrics.measured import Interval, text_digest
 from vqpipe.quantizers.contract import Quantized
+from vqpipe.runtime.distributed import is_main
 from vqpipe.runtime.seeds import derive, numpy_rng
-from vqpipe.tasks.caption_numbers import CaptionNumbers, PerImage, scored
+from vqpipe.runtime.terminal import say
+from vqpipe.tasks.caption_numbers import CaptionNumbers, PerImage, Scored, scored
 from vqpipe.tasks.captioner import Captioner, CaptionerParams
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.languages import Coder, Gpt2Coder, Gpt2Params, coder_of, known_coder
 from vqpipe.tasks.task import Album, Examples, HeadResult, Row, Task, TaskMetrics, TaskParams, TaskProtocol
 
+CaptionSet = tuple[Sequence[str], Sequence[Sequence[str]], Int64[np.ndarray, " m"]]
+"""A caption and the references of each of m test images, and which images they are."""
 LOGITS = 1 << 26
 """Most logits of captions that are made at once in measuring, 256 MB in float32."""
 
@@ -61,8 +65,9 @@ class CaptioningParams(TaskParams):
     beam: Annotated[int, Field(ge=1)]
     """Beams of the search; 5 in ClipCap, 1 takes the likeliest word each time."""
     java: bool
-    """Whether the scores use Java: Stanford's tokenizer in the place of ours, and METEOR and SPICE as well. False gives
-    the same numbers on machines with and without Java; true is refused where there is none."""
+    """Whether the scores use Java: Stanford's tokenizer in the place of ours, METEOR and SPICE where they run. False
+    gives the same numbers on machines with and without Java; true is refused before training where the tokenizer does
+    not run."""
 
 
 class CaptioningMetrics(Metrics):
@@ -92,7 +97,8 @@ class CaptioningMetrics(Metrics):
     num_empty: int
     """Generated captions without a word, as the scores count words."""
     tokenizer: str
-    """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's)."""
+    """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's). With `java: true` ours too where
+    Java failed after training; `absent` then says so."""
     absent: dict[str, str]
     """Why a score is absent, by its name."""
 
@@ -219,8 +225,6 @@ class Captioning(Task):
     config: CaptioningParams
 
     def examples(self, split: str) -> Captioned:
-        if self.config.java:
-            need_java()  # refused before anything is trained
         images, positions = self.images(split)
         every = [images.captions[at] for at in positions.tolist()]
         texts = [[text for text in own if ptb_words(text)] for own in every]
@@ -233,6 +237,8 @@ class Captioning(Task):
             )  # fmt: skip
         captions, left_out = [texts[row] for row in kept], len(texts) - len(kept)
         if split == "test":
+            if self.config.java:  # settled before anything is trained
+                _say_absent(need_java())
             return Captioned(
                 images, positions[kept], captions=captions, num_left_out=left_out, num_dropped=dropped,
                 objects=self.objects(split, positions[kept]),
@@ -298,26 +304,46 @@ class Captioning(Task):
         texts["chance"] = [flat[at] for at in drawn.tolist()]
 
         rows = np.arange(len(test))
-        sets = {name: (own, test.captions, rows) for name, own in texts.items()}
+        sets: dict[str, CaptionSet] = {name: (own, test.captions, rows) for name, own in texts.items()}
         sets |= human_sets(test.captions, texts["generated"], config.seed)
         values = {name: np.concatenate(own) for name, own in parts.items()}
         intervals = {name: config.interval(own) for name, own in values.items()}
-        numbers: dict[str, CaptionNumbers] = {}
-        for name, (captions, references, rows) in sets.items():
-            known = [test.objects[row] for row in rows.tolist()]
-            found = scored(captions, references, known, config.java, config.interval)
-            numbers[name] = found.numbers
-            for score, of in found.values.items():
+        found, absent = self._scored(sets, test.objects)
+        for name, part in found.items():
+            for score, of in part.values.items():
                 values[f"{name}.{score}"] = np.full(len(test), np.nan)
-                values[f"{name}.{score}"][rows] = of
+                values[f"{name}.{score}"][sets[name][2]] = of
         metrics = CaptioningMetrics.model_validate({
-            **numbers, **intervals, "num_distinct": len(set(texts["generated"])),
+            **{name: part.numbers for name, part in found.items()}, **intervals,
+            "num_distinct": len(set(texts["generated"])),
             "num_empty": sum(not ptb_words(text) for text in texts["generated"]),
-            "tokenizer": found.tokenizer, "absent": found.absent,
+            "tokenizer": found["generated"].tokenizer, "absent": absent,
         })  # fmt: skip
         cider_d = (values["generated.cider_d"], values["other_image.cider_d"])
         kept = Generated(texts["generated"], cider_d[0], texts["other_image"], cider_d[1])
         return HeadResult(metrics, values, kept)
+
+    def _scored(
+        self, sets: Mapping[str, CaptionSet], objects: Sequence[set[str]]
+    ) -> tuple[dict[str, Scored], dict[str, str]]:
+        """The scores of each set, all by one tokenizer, and why a score is absent. A program in Java that fails now is
+        stated, and does not lose the trained head."""
+
+        def score(java: bool) -> dict[str, Scored]:
+            return {
+                name: scored(own, others, [objects[at] for at in rows.tolist()], java, self.config.interval)
+                for name, (own, others, rows) in sets.items()
+            }
+
+        why = None
+        try:
+            found = score(self.config.java)
+        except SetupError as error:  # Stanford's tokenizer ran before training
+            found, why = score(False), f"Java failed after training, all words are by our tokenizer: {error}"
+        absent = {name: why or reason for own in found.values() for name, reason in own.absent.items()}
+        if self.config.java:
+            _say_absent(absent)
+        return found, absent
 
     def pictures(
         self, head: nn.Module, result: HeadResult, inputs: FrozenInputs, test: Examples, album: Album
@@ -354,6 +380,13 @@ class Captioning(Task):
         )  # fmt: skip
 
 
+def _say_absent(absent: Mapping[str, str]) -> None:
+    """State which scores are absent, and why."""
+    if is_main():
+        for name, reason in absent.items():
+            say(f"warning: captioning is measured without {name.upper()}: {reason}", err=True)
+
+
 def bits_per_word(
     head: Captioner, z_q: Float[Tensor, "b d h w"], captions: Sequence[Sequence[str]]
 ) -> PerImage:
@@ -375,7 +408,7 @@ def bits_per_word(
 
 def human_sets(
     references: Sequence[Sequence[str]], generated: Sequence[str], seed: int
-) -> dict[str, tuple[list[str], list[list[str]], Int64[np.ndarray, " m"]]]:
+) -> dict[str, CaptionSet]:
     """A true caption of each image, drawn and left out, against the others; and the generated ones against the same.
 
     Returns:
