@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER, write_dataset, write_tiny_clip, write_tokenizer
-from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
+from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.data.loader import ImageSplit, to_float
 from vqpipe.errors import DataError, MismatchError, ParamsError, SetupError

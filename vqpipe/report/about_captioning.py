@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
+from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.report.blocks import (
     Absent,

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from vqpipe.artifacts.specs.task_classification import CLASSIFICATION_PICTURES
+from vqpipe.artifacts.specs.task import CLASSIFICATION_PICTURES
 from vqpipe.report.about_health import similarity_map
 from vqpipe.report.blocks import (
     Absent,

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
+from vqpipe.artifacts.specs.task import GROUNDING_PICTURES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.report.blocks import (
     Absent,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 
-from vqpipe.artifacts.specs.task_vqa import VQA_PICTURES
+from vqpipe.artifacts.specs.task import VQA_PICTURES
 from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table, Terms
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, MEASURES, cell, column, counted, number

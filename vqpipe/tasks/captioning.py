@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.specs.task_captioning import CAPTIONING_PICTURES
+from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
 from vqpipe.data.annotations import things_of
 from vqpipe.errors import DataError, MismatchError, SetupError
 from vqpipe.metrics.caption_scores import need_java

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.specs.task_classification import CLASSIFICATION_PICTURES
+from vqpipe.artifacts.specs.task import CLASSIFICATION_PICTURES
 from vqpipe.errors import DataError
 from vqpipe.metrics.measured import DIGITS, Interval, text_digest
 from vqpipe.quantizers.contract import Quantized

@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import box_convert, box_iou
 
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.specs.task_grounding import GROUNDING_PICTURES
+from vqpipe.artifacts.specs.task import GROUNDING_PICTURES
 from vqpipe.data.annotations import things_of
 from vqpipe.data.asked import Expression, expressions_of
 from vqpipe.data.records import Thing

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.specs.task_vqa import VQA_PICTURES
+from vqpipe.artifacts.specs.task import VQA_PICTURES
 from vqpipe.data.asked import questions_of
 from vqpipe.data.records import Question
 from vqpipe.errors import DataError

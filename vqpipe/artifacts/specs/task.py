@@ -48,6 +48,52 @@ RELATIONS_PICTURES = TableSpec(
     "words, of code vectors and of projected ones (null without a projection); PNG",
 )  # fmt: skip
 
+CAPTIONING_PICTURES = TableSpec(
+    "task-captioning", 1,
+    {
+        "head": "string", "image_id": "string", "picture": "binary", "caption": "string", "cider_d": "double",
+        "other_caption": "string", "other_cider_d": "double", "references": "list<string>",
+    },
+    stage="task",
+    about="`caption`, generated from the image's own input, and `other_caption`, from another image's, with their "
+    "CIDEr-D against the image's captions, `references`; PNG",
+)  # fmt: skip
+
+CLASSIFICATION_PICTURES = TableSpec(
+    "task-classification", 1,
+    {
+        "head": "string", "image_id": "string", "picture": "binary", "label": "string", "predictions": "list<string>",
+        "chances": "list<double>", "right": "list<bool>",
+    },
+    stage="task",
+    about="test images, the name of their class, and the likeliest classes with their probabilities, best first; "
+    "`right` says which of them is the class; PNG",
+)  # fmt: skip
+
+GROUNDING_PICTURES = TableSpec(
+    "task-grounding", 1,
+    {
+        "head": "string", "image_id": "string", "picture": "binary", "expression": "string", "box": "list<double>",
+        "predicted": "list<double>", "iou": "double",
+    },
+    stage="task",
+    about="an expression, the box of its object and the one that a head found (left, top, right and bottom as shares "
+    "of the image's side), and their intersection over union; PNG",
+)  # fmt: skip
+
+VQA_PICTURES = TableSpec(
+    "task-vqa", 1,
+    {
+        "head": "string", "image_id": "string", "picture": "binary", "questions": "list<string>",
+        "kinds": "list<string>", "answers": "list<string>", "predictions": "list<string>", "chances": "list<double>",
+        "others": "list<string>", "right": "list<bool>",
+    },
+    stage="task",
+    about="test images and what is asked about each: the questions with their kinds and true answers, the likeliest "
+    "answer with its probability and whether it is right, and in `others` the answer with the codes of another image; "
+    "PNG",
+)  # fmt: skip
+
 HEAD_WEIGHTS = TensorSpec(
     "task_head", 1, {}, stage="task", open=True,
     about="weights of a fresh head, and `view.centroids` where it saw k-means codes of raw patches; facts: params, "
