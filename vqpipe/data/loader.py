@@ -334,35 +334,24 @@ def drawn_positions(total: int, count: int | None, seed: int) -> Int64[np.ndarra
     return np.sort(numpy_rng(seed, "images").choice(total, count, replace=False))
 
 
-def epoch_order(
-    num_items: int, batch_size: int, seed: int, step: int, rank: int = 0, world_size: int = 1
-) -> Int64[np.ndarray, " b"]:
+def epoch_order(num_items: int, batch_size: int, seed: int, step: int) -> Int64[np.ndarray, " b"]:
     """Positions of the items of one step's batch: a pure function, so that training resumes anywhere.
 
-    Each epoch is a permutation of its own; its last partial batch is dropped.
+    Each epoch is a permutation of its own; its last partial batch is dropped. A rank takes its `own_share` of a batch.
 
     Args:
         num_items: number of items.
         batch_size: items per step over all ranks.
         seed: seed of the permutations.
         step: number of the step, from 0, counted through all epochs.
-        rank: this process; it gets its share of the batch, batch_size / world_size items.
-        world_size: number of processes.
 
     Raises:
-        MismatchError: fewer items than a batch, or a batch that the processes cannot share evenly.
+        MismatchError: fewer items than a batch.
     """
     if not 1 <= batch_size <= num_items:
         raise MismatchError(
             "the data do not fill one batch", found=f"{num_items} images, batch_size {batch_size}",
             expected="a batch_size of 1 to the number of train images",
         )  # fmt: skip
-    if batch_size % world_size:
-        raise MismatchError(
-            "batch_size does not divide among the processes", found=f"{batch_size} over {world_size}",
-            expected=f"a multiple of {world_size}",
-        )  # fmt: skip
     epoch, batch = divmod(step, num_items // batch_size)
-    share = batch_size // world_size
-    start = batch * batch_size + rank * share
-    return _permutation(num_items, seed, epoch)[start : start + share]
+    return _permutation(num_items, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]

@@ -40,7 +40,7 @@ from vqpipe.evaluation.judges_measure import (
 )
 from vqpipe.metrics.measured import ImagesDigest, Measured, measured_with
 from vqpipe.models.transformer import WITH_CONVOLUTIONS, decay_groups
-from vqpipe.runtime.distributed import is_main, rank, world_size
+from vqpipe.runtime.distributed import is_main, own_share, rank
 from vqpipe.runtime.seeds import derive, numpy_rng, seed_everything
 from vqpipe.training.loop import run_training, write_curves
 from vqpipe.training.objective import Objective, TrainingResult
@@ -318,7 +318,7 @@ def _train(judges: Judges, train: Known, scratch: Path, curves: Path, device: to
         )  # fmt: skip
 
     def batch_at(step: int) -> JudgeBatch:
-        rows = epoch_order(count, size, order, step, rank(), world_size())
+        rows = epoch_order(count, size, order, step)[own_share(size)]
         draws = numpy_rng(config.seed, "judges", "flip", step, rank()).random(len(rows))
         return train.batch(rows, draws < (0.5 if config.flip else 0.0), judges)
 

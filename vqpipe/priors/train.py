@@ -20,7 +20,7 @@ from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels, deviations
 from vqpipe.priors.examples import Examples, scaled
 from vqpipe.priors.text import text_encoder
-from vqpipe.runtime.distributed import rank, world_size
+from vqpipe.runtime.distributed import own_share, rank
 from vqpipe.runtime.seeds import derive, seed_everything
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.tokenizers.tokens import TokenSet, TokenSplit
@@ -120,7 +120,7 @@ def train_prior(
     order_seed = derive(config.seed, "prior", "order")
 
     def batch_at(step: int) -> Batch:
-        return train.batch(epoch_order(len(train), size, order_seed, step, rank(), world_size()), step)
+        return train.batch(epoch_order(len(train), size, order_seed, step)[own_share(size)], step)
 
     # Dropout, dropped labels and noise draw from the global generator, which checkpoints contain.
     seed_everything(config.seed, "prior", "training", rank())
