@@ -136,10 +136,20 @@ def test_line_ends_inside_captions_do_not_shift_the_words_of_others() -> None:
         (["a"], [], "1 captions and references of 0 images"),
         (["a", "b"], [["a"]], "2 captions and references of 1 images"),
         (["a", "b"], [["a"], []], "image 1 of 2"),
-        (["a"], ["a bus"], "'a bus'"),
+        (["a"], ["a bus"], r"references of image 0 of 1 are no list(.|\n)*'a bus' \(str\)"),
+        ("a bus", [["a"]], r"captions are no list(.|\n)*'a bus' \(str\)"),
+        ({0: ["a"]}, [["a"]], r"captions are no list(.|\n)*\(dict\)"),
+        (["a", None], [["a"], ["b"]], r"row 1 of the captions is no text(.|\n)*None \(NoneType\)"),
+        ([3], [["a"]], r"row 0 of the captions is no text(.|\n)*3 \(int\)(.|\n)*a text"),
+        ([{"caption": "a"}], [["a"]], r"row 0 of the captions is no text(.|\n)*\['caption'\]"),
+        (["a"], [[{"caption": "a"}]], r"row 0 of the references of image 0(.|\n)*the text itself"),
+        (["a"], [{"caption": "a"}], r"references of image 0 of 1 are no list(.|\n)*the text itself"),
+        (["a"], None, r"references are no list(.|\n)*None"),
+        (["a"], {0: ["a"]}, r"references are no list(.|\n)*\(dict\)"),
+        (["a"], [[1.5]], r"row 0 of the references of image 0 of 1 is no text(.|\n)*1\.5 \(float\)"),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(candidates: list[str], references: Any, found: str) -> None:
+def test_sets_that_do_not_fit_are_refused(candidates: Any, references: Any, found: str) -> None:
     with pytest.raises(DataError, match=found):
         caption_scores(candidates, references)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -74,6 +75,21 @@ def test_lengths_that_differ_and_thresholds_out_of_range_are_refused() -> None:
         wups(["a", "b"], ["a"], 0.9)
     with pytest.raises(DataError, match=r"1\.5"):
         wups(["a"], ["a"], 1.5)
+
+
+@pytest.mark.parametrize(
+    ("answers", "truths", "message"),
+    [
+        ("dog", "cat", r"answers are no list(.|\n)*'dog' \(str\)"),
+        (["dog"], "a", r"true answers are no list"),
+        (["dog", 3], ["dog", "3"], r"row 1 of the answers is no text(.|\n)*3 \(int\)"),
+        (["dog"], [None], r"row 0 of the true answers is no text(.|\n)*None \(NoneType\)"),
+        (["dog"], [{"answer": "dog"}], r"row 0 of the true answers is no text(.|\n)*\(dict\)"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(answers: Any, truths: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        wups(answers, truths, 0.9)
 
 
 def test_a_package_without_the_tables_says_how_to_compile_them(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from jaxtyping import Float64
 
 from vqpipe.errors import DataError, SetupError
 from vqpipe.metrics.caption_words import PUNCTUATION, ptb_words
+from vqpipe.metrics.texts import check_list, check_texts
 
 PerExample = Float64[np.ndarray, " n"]
 Tokenised = dict[int, list[str]]
@@ -78,7 +79,7 @@ def caption_scores(
             or SPICE without a finite number for every image is absent in any case.
 
     Raises:
-        DataError: no image, lengths that differ, or an image without a reference.
+        DataError: no image, lengths that differ, an image without a reference, or something else than texts.
         SetupError: `java` is true, and there is no Java, or its tokenizer failed.
     """
     _check(candidates, references)
@@ -143,14 +144,17 @@ def _finite(value: float, values: PerExample) -> tuple[float, PerExample]:
 
 
 def _check(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    if not candidates or len(candidates) != len(references):
+    check_texts(candidates, "captions")
+    check_list(references, "references")
+    if not len(candidates) or len(candidates) != len(references):
         raise DataError(
             "scores need a caption and its references for each image",
             found=f"{len(candidates)} captions and references of {len(references)} images",
             expected="the same number, at least 1",
         )
     for image, captions in enumerate(references):
-        if isinstance(captions, str) or not captions:
+        check_texts(captions, f"references of image {image} of {len(references)}")
+        if not len(captions):
             raise DataError(
                 f"image {image} of {len(references)} has no references",
                 found=repr(captions),

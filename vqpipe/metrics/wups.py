@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from vqpipe.errors import DataError
+from vqpipe.metrics.texts import check_texts
 
 RESOURCES = Path(str(files("vqpipe.metrics") / "resources"))
 """WordNet's nouns and hypernyms; `tests/wordnet_hypernyms.py` compiles them."""
@@ -137,8 +138,10 @@ def wups(answers: Sequence[str], truths: Sequence[str], threshold: float) -> Flo
         threshold: 0..1; 0.9 and 0.0 in the paper. At 0.0 all similarities count in full.
 
     Raises:
-        DataError: lengths that differ, or a threshold outside 0..1.
+        DataError: lengths that differ, something else than texts, or a threshold outside 0..1.
     """
+    check_texts(answers, "answers")
+    check_texts(truths, "true answers")
     if len(answers) != len(truths):
         raise DataError(
             "WUPS compares answers with true answers in pairs", found=f"{len(answers)} and {len(truths)}",
