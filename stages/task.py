@@ -37,7 +37,7 @@ def main(
     from vqpipe.tasks.solve import own_aligner, solve_task
     from vqpipe.tasks.task import load_task
     from vqpipe.tokenizers.tokenizer import Tokenizer
-    from vqpipe.vision.clip import Clip
+    from vqpipe.vision.clip import StoredClip
 
     config = load_task(params, pair)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
@@ -46,7 +46,7 @@ def main(
         need_compiler(device().type)
     with process_group(), stage_run("task", config, inputs, outputs, mixed=mixed) as run:
         scratch = run.scratch()
-        model, text = Tokenizer.from_pretrained(tokenizer, device()), Clip.load(clip, device())
+        model, text = Tokenizer.from_pretrained(tokenizer, device()), StoredClip(clip, device())
         solved = solve_task(
             config, model, own_aligner(tokenizer, text), dataset, text,
             scratch=scratch, curves=run.staged(curves), device=device(), title=f"task {pair}",

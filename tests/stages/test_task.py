@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,20 @@ def test_an_aligner_of_another_clip_is_refused_before_the_head_is_trained(
     assert "found: tiny:fresh:" in message
     assert "expected: tiny:other:" in message
     assert not (tmp_path / "a/c.csv").exists()
+
+
+def test_open_clip_is_imported_only_where_features_are_used(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes seconds; other tasks need the CLIP's id alone."""
+    for name in [*sys.modules, "open_clip"]:
+        if name.partition(".")[0] == "open_clip":
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "open_clip.model", None)
+    done = run(inputs, tmp_path / "a", "captioning", "lg")
+    assert done.exit_code == 0, done.output
+    done = run(inputs, tmp_path / "b", "captioning", "lg", input="clip")
+    assert isinstance(done.exception, ModuleNotFoundError)
 
 
 def test_more_images_than_retrieval_has_memory_for_are_refused_before_the_head_is_trained(

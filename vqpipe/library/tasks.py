@@ -23,6 +23,7 @@ from vqpipe.library.hub import Tokenizer
 from vqpipe.library.places import find_part
 from vqpipe.tasks.stored import FreshHead, load_head, read_task_params
 from vqpipe.tasks.task import Task
+from vqpipe.vision.clip import StoredClip
 
 PLACE = Path("artifacts/task")
 """Where a name without a folder is looked for."""
@@ -64,7 +65,9 @@ class ImageTask:
         )
         text = Path(clip) if clip else find_part(folder, Path("clip"), "clip")
         own = Tokenizer.from_pretrained(of, device)
-        return cls(*load_head(folder, own, load_clip(text, device)), own)
+        stored = (text / MANIFEST).is_file()  # else in an exported prior
+        seen = StoredClip(text, device) if stored else load_clip(text, device)
+        return cls(*load_head(folder, own, seen), own)
 
     @property
     def asks(self) -> str | None:

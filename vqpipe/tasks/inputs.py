@@ -31,7 +31,7 @@ from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.preflight import need_memory
 from vqpipe.runtime.seeds import derive, numpy_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import Clip, StoredClip, network_of
 
 Input = Literal["codes", "latents", "none", "clip", "patches"]
 """`codes`: the quantised latent and its indices. `latents`: the latent before quantisation, which shows what the
@@ -245,7 +245,7 @@ PATCHES = 65_536
 """Patches whose images are in memory at once while they are drawn."""
 
 
-def view_of(kind: Input, tokenizer: Tokenizer, clip: Clip) -> View:
+def view_of(kind: Input, tokenizer: Tokenizer, clip: Clip | StoredClip) -> View:
     """What a head sees of images, for inputs that nothing is fitted for: all but `patches`.
 
     Args:
@@ -253,7 +253,7 @@ def view_of(kind: Input, tokenizer: Tokenizer, clip: Clip) -> View:
         clip: the run's CLIP, on the same device.
     """
     if kind == "clip":
-        return ClipFeatures(tokenizer, clip)
+        return ClipFeatures(tokenizer, network_of(clip))
     return {"codes": Codes, "latents": Latents, "none": Nothing}[kind](tokenizer)
 
 

@@ -42,7 +42,7 @@ from vqpipe.tokenizers.stored import load_aligner
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.training.loop import run_training
 from vqpipe.training.objective import Objective, TrainingParams, TrainingResult
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import Clip, StoredClip
 
 SPEED = {"log_every", "checkpoint_every", "channels_last", "compile", "deterministic"}
 """Params of training that change no result but its rounding."""
@@ -75,7 +75,7 @@ def solve_task(
     tokenizer: Tokenizer,
     own: Aligner | None,
     dataset: Path,
-    clip: Clip,
+    clip: Clip | StoredClip,
     *,
     scratch: Path,
     curves: Path | None,
@@ -90,7 +90,7 @@ def solve_task(
         own: the aligner that was trained with the tokenizer, in eval mode (`own_aligner`), or None. It is measured
             where the task's input is codes, which it was trained on.
         dataset: the dataset artifact.
-        clip: the run's CLIP.
+        clip: the run's CLIP; one that is not in memory is read only where its features are used.
         scratch: folder of the checkpoint; a run that was killed resumes from it.
         curves: where the training curves are published.
         title: names the run on the progress bar.
@@ -154,7 +154,7 @@ def solve_tasks(
     tokenizer: Tokenizer,
     own: Aligner | None,
     dataset: Path,
-    clip: Clip,
+    clip: Clip | StoredClip,
     *,
     scratch: Path,
     device: torch.device,
@@ -201,7 +201,7 @@ def training_of(config: TaskParams, tokenizer: Tokenizer) -> TrainingParams:
     return tokenizer.config.training.model_copy(update={"channels_last": False, "compile": False})
 
 
-def own_aligner(tokenizer: Path, clip: Clip) -> Aligner | None:
+def own_aligner(tokenizer: Path, clip: Clip | StoredClip) -> Aligner | None:
     """The aligner in a tokenizer's folder, in eval mode; None where it was trained without alignment.
 
     Raises:
@@ -288,7 +288,7 @@ def _train(
 def _protocol(task: Task, training: TrainingParams) -> dict[str, Any]:
     """What the numbers depend on besides the images and the tokenizer."""
     return task.recorded() | {
-        "version": task.protocol, "crop": "centre", "clip": task.clip.id,
+        "version": task.protocol, "crop": "centre", "clip": task.clip_id,
         "training": training.model_dump(mode="json", exclude=SPEED, exclude_none=True),
     }  # fmt: skip
 

@@ -28,7 +28,7 @@ from vqpipe.tasks.inputs import PatchCodes, View, view_of
 from vqpipe.tasks.task import Task, TaskParams
 from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import Clip, StoredClip
 
 HEAD = "head.safetensors"
 CENTROIDS = "view.centroids"
@@ -58,7 +58,7 @@ def write_head(folder: Path, task: Task, head: FreshHead) -> None:
     facts: dict[str, Any] = {
         "params": task.stored_params(), "known": dict(head.known), "view": view.name,
         "space": asdict(view.space), "resolution": task.resolution,
-        "tokenizer": tokenizer_identity(view.tokenizer), "clip": task.clip.id,
+        "tokenizer": tokenizer_identity(view.tokenizer), "clip": task.clip_id,
     }  # fmt: skip
     if isinstance(view, PatchCodes):
         tensors[CENTROIDS], facts["wanted"] = view.codebook.centroids, view.codebook.wanted
@@ -78,7 +78,7 @@ def read_task_params(folder: Path) -> TaskParams:
 
 
 @reads_whole
-def load_head(folder: Path, tokenizer: Tokenizer, clip: Clip) -> tuple[Task, FreshHead]:
+def load_head(folder: Path, tokenizer: Tokenizer, clip: Clip | StoredClip) -> tuple[Task, FreshHead]:
     """A task and its head, in eval mode and without gradients, on the tokenizer's device.
 
     Args:

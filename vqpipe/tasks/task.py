@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -45,9 +45,7 @@ from vqpipe.tasks import TASKS
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs, Input
 from vqpipe.training.objective import TrainingParams
 from vqpipe.training.step import over_tensors
-
-if TYPE_CHECKING:
-    from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import Clip, StoredClip, network_of
 
 Row = dict[str, Any]
 """A row of a table of pictures."""
@@ -258,7 +256,7 @@ class Task(ABC):
     Args:
         config: of the task's `Params`.
         dataset: the dataset artifact.
-        clip: the run's CLIP, on its device.
+        clip: the run's CLIP, on its device; `Task.clip` reads it where it is not in memory yet.
         resolution: side of the images in pixels, the tokenizer's.
         scratch: folder for what a killed run need not compute again; None keeps it in memory.
     """
@@ -277,9 +275,21 @@ class Task(ABC):
     picture_spec: ClassVar[TableSpec | None] = None
     """The table of `pictures`; None for a task without pictures."""
 
-    def __init__(self, config: Any, dataset: Path, clip: Clip, resolution: int, scratch: Path | None) -> None:
+    def __init__(
+        self, config: Any, dataset: Path, clip: Clip | StoredClip, resolution: int, scratch: Path | None
+    ) -> None:
         self.config: Any = config
-        self.dataset, self.clip, self.resolution, self.scratch = dataset, clip, resolution, scratch
+        self.dataset, self._clip, self.resolution, self.scratch = dataset, clip, resolution, scratch
+
+    @property
+    def clip(self) -> Clip:
+        """The run's CLIP. The first use may read it, which takes seconds; `clip_id` names it without."""
+        return network_of(self._clip)
+
+    @property
+    def clip_id(self) -> str:
+        """The id of the run's CLIP."""
+        return self._clip.id
 
     @abstractmethod
     def examples(self, split: str) -> Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,28 @@ class Clip(nn.Module):
             )  # fmt: skip
         ids = pad(ids, (0, self.context_length - ids.shape[1])).to(self.mean.device)
         return torch.cat([towers.encode_ids(self.model, part) for part in torch.split(ids, TEXT_BATCH)])
+
+
+class StoredClip:
+    """A CLIP artifact by its id; its network is read when it is first asked for, since that takes seconds.
+
+    Raises:
+        ArtifactError: as `Clip.read_id`.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+        self.id = Clip.read_id(folder)
+        self._folder, self._device = folder, device
+
+    @cached_property
+    def network(self) -> Clip:
+        """The CLIP; errors as `Clip.load`."""
+        return Clip.load(self._folder, self._device)
+
+
+def network_of(clip: Clip | StoredClip) -> Clip:
+    """A CLIP that may not have been read yet; errors as `Clip.load`."""
+    return clip.network if isinstance(clip, StoredClip) else clip
 
 
 def resize_to(
