@@ -176,6 +176,33 @@ def test_live_vectors_carry_the_gradient_of_losses_on_codes(recipe: Recipe) -> N
 
 
 @pytest.mark.parametrize("recipe", CASES)
+def test_what_is_quantised_is_z_or_nearer_to_z_q(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).train()
+    quantizer(latent(2, DIM, 4, 4))
+    quantizer.eval()
+    for z in (latent(3, DIM, 3, 5), latent(2, DIM, 2, 7).bfloat16() * 2):
+        before, own = state_of(quantizer), quantizer.continuous(z.requires_grad_())
+        assert same_state(before, state_of(quantizer))
+        config = config_of(recipe)
+        base = getattr(config, "base", config)
+        base = getattr(base, "base", base)
+        assert (own is None) == (base.kind == "gumbel"), "logits of z alone decide there"
+        if own is None:
+            continue
+        with torch.no_grad():
+            z_q = quantizer(z).z_q
+        assert own.shape == z_q.shape
+        assert own.dtype == torch.float32
+        plain = z.detach().float()
+        if base.kind in ("fsq", "bsq") or getattr(base, "normalise", False):
+            assert (own - z_q).abs().mean() < (plain - z_q).abs().mean()
+        elif config.kind == "residual":  # a sum of codes and of what is left
+            torch.testing.assert_close(own, plain)
+        else:
+            assert torch.equal(own, plain)
+
+
+@pytest.mark.parametrize("recipe", CASES)
 def test_indices_are_those_of_a_pass_in_eval_and_change_no_state(recipe: Recipe) -> None:
     quantizer = fresh(recipe).train()
     quantizer(latent(2, DIM, 4, 4))

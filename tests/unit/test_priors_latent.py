@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.latent_priors import BOTH, NETWORKS, TEXT, latent_params, latent_prior
+from tests.recipes import DIM, example, make_tokenizer
 from tests.tiny import write_tokenizer
 from tests.unit.test_training_syncs import reads
 from vqpipe.errors import MismatchError, ParamsError
@@ -18,7 +20,8 @@ from vqpipe.models.unet import UNet, UNetParams
 from vqpipe.params.base import validate
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.latent import LatentPrior, guided
-from vqpipe.priors.measure import decoded
+from vqpipe.priors.measure import decoded, sample_batches
+from vqpipe.priors.measure_prior import _draw
 from vqpipe.priors.train import to_codes, to_latents
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -217,3 +220,20 @@ def test_latents_are_decoded_with_and_without_quantising(tmp_path: Path) -> None
     assert (exact.int() - expected.int()).abs().max() <= 1
     moved = torch.cat(list(decoded(tokenizer.decode_latent, to_latents(prior, drawn + 0.5, tokenizer), cpu)))
     assert (moved.int() - expected.int()).abs().max() > 1
+
+
+@pytest.mark.parametrize("kind", ["fsq", "vq", "gumbel"])
+def test_the_samples_that_are_not_quantised_are_what_the_quantizer_rounds(kind: str) -> None:
+    tokenizer = make_tokenizer(example(kind))
+    prior = latent_prior(BOTH[1], channels=DIM, grid=tokenizer.grid, condition="none", condition_drop=0.0)
+    run: Any = SimpleNamespace(prior=prior, conditions=lambda rows: Condition(), n=3, tokenizer=tokenizer)
+    codes, latents, _ = _draw(run)
+    if kind == "gumbel":
+        assert latents is None
+        return
+    assert latents is not None
+    drawn = torch.cat([one for one, _ in sample_batches(prior, run.conditions, 3)])
+    plain = to_latents(prior, drawn, tokenizer)
+    assert torch.equal(latents, plain) == (kind == "vq")
+    off = [(one - tokenizer.quantizer.decode(codes)).abs().max() for one in (latents, plain)]
+    assert kind == "vq" or off[0] <= 0.5 + 1e-6 < off[1], "half of the widest level"

@@ -100,7 +100,8 @@ class PriorMetrics(Metrics):
     reconstructions: SampleDistances
     """The ceiling: reconstructed test images."""
     unquantised_samples: SampleDistances | None = None
-    """Samples decoded without quantising them; only of priors over latents."""
+    """Samples decoded without quantising them (`Quantizer.continuous`); only of priors over latents, and of quantizers
+    whose latents are in the space of the codes."""
     train_images: SampleDistances | None = None
     """As many random training images: what draws from the true distribution would reach. None where the training split
     has fewer."""

@@ -82,7 +82,7 @@ class ConditionMetrics(Metrics):
     samples: Agreement
     """Samples of the prior."""
     unquantised_samples: Agreement | None = None
-    """Samples decoded without quantising; only of priors over latents."""
+    """Samples decoded without quantising, where these are measured."""
     unigram_samples: Agreement
     """The floor: codes drawn by frequency, which know of no condition."""
     reconstructions: Agreement

@@ -333,18 +333,21 @@ def _shown(count: int, seed: int) -> Int64[np.ndarray, " m"]:
 
 
 def _draw(run: _Measuring) -> tuple[Int64[Tensor, "n g h w"], Float[Tensor, "n c h w"] | None, float]:
-    """The codes of all samples; the latents as they were drawn, at the tokenizer's scale, where the prior is over
-    latents; and seconds per sample."""
+    """The codes of all samples; of a prior over latents what is quantised to them (`Quantizer.continuous`), where the
+    quantizer has it; and seconds per sample."""
     codes, latents, seconds = [], None, 0.0
     for at, (drawn, taken) in enumerate(sample_batches(run.prior, run.conditions, run.n)):
         seconds += taken
         codes.append(to_codes(run.prior, drawn, run.tokenizer))
         if run.prior.models == "latents":
+            own = run.tokenizer.quantizer.continuous(to_latents(run.prior, drawn, run.tokenizer))
+            if own is None:
+                continue
             if latents is None:
                 shape = (run.n, *drawn.shape[1:])
                 latents = torch.from_numpy(large_array(shape, np.float32, "the latents of the samples"))
             first = at * SAMPLE_BATCH
-            latents[first : first + len(drawn)] = to_latents(run.prior, drawn, run.tokenizer).cpu()
+            latents[first : first + len(drawn)] = own.cpu()
     return torch.cat(codes), latents, seconds / run.n
 
 

@@ -78,6 +78,6 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
         """See `LookupFreeQuantizer.joint_bits`: that of the params."""
         return self.config.joint_bits
 
-    def prepare(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """See `LookupFreeQuantizer.prepare`: on the unit sphere."""
+    def prepare(self, rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """See `LatticeQuantizer.prepare`: on the unit sphere."""
         return unit(rows)

@@ -188,6 +188,14 @@ class Quantizer(nn.Module, ABC):
             MismatchError: indices of another shape, or out of range.
         """
 
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
+        """What is quantised in the space of the codes, float32, in eval mode: a bounded or normalised latent where the
+        method makes one before it takes a code, here z itself. The decoder can be given it in place of `z_q`.
+
+        None where z is in another space than the codes (a method that takes codes by logits of z).
+        """
+        return z.float()
+
     @abstractmethod
     def codebooks(self) -> list[Codebook]:
         """The codes of each group as they are now, in the order of the indices' groups."""

@@ -124,6 +124,10 @@ class FiniteScalarQuantizer(LatticeQuantizer):
         middle = self.levels // 2
         return (digits - middle) / middle
 
+    def prepare(self, rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """See `LatticeQuantizer.prepare`: bounded, in the unit of `values`."""
+        return self.bound(rows) / (self.levels // 2)
+
     def quantise(
         self, rows: Float[Tensor, "n d"]
     ) -> tuple[Tensor, Int64[Tensor, "n d"], Tensor, dict[str, Tensor]]:

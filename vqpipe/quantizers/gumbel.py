@@ -83,6 +83,10 @@ class GumbelQuantizer(SoftCodeQuantizer):
         """See `SoftCodeQuantizer.scores`: the logits."""
         return F.linear(rows, self.logits.weight.flatten(1), self.logits.bias)
 
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> None:
+        """See `Quantizer.continuous`: there is none, since z gives logits and is nowhere near a code."""
+        return None
+
     def assign(self, rows: Float[Tensor, "n d"], progress: float) -> Assigned:
         """See `SoftCodeQuantizer.assign`."""
         temperature = value_at(self.config.temperature, progress)

@@ -50,6 +50,10 @@ class LatticeQuantizer(Quantizer):
         """The code vectors of digits."""
 
     @abstractmethod
+    def prepare(self, rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Rows, float32, as losses and gradient see them, in the unit of `values`."""
+
+    @abstractmethod
     def round(self, rows: Float[Tensor, "*b d"]) -> Int64[Tensor, "*b d"]:
         """The digits of rows, float32."""
 
@@ -75,6 +79,11 @@ class LatticeQuantizer(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             digits = self.round(z.float().permute(0, 2, 3, 1).reshape(-1, self.dim))
         return (digits * self.basis).sum(-1).view(z.shape[0], 1, *z.shape[2:])
+
+    @torch.no_grad()
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
+        """See `Quantizer.continuous`: latents as `prepare` makes them."""
+        return self.prepare(z.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""

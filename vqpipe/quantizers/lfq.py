@@ -94,8 +94,8 @@ class LookupFreeQuantizer(LatticeQuantizer):
         """See `LatticeQuantizer.round`."""
         return (rows > 0).long()
 
-    def prepare(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Latents as losses and gradient see them: here unchanged."""
+    def prepare(self, rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """See `LatticeQuantizer.prepare`: here unchanged."""
         return rows
 
     def quantise(

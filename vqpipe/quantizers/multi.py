@@ -124,6 +124,11 @@ class MultiQuantizer(OverQuantizer):
         check_latent(z, self.dim, True)
         return torch.cat([base.indices(part) for base, part in self._split(z)], dim=1)
 
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
+        """See `Quantizer.continuous`: that of each group, where the base has one."""
+        parts = [own for base, part in self._split(z) if (own := base.continuous(part)) is not None]
+        return torch.cat(parts, dim=1) if parts else None
+
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)

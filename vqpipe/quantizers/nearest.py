@@ -227,6 +227,11 @@ class NearestCodeQuantizer(Quantizer):
         found = [self.search(self.prepare(_rows(part)), own).view(grid) for part, own in parts]
         return torch.stack(found, dim=1)
 
+    @torch.no_grad()
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
+        """See `Quantizer.continuous`: latents as `prepare` makes them."""
+        return torch.cat([_grid(self.prepare(_rows(part)), part) for part in self._split(z.float())], dim=1)
+
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)

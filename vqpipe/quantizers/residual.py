@@ -166,6 +166,18 @@ class ResidualQuantizer(OverQuantizer):
             residual = residual - stage.decode(found[-1]) * scale
         return torch.cat(found, dim=1)
 
+    @torch.no_grad()
+    def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
+        """See `Quantizer.continuous`: the codes of all stages but the last and, of what they leave over, that of the
+        last one, where the base has one."""
+        residual, total = z.float(), torch.zeros_like(z, dtype=torch.float32)
+        for number, scale in enumerate(self.scales[:-1]):
+            stage = self._stage(number)
+            part = stage.decode(stage.indices(residual / scale)) * scale
+            residual, total = residual - part, total + part
+        last = self._stage(len(self.scales) - 1).continuous(residual / self.scales[-1])
+        return None if last is None else total + last * self.scales[-1]
+
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`; the sum of the stages' latents."""
         check_indices(indices, self.num_codes)
