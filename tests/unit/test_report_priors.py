@@ -32,13 +32,13 @@ def text_agreement() -> dict[str, Any]:
     return {**found, "num_images": 500, "num_candidates": 100, "num_draws": 10}
 
 
-def filled_hole() -> dict[str, Any]:
+def filled_hole(num_images: int = 500) -> dict[str, Any]:
     values = {"samples": 14.0, "unigram_samples": 10.0, "another_image": 11.0, "reconstructions": 25.0}
     found = {
         name: {"psnr": value, "l1": 0.1, "distances": {"fd_clip": 30 - value}}
         for name, value in values.items()
     }
-    return {"lower_half": {**found, "num_images": 500, "hole_share": 0.5}}
+    return {"lower_half": {**found, "num_images": num_images, "hole_share": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,26 @@ def test_the_judges_own_quality_is_next_to_chance(tmp_path: Path) -> None:
 
 def test_completions_are_next_to_floor_chance_and_ceiling_and_shown(report: Report) -> None:
     rows = rows_of(report.html, "Completion of test images")
-    assert rows[0][3:] == [
-        "samples", "floor|codes by frequency", "chance|another image's codes", "ceiling|reconstructions",
+    assert rows[0][2:] == [
+        "n|images", "measure", "samples", "floor|codes by frequency", "chance|another image's codes",
+        "ceiling|reconstructions",
     ]  # fmt: skip
-    assert [row[1] for row in rows[1:]] == ["lower half, 50%"] * 2
-    assert rows[1][3:] == ["14.00", "10.00", "11.00", "25.00"]
-    assert rows[2][3:] == ["16.00", "20.00", "–", "5.00"]
+    assert [row[1:3] for row in rows[1:]] == [["lower half, 50%", "500"]] * 2
+    assert rows[1][4:] == ["14.00", "10.00", "11.00", "25.00"]
+    assert rows[2][4:] == ["16.00", "20.00", "–", "5.00"]
     assert "completion 2 of x1" in report.html
+    assert "rows with another n" not in report.html
+
+
+def test_completions_of_several_numbers_of_images_are_not_compared_as_equal(tmp_path: Path) -> None:
+    params = write_tree(tmp_path)
+    for place, (pair, count) in enumerate(zip(PAIRS, (128, 100), strict=True)):
+        write_prior(tmp_path, place, pair, holes=True, completion=filled_hole(count))
+    html = build_report(tmp_path / "artifacts", params, PARAMS).html
+    rows = rows_of(html, "Completion of test images")
+    assert [row[2] for row in rows[1:]] == ["128", "128", "100", "100"]
+    assert "rows with another n do not compare" in html
+    assert "of n whole images from the n true ones" in html
 
 
 def test_the_cost_of_sampling_is_in_milliseconds_and_absent_where_it_was_not_measured(tmp_path: Path) -> None:

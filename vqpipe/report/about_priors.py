@@ -191,7 +191,7 @@ def condition_name(metrics: PriorMetrics) -> str:
 
 def _compared(
     title: str,
-    first: Sequence[str],
+    first: Sequence[Column],
     rows: Sequence[tuple[Sequence[str], str, Mapping[str, float | None]]],
     note: str,
 ) -> Table | None:
@@ -204,8 +204,7 @@ def _compared(
     if not rows:
         return None
     sets = [name for name in SETS if any(values.get(name) is not None for *_, values in rows)]
-    columns = [Column(name, numeric=False) for name in first]
-    columns += [Column("measure", numeric=False), *(SETS[name] for name in sets)]
+    columns = [*first, Column("measure", numeric=False), *(SETS[name] for name in sets)]
     cells = []
     for labels, name, values in rows:
         found = column(name)
@@ -239,7 +238,7 @@ def _agreement(prior: Mapping[str, PriorMetrics]) -> Table | None:
         "compared with the conditions in another order. Reconstructions and test images are compared with "
         "their own conditions, which shows how far the judge itself can be trusted.", *about, *counts, *reasons,
     ])  # fmt: skip
-    return _compared("Samples and what was asked for", ["prior"], rows, note)
+    return _compared("Samples and what was asked for", [Column("prior", numeric=False)], rows, note)
 
 
 def _judges(found: JudgesMetrics | None) -> Table | None:
@@ -280,11 +279,12 @@ def _judges(found: JudgesMetrics | None) -> Table | None:
 
 
 def _completion(prior: Mapping[str, PriorMetrics]) -> Table | None:
-    rows = []
+    rows, counts = [], dict[int, None]()
     for pair, metrics in prior.items():
         for hole, found in (metrics.completion or {}).items():
             sets = {name: one for name in SETS if (one := getattr(found, name, None)) is not None}
-            labels = [pair, f"{HOLES[hole]}, {found.hole_share:.0%}"]
+            labels = [pair, f"{HOLES[hole]}, {found.hole_share:.0%}", number(found.num_images)]
+            counts[found.num_images] = None
             for name in ("psnr", "clip_distance"):
                 values = {of: getattr(one, name) for of, one in sets.items()}
                 if values["samples"] is not None:
@@ -297,11 +297,18 @@ def _completion(prior: Mapping[str, PriorMetrics]) -> Table | None:
                     rows.append((labels, name, values))
     note = (
         "Test images of which the prior knows the tokens outside a hole and draws those inside. PSNR and CLIP distance "
-        "are inside the hole, against the true image; the Frechet distance is of the whole images, half as many as "
-        "of samples. A completion can be right and differ from the image: PSNR favours the mean of all completions. "
-        "The known codes are of the whole image: near the hole the encoder saw a part of what is inside."
+        "are inside the hole, against the true image; the Frechet distance is of n whole images from the n true ones, "
+        "at most half as many as of samples. A completion can be right and differ from the image: PSNR favours the "
+        "mean of all completions. The known codes are of the whole image: near the hole the encoder saw a part of what "
+        "is inside."
     )
-    return _compared("Completion of test images", ["prior", "hole"], rows, note)
+    if len(counts) > 1:
+        note += (
+            " Frechet distances of rows with another n do not compare: of fewer images they are larger. Each compares "
+            "with its own floor, chance and ceiling, which are of the same images."
+        )
+    first = [Column("prior", numeric=False), Column("hole", numeric=False), Column("n", "images")]
+    return _compared("Completion of test images", first, rows, note)
 
 
 def _memorisation(prior: Mapping[str, PriorMetrics]) -> Table:
