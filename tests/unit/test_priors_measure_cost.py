@@ -13,7 +13,7 @@ from tests.small_priors import GRID, ONE, PLAIN, TWO, labels, model
 from tests.unit.test_priors_contract import Unigram, toy
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Condition
-from vqpipe.priors.measure_cost import counted, known_batch, sampling_cost, training_cost
+from vqpipe.priors.measure_cost import Evaluations, counted, known_batch, sampling_cost, training_cost
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.training.objective import TrainingCost, TrainingResult
 
@@ -30,6 +30,12 @@ def test_a_gpt_passes_once_per_position_and_twice_with_guidance(
     with counted(prior) as found:
         prior.sample(Condition(labels=labels(3)), 3, sampling, torch_rng(0, "test"))
     assert found.most == 3 * POSITIONS * (1 if guidance == 1 else 2)
+    assert found.most == 3 * prior.network_evaluations(sampling)
+    tokens = torch.full((3, len(num_codes), *GRID), -1)
+    tokens.flatten(2)[..., :2] = 0
+    with counted(prior) as rest:
+        prior.sample(Condition(labels=labels(3), tokens=tokens), 3, sampling, torch_rng(0, "test"))
+    assert rest.most == 3 * prior.network_evaluations(sampling, known=2) < found.most
     with counted(prior) as again:
         pass
     assert again.most is None
@@ -49,11 +55,14 @@ def test_the_passes_of_every_prior_are_those_of_its_images(kind: str) -> None:
     assert found[1] == 3 * found[0]
 
 
-def test_passes_in_a_captured_graph_are_not_known() -> None:
+def test_passes_in_a_captured_graph_are_not_counted_but_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     with counted(model(ONE)) as found:
         found.rows[0] = 5
         found.captured = True
     assert found.most is None
+    monkeypatch.setattr(Evaluations, "most", None)
+    cost = sampling_cost(model(ONE), conditions, 1)
+    assert cost["network_evaluations_per_image"] == POSITIONS
 
 
 def conditions(rows: slice) -> Condition:
@@ -118,6 +127,20 @@ def test_a_batch_that_does_not_fit_ends_the_trials(
     assert seen[: len(tried)] == tried
     assert found["sampling_batch"] <= limit
     assert max(seen) == (64 if limit >= 16 else 16)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 16), (8, 4), (1, 1)])
+def test_no_larger_batch_is_tried_than_the_params_allow(
+    limit: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, seen = model(ONE), []
+    sampling = prior.config.sampling.model_copy(update={"batch": limit})
+    prior.config = prior.config.model_copy(update={"sampling": sampling})
+    monkeypatch.setattr(
+        type(prior), "sample", lambda self, condition, n, *rest: seen.append(n) or torch.zeros(n)
+    )
+    assert sampling_cost(prior, conditions, 20)["sampling_batch"] <= (limit or 16)
+    assert max(seen) == most
 
 
 def test_a_cpu_is_not_tried_with_what_could_end_the_process() -> None:

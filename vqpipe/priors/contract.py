@@ -257,6 +257,16 @@ class Prior(nn.Module, ABC):
         """The modules whose forward passes `training.compile` compiles; none by default."""
         return ()
 
+    def network_evaluations(self, sampling: Any, known: int = 0) -> int | None:
+        """Passes of an image through the network in `sample`, with guidance also those without its condition, where
+        they cannot be counted as the network is called; None where they can.
+
+        Args:
+            sampling: as in `sample`.
+            known: positions whose tokens are given.
+        """
+        return None
+
     def log_likelihood(self, batch: Tensor, condition: Condition) -> Float[Tensor, "b ..."] | None:
         """Natural log-probability of each image, or terms that add up to it; None where the prior cannot compute it.
 

@@ -47,7 +47,7 @@ class Decoder:
         self, prior: GPT, batch: int, known: int, sampling: GPTSampling, fixed: bool | None = None
     ) -> None:
         self.prior, self.network, self.known, self.sampling = prior, prior.network, known, sampling
-        self.copies = 1 if sampling.guidance == 1 else 2
+        self.copies = sampling.copies
         like, shape = next(prior.parameters()), (batch, prior.groups, prior.num_positions)
         self.tokens: Int64[Tensor, "b g n"] = torch.zeros(shape, dtype=torch.int64, device=like.device)
         self.uniform: Float[Tensor, "b g n"] = torch.zeros(shape, device=like.device)

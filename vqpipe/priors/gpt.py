@@ -47,6 +47,11 @@ class GPTSampling(TokenSampling):
     batch: Annotated[int, Field(ge=1)] | None
     """Images drawn at once, or null for all. Memory grows with it; each image's random numbers do not depend on it."""
 
+    @property
+    def copies(self) -> int:
+        """Rows of the network for each image: with guidance also one without its condition."""
+        return 1 if self.guidance == 1 else 2
+
     @model_validator(mode="after")
     def _guides_where_there_is_guidance(self) -> GPTSampling:
         if self.guided_positions is not None and self.guidance == 1:
@@ -139,6 +144,10 @@ class GPT(Prior):
     def networks(self) -> Sequence[nn.Module]:
         """The stacks of blocks; embeddings, heads and the loss are not compiled."""
         return [self.network.shared, *self.network.branches]
+
+    def network_evaluations(self, sampling: GPTSampling, known: int = 0) -> int:
+        """See `Prior.network_evaluations`: one for each position that is drawn, on CUDA mostly in a captured graph."""
+        return (self.num_positions - known) * sampling.copies
 
     def curve_terms(self, loss: Float[Tensor, ""]) -> Mapping[str, Tensor]:
         """Bits per token."""

@@ -37,7 +37,8 @@ class Evaluations:
 
     rows: dict[int, int] = field(default_factory=dict)
     captured: bool = False
-    """Whether some ran while a graph was captured on CUDA: its replays are not seen, so that counts are too small."""
+    """Whether some ran while a graph was captured on CUDA: its replays are not seen, so that counts are too small. A
+    prior that captures one states its number (`Prior.network_evaluations`)."""
 
     @property
     def most(self) -> int | None:
@@ -103,7 +104,7 @@ def sampling_cost(
 
     Args:
         conditions: those of some of `n` images.
-        n: no larger batch is tried; on a CPU also none above `ON_CPU`.
+        n: no larger batch is tried, nor one above `sampling.batch`; on a CPU also none above `ON_CPU`.
         known: seconds per image by batch, measured before.
         seconds: about how long all of it may take.
 
@@ -111,10 +112,12 @@ def sampling_cost(
         `sampling_seconds_per_image_batch_1`, `sampling_seconds_per_image`, `sampling_batch`, and where they are known
         `network_evaluations_per_image`.
     """
+    sampling = prior.config.sampling
     with counted(prior) as evaluations:
         _draw(prior, conditions(slice(0, 1)), 1)
     per_image: dict[int, float] = {}
-    most = min(n, ON_CPU) if prior.device.type == "cpu" else n
+    most = min(n, getattr(sampling, "batch", None) or n)
+    most = min(most, ON_CPU) if prior.device.type == "cpu" else most
     for batch in (batch for batch in BATCHES if batch <= most and batch not in (known or {})):
         condition = conditions(slice(0, batch))
         started = time.perf_counter()
@@ -133,8 +136,9 @@ def sampling_cost(
         "sampling_seconds_per_image": round(per_image[best], 6),
         "sampling_batch": float(best),
     }
-    if evaluations.most is not None:
-        found["network_evaluations_per_image"] = float(evaluations.most)
+    passes = prior.network_evaluations(sampling) if evaluations.most is None else evaluations.most
+    if passes is not None:
+        found["network_evaluations_per_image"] = float(passes)
     return found
 
 
