@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,20 @@ def test_every_section_holds(preset: str) -> None:
     section = content(preset)["task"]["common"]
     for kind in TASKS:
         validate(task_entry(section, {"tokenizer": "vq", "kind": kind}), kind, TASKS.params(), preset)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_conditions_are_dropped_for_guidance_or_the_preset_says_why_not(preset: str) -> None:
+    undropped = {
+        name: pair.kind
+        for name, pair in pairs(preset).items()
+        if pair.condition != "none" and pair.condition_drop == 0
+    }
+    on_purpose = preset in ("ade20k", "cub-200", "imagenet", "vqct-paper")
+    assert bool(undropped) == on_purpose, undropped
+    assert set(undropped.values()) <= {"gpt"}, "VQGAN's GPTs, which drop nothing"
+    stated = re.sub(r"\s+#?\s*", " ", preset_text("cub-200" if preset == "vqct-paper" else preset))
+    assert ("condition_drop is 0, and guidance is refused" in stated) == on_purpose
 
 
 @pytest.mark.parametrize("preset", [name for name in preset_names() if name != "scenes"])
