@@ -84,7 +84,10 @@ def test_a_grid_has_the_images_of_the_library(tmp_path: Path) -> None:
     assert np.array_equal(sheet[18:34, :16], to_uint8(images[3]).permute(1, 2, 0).numpy())
     stated = json.loads(Image.open(out).info["vqpipe"])
     assert (stated["class"], stated["seed"]) == (["circle", "2"], 7)
-    assert stated["sampling"] == {"top_k": 4, "guidance": 2.0}
+    drawn_by = ImagePrior.from_pretrained("gpt")
+    stored = drawn_by.prior.config.sampling.model_dump(mode="json")
+    assert stated["sampling"] == {**stored, "top_k": 4, "guidance": 2.0}
+    assert stated["sha256"] == prior_digest(drawn_by.prior, drawn_by.stored.facts)
     before = out.read_bytes()
     assert run("sample", *arguments, "--set", "top_k=4", "--out", out)[0] == 0, "its own grid is replaced"
     assert out.read_bytes() == before
@@ -138,6 +141,8 @@ def test_a_completion_states_its_condition(tmp_path: Path) -> None:
             assert code == 0, output
             found = json.loads(Image.open(out).info["vqpipe"])
             assert {key: found[key] for key in ("class", "text", "map") if key in found} == stated
+            assert len(found["sha256"]) == 64
+            assert "guidance" in found["sampling"], "as used, not only what was changed"
 
 
 @pytest.mark.parametrize("turned", [False, True])

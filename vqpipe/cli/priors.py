@@ -90,8 +90,7 @@ def sample(
     )
     columns = min(8, -(-n // int(n**0.5)))
     write_picture(out, contact_sheet(_bytes(images), columns), {
-        **_identity(loaded), "n": n, "seed": seed, **_asked(class_, text, map_),
-        "sampling": changes,
+        **_identity(loaded, changes, bool(class_ or text or map_)), "n": n, "seed": seed, **_asked(class_, text, map_),
     })  # fmt: skip
     say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
 
@@ -146,10 +145,10 @@ def complete(
     original = to_uint8(pixels).cpu()
     sheet = torch.cat([original.masked_fill(holes, 128), _bytes(filled), original])
     write_picture(out, contact_sheet(sheet), {
-        **_identity(loaded), "n": n, "seed": seed, "image": image.name,
+        **_identity(loaded, changes, any(part is not None for part in (class_, text, map_))),
+        "n": n, "seed": seed, "image": image.name,
         **_asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None),
         **({"keep": keep.value} if keep is not None else {"mask": mask.name if mask is not None else ""}),
-        "sampling": changes,
     })  # fmt: skip
     say(
         f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; "
@@ -297,12 +296,17 @@ def _bytes(images: Any) -> Any:
     return to_uint8(images).cpu()
 
 
-def _identity(loaded: ImagePrior) -> dict[str, Any]:
+def _identity(loaded: ImagePrior, changes: dict[str, Any], given: bool) -> dict[str, Any]:
+    """Which prior drew, by the digest that its metrics have, and with which sampling params."""
+    from vqpipe.priors.artifact import prior_digest
+
     config = loaded.prior.config
     return {
         "prior": config.kind,
+        "sha256": prior_digest(loaded.prior, loaded.stored.facts),
         "condition": config.condition,
         "tokenizer": loaded.stored.made_with.tokenizer,
+        "sampling": loaded.sampling(None, changes, given).model_dump(mode="json"),
     }
 
 

@@ -173,7 +173,7 @@ class ImagePrior:
             ParamsError: fewer than one image, fewer images than conditions, or sampling params that are not valid.
         """
         asked = self._asked(n, classes, text, label_map)
-        params = self._sampling(guidance, sampling, asked.given)
+        params = self.sampling(guidance, sampling, asked.given)
         return self._draw(asked.condition, asked.n, params, seed)
 
     def complete(
@@ -204,7 +204,7 @@ class ImagePrior:
             ParamsError: as `sample`; both a mask and `keep`, or neither.
         """
         asked = self._asked(n, classes, text, label_map)
-        params = self._sampling(guidance, sampling, asked.given)
+        params = self.sampling(guidance, sampling, asked.given)
         pixels, hidden = self.hidden(image, mask, keep)
         codes = self.tokenizer.encode(pixels)
         tokens = codes.masked_fill(hidden.to(codes.device), UNKNOWN).expand(asked.n, -1, -1, -1)
@@ -366,7 +366,16 @@ class ImagePrior:
             self.prior.check_condition(Condition(label_map=own[None]), 1)
         return Condition(label_map=torch.stack(maps))
 
-    def _sampling(self, guidance: float | None, changes: dict[str, Any], given: bool) -> SamplingParams:
+    def sampling(self, guidance: float | None, changes: dict[str, Any], given: bool) -> SamplingParams:
+        """The sampling params that `sample` and `complete` draw with: the prior's own, changed.
+
+        Args:
+            given: whether an image has a condition.
+
+        Raises:
+            MismatchError: guidance that the prior or the lack of a condition does not allow.
+            ParamsError: params that are not valid.
+        """
         config = self.prior.config
         changes = changes if guidance is None else {**changes, "guidance": guidance}
         if changes.get("guidance", 1) != 1:
