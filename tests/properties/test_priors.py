@@ -15,12 +15,12 @@ from torch import Tensor
 from tests.ranks import ROOT, torchrun
 from tests.small_priors import shared
 from tests.toy_priors import PLACES
-from vqpipe.errors import MismatchError
+from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.plugins import Table
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import MadeWith, PriorPictures, load_prior, save_prior
-from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace, Prior
+from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace, Prior, PriorParams
 from vqpipe.priors.train import PriorTraining
 from vqpipe.runtime.seeds import seed_everything, torch_rng
 from vqpipe.training.loop import run_training
@@ -253,6 +253,27 @@ def test_a_condition_changes_samples_and_a_dropped_one_does_not(
     if prior.config.sampling.guidance == 1:
         off = prior.config.sampling.model_copy(update={"guidance": 0.0})
         same(prior.sample(one, 6, off, torch_rng(0, "samples")), nothing)
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_the_most_extreme_params_draw_codes_and_more_extreme_ones_are_refused(kind: str) -> None:
+    prior = make(kind, "class", 1)
+    fields = {"guidance": (1e6, 1e39)}
+    if prior.models == "tokens":
+        fields["temperature"] = (1e-6, 1e-310)
+    config = prior.config.model_dump(mode="json")
+
+    def changed(**changes: float) -> PriorParams:
+        whole = {**config, "sampling": {**config["sampling"], **changes}}
+        return validate(whole, "prior", type(prior.config))
+
+    most = changed(**{name: value for name, (value, _) in fields.items()})
+    if prior.models == "tokens":  # the quantizer refuses latents that are not finite
+        drawn = prior.sample(Condition(labels=torch.arange(3)), 3, most.sampling, torch_rng(0, "test"))
+        assert 0 <= int(drawn.min()) <= int(drawn.max()) < prior.space.num_codes[0]
+    for name, (_, beyond) in fields.items():
+        with pytest.raises(ParamsError, match=name):
+            changed(**{name: beyond})
 
 
 @EVERY

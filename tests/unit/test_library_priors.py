@@ -261,6 +261,9 @@ def test_maps_are_read_as_the_dataset_has_them(load: Any, tmp_path: Path) -> Non
     Image.fromarray(values).convert("RGB").save(tmp_path / "colours.png")
     refused(lambda: prior.sample(label_map=tmp_path / "colours.png"), "mode RGB", "one number for each")
     refused(lambda: prior.sample(label_map=tmp_path / "none.png"), "is not a label map", "No such file")
+    for own in (found, torch.stack([found, found.flip(0)])):
+        for array in (own.numpy(), own.numpy().astype(np.int8), list(own.numpy()) if own.ndim == 3 else own):
+            assert torch.equal(prior.sample(label_map=array), prior.sample(label_map=own))
     refused(lambda: prior.sample(label_map=square_map(2)), "unknown class", "0 to 1")
     refused(lambda: prior.sample(label_map=torch.zeros(8, 8)), "images' size", "(b, 16, 16)")
 
@@ -282,7 +285,13 @@ def test_maps_are_read_as_the_dataset_has_them(load: Any, tmp_path: Path) -> Non
         ("undropped", {"guidance": 2.0, "classes": 0}, ("not trained", "condition_drop: 0")),
         ("undropped", {}, ("needs a class for each image", "condition_drop: 0", "circle, square, star")),
         ("undropped", {"classes": ["circle", None]}, ("1 of 2 without one",)),
-        ("gpt", {"temperature": 0.0}, ("prior.sampling.temperature", "greater than 0")),
+        ("gpt", {"temperature": 0.0}, ("prior.sampling.temperature", "greater than or equal to 0.000001")),
+        ("gpt", {"temperature": 1e-310}, ("prior.sampling.temperature", "greater than or equal to 0.000001")),
+        ("gpt", {"classes": 0, "guidance": 1e39}, ("prior.sampling.guidance", "less than or equal to 1000000")),
+        ("gpt", {"n": 4, "classes": []}, ("an empty list", "classes (--class)", "leave it out")),
+        ("maps", {"n": 4, "label_map": torch.zeros(0, 16, 16)}, ("an empty list", "label_map (--map)")),
+        ("maps", {"label_map": np.zeros((16, 16))}, ("not a label map", "an array of float64", "whole numbers")),
+        ("maps", {"label_map": [Image.new("L", (16, 16))]}, ("not a label map", "Image", "path of a PNG")),
         ("gpt", {"temprature": 1.0}, ("did you mean temperature?", "top_k")),
         ("gpt", {"seed": 0.5}, ("the seed is not a whole number",)),
     ],

@@ -331,6 +331,20 @@ def test_the_likelihood_in_halton_order_is_a_distribution() -> None:
     assert model().log_likelihood(torch.zeros(1, 1, *GRID, dtype=torch.int64), Condition()) is None
 
 
+@pytest.mark.parametrize("field", ["temperature", "temperature_last"])
+def test_temperatures_of_all_steps_are_finite_or_refused(field: str) -> None:
+    least = {field: 1e-6, "temperature_last": 1e-6, "temperature_power": 0.05}
+    sampling = params(sampling=least).sampling
+    ones = torch.ones(1, dtype=torch.int64)
+    for at in range(sampling.steps):
+        found = step_of(at, ones * 100, ones * at, sampling).temperature
+        assert found.isfinite().all()
+        assert (found >= 0.99e-6).all()
+    for changes in ({field: 1e-310}, {"temperature_power": 0.01}):
+        with pytest.raises(ParamsError, match="greater than or equal to"):
+            params(sampling={**least, **changes})
+
+
 def test_noise_that_an_order_would_ignore_is_refused() -> None:
     with pytest.raises(ParamsError, match="noise is of order: confidence and of draws: annealed"):
         params(sampling={"order": "halton", "noise": 1.0})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
@@ -161,7 +162,8 @@ class ImagePrior:
             n: how many; one for each condition without it. Image i gets condition i modulo their number.
             classes: names or indices of classes; None in a list for an image without one, as in `text` and `label_map`.
             text: captions.
-            label_map: the class of each pixel, -1 where it is not known; or a PNG, as `read_map` takes it.
+            label_map: the class of each pixel, -1 where it is not known, as a tensor or array; or a PNG, as `read_map`
+                takes it.
             guidance: classifier-free guidance scale; 1 is none.
             seed: of the images.
             **sampling: other params of the prior's sampling.
@@ -170,7 +172,8 @@ class ImagePrior:
             MismatchError: a condition that the prior does not take; an unknown class; a text longer than the encoder
                 reads; a map of another size or with unknown classes; guidance or an image without a condition where
                 the null condition was not trained; guidance without a condition.
-            ParamsError: fewer than one image, fewer images than conditions, or sampling params that are not valid.
+            ParamsError: fewer than one image, fewer images than conditions, an empty list of them, or sampling params
+                that are not valid.
         """
         asked = self._asked(n, classes, text, label_map)
         params = self.sampling(guidance, sampling, asked.given)
@@ -322,6 +325,11 @@ class ImagePrior:
         given = {kind: value for kind, value in named.items() if value is not None}
         self._need_taken(given)
         entries = _entries(next(iter(given.values()))) if given else [None]
+        if not entries:
+            raise ParamsError(
+                "an empty list of conditions", found=f"0 for {OPTIONS[next(iter(given))]}",
+                expected="at least one, which may be None for an image without; or leave it out",
+            )  # fmt: skip
         n = len(entries) if n is None else n
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ParamsError(
@@ -358,8 +366,8 @@ class ImagePrior:
             return Condition(text=features, text_ids=ids)
         maps = [
             torch.full((side, side), -1) if entry is None
-            else entry.cpu().long() if isinstance(entry, Tensor)
-            else self.read_map(entry)
+            else self.read_map(entry) if isinstance(entry, Path | str)
+            else _map_tensor(entry)
             for entry in entries
         ]  # fmt: skip
         for own in maps:
@@ -438,9 +446,22 @@ def _need_same(what: str, stated: Any, found: Any) -> None:
 
 def _entries(value: Any) -> list[Any]:
     """One condition for each entry of a list or batch; one alone for anything else."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return list(value) if value.ndim == 3 else [value]
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _map_tensor(entry: Any) -> Int64[Tensor, "r r"]:
+    """A label map that is given as a tensor or array."""
+    if isinstance(entry, np.ndarray) and entry.dtype.kind in "iu":
+        entry = torch.from_numpy(np.ascontiguousarray(entry, dtype=np.int64))
+    if not isinstance(entry, Tensor):
+        found = f"an array of {entry.dtype}" if isinstance(entry, np.ndarray) else type(entry).__name__
+        raise MismatchError(
+            "this is not a label map", found=found,
+            expected="a tensor or array of whole numbers, the class of each pixel, -1 for none; or the path of a PNG",
+        )  # fmt: skip
+    return entry.cpu().long()
 
 
 def _upright_shape(image: Image.Image) -> tuple[int, int]:

@@ -41,8 +41,9 @@ UNKNOWN = -1
 class SamplingParams(Params):
     """How samples are drawn; each prior adds its own fields."""
 
-    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Classifier-free guidance scale s: prediction = u + s (c - u). 1 is none, 0 ignores the condition."""
+    guidance: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+    """Classifier-free guidance scale s: prediction = u + s (c - u). 1 is none, 0 ignores the condition. Logits of a
+    much larger one than 1e6 would not be finite in float32."""
 
 
 class PriorParams(Params):

@@ -44,12 +44,18 @@ from vqpipe.priors.orders import (
     step_of,
 )
 from vqpipe.priors.prefix import majority
-from vqpipe.priors.sampling import TokenSampling, draw, guide, image_generators, probabilities, uniform
+from vqpipe.priors.sampling import (
+    COLDEST,
+    TokenSampling,
+    draw,
+    guide,
+    image_generators,
+    probabilities,
+    uniform,
+)
 
 CACHED = 1 << 18
 """Logits that sampling on a CPU has in memory at once: a block that fits in its cache takes a fifth of the time."""
-COLDEST = 1e-6
-"""Temperature at which the likeliest code is drawn, in place of 0."""
 
 
 class MaskedParams(PriorParams):

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vqpipe.priors.sampling import TokenSampling
+from vqpipe.priors.sampling import COLDEST, TokenSampling
 
 Schedule = Literal["cosine", "arccos", "linear", "square", "root"]
 
@@ -51,11 +51,12 @@ class ParallelSampling(TokenSampling):
     draws: Literal["full", "annealed"] = "full"
     """Codes are drawn at the step's temperature, or, as in 1d-tokenizer, at that times `noise` (1 - r): the last step
     takes the likeliest codes."""
-    temperature_last: Annotated[float, Field(gt=0)] | None = None
+    temperature_last: Annotated[float, Field(ge=COLDEST)] | None = None
     """The temperature of the last step, or null for `temperature`. In between its inverse follows
     `temperature_power`."""
-    temperature_power: Annotated[float, Field(gt=0)] = 1.0
-    """p: the inverse temperature to the power 1 / p changes linearly from the first step to the last."""
+    temperature_power: Annotated[float, Field(ge=0.05)] = 1.0
+    """p: the inverse temperature to the power 1 / p changes linearly from the first step to the last. Of a smaller p
+    that number could be infinite."""
     num_warm: Annotated[int, Field(ge=0)] = 0
     """First steps at twice their temperature (Halton-MaskGIT)."""
     guidance_ramp: Literal["constant", "linear", "power_cosine"] = "constant"

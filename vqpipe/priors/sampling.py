@@ -13,11 +13,14 @@ from torch import Tensor
 
 from vqpipe.priors.contract import SamplingParams
 
+COLDEST = 1e-6
+"""The lowest temperature, in place of 0: the likeliest code is drawn, and logits that it divides are finite."""
+
 
 class TokenSampling(SamplingParams):
     """How codes are drawn from the prediction, in this order: guidance, temperature, top-k, top-p."""
 
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(ge=COLDEST)]
     """Divides the logits; 1 leaves them."""
     top_k: Annotated[int, Field(ge=1)] | None
     """Codes kept, the likeliest ones; null keeps all."""
