@@ -107,7 +107,9 @@ def test_conditions_are_dropped_for_guidance_or_the_preset_says_why_not(preset: 
     assert bool(undropped) == on_purpose, undropped
     assert set(undropped.values()) <= {"gpt"}, "VQGAN's GPTs, which drop nothing"
     stated = re.sub(r"\s+#?\s*", " ", preset_text("cub-200" if preset == "vqct-paper" else preset))
-    assert ("condition_drop is 0, and guidance is refused" in stated) == on_purpose
+    assert ("condition_drop is 0, and guidance is refused" in stated) == on_purpose, (
+        "also of what a base says"
+    )
 
 
 @pytest.mark.parametrize("preset", [name for name in preset_names() if name != "scenes"])
