@@ -305,6 +305,21 @@ def test_autocast_changes_nothing_but_the_rounding_of_z(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", CASES)
+def test_codes_that_are_first_made_under_autocast_are_float32_codes(recipe: Recipe) -> None:
+    plain, cast = fresh(recipe).eval(), fresh(recipe).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        books = cast.codebooks()
+        in_training = cast.train().codebooks()
+        cast.eval().codebooks()
+    assert {book.vectors.dtype for book in (*books, *in_training)} == {torch.float32}
+    for own, right in zip(books, plain.codebooks(), strict=True):
+        assert torch.equal(own.vectors, right.vectors)
+    indices = torch.cat([torch.randint(count, (2, 1, 3, 5)) for count in plain.num_codes], dim=1)
+    with torch.no_grad():
+        assert torch.equal(cast.decode(indices), plain.decode(indices))
+
+
+@pytest.mark.parametrize("recipe", CASES)
 def test_codebooks_hold_the_codes_that_decode_gives(recipe: Recipe) -> None:
     quantizer = fresh(recipe).eval()
     books = quantizer.codebooks()

@@ -235,10 +235,9 @@ class NearestCodeQuantizer(Quantizer):
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)
-        with torch.autocast(indices.device.type, enabled=False):
-            codes = self._codes()
         parts = [
-            F.embedding(indices[:, g].long(), group).permute(0, 3, 1, 2) for g, group in enumerate(codes)
+            F.embedding(indices[:, g].long(), group).permute(0, 3, 1, 2)
+            for g, group in enumerate(self._codes())
         ]
         return torch.cat(parts, dim=1)
 
@@ -259,8 +258,13 @@ class NearestCodeQuantizer(Quantizer):
 
     def _codes(self) -> tuple[Tensor, ...]:
         if self.training or torch.is_grad_enabled():
+            return self._make_codes()
+        return self._kept.get([*self.parameters(), *self.buffers()], self._make_codes)
+
+    def _make_codes(self) -> tuple[Tensor, ...]:
+        """`live_codes`, outside of a caller's autocast: what is kept is read by later calls outside of it."""
+        with torch.autocast(self.initialised.device.type, enabled=False):
             return self.live_codes()
-        return self._kept.get([*self.parameters(), *self.buffers()], self.live_codes)
 
     def _split(self, z: Tensor) -> tuple[Tensor, ...]:
         return z.chunk(self.parts, dim=1)

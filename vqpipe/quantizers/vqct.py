@@ -248,9 +248,7 @@ class MeanAdjectiveQuantizer(CodebookTransferQuantizer):
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""
         check_indices(indices, self.num_codes)
-        with torch.autocast(indices.device.type, enabled=False):
-            codes = self._codes()
-        several = self.config.topk_adjectives
+        codes, several = self._codes(), self.config.topk_adjectives
         adjective = _mean_code(indices[:, :several].movedim(1, -1), codes[0])
         noun = F.embedding(indices[:, several].long(), codes[-1])
         return torch.cat([adjective, noun], dim=-1).movedim(-1, 1)
