@@ -274,6 +274,19 @@ def test_codes_made_once_in_eval_follow_the_weights(recipe: Recipe) -> None:
     torch.testing.assert_close(after, quantizer(z).z_q)  # with gradients the codes are made anew
 
 
+@pytest.mark.parametrize("recipe", WITH_WEIGHTS)
+def test_codes_follow_a_write_through_data_after_eval(recipe: Recipe) -> None:
+    quantizer = fresh(recipe).eval()
+    with torch.no_grad():
+        quantizer(latent(2, DIM, 4, 4))
+        for p in quantizer.parameters():
+            p.data.mul_(1.5).add_(0.1)  # moves no version, so that nothing kept can notice it
+        quantizer.eval()
+        kept = quantizer.codebooks()
+    for own, anew in zip(kept, copy.deepcopy(quantizer).codebooks(), strict=True):
+        assert torch.equal(own.vectors, anew.vectors)
+
+
 @pytest.mark.parametrize("recipe", CASES)
 def test_an_image_is_coded_the_same_in_any_batch(recipe: Recipe) -> None:
     quantizer = fresh(recipe).eval()

@@ -21,6 +21,7 @@ from vqpipe.errors import SetupError
 from vqpipe.runtime import distributed, preflight, seeds
 from vqpipe.runtime.device import autocast, device
 from vqpipe.runtime.env import engine, scratch_root, workers
+from vqpipe.runtime.host import HostScalar, written
 from vqpipe.runtime.scratch import scratch_folder
 from vqpipe.runtime.terminal import progress_bar, track
 
@@ -309,3 +310,24 @@ def test_a_full_disk_in_the_middle_of_work_is_told_without_a_traceback(number: i
         raise OSError(errno.EBADF, "ours")
 
     assert CliRunner().invoke(stage_app(bug), []).exit_code == 1
+
+
+def test_writes_that_are_counted_are_seen_and_those_through_data_are_not() -> None:
+    weight, scalar = torch.nn.Parameter(torch.zeros(3)), HostScalar()
+    keys = [written(weight)]
+    with torch.no_grad():
+        weight.copy_(torch.ones(3))
+        keys.append(written(weight))
+        torch._foreach_copy_([weight], [torch.zeros(3)])
+        keys.append(written(weight))
+    weight.data = torch.ones(3)
+    keys.append(written(weight))
+    assert len(set(keys)) == len(keys)
+    weight.data.copy_(torch.zeros(3))
+    assert written(weight) == keys[-1]
+    done = torch.tensor(False)
+    assert scalar.get(done) == 0
+    done.fill_(True)
+    assert scalar.get(done) == 1
+    with torch.inference_mode():
+        assert written(torch.zeros(3)) is None

@@ -96,7 +96,8 @@ class NearestCodeQuantizer(Quantizer):
     """z is split into one part per group, and each part takes its nearest code.
 
     Always in float32, also under autocast. In training the codes are made on every forward pass; in eval without
-    gradients they are made once and kept until a parameter or buffer changes.
+    gradients they are made once and kept until a parameter or buffer is written to. A write through `.data` is not
+    noticed (`Memo`): call `eval()` after it.
 
     Args:
         config: dim, beta, estimator, and beta_on where the method has both code losses.
@@ -251,7 +252,7 @@ class NearestCodeQuantizer(Quantizer):
         ]
 
     def train(self, mode: bool = True) -> NearestCodeQuantizer:
-        """Set the mode; codes kept for eval are forgotten."""
+        """Set the mode, also to what it is; codes kept for eval are forgotten."""
         self._kept.clear()
         super().train(mode)
         return self
@@ -306,8 +307,9 @@ def unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 class Memo(Generic[T]):
     """Remembers one value, keyed on the identity and version of its source tensors.
 
-    An optimiser's step, `load_state_dict`, `.to(device)` or an in-place copy of averaged weights all change
-    the key. Not part of a module's state.
+    An optimiser's step, `load_state_dict`, `.to(device)` and a copy of averaged weights by `p.copy_()` or
+    `torch._foreach_copy_` change the key. What PyTorch does not count (see `written`) does not: after the
+    `p.data.copy_()` of many helpers for averaged weights, call `clear`. Not part of a module's state.
     """
 
     def __init__(self) -> None:

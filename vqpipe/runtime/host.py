@@ -10,8 +10,7 @@ from torch import Tensor
 class HostScalar:
     """The host's copy of a scalar tensor, read from the device only after something else has written to the tensor.
 
-    `load_state_dict`, `.to(device)` and any write in place are noticed by the tensor's address and version. Not part
-    of a module's state.
+    `load_state_dict`, `.to(device)` and every write that `written` sees are noticed. Not part of a module's state.
     """
 
     def __init__(self) -> None:
@@ -32,7 +31,12 @@ class HostScalar:
 
 
 def written(tensor: Tensor) -> tuple[int, int, str] | None:
-    """A key that changes with every write to a tensor; None for one made in inference mode, which counts no writes."""
+    """A key that changes with every write to a tensor that PyTorch counts; None for one made in inference mode, which
+    counts none.
+
+    Not seen, since only the device's memory shows them: writes through `tensor.data` (`p.data.copy_(..)`), and those
+    to memory that is shared with NumPy. `p.data = other` is seen, by the address.
+    """
     if tensor.is_inference():
         return None
     return tensor.data_ptr(), tensor._version, str(tensor.device)
