@@ -327,6 +327,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "paper": Recipe(VQCT, words(), LAYERS, named=True),
         "paper-data": Recipe({**VQCT, "init": "data"}, words(), LAYERS, named=True),
         "reference": Recipe({**VQCT, "transfer": REFERENCE}, words(), TWO, named=True),
+        "graph-weights": Recipe({**VQCT, "transfer": {**GCN, "edge_weights": "graph"}}, words(), LAYERS, named=True),
         "mlp-data": Recipe({**VQCT, "transfer": MLP, "init": "data"}, words(), TWO, named=True),
         "rotation": Recipe({**VQCT, **TURNED}, words(), LAYERS, named=True, identity=False),
         "single-gcn": Recipe(SINGLE, words(), LAYERS, named=True),

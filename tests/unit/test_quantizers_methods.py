@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -186,15 +187,21 @@ def test_all_words_move_when_one_is_used() -> None:
         assert (old - new.vectors).abs().sum(1).gt(0).all()
 
 
-def test_edges_by_count_are_the_counts_whatever_the_graph_weighs() -> None:
-    words = replace(in_words(), weights=torch.ones(6), edge_counts=[3, 9, 20, 1, 2, 2])
+def test_edges_weigh_what_the_params_say_and_the_graph_where_they_ask_for_it() -> None:
+    own = torch.tensor([0.0, 1.5, 0.2, 0.0, 3.0, 0.7])  # as by `pmi`
+    words = replace(in_words(), weights=own, edge_counts=[3, 9, 20, 1, 2, 2])
     by_count = {weights: fresh(words, kind="vqct", transfer={**GCN, "edge_weights": weights}, init="standard")
-                for weights in ("count", "binary")}  # fmt: skip
+                for weights in ("count", "binary", "graph")}  # fmt: skip
     graphs = {weights: own._graph().to_dense() for weights, own in by_count.items()}  # type: ignore[operator]
     edges, counts = torch.stack([words.edges[0], words.edges[1] + 5]), torch.tensor(words.edge_counts).float()
     torch.testing.assert_close(graphs["count"], normalised_adjacency(12, edges, counts).to_dense())
     torch.testing.assert_close(graphs["binary"], normalised_adjacency(12, edges, None).to_dense())
+    torch.testing.assert_close(graphs["graph"], normalised_adjacency(12, edges, own).to_dense())
+    without = normalised_adjacency(12, edges[:, own > 0], own[own > 0]).to_dense()
+    torch.testing.assert_close(graphs["graph"], without)
     assert not torch.equal(graphs["count"], graphs["binary"])
+    codes = [quantizer.codebooks()[0].vectors for quantizer in by_count.values()]
+    assert not any(torch.equal(a, b) for a, b in combinations(codes, 2))
 
 
 def test_codes_start_with_the_moments_of_the_latents_under_dropout_too() -> None:

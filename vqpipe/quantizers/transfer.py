@@ -30,9 +30,9 @@ class GcnTransferParams(Params):
     reference code."""
     dropout: float = Field(ge=0, lt=1)
     """Dropout after each ReLU but the last: 0 in the paper, 0.5 in its reference code."""
-    edge_weights: Literal["binary", "count"]
+    edge_weights: Literal["binary", "count", "graph"]
     """`binary`: an edge is there or not (the paper's A). `count`: weighted by how often the captions have the
-    pair (reference code)."""
+    pair (reference code). `graph`: by the weights of the words codebook, which `graph.weight` chooses."""
 
 
 class MlpTransferParams(Params):

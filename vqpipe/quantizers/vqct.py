@@ -128,8 +128,7 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
         adjective_vectors: (Ka, D).
         noun_vectors: (Kn, D).
         edges: (2, E), adjective and noun of each pair.
-        edge_weights: (E,), how often the captions have each pair (the weights of a codebook that was made in memory and
-            has no counts).
+        edge_weights: (E,), how often the captions have each pair, or its weight in the codebook (see `take_words`).
         names: per group, its words; a single codebook's are the adjectives and then the nouns.
     """
 
@@ -237,7 +236,7 @@ class CodebookTransferQuantizer(NearestCodeQuantizer):
     def _graph(self) -> Tensor:
         assert isinstance(self.config.transfer, GcnTransferParams)
         nodes = torch.stack([self.edges[0], self.edges[1] + self.num_words[0]])
-        weights = self.edge_weights if self.config.transfer.edge_weights == "count" else None
+        weights = None if self.config.transfer.edge_weights == "binary" else self.edge_weights
         return normalised_adjacency(sum(self.num_words), nodes, weights)
 
 
@@ -286,19 +285,22 @@ def _form(config: VqctParams) -> type[CodebookTransferQuantizer]:
 
 def take_words(config: VqctParams, codebook: PretrainedCodebook) -> WordsCodebook:
     """The codebook with tensors of its own on the CPU; vectors drawn from torch's generator with `words: random`.
+    Its weights are the edges' counts, and its own with `edge_weights: graph` or where it was made without counts.
 
     Raises:
         MismatchError: no words codebook, no words of one kind, vectors, words and edges that do not fit each other, a
             graph network without a graph, fewer adjectives than are averaged, or without a transfer network vectors of
             fewer dimensions than the codes.
     """
-    given = need_words("vqct", codebook)
+    given, transfer = need_words("vqct", codebook), config.transfer
+    own = isinstance(transfer, GcnTransferParams) and transfer.edge_weights == "graph"
+    weights = given.weights if own else given.edge_counts or given.weights
     words = replace(
         given,
         adjective_vectors=float_matrix(given.adjective_vectors, "adjective vectors"),
         noun_vectors=float_matrix(given.noun_vectors, "noun vectors"),
         edges=torch.as_tensor(given.edges).to("cpu", torch.int64, copy=True),
-        weights=torch.as_tensor(given.edge_counts or given.weights).to("cpu", torch.float32, copy=True),
+        weights=torch.as_tensor(weights).to("cpu", torch.float32, copy=True),
     )
     _check_parts(words)
     _check_params(config, words)

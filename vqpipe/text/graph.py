@@ -28,8 +28,10 @@ class GraphParams(Params):
     min_count: int = Field(ge=1)
     """A pair must occur at least this often to be an edge."""
     weight: Weight
-    """`binary` (VQCT's paper): 1; `count` (its code): how often the pair occurs; `pmi`: positive pointwise mutual
-    information in nats, 0 where the pair is no more frequent than chance."""
+    """What the codebook says of an edge: `binary`: 1; `count`: how often the pair occurs; `pmi`: positive pointwise
+    mutual information in nats, 0 where the pair is no more frequent than chance. Which pairs are edges does not depend
+    on it, and counts and mutual information are in the codebook in any case. VQCT reads it with
+    `transfer.edge_weights: graph` alone; `binary` (its paper) and `count` (its code) there need nothing of it."""
     vectors: VectorParams
     """Where the word vectors come from."""
 
