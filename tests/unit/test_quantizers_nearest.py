@@ -14,7 +14,17 @@ from tests.recipes import CONTRASTIVE, CVQ, DIM, EMA, FC, REG_VQ, SIM_VQ, VQ
 from vqpipe.errors import ParamsError
 from vqpipe.params.base import validate
 from vqpipe.quantizers import cvq, soft
+from vqpipe.quantizers.contract import latent_of, rows_of
 from vqpipe.quantizers.cvq import ContrastiveParams
+
+
+def test_rows_are_the_positions_image_by_image_and_go_back_to_their_places() -> None:
+    z = latent(2, DIM, 3, 5)
+    found = rows_of(z)
+    assert found.shape == (2 * 3 * 5, DIM)
+    assert torch.equal(found[1 * 15 + 2 * 5 + 4], z[1, :, 2, 4])
+    assert torch.equal(latent_of(found, z), z)
+
 
 # ema
 

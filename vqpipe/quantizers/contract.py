@@ -267,6 +267,17 @@ class Quantizer(nn.Module, ABC):
             self.frozen_buffers = (*self.frozen_buffers, name)
 
 
+def rows_of(z: Float[Tensor, "b d h w"]) -> Float[Tensor, "n d"]:
+    """A latent's positions as rows, image by image in raster order; n = b * h * w."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+def latent_of(rows: Float[Tensor, "n d"], like: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    """The inverse of `rows_of`: rows as a latent of the shape of `like`."""
+    b, d, h, w = like.shape
+    return rows.view(b, h, w, d).permute(0, 3, 1, 2)
+
+
 def check_latent(z: Any, dim: int, values: bool) -> None:
     """Raise `MismatchError` unless `z` is a floating-point tensor (b, dim, h, w); with `values`, unless it is finite.
 

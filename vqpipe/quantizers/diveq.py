@@ -45,7 +45,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vqpipe.params.base import Params
-from vqpipe.quantizers.contract import About, Quantized, QuantizerParams
+from vqpipe.quantizers.contract import About, Quantized, QuantizerParams, latent_of, rows_of
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import CommittedParams, NearestCodeQuantizer
@@ -143,7 +143,7 @@ class DiveqQuantizer(NearestCodeQuantizer):
 
     def _quantise(self, z: Tensor, progress: float) -> Quantized:
         codes = self._codes()
-        rows = z.permute(0, 2, 3, 1).reshape(-1, self.dim)
+        rows = rows_of(z)
         if self.config.space_filling:
             z_q, index = self._to_segments(rows, codes[0])
         else:
@@ -157,11 +157,8 @@ class DiveqQuantizer(NearestCodeQuantizer):
         if self.training and self.config.replacement is not None:
             with torch.no_grad():
                 self._replace(index, self.config.replacement)
-        b, d, h, w = z.shape
-        return Quantized(
-            z_q.view(b, h, w, d).permute(0, 3, 1, 2), index.view(b, 1, h, w), z.new_zeros(()),
-            {"distance": distance}, codes,
-        )  # fmt: skip
+        indices = index.view(z.shape[0], 1, *z.shape[2:])
+        return Quantized(latent_of(z_q, z), indices, z.new_zeros(()), {"distance": distance}, codes)
 
     def _to_segments(self, rows: Tensor, middles: Tensor) -> tuple[Tensor, Tensor]:
         """z_q and the segment of each row."""

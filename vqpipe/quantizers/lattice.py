@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from vqpipe.quantizers.contract import Codebook, Quantized, Quantizer, check_indices, check_latent
+from vqpipe.quantizers.contract import (
+    Codebook,
+    Quantized,
+    Quantizer,
+    check_indices,
+    check_latent,
+    latent_of,
+    rows_of,
+)
 
 
 class LatticeQuantizer(Quantizer):
@@ -66,18 +74,17 @@ class LatticeQuantizer(Quantizer):
     def forward(self, z: Float[Tensor, "b d h w"], progress: float = 1.0) -> Quantized:
         """See `Quantizer.forward`; `vectors` is empty, since no code has a gradient."""
         check_latent(z, self.dim, not self.training)
-        b, d, h, w = z.shape
         with torch.autocast(z.device.type, enabled=False):
-            z_q, digits, loss, terms = self.quantise(z.float().permute(0, 2, 3, 1).reshape(-1, d))
-        indices = (digits * self.basis).sum(-1).view(b, 1, h, w)
-        return Quantized(z_q.view(b, h, w, d).permute(0, 3, 1, 2), indices, loss, terms, ())
+            z_q, digits, loss, terms = self.quantise(rows_of(z.float()))
+        indices = (digits * self.basis).sum(-1).view(z.shape[0], 1, *z.shape[2:])
+        return Quantized(latent_of(z_q, z), indices, loss, terms, ())
 
     @torch.no_grad()
     def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b 1 h w"]:
         """See `Quantizer.indices`."""
         check_latent(z, self.dim, True)
         with torch.autocast(z.device.type, enabled=False):
-            digits = self.round(z.float().permute(0, 2, 3, 1).reshape(-1, self.dim))
+            digits = self.round(rows_of(z.float()))
         return (digits * self.basis).sum(-1).view(z.shape[0], 1, *z.shape[2:])
 
     @torch.no_grad()

@@ -28,6 +28,8 @@ from vqpipe.quantizers.contract import (
     QuantizerParams,
     check_indices,
     check_latent,
+    latent_of,
+    rows_of,
 )
 from vqpipe.quantizers.estimators import ESTIMATORS, Estimator
 from vqpipe.quantizers.moments import draw_rows
@@ -179,7 +181,7 @@ class NearestCodeQuantizer(Quantizer):
             return
         with torch.autocast(z.device.type, enabled=False):
             whole = gather(z.detach().float())
-            self.set_from_data(torch.stack([_rows(part) for part in self._split(whole)]))
+            self.set_from_data(torch.stack([rows_of(part) for part in self._split(whole)]))
         broadcast_module(self)
         self._started.set(self.initialised, True)
 
@@ -196,7 +198,7 @@ class NearestCodeQuantizer(Quantizer):
         outputs, indices, losses = [], [], []
         terms: dict[str, Tensor] = {}
         for name, part, group_codes in zip(self.group_names, self._split(z), codes, strict=True):
-            rows = self.prepare(_rows(part))
+            rows = self.prepare(rows_of(part))
             with torch.no_grad():
                 if self.training:
                     index = self.search_in_training(rows, group_codes, progress)
@@ -210,7 +212,7 @@ class NearestCodeQuantizer(Quantizer):
             terms |= {f"{term}{suffix}": value for term, value in found.items()}
             losses.append(loss)
             z_q = ESTIMATORS[self.estimator](rows, F.embedding(index, group_codes))
-            outputs.append(_grid(z_q, part))
+            outputs.append(latent_of(z_q, part))
             indices.append(index.view(z.shape[0], *z.shape[2:]))
         loss = torch.stack(losses).sum()
         return Quantized(torch.cat(outputs, dim=1), torch.stack(indices, dim=1), loss, terms, codes)
@@ -225,7 +227,7 @@ class NearestCodeQuantizer(Quantizer):
     def _search(self, z: Tensor, codes: tuple[Tensor, ...]) -> Tensor:
         grid = (z.shape[0], *z.shape[2:])
         parts = zip(self._split(z), codes, strict=True)
-        found = [self.search(self.prepare(_rows(part)), own).view(grid) for part, own in parts]
+        found = [self.search(self.prepare(rows_of(part)), own).view(grid) for part, own in parts]
         return torch.stack(found, dim=1)
 
     @torch.no_grad()
@@ -336,17 +338,6 @@ class Memo(Generic[T]):
 
     def __deepcopy__(self, memo: dict[int, object]) -> Memo[T]:
         return Memo()
-
-
-def _rows(part: Tensor) -> Tensor:
-    """(b, dg, h, w) to (b * h * w, dg)."""
-    return part.permute(0, 2, 3, 1).reshape(-1, part.shape[1])
-
-
-def _grid(rows: Tensor, like: Tensor) -> Tensor:
-    """(b * h * w, dg) to the shape of `like`, (b, dg, h, w)."""
-    b, d, h, w = like.shape
-    return rows.view(b, h, w, d).permute(0, 3, 1, 2)
 
 
 def _checked_names(names: Names | None, num_codes: tuple[int, ...]) -> tuple[tuple[str, ...] | None, ...]:

@@ -39,6 +39,7 @@ from vqpipe.quantizers.contract import (
     QuantizerParams,
     check_indices,
     check_latent,
+    rows_of,
 )
 from vqpipe.quantizers.estimators import ESTIMATORS
 from vqpipe.quantizers.nearest import LEARNED_EXAMPLE
@@ -122,7 +123,7 @@ class ResidualQuantizer(OverQuantizer):
         the stages before it in eval mode. With fewer latents than stages, from all of them."""
         if not self.waits_for_data():
             return
-        rows = z.detach().float().movedim(1, -1).flatten(0, -2)
+        rows = rows_of(z.detach().float())
         stages = self._copies()
         for number, stage in enumerate(stages):
             own = rows[number :: len(stages)] if len(rows) >= len(stages) else rows

@@ -33,6 +33,8 @@ from vqpipe.quantizers.contract import (
     QuantizerParams,
     check_indices,
     check_latent,
+    latent_of,
+    rows_of,
 )
 from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import draw_rows
@@ -160,7 +162,7 @@ class SoftCodeQuantizer(Quantizer):
         given to all."""
         if not self.data_init or not self.waits_for_data():
             return
-        self.set_from_data(self._rows(gather(z.detach().float())))
+        self.set_from_data(rows_of(gather(z.detach().float())))
         broadcast_module(self)
         self._started.set(self.initialised, True)
 
@@ -174,17 +176,16 @@ class SoftCodeQuantizer(Quantizer):
         if self.training:
             self.initialise(z)
         with torch.autocast(z.device.type, enabled=False):
-            done = self.assign(self._rows(z.float()), progress)
-        b, d, h, w = z.shape
-        z_q = done.z_q.view(b, h, w, d).permute(0, 3, 1, 2)
-        return Quantized(z_q, done.indices.view(b, 1, h, w), done.loss, done.terms, (self.codes,))
+            done = self.assign(rows_of(z.float()), progress)
+        indices = done.indices.view(z.shape[0], 1, *z.shape[2:])
+        return Quantized(latent_of(done.z_q, z), indices, done.loss, done.terms, (self.codes,))
 
     @torch.no_grad()
     def indices(self, z: Float[Tensor, "b d h w"]) -> Int64[Tensor, "b 1 h w"]:
         """See `Quantizer.indices`."""
         check_latent(z, self.dim, True)
         with torch.autocast(z.device.type, enabled=False):
-            found = self.search(self._rows(z.float()))
+            found = self.search(rows_of(z.float()))
         return found.view(z.shape[0], 1, *z.shape[2:])
 
     def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
@@ -196,9 +197,6 @@ class SoftCodeQuantizer(Quantizer):
     def codebooks(self) -> list[Codebook]:
         """See `Quantizer.codebooks`."""
         return [Codebook("code", self.codes.detach().clone())]
-
-    def _rows(self, z: Tensor) -> Tensor:
-        return z.permute(0, 2, 3, 1).reshape(-1, self.dim)
 
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
