@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqpipe.models.conditioning import Attention
 from vqpipe.models.denoiser import Denoiser, sinusoid
 from vqpipe.runtime.seeds import seed_everything
 
@@ -90,3 +91,20 @@ def test_the_sinusoid_has_the_speeds_of_its_definition() -> None:
     assert found[0].tolist() == [0, 0, 0, 1, 1, 1]
     expected = torch.tensor([2.0, 2 / 100, 2 / 10_000])
     torch.testing.assert_close(found[1], torch.cat([expected.sin(), expected.cos()]))
+
+
+@pytest.mark.parametrize("context", [0, 5])
+def test_attention_drops_in_training_alone_and_draws_nothing_without_dropout(context: int) -> None:
+    seed_everything(0, "test")
+    plain, dropping = Attention(8, 2, context), Attention(8, 2, context, dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 6, 8)
+    given = torch.randn(3, 4, context) if context else None
+    state = torch.get_rng_state()
+    expected = plain.train()(x, given)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(dropping.eval()(x, given), expected)
+    first, second = dropping.train()(x, given), dropping(x, given)
+    assert not torch.equal(first, second)
+    share = (first == 0).float().mean().item()
+    assert 0.2 < share < 0.8

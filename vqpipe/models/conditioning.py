@@ -1,4 +1,5 @@
-"""How the networks of diffusion and flow matching get time, class and text; shared by `dit` and `unet`.
+"""How the networks of diffusion and flow matching get time, class and text; shared by `dit` and `unet`, and the
+attention by `denoiser`.
 
 Letters: b images, n positions, l text tokens, d width, k channels of the text's features.
 """
@@ -90,13 +91,17 @@ class Attention(nn.Module):
     Args:
         width: of positions and result.
         num_heads: they divide the width.
-        context: width of the context; 0 for self-attention, with queries, keys and values in one matrix.
+        context: width of the context, which can be the positions themselves; 0 for self-attention with queries, keys
+            and values in one matrix.
         bias: whether queries, keys and values have one.
+        dropout: rate of weights and result.
     """
 
-    def __init__(self, width: int, num_heads: int, context: int = 0, bias: bool = True) -> None:
+    def __init__(
+        self, width: int, num_heads: int, context: int = 0, bias: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, dropout
         if context:
             self.query = nn.Linear(width, width, bias=bias)
             self.pairs = nn.Linear(context, 2 * width, bias=bias)
@@ -118,6 +123,6 @@ class Attention(nn.Module):
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
+        rate = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
+        return F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), rate, self.training)

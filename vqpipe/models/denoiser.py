@@ -4,8 +4,8 @@ priors.
 Every position sees every other. The time and the class modulate the norms (AdaLN), a text is read by cross-attention,
 as in VQ-Diffusion (Gu et al., 2022, section 4). Where a part is not asked for, its weights are not there.
 
-Letters: b batch, g groups of codes, n positions of the grid, k codes of a group, d width, a heads, e width of a head,
-l text tokens, f channels of a text token.
+Letters: b batch, g groups of codes, n positions of the grid, k codes of a group, d width, l text tokens, f channels of a
+text token.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqpipe.models.conditioning import Attention
 from vqpipe.models.transformer import init_gpt
 from vqpipe.params.base import Params
 
@@ -63,49 +64,15 @@ class AdaNorm(nn.Module):
         return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
-class Attention(nn.Module):
-    """Multi-head attention of all positions to all tokens of a source: the positions themselves, or a text.
-
-    Args:
-        width: d.
-        source: channels of the source's tokens.
-    """
-
-    def __init__(self, width: int, num_heads: int, dropout: float, source: int) -> None:
-        super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
-        self.query = nn.Linear(width, width)
-        self.pairs = nn.Linear(source, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        source: Float[Tensor, "b s f"],
-        mask: Bool[Tensor, "b 1 1 s"] | None = None,
-    ) -> Float[Tensor, "b n d"]:
-        keys, values = (self._in_heads(part) for part in self.pairs(source).chunk(2, dim=-1))
-        y = F.scaled_dot_product_attention(
-            self._in_heads(self.query(x)), keys, values, attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # fmt: skip
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return F.dropout(out, self.dropout, self.training)
-
-    def _in_heads(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b a s e"]:
-        b, s, d = x.shape
-        return x.view(b, s, self.num_heads, d // self.num_heads).transpose(1, 2)
-
-
 class Block(nn.Module):
     """Self-attention, cross-attention to a text if there is one, and an MLP, each after its norm; residuals."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, adaptive: bool, text_dim: int) -> None:
         super().__init__()
         self.norm1 = AdaNorm(width, adaptive)
-        self.attention = Attention(width, num_heads, dropout, width)
+        self.attention = Attention(width, num_heads, width, dropout=dropout)
         self.text_norm = AdaNorm(width, adaptive) if text_dim else None
-        self.text_attention = Attention(width, num_heads, dropout, text_dim) if text_dim else None
+        self.text_attention = Attention(width, num_heads, text_dim, dropout=dropout) if text_dim else None
         self.norm2 = AdaNorm(width, adaptive)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
