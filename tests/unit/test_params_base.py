@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
 from vqpipe.errors import ParamsError
+from vqpipe.models.causal import TransformerParams
+from vqpipe.models.denoiser import DenoiserParams
+from vqpipe.models.dit import DiTParams
 from vqpipe.params.base import Params, load_params, read_yaml, section_of, validate
+from vqpipe.quantizers.fvq import FvqParams
+from vqpipe.tasks.heads import HeadParams
+from vqpipe.tasks.languages import WordsParams
 
 
 class Vq(Params):
@@ -157,3 +163,38 @@ def test_models_are_frozen() -> None:
     config = validate(GOOD, "outer", Outer)
     with pytest.raises(ValidationError, match="frozen"):
         config.rate = 2.0
+
+
+SIZES = {"width": 16, "num_layers": 1, "num_heads": 4}
+DIT = {**SIZES, "kind": "dit", "patch": 2, "mlp_ratio": 4.0}
+CAUSAL = {
+    **SIZES, "block": {"kind": "gpt2"}, "learned_positions": True, "rotary_base": None, "prefix_attention": "causal",
+    "head_bias": False, "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0, "mlp": 0.0},
+}  # fmt: skip
+FVQ = {
+    "kind": "fvq", "dim": 8, "num_codes": 16, "beta": 0.25, "beta_on": "commitment", "patch": 2, "width": 16,
+    "depth": 1, "heads": 4, "init": "standard",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "wrong", "told"),
+    [
+        (DenoiserParams, {**SIZES, "dropout": 0.0}, {"num_heads": 3}, "width 16 is not a multiple of num_heads 3"),
+        (DiTParams, DIT, {"num_heads": 3}, "width 16 is not a multiple of num_heads 3"),
+        (TransformerParams, CAUSAL, {"num_heads": 3}, "width 16 is not a multiple of num_heads 3"),
+        (HeadParams, {**SIZES, "dropout": 0.0, "side": None}, {"num_heads": 3},
+         "width 16 is not a multiple of num_heads 3"),
+        (WordsParams, {**SIZES, "kind": "words", "dropout": 0.0, "min_count": 1}, {"num_heads": 3},
+         "width 16 is not a multiple of num_heads 3"),
+        (FvqParams, FVQ, {"heads": 3}, "width 16 is not a multiple of heads 3"),
+        (FvqParams, FVQ, {"patch": 3}, "num_codes 16 is not a multiple of patch 3"),
+    ],
+)  # fmt: skip
+def test_a_size_that_is_no_multiple_is_refused(
+    model: type[Params], params: dict[str, Any], wrong: dict[str, Any], told: str
+) -> None:
+    validate(params, "network", model)
+    with pytest.raises(ParamsError) as error:
+        validate({**params, **wrong}, "network", model)
+    assert str(error.value).splitlines()[0] == f"params.yaml: network: {told}"

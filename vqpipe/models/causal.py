@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqpipe.params.base import Params
+from vqpipe.params.base import Params, is_multiple
 
 NORM_EPS = 1e-5
 
@@ -163,10 +163,10 @@ class TransformerParams(Params):
     dropout: DropoutParams
     """Dropout rates."""
 
+    _heads_divide_width = is_multiple("width", "num_heads")
+
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> TransformerParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+    def _has_positions(self) -> TransformerParams:
         if self.rotary_base is not None and self.width // self.num_heads % 4:
             raise ValueError(
                 f"rotary positions need a multiple of 4 channels in a head, not {self.width // self.num_heads}"

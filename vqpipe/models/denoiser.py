@@ -4,8 +4,8 @@ priors.
 Every position sees every other. The time and the class modulate the norms (AdaLN), a text is read by cross-attention,
 as in VQ-Diffusion (Gu et al., 2022, section 4). Where a part is not asked for, its weights are not there.
 
-Letters: b batch, g groups of codes, n positions of the grid, k codes of a group, d width, l text tokens, f channels of a
-text token.
+Letters: b batch, g groups of codes, n positions of the grid, k codes of a group, d width, l text tokens, f channels of
+a text token.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.models.conditioning import Attention
 from vqpipe.models.transformer import init_gpt
-from vqpipe.params.base import Params
+from vqpipe.params.base import Params, is_multiple
 
 TIME_SCALE = 4000
 """Times are spread over this range before their sines, as in VQ-Diffusion, however many there are."""
@@ -39,11 +39,7 @@ class DenoiserParams(Params):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Rate after embeddings, attention weights, attention output and MLP."""
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> DenoiserParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        return self
+    _heads_divide_width = is_multiple("width", "num_heads")
 
 
 class AdaNorm(nn.Module):

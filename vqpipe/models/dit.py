@@ -17,12 +17,12 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError
 from vqpipe.models.conditioning import Attention, LabelEmbedding, TextContext, TimeEmbedding
-from vqpipe.params.base import Params
+from vqpipe.params.base import Params, is_multiple
 
 FREQUENCIES = 256
 """Channels of the sinusoid of the time."""
@@ -44,11 +44,7 @@ class DiTParams(Params):
     mlp_ratio: Annotated[float, Field(gt=0)]
     """Width of the MLP's middle as a multiple of `width`; 4 in the paper."""
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> DiTParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        return self
+    _heads_divide_width = is_multiple("width", "num_heads")
 
 
 def grid_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "n d"]:

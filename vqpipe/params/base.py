@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from vqpipe.errors import ParamsError, did_you_mean, printable
 from vqpipe.params.bounded_yaml import PARAMS, Limits, parse_yaml, read_text
@@ -20,6 +20,18 @@ class Params(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+def is_multiple(field: str, of: str) -> Any:
+    """A validator for the body of a `Params`: the field `field` must be a multiple of the field `of`."""
+
+    def check(params: Params) -> Params:
+        value, part = getattr(params, field), getattr(params, of)
+        if value % part:
+            raise ValueError(f"{field} {value} is not a multiple of {of} {part}")
+        return params
+
+    return model_validator(mode="after")(check)
 
 
 P = TypeVar("P")

@@ -33,9 +33,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
+from vqpipe.params.base import is_multiple
 from vqpipe.quantizers.contract import About
 from vqpipe.quantizers.moments import moment_map
 from vqpipe.quantizers.nearest import NearestCodeParams, NearestCodeQuantizer
@@ -60,13 +61,8 @@ class FvqParams(NearestCodeParams):
     """The last projection at the start: `standard` (a linear layer's own), or `data`: set so that the codes have the
     mean and covariance of the first batch's latents."""
 
-    @model_validator(mode="after")
-    def _divides(self) -> FvqParams:
-        if self.num_codes % self.patch:
-            raise ValueError(f"num_codes {self.num_codes} is not a multiple of patch {self.patch}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _patches_divide_codes = is_multiple("num_codes", "patch")
+    _heads_divide_width = is_multiple("width", "heads")
 
 
 class Block(nn.Module):

@@ -11,11 +11,11 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError
-from vqpipe.params.base import Params
+from vqpipe.params.base import Params, is_multiple
 from vqpipe.tasks.inputs import CodeSpace, FrozenInputs
 from vqpipe.tasks.words import PAD
 
@@ -36,11 +36,7 @@ class HeadParams(Params):
     attention is 16 times cheaper. Grids of 16 x 16 and of 8 x 8 both have 64 tokens at 8. Null: a token for each
     position."""
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> HeadParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        return self
+    _heads_divide_width = is_multiple("width", "num_heads")
 
 
 class Standardise(nn.Module):

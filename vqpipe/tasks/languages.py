@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from vqpipe.artifacts.publish import tree_digest
 from vqpipe.errors import DataError, SetupError
 from vqpipe.models.causal import DropoutParams, Gpt2Block, GrowingCache, Stack, TransformerParams
 from vqpipe.models.transformer import init_gpt
-from vqpipe.params.base import Params
+from vqpipe.params.base import Params, is_multiple
 from vqpipe.tasks.beam import Decoding
 from vqpipe.tasks.words import END, PAD, SPECIALS, UNKNOWN, Vocabulary, words_of
 
@@ -48,11 +48,7 @@ class WordsParams(Params):
     min_count: Annotated[int, Field(ge=1)]
     """Words that the training captions have less often are unknown."""
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> WordsParams:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        return self
+    _heads_divide_width = is_multiple("width", "num_heads")
 
 
 class Gpt2Params(Params):
