@@ -19,7 +19,7 @@ from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.params.plugins import Table
 from vqpipe.priors import PRIORS
-from vqpipe.priors.artifact import MadeWith, PriorPictures, load_prior, save_prior
+from vqpipe.priors.artifact import MadeWith, PriorPictures, read_prior, save_prior
 from vqpipe.priors.contract import PARTS, Condition, ConditionKind, ImageSpace, Prior, PriorParams
 from vqpipe.priors.train import PriorTraining
 from vqpipe.runtime.seeds import seed_everything, torch_rng
@@ -205,7 +205,7 @@ def test_a_saved_prior_draws_the_same(
         ),
         MadeWith({"quantizer": "vq", "sha256": "0" * 64}, None),
     )  # fmt: skip
-    again = load_prior(tmp_path / "prior")
+    again = read_prior(tmp_path / "prior").prior
     assert (again.config, again.space) == (prior.config, prior.space)
     # A loaded prior takes no gradient, and on some processors torch then has other kernels, with other last digits.
     prior.requires_grad_(False)

@@ -27,7 +27,7 @@ from vqpipe.library.prior_export import export_prior
 from vqpipe.library.priors import ImagePrior
 from vqpipe.metrics.distances import load_features
 from vqpipe.priors import PRIORS, measure_prior
-from vqpipe.priors.artifact import load_prior
+from vqpipe.priors.artifact import read_prior
 from vqpipe.priors.contract import Condition
 from vqpipe.priors.examples import some
 from vqpipe.priors.measure import PriorMetrics, sample_batches
@@ -192,7 +192,7 @@ def test_the_folder_has_its_spec_and_speed_is_in_the_cost_sidecar(done: Path) ->
 
 
 def test_a_loaded_prior_draws_the_published_samples(inputs: Path, done: Path) -> None:
-    prior = load_prior(done / "prior")
+    prior = read_prior(done / "prior").prior
     rows = read_table(done / "prior" / "samples.parquet", SAMPLES).to_pylist()
     labels = torch.tensor([row["label"] for row in rows])
     drawn = all_samples(prior, Condition(labels=labels), len(labels))
@@ -292,7 +292,7 @@ def test_an_unconditional_pair_runs_too(inputs: Path, tmp_path: Path, monkeypatc
     assert result.exit_code == 0, result.output
     rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     assert {(row["label"], row["label_name"]) for row in rows} == {(-1, "")}
-    assert load_prior(tmp_path / "prior").num_classes == 0
+    assert read_prior(tmp_path / "prior").prior.num_classes == 0
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_a_prior_that_is_one_file_and_one_line_goes_through_the_stage(
     assert result.exit_code == 0, result.output
     metrics = PriorMetrics.read(tmp_path / "metrics.json")
     assert metrics.bits_per_token == pytest.approx(metrics.unigram_bits_per_token, abs=0.5)
-    prior = load_prior(tmp_path / "prior")
+    prior = read_prior(tmp_path / "prior").prior
     assert prior.kind == "unigram"
     rows = read_table(tmp_path / "prior" / "samples.parquet", SAMPLES).to_pylist()
     condition = Condition(labels=torch.tensor([row["label"] for row in rows]))
@@ -334,7 +334,7 @@ def test_a_prior_over_latents_without_likelihood_goes_through_the_stage(
     assert metrics.unquantised_samples.fd_clip not in (None, metrics.samples.fd_clip)
     assert metrics.completion is metrics.agreement is None
     assert not (tmp_path / "prior" / "completions.parquet").exists()
-    prior, tokenizer = load_prior(tmp_path / "prior"), Tokenizer.from_pretrained(inputs / "tokenizer")
+    prior, tokenizer = read_prior(tmp_path / "prior").prior, Tokenizer.from_pretrained(inputs / "tokenizer")
     assert prior.space.latent_channels == tokenizer.config.quantizer.dim
     latents = all_samples(prior, Condition(), 20)
     assert latents.shape == (20, prior.space.latent_channels, *prior.space.grid)

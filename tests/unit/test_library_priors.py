@@ -442,7 +442,10 @@ def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Pat
     path = tmp_path / "gpt/config.json"
     config = json.loads(path.read_text())
     for changed, message in (
-        ({"model_type": "clip"}, "another library's model"), ({**config, "version": 9}, "exported-prior v9"),
+        ({"model_type": "clip"}, "another library's model"),
+        ({"model_type": "clip"}, "model_type: clip"),
+        ({**config, "version": 9}, "exported-prior v9"),
+        ({**config, "spec": "tokenizer"}, "another kind of artifact"),
         ({**config, "facts": {**config["facts"], "grid": [2, 2]}}, "differ"),
     ):  # fmt: skip
         path.write_text(json.dumps(changed))

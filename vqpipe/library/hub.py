@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqpipe.artifacts.remedies import quoted
-from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
 from vqpipe.data.images import centre_square, to_rgb
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import ArtifactError, MismatchError, SetupError, VqpipeError
@@ -119,7 +119,7 @@ class Tokenizer(
             PLACE.need_there(Path(name))  # a mistyped path looks like owner/name
             raise
         try:
-            read_config(config)  # before the weights, which may be large
+            read_config(config, TOKENIZER)  # before the weights, which may be large
         except ArtifactError as error:
             raise ArtifactError(f"{name} on the Hub: {error}".splitlines()) from error
         download(name, MODEL, revision=config.parent.name, **options)
@@ -205,7 +205,7 @@ class Tokenizer(
         return ModelCard(signed(f"---\n{front}\n---\n\n{text}"))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_config_folder(save_directory, self.state_dict(), self.described(self.facts))
+        write_config_folder(save_directory, self.state_dict(), self.described(self.facts), TOKENIZER, WEIGHTS)
 
 
 def preprocess(images: Image.Image | Sequence[Image.Image], resolution: int) -> Float[Tensor, "b 3 r r"]:

@@ -23,15 +23,16 @@ from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.publish import MANIFEST, listed_files, publish_folder
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
+from vqpipe.artifacts.specs.prior import PRIOR_WEIGHTS
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
 from vqpipe.errors import ArtifactError, MismatchError
 from vqpipe.library.cards import prior_card, signed, tokenizer_card
 from vqpipe.library.clips import copy_clip
 from vqpipe.library.priors import CLIP_FOLDER, TOKENIZER_FOLDER, ImagePrior
-from vqpipe.priors.artifact import prior_digest, write_config_folder
+from vqpipe.priors.artifact import prior_digest
 from vqpipe.priors.measure import PriorMetrics
-from vqpipe.tokenizers import stored as tokenizers
 from vqpipe.tokenizers.identity import SHOWN
-from vqpipe.tokenizers.stored import LIBRARY
+from vqpipe.tokenizers.stored import LIBRARY, write_config_folder
 
 PIPELINES = {"none": "unconditional-image-generation", "text": "text-to-image"}
 """The Hub's tasks by condition; it has none for classes and maps."""
@@ -73,10 +74,10 @@ def export_prior(
     measured = read_measured(metrics, image_prior) if metrics is not None else None
     card = _front(prior.config.condition, license) + prior_card(prior, tokenizer, stored.facts, measured)
     with publish_folder(out, EXPORTED_PRIOR, stored.facts) as folder:
-        write_config_folder(folder, stored)
+        write_config_folder(folder, prior.state_dict(), stored.facts, EXPORTED_PRIOR, PRIOR_WEIGHTS)
         (folder / TOKENIZER_FOLDER).mkdir()
-        facts = tokenizer.described(tokenizer.facts)
-        tokenizers.write_config_folder(folder / TOKENIZER_FOLDER, tokenizer.state_dict(), facts)
+        facts, own = tokenizer.described(tokenizer.facts), folder / TOKENIZER_FOLDER
+        write_config_folder(own, tokenizer.state_dict(), facts, TOKENIZER, WEIGHTS)
         (folder / TOKENIZER_FOLDER / "README.md").write_text(
             signed(tokenizer_card(tokenizer)), encoding="utf-8"
         )

@@ -28,7 +28,7 @@ from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
 from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
 from vqpipe.library.places import Place, find_part
 from vqpipe.params.base import validate
-from vqpipe.priors.artifact import StoredPrior, read_config, read_prior
+from vqpipe.priors.artifact import StoredPrior, read_prior
 from vqpipe.priors.contract import NO_LABEL, UNKNOWN, Condition, Prior, SamplingParams
 from vqpipe.priors.measure import IMAGE_BATCH
 from vqpipe.priors.text import SentenceText, TextEncoder, text_encoder
@@ -36,7 +36,7 @@ from vqpipe.priors.train import to_codes
 from vqpipe.runtime.batches import slices
 from vqpipe.runtime.seeds import torch_rng
 from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
-from vqpipe.tokenizers.stored import CONFIG, MODEL
+from vqpipe.tokenizers.stored import CONFIG, MODEL, read_config
 
 Map = Int64[Tensor, "r r"] | Path | str
 PLACE = Place("prior", Path("artifacts/prior"), frozenset({PRIOR.name, EXPORTED_PRIOR.name}))
@@ -416,7 +416,7 @@ def _snapshot(name: str, **options: Any) -> Path:
     """The folder in the Hub's cache that has an exported prior; its config is read before its weights are loaded."""
     config = download(name, CONFIG, "prior", **options)
     try:
-        facts = read_config(config)
+        facts = read_config(config, EXPORTED_PRIOR)
     except ArtifactError as error:
         raise ArtifactError(f"{name} on the Hub: {error}".splitlines()) from error
     files = [MODEL, f"{TOKENIZER_FOLDER}/{CONFIG}", f"{TOKENIZER_FOLDER}/{MODEL}"]

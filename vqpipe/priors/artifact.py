@@ -1,9 +1,9 @@
-"""A trained prior as an artifact: `save_prior` with its pictures, `load_prior` for its users.
+"""A trained prior as an artifact: `save_prior` with its pictures, `read_prior`; its users have `vqpipe.library.priors`.
 
 A folder has one of two forms: the artifact of the stage, with a manifest over its files, or what `vqpipe export` writes
 for sharing, with `config.json`, whose content is the header of the weights.
 
-prior = load_prior(Path("artifacts/prior/vq-gpt"))
+prior = read_prior(Path("artifacts/prior/vq-gpt")).prior
 condition = Condition(labels=labels)
 indices = prior.sample(condition, len(labels), prior.config.sampling, torch_rng(0, "mine"))
 images = tokenizer.decode(indices)
@@ -24,8 +24,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from vqpipe.artifacts.intact import reads_whole
-from vqpipe.artifacts.publish import publish_folder, publish_json, read_manifest
-from vqpipe.artifacts.spec import Header, check_header
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, PRIOR_WEIGHTS, SAMPLES
 from vqpipe.artifacts.tables import to_table, write_table
@@ -38,7 +37,7 @@ from vqpipe.priors.contract import ImageSpace, Prior
 from vqpipe.priors.measure_completion import CompletedPictures, completed_row
 from vqpipe.priors.text import TextEncoder
 from vqpipe.tokenizers.identity import tokenizer_identity
-from vqpipe.tokenizers.stored import CONFIG, LIBRARY, MODEL
+from vqpipe.tokenizers.stored import CONFIG, MODEL, read_config
 from vqpipe.tokenizers.tokenizer import Tokenizer
 from vqpipe.vision.clip import weights_digest
 
@@ -175,11 +174,6 @@ def save_prior(
             write_table(partial / "completions.parquet", COMPLETIONS, to_table(COMPLETIONS, rows))
 
 
-def load_prior(folder: Path, device: torch.device | str = "cpu") -> Prior:
-    """Read a published prior, in eval mode; errors as `read_prior`."""
-    return read_prior(folder, device).prior
-
-
 @reads_whole
 def read_prior(folder: Path, device: torch.device | str = "cpu") -> StoredPrior:
     """Read a prior of either form, in eval mode, and what it was made with.
@@ -189,7 +183,7 @@ def read_prior(folder: Path, device: torch.device | str = "cpu") -> StoredPrior:
             `config.json` that was changed.
         ParamsError: a kind of prior that is not in `PRIORS`.
     """
-    stated = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    stated = read_config(folder / CONFIG, EXPORTED_PRIOR) if (folder / CONFIG).is_file() else None
     if stated is None:
         read_manifest(folder, PRIOR)
     tensors, facts = read_tensors(folder / MODEL, PRIOR_WEIGHTS)
@@ -210,33 +204,6 @@ def read_prior(folder: Path, device: torch.device | str = "cpu") -> StoredPrior:
     prior.load_state_dict(tensors)
     prior = prior.to(device).eval().requires_grad_(False)
     return StoredPrior(prior, MadeWith(**facts["made_with"]), facts)
-
-
-def write_config_folder(folder: Path, stored: StoredPrior) -> None:
-    """Write a prior's weights, with a checksum of their own, and then `config.json` into a folder."""
-    write_tensors(folder / MODEL, PRIOR_WEIGHTS, stored.prior.state_dict(), stored.facts, sealed=True)
-    header = {"library_name": LIBRARY, "spec": EXPORTED_PRIOR.name, "version": EXPORTED_PRIOR.version}
-    publish_json(folder / CONFIG, {**header, "facts": stored.facts})
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The facts in the `config.json` of an exported prior.
-
-    Raises:
-        ArtifactError: not JSON, another library's, not a prior's, or of another version.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("library_name") != LIBRARY:
-        raise ArtifactError(
-            f"{path.parent} is another library's model", found=f"a {CONFIG} without library_name: {LIBRARY}",
-            expected="what `vqpipe export` writes of a prior",
-        )  # fmt: skip
-    header = Header.of(content, path)
-    check_header(header, EXPORTED_PRIOR, path.parent)
-    return header.facts
 
 
 def _pixels(images: UInt8[Tensor, "n 3 H W"]) -> list[UInt8[np.ndarray, "H W 3"]]:

@@ -2,7 +2,8 @@
 
 Both have the weights in `model.safetensors`. An artifact has `manifest.json` over its files, and `aligner.safetensors`
 where the tokenizer was trained with `align`. The other form has `config.json`, whose content is the header of the
-weights without the codes' names, and may contain further files, such as a card.
+weights without the codes' names, and may contain further files, such as a card. An exported prior has this form too:
+`write_config_folder` and `read_config` take what the folder is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from vqpipe.alignment.aligner import Aligner, AlignParams
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.publish import MANIFEST, publish_folder, publish_json, read_manifest
-from vqpipe.artifacts.spec import Header, check_header, missing
+from vqpipe.artifacts.spec import FolderSpec, Header, TensorSpec, check_header, missing
 from vqpipe.artifacts.specs.tokenizer import ALIGNER_WEIGHTS, TOKENIZER, WEIGHTS
 from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.errors import ArtifactError
@@ -56,8 +57,16 @@ def write_artifact(
             write_tensors(partial / ALIGNER, ALIGNER_WEIGHTS, aligner.aligner.state_dict(), stated)
 
 
-def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write weights, then `config.json`, into a folder that may contain other files.
+def write_config_folder(
+    folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], what: FolderSpec, weights: TensorSpec
+) -> None:
+    """Write weights with a checksum of their own, then `config.json`, into a folder that may contain other files.
+
+    Args:
+        folder: of a tokenizer or a prior.
+        tensors, facts: its weights.
+        what: what `config.json` says that the folder is.
+        weights: the spec of the weights.
 
     Raises:
         ArtifactError: the folder is a pipeline artifact, whose manifest would then be wrong.
@@ -67,8 +76,8 @@ def write_config_folder(folder: Path, tensors: dict[str, Tensor], facts: dict[st
             f"{folder} is a pipeline artifact; saving into it would break its manifest",
             expected="another folder",
         )
-    write_tensors(folder / MODEL, WEIGHTS, tensors, facts, sealed=True)
-    header = {"library_name": LIBRARY, "spec": TOKENIZER.name, "version": TOKENIZER.version}
+    write_tensors(folder / MODEL, weights, tensors, facts, sealed=True)
+    header = {"library_name": LIBRARY, "spec": what.name, "version": what.version}
     publish_json(folder / CONFIG, {**header, "facts": small_facts(facts)})
 
 
@@ -108,7 +117,7 @@ def read_tokenizer(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{folder} contains no tokenizer", found=found or "nothing",
             expected=f"{MANIFEST} (a pipeline artifact) or {CONFIG} (what save_pretrained writes)",
         )  # fmt: skip
-    stated = read_config(folder / CONFIG)
+    stated = read_config(folder / CONFIG, TOKENIZER)
     if not (folder / MODEL).is_file():
         raise ArtifactError(f"{folder} has a {CONFIG} but no {MODEL}")
     tensors, facts = read_tensors(folder / MODEL, WEIGHTS)
@@ -145,11 +154,11 @@ def load_aligner(folder: Path) -> StoredAligner | None:
     return StoredAligner(Aligner.from_state(config, tensors).requires_grad_(False), str(facts["text"]))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The facts in a `config.json`.
+def read_config(path: Path, what: FolderSpec) -> dict[str, Any]:
+    """The facts in a `config.json` of `what`.
 
     Raises:
-        ArtifactError: not JSON, another library's, or a tokenizer of another version.
+        ArtifactError: not JSON, another library's, of something else, or of another version.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -162,6 +171,6 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path.parent} is another library's model", found=signs or f"a {CONFIG} without library_name",
             expected=f"library_name: {LIBRARY}",
         )  # fmt: skip
-    header = Header.from_json(json.dumps(content), path)
-    check_header(header, TOKENIZER, path.parent)
+    header = Header.of(content, path)
+    check_header(header, what, path.parent)
     return header.facts
