@@ -47,9 +47,9 @@ class TrunkParams(Params):
     attention_levels: tuple[Annotated[int, Field(ge=0)], ...]
     """Levels (0 is the highest resolution) with attention after every block."""
     middle: bool
-    """Whether there is a middle of two residual blocks at the lowest resolution."""
+    """Whether there is a middle of `middle_blocks` residual blocks at the lowest resolution."""
     middle_attention: bool
-    """Whether the middle has attention between its two blocks."""
+    """Whether the middle has attention after its first block."""
     shortcut: bool
     """Add a linear map of each image patch to the encoder's output, and of each latent to the decoder's, parallel
     to the convolutions (not around the quantizer). Ours, for short trainings; false is the papers' trunk."""
@@ -258,7 +258,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to image: Float[b z h w] to Float[b c H W]; one residual block more per level than the encoder."""
+    """Latent to image: Float[b z h w] to Float[b c H W]; `num_decoder_blocks` residual blocks per level, where null one
+    more than the encoder has."""
 
     def __init__(self, config: TrunkParams, out_channels: int) -> None:
         super().__init__()
