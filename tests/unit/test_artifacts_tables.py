@@ -154,7 +154,7 @@ def test_an_unknown_type_is_our_bug() -> None:
 def test_shards_roll_over_at_the_same_rows_every_time(tmp_path: Path) -> None:
     def shards(folder: Path) -> list[bytes]:
         with publish_folder(folder, BOX, {}) as partial:
-            writer = ShardWriter(partial, "part", WORDS, {"n": 1}, shard_bytes=100)
+            writer = ShardWriter(partial, "part", WORDS, shard_bytes=100)
             for at in range(12):
                 writer.write(to_table(WORDS, [{"word": "w" * 20, "count": at}] * 2))
             writer.close()

@@ -11,6 +11,7 @@ import torch
 
 from tests.small_priors import ONE, TWO, images, labels, model
 from vqpipe.artifacts.seal import parse_sealed
+from vqpipe.priors import measure
 from vqpipe.priors.artifact import contact_sheet
 from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.measure import (
@@ -89,11 +90,13 @@ def test_the_nearest_image_is_found_across_chunks() -> None:
     assert float(search.rmse[1]) == pytest.approx(3, abs=0.1)
 
 
-def test_same_codes_is_the_largest_part_shared_in_place() -> None:
+@pytest.mark.parametrize("chunk", [1, 2, 512])
+def test_same_codes_is_the_largest_part_shared_in_place(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "TRAIN_CHUNK", chunk)
     data = split(ONE)
     queries = data.indices[:2].long().clone()
     queries[1, 0, 0] = 99  # 4 of 12 places
-    found = same_codes(queries, data, chunk=2)
+    found = same_codes(queries, data)
     assert found[0] == 1
     assert float(found[1]) == pytest.approx(8 / 12)
 

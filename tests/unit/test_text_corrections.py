@@ -6,7 +6,7 @@ import pytest
 
 from vqpipe.text.lexicon import lexicon
 from vqpipe.text.phrases import PLAIN, pairs
-from vqpipe.text.pos import tag, tagger
+from vqpipe.text.pos import tagger
 from vqpipe.text.tagger import PhraseParams
 from vqpipe.text.tokens import token_spans, tokenize
 from vqpipe.text.wordnet_tagger import WordnetPos
@@ -20,7 +20,7 @@ def found(caption: str, phrases: PhraseParams = PLAIN) -> str:
 
 
 def pos(caption: str, word: str) -> str:
-    return next(found.pos for found in tag(caption, WORDNET) if found.text == word)
+    return next(found.pos for found in tagger(WORDNET).tag(caption) if found.text == word)
 
 
 @pytest.mark.parametrize(

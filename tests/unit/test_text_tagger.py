@@ -14,7 +14,7 @@ from vqpipe.errors import DataError, ParamsError
 from vqpipe.text.english import POS, TAGS, closed_words, follows
 from vqpipe.text.lexicon import Lexicon, lexicon
 from vqpipe.text.nltk_tagger import NltkPos
-from vqpipe.text.pos import TAGGERS, AnyPos, pos_params, tag, tagger
+from vqpipe.text.pos import TAGGERS, AnyPos, pos_params, tagger
 from vqpipe.text.spacy_tagger import SpacyPos
 from vqpipe.text.tagger import PhraseParams, PosParams, batched
 from vqpipe.text.wordnet_tagger import WordnetPos
@@ -23,7 +23,7 @@ WORDNET = WordnetPos(kind="wordnet")
 
 
 def classes(caption: str, pos: str) -> list[str]:
-    return [word.text for word in tag(caption, WORDNET) if word.pos == pos]
+    return [word.text for word in tagger(WORDNET).tag(caption) if word.pos == pos]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_nouns_are_lemmatised(plural: str, singular: str) -> None:
 
 
 def test_adjectives_keep_their_form() -> None:
-    [word] = [word for word in tag("a Bigger dog", WORDNET) if word.pos == "adjective"]
+    [word] = [word for word in tagger(WORDNET).tag("a Bigger dog") if word.pos == "adjective"]
     assert (word.text, word.lemma) == ("bigger", "bigger")
 
 
@@ -91,8 +91,8 @@ def test_any_text_has_one_word_for_each_token(caption: str) -> None:
 
 
 def test_an_empty_caption_has_no_words() -> None:
-    assert tag("", WORDNET) == []
-    assert tag(" \x00 ", WORDNET) == []
+    assert tagger(WORDNET).tag("") == []
+    assert tagger(WORDNET).tag(" \x00 ") == []
 
 
 def test_the_params_are_those_of_the_table() -> None:

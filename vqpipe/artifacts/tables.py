@@ -163,11 +163,10 @@ class ShardWriter:
         folder: Path,
         prefix: str,
         spec: TableSpec,
-        facts: Facts | None = None,
         shard_bytes: int = 256 << 20,
     ) -> None:
         self.folder, self.prefix, self.spec = folder, prefix, spec
-        self.schema = schema_of(spec, facts)
+        self.schema = schema_of(spec)
         self.shard_bytes = shard_bytes
         self.rows = 0
         self.shards: list[str] = []

@@ -29,8 +29,6 @@ from vqpipe.runtime.batches import slices
 
 AnyNetwork = Annotated[DiTParams | UNetParams, Field(discriminator="kind")]
 """The params of either network."""
-IMAGE_BATCH = 64
-"""Latents decoded at once."""
 Predict = Callable[[Float[Tensor, "b c h w"], Float[Tensor, " b"]], Float[Tensor, "b o h w"]]
 """A network with its condition and guidance: states and times to predictions."""
 

@@ -277,13 +277,11 @@ class NearestImages:
         return (self._squared / self._queries.shape[1]).sqrt()
 
 
-def same_codes(
-    queries: Int64[Tensor, "n g h w"], train: TokenSplit, chunk: int = 1024
-) -> Float64[Tensor, " n"]:
+def same_codes(queries: Int64[Tensor, "n g h w"], train: TokenSplit) -> Float64[Tensor, " n"]:
     """For each query the largest part of its codes that one training image has in the same places."""
     best = torch.zeros(len(queries), dtype=torch.float64)
     flat = queries.flatten(1).to(torch.int32)
-    for reference in _chunks(train.indices.flatten(1), chunk):
+    for reference in train.indices.flatten(1).split(TRAIN_CHUNK):
         for row, query in enumerate(flat):
             most = int((reference == query).sum(dim=1).max())
             best[row] = max(float(best[row]), most / flat.shape[1])
@@ -380,8 +378,3 @@ def memorisation(
         for search in nearest.values():
             search.feed(chunk)
     return Memorisation(nearest, {name: same_codes(codes[name], tokens) for name in names})
-
-
-def _chunks(rows: Tensor, chunk: int) -> Iterator[Tensor]:
-    for start in range(0, len(rows), chunk):
-        yield rows[start : start + chunk]

@@ -69,11 +69,9 @@ def progress_bar(title: str, total: int | None = None) -> Iterator[Bar]:
         yield _Rich()
 
 
-def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
-    """Iterate under a progress bar."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with progress_bar(title, total) as bar:
+def track(items: Iterable[T], title: str) -> Iterator[T]:
+    """Iterate under a progress bar, which has an end where the items have a length."""
+    with progress_bar(title, len(items) if isinstance(items, Sized) else None) as bar:
         for item in items:
             yield item
             bar.advance()

@@ -26,7 +26,6 @@ from vqpipe.params.base import Params, is_multiple
 from vqpipe.tasks.beam import Decoding
 from vqpipe.tasks.words import END, PAD, SPECIALS, UNKNOWN, Vocabulary, words_of
 
-LIBRARY = "transformers"
 INSTALL = "pip install 'vqpipe[gpt2]'"
 WEIGHTS = "model.safetensors"
 """The file of GPT-2's weights in its folder."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqpipe.params.base import Params, validate
 from vqpipe.params.plugins import Table
-from vqpipe.text.tagger import PosParams, Tagger, Word
+from vqpipe.text.tagger import PosParams, Tagger
 
 TAGGERS: Table[Tagger] = Table(
     "part-of-speech backend",
@@ -35,11 +35,6 @@ def tagger(config: PosParams) -> Tagger:
     made: Any = TAGGERS[config.kind]
     backend: Tagger = made(config)
     return backend
-
-
-def tag(caption: str, config: PosParams) -> list[Word]:
-    """The words of one caption with lemma and part of speech. Takes any string."""
-    return tagger(config).tag(caption)
 
 
 class _Section(Params):
