@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
-from vqpipe.artifacts.tables import read_table
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -23,9 +22,8 @@ from vqpipe.report.blocks import (
 from vqpipe.report.blocks import Column as Head
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, number
-from vqpipe.report.pictures import decode_png, picture
-from vqpipe.report.task_inputs import PICTURES, references
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_inputs import Shown, picture_rows, pictured, references, side_by_side
+from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.captioning import CaptioningMetrics, CaptioningProtocol
 
 COLUMNS: Mapping[str, Callable[[CaptioningMetrics], Any]] = {
@@ -64,11 +62,12 @@ def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
     anchor, title = "task-captioning", "Captions"
     if not runs:
         return Section(anchor, title, [Absent("Captioning was not measured: no pair of this task.")])
-    return Section(anchor, title, [*_numbers(runs), *_pictures(runs, params)])
+    codes, others = parted(runs)
+    return Section(anchor, title, [*_numbers(codes, others), *_pictures([*codes, *others], params)])
 
 
-def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
-    ordered = sorted(runs, key=lambda run: not run.of_codes)
+def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> list[Block]:
+    ordered = [*codes, *others]
     found: list[tuple[TaskRun, CaptioningMetrics]] = [(run, run.metrics.fresh) for run in ordered]
     columns = dict(COLUMNS)
     columns |= {name: of for name, of in WITH_JAVA.items() if any(of(part) is not None for _, part in found)}
@@ -77,7 +76,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         rows += _floor(words, [(run, getattr(part, name)) for run, part in found], columns)
     human = [(run, part.human) for run, part in found if part.human is not None]
     rows += _floor("a true caption left out, against the image's others", human, columns, "caption_fewer")
-    quiet = frozenset(range(sum(run.of_codes for run in ordered), len(rows)))
+    quiet = frozenset(range(len(codes), len(rows)))
     lead = (
         "One caption for each image, generated word by word from what the head sees of it (ClipCap's form; LG-VQ, "
         "table 11). A number is due to the codes as far as it is above that of the head without an image."
@@ -149,27 +148,8 @@ def _floor(
 
 def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
     """Images with their true captions and those generated from each input (LG-VQ, figure 15)."""
-    shown: dict[str, list[tuple[TaskRun, Mapping[str, Any]]]] = {}
-    for run in sorted(runs, key=lambda run: not run.of_codes):
-        if run.has_tables:
-            for row in read_table(run.folder / PICTURES, CAPTIONING_PICTURES).to_pylist():
-                shown.setdefault(row["image_id"], []).append((run, row))
-    items = []
-    for image_id, found in list(shown.items())[: params.num_task_examples]:
-        run, row = found[0]
-        pixels = decode_png(
-            row["picture"], params.max_picture_pixels, f"{run.folder / PICTURES}: image {image_id}", "task"
-        )
-        answers = [
-            Answer(
-                run.label,
-                [Line(row["caption"] or "(no word)", _points(row["cider_d"]), small=_other(row))],
-            )
-            for run, row in found
-        ]
-        title = row["references"][0]
-        others = "; ".join(row["references"][1:])
-        items.append(Example(title, picture(pixels, f"test image {image_id}: {title}"), [answers], others))
+    shown = side_by_side(picture_rows(runs, CAPTIONING_PICTURES), ("image_id",), params)
+    items = [_example(found, params) for found in shown]
     if not items:
         return []
     note = (
@@ -177,6 +157,16 @@ def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
         "in small print what the same head writes for another image's input."
     )
     return [Examples("Generated captions", items, note)]
+
+
+def _example(found: Sequence[Shown], params: ReportParams) -> Example:
+    row = found[0][1]
+    title, *others = row["references"]
+    answers = [
+        Answer(run.label, [Line(own["caption"] or "(no word)", _points(own["cider_d"]), small=_other(own))])
+        for run, own in found
+    ]
+    return Example(title, pictured(row, params, title), [answers], "; ".join(others))
 
 
 def _points(value: float) -> str:

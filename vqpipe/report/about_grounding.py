@@ -8,7 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from vqpipe.artifacts.specs.task import GROUNDING_PICTURES
-from vqpipe.artifacts.tables import read_table
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -25,9 +24,8 @@ from vqpipe.report.blocks import (
 from vqpipe.report.charts import close_svg, open_svg
 from vqpipe.report.inputs import ReportParams
 from vqpipe.report.names import HIGHER, cell, column, counted, number
-from vqpipe.report.pictures import decode_png, picture
-from vqpipe.report.task_inputs import by_name, references
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_inputs import by_name, picture_rows, pictured, references, side_by_side
+from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
 SIDE = 176
@@ -55,7 +53,8 @@ def section(runs: Sequence[TaskRun], params: ReportParams) -> Section:
 
 def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     measured = [run for run in runs if isinstance(run.metrics.fresh, GroundingMetrics)]
-    ordered = sorted(measured, key=lambda run: run.config.input != "codes")
+    codes, others = parted(measured)
+    ordered = [*codes, *others]
     found = [(run, "fresh", run.metrics.fresh) for run in ordered]
     blind = next((run for run in ordered if run.config.input == "none"), None)
     rows = []
@@ -69,7 +68,6 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
             cell("box_other_image", part.other_image.accuracy), cell("box_gain", gain),
             cell("box_alike", part.alike and part.alike.accuracy),
         ])  # fmt: skip
-    codes = sum(run.config.input == "codes" for run in ordered)
     for name, words in RULES.items():
         own = [("box_accuracy", _of(name, "accuracy")), ("box_iou", _of(name, "iou"))]
         rows += [row[:1] + row[2:] for row in references(found, words, own, 5)]
@@ -84,7 +82,7 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
         "to the codes as far as it is above that of the head without an image: the gain."
     )
     columns = [Column("input of the head", numeric=False), *map(column, names)]
-    quiet = frozenset(range(codes, len(rows)))
+    quiet = frozenset(range(len(codes), len(rows)))
     return [Text(lead), Table("Boxes of expressions", columns, rows, note, quiet)]
 
 
@@ -106,17 +104,10 @@ def _of(part: str, name: str) -> Any:
 
 
 def _pictures(runs: Sequence[TaskRun], params: ReportParams) -> list[Block]:
-    shown: dict[tuple[str, str], list[tuple[TaskRun, Mapping[str, Any]]]] = {}
-    for run in runs:
-        if run.has_tables:
-            for row in read_table(run.folder / "pictures.parquet", GROUNDING_PICTURES).to_pylist():
-                shown.setdefault((row["image_id"], row["expression"]), []).append((run, row))
     items = []
-    for (image_id, text), found in list(shown.items())[: params.num_task_examples]:
-        run, row = found[0]
-        where = f"{run.folder / 'pictures.parquet'}: image {image_id}"
-        pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
-        plain = picture(pixels, f"test image {image_id}")
+    for found in side_by_side(picture_rows(runs, GROUNDING_PICTURES), ("image_id", "expression"), params):
+        row = found[0][1]
+        text, plain = row["expression"], pictured(row, params)
         answers = [
             Answer(one.label, drawing=_drawing(plain, own, text), note=f"IoU {number(own['iou'], 2)}")
             for one, own in found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -11,9 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vqpipe.artifacts.metrics import Metrics
-from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES, RELATIONS_PICTURES, RETRIEVAL_PICTURES
-from vqpipe.artifacts.tables import read_table
 from vqpipe.metrics.measured import Interval
 from vqpipe.report import about_captioning, about_classification, about_grounding, about_vqa
 from vqpipe.report.about_data import curve_charts
@@ -27,7 +26,6 @@ from vqpipe.report.blocks import (
     Example,
     Examples,
     Line,
-    Picture,
     Section,
     Table,
     Terms,
@@ -36,7 +34,7 @@ from vqpipe.report.blocks import (
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
-from vqpipe.report.task_inputs import PICTURES, by_name, references
+from vqpipe.report.task_inputs import Row, Shown, by_name, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import (
     COSINES,
     DIRECTIONS,
@@ -339,9 +337,6 @@ def _training(inputs: Inputs, runs: Sequence[TaskRun]) -> list[Block]:
     return [table, curve_charts("Training curves of the fresh heads", curves, "Losses by optimiser step.")]
 
 
-Row = Mapping[str, Any]
-Shown = tuple[TaskRun, Row]
-"""A run and a row of its pictures."""
 Families = Sequence[Sequence[TaskRun]]
 
 CANDIDATE_PIXELS = 80
@@ -352,16 +347,17 @@ MAP_PIXELS, LEAST_CELL, MOST_CELL = 170, 13, 18
 
 def masked_words(families: Families, params: ReportParams) -> list[Block]:
     """Captions with masked words, and what each head predicts (LG-VQ, figure 5)."""
-    rows = _rows(families, MASKED_WORDS_PICTURES)
+    rows = picture_rows(list(chain(*families)), MASKED_WORDS_PICTURES)
     blocks: list[Block] = []
     for count in sorted({row["count"] for _, row in rows}):
         own = [(run, row) for run, row in rows if row["count"] == count]
         items = [
             Example(
-                row["masked"], _asked(row, params), _answers(families, found, _predictions),
+                row["masked"], pictured(row, params, row["caption"]), _answers(families, found, _predictions),
                 f"masked: {', '.join(row['words'])}",
             )
-            for row, found in _grouped(own, ("image_id", "masked"), params)
+            for found in side_by_side(own, ("image_id", "masked"), params)
+            for row in (found[0][1],)
         ]  # fmt: skip
         note = (
             "Images drawn at random. For each gap, in order, the likeliest word with its probability, whether it is "
@@ -373,7 +369,7 @@ def masked_words(families: Families, params: ReportParams) -> list[Block]:
 
 def retrieval(families: Families, params: ReportParams) -> list[Block]:
     """Images with the captions retrieved for them, and captions with the images retrieved (LG-VQ, figure 4)."""
-    rows = _rows(families, RETRIEVAL_PICTURES)
+    rows = picture_rows(list(chain(*families)), RETRIEVAL_PICTURES)
     wanted: tuple[tuple[str, str, str, Callable[[Row], Answer]], ...] = (
         ("image_to_text", "Captions found for an image",
          "The image and its own caption; the best captions by each head with their cosines.", _captions),
@@ -384,8 +380,9 @@ def retrieval(families: Families, params: ReportParams) -> list[Block]:
     for way, title, note, answer in wanted:
         own = [(run, row) for run, row in rows if row["direction"] == way]
         items = [
-            Example(row["caption"], _asked(row, params), _answers(families, found, answer))
-            for row, found in _grouped(own, ("image_id",), params)
+            Example(row["caption"], pictured(row, params, row["caption"]), _answers(families, found, answer))
+            for found in side_by_side(own, ("image_id",), params)
+            for row in (found[0][1],)
         ]
         if items:
             blocks.append(Examples(title, items, note))
@@ -394,12 +391,13 @@ def retrieval(families: Families, params: ReportParams) -> list[Block]:
 
 def relations(families: Families, params: ReportParams) -> list[Block]:
     """Heat maps of the cosines of a caption's words and of the codes assigned to them (LG-VQ, figure 6)."""
-    rows = _rows(families, RELATIONS_PICTURES)
+    rows = picture_rows(list(chain(*families)), RELATIONS_PICTURES)
     items = []
-    for row, found in _grouped(rows, ("image_id", "words"), params):
+    for found in side_by_side(rows, ("image_id", "words"), params):
+        row = found[0][1]
         known = Answer("words", drawing=_map(row["word_cosines"], row["words"], f"words of {row['caption']}"))
         shown = [own for family in families for own in _maps(family, found)]
-        items.append(Example(row["caption"], _asked(row, params), shown, known=known))
+        items.append(Example(row["caption"], pictured(row, params, row["caption"]), shown, known=known))
     if not items:
         return []
     note = (
@@ -409,34 +407,6 @@ def relations(families: Families, params: ReportParams) -> list[Block]:
     )
     scale = scale_bar("cosine", signed_scale(), "\N{MINUS SIGN}1", "1")
     return [Examples("Cosines of words and of their codes", items, note, scale)]
-
-
-def _rows(families: Families, spec: TableSpec) -> list[Shown]:
-    return [
-        (run, row | {"file": run.folder / PICTURES})
-        for family in families
-        for run in family
-        if run.has_tables
-        for row in read_table(run.folder / PICTURES, spec).to_pylist()
-    ]
-
-
-def _grouped(
-    rows: Iterable[Shown], keys: Sequence[str], params: ReportParams
-) -> list[tuple[Row, list[Shown]]]:
-    """Rows of one example together, the first one apart; the first `num_task_examples` images."""
-    groups: dict[str, list[Shown]] = {}
-    for run, row in rows:
-        groups.setdefault(str([row[key] for key in keys]), []).append((run, row))
-    images = list(dict.fromkeys(found[0][1]["image_id"] for found in groups.values()))[
-        : params.num_task_examples
-    ]
-    return [
-        (found[0][1], found)
-        for image in images
-        for found in groups.values()
-        if found[0][1]["image_id"] == image
-    ]
 
 
 def _answers(
@@ -458,12 +428,6 @@ def _answers(
 
 def _titled(answer: Answer, title: str) -> Answer:
     return Answer(title, answer.lines, answer.pictures, answer.drawing, answer.note)
-
-
-def _asked(row: Row, params: ReportParams) -> Picture:
-    where = f"{row['file']}: image {row['image_id']}"
-    pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
-    return picture(pixels, f"test image {row['image_id']}: {row['caption']}")
 
 
 def _percent(chance: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vqpipe.artifacts.spec import TableSpec
@@ -13,8 +13,10 @@ from vqpipe.report.names import cell, change
 from vqpipe.report.pictures import decode_png, picture
 from vqpipe.report.task_pairs import TaskRun
 
-Row = Mapping[str, Any]
 PICTURES = "pictures.parquet"
+Row = Mapping[str, Any]
+Shown = tuple[TaskRun, Row]
+"""A run and a row of its pictures, which has the path of its table as `file`."""
 
 
 def difference(run: TaskRun, base: TaskRun, measure: str, shown_as: str) -> Cell:
@@ -24,6 +26,49 @@ def difference(run: TaskRun, base: TaskRun, measure: str, shown_as: str) -> Cell
     key = ("fresh", measure)
     found = run.difference(run.values.get(key), base.values.get(key))
     return Cell("–") if found is None else change(shown_as, found)
+
+
+def picture_rows(runs: Sequence[TaskRun], spec: TableSpec) -> list[Shown]:
+    """The rows of the pictures of all runs that have tables, run by run.
+
+    Args:
+        spec: of the pictures of their task.
+
+    Raises:
+        ArtifactError: a table is damaged or of another version.
+    """
+    return [
+        (run, row | {"file": run.folder / PICTURES})
+        for run in runs
+        if run.has_tables
+        for row in read_table(run.folder / PICTURES, spec).to_pylist()
+    ]
+
+
+def side_by_side(
+    shown: Iterable[Shown], keys: Sequence[str], params: ReportParams, among: int = 1
+) -> list[list[Shown]]:
+    """The rows of one example together; the first `num_task_examples` examples.
+
+    Args:
+        keys: the columns that are equal in the rows of one example.
+        among: rows that an example has at least; others are left out.
+    """
+    groups: dict[str, list[Shown]] = {}
+    for run, row in shown:
+        groups.setdefault(str([row[key] for key in keys]), []).append((run, row))
+    return [found for found in groups.values() if len(found) >= among][: params.num_task_examples]
+
+
+def pictured(row: Row, params: ReportParams, title: str = "") -> Picture:
+    """The test image of a row, with its title as part of the alternative text.
+
+    Raises:
+        ArtifactError: bytes that give no image.
+    """
+    image = row["image_id"]
+    pixels = decode_png(row["picture"], params.max_picture_pixels, f"{row['file']}: image {image}", "task")
+    return picture(pixels, f"test image {image}: {title}" if title else f"test image {image}")
 
 
 def examples(
@@ -45,26 +90,14 @@ def examples(
     Raises:
         ArtifactError: a table is damaged or of another version.
     """
-    found: dict[str, list[tuple[TaskRun, Row]]] = {}
-    whole = [run for run in runs if run.has_tables]
-    for run in whole:
-        for row in read_table(run.folder / PICTURES, spec).to_pylist():
-            found.setdefault(row["image_id"], []).append((run, row))
-    shared = [own for own in found.values() if len(own) == len(whole)]
-    made = []
-    for own in shared[: params.num_task_examples]:
-        run, row = own[0]
+    made, whole = [], sum(run.has_tables for run in runs)
+    for found in side_by_side(picture_rows(runs, spec), ("image_id",), params, among=whole):
+        row = found[0][1]
         text, known = about(row)
         made.append(
-            Example(text, _picture(run, row, params), [[answer(row, run.label) for run, row in own]], known)
+            Example(text, pictured(row, params), [[answer(own, run.label) for run, own in found]], known)
         )
     return made
-
-
-def _picture(run: TaskRun, row: Row, params: ReportParams) -> Picture:
-    where = f"{run.folder / PICTURES}: image {row['image_id']}"
-    pixels = decode_png(row["picture"], params.max_picture_pixels, where, "task")
-    return picture(pixels, f"test image {row['image_id']}")
 
 
 def by_name(found: Sequence[tuple[str, str]], joined: str) -> str:
