@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from stages.dvcfile import read_stages
 from vqpipe.artifacts import verify as module
+from vqpipe.artifacts.lineage import Lineage
 from vqpipe.artifacts.publish import (
     MANIFEST,
     file_digest,
@@ -51,7 +53,8 @@ def write_metrics(path: Path, content: dict[str, object], **beside: str) -> None
 
 def write_lineage(path: Path, stage: str) -> None:
     sidecar = path.with_name(f"{path.name}.lineage.json")
-    publish_sealed(sidecar, {"stage": stage, "params": {}, "inputs": {}, "output": tree_digest(path)})
+    lineage = Lineage(stage, {}, {}, {}, tree_digest(path), False, {})
+    publish_sealed(sidecar, asdict(lineage))
 
 
 def write_tokenizer(root: Path, name: str, seed: int) -> Path:
@@ -189,12 +192,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "curves": (
         lambda root: flip(root / "curves/tokenizer/vq+lg.csv"),
-        r"vq\+lg\.csv is damaged",
+        r"vq\+lg\.json is not of \S+/curves/tokenizer/vq\+lg\.csv.*found: \S+ is .*expected: .*the seal",
         r"git checkout \S+/metrics/tokenizer/vq\+lg\.json, or dvc repro -s -f tokenizer@vq\+lg",
     ),
     "lost curves": (
         lambda root: (root / "curves/tokenizer/lc.csv").unlink(),
-        "its curves are not there",
+        r"curves/tokenizer/lc\.csv is not there, and \S+/metrics/tokenizer/lc\.json is",
         "dvc repro -s -f tokenizer@lc",
     ),
     "curves without metrics": (
@@ -220,7 +223,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "lineage": (
         lambda root: flip(root / "vocabulary.lineage.json"),
         r"vocabulary\.lineage\.json(: cannot be read as JSON| is damaged)",
-        r"dvc checkout -f \S+/vocabulary\.lineage\.json",
+        r"rm (\S+/vocabulary\.lineage\.json) && dvc checkout \1",
     ),
 }
 
@@ -273,12 +276,12 @@ def test_metrics_of_another_version_of_their_artifact_are_a_problem(root: Path) 
     (root / "metrics/tokenizer/lc.json").write_bytes(kept[0])
     (root / "curves/tokenizer/lc.csv").write_bytes(kept[1])
     (line,) = problems(root)
-    assert "tokenizer/lc.json was not measured on" in line
+    assert re.search(r"tokenizer/lc\.json is not of \S+/tokenizer/lc ", line)
     assert "dvc repro -s -f tokenizer@lc" in line
     old = (root / "metrics/vocabulary.json").read_bytes()
     write_vocabulary(root, 4)
     (root / "metrics/vocabulary.json").write_bytes(old)
-    assert any("vocabulary.json was not measured on" in line for line in problems(root))
+    assert any(re.search(r"vocabulary\.json is not of \S+/vocabulary ", line) for line in problems(root))
 
 
 def test_metrics_whose_artifact_is_not_here_are_no_problem(root: Path) -> None:

@@ -16,14 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vqpipe.artifacts.intact import SMALL, read_whole
-from vqpipe.artifacts.publish import (
-    MANIFEST,
-    SIDECARS,
-    file_digest,
-    is_leftover,
-    listed_files,
-    tree_digest,
-)
+from vqpipe.artifacts.lineage import LINEAGE, need_own_lineage, read_lineage
+from vqpipe.artifacts.publish import MANIFEST, SIDECARS, file_digest, is_leftover, listed_files
 from vqpipe.artifacts.remedies import (
     CURVES,
     METRICS,
@@ -47,14 +41,14 @@ from vqpipe.artifacts.seal import (
 from vqpipe.artifacts.spec import Header, check_header
 from vqpipe.artifacts.tables import read_header
 from vqpipe.artifacts.tensors import read_tensor_header
-from vqpipe.errors import ArtifactError, human_bytes
+from vqpipe.artifacts.ties import need_tied
+from vqpipe.errors import ArtifactError, MismatchError, human_bytes
 from vqpipe.runtime.terminal import progress_bar
 
 MAX_LINES = 40
 """Most problems that are printed."""
 MAX_KINDS = 4
 """Most kinds of files without a checksum that are named."""
-LINEAGE = SIDECARS[0]
 
 
 @dataclass
@@ -74,7 +68,7 @@ class Verified:
     bytes: int = 0
     unsealed: list[Path] = field(default_factory=list)
     seconds: float = 0.0
-    problems: list[ArtifactError] = field(default_factory=list)
+    problems: list[ArtifactError | MismatchError] = field(default_factory=list)
 
     def add(self, other: Verified) -> None:
         """Count what another part of the work found; a problem that is known is not counted twice."""
@@ -94,7 +88,7 @@ class Verified:
         """
         try:
             yield
-        except ArtifactError as error:
+        except (ArtifactError, MismatchError) as error:
             self.problems.append(error)
         except OSError as error:
             self.problems.append(ArtifactError(f"{path}: cannot be read", found=error.strerror, run=run))
@@ -138,7 +132,7 @@ def verify(paths: Iterable[Path]) -> Verified:
         ArtifactError: a path where nothing is, or nothing that carries a checksum.
     """
     start, found, given = time.perf_counter(), Verified(), list(paths)
-    _digests.cache_clear()
+    _folders.cache_clear()
     for path in given:
         if not path.exists():
             raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
@@ -301,22 +295,14 @@ def _entry(
 def _lineage(path: Path, result: Verified) -> None:
     """A lineage sidecar, and whether the output that is there is the one it describes."""
     output = path.with_name(path.name.removesuffix(LINEAGE))
-    run = f"dvc checkout -f {quoted(path)}"
     _count(path, result)
-    content = read_sealed_json(path, run)
-    stage = content.get("stage")
-    if isinstance(stage, str):
-        run = repair_output(output, stage)
-    if not output.exists():
+    lineage = read_lineage(output)
+    if lineage is not None and not output.exists():
+        run = repair_output(output, lineage.stage)
         raise ArtifactError(
             f"{path}: its output is not there", found=f"no {output}", expected=output, run=run
         )
-    found, stated = tree_digest(output), str(content.get("output"))
-    if found != stated:
-        raise ArtifactError(
-            f"{output} does not match its lineage", found=f"SHA-256 {found[:16]}…",
-            expected=f"SHA-256 {stated[:16]}…", run=run,
-        )  # fmt: skip
+    need_own_lineage(output)
 
 
 def _json(path: Path, result: Verified) -> None:
@@ -329,12 +315,9 @@ def _json(path: Path, result: Verified) -> None:
     _count(path, result)
     for name, stated in _sealed_digests(path, run).items():
         with result.noting(path, run):
-            if name == CURVES:
-                curves = counterpart(path, METRICS, CURVES, ".csv")
-                if curves is not None and not curves.is_file():
-                    raise ArtifactError(f"{path}: its curves are not there", found=f"no {curves}", run=run)
-            else:
-                _measured(path, name, stated, run)
+            curves = counterpart(path, METRICS, CURVES, ".csv")
+            places = _artifacts(path, name) if name != CURVES else [curves] if curves is not None else []
+            need_tied(path, name, stated, places, run)
 
 
 def _sealed_digests(path: Path, run: str) -> dict[str, str]:
@@ -342,37 +325,26 @@ def _sealed_digests(path: Path, run: str) -> dict[str, str]:
     return parse_sealed(path.read_bytes(), path, run)[1]
 
 
-def _measured(path: Path, spec: str, stated: str, run: str) -> None:
-    """Raise where the artifacts that metrics may be of are there, and none of them is what was measured."""
+def _artifacts(path: Path, spec: str) -> list[Path]:
+    """The artifacts of a spec that a metrics file may be of."""
     below = path_below(path, METRICS)
     if below is None:
-        return
+        return []
     root, part = below
-    known = [
-        (folder, digest)
-        for folder, digest in _digests(root).get(spec, ())
-        if len(part.parts) == 1 or folder.name == part.stem
-    ]
-    if known and not any(digest.startswith(stated) for _, digest in known):
-        folder, digest = known[0]
-        raise ArtifactError(
-            f"{path} was not measured on {folder}",
-            found=f"{spec} {digest[:16]}…",
-            expected=f"{stated}…",
-            run=run,
-        )
+    known = _folders(root).get(spec, [])
+    return [folder for folder in known if len(part.parts) == 1 or folder.name == part.stem]
 
 
 @cache
-def _digests(root: Path) -> dict[str, list[tuple[Path, str]]]:
-    """The published folders under a path by the name of their spec, with their digests; damaged ones are left out."""
-    found: dict[str, list[tuple[Path, str]]] = {}
+def _folders(root: Path) -> dict[str, list[Path]]:
+    """The published folders under a path by the name of their spec; damaged ones are left out."""
+    found: dict[str, list[Path]] = {}
     for folder in _walk(root, Verified(), set()):
         ignored = Verified()
         with ignored.noting(folder, None):
             if folder.is_dir():
                 spec = str(read_sealed_json(folder / MANIFEST).get("spec"))
-                found.setdefault(spec, []).append((folder, tree_digest(folder)))
+                found.setdefault(spec, []).append(folder)
     return found
 
 
@@ -385,7 +357,7 @@ def _curves(path: Path, metrics: Path, result: Verified) -> None:
     stated = _sealed_digests(metrics, run).get(CURVES)
     if stated is None:
         raise ArtifactError(f"{path}: {metrics} does not name it, so it cannot be compared", run=run)
-    need_equal(path, file_digest(path)[: len(stated)], stated, run)
+    need_tied(metrics, CURVES, stated, [path], run)
 
 
 def _sealed(path: Path, result: Verified) -> None:

@@ -15,10 +15,12 @@ from pydantic import Field
 from vqpipe.artifacts.lineage import Lineage, misfit, need_own_lineage
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, tree_digest
+from vqpipe.artifacts.remedies import CURVES
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.artifacts.show import read_cost
+from vqpipe.artifacts.ties import need_tied
 from vqpipe.data.build import DatasetMetrics
-from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.errors import ArtifactError
 from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.params.base import Params, read_yaml
@@ -321,11 +323,4 @@ def _need_tied(root: Path, stem: Path, lineages: Mapping[Path, Lineage]) -> None
         return
     curves = root.joinpath("curves", f"{stem}.csv")
     for name, digest in parse_sealed(path.read_bytes(), path, run, required=False)[1].items():
-        other = curves if name == "curves" else artifact
-        if other == curves and not curves.is_file():
-            raise ArtifactError(f"{curves} is not there, and {path} is", run=run)
-        if other.exists() and not (found := tree_digest(other)).startswith(digest):
-            raise MismatchError(
-                f"{path} is not of {other}", found=f"{other} is {found[:16]}…",
-                expected=f"{digest}…, as the seal of the metrics says", run=run,
-            )  # fmt: skip
+        need_tied(path, name, digest, [curves if name == CURVES else artifact], run)
