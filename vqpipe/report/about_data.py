@@ -26,7 +26,7 @@ from vqpipe.report.blocks import (
     Table,
     Text,
 )
-from vqpipe.report.charts import NUM_COLOURS, Series, line_chart
+from vqpipe.report.charts import Series, legend, line_chart
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
 from vqpipe.report.names import HIGHER, counted, curve_label, number
 from vqpipe.report.pictures import decode_png, picture
@@ -209,5 +209,4 @@ def curve_charts(title: str, curves: Mapping[str, Curve], note: str = "") -> Cha
                 lines, x_label="step", y_label="", alt=f"{title}: {label} by step", log_y=is_wide
             )
             charts.append(Chart(svg, f"{label} (logarithmic)" if is_wide else label))
-    legend = [(f"c{i % NUM_COLOURS}", run) for i, run in enumerate(curves)] if len(curves) > 1 else []
-    return Charts(title, charts, legend, note)
+    return Charts(title, charts, legend(list(curves)) if len(curves) > 1 else [], note)

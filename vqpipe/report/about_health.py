@@ -26,7 +26,7 @@ from vqpipe.report.blocks import (
     Table,
     Text,
 )
-from vqpipe.report.charts import NUM_COLOURS, Series, clip_word, close_svg, line_chart, open_svg
+from vqpipe.report.charts import Series, clip_word, close_svg, legend, line_chart, open_svg
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
 from vqpipe.report.names import HIGHER, LOWER, counted, number
 from vqpipe.report.pictures import (
@@ -39,8 +39,12 @@ from vqpipe.report.pictures import (
     signed_scale,
 )
 
-WATCHED = ("ae/dead_share_", "ae/window_used_share_", "ae/window_perplexity_")
-"""Columns of the training curves that are drawn here, each with the group's number behind it."""
+WATCHED = {
+    "ae/dead_share_": ("dead codes, % of K", 100.0),
+    "ae/window_used_share_": ("used in a window of the curve, % of K", 100.0),
+    "ae/window_perplexity_": ("perplexity of that window, codes", 1.0),
+}
+"""Columns of the training curves that are drawn here, each with the group's number behind it: title and factor."""
 
 
 def about_health(inputs: Inputs, params: ReportParams) -> Section:
@@ -139,11 +143,6 @@ def _collapse(inputs: Inputs, book: Book) -> str:
 
 def _over_training(inputs: Inputs, labels: Mapping[tuple[str, int], str]) -> list[Block]:
     """Dead codes, used codes and perplexity by step, a line for each codebook."""
-    wanted = (
-        ("ae/dead_share_", "dead codes, % of K", 100.0),
-        ("ae/window_used_share_", "used in a window of the curve, % of K", 100.0),
-        ("ae/window_perplexity_", "perplexity of that window, codes", 1.0),
-    )
     curves = inputs.curves.get("tokenizer", {})
     lines = sorted(
         {(variant, int(name[len(prefix) :])) for variant, curve in curves.items() for name in curve
@@ -159,7 +158,7 @@ def _over_training(inputs: Inputs, labels: Mapping[tuple[str, int], str]) -> lis
     several = {variant for variant, index in lines if index > 0}
     titles = [labels.get((v, i), f"{v}, group {i}" if v in several else v) for v, i in lines]
     charts = []
-    for prefix, title, scale in wanted:
+    for prefix, (title, scale) in WATCHED.items():
         series = [
             Series(label, curves[variant]["step"], [scale * y for y in curves[variant].get(f"{prefix}{index}", [])], n)
             for n, ((variant, index), label) in enumerate(zip(lines, titles, strict=True))
@@ -173,11 +172,7 @@ def _over_training(inputs: Inputs, labels: Mapping[tuple[str, int], str]) -> lis
         "Counted on the training batches of all ranks. Dead codes are known only after as many steps as an evenly used "
         "code may be missed, so that their line starts later."
     )
-    return [Charts("Codes over the training", charts, _legend(titles), note)]
-
-
-def _legend(labels: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"c{i % NUM_COLOURS}", label) for i, label in enumerate(labels)]
+    return [Charts("Codes over the training", charts, legend(titles), note)]
 
 
 def _usage_curves(books: Sequence[Book]) -> list[Block]:
@@ -203,7 +198,7 @@ def _usage_curves(books: Sequence[Book]) -> list[Block]:
     )
     return [
         Charts(
-            "Usage against images seen", [Chart(svg, "")], _legend([b.label for b in books]), note, wide=True
+            "Usage against images seen", [Chart(svg, "")], legend([b.label for b in books]), note, wide=True
         )
     ]
 

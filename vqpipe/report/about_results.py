@@ -19,7 +19,7 @@ from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, 
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, measure, number
 from vqpipe.report.pictures import decode_png, picture
-from vqpipe.report.task_pairs import TaskRun, parted, task_runs
+from vqpipe.report.task_pairs import TaskRun, parted
 
 PER_IMAGE = ("psnr", "lpips_alex", "lpips_vgg", "clip_distance")
 SETS = ("fid", "fd_clip")
@@ -40,8 +40,8 @@ COLUMNS = 6
 """Images in a row: as many as a window of 900 pixels has side by side."""
 
 
-def about_results(inputs: Inputs, params: ReportParams) -> Section:
-    """The section `Results`."""
+def about_results(inputs: Inputs, params: ReportParams, solved: Sequence[TaskRun]) -> Section:
+    """The section `Results`; `solved` are all tasks that were solved."""
     blocks: list[Block] = []
     if inputs.evaluate:
         blocks += list(unlike(inputs.evaluate)) or [_best_tokenizer(inputs.evaluate)]
@@ -54,7 +54,7 @@ def about_results(inputs: Inputs, params: ReportParams) -> Section:
     if made:
         note = "The same test images, drawn at random, and what each tokenizer reconstructs, with its PSNR."
         blocks.append(Gallery("Reconstructions", made, note, dense=True, even=True))
-    blocks += tasks(task_runs(inputs))
+    blocks += tasks(solved)
     if inputs.prior:
         blocks.append(_priors(inputs))
     samples = list(_samples(inputs, params))

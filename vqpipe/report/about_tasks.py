@@ -43,7 +43,6 @@ from vqpipe.report.task_pairs import (
     alignment,
     families,
     of_kind,
-    task_runs,
 )
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.caption_tasks import CaptionProtocol
@@ -66,17 +65,15 @@ SECTIONS = {
 """The parts of the page on tasks that have a file of their own, in their order."""
 
 
-def about_tasks(inputs: Inputs, params: ReportParams) -> Section:
-    """The section `Tasks on frozen codes`.
+def about_tasks(inputs: Inputs, params: ReportParams, runs: Sequence[TaskRun]) -> Section:
+    """The section `Tasks on frozen codes`; `runs` are all tasks that were solved.
 
     Raises:
-        ParamsError: params of a pair that do not fit the stage.
         ArtifactError: a task artifact that is damaged or of another version.
     """
     title = "Tasks on frozen codes"
     if not inputs.tasks:
         return Section("tasks", title, [Absent("No task was solved: the params name none under task.pairs.")])
-    runs = task_runs(inputs)
     if not runs:
         absent = "Tasks are absent: none has been solved in this checkout. Run: dvc repro task"
         return Section("tasks", title, [Absent(absent)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.evaluation import USAGE
@@ -26,12 +25,11 @@ from vqpipe.report.blocks import (
     Terms,
     Text,
 )
-from vqpipe.report.charts import NUM_COLOURS, rank_frequency
+from vqpipe.report.charts import legend, rank_frequency
+from vqpipe.report.gate import SIDES, Side
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, counted, measure, number
 
-Side = Literal["images", "protocol"]
-SIDES: tuple[Side, ...] = ("images", "protocol")
 PER_IMAGE = ("bits_per_image", "psnr", "ssim", "l1", "l2", "clip_distance", "lpips_alex", "lpips_vgg")
 USAGE_COLUMNS = (
     "num_codes",
@@ -227,7 +225,7 @@ def _curves(inputs: Inputs) -> list[Block]:
     if not curves:
         return [*blocks, Absent("Training curves are absent. Run: dvc repro tokenizer")]
     losses = {
-        run: {name: values for name, values in curve.items() if not name.startswith(WATCHED)}
+        run: {name: values for name, values in curve.items() if not name.startswith(tuple(WATCHED))}
         for run, curve in curves.items()
     }
     return [*blocks, curve_charts("Training curves", losses, "Terms of the losses by optimiser step.")]
@@ -254,5 +252,12 @@ def _usage_charts(inputs: Inputs) -> list[Block]:
         "Codes by falling frequency over the test split, both axes logarithmic: a flat line "
         f"uses its codes evenly, and a line ends at its last used code. Unused: {unused}."
     )
-    legend = [(f"c{i % NUM_COLOURS}", label) for i, (label, _) in enumerate(lines)]
-    return [Charts("Rank and frequency of codes", [Chart(svg, "")], legend, note, wide=True)]
+    return [
+        Charts(
+            "Rank and frequency of codes",
+            [Chart(svg, "")],
+            legend([label for label, _ in lines]),
+            note,
+            wide=True,
+        )
+    ]

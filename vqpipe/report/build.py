@@ -23,6 +23,7 @@ from vqpipe.report.about_tokenizers import about_tokenizers
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Section, Table, Text, Tree
 from vqpipe.report.inputs import STAGES, Cost, Inputs, ReportParams, read_inputs
 from vqpipe.report.names import NOT_MEASURED, number
+from vqpipe.report.task_pairs import task_runs
 from vqpipe.runtime.terminal import harmless
 
 PAGE = "index.html"
@@ -41,21 +42,22 @@ def build_report(artifacts: Path, params_file: Path, params: ReportParams) -> Re
     """Build the report of what is under `artifacts`; parts whose inputs are absent are named.
 
     Raises:
-        ParamsError: no params file.
+        ParamsError: no params file, or params of a task that do not fit its stage.
         ArtifactError: an input that is there but is damaged, of another version, or replaced meanwhile.
         MismatchError: artifacts, metrics or curves that are not of one run.
     """
     inputs = read_inputs(artifacts, params_file)
     before = {path: generation(path) for path in inputs.outputs}
+    solved = task_runs(inputs)
     sections = [
-        about_results(inputs, params),
+        about_results(inputs, params, solved),
         about_dataset(inputs, params),
         about_clip(inputs),
         about_words(inputs, params),
         about_clusters(inputs),
         about_tokenizers(inputs, params),
         about_health(inputs, params),
-        about_tasks(inputs, params),
+        about_tasks(inputs, params, solved),
         about_priors(inputs, params),
         about_run(inputs),
     ]
@@ -148,7 +150,11 @@ def about_run(inputs: Inputs) -> Section:
 
 
 def _costs(costs: tuple[Cost, ...]) -> Block:
-    measured = [cost for cost in costs if cost.seconds is not None and cost.peak_memory_bytes is not None]
+    measured = [
+        (cost, cost.seconds, cost.peak_memory_bytes)
+        for cost in costs
+        if cost.seconds is not None and cost.peak_memory_bytes is not None
+    ]
     if not measured:
         return Absent(
             f"Cost: {NOT_MEASURED}. Sidecars with time and memory are next to the artifacts where a stage ran."
@@ -157,16 +163,15 @@ def _costs(costs: tuple[Cost, ...]) -> Block:
     rows = [
         [
             Cell(cost.output),
-            Cell(number(cost.seconds, 1)),
-            Cell(human_bytes(cost.peak_memory_bytes)),
+            Cell(number(seconds, 1)),
+            Cell(human_bytes(peak)),
             Cell(str(cost.cores or "–")),
         ]
-        for cost in costs
-        if cost.seconds is not None and cost.peak_memory_bytes is not None
+        for cost, seconds, peak in measured
     ]
-    total = sum(cost.seconds or 0 for cost in measured)
-    peak = max(cost.peak_memory_bytes or 0 for cost in measured)
-    rows.append([Cell("all of these"), Cell(number(total, 1)), Cell(human_bytes(peak)), Cell("")])
+    total = sum(seconds for _, seconds, _ in measured)
+    most = max(peak for *_, peak in measured)
+    rows.append([Cell("all of these"), Cell(number(total, 1)), Cell(human_bytes(most)), Cell("")])
     lacking = [cost.output for cost in costs if cost.seconds is None]
     note = "Peak memory is the largest resident size of the stage's process or of one of its workers."
     if lacking:

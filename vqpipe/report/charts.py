@@ -53,6 +53,11 @@ class Axis:
         return _log_ticks(self.low, self.high, most) if self.log else _linear_ticks(self.low, self.high, most)
 
 
+def legend(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """The colour class of each of several lines, in their order, and its label."""
+    return [(f"c{at % NUM_COLOURS}", label) for at, label in enumerate(labels)]
+
+
 def line_chart(
     series: Sequence[Series],
     *,

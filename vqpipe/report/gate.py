@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
@@ -252,7 +252,9 @@ def _percent(value: float | None) -> str:
     return f"{value:+.2f}%"
 
 
-SIDES = ("images", "protocol")
+Side = Literal["images", "protocol"]
+SIDES: tuple[Side, ...] = ("images", "protocol")
+"""What `Measured` records of an evaluation: the images, and how they were measured."""
 DIGEST = "digest"
 UNRELATED = "training."
 """Metrics of a tokenizer that its evaluation did not measure."""
