@@ -83,3 +83,17 @@ def test_what_is_not_there_is_named(run: Path) -> None:
     with pytest.raises(ArtifactError, match="--tokenizer"):
         ImageTask.from_pretrained(run / "task/vq-class_label")
     ImageTask.from_pretrained(run / "task/vq-class_label", tokenizer=run / "elsewhere")
+
+
+def test_a_name_is_looked_for_below_artifacts(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "artifacts").symlink_to(run)
+    monkeypatch.chdir(run)
+    for given in ("vq-class_label", Path("vq-class_label"), "task/vq-class_label"):
+        ImageTask.from_pretrained(given)
+    for given in ("vq-class_labels", "task/vq-class_labels"):
+        with pytest.raises(ArtifactError, match="did you mean vq-class_label") as raised:
+            ImageTask.from_pretrained(given)
+        assert "Hub" not in str(raised.value), "no task is there"
+        assert "dvc repro task" in str(raised.value)
+    with pytest.raises(ArtifactError, match="dvc repro task"):
+        ImageTask.from_pretrained("owner/name")

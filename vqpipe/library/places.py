@@ -1,4 +1,4 @@
-"""Where artifacts are: a tokenizer or a prior that a caller names, and the parts that an artifact was made with."""
+"""Where artifacts are: a tokenizer, prior or task that a caller names, and the parts that an artifact was made with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Place:
     """Where a name without a folder is looked for, such as `artifacts/prior`."""
     specs: frozenset[str]
     """The names of the specs of their folders: of an artifact, and of what is exported or saved."""
+    on_hub: bool = True
+    """Whether such artifacts are on the Hub too, under `owner/name`."""
 
     def is_one(self, folder: Path) -> bool:
         """Whether a folder says of itself that it contains one, whole or not."""
@@ -36,7 +38,7 @@ class Place:
         return False
 
     def local(self, given: str | Path) -> Path | None:
-        """The folder that a caller means, which may not be there; None for a name on the Hub.
+        """The folder that a caller means, which may not be there; None for what only the Hub can have.
 
         A folder that is there comes first, then a name below `folder`. A `Path` is no name.
 
@@ -55,11 +57,11 @@ class Place:
             known = self._names(self.folder)
             raise ArtifactError(
                 f"there is no {self.what} {given}{did_you_mean(given, known)}", choices=known or None,
-                expected=f"a folder, a name below {self.folder}, or owner/name on the Hub",
+                expected=self._expected("a folder", f"a name below {self.folder}"), run=self._run,
             )  # fmt: skip
-        if given.count("/") > 1:  # which no name on the Hub has
+        if not self.on_hub or given.count("/") > 1:  # which no name on the Hub has
             self.need_there(Path(given))
-        return None
+        return None if self.on_hub else Path(given)
 
     def need_there(self, folder: Path) -> None:
         """Refuse a folder that is not there with the names of those next to it, where there are some.
@@ -73,8 +75,16 @@ class Place:
         if known:
             raise ArtifactError(
                 f"there is no {self.what} {folder}{did_you_mean(folder.name, known)}", choices=known,
-                expected=f"one below {folder.parent}, another folder, or owner/name on the Hub",
+                expected=self._expected(f"one below {folder.parent}", "another folder"), run=self._run,
             )  # fmt: skip
+
+    def _expected(self, one: str, other: str) -> str:
+        return f"{one}, {other}, or owner/name on the Hub" if self.on_hub else f"{one}, or {other}"
+
+    @property
+    def _run(self) -> str | None:
+        """The command that makes one, where there is no other source."""
+        return None if self.on_hub else f"dvc repro {self.what}"
 
     def _names(self, folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if self.is_one(path)) if folder.is_dir() else []

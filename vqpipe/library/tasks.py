@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK
 from vqpipe.data.loader import to_uint8
-from vqpipe.errors import ArtifactError, MismatchError, did_you_mean
+from vqpipe.errors import MismatchError
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer
-from vqpipe.library.places import find_part
+from vqpipe.library.places import Place, find_part
 from vqpipe.tasks.stored import FreshHead, load_head, read_task_params
 from vqpipe.tasks.task import Task
 from vqpipe.vision.clip import StoredClip
 
-PLACE = Path("artifacts/task")
-"""Where a name without a folder is looked for."""
+PLACE = Place("task", Path("artifacts/task"), frozenset({TASK.name}), on_hub=False)
+"""Where tasks are."""
 
 
 class ImageTask:
@@ -56,7 +56,9 @@ class ImageTask:
             ArtifactError: no task, tokenizer or CLIP there, or a damaged one.
             MismatchError: another tokenizer or CLIP than the task was solved with.
         """
-        folder = _folder(Path(path))
+        folder = PLACE.local(str(path))
+        assert folder is not None, "no task is on the Hub"
+        read_manifest(folder, TASK)
         config = read_task_params(folder)
         of = (
             Path(tokenizer)
@@ -109,23 +111,3 @@ class ImageTask:
         pixels = to_uint8(self.tokenizer.preprocess(listed)).cpu()
         with torch.no_grad():
             return self.task.answers(self.head.network, self.head.known, self.head.see(pixels), asked)
-
-
-def _folder(path: Path) -> Path:
-    """The folder of a task: as it is given, or below `PLACE`.
-
-    Raises:
-        ArtifactError: neither is a task.
-    """
-    folder = path.expanduser()
-    if not (folder / MANIFEST).is_file() and (PLACE / path / MANIFEST).is_file():
-        folder = PLACE / path
-    if not (folder / MANIFEST).is_file():
-        place = folder.parent if folder.parent.is_dir() and len(folder.parts) > 1 else PLACE
-        known = sorted(one.parent.name for one in place.glob(f"*/{MANIFEST}"))
-        raise ArtifactError(
-            f"there is no task {path}{did_you_mean(path.name, known)}", choices=known or None,
-            expected="the folder of a task artifact, or a name below artifacts/task", run="dvc repro task",
-        )  # fmt: skip
-    read_manifest(folder, TASK)
-    return folder
