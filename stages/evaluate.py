@@ -1,4 +1,4 @@
-"""Measure one tokenizer on the test split: errors, distances and code usage, compared with floors and a ceiling."""
+"""Measure one tokenizer on the test split: errors, distances and code usage, compared with floors and a reference."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ def main(
     params: Params = DEFAULT_PARAMS,
     mixed: Mixed = False,
 ) -> None:
-    """Measure one tokenizer on the test split, and floors and a ceiling to compare with.
+    """Measure one tokenizer on the test split, and floors and a reference to compare with.
 
     Example: python -m stages.evaluate --tokenizer artifacts/tokenizer/lc --out artifacts/evaluation/lc
     --metrics artifacts/metrics/evaluate/lc.json

@@ -121,14 +121,14 @@ def rows_of(html: str, title: str) -> list[list[str]]:
     raise AssertionError(f"no table {title}")
 
 
-def test_floors_and_ceiling_share_the_tokenizers_table(report: Report) -> None:
+def test_floors_and_reference_share_the_tokenizers_table(report: Report) -> None:
     floors = ["floor: mean colour of each grid cell", "floor: k-means on raw patches, K = 1,024"]
     distances = rows_of(report.html, "Distance of all reconstructions from all originals")
     assert [row[0] for row in distances] == [
         "tokenizer",
         *VARIANTS,
         *floors,
-        "ceiling: half of train against the other half",
+        "reference: half of train against the other half",
     ]
     rows = rows_of(report.html, "Quality of reconstructions, image by image")
     assert [row[0] for row in rows] == ["tokenizer", *VARIANTS, *floors]

@@ -1,1 +1,1 @@
-"""One protocol for tokenizers: what reconstructions lose, floors and a ceiling to compare with, the health of codes."""
+"""One protocol for tokenizers: losses of reconstructions, floors and a reference to compare with, health of codes."""

@@ -98,7 +98,7 @@ def evaluate_images(
     images: Images, tokenizer: TokenizerLike, clip: Clip | None, where: torch.device
 ) -> Evaluation:
     """Measure a tokenizer on images of its resolution with the settings of `folder_params`: no training
-    images, so no k-means floor and no ceiling; without a CLIP no distances and no perceptual distance."""
+    images, so no k-means floor and no reference; without a CLIP no distances and no perceptual distance."""
     config = folder_params(len(images), clip.num_blocks if clip is not None else 0)
     networks = MetricNetworks(None, None, where)
     if clip is not None:

@@ -1,4 +1,4 @@
-"""The measuring itself: one pass over a split that gives errors, distances and code usage, with floors and a ceiling.
+"""The measuring itself: one pass over a split that gives errors, distances and code usage, with floors and a reference.
 
 Images pass once, in batches that the ranks take in turn; per-image numbers, indices and the features for distances are
 kept on rank 0, images are not. The numbers are the same bits for any number of ranks whose torch has as many threads.
@@ -148,10 +148,11 @@ class FloorsMetrics(Metrics):
 
 
 class CeilingMetrics(Metrics):
-    """What a perfect model would reach."""
+    """A reference for distances, which is no bound: reconstructions are compared with their own originals, so that a
+    perfect tokenizer has a distance of 0. Files have it as `ceiling`."""
 
     train_halves: Distances
-    """Distances between two disjoint random sets of training images."""
+    """Distances between two disjoint random sets of training images, for scale."""
 
 
 class ReplacedMetrics(Metrics):
@@ -199,7 +200,7 @@ class EvaluationProtocol(Metrics):
 
 
 class EvaluationMetrics(ReconstructionMetrics):
-    """What the `evaluate` stage measures: a tokenizer at the top level, floors and the ceiling to compare with."""
+    """What the `evaluate` stage measures: a tokenizer at the top level, floors and a reference to compare with."""
 
     sha256: str | None = None
     """Digest of the tokenizer (`vqpipe.tokenizers.identity`); None in a row of a board, which publishes none."""
@@ -254,7 +255,7 @@ def evaluate(
     Args:
         tokenizer: in eval mode on the networks' device.
         test: the images, at the tokenizer's resolution.
-        train: training images, for the k-means floor and the ceiling; without them both are left out.
+        train: training images, for the k-means floor and the reference; without them both are left out.
         split: the name of the split that `test` is, for the record.
 
     Raises:

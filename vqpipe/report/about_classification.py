@@ -1,4 +1,4 @@
-"""Classes from codes: accuracy by tokenizer next to its floors and ceilings, confusions, and single images."""
+"""Classes from codes: accuracy by tokenizer next to its floors and references, confusions, and single images."""
 
 from __future__ import annotations
 

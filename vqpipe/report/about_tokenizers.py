@@ -1,4 +1,4 @@
-"""The tokenizers: measures with floors and ceiling, code usage, training and its curves."""
+"""The tokenizers: measures with floors and a reference, code usage, training and its curves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FLOORS = {
     "block_mean": "floor: mean colour of each grid cell",
     "patch_kmeans": "floor: k-means on raw patches",
     "patch_kmeans_capped": "floor: k-means on raw patches, K capped",
-    "train_halves": "ceiling: half of train against the other half",
+    "train_halves": "reference: half of train against the other half",
 }
 
 
@@ -89,7 +89,8 @@ def _protocol(evaluate: Mapping[str, EvaluationMetrics]) -> Text:
         f"{protocol.resolution} x {protocol.resolution} pixels, decoded to 8 bits, never compressed with loss. Small "
         f"print is the 95 % bootstrap interval of the mean ({number(protocol.num_bootstrap)} resamples of the images). "
         f"{distances} "
-        "Floors need no training; the ceiling is what a perfect model would reach."
+        "Floors need no training. For scale: two disjoint halves of the training images against each other. That is no "
+        "bound: reconstructions are compared with their own originals."
         f"{_digests(evaluate)}"
     )
 
@@ -125,7 +126,7 @@ def unlike(measured: Mapping[str, EvaluationMetrics | PriorMetrics]) -> Iterator
 def _quality(
     evaluate: Mapping[str, EvaluationMetrics], title: str, measures: Sequence[str]
 ) -> Iterator[Table]:
-    """Tokenizers, then the floors and ceilings that have these measures, each distinct one once."""
+    """Tokenizers, then the floors and references that have these measures, each distinct one once."""
     names = [name for name in measures if any(_has(metrics, name) for metrics in evaluate.values())]
     rows = [_row(variant, metrics, names) for variant, metrics in evaluate.items()]
     floors: dict[str, tuple[str, Metrics, list[str]]] = {}
@@ -156,7 +157,7 @@ def _row(label: str, metrics: Metrics, names: Sequence[str]) -> list[Cell]:
 
 
 def _compared(metrics: EvaluationMetrics) -> Iterator[tuple[str, Metrics]]:
-    """The floors and ceilings of an evaluation, with what the table calls them."""
+    """The floors and references of an evaluation, with what the table calls them."""
     for part in (metrics.floors, metrics.ceiling):
         for name, found in part or ():
             if found is not None:

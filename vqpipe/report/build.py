@@ -96,8 +96,8 @@ def _leaf(value: Any) -> str:
 def summary(inputs: Inputs) -> dict[str, Any]:
     """Numbers and text, sorted: `tokenizer.VARIANT`, `prior.PAIR`, `task.PAIR`, and one entry for each other stage.
 
-    A tokenizer's measures (the mean of an interval) are next to its `training` metrics; floors and ceilings keep their
-    names. Lists are left out, and so are the stages' protocols, since `measured` has them.
+    A tokenizer's measures (the mean of an interval) are next to its `training` metrics; floors and references keep
+    their names. Lists are left out, and so are the stages' protocols, since `measured` has them.
     """
 
     def of(metrics: Metrics) -> dict[str, Any]:
