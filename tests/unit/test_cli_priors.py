@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +19,10 @@ from tests.tiny import picture
 from tests.toy_priors import PLACES
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_sealed
-from vqpipe.cli import priors as cli
 from vqpipe.cli.app import app
 from vqpipe.cli.tokenizers import _prior_folder
 from vqpipe.data.loader import to_uint8
-from vqpipe.library.masks import KEPT
-from vqpipe.library.masks import Keep as LibraryKeep
+from vqpipe.library.choices import KEPT
 from vqpipe.library.priors import ImagePrior
 from vqpipe.priors import PRIORS
 from vqpipe.priors.artifact import prior_digest
@@ -162,7 +160,9 @@ def test_the_transparent_part_of_a_mask_is_kept(tmp_path: Path, turned: bool) ->
 
 
 def test_the_parts_that_can_be_kept_are_those_of_the_library() -> None:
-    assert tuple(cli.Keep) == KEPT == get_args(LibraryKeep)
+    code, output = run("complete", "photo.png", "--prior", "gpt", "--keep", "tops", "--out", "a.png")
+    assert code == 2
+    assert ", ".join(map(repr, KEPT)) in output
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from tests.toy_priors import PLACES
 from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.verify import verify
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError
-from vqpipe.library.masks import KEPT, hidden_tokens, keep_mask
+from vqpipe.library.choices import KEPT
+from vqpipe.library.masks import hidden_tokens, keep_mask
 from vqpipe.library.prior_export import export_prior
 from vqpipe.library.priors import PLACE, ImagePrior
 from vqpipe.priors import PRIORS

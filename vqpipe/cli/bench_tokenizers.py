@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vqpipe.errors import ParamsError
+from vqpipe.library.choices import FeaturesChoice, PerceptualChoice
 from vqpipe.runtime.terminal import say
 
 FILE_WIDTH = 160
 """Characters of a line where the output is no terminal."""
-
-
-class Features(StrEnum):
-    """What distances between sets are taken in."""
-
-    clip = "clip"
-    inception = "inception"
-    none = "none"
-
-
-class PerImage(StrEnum):
-    """The perceptual distance of each image."""
-
-    clip = "clip"
-    lpips_alex = "lpips_alex"
-    lpips_vgg = "lpips_vgg"
-    none = "none"
 
 
 def bench_tokenizers(
@@ -45,13 +28,13 @@ def bench_tokenizers(
         typer.Option(help="The CLIP whose features are compared; gives fd_clip and clip_distance."),
     ] = None,
     features: Annotated[
-        Features | None,
+        FeaturesChoice | None,
         typer.Option(
             help="Of the distances between sets: with inception FID and KID. By default the CLIP's."
         ),
     ] = None,
     perceptual: Annotated[
-        PerImage | None, typer.Option(help="The distance of each image. By default the CLIP's.")
+        PerceptualChoice | None, typer.Option(help="The distance of each image. By default the CLIP's.")
     ] = None,
     resolution: Annotated[
         int | None,
@@ -83,9 +66,8 @@ def bench_tokenizers(
         if out.suffix not in kinds:
             raise ParamsError("the ending of --out chooses the form", found=str(out), choices=kinds)
     found = bench.bench_tokenizers(
-        images, tokenizer, clip=clip, features=features.value if features else None,
-        perceptual=perceptual.value if perceptual else None, resolution=resolution, batch_size=batch_size,
-        repeats=repeats, damage=damage,
+        images, tokenizer, clip=clip, features=features, perceptual=perceptual, resolution=resolution,
+        batch_size=batch_size, repeats=repeats, damage=damage,
     )  # fmt: skip
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH
     say(bench.terminal_table(found, width))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vqpipe.library.choices import Keep
 from vqpipe.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -42,16 +42,6 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one param of sampling, such as temperature=0.9."),
 ]
 Grid = Annotated[Path, typer.Option(help="The PNG file to write: a grid of the images.")]
-
-
-class Keep(StrEnum):
-    """The part of an image that is kept: a half, or the middle half of its rows and columns."""
-
-    TOP = "top"
-    BOTTOM = "bottom"
-    LEFT = "left"
-    RIGHT = "right"
-    CENTRE = "centre"
 
 
 def sample(
@@ -134,12 +124,12 @@ def complete(
     picture, white = read_picture(image), read_mask(mask) if mask is not None else None
     loaded = _load(prior, tokenizer, clip, changes)
     filled = loaded.complete(
-        picture, white, keep=keep.value if keep is not None else None, n=n, classes=class_, text=text, label_map=map_,
+        picture, white, keep=keep, n=n, classes=class_, text=text, label_map=map_,
         seed=seed, **changes,
     )  # fmt: skip
     import torch
 
-    pixels, hidden = loaded.hidden(picture, white, keep.value if keep is not None else None)
+    pixels, hidden = loaded.hidden(picture, white, keep)
     step = loaded.resolution // len(hidden)
     holes = hidden.repeat_interleave(step, 0).repeat_interleave(step, 1)
     original = to_uint8(pixels).cpu()
@@ -148,7 +138,7 @@ def complete(
         **_identity(loaded, changes, any(part is not None for part in (class_, text, map_))),
         "n": n, "seed": seed, "image": image.name,
         **_asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None),
-        **({"keep": keep.value} if keep is not None else {"mask": mask.name if mask is not None else ""}),
+        **({"keep": keep} if keep is not None else {"mask": mask.name if mask is not None else ""}),
     })  # fmt: skip
     say(
         f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vqpipe.library.choices import Weights
 from vqpipe.runtime.terminal import say
 
 TokenizerOption = Annotated[
@@ -145,13 +145,6 @@ def _prior_folder(path: str) -> Path | None:
     return place if PLACE.is_one(place) else None
 
 
-class Weights(StrEnum):
-    """Sets of weights in a checkpoint."""
-
-    RAW = "raw"
-    AVERAGED = "averaged"
-
-
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="The checkpoint: .ckpt, .pt, .pth or .safetensors.")],
     config: Annotated[Path, typer.Argument(help="Its YAML config.")],
@@ -184,8 +177,7 @@ def import_(
 
     need_output(out, TOKENIZER)
     imported = import_checkpoint(
-        checkpoint, config, layout=layout, weights=weights.value if weights is not None else None, words=words,
-        resolution=resolution,
+        checkpoint, config, layout=layout, weights=weights, words=words, resolution=resolution,
     )  # fmt: skip
     publish_import(imported, checkpoint, config, out)
     tokenizer, check = imported.tokenizer, imported.check

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, human_bytes
 from vqpipe.evaluation.bench import Candidate, Probes, TokenizerBench, TokenizersBench, bench
@@ -13,6 +12,7 @@ from vqpipe.evaluation.damage import load_probes
 from vqpipe.evaluation.evaluate import folder_params, read_folder
 from vqpipe.evaluation.reconstructions import MetricNetworks
 from vqpipe.library.cards import table as markdown_table
+from vqpipe.library.choices import FeaturesChoice, PerceptualChoice
 from vqpipe.library.hub import Tokenizer
 from vqpipe.metrics.distances import load_features
 from vqpipe.metrics.measured import Interval
@@ -25,9 +25,6 @@ from vqpipe.models.perceptual import (
 from vqpipe.runtime.device import device
 from vqpipe.tokenizers.identity import tokenizer_digest
 from vqpipe.vision.clip import Clip
-
-FeaturesChoice = Literal["clip", "inception", "none"]
-PerceptualChoice = Literal["clip", "lpips_alex", "lpips_vgg", "none"]
 
 
 def bench_tokenizers(

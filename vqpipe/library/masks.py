@@ -6,7 +6,7 @@ if any of its pixels is to be filled. Letters: H W pixels, r the side of the pri
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from torch.nn import functional as F
 
 from vqpipe.data.images import centre_square, resize_labels, target_shape, to_rgb, turn_of, upright
 from vqpipe.errors import MismatchError, ParamsError, did_you_mean
+from vqpipe.library.choices import KEPT
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Prior
 
-Keep = Literal["top", "bottom", "left", "right", "centre"]
-KEPT: tuple[Keep, ...] = ("top", "bottom", "left", "right", "centre")
-"""Parts that can be kept without a mask: a half of the image, or the middle half of its rows and columns."""
 WHITE = 127
 """Grey levels above it are to be filled."""
 

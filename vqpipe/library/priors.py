@@ -23,9 +23,10 @@ from torch import Tensor
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.artifacts.specs.prior import PRIOR
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
+from vqpipe.library.choices import Keep
 from vqpipe.library.clips import load_clip
 from vqpipe.library.hub import Tokenizer, download, preprocess, to_pil
-from vqpipe.library.masks import Keep, fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
+from vqpipe.library.masks import fit_mask, hidden_tokens, keep_mask, mask_of, need_fillable
 from vqpipe.library.places import Place, find_part
 from vqpipe.params.base import validate
 from vqpipe.priors.artifact import StoredPrior, read_prior

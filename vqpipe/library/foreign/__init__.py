@@ -19,12 +19,12 @@ import torch
 
 from vqpipe.artifacts.publish import file_digest
 from vqpipe.errors import ParamsError
+from vqpipe.library.choices import Weights
 from vqpipe.library.foreign import others, seed_voken, taming, vqct, weights
 from vqpipe.library.foreign.check import Check, look
 from vqpipe.library.foreign.config import ForeignConfig, read_config
 from vqpipe.library.foreign.contract import Family, Options, Plan
 from vqpipe.library.foreign.read import Checkpoint, read_checkpoint
-from vqpipe.library.foreign.weights import Weights
 from vqpipe.models.trunk import Decoder, Encoder
 from vqpipe.params.base import validate
 from vqpipe.quantizers import from_state

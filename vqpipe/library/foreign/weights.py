@@ -9,12 +9,12 @@ taken from the raw set.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vqpipe.errors import MismatchError
+from vqpipe.library.choices import Weights
 from vqpipe.library.foreign.config import ForeignConfig, some
 from vqpipe.library.foreign.contract import Plan, Source
 from vqpipe.library.foreign.read import Checkpoint
@@ -26,7 +26,6 @@ AVERAGING = (f"{AVERAGE}decay", f"{AVERAGE}num_updates")
 STATISTICS = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg", "quantize.cluster_size",
               "quantize.embed_avg", "quantize.ema_w")  # fmt: skip
 """Running averages that only training reads."""
-Weights = Literal["raw", "averaged"]
 
 
 def copy_name(key: str) -> str:
