@@ -34,7 +34,7 @@ from vqpipe.evaluation.reconstructions import (
 )
 from vqpipe.evaluation.speed import SpeedMetrics, measure_speed
 from vqpipe.metrics.codes import CodeUsage, UsageMetrics, bits_per_image, usage_metrics
-from vqpipe.metrics.distances import feature_distances, why_no_distances
+from vqpipe.metrics.distances import Features, feature_distances, why_no_distances
 from vqpipe.metrics.images import PEAK, PSNR_IDENTICAL
 from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
 from vqpipe.runtime.batches import read_ahead, slices
@@ -209,6 +209,22 @@ class _Tally:
             self.faces += map(probes.faces.compare, batch.faces, pictures)
 
 
+class _Originals:
+    """What is kept of the originals, batch by batch."""
+
+    def __init__(self, num_images: int, dim: int) -> None:
+        self.errors = ReconstructionErrors(np.ones(num_images, dtype=bool), dim)
+        self.digest = ImagesDigest()
+        self.lines, self.faces = list[list[Line]](), list[Faces]()
+
+    def add(self, images: UInt8[Tensor, "b 3 h w"], batch: _Batch) -> None:
+        """Keep the next images, as they were read, and what is known of them."""
+        self.digest.add(images)
+        self.errors.add(BatchErrors({}, batch.features.for_sets))
+        self.lines += batch.lines
+        self.faces += batch.faces
+
+
 @torch.no_grad()
 def bench(
     candidates: Sequence[Candidate],
@@ -250,37 +266,29 @@ def bench(
         with _naming(one.name):
             speed.append(measure_speed(one.model, first, repeats))
     dim = features.dim if features is not None else 0
-    originals = ReconstructionErrors(np.ones(len(images), dtype=bool), dim)
+    originals = _Originals(len(images), dim)
     tallies = [_Tally(one, len(images), dim) for one in candidates]
-    digest, lines, faces = ImagesDigest(), list[list[Line]](), list[Faces]()
     batches = slices(len(images), batch_size)
     with progress_bar("bench", len(images)) as bar:
         for own in read_ahead(lambda rows: images.take(np.arange(rows.start, rows.stop)), batches):
-            digest.add(own)
             pictures, pixels = _pictures(own), own.to(networks.device)
             batch = _Batch(
                 pixels, networks.features_of(pixels, features is not None),
                 [probes.text.reference(one) for one in pictures] if probes.text else [],
                 [probes.faces.reference(one) for one in pictures] if probes.faces else [],
             )  # fmt: skip
-            originals.add(BatchErrors({}, batch.features.for_sets))
+            originals.add(own, batch)
             for tally in tallies:
                 tally.add(batch, networks, probes)
-            lines += batch.lines
-            faces += batch.faces
             bar.advance(len(own))
-    rows = []
-    for tally, times in zip(tallies, speed, strict=True):
-        found: dict[str, Any] = {
-            **intervals(tally.errors.table(), config.num_bootstrap, derive(config.seed, "bootstrap"))
-        }
-        if features is not None:
-            found |= feature_distances(
-                tally.errors.features.rows, originals.features.rows, features, config.distances
-            )
-        found["text"] = probes.text.summary(lines, tally.text) if probes.text else None
-        found["faces"] = probes.faces.summary(faces, tally.faces) if probes.faces else None
-        rows.append(TokenizerBench(**found, **_facts(tally.one, tally.usage), speed=times))
+    rows = [
+        TokenizerBench(
+            **_quality(tally, originals, features, config, probes),
+            **_facts(tally.one, tally.usage),
+            speed=times,
+        )
+        for tally, times in zip(tallies, speed, strict=True)
+    ]
     sources = {
         "perceptual": networks.perceptual.source if networks.perceptual is not None else "none",
         "features": features.source if features is not None else "none",
@@ -291,9 +299,24 @@ def bench(
             crop="shorter side scaled to the resolution (Lanczos, antialiased), centre cut out",
             num_bootstrap=config.num_bootstrap, **sources,
         ),
-        measured=_record(digest, config, sources, probes),
+        measured=_record(originals.digest, config, sources, probes),
         tokenizers=rows, left_out=missing, left_out_files=dict(left_out_files or {}),
     )  # fmt: skip
+
+
+def _quality(
+    tally: _Tally, originals: _Originals, features: Features | None, config: EvaluateParams, probes: Probes
+) -> dict[str, Any]:
+    """What depends on the quality of reconstructions."""
+    found: dict[str, Any] = {
+        **intervals(tally.errors.table(), config.num_bootstrap, derive(config.seed, "bootstrap"))
+    }
+    if features is not None:
+        own, others = tally.errors.features.rows, originals.errors.features.rows
+        found |= feature_distances(own, others, features, config.distances)
+    found["text"] = probes.text.summary(originals.lines, tally.text) if probes.text else None
+    found["faces"] = probes.faces.summary(originals.faces, tally.faces) if probes.faces else None
+    return found
 
 
 def _facts(one: Candidate, usage: CodeUsage) -> dict[str, Any]:
