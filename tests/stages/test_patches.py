@@ -38,7 +38,7 @@ from vqpipe.vision.towers import build_model
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {
-    "split": "train", "projected": True, "grid": 2, "batch_size": 4, "shard_bytes": 1 << 20, "max_bad_fraction": 0.0,
+    "split": "train", "projected": True, "grid": 2, "batch_size": 4, "shard_bytes": 1 << 20,
 }  # fmt: skip
 SMALL = {"batch_size": 3, "shard_bytes": 1 << 10}
 """Shards of 16 images."""
@@ -215,7 +215,7 @@ def test_an_image_that_was_damaged_in_the_dataset_is_named_and_nothing_is_publis
 ) -> None:
     damage(inputs / "dataset", tmp_path / "damaged", [40, 69])
     ids = read_table(inputs / "dataset/train-00000.parquet", IMAGES, ["image_id"]).column(0).to_pylist()
-    changes: dict[str, Any] = {**SMALL, "dataset": str(tmp_path / "damaged"), "max_bad_fraction": 0.5}
+    changes: dict[str, Any] = {**SMALL, "dataset": str(tmp_path / "damaged")}
     result = run(inputs, tmp_path / "out", **changes)
     assert result.exit_code == 2
     assert f"train-00000.parquet: image {ids[40]} is damaged" in result.output
@@ -229,6 +229,7 @@ def test_an_image_that_was_damaged_in_the_dataset_is_named_and_nothing_is_publis
     [
         ({"grid": 3}, "choices:  1, 2"),
         ({"gird": 2}, "did you mean grid?"),
+        ({"max_bad_fraction": 0.01}, "patches.max_bad_fraction is not a field"),
         ({"dataset": "none"}, "does not exist"),
         ({"clip": "dataset"}, "expected: clip v1"),
     ],

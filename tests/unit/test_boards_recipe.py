@@ -91,6 +91,14 @@ def test_stage_params_and_the_order_of_inputs_count() -> None:
     assert len({base, *others}) == 4
 
 
+def test_a_param_that_its_stage_no_longer_has_changes_no_row() -> None:
+    patches = FolderSpec("patches", 2, stage="patches", required=("a.txt",))
+    dataset = make(DATA, "pictures", seed=0)
+    before = recipe(make(patches, "vectors", (dataset, DATA), grid=8, max_bad_fraction=0.01))
+    assert recipe(make(patches, "vectors", (dataset, DATA), grid=8)) == before
+    assert recipe(make(patches, "vectors", (dataset, DATA), grid=4)) != before
+
+
 def test_a_damaged_lineage_is_refused() -> None:
     codes = store()
     sidecar = codes.parent / "codes.lineage.json"

@@ -158,7 +158,6 @@ def test_params_that_contradict_the_tower_are_refused(
 ) -> None:
     plain = {
         "split": "train", "projected": False, "grid": 2, "batch_size": 3, "shard_bytes": 1 << 20,
-        "max_bad_fraction": 0.0,
         "tower": {"kind": "efficientnet_lite0", "stride": 16, "image_size": 64, **tower},
     }  # fmt: skip
     with pytest.raises(ParamsError, match=reason):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.damage import DAMAGES, DELETED
-from vqpipe.artifacts.publish import read_manifest, tree_digest, write_manifest
+from vqpipe.artifacts.publish import publish_folder, read_manifest, tree_digest, write_manifest
 from vqpipe.artifacts.spec import header_for
-from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import read_table
-from vqpipe.artifacts.tensors import read_tensors
+from vqpipe.artifacts.tensors import read_tensors, write_tensors
 from vqpipe.codebooks.patches import read_patches_codebook
 from vqpipe.errors import ArtifactError, DataError, MismatchError
 from vqpipe.params.base import validate
@@ -36,31 +36,25 @@ CONFIG = {
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 
 
-class Read(NamedTuple):
-    ids: list[str]
-    pixels: Tensor
-    bad: list[tuple[int, str, str]]
-
-
 class Pictures:
-    """Random images, some of which cannot be read."""
+    """Random images; one that is damaged is an error, as in `vqpipe.data.stream.ImageStream`."""
 
-    def __init__(self, num: int, bad: Iterable[int] = ()) -> None:
+    def __init__(self, num: int, damaged: int | None = None) -> None:
         self.ids = [f"image-{number}" for number in range(num)]
-        self.bad = set(bad)
-        self.read_until = 0
+        self.damaged = damaged
+        self.spans: list[range] = []
         generator = torch.Generator().manual_seed(0)
         self.pixels = torch.randint(0, 256, (num, 3, 16, 16), dtype=torch.uint8, generator=generator)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def read(self, spans: Iterable[range]) -> Generator[Read, None, None]:
+    def read(self, spans: Iterable[range]) -> Generator[tuple[list[str], Tensor], None, None]:
         for span in spans:
-            self.read_until = span.stop
-            good = [at for at in span if at not in self.bad]
-            bad = [(at - span.start, "truncated", "half of it") for at in span if at in self.bad]
-            yield Read([self.ids[at] for at in span], self.pixels[good], bad)
+            self.spans.append(span)
+            if self.damaged in span:
+                raise ArtifactError(f"{self.ids[self.damaged]} is damaged", run="dvc repro dataset")
+            yield self.ids[span.start : span.stop], self.pixels[span.start : span.stop]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +66,6 @@ def clip() -> Clip:
 def patches_params(**changes: object) -> PatchesParams:
     plain = {
         "split": "train", "projected": True, "grid": 2, "batch_size": 3, "shard_bytes": 1 << 20,
-        "max_bad_fraction": 0.0,
     }  # fmt: skip
     return validate({**plain, **changes}, "patches", PatchesParams)
 
@@ -162,9 +155,8 @@ class Killed(Exception):
 def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.5)
-    bad = [0, 1, 30, 31, 41, 45]
-    whole = write_patches(clip, Pictures(110, bad), params, tmp_path / "whole")
+    params = patches_params(batch_size=2, shard_bytes=1 << 10)
+    whole = write_patches(clip, Pictures(110), params, tmp_path / "whole")
     write = patches.write_tensors
 
     def write_two(path: Path, *rest: Any) -> None:
@@ -175,7 +167,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(patches, "write_tensors", write_two)
         with pytest.raises(Killed):
-            write_patches(clip, Pictures(110, bad), params, tmp_path / "out")
+            write_patches(clip, Pictures(110), params, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     kept = sorted(path.name for path in (tmp_path / "out-scratch").glob("*.safetensors"))
     assert kept == ["patches-00000.safetensors", "patches-00001.safetensors"]
@@ -184,7 +176,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_with_the_same_bytes(
         patch.setattr(
             patches, "write_tensors", lambda path, *rest: (written.append(path), write(path, *rest))
         )
-        assert write_patches(clip, Pictures(110, bad), params, tmp_path / "out") == whole
+        assert write_patches(clip, Pictures(110), params, tmp_path / "out") == whole
     assert len(written) == whole.num_shards - 2 == 4
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
 
@@ -212,11 +204,8 @@ def test_a_damaged_shard_or_record_is_made_again_and_not_published(
     damage(tmp_path / f"out-scratch/patches-00001.{ending}")
     assert capsys.readouterr().err == ""
     pictures = Pictures(60)
-    made: list[range] = []
-    read = pictures.read
-    monkeypatch.setattr(pictures, "read", lambda spans: read([made.append(span) or span for span in spans]))
     assert write_patches(clip, pictures, params, tmp_path / "out") == whole
-    assert (made[0].start, made[-1].stop) == (21, 42), "one shard of three"
+    assert (pictures.spans[0].start, pictures.spans[-1].stop) == (21, 42), "one shard of three"
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -255,47 +244,29 @@ def test_the_bytes_do_not_depend_on_the_threads(clip: Clip, tmp_path: Path, thre
     assert tree_digest(tmp_path / "some") == tree_digest(tmp_path / "two")
 
 
-def test_images_that_cannot_be_read_are_left_out_and_listed(clip: Clip, tmp_path: Path) -> None:
-    params = patches_params(max_bad_fraction=0.5)
-    metrics = write_patches(clip, Pictures(9, [1, 6, 7, 8]), params, tmp_path / "p")
-    assert metrics.skipped == {"truncated": 4}
-    assert (metrics.num_images, metrics.num_vectors, metrics.bad_fraction) == (5, 20, 0.444444)
-    table = read_table(tmp_path / "p/skipped.parquet", PATCH_SKIPPED).to_pylist()
-    assert [row["image"] for row in table] == [1, 6, 7, 8]
-    assert table[0] == {
-        "image": 1, "image_id": "image-1", "reason": "truncated", "detail": "half of it",
-    }  # fmt: skip
-    used = read_table(tmp_path / "p/images.parquet", PATCH_IMAGES).to_pylist()
-    assert used == [{"image": at, "image_id": f"image-{at}"} for at in (0, 2, 3, 4, 5)]
-    shard = next(iter_shards(tmp_path / "p"))
-    assert shard["image"].unique().tolist() == [0, 2, 3, 4, 5]
-    write_patches(clip, Pictures(9), params, tmp_path / "all")
-    every = open_vectors(tmp_path / "all")[:].astype(np.float32).reshape(9, 4, 6)
-    torch.testing.assert_close(
-        torch.from_numpy(open_vectors(tmp_path / "p")[:].astype(np.float32).reshape(5, 4, 6)),
-        torch.from_numpy(every[[0, 2, 3, 4, 5]]), atol=2e-3, rtol=2e-3,
-    )  # fmt: skip
+def test_a_damaged_image_ends_the_run_and_the_next_one_continues(clip: Clip, tmp_path: Path) -> None:
+    params = patches_params(batch_size=2, shard_bytes=1 << 10)
+    whole = write_patches(clip, Pictures(60), params, tmp_path / "whole")
+    with pytest.raises(ArtifactError, match="image-50 is damaged"):
+        write_patches(clip, Pictures(60, damaged=50), params, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    pictures = Pictures(60)
+    assert write_patches(clip, pictures, params, tmp_path / "out") == whole
+    assert (pictures.spans[0].start, pictures.spans[-1].stop) == (42, 60), "one shard of three"
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
 
 
-def test_too_many_images_that_cannot_be_read_end_the_stage_early(clip: Clip, tmp_path: Path) -> None:
-    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.1)
-    pictures = Pictures(200, range(40))
-    with pytest.raises(DataError, match=r"21 truncated \(such as image-20: half of it\)"):
-        write_patches(clip, Pictures(200, range(20, 41)), params, tmp_path / "p")
-    with pytest.raises(DataError, match=r"max_bad_fraction = 10.0%"):
-        write_patches(clip, pictures, params, tmp_path / "q")
-    assert pictures.read_until < 100
-    assert not (tmp_path / "p").exists()
-
-
-def test_a_shard_without_a_readable_image_is_empty(clip: Clip, tmp_path: Path) -> None:
-    params = patches_params(batch_size=2, shard_bytes=1 << 10, max_bad_fraction=0.9)
-    metrics = write_patches(clip, Pictures(60, [*range(25), *range(42, 60)]), params, tmp_path / "p")
-    assert metrics.num_shards == 3
-    assert [len(part) for part in open_vectors(tmp_path / "p").parts] == [0, 68, 0]
-    assert open_vectors(tmp_path / "p").shape == (68, 6)
-    with pytest.raises(DataError, match="3 of the 3 train images cannot be read"):
-        write_patches(clip, Pictures(3, range(3)), patches_params(max_bad_fraction=0.99), tmp_path / "q")
+def test_an_artifact_of_before_with_a_table_of_skipped_images_is_read(clip: Clip, tmp_path: Path) -> None:
+    write_patches(clip, Pictures(9), patches_params(), tmp_path / "now")
+    facts = {**read_manifest(tmp_path / "now", PATCHES).facts, "num_skipped": 0}
+    with publish_folder(tmp_path / "before", PATCHES, facts) as partial:
+        for file in ("patches-00000.safetensors", "images.parquet"):
+            (partial / file).write_bytes((tmp_path / "now" / file).read_bytes())
+        (partial / "skipped.parquet").write_bytes((tmp_path / "now/images.parquet").read_bytes())
+    np.testing.assert_array_equal(open_vectors(tmp_path / "before")[:], open_vectors(tmp_path / "now")[:])
+    for name in ("now", "before"):
+        write_patches_codebook(tmp_path / name, cluster_params(), tmp_path / f"{name}-centroids")
+    assert tree_digest(tmp_path / "before-centroids") == tree_digest(tmp_path / "now-centroids")
 
 
 def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
@@ -316,12 +287,23 @@ def test_vectors_are_mapped_across_shards(clip: Clip, tmp_path: Path) -> None:
 def test_shards_that_are_not_the_manifests_are_reported(clip: Clip, tmp_path: Path) -> None:
     for name, dim in (("p", True), ("q", False)):
         write_patches(clip, Pictures(3), patches_params(projected=dim), tmp_path / name)
-    for name in ("patches-00000.safetensors", "images.parquet", "skipped.parquet"):
+    for name in ("patches-00000.safetensors", "images.parquet"):
         (tmp_path / "q" / name).write_bytes((tmp_path / "p" / name).read_bytes())
     facts = read_manifest(tmp_path / "p", PATCHES).facts
     write_manifest(tmp_path / "q", header_for(PATCHES, {**facts, "num_vectors": 11}))
     with pytest.raises(ArtifactError, match="12 vectors"):
         open_vectors(tmp_path / "q")
+
+
+def test_a_shard_without_vectors_is_refused(tmp_path: Path) -> None:
+    facts = {"dim": 6, "num_shards": 1, "num_vectors": 0}
+    with publish_folder(tmp_path / "p", PATCHES, facts) as partial:
+        (partial / "images.parquet").touch()
+        none = torch.zeros(0, dtype=torch.int32)
+        tensors = {"features": torch.zeros(0, 6).half(), "image": none, "position": none}
+        write_tensors(partial / "patches-00000.safetensors", PATCH_SHARD, tensors)
+    with pytest.raises(ArtifactError, match="not the features of the manifest"):
+        open_vectors(tmp_path / "p")
 
 
 def test_features_that_are_not_finite_name_the_image(tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ from typing import Any
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import short_digest, tree_digest
 
+FORMER: Mapping[str, Mapping[str, Any]] = {"patches": {"max_bad_fraction": 0.01}}
+"""Params that a stage no longer has and that changed nothing that it made, with the value that the rows were made with:
+recipes still have them, so that no row is run again."""
+
 
 def recipe(path: Path) -> str | dict[str, Any]:
     """How an artifact is made: stage, params and the recipes of the artifacts that it was made from, by their kind.
@@ -34,7 +38,7 @@ def recipe(path: Path) -> str | dict[str, Any]:
         made_from.append([lineage.specs.get(source, ""), recipe(Path(source)) if there else digest])
     return {
         "stage": lineage.stage,
-        "params": lineage.params,
+        "params": {**FORMER.get(lineage.stage, {}), **lineage.params},
         "inputs": sorted(made_from, key=lambda one: json.dumps(one, sort_keys=True)),
     }
 

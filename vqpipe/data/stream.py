@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,21 +42,6 @@ from vqpipe.runtime.shards import map_shards
 CHUNK = 32
 """Images that a worker decodes at a time."""
 COLUMNS = ["image_id", "image", "height", "width"]
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images at some positions of a split.
-
-    Attributes:
-        ids: the ids of all of them, in order.
-        pixels: uint8 RGB.
-        bad: none here; other readers name images that could not be read.
-    """
-
-    ids: list[str]
-    pixels: UInt8[Tensor, "m 3 s s"]
-    bad: list[tuple[int, str, str]]
 
 
 class _Group(NamedTuple):
@@ -101,8 +85,10 @@ class ImageStream:
     def __len__(self) -> int:
         return self._num_images
 
-    def read(self, spans: Iterable[range]) -> Generator[Images, None, None]:
-        """The images of each span of positions, in the order of the spans, which rises.
+    def read(
+        self, spans: Iterable[range]
+    ) -> Generator[tuple[list[str], UInt8[Tensor, "m 3 s s"]], None, None]:
+        """The ids and RGB pixels of the images of each span of positions, in the order of the spans, which rises.
 
         `VQPIPE_WORKERS` processes decode a few chunks ahead while the caller works on what it has; what comes
         out does not depend on their number.
@@ -128,7 +114,7 @@ class ImageStream:
                 ids += names
                 pixels.append(decoded.pixels)
                 if ends:
-                    yield Images(ids, torch.from_numpy(np.concatenate(pixels)), [])
+                    yield ids, torch.from_numpy(np.concatenate(pixels))
                     ids, pixels = [], []
 
     def _chunks(self, spans: Iterable[range]) -> Iterator[tuple[Path, list[str], list[Encoded], bool]]:

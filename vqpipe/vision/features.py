@@ -143,14 +143,11 @@ def _map(path: Path, dim: int) -> Float16[np.ndarray, "m d"]:
     header, entries = read_tensor_header(path)
     check_header(header, PATCH_SHARD, path)
     entry = entries.get("features", {})
-    if entry.get("dtype") != "F16" or entry["shape"][1:] != [dim]:
+    if entry.get("dtype") != "F16" or entry["shape"][1:] != [dim] or not entry["shape"][0]:
         raise ArtifactError(f"{path}: not the features of the manifest", found=json.dumps(entry))
-    shape = tuple(entry["shape"])
-    if not shape[0]:
-        return np.empty(shape, dtype=np.float16)
     with path.open("rb") as stream:
         start = 8 + int.from_bytes(stream.read(8), "little") + entry["data_offsets"][0]
-    return np.memmap(path, dtype=np.float16, mode="r", offset=start, shape=shape)
+    return np.memmap(path, dtype=np.float16, mode="r", offset=start, shape=tuple(entry["shape"]))
 
 
 def total_variance(

@@ -1,16 +1,15 @@
 """The PATCHES artifact: images go through an image tower in batches, features become shards, and these are published.
 
-A batch is a run of positions of the split inside one shard, for any number of workers, threads and ranks; an
-image that cannot be read is left out of it. On a CPU each of torch's threads takes whole batches, with one thread for
-each: that is faster than many threads on each small product, and the sums inside are the same for any number of
-threads. All ranks write shards into a scratch folder, where a run that was killed finds them.
+A batch is a run of positions of the split inside one shard, for any number of workers, threads and ranks. On a CPU each
+of torch's threads takes whole batches, with one thread for each: that is faster than many threads on each small
+product, and the sums inside are the same for any number of threads. All ranks write shards into a scratch folder, where
+a run that was killed finds them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,7 +27,7 @@ from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import file_digest, publish_folder, publish_sealed, remove_leftovers
 from vqpipe.artifacts.seal import need_equal, read_sealed_json
-from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCH_SKIPPED, PATCHES
+from vqpipe.artifacts.specs.patches import PATCH_IMAGES, PATCH_SHARD, PATCHES
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
 from vqpipe.errors import ArtifactError, DataError
@@ -77,8 +76,6 @@ class PatchesParams(Params):
     """Images per forward pass."""
     shard_bytes: Annotated[int, Field(ge=1 << 10)]
     """Size of a shard of features, in bytes; a shard has whole images."""
-    max_bad_fraction: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the split's images that may be unreadable; they are left out and listed. Above it the stage fails."""
 
     @model_validator(mode="after")
     def _fits_the_tower(self) -> Self:
@@ -100,12 +97,6 @@ class PatchesMetrics(Metrics):
 
     num_images: int
     """Images whose features were written."""
-    num_skipped: int
-    """Images that could not be read."""
-    skipped: dict[str, int]
-    """Images that could not be read, by reason."""
-    bad_fraction: float
-    """Share of the split's images that could not be read, in [0, 1]; lower is better."""
     num_vectors: int
     """Features, one for each place of the grid of each image."""
     num_shards: int
@@ -120,21 +111,12 @@ class PatchesMetrics(Metrics):
     """Mean square of the features, averaged over dimensions."""
 
 
-class ImageBatch(Protocol):
-    """The images at some positions: ids of all, pixels of those that could be read, and the others' reasons."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-    @property
-    def pixels(self) -> UInt8[Tensor, "m 3 s s"]: ...
-
-    @property
-    def bad(self) -> Sequence[tuple[int, str, str]]: ...
+ImageBatch = tuple[list[str], UInt8[Tensor, "b 3 s s"]]
+"""The ids of the images at some positions of a split, and their RGB pixels."""
 
 
 class ImageSource(Protocol):
-    """A split that is read in order; `vqpipe.data.stream.ImageStream` is one."""
+    """A split that is read in order: `vqpipe.data.stream.ImageStream`, which this layer does not import."""
 
     def __len__(self) -> int: ...
 
@@ -176,9 +158,10 @@ def write_patches(
         device: where the tower runs.
 
     Raises:
-        DataError: no images, too many that cannot be read, or features that are not finite.
+        DataError: no images, or features that are not finite.
         MismatchError: a grid that does not divide the tower's.
         SetupError: too little disk space.
+        ArtifactError, SetupError: as the images' `read`.
     """
     if not len(images):
         raise DataError(
@@ -188,7 +171,7 @@ def write_patches(
     per_image = params.grid**2 * feature_dim(tower, params) * FP16_BYTES
     shards = plan_shards(len(images), per_image, params.shard_bytes)
     _write_missing(tower, images, params, shards, per_image, out, scratch, device)
-    return _publish(tower, params, len(images), shards, out, scratch) if is_main() else None
+    return _publish(tower, params, shards, out, scratch) if is_main() else None
 
 
 def _write_missing(
@@ -212,15 +195,12 @@ def _write_missing(
         need_disk(scratch, per_image * sum(s.stop - s.start for s in left), "the patch features")
         if not _on_one_disk(scratch, out.parent):
             need_disk(out.parent, per_image * len(images), "the patch features")
-    skipped: list[tuple[int, str, str, str]] = []
     own = left[rank() :: world_size()]
     with (
         progress_bar("patches", sum(s.stop - s.start for s in own)) as bar,
         closing(write_shards(tower, images, params, own, scratch, device)) as done,
     ):
-        for shard, record in done:
-            skipped += record.skipped
-            _check_bad_fraction(skipped, len(images), params)
+        for shard in done:
             bar.advance(shard.stop - shard.start)
     barrier()
 
@@ -247,24 +227,18 @@ def _on_one_disk(scratch: Path, folder: Path) -> bool:
 
 
 def _publish(
-    tower: Tower, params: PatchesParams, num_images: int, shards: list[Shard], out: Path, scratch: Path
+    tower: Tower, params: PatchesParams, shards: list[Shard], out: Path, scratch: Path
 ) -> PatchesMetrics:
     records = [read_shard_record(scratch, shard) for shard in shards]
-    kept = [row for record in records for row in record.kept]
-    skipped = [row for record in records for row in record.skipped]
-    _check_bad_fraction(skipped, num_images, params)
-    num_vectors = len(kept) * params.grid**2
+    ids = [name for record in records for name in record.ids]
+    num_vectors = len(ids) * params.grid**2
     facts = {
         "clip_id": tower.id, "dim": feature_dim(tower, params), "grid": params.grid, "projected": params.projected,
-        "split": params.split, "num_images": len(kept), "num_skipped": len(skipped), "num_vectors": num_vectors,
-        "num_shards": len(shards),
+        "split": params.split, "num_images": len(ids), "num_vectors": num_vectors, "num_shards": len(shards),
     }  # fmt: skip
     with publish_folder(out, PATCHES, facts) as partial:
-        used = dict(zip(("image", "image_id"), map(list, zip(*kept, strict=True)), strict=True))
-        write_table(partial / "images.parquet", PATCH_IMAGES, to_table(PATCH_IMAGES, used))
-        names = list(PATCH_SKIPPED.columns)
-        left_out = [dict(zip(names, row, strict=True)) for row in skipped]
-        write_table(partial / "skipped.parquet", PATCH_SKIPPED, to_table(PATCH_SKIPPED, left_out))
+        rows = {"image": list(range(len(ids))), "image_id": ids}
+        write_table(partial / "images.parquet", PATCH_IMAGES, to_table(PATCH_IMAGES, rows))
         for shard in shards:
             _link_or_copy(scratch / shard.name, partial / shard.name)
     sums, squares = (
@@ -273,10 +247,7 @@ def _publish(
     )
     variance, mean_square = total_variance(sums, squares, num_vectors)
     return PatchesMetrics(
-        num_images=len(kept),
-        num_skipped=len(skipped),
-        skipped=dict(sorted(Counter(reason for _, _, reason, _ in skipped).items())),
-        bad_fraction=round(len(skipped) / num_images, 6),
+        num_images=len(ids),
         num_vectors=num_vectors,
         num_shards=len(shards),
         dim=feature_dim(tower, params),
@@ -294,33 +265,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _check_bad_fraction(
-    skipped: list[tuple[int, str, str, str]], num_images: int, params: PatchesParams
-) -> None:
-    """Raise `DataError` once more images are bad than the params allow for all of the split."""
-    if len(skipped) > params.max_bad_fraction * num_images:
-        raise DataError(
-            f"{len(skipped)} of the {num_images} {params.split} images cannot be read",
-            found=_common_reasons(skipped),
-            expected=f"at most patches.max_bad_fraction = {params.max_bad_fraction:.1%}",
-            run="dvc repro dataset, or raise patches.max_bad_fraction in params.yaml",
-        )
-
-
-def _common_reasons(skipped: list[tuple[int, str, str, str]]) -> str:
-    common = Counter(reason for _, _, reason, _ in skipped).most_common(3)
-    examples = {reason: f"{name}: {detail}" for _, name, reason, detail in reversed(skipped)}
-    return "; ".join(f"{count} {reason} (such as {examples[reason]})" for reason, count in common)
-
-
 @dataclass
 class ShardRecord:
     """What is known of a finished shard in addition to its features; a JSON file next to it until all are published."""
 
-    kept: list[tuple[int, str]] = field(default_factory=list)
-    """Position in the split and id of each image whose features are there."""
-    skipped: list[tuple[int, str, str, str]] = field(default_factory=list)
-    """Position, id, reason and detail of each image that could not be read."""
+    ids: list[str] = field(default_factory=list)
+    """Of its images, in order."""
     sums: list[float] = field(default_factory=list)
     """Of the values as they are written, per dimension."""
     squares: list[float] = field(default_factory=list)
@@ -333,7 +283,7 @@ class ShardRecord:
 class _BatchFeatures:
     """One batch after the tower: the values as they are written, and their float64 sums."""
 
-    batch: ImageBatch
+    ids: list[str]
     features: Float16[Tensor, "v d"]
     sums: Float64[Tensor, "2 d"]
 
@@ -350,7 +300,7 @@ def write_shards(
     shards: Sequence[Shard],
     folder: Path,
     device: torch.device,
-) -> Generator[tuple[Shard, ShardRecord], None, None]:
+) -> Generator[Shard, None, None]:
     """Write each shard and its record into `folder`, both atomically, and yield it.
 
     Raises:
@@ -369,17 +319,17 @@ def write_shards(
             if span.start == shard.start:
                 record, sums = ShardRecord(), torch.zeros(2, dim, dtype=torch.float64)
                 features = torch.empty((shard.stop - shard.start) * places, dim, dtype=torch.float16)
-            filled = len(record.kept) * places
+            filled = len(record.ids) * places
             features[filled : filled + len(done.features)] = done.features
             sums += done.sums
-            _record_images(record, span, done.batch)
+            record.ids += done.ids
             if span.stop == shard.stop:
                 record.sums, record.squares = sums.tolist()
-                tensors = _tensors(features, [at for at, _ in record.kept], places)
+                tensors = _tensors(features, shard, places)
                 write_tensors(folder / shard.name, PATCH_SHARD, tensors, {"clip_id": tower.id})
                 record.sha256 = file_digest(folder / shard.name)
                 publish_sealed(shard_record_path(folder, shard), vars(record))
-                yield shard, record
+                yield shard
 
 
 def feature_dim(tower: Tower, params: PatchesParams) -> int:
@@ -387,40 +337,28 @@ def feature_dim(tower: Tower, params: PatchesParams) -> int:
     return tower.embed_dim if params.projected and isinstance(tower, Clip) else tower.patch_dim
 
 
-def _record_images(record: ShardRecord, span: range, batch: ImageBatch) -> None:
-    reasons = {at: (reason, detail) for at, reason, detail in batch.bad}
-    for at, (position, name) in enumerate(zip(span, batch.ids, strict=True)):
-        if at in reasons:
-            record.skipped.append((position, name, *reasons[at]))
-        else:
-            record.kept.append((position, name))
-
-
-def _tensors(features: Float16[Tensor, "v d"], images: list[int], places: int) -> dict[str, Tensor]:
+def _tensors(features: Float16[Tensor, "v d"], shard: Shard, places: int) -> dict[str, Tensor]:
+    images = torch.arange(shard.start, shard.stop, dtype=torch.int32)
     return {
-        "features": features[: len(images) * places],
-        "image": torch.tensor(images, dtype=torch.int32).repeat_interleave(places),
+        "features": features,
+        "image": images.repeat_interleave(places),
         "position": torch.arange(places, dtype=torch.int32).repeat(len(images)),
     }
 
 
 @torch.inference_mode()
 def _forward(tower: Tower, params: PatchesParams, device: torch.device, batch: ImageBatch) -> _BatchFeatures:
-    dim = feature_dim(tower, params)
-    if not len(batch.pixels):
-        empty = torch.zeros(0, dim, dtype=torch.float16)
-        return _BatchFeatures(batch, empty, torch.zeros(2, dim, dtype=torch.float64))
-    images = batch.pixels.to(device).float() / 127.5 - 1
+    ids, pixels = batch
+    images = pixels.to(device).float() / 127.5 - 1
     if isinstance(tower, Clip):
         features = tower.patch_features(images, params.projected)
     else:
         features = tower.patch_features(images)
     features = pool(features, params.grid).float().cpu()
-    bad = {at for at, _, _ in batch.bad}
-    _check_finite(features, [name for at, name in enumerate(batch.ids) if at not in bad], params.tower.kind)
+    _check_finite(features, ids, params.tower.kind)
     written = features.half().flatten(0, 1)
     values = written.double()
-    return _BatchFeatures(batch, written, torch.stack([values.sum(dim=0), values.square().sum(dim=0)]))
+    return _BatchFeatures(ids, written, torch.stack([values.sum(dim=0), values.square().sum(dim=0)]))
 
 
 def _check_finite(features: Float[Tensor, "b n d"], ids: Sequence[str], kind: str) -> None:
@@ -445,8 +383,7 @@ def read_shard_record(folder: Path, shard: Shard) -> ShardRecord:
         raise ArtifactError(f"{path} is missing", run=run)
     content = read_sealed_json(path, run)
     return ShardRecord(
-        kept=[(int(at), str(name)) for at, name in content["kept"]],
-        skipped=[(int(at), str(name), str(why), str(seen)) for at, name, why, seen in content["skipped"]],
+        ids=[str(name) for name in content["ids"]],
         sums=content["sums"],
         squares=content["squares"],
         sha256=content["sha256"],

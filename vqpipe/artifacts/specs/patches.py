@@ -10,18 +10,13 @@ PATCH_SHARD = TensorSpec(
 
 PATCH_IMAGES = TableSpec(
     "patch-images", 2, {"image": "int32", "image_id": "string"},
-    stage="patches", about="the image id behind each image number: the position in the split, with gaps where skipped",
-)  # fmt: skip
-
-PATCH_SKIPPED = TableSpec(
-    "patch-skipped", 1, {"image": "int32", "image_id": "string", "reason": "string", "detail": "string"},
-    stage="patches", about="images of the split that could not be read, and why",
+    stage="patches", about="the image id behind each image number: the position in the split",
 )  # fmt: skip
 
 PATCHES = FolderSpec(
     "patches", 2, stage="patches", required=("images.parquet", "patches-00000.safetensors"),
     about=(
-        "patches-00000.safetensors, …, images.parquet, skipped.parquet; facts: clip_id, dim, grid, projected, split, "
-        "num_images, num_skipped, num_vectors, num_shards"
+        "patches-00000.safetensors, …, images.parquet; facts: clip_id, dim, grid, projected, split, num_images, "
+        "num_vectors, num_shards"
     ),
 )  # fmt: skip
