@@ -61,12 +61,13 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         ArtifactError: an input that is not there.
         ParamsError: params that are not valid, so that no row fails after an hour.
     """
-    from vqpipe.boards.generation import read_board
+    from vqpipe.boards.board import load_board
+    from vqpipe.boards.generation import GenerationBoard
     from vqpipe.boards.recipe import given, recipe
     from vqpipe.errors import ArtifactError
     from vqpipe.report.inputs import read_json
 
-    board, recipe_of = read_board(folder / "params.yaml"), cache(recipe)
+    board, recipe_of = load_board(folder / "params.yaml", GenerationBoard), cache(recipe)
     missing = {}
     for name, command in commands.items():
         options = options_of(command)
@@ -91,11 +92,12 @@ def rows_of_other_code(folder: Path, commands: dict[str, list[str]]) -> dict[str
 
     A row's code is what its stage imports, without the plug-ins that the row does not name.
     """
-    from vqpipe.boards.generation import read_board
+    from vqpipe.boards.board import load_board
+    from vqpipe.boards.generation import GenerationBoard
     from vqpipe.report.inputs import read_json
     from vqpipe.runtime.code import Code, words_in
 
-    board, code, found = read_board(folder / "params.yaml"), Code(), {}
+    board, code, found = load_board(folder / "params.yaml", GenerationBoard), Code(), {}
     for name, command in commands.items():
         options = options_of(command)
         metrics = Path(options["--metrics"])

@@ -37,7 +37,8 @@ def main(
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
     from vqpipe.artifacts.specs.judges import JUDGES
-    from vqpipe.boards.generation import read_board, train_generation_row
+    from vqpipe.boards.board import load_board
+    from vqpipe.boards.generation import GenerationBoard, train_generation_row
     from vqpipe.boards.recipe import given
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
     from vqpipe.evaluation.judges import Judges
@@ -47,7 +48,7 @@ def main(
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
-    board, where = read_board(params), device()
+    board, where = load_board(params, GenerationBoard), device()
     identity = board.identity(row, seed)
     board.priors_of(row, seed)
     config = board.tokenizer(row, seed)

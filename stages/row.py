@@ -36,7 +36,7 @@ def main(
     from vqpipe.artifacts.run import stage_run
     from vqpipe.artifacts.specs.clip import CLIP
     from vqpipe.artifacts.specs.dataset import DATASET
-    from vqpipe.boards.board import load_board
+    from vqpipe.boards.board import Board, load_board
     from vqpipe.boards.recipe import given
     from vqpipe.boards.row import train_row
     from vqpipe.codebooks.load import PRETRAINED, load_pretrained
@@ -46,12 +46,13 @@ def main(
     from vqpipe.vision.clip import Clip
 
     torch.set_num_threads(threads)
-    board, where = load_board(params), device()
+    board, where = load_board(params, Board), device()
+    identity = board.identity(row, seed)
     config, tasks = board.tokenizer(row, seed), board.tasks_of(row, seed)
     if config.training.compile:
         need_compiler(where.type)
     with stage_run(
-        "row", board.identity(row, seed), [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
+        "row", identity, [(dataset, DATASET), (clip, CLIP), (codebook, PRETRAINED)],
         [(metrics, JSON), (cost, JSON)], roles={codebook: None} if config.foreign_codebook else {},
     ) as run:  # fmt: skip
         scratch, shared = run.scratch(), stage_code("row", kinds=())
@@ -61,7 +62,7 @@ def main(
         )  # fmt: skip
         about = {
             "row": row, "seed": seed, "protocol": board.protocol, "code": run.code, "code_shared": shared,
-            "given": given("row", board.identity(row, seed), [dataset, clip, codebook]),
+            "given": given("row", identity, [dataset, clip, codebook]),
         }  # fmt: skip
         run.metrics(metrics, {**made.metrics, **about})
         publish_json(run.staged(cost), {**made.cost, "row": row, "seed": seed})

@@ -21,7 +21,8 @@ from tests.tiny import CLASSES, TOKENIZER, write_dataset, write_tiny_clip
 from vqpipe.artifacts.publish import write_manifest
 from vqpipe.artifacts.spec import header_for
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
-from vqpipe.boards.generation import read_board
+from vqpipe.boards.board import load_board
+from vqpipe.boards.generation import GenerationBoard
 from vqpipe.errors import ParamsError
 from vqpipe.evaluation.judges import Subjects
 from vqpipe.priors.gpt import GPT
@@ -107,9 +108,12 @@ def test_a_row_has_the_numbers_of_its_tokenizer_and_of_its_priors(
 
 
 def test_a_row_can_have_some_of_the_priors(root: Path) -> None:
-    assert list(read_board(root / "params.yaml").priors_of("small", 0)) == ["gpt-none"]
-    assert list(read_board(root / "params.yaml").priors_of("vq", 3)) == ["gpt-none", "gpt-class"]
-    assert read_board(root / "params.yaml").priors_of("vq", 3)["gpt-class"].seed == 3
+    assert list(load_board(root / "params.yaml", GenerationBoard).priors_of("small", 0)) == ["gpt-none"]
+    assert list(load_board(root / "params.yaml", GenerationBoard).priors_of("vq", 3)) == [
+        "gpt-none",
+        "gpt-class",
+    ]
+    assert load_board(root / "params.yaml", GenerationBoard).priors_of("vq", 3)["gpt-class"].seed == 3
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_params_that_do_not_fit_are_refused(change: dict[str, Any], text: str, t
     path = tmp_path / "params.yaml"
     path.write_text(json.dumps({**BOARD, **change}))
     with pytest.raises(ParamsError, match=text):
-        read_board(path)
+        load_board(path, GenerationBoard)
 
 
 def test_a_prior_whose_params_are_wrong_is_refused_before_any_training(root: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ RECALL, OTHER = "task.masked_words.own.masked_1.recall", "task.masked_words.own.
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return load_board(FOLDER / "language/params.yaml")
+    return load_board(FOLDER / "language/params.yaml", Board)
 
 
 def results(
@@ -81,7 +81,7 @@ def page(board: Board, found: Results) -> str:
 
 
 def test_what_is_shared_is_that_of_the_main_board(board: Board) -> None:
-    main = load_board(FOLDER / "scenes/params.yaml")
+    main = load_board(FOLDER / "scenes/params.yaml", Board)
     assert {name: value for name, value in board.common.items() if name != "align"} == main.common
     assert board.evaluate == main.evaluate
     for row in (*MAIN, "vq-vae"):
@@ -138,7 +138,7 @@ def test_a_board_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text.replace(old, new, 1) if name.startswith("language") else text)
     with pytest.raises(ParamsError, match=message):
-        load_board(tmp_path / "language/params.yaml")
+        load_board(tmp_path / "language/params.yaml", Board)
 
 
 def test_names_with_a_plus_are_one_word_of_a_shell_and_a_file_name(board: Board) -> None:

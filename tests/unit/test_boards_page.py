@@ -32,7 +32,7 @@ TOKENS = 512_000
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return load_board(FOLDER / "scenes/params.yaml")
+    return load_board(FOLDER / "scenes/params.yaml", Board)
 
 
 def results(board: Board, rows: Mapping[str, Mapping[str, Any]], seeds: int = 1) -> Results:
@@ -333,7 +333,7 @@ def test_the_start_and_the_second_data_set(board: Board) -> None:
     assert sentence(one_board(board, rows), "The start of the codes").endswith(
         "not distinguishable from that."
     )
-    other = load_board(FOLDER / "tiny-imagenet/params.yaml")
+    other = load_board(FOLDER / "tiny-imagenet/params.yaml", Board)
     second = Found("tiny-imagenet", read_claims(FOLDER / "tiny-imagenet"),
                    results(other, {"vq": {"psnr": 19.0}, "ema": {"psnr": 18.0}, "fc": {"psnr": 17.0}}))  # fmt: skip
     text = sentence([first, second], "On Tiny ImageNet")
@@ -341,7 +341,7 @@ def test_the_start_and_the_second_data_set(board: Board) -> None:
 
 
 def test_alignment_is_compared_seed_by_seed() -> None:
-    language = load_board(FOLDER / "language/params.yaml")
+    language = load_board(FOLDER / "language/params.yaml", Board)
     names = ("task.masked_words.fresh.masked_1.recall", "task.retrieval.fresh.image_to_text.r10")
 
     def runs(shift: float, row: str) -> dict[int, dict[str, Any]]:

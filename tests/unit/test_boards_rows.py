@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stages.dvcfile import Stage, read_stages
-from vqpipe.boards.board import load_board
+from vqpipe.boards.board import Board, load_board
 from vqpipe.boards.row import code_use
 from vqpipe.errors import ParamsError
 from vqpipe.metrics.codes import usage_metrics
@@ -18,7 +18,7 @@ from vqpipe.params.base import read_yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = tuple(ROOT / "boards" / name for name in ("scenes", "tiny-imagenet", "language"))
-BOARDS = {folder.name: load_board(folder / "params.yaml") for folder in FOLDERS}
+BOARDS = {folder.name: load_board(folder / "params.yaml", Board) for folder in FOLDERS}
 STAGES = {folder.name: read_stages(folder) for folder in FOLDERS}
 ROWS = [(name, row) for name, board in BOARDS.items() for row in board.rows]
 TOKENS = {"scenes": 2000 * 256, "tiny-imagenet": 1000 * 256, "language": 2000 * 256}
@@ -114,7 +114,7 @@ def test_runs_that_do_not_fit_are_refused(
     line = f"  {name}: {{row: {run['row']}, seed: {run['seed']}, codebook: codebook/none}}\n"
     (tmp_path / "params.yaml").write_text(text.split("\nruns:\n")[0] + "\nruns:\n" + line)
     with pytest.raises(ParamsError, match=message):
-        load_board(tmp_path / "params.yaml")
+        load_board(tmp_path / "params.yaml", Board)
 
 
 def test_an_unknown_row_is_told_with_the_nearest() -> None:
@@ -148,7 +148,7 @@ def test_a_board_takes_its_bases_probe_or_none(tmp_path: Path) -> None:
     assert BOARDS["language"].probe == BOARDS["scenes"].probe is not None
     text = (FOLDERS[2] / "params.yaml").read_text().replace("../scenes", str(FOLDERS[0]))
     (tmp_path / "params.yaml").write_text(f"{text}\nprobe: null\n")
-    assert load_board(tmp_path / "params.yaml").probe is None
+    assert load_board(tmp_path / "params.yaml", Board).probe is None
 
 
 def test_use_over_groups() -> None:

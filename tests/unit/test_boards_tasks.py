@@ -32,7 +32,7 @@ ACCURACY = "task.grounding.fresh.accuracy"
 
 
 def load(name: str) -> Board:
-    return load_board(FOLDER / name / "params.yaml")
+    return load_board(FOLDER / name / "params.yaml", Board)
 
 
 @EACH

@@ -49,7 +49,7 @@ VQCT = BoardClaims(
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return load_board(FOLDER / "scenes/params.yaml")
+    return load_board(FOLDER / "scenes/params.yaml", Board)
 
 
 def results(
@@ -249,7 +249,7 @@ def test_what_rests_on_absent_weights_is_not_testable_whatever_was_measured(boar
 )
 def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTable) -> None:
     named = {row for _, row in table.rows} | {row for claim in table.claims for row in claim.rows}
-    run = {run.row for run in load_board(folder / "params.yaml").runs.values()}
+    run = {run.row for run in load_board(folder / "params.yaml", Board).runs.values()}
     assert named <= run, f"not run: {named - run}"
     assert all(claim.untestable or claim.rows for claim in table.claims)
 
@@ -259,7 +259,7 @@ def test_tables_and_claims_name_rows_that_are_run(folder: Path, table: BoardTabl
 )
 def test_rows_that_carry_a_claim_have_three_seeds(folder: Path) -> None:
     seeds: dict[str, set[int]] = {}
-    for run in load_board(folder / "params.yaml").runs.values():
+    for run in load_board(folder / "params.yaml", Board).runs.values():
         seeds.setdefault(run.row, set()).add(run.seed)
     claims = [claim for table in read_claims(folder).tables for claim in table.claims if not claim.untestable]
     assert {row for claim in claims for row in claim.rows if not seeds[row] >= {0, 1, 2}} == set()

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 
 from stages.dvcfile import read_stages
-from vqpipe.boards.board import load_board
+from vqpipe.boards.board import Board, load_board
 from vqpipe.cli.presets import preset_text
 from vqpipe.errors import ParamsError
 from vqpipe.library.foreign import FAMILIES, read_config
@@ -64,7 +64,7 @@ def test_hostile_yaml_is_refused_before_it_is_built_by_every_reader(
         lambda: read_yaml(path),
         lambda: load_params(path, "a", Plain),
         lambda: load_merged(path, "a", "a.b", Plain),
-        lambda: load_board(path),
+        lambda: load_board(path, Board),
         lambda: read_config(path, FAMILIES),
         lambda: read_stages(tmp_path),
         lambda: preset_text("p", folder=tmp_path),

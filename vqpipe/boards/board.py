@@ -7,7 +7,7 @@ with a neutral default makes no row another one. So does `tasks` until `Board.ta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,7 @@ from vqpipe.tokenizers.tokenizer import TokenizerParams
 from vqpipe.vision.cluster import ClusterParams
 
 SECTIONS = ("protocol", "common", "evaluate", "rows", "runs")
-"""What `load_board` reads; a board's file also has sections of other stages."""
+"""What every board has; `load_board` also reads what its model has a field for, and other stages have sections too."""
 SHARED = ("common", "evaluate")
 """Sections that a board takes from the one that it names as its `base`, its own merged over them; `probe` is taken from
 it whole, where the board has none."""
@@ -51,7 +51,7 @@ class Board(Params):
     """What each row changes."""
     runs: dict[Name, RunParams]
     """Runs by name: `ROW-SEED`."""
-    clusters: dict[Name, ClusterParams]
+    clusters: dict[Name, ClusterParams] = Field(default_factory=dict)
     """Codebooks of the board's own."""
     probe: ProbeParams | None = None
     """The linear probe of every row; null or absent for none."""
@@ -134,16 +134,23 @@ class Board(Params):
             )
 
 
-def load_board(path: Path) -> Board:
+B = TypeVar("B", bound=Board)
+
+
+def load_board(path: Path, model: type[B]) -> B:
     """Read a board's params file; with `base: FILE`, a path from its own folder, over what that file shares.
+
+    Args:
+        path: the params file.
+        model: `Board`, or one with further sections, such as `GenerationBoard`; both read the file of any board.
 
     Raises:
         ParamsError: the file or its base is missing, or a section is missing or wrong.
     """
     data = _with_base(read_yaml(path), path)
     content = {name: section_of(data, name, path) for name in SECTIONS}
-    parts = {"clusters": data.get("clusters", {}), "probe": data.get("probe"), "tasks": data.get("tasks")}
-    return validate({**content, **parts}, "board", Board, path.name)
+    further = {name: data[name] for name in model.model_fields if name in data}
+    return validate({**content, **further}, "board", model, path.name)
 
 
 def _with_base(data: dict[str, Any], path: Path) -> dict[str, Any]:

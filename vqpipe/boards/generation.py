@@ -6,6 +6,7 @@ What a prior measured is in a row's metrics as `prior.NAME.…`, next to the tok
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,17 +16,16 @@ from pydantic import Field, model_validator
 from vqpipe.artifacts.checkpoints import is_intact
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.artifacts.seal import read_sealed_json
-from vqpipe.boards.board import Board, load_board
+from vqpipe.boards.board import Board
 from vqpipe.boards.row import Row, flat, train_row
 from vqpipe.codebooks.load import PretrainedCodebook
 from vqpipe.evaluation.judges import Judges
-from vqpipe.params.base import read_yaml, validate
+from vqpipe.params.base import validate
 from vqpipe.params.names import Name
 from vqpipe.priors import PRIORS, AnyPrior
 from vqpipe.priors.contract import PriorParams
 from vqpipe.priors.measure_prior import train_and_measure
 from vqpipe.tokenizers.tokens import TokenSet, TokensParams, write_tokens
-from vqpipe.tokenizers.train import train_tokenizer
 from vqpipe.vision.clip import Clip
 
 COMMON = "common"
@@ -79,17 +79,6 @@ class GenerationBoard(Board):
         return found
 
 
-def read_board(path: Path) -> GenerationBoard:
-    """Read the params file of any board; without `priors`, its rows are those of `load_board`.
-
-    Raises:
-        ParamsError: the file is missing, or a section is missing or wrong.
-    """
-    board, data = load_board(path), read_yaml(path)
-    parts = {"priors": data.get("priors", {}), "only": data.get("only", {})}
-    return validate({**board.model_dump(exclude_unset=True), **parts}, "board", GenerationBoard, path.name)
-
-
 def train_generation_row(
     board: GenerationBoard,
     row: str,
@@ -120,19 +109,14 @@ def train_generation_row(
         config, board.evaluate, codebook, dataset, clip,
         scratch=scratch / "tokenizer", device=device, title=title, probe=board.probe,
     )  # fmt: skip
-    # The training above has ended, so that this only reads its last checkpoint.
-    tokenizer = train_tokenizer(
-        config, codebook, dataset, clip,
-        scratch=scratch / "tokenizer", curves=scratch / "curves.csv", device=device, title=title,
-    ).tokenizer  # fmt: skip
-    write_tokens(dataset, tokenizer, scratch / "tokens", TokensParams(batch_size=100), device)
+    write_tokens(dataset, own.tokenizer, scratch / "tokens", TokensParams(batch_size=100), device)
     metrics, cost = dict(own.metrics), dict(own.cost)
     for name, params in board.priors_of(row, seed).items():
         done = scratch / f"{name}.json"
         if not (done.is_file() and is_intact(lambda: read_sealed_json(done), f"{name} is measured again")):  # noqa: B023
             begun = time.process_time()
             trained = train_and_measure(
-                params, TokenSet.open(scratch / "tokens"), tokenizer, dataset, clip, judges=judges,
+                params, TokenSet.open(scratch / "tokens"), own.tokenizer, dataset, clip, judges=judges,
                 scratch=scratch / name, curves=None, device=device, title=f"{title}, {name}",
             )  # fmt: skip
             assert trained is not None, "one process"
@@ -141,4 +125,4 @@ def train_generation_row(
         found = read_sealed_json(done)
         metrics |= flat(found["metrics"], f"prior.{name}")
         cost |= flat(found["cost"], f"prior.{name}")
-    return Row(metrics, cost)
+    return replace(own, metrics=metrics, cost=cost)

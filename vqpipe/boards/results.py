@@ -176,7 +176,7 @@ def read_results(folder: Path) -> Results:
         ParamsError: no params file, or one that is not valid.
         ArtifactError: a file that is no metrics file of the run that it is named after.
     """
-    board = load_board(folder / "params.yaml")
+    board = load_board(folder / "params.yaml", Board)
     other: dict[int, list[str]] = {}
     metrics: dict[str, dict[int, Mapping[str, Any]]] = {}
     costs: dict[str, dict[int, Mapping[str, Any]]] = {}

@@ -30,7 +30,7 @@ from vqpipe.tasks.caption_tasks import CaptionTaskParams
 from vqpipe.tasks.solve import solve_tasks
 from vqpipe.tasks.task import TaskMetrics, TaskParams
 from vqpipe.tokenizers.captions import check_max_tokens
-from vqpipe.tokenizers.tokenizer import TokenizerParams
+from vqpipe.tokenizers.tokenizer import Tokenizer, TokenizerParams
 from vqpipe.tokenizers.train import TokenizerMetrics, train_tokenizer
 from vqpipe.training.objective import TrainingResult
 from vqpipe.vision.clip import Clip
@@ -42,10 +42,12 @@ SPEED_IMAGES, SPEED_REPEATS = 16, 9
 
 @dataclass(frozen=True)
 class Row:
-    """`metrics`: flat JSON content, the same bytes in every run. `cost`: flat, measured, never the same twice."""
+    """`metrics`: flat JSON content, the same bytes in every run. `cost`: flat, measured, never the same twice.
+    `tokenizer`: what was trained, in eval mode."""
 
     metrics: dict[str, Any]
     cost: dict[str, Any]
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def train_row(
     return Row(
         {**_flat_training(trained), **flat_evaluation(measured), **probed, **solved},
         _cost(trained.parameters.plain(), spent[0], {**seconds, **_flat_speed(speed)}, device),
+        tokenizer,
     )
 
 
