@@ -35,7 +35,7 @@ from vqpipe.evaluation.reconstructions import (
 from vqpipe.evaluation.speed import SpeedMetrics, measure_speed
 from vqpipe.metrics.codes import CodeUsage, UsageMetrics, bits_per_image, usage_metrics
 from vqpipe.metrics.distances import Features, feature_distances, why_no_distances
-from vqpipe.metrics.images import PEAK, PSNR_IDENTICAL
+from vqpipe.metrics.images import psnr_of
 from vqpipe.metrics.measured import ImagesDigest, Interval, Measured, intervals, measured_with
 from vqpipe.runtime.batches import read_ahead, slices
 from vqpipe.runtime.seeds import derive
@@ -356,10 +356,7 @@ def psnr_y(
     """
     weights = torch.tensor(LUMA, dtype=torch.float64, device=originals.device)[:, None, None]
     error = ((originals.double() - images.double()) * weights).sum(1)
-    mse = error.square().flatten(1).mean(1).cpu().numpy()
-    with np.errstate(divide="ignore"):
-        values = 10.0 * np.log10(PEAK**2 / mse)
-    return np.where(mse > 0, values, PSNR_IDENTICAL)
+    return psnr_of(error.square().flatten(1).mean(1))
 
 
 def _pictures(images: UInt8[Tensor, "b 3 h w"]) -> list[np.ndarray]:

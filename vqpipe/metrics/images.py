@@ -53,7 +53,12 @@ def psnr(originals: Images, images: Images) -> PerImage:
         MismatchError: not two uint8 batches of one shape.
     """
     _check(originals, images)
-    mse = _mean_square_levels(originals, images).cpu().numpy()
+    return psnr_of(_mean_square_levels(originals, images))
+
+
+def psnr_of(mean_squares: Float64[Tensor, " n"]) -> PerImage:
+    """PSNR in dB, peak 255, of mean squared errors in grey levels; `PSNR_IDENTICAL` for an error of 0."""
+    mse = mean_squares.cpu().numpy()
     with np.errstate(divide="ignore"):
         values = 10.0 * np.log10(PEAK**2 / mse)
     return np.where(mse > 0, values, PSNR_IDENTICAL)
