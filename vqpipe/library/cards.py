@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from vqpipe.codebooks.patches import PatchesCodebook
 from vqpipe.codebooks.statistics import Degrees, graph_shape
 from vqpipe.codebooks.words import WordsCodebook
 from vqpipe.errors import MismatchError, human_bytes
+from vqpipe.params.leaves import leaves
 from vqpipe.runtime.terminal import harmless
 from vqpipe.tokenizers.identity import tokenizer_digest
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -174,7 +176,7 @@ def _lineage(path: Path) -> dict[str, Any] | str:
     return {
         "stage": lineage.stage,
         "inputs": [(name, f"{str(digest)[:16]}…") for name, digest in sorted(lineage.inputs.items())],
-        "params": _flat(lineage.params),
+        "params": [(".".join(path), own) for path, own in sorted(leaves(lineage.params), key=itemgetter(0))],
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(lineage.packages.items())),
     }
 
@@ -252,14 +254,6 @@ def _spread(values: Float[Tensor, " n"]) -> list[float]:
 def _norms(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Euclidean norms, float64."""
     return torch.linalg.vector_norm(vectors.double(), dim=1)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested params as (dotted name, value)."""
-    rows: list[tuple[str, Any]] = []
-    for name, own in sorted(content.items()):
-        rows += _flat(own, f"{prefix}{name}.") if isinstance(own, Mapping) else [(f"{prefix}{name}", own)]
-    return rows
 
 
 def escape(text: object) -> str:

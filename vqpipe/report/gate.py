@@ -12,6 +12,7 @@ import operator
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from vqpipe.artifacts.seal import parse_sealed
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 from vqpipe.metrics.measured import MEASURED
+from vqpipe.params.leaves import leaves
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -94,27 +96,19 @@ def parse_gate(text: str) -> Gate:
     return Gate(text.strip(), name, changed or relation, float(bound or 0), percent == "%")
 
 
-def flatten(content: Any, prefix: str = "") -> dict[str, Value]:
+def flatten(content: Any) -> dict[str, Value]:
     """The finite numbers and the text of nested JSON by dotted name; list items get their index.
 
     `true` and `false` are text; null and numbers that are not finite are left out.
     """
-    if content is None:
-        return {}
-    if isinstance(content, bool):
-        return {prefix: str(content).lower()}
-    if isinstance(content, str):
-        return {prefix: content}
-    if isinstance(content, int | float):
-        try:
-            number = float(content)
-        except OverflowError:
-            return {}
-        return {prefix: number} if math.isfinite(number) else {}
-    items = content.items() if isinstance(content, Mapping) else enumerate(content)
     flat: dict[str, Value] = {}
-    for key, value in items:
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    for path, value in leaves(content, lists=True):
+        if isinstance(value, bool | str):
+            flat[".".join(path)] = value if isinstance(value, str) else str(value).lower()
+        elif value is not None:
+            with suppress(OverflowError):  # an integer beyond the range of float
+                if math.isfinite(number := float(value)):
+                    flat[".".join(path)] = number
     return dict(sorted(flat.items()))
 
 

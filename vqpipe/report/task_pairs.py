@@ -17,6 +17,7 @@ from vqpipe.artifacts.specs.task import TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import merged, validate
+from vqpipe.params.leaves import leaves
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.inputs import Inputs
 from vqpipe.report.names import HIGHER, MEASURES, cell, change, counted
@@ -242,14 +243,8 @@ def _task_params(run: TaskRun) -> dict[str, Any]:
     return _flat(run.config.model_dump(mode="json", by_alias=True, exclude={"tokenizer", "num_pictures"}))
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {".".join(path): value for path, value in leaves(content)}
 
 
 def _text(value: Any) -> str:
