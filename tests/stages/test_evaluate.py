@@ -248,16 +248,15 @@ def test_the_digests_follow_images_and_protocol_and_not_where_or_how_fast(
 def test_the_digest_of_a_folder_is_of_its_pixels_and_not_of_its_names(inputs: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     shutil.copytree(inputs / "raw" / "test", images)
-    first = evaluate_folder(images, inputs / "tokenizer")["measured"]
+    tokenizer = Tokenizer.from_pretrained(inputs / "tokenizer")
+    first = evaluate_folder(images, tokenizer)["measured"]
     for number, path in enumerate(sorted(images.iterdir(), reverse=True)):
         path.rename(tmp_path / f"{number}{path.suffix}")
     images.rmdir()
-    assert evaluate_folder(tmp_path, inputs / "tokenizer")["measured"] == first
+    assert evaluate_folder(tmp_path, tokenizer)["measured"] == first
     picture(99).save(tmp_path / "0.png")
-    assert (
-        evaluate_folder(tmp_path, inputs / "tokenizer")["measured"]["images"]["digest"]
-        != first["images"]["digest"]
-    )
+    again = evaluate_folder(tmp_path, tokenizer)["measured"]
+    assert again["images"]["digest"] != first["images"]["digest"]
 
 
 def test_ones_own_folder_is_measured_with_bad_files_counted(inputs: Path, tmp_path: Path) -> None:
@@ -268,21 +267,23 @@ def test_ones_own_folder_is_measured_with_bad_files_counted(inputs: Path, tmp_pa
     (images / "notes.txt").write_text("not looked at")
     (images / ".hidden.png").write_bytes(b"")
     (images / "deep/again").symlink_to(images)
-    metrics = evaluate_folder(images, inputs / "tokenizer", inputs / "clip")
+    tokenizer = Tokenizer.from_pretrained(inputs / "tokenizer")
+    metrics = evaluate_folder(images, tokenizer, inputs / "clip")
     assert metrics["protocol"]["num_images"] == NUM_IMAGES["test"] + 1
     assert metrics["left_out"] == {"duplicate_path": 1, "hidden": 1, "other_file": 1, "undecodable": 1}
     assert {"psnr", "clip_distance", "fd_clip"} <= set(metrics)
-    without = evaluate_folder(images, inputs / "tokenizer")
+    without = evaluate_folder(images, tokenizer)
     assert without["psnr"] == metrics["psnr"]
     assert "clip_distance" not in without
     assert "fd_clip" not in without
 
 
 def test_a_folder_without_images_is_refused(inputs: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(inputs / "tokenizer")
     with pytest.raises(DataError, match="no usable image"):
-        evaluate_folder(tmp_path, inputs / "tokenizer")
+        evaluate_folder(tmp_path, tokenizer)
     with pytest.raises(DataError, match="not a folder"):
-        evaluate_folder(tmp_path / "absent", inputs / "tokenizer")
+        evaluate_folder(tmp_path / "absent", tokenizer)
 
 
 def test_one_pass_of_the_clip_equals_two(inputs: Path) -> None:

@@ -54,6 +54,12 @@ def test_each_tool_has_help_with_an_example(tool: list[str]) -> None:
     assert f"Example: vqpipe {tool[0]}" in output
 
 
+@pytest.mark.parametrize("tool", ["tokenize", "detokenize", "evaluate", "bench-tokenizers"])
+def test_each_tool_says_alike_how_a_tokenizer_is_named(tool: str) -> None:
+    words = " ".join(run(tool, "--help")[1].split())
+    assert "The tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub" in words
+
+
 def test_start_imports_nothing_heavy() -> None:
     script = (
         "import sys, vqpipe.cli.app; print([m for m in ('torch', 'pyarrow', 'pydantic', "

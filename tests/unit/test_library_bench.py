@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_the_numbers_are_those_of_evaluate(place: Path) -> None:
     found = measure(place)
     assert [one.name for one in found.tokenizers] == ["a", "b"]
     for one in found.tokenizers:
-        alone = evaluate_folder(place / "photos", place / one.name, place / "clip")
+        alone = evaluate_folder(place / "photos", Tokenizer.from_pretrained(place / one.name), place / "clip")
         own = one.plain()
         for name in ("psnr", "ssim", "l1", "l2", "clip_distance", "fd_clip", "kd_clip", "bits_per_image"):
             assert own[name] == alone[name], name
@@ -91,6 +92,21 @@ def test_the_numbers_are_those_of_evaluate(place: Path) -> None:
     model = Tokenizer.from_pretrained(place / "a")
     sizes = first.sizes
     assert sizes.encoder + sizes.quantizer + sizes.decoder == sum(p.numel() for p in model.parameters())
+
+
+def test_evaluate_takes_a_name_below_artifacts_as_the_other_tools_do(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(place / "a", tmp_path / "artifacts/tokenizer/lc")
+    words = ["evaluate", str(place / "photos"), "--tokenizer"]
+    done = CliRunner().invoke(app, [*words, "lc"])
+    assert done.exit_code == 0, done.output
+    folder = CliRunner().invoke(app, [*words, str(place / "a")])
+    assert json.loads(done.stdout) == json.loads(folder.stdout)
+    wrong = CliRunner().invoke(app, [*words, "lcc"])
+    assert wrong.exit_code == 2
+    assert "there is no tokenizer lcc, did you mean lc?" in wrong.output
 
 
 def test_two_runs_differ_in_speed_alone(place: Path) -> None:
@@ -302,7 +318,7 @@ def test_the_card_carries_the_numbers(place: Path, tmp_path: Path) -> None:
 
 def test_the_card_takes_what_evaluate_wrote(place: Path, tmp_path: Path) -> None:
     for name, clip in (("with", place / "clip"), ("without", None)):
-        content = evaluate_folder(place / "photos", place / "a", clip)
+        content = evaluate_folder(place / "photos", Tokenizer.from_pretrained(place / "a"), clip)
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         card = Tokenizer.from_pretrained(place / "a").generate_model_card(
             metrics=tmp_path / f"{name}.json", dataset="owner/birds"

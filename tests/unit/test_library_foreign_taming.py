@@ -115,7 +115,7 @@ def test_the_command_publishes_what_evaluate_measures(config: dict[str, Any], tm
     (tmp_path / "photos").mkdir()
     for index in range(4):
         picture(index, bool(index % 2)).save(tmp_path / f"photos/{index}.png")
-    metrics = evaluate_folder(tmp_path / "photos", out)
+    metrics = evaluate_folder(tmp_path / "photos", Tokenizer.from_pretrained(out))
     assert metrics["codes"]["code"]["num_codes"] == 40
     assert metrics["psnr"]["mean"] > 0
 

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from vqpipe.cli.bench_tokenizers import bench_tokenizers
 from vqpipe.cli.priors import complete, sample
 from vqpipe.cli.tasks import ask
-from vqpipe.cli.tokenizers import detokenize, export, import_, tokenize
+from vqpipe.cli.tokenizers import TokenizerOption, detokenize, export, import_, tokenize
 from vqpipe.errors import ParamsError, sentences
 from vqpipe.runtime.signals import stop_on_signals
 from vqpipe.runtime.terminal import say
@@ -296,7 +296,7 @@ def card(
 @app.command()
 def evaluate(
     images: Annotated[Path, typer.Argument(help="A folder of images.")],
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer's folder.")],
+    tokenizer: TokenizerOption,
     clip: Annotated[
         Path | None,
         typer.Option(help="The CLIP whose features are compared; without it those metrics are left out."),
@@ -309,8 +309,11 @@ def evaluate(
     import json
 
     from vqpipe.evaluation.evaluate import evaluate_folder
+    from vqpipe.library.hub import Tokenizer
+    from vqpipe.runtime.device import device
 
-    say(json.dumps(evaluate_folder(images, tokenizer, clip), sort_keys=True, indent=2))
+    measured = evaluate_folder(images, Tokenizer.from_pretrained(tokenizer, device()), clip)
+    say(json.dumps(measured, sort_keys=True, indent=2))
 
 
 app.command()(bench_tokenizers)

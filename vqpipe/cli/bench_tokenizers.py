@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.cli.tokenizers import TOKENIZER_HELP
 from vqpipe.errors import ParamsError
 from vqpipe.library.choices import FeaturesChoice, PerceptualChoice
 from vqpipe.runtime.terminal import say
@@ -21,7 +22,7 @@ def bench_tokenizers(
     images: Annotated[Path, typer.Argument(metavar="IMAGE_DIR", help="A folder of images, at any depth.")],
     tokenizer: Annotated[
         list[str],
-        typer.Option(metavar="PATH", help="A folder, or owner/name on the Hub; repeat it for several."),
+        typer.Option(metavar="PATH", help=f"{TOKENIZER_HELP}; repeat it for several."),
     ],
     clip: Annotated[
         Path | None,

@@ -10,9 +10,8 @@ import typer
 from vqpipe.library.choices import Weights
 from vqpipe.runtime.terminal import say
 
-TokenizerOption = Annotated[
-    str, typer.Option(metavar="PATH", help="The tokenizer: a folder, or owner/name on the Hub.")
-]
+TOKENIZER_HELP = "The tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub"
+TokenizerOption = Annotated[str, typer.Option(metavar="PATH", help=f"{TOKENIZER_HELP}.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in memory at once.")]
 
 
@@ -70,8 +69,8 @@ def export(
         str,
         typer.Argument(
             metavar="PATH",
-            help="A tokenizer (a folder, or owner/name on the Hub) or a prior (a folder, or a name below "
-            "artifacts/prior).",
+            help="A tokenizer (a folder, a name below artifacts/tokenizer, or owner/name on the Hub) or a prior (a "
+            "folder, or a name below artifacts/prior).",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to publish.")],

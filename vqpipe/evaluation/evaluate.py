@@ -108,24 +108,22 @@ def evaluate_images(
     return measured
 
 
-def evaluate_folder(images: Path, tokenizer: Path, clip: Path | None = None) -> dict[str, Any]:
-    """Metrics of a published tokenizer on a folder of images (with its sub-folders), as plain JSON
-    content.
+def evaluate_folder(images: Path, tokenizer: Tokenizer, clip: Path | None = None) -> dict[str, Any]:
+    """Metrics of a tokenizer on a folder of images (with its sub-folders), as plain JSON content; on its device.
 
     Images are scaled so that the shorter side is the tokenizer's resolution (Lanczos, antialiased) and
     centre-cropped. Files that are not usable images are left out, counted by reason under `left_out`.
 
     Raises:
         DataError: no such folder, or no usable image in it.
-        ArtifactError: the tokenizer or the CLIP cannot be read.
+        ArtifactError: the CLIP cannot be read.
     """
     from vqpipe.vision.clip import Clip
 
-    where = device()
-    model = Tokenizer.from_pretrained(tokenizer, where)
+    where = tokenizer.latent_scale.device
     network = Clip.load(clip, where) if clip is not None else None
-    loaded, left_out = read_folder(images, model.resolution)
-    metrics = _named(evaluate_images(loaded, model, network, where).metrics, model)
+    loaded, left_out = read_folder(images, tokenizer.resolution)
+    metrics = _named(evaluate_images(loaded, tokenizer, network, where).metrics, tokenizer)
     return {**metrics.plain(), "left_out": left_out}
 
 

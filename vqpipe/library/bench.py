@@ -42,7 +42,8 @@ def bench_tokenizers(
     """Measure tokenizers on the images of a folder, at any depth.
 
     Args:
-        given: folders of tokenizers (artifacts, or what `save_pretrained` wrote), or owner/name on the Hub.
+        given: tokenizers as `Tokenizer.from_pretrained` takes them: folders, names below `artifacts/tokenizer`, or
+            owner/name on the Hub.
         clip: a CLIP artifact.
         features: what the distances between sets are taken in; the CLIP's where there is one, otherwise none.
         perceptual: the distance of each image; the CLIP's where there is one, otherwise none.
