@@ -90,7 +90,7 @@ class LatticeQuantizer(Quantizer):
     @torch.no_grad()
     def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
         """See `Quantizer.continuous`: latents as `prepare` makes them."""
-        return self.prepare(z.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return latent_of(self.prepare(rows_of(z.float())), z)
 
     def decode(self, indices: Int[Tensor, "b 1 h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""

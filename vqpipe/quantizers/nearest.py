@@ -233,7 +233,8 @@ class NearestCodeQuantizer(Quantizer):
     @torch.no_grad()
     def continuous(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"] | None:
         """See `Quantizer.continuous`: latents as `prepare` makes them."""
-        return torch.cat([_grid(self.prepare(_rows(part)), part) for part in self._split(z.float())], dim=1)
+        parts = self._split(z.float())
+        return torch.cat([latent_of(self.prepare(rows_of(part)), part) for part in parts], dim=1)
 
     def decode(self, indices: Int[Tensor, "b g h w"]) -> Float[Tensor, "b d h w"]:
         """See `Quantizer.decode`."""
