@@ -244,8 +244,8 @@ def _checks(claim: Claim, results: Results, values: Sequence[Estimate]) -> Itera
             gap = _gap(results, number, numbers[0])
             holds = _side(-gap.high, -gap.low, -bound)
             if relation == "stays":
-                other = _side(gap.low, gap.high, -bound)
-                holds = False if False in (holds, other) else None if None in (holds, other) else True
+                both = (holds, _side(gap.low, gap.high, -bound))
+                holds = False if False in both else None if None in both else True
             share = _percent(gap.other.mean and (gap.one.mean - gap.other.mean) / abs(gap.other.mean))
             yield _Check(
                 holds,

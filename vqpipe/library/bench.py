@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, human_bytes
 from vqpipe.evaluation.bench import Candidate, Probes, TokenizerBench, TokenizersBench, bench

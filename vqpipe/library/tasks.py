@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.task import TASK
 from vqpipe.data.loader import to_uint8
 from vqpipe.errors import MismatchError

@@ -281,7 +281,8 @@ def same_codes(queries: Int64[Tensor, "n g h w"], train: TokenSplit) -> Float64[
     """For each query the largest part of its codes that one training image has in the same places."""
     best = torch.zeros(len(queries), dtype=torch.float64)
     flat = queries.flatten(1).to(torch.int32)
-    for reference in train.indices.flatten(1).split(TRAIN_CHUNK):
+    for part in slices(len(train.indices), TRAIN_CHUNK):
+        reference = train.indices[part].flatten(1)
         for row, query in enumerate(flat):
             most = int((reference == query).sum(dim=1).max())
             best[row] = max(float(best[row]), most / flat.shape[1])
