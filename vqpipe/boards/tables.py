@@ -16,6 +16,7 @@ from vqpipe.boards.results import Results
 
 BITS = "bits_per_image"
 """What every table shows next to K and seeds: the price of a row's numbers."""
+DASH = "\N{EN DASH}"
 MAX_NAMED = 12
 """Missing runs or rows that a page names before it counts the rest."""
 
@@ -135,7 +136,7 @@ def _gaps(table: BoardTable, claims: BoardClaims, results: Results) -> str:
     run = [row for row in rows if results.metrics.get(row)]
     parts = []
     if not_run := [f"`{row}`" for row in rows if row not in run]:
-        parts.append(f"Missing, since no run of it is here: {', '.join(not_run)}. Run: `{claims.run}`.")
+        parts.append(f"Not run yet: {', '.join(not_run)}. Run: `{claims.run}`.")
     lacking = {
         name: [row for row in run if results.estimate(row, name) is None] for name in (BITS, *table.metrics)
     }
@@ -177,19 +178,20 @@ def departures(rows: Sequence[str], results: Results) -> str:
 
 
 def _rows(table: BoardTable, results: Results) -> tuple[list[str], list[list[Any]]]:
-    """Head and lines of a table: K, seeds and bits of every row, then the table's own columns."""
+    """Head and lines of a table, of the rows that were run: K, seeds and bits, then the table's own columns."""
     metrics = [name for name in table.metrics if name != BITS]
     heads = ["", "row", "K", "seeds", head(BITS), *(head(name) for name in metrics)]
     rows = []
     for label, row in table.rows:
-        runs = results.metrics.get(row, {})
-        lacking = "\N{EN DASH}" if runs else "missing"
+        runs = results.metrics.get(row)
+        if not runs:
+            continue
         counts = sorted({str(run.get("num_codes", "")) for run in runs.values()})
         sizes = "; ".join(re.sub(r"\d+", lambda count: f"{int(count[0]):,}", one) for one in counts)
         bits = results.value(row, BITS)
-        about = [sizes or "missing", str(len(runs) or "missing"), lacking if bits is None else f"{bits:,.0f}"]
+        about = [sizes, str(len(runs)), DASH if bits is None else f"{bits:,.0f}"]
         found = [(name, results.estimate(row, name)) for name in metrics]
-        cells = [lacking if value is None else shown(name, value) for name, value in found]
+        cells = [DASH if value is None else shown(name, value) for name, value in found]
         rows.append([label, f"`{row}`", *about, *cells])
     if all(label == row for label, row in table.rows):
         heads, rows = heads[1:], [cells[1:] for cells in rows]
