@@ -59,7 +59,10 @@ def preset(
     name: Annotated[str | None, typer.Argument(help="The preset's name.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default standard output.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key; +KEY=VALUE adds one. May be repeated."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the presets and exit.")] = False,
