@@ -106,7 +106,7 @@ def test_evaluate_takes_a_name_below_artifacts_as_the_other_tools_do(
     assert json.loads(done.stdout) == json.loads(folder.stdout)
     wrong = CliRunner().invoke(app, [*words, "lcc"])
     assert wrong.exit_code == 2
-    assert "there is no tokenizer lcc, did you mean lc?" in wrong.output
+    assert "there is no tokenizer lcc; did you mean lc?" in wrong.output
 
 
 def test_two_runs_differ_in_speed_alone(place: Path) -> None:
