@@ -60,6 +60,10 @@ def test_each_tool_says_alike_how_a_tokenizer_is_named(tool: str) -> None:
     assert "The tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub" in words
 
 
+def test_preset_says_how_a_key_is_added() -> None:
+    assert "+KEY=VALUE adds one. May be repeated." in " ".join(run("preset", "--help")[1].split())
+
+
 def test_start_imports_nothing_heavy() -> None:
     script = (
         "import sys, vqpipe.cli.app; print([m for m in ('torch', 'pyarrow', 'pydantic', "
