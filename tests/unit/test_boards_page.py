@@ -187,7 +187,7 @@ def test_every_table_has_the_bits_of_its_rows_once_next_to_k_and_seeds(board: Bo
     assert re.search(r"^\| plain \| `vq` \| [^|]* \| 1 \| 2,560 \| 20\.00 [^|]* \| – \|$", named, re.M)
     pages = boards_pages(read_boards(FOLDER), None)
     heads = [line for text in pages.values() for line in text.splitlines() if "| row | K | seeds |" in line]
-    assert len(heads) > 40
+    assert len(heads) > 20  # tables with no row have none
     assert all(line.split(" | ").count("bits") == 1 and "| seeds | bits |" in line for line in heads)
 
 
