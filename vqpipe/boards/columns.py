@@ -14,8 +14,8 @@ HEADS = {"fresh": "fresh heads", "own": "own heads"}
 COUNTS = {1: "1 word", 3: "3 words"}
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 RANKS = (1, 5, 10)
-DISTANCES = ("fd_clip", "gfd_clip", "clip_distance", "l1", "l2")
-"""Metrics that cannot be below 0."""
+NOT_NEGATIVE = ("fd_clip", "gfd_clip", "clip_distance", "l1", "l2")
+"""Distances and errors that cannot be below 0, by the end of their name."""
 IMAGES = {"reconstructions": "reconstructions", "completion": "completions"}
 """Images of a prior's column other than whole samples, by a part of the metric's name."""
 
@@ -76,7 +76,7 @@ def shown(name: str, value: Estimate | None, difference: bool = False) -> str:
     if value.source == "none" or value.low == value.high:
         return f"{one(value.mean)}{unit}"
     low, high = value.low, value.high
-    if not difference and (found.percent or name.rsplit(".", 1)[-1] in DISTANCES):
+    if not difference and (found.percent or name.rsplit(".", 1)[-1] in NOT_NEGATIVE):
         low, high = max(low, 0.0), min(high, 1.0) if found.percent else high
     return f"{one(value.mean)}{unit} [{one(low)}, {one(high)}]"
 

@@ -17,7 +17,7 @@ from vqpipe.boards.pictures import Line, Point, picture
 from vqpipe.boards.results import Estimate, Results
 from vqpipe.boards.sentences import claims_sentence, leaders, main_rows, sentences
 from vqpipe.boards.sizes import PICTURE, by_size, sizes_page, sizes_picture
-from vqpipe.boards.tables import board_page, departures, facts, outcomes, table_page
+from vqpipe.boards.tables import DASH, board_page, departures, facts, outcomes, table_page
 
 QUALITY_PICTURE = "quality.svg"
 MEASURED = ("psnr", "fd_clip", "gfd_clip", "linear_probe")
@@ -132,7 +132,7 @@ def _cell(name: str, value: Estimate | None, is_best: bool, seeds: int) -> str:
 def _short(name: str, value: Estimate | None) -> str:
     """A number on one line: the mean and half of its interval's length; the unit is in the head."""
     if value is None:
-        return "\N{EN DASH}"
+        return DASH
     found = column(name)
     scale = 100.0 if found.percent else 1.0
     half = (value.high - value.low) / 2
@@ -143,7 +143,7 @@ def _short(name: str, value: Estimate | None) -> str:
 def _fixed(results: Results, row: str, speed: tuple[str, str] | None) -> list[str]:
     """What is not compared: use of the codes, parameters, time."""
     use = results.use(row)
-    even = "\N{EN DASH}" if use is None else f"{100 * use.uniform:.1f}"
+    even = DASH if use is None else f"{100 * use.uniform:.1f}"
     parts = [results.mean_cost(row, f"parameters.{part}") for part in ("encoder", "decoder", "quantizer")]
     known = [part for part in parts if part is not None]
     count = (

@@ -78,9 +78,9 @@ def sample(
     images = loaded.sample(
         n, classes=class_ or None, text=text or None, label_map=map_ or None, seed=seed, **changes
     )
-    columns = min(8, -(-n // int(n**0.5)))
+    columns, asked = min(8, -(-n // int(n**0.5))), _asked(class_, text, map_)
     write_picture(out, contact_sheet(_bytes(images), columns), {
-        **_identity(loaded, changes, bool(class_ or text or map_)), "n": n, "seed": seed, **_asked(class_, text, map_),
+        **_identity(loaded, changes, bool(asked)), "n": n, "seed": seed, **asked,
     })  # fmt: skip
     say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
 
@@ -134,10 +134,9 @@ def complete(
     holes = hidden.repeat_interleave(step, 0).repeat_interleave(step, 1)
     original = to_uint8(pixels).cpu()
     sheet = torch.cat([original.masked_fill(holes, 128), _bytes(filled), original])
+    asked = _asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None)
     write_picture(out, contact_sheet(sheet), {
-        **_identity(loaded, changes, any(part is not None for part in (class_, text, map_))),
-        "n": n, "seed": seed, "image": image.name,
-        **_asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None),
+        **_identity(loaded, changes, bool(asked)), "n": n, "seed": seed, "image": image.name, **asked,
         **({"keep": keep} if keep is not None else {"mask": mask.name if mask is not None else ""}),
     })  # fmt: skip
     say(

@@ -14,16 +14,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import read_manifest
 from vqpipe.artifacts.specs.task import TASK
 from vqpipe.data.loader import to_uint8
 from vqpipe.errors import MismatchError
-from vqpipe.library.clips import load_clip
+from vqpipe.library.clips import stored_clip
 from vqpipe.library.hub import Tokenizer
 from vqpipe.library.places import Place, find_part
 from vqpipe.tasks.stored import FreshHead, load_head, read_task_params
 from vqpipe.tasks.task import Task
-from vqpipe.vision.clip import StoredClip
 
 PLACE = Place("task", Path("artifacts/task"), frozenset({TASK.name}), on_hub=False)
 """Where tasks are."""
@@ -67,9 +66,7 @@ class ImageTask:
         )
         text = Path(clip) if clip else find_part(folder, Path("clip"), "clip")
         own = Tokenizer.from_pretrained(of, device)
-        stored = (text / MANIFEST).is_file()  # else in an exported prior
-        seen = StoredClip(text, device) if stored else load_clip(text, device)
-        return cls(*load_head(folder, own, seen), own)
+        return cls(*load_head(folder, own, stored_clip(text, device)), own)
 
     @property
     def asks(self) -> str | None:
