@@ -78,13 +78,26 @@ def missing_rows(folder: Path, commands: dict[str, list[str]]) -> dict[str, list
         inputs = [Path(options[key]) for key in INPUTS if key in options]
         for path in inputs:
             if not path.exists():
-                raise ArtifactError(
-                    f"row {name}: input {path} does not exist", run=f"make board-{folder.name}"
-                )
+                raise ArtifactError(f"row {name}: input {path} does not exist", run=_maker(path, folder))
         made_from = given(module_of(command), board.identity(row, seed), inputs, recipe_of)
         if not metrics.is_file() or read_json(metrics).get("given") != made_from:
             missing[name] = command
     return missing
+
+
+def _maker(path: Path, folder: Path) -> str | None:
+    """The command that makes an input of a board's rows, by the main pipeline or by the board next to it that does."""
+    from stages.dvcfile import read_stages
+
+    for place in (Path(), *sorted(file.parent for file in folder.parent.glob("*/dvc.yaml"))):
+        for name, stage in read_stages(place).items():
+            if path.as_posix() in stage.outs:
+                return (
+                    f"dvc repro {name}"
+                    if place == Path()
+                    else f"dvc repro {place.as_posix()}/dvc.yaml:{name}"
+                )
+    return None
 
 
 def rows_of_other_code(folder: Path, commands: dict[str, list[str]]) -> dict[str, str]:

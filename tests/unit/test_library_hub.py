@@ -112,8 +112,18 @@ def test_what_is_not_a_tokenizers_folder_is_refused(
         Tokenizer.from_pretrained(tmp_path / "some" / "one")
     with pytest.raises(ArtifactError, match=r"there is no tokenizer one\n(.*\n)*.*artifact, saved"):
         Tokenizer.from_pretrained("./one")
+    for name in ("lc", "artifacts/tokenizer/lc"):
+        with pytest.raises(ArtifactError, match=f"there is no tokenizer {name}\n.*a name below") as elsewhere:
+            Tokenizer.from_pretrained(name)
+        assert "run:" not in str(elsewhere.value)  # no pipeline is here
+    (tmp_path / "artifacts").mkdir()  # as in a fresh clone
+    for name in ("lc", "artifacts/tokenizer/lc"):
+        with pytest.raises(
+            ArtifactError, match=f"there is no tokenizer {name}\n(.*\n)*.*dvc repro tokenizer"
+        ):
+            Tokenizer.from_pretrained(name)
     with pytest.raises(ArtifactError, match="neither a folder here nor a name on the Hub"):
-        Tokenizer.from_pretrained("artifacts/tokenizer/lc")
+        Tokenizer.from_pretrained("artifacts/tokenizer/lc/more")
     (tmp_path / "other").mkdir()
     with pytest.raises(ArtifactError, match=r"contains no tokenizer\n.*nothing"):
         Tokenizer.from_pretrained(tmp_path / "other")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stages import lock, remaining, run
+from stages import boards, lock, remaining, run
 from stages.dvcfile import find_stage, read_stages
 from stages.lock import md5, stale_stages
-from vqpipe.errors import ParamsError
+from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.params.base import read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +136,34 @@ def test_no_command_holds_a_path_of_data_and_no_board_is_pulled() -> None:
             if file.parent != ROOT:
                 cached = [out for out in body.get("outs", []) if not isinstance(out, dict)]
                 assert not cached, f"{file}: {name}: a clone without the board could not pull {cached}"
+
+
+@pytest.mark.parametrize(
+    ("board", "made", "command"),
+    [
+        ("tasks", [], "dvc repro dataset"),
+        ("tasks", ["dataset"], "dvc repro clip"),
+        ("tiny-imagenet", [], "dvc repro boards/tiny-imagenet/dvc.yaml:dataset"),
+        (
+            "tasks-text", ["dataset", "boards/tasks-text/clip", "codebook/none"],
+            "dvc repro boards/tasks-text/dvc.yaml:graph@words",
+        ),
+    ],
+)  # fmt: skip
+def test_a_boards_missing_input_is_named_with_what_makes_it(
+    board: str, made: list[str], command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in [*ROOT.glob("boards/*/*.yaml"), ROOT / "dvc.yaml", ROOT / "params.yaml"]:
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    for name in made:
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("boards") / board
+    with pytest.raises(ArtifactError, match="does not exist") as caught:
+        boards.missing_rows(folder, boards.row_commands(folder, []))
+    assert str(caught.value).endswith(command)
 
 
 LOCK = """

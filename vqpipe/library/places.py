@@ -53,11 +53,11 @@ class Place:
             return found
         if (self.folder / given).exists():
             return self.folder / given
-        if "/" not in given:
+        if "/" not in given or Path(given).parent == self.folder:
             known = self._names(self.folder)
             raise ArtifactError(
-                f"there is no {self.what} {given}{did_you_mean(given, known)}", choices=known or None,
-                expected=self._expected("a folder", f"a name below {self.folder}"), run=self._run,
+                f"there is no {self.what} {given}{did_you_mean(Path(given).name, known)}", choices=known or None,
+                expected=self._expected("a folder", f"a name below {self.folder}"), run=self._run(known),
             )  # fmt: skip
         if not self.on_hub or given.count("/") > 1:  # which no name on the Hub has
             self.need_there(Path(given))
@@ -75,16 +75,16 @@ class Place:
         if known:
             raise ArtifactError(
                 f"there is no {self.what} {folder}{did_you_mean(folder.name, known)}", choices=known,
-                expected=self._expected(f"one below {folder.parent}", "another folder"), run=self._run,
+                expected=self._expected(f"one below {folder.parent}", "another folder"), run=self._run(known),
             )  # fmt: skip
 
     def _expected(self, one: str, other: str) -> str:
         return f"{one}, {other}, or owner/name on the Hub" if self.on_hub else f"{one}, or {other}"
 
-    @property
-    def _run(self) -> str | None:
-        """The command that makes one, where there is no other source."""
-        return None if self.on_hub else f"dvc repro {self.what}"
+    def _run(self, known: list[str]) -> str | None:
+        """The command that makes one: where there is no other source, or where a pipeline has made none yet."""
+        none_yet = not known and self.folder.parent.is_dir()
+        return f"dvc repro {self.what}" if none_yet or not self.on_hub else None
 
     def _names(self, folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if self.is_one(path)) if folder.is_dir() else []
