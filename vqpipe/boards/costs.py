@@ -72,7 +72,9 @@ def costs(results: Results) -> Iterator[Table]:
         about = f"{about} {ABOUT_SPEED}"
     yield about, ["row", *(label for label, *_ in found)], rows
     plain_rows = [
-        (row, plain) for row in results.board.rows if (plain := results.board.plain(row)) is not None
+        (row, plain)
+        for row in results.board.rows
+        if (plain := results.board.plain(row)) is not None and {row, plain} <= results.costs.keys()
     ]
     if plain_rows:
         yield _aligned(results, plain_rows)
