@@ -118,19 +118,14 @@ def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] =
         ParamsError: dvc.lock or params.yaml cannot be read.
     """
     from stages.dvcfile import makers_of
-    from vqpipe.params.base import read_yaml
-    from vqpipe.params.bounded_yaml import GENERATED
 
-    lock = root / "dvc.lock"
-    entries = read_yaml(lock, GENERATED).get("stages", {}) if lock.is_file() else {}
-    context = read_yaml(root / "params.yaml")
-    inputs, known = makers_of(stages), dict[str, bool]()
+    entries, inputs = _entries(root), makers_of(stages)
+    known = dict.fromkeys(differing_stages(stages, root, entries), True)
 
     def is_outdated(name: str) -> bool:
         if name not in known:
-            stage, entry = stages[name], entries.get(name)
-            known[name] = entry is None or _differs(stage, entry, context, root)
-            known[name] |= any(
+            entry = entries[name]
+            known[name] = any(
                 is_outdated(maker)
                 or (_recorded(entry, dep) != _recorded(entries[maker], dep) if out == dep else maker in ran)
                 for maker, out, dep in inputs[name]
@@ -138,6 +133,27 @@ def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] =
         return known[name]
 
     return {name for name in stages if is_outdated(name)}
+
+
+def differing_stages(stages: dict[str, Stage], root: Path, entries: dict[str, Any] | None = None) -> set[str]:
+    """Those of the outdated stages that DVC would run whatever those before them leave; see `outdated_stages`.
+
+    Args:
+        entries: dvc.lock's stages, where they have been read.
+    """
+    from vqpipe.params.base import read_yaml
+
+    known, context = _entries(root) if entries is None else entries, read_yaml(root / "params.yaml")
+    return {n for n, stage in stages.items() if n not in known or _differs(stage, known[n], context, root)}
+
+
+def _entries(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock, where there is one."""
+    from vqpipe.params.base import read_yaml
+    from vqpipe.params.bounded_yaml import GENERATED
+
+    lock = root / "dvc.lock"
+    return read_yaml(lock, GENERATED).get("stages", {}) if lock.is_file() else {}
 
 
 def _differs(stage: Stage, entry: dict[str, Any], context: dict[str, Any], root: Path) -> bool:

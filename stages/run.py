@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages.cli import stage_app
-from vqpipe.runtime.signals import end_children, run_child, start_child
+from vqpipe.runtime.forks import Forks
+from vqpipe.runtime.signals import end_children, run_child
 from vqpipe.runtime.terminal import say
 
 if TYPE_CHECKING:
@@ -69,13 +71,12 @@ def main(
         again = f"python -m stages.run --outdated --jobs {jobs}"
         raise ParamsError("stages that are named run one by one", found=f"--jobs {jobs}", run=again)
     plan = [find_stage(stages, name).name for name in names or []]
-    for number, stage in enumerate(stages[name] for name in plan):
-        say(
-            f"{progress(stages, plan[number:], plan[:number], Path.cwd())}: {stage.name}: {stage.cmd}",
-            err=True,
-        )
-        if code := run_child(words_of(stage.cmd)):
-            raise typer.Exit(code)
+    with closing(Forks(os.environ, len(plan))) as forks:
+        for number, stage in enumerate(stages[name] for name in plan):
+            left = progress(stages, plan[number:], plan[:number], Path.cwd())
+            say(f"{left}: {stage.name}: {stage.cmd}", err=True)
+            if code := forks.run(words_of(stage.cmd)):
+                raise typer.Exit(code)
 
 
 def run_outdated(jobs: int | None = None) -> None:
@@ -85,7 +86,7 @@ def run_outdated(jobs: int | None = None) -> None:
         Exit: stages failed. Those that need none of them are run all the same.
     """
     from stages.dvcfile import makers_of
-    from stages.remaining import outdated_stages, shown_time_left, timed_stages
+    from stages.remaining import differing_stages, outdated_stages, shown_time_left, timed_stages
     from vqpipe.errors import SetupError
     from vqpipe.runtime.env import scratch_root, workers
 
@@ -95,13 +96,13 @@ def run_outdated(jobs: int | None = None) -> None:
         raise typer.Exit(code)
     root, jobs = Path.cwd(), jobs or workers()
     stages = timed_stages(root)
-    old = outdated_stages(stages, root)
+    old, certain = outdated_stages(stages, root), differing_stages(stages, root)
     done = [name for name in stages if name not in old]
     needs = {name: {maker for maker, _, _ in inputs} & old for name, inputs in makers_of(stages).items()}
     ran: list[str] = []
 
     def begin(name: str) -> bool:
-        if name in outdated_stages(stages, root, ran):
+        if name in certain or name in outdated_stages(stages, root, ran):
             return True
         done.append(name)
         return False
@@ -142,6 +143,7 @@ def run_all(
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     started, done = time.monotonic(), 0
     env = os.environ | ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {})
+    forks = Forks(env, len(commands))
     try:
         while waiting or running:
             for name in list(waiting):
@@ -154,9 +156,7 @@ def run_all(
                         done += 1
                         say(f"{done}/{len(commands)} {name}: up to date, its inputs came out equal", err=True)
                         continue
-                    with (logs / f"{name}.log").open("wb") as log:
-                        process = start_child(commands[name], stdout=log, stderr=subprocess.STDOUT, env=env)
-                    running[name] = process, time.monotonic()
+                    running[name] = forks.start(commands[name], logs / f"{name}.log"), time.monotonic()
             for name, (process, since) in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -174,6 +174,7 @@ def run_all(
             time.sleep(0.2)
     finally:
         end_children([process for process, _ in running.values()])
+        forks.close()
     return failed
 
 

@@ -262,23 +262,35 @@ def test_a_result_that_a_worker_had_begun_to_send_does_not_hold_up_the_clean_up(
 
 @pytest.fixture
 def one_stage(tmp_path: Path) -> Path:
-    (tmp_path / "dvc.yaml").write_text("stages:\n  one: {cmd: python stage.py}\n")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  one: {cmd: python -m stage}\n")
     (tmp_path / "params.yaml").write_text("{}\n")
     (tmp_path / "stage.py").write_text(STAGE)
+    for library in ("torch", "open_clip"):
+        (tmp_path / f"{library}.py").write_text("")  # a fork waits for no real one
     return tmp_path
+
+
+PLANS = pytest.mark.parametrize(
+    "plan", [["one"], pytest.param(["one", "one"], marks=LINUX)], ids=["child", "fork"]
+)
+"""The first of several stages is a fork."""
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_stages_run_passes_a_signal_on(signum: signal.Signals, whole_group: bool, one_stage: Path) -> None:
-    process = start("-m", "stages.run", "one", cwd=one_stage)
+@PLANS
+def test_stages_run_passes_a_signal_on(
+    signum: signal.Signals, whole_group: bool, plan: list[str], one_stage: Path
+) -> None:
+    process = start("-m", "stages.run", *plan, cwd=one_stage, VQPIPE_DEVICE="cpu")
     (os.killpg if whole_group else os.kill)(process.pid, signum)
     assert end(process)[:2] == (128 + signum, "clean\n")
 
 
 @LINUX
-def test_a_stage_ends_when_stages_run_is_killed(one_stage: Path) -> None:
-    process = start("-m", "stages.run", "one", cwd=one_stage)
+@PLANS
+def test_a_stage_ends_when_stages_run_is_killed(plan: list[str], one_stage: Path) -> None:
+    process = start("-m", "stages.run", *plan, cwd=one_stage, VQPIPE_DEVICE="cpu")
     process.kill()
     assert end(process)[:2] == (-9, "clean\n")
 
@@ -296,18 +308,22 @@ def test_a_stage_ends_when_dvc_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=LINUX)])
-def test_the_rows_of_a_board_end_with_it(signum: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", ["'row.py'", pytest.param("'-m', 'row'", marks=LINUX)], ids=["child", "fork"]
+)
+def test_the_rows_of_a_board_end_with_it(signum: signal.Signals, command: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     os.mkfifo(rows)
     (tmp_path / "row.py").write_text(
         "out = open('rows', 'w')\nprint('ready', file=out, flush=True)\n" + STAGE
     )
+    (tmp_path / "torch.py").write_text("")
     program = (
         "import sys\nfrom pathlib import Path\nfrom stages.run import run_all\nimport vqpipe.runtime.signals as s\n"
         "print('ready', flush=True)\nwith s.stop_on_signals():\n"
-        "    run_all({n: [sys.executable, 'row.py'] for n in 'abc'}, 2, Path('logs'))\n"
+        f"    run_all({{n: [sys.executable, {command}] for n in 'abc'}}, 2, Path('logs'))\n"
     )
-    process = start("-c", program, cwd=tmp_path)
+    process = start("-c", program, cwd=tmp_path, VQPIPE_DEVICE="cpu")
     with rows.open() as both:
         assert [both.readline(), both.readline()] == ["ready\n"] * 2
         process.send_signal(signum)
@@ -323,8 +339,12 @@ def test_the_code_of_a_child_that_a_signal_ended_is_that_of_a_shell() -> None:
 
 def test_processes_and_threads_are_started_where_their_end_is_seen_to() -> None:
     """A new place gives its children to `start_child` or `run_child`, and its threads to `close_pool`. Two others wait
-    in `subprocess.run`, which kills its child when an exception ends the wait: git's and Java's."""
-    processes = {"vqpipe/runtime/signals.py", "vqpipe/report/gate.py", "vqpipe/metrics/caption_scores.py"}
+    in `subprocess.run`, which kills its child when an exception ends the wait: git's and Java's. Forks of one process
+    end with it, as it does with its parent."""
+    processes = {
+        "vqpipe/runtime/signals.py", "vqpipe/runtime/forks.py", "vqpipe/report/gate.py",
+        "vqpipe/metrics/caption_scores.py",
+    }  # fmt: skip
     for file in [*(ROOT / "vqpipe").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
         name = file.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

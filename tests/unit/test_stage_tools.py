@@ -293,7 +293,7 @@ def test_dvc_and_stages_run_print_the_time_left(timed: Path, monkeypatch: pytest
     (timed / "dvc.lock").write_text("[")
     broken = CliRunner().invoke(remaining.app, ["many@x"])
     assert (broken.exit_code, broken.output) == (0, "")
-    monkeypatch.setattr(run, "run_child", lambda command: 0)
+    monkeypatch.setattr(run.Forks, "run", lambda forks, command: 0)
     ran = CliRunner().invoke(run.app, ["many@y", "many@x"]).output.splitlines()
     assert [line.partition(":")[0] for line in ran] == [
         "stage 1 of 2, about 10 min left", "stage 2 of 2, about 5 min left",
