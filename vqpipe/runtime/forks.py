@@ -15,6 +15,7 @@ process with the one that started it.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -224,16 +225,17 @@ def _leave() -> None:
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; for the process that started this one
+    from_terminal = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that started this one
     own = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         with suppress(Exception):  # what needs it will say so
             importlib.import_module(name)
+    gc.freeze()  # no fork looks through what has been imported, which would copy it
     request = _serve(own)
     if request is None:
         return
     own.close()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, from_terminal)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     if request["log"] is not None:
