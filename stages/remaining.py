@@ -136,7 +136,7 @@ def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] =
 
 
 def differing_stages(stages: dict[str, Stage], root: Path, entries: dict[str, Any] | None = None) -> set[str]:
-    """Those of the outdated stages that DVC would run whatever those before them leave; see `outdated_stages`.
+    """The stages that DVC would run even if all that other stages make came out equal; see `outdated_stages`.
 
     Args:
         entries: dvc.lock's stages, where they have been read.

@@ -71,7 +71,7 @@ def main(
         again = f"python -m stages.run --outdated --jobs {jobs}"
         raise ParamsError("stages that are named run one by one", found=f"--jobs {jobs}", run=again)
     plan = [find_stage(stages, name).name for name in names or []]
-    with closing(Forks(os.environ, len(plan))) as forks:
+    with closing(Forks(os.environ, len(plan) > 1)) as forks:
         for number, stage in enumerate(stages[name] for name in plan):
             left = progress(stages, plan[number:], plan[:number], Path.cwd())
             say(f"{left}: {stage.name}: {stage.cmd}", err=True)
@@ -116,7 +116,7 @@ def run_outdated(jobs: int | None = None) -> None:
 
     order = sorted(old, key=_seconds_to_the_end(stages, needs).__getitem__, reverse=True)
     commands = {name: words_of(stages[name].cmd) for name in order}
-    failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, begin, finish)
+    failed = run_all(commands, jobs, scratch_root() / "logs" / "stages", needs, begin, finish, fork=True)
     if failed:
         say(f"{len(failed)} of {len(old)} stages failed or need one that did: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
@@ -124,7 +124,7 @@ def run_outdated(jobs: int | None = None) -> None:
 
 def run_all(
     commands: Mapping[str, list[str]], jobs: int, logs: Path, needs: Mapping[str, set[str]] | None = None,
-    begin: Callable[[str], bool] | None = None, finish: Callable[[str], str | None] | None = None,
+    begin: Callable[[str], bool] | None = None, finish: Callable[[str], str | None] | None = None, fork: bool = False,
 ) -> list[str]:  # fmt: skip
     """Run commands, `jobs` at a time with one thread each where they are several; their output goes to `logs`.
 
@@ -134,6 +134,7 @@ def run_all(
         begin: called with a name when all that it needs has ended; False leaves it out, as one that ended well.
         finish: called with a name when its command has ended well, for what the line about it says of the time left;
             None is a failure.
+        fork: whether they are forks, where that is possible and they are several; not those whose memory is compared.
 
     Returns:
         The names of those that failed or that need one that failed. The others are run all the same.
@@ -143,7 +144,7 @@ def run_all(
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     started, done = time.monotonic(), 0
     env = os.environ | ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {})
-    forks = Forks(env, len(commands))
+    forks = Forks(env, fork and len(commands) > 1)
     try:
         while waiting or running:
             for name in list(waiting):

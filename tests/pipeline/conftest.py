@@ -1,5 +1,5 @@
-"""A checkout of its own with the preset pico, where the whole pipeline has run once: its first stages by DVC, the others
-as forks of one process; DVC has recorded them."""
+"""A checkout of its own with the preset pico, where the whole pipeline has run once: its first stages by DVC, the
+others as forks of one process where forks are possible; DVC has recorded them."""
 
 from __future__ import annotations
 

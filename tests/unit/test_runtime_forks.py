@@ -45,7 +45,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forks]:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "broken.py").write_text("raise RuntimeError('of two versions')\n")
-    own = Forks(os.environ | {"TEST_FORKS": "of its own"}, 3, ["no_such_library", "broken", "slow"])
+    own = Forks(os.environ | {"TEST_FORKS": "of its own"}, True, ["no_such_library.part", "slow"])
     yield own
     own.close()
 
@@ -67,6 +67,34 @@ def test_forks_share_one_import_and_are_programs_otherwise(started: Forks, tmp_p
         assert (lines[-1] == "left") == (word != "signal")
     assert printed["text"][1] == "text"
     assert "ValueError: wrong" in printed["error"]
+    unknown = started.start([sys.executable, "-m", "no_such.module"], tmp_path / "log")
+    assert unknown.wait(60) == 1
+    assert (tmp_path / "log").read_text().count("\n") == 1, "what Python says of it"
+
+
+def test_no_forks_of_a_process_with_a_broken_library(started: Forks, tmp_path: Path) -> None:
+    own = Forks(os.environ | {"TEST_FORKS": ""}, True, ["broken"])
+    (tmp_path / "stage.py").write_text("import broken\n")
+    assert own.start(command(), tmp_path / "log").wait(60) == 1
+    own.close()
+    assert "runpy" not in (tmp_path / "log").read_text().replace("<frozen runpy>", "")
+    assert (tmp_path / "log").read_text().endswith("RuntimeError: of two versions\n")
+
+
+def test_what_is_left_runs_when_the_process_that_is_forked_is_killed(
+    started: Forks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stage.py").write_text("import os, signal\nprint(os.getppid(), flush=True)\nsignal.pause()\n")
+    child, log = started.start(command(), tmp_path / "log"), tmp_path / "log"
+    while not (log.exists() and log.read_text()):
+        assert child.poll() is None
+    os.kill(int(log.read_text()), signal.SIGKILL)
+    assert child.wait(60) == -signal.SIGTERM
+    assert (
+        "the process that stages are forked from ended with code -9, and 1 with it" in capfd.readouterr().err
+    )
+    (tmp_path / "stage.py").write_text(STAGE)
+    assert started.start(command("3"), log).wait(60) == 3
 
 
 def test_the_outputs_are_those_of_this_process_without_a_log(
@@ -77,7 +105,7 @@ def test_the_outputs_are_those_of_this_process_without_a_log(
     assert out == "__main__ ['3'] of its own stage.py\nleft\n__main__ ['signal'] of its own stage.py\n"
 
 
-def test_no_forks_on_a_gpu_for_one_command_and_for_other_programs(
+def test_no_forks_on_a_gpu_where_they_are_not_wanted_and_of_other_programs(
     started: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, card = tmp_path / "log", tmp_path / "card"
@@ -85,24 +113,20 @@ def test_no_forks_on_a_gpu_for_one_command_and_for_other_programs(
     assert (child.wait(60), log.read_text()) == (0, "of its own\n")
     monkeypatch.setattr(forks, "GPUS", [str(card)])
     monkeypatch.delenv("VQPIPE_DEVICE")
-    for number, is_fork in ((1, False), (2, True)):
-        own = Forks(os.environ | {"TEST_FORKS": ""}, number, [])
-        assert isinstance(child := own.start(command("0"), log), Fork) == is_fork
+    for wanted in (False, True):
+        own = Forks(os.environ | {"TEST_FORKS": ""}, wanted, [])
+        assert isinstance(child := own.start(command("0"), log), Fork) == wanted
         assert child.wait(60) == 0
         own.close()
     card.touch()
-    own = Forks(os.environ | {"TEST_FORKS": ""}, 2, [])
+    own = Forks(os.environ | {"TEST_FORKS": ""}, True, [])
     assert not isinstance(child := own.start(command("0"), log), Fork)
     assert child.wait(60) == 0
 
 
-def test_a_fork_ends_before_it_has_begun_and_with_the_process_that_is_forked(
-    started: Forks, tmp_path: Path
-) -> None:
+def test_a_fork_that_is_ended_before_it_has_begun(started: Forks, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import signal\nopen('imports', 'w').close()\nsignal.pause()\n")
-    waiting = started.start(command("0"), tmp_path / "log")
-    waiting.send_signal(signal.SIGTERM)
-    assert waiting.wait(60) == -signal.SIGTERM
-    late = started.start(command("0"), tmp_path / "log")
-    assert late.wait(60) == -signal.SIGTERM
-    assert not (tmp_path / "log").exists()
+    children = [started.start(command("0"), tmp_path / "log") for _ in range(2)]
+    children[0].send_signal(signal.SIGTERM)
+    assert [child.wait(60) for child in children] == [-signal.SIGTERM] * 2
+    assert (tmp_path / "log").read_text() == ""

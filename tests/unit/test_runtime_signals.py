@@ -64,7 +64,7 @@ if __name__ == "__main__":
             print("clean", flush=True)
 """
 STAGE = """
-import os, signal
+import os, signal, time
 from vqpipe.runtime.signals import stop_on_signals
 with stop_on_signals():
     try:
@@ -72,6 +72,7 @@ with stop_on_signals():
         while True:
             signal.pause()
     finally:
+        time.sleep(0.5)
         os.write(1, b"clean\\n")
 """
 
@@ -276,7 +277,7 @@ PLANS = pytest.mark.parametrize(
 """The first of several stages is a fork."""
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [False, True])
 @PLANS
 def test_stages_run_passes_a_signal_on(
@@ -284,6 +285,9 @@ def test_stages_run_passes_a_signal_on(
 ) -> None:
     process = start("-m", "stages.run", *plan, cwd=one_stage, VQPIPE_DEVICE="cpu")
     (os.killpg if whole_group else os.kill)(process.pid, signum)
+    process.wait(60)
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], 0)[0], "the stage is still cleaning up"
     assert end(process)[:2] == (128 + signum, "clean\n")
 
 
@@ -321,7 +325,7 @@ def test_the_rows_of_a_board_end_with_it(signum: signal.Signals, command: str, t
     program = (
         "import sys\nfrom pathlib import Path\nfrom stages.run import run_all\nimport vqpipe.runtime.signals as s\n"
         "print('ready', flush=True)\nwith s.stop_on_signals():\n"
-        f"    run_all({{n: [sys.executable, {command}] for n in 'abc'}}, 2, Path('logs'))\n"
+        f"    run_all({{n: [sys.executable, {command}] for n in 'abc'}}, 2, Path('logs'), fork=True)\n"
     )
     process = start("-c", program, cwd=tmp_path, VQPIPE_DEVICE="cpu")
     with rows.open() as both:

@@ -1,15 +1,15 @@
 """Runs modules of Python as forks of one process that has imported the libraries which take seconds to import.
 
-A stage of a small network computes for seconds or minutes, and imports torch and open_clip for four to ten seconds of
-processor time before, and is a second or more in unloading them. A fork has them at once and leaves without that. What
-is forked is a process that does nothing but import, so it has
-opened no device and started no thread of OpenMP. It is this module:
+A stage of a small network computes for seconds or minutes. Importing torch and open_clip takes it four to ten seconds
+of processor time before that, and Python a second or more after it to unload them. A fork has them at once and leaves
+without unloading. What is forked is a process that does nothing but import: it has opened no device and computed
+nothing. It is this module:
 
     python -m vqpipe.runtime.forks SOCKET torch open_clip
 
 Each message on the socket is one JSON object: `{"id", "words", "log"}` asks for a fork, `{"id", "pid"}` answers that it
-has begun and `{"id", "code"}` that it has ended. Forks end with this process (see `signals.end_with_parent`), and this
-process with the one that started it.
+has begun and `{"id", "code"}` that it has ended. When the other end of the socket is closed, by the process that
+started this one or by its death, the forks get SIGTERM, and this process ends after the last of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -25,27 +26,34 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from vqpipe.runtime.signals import end_children, end_with_parent, run_child, start_child
+from vqpipe.runtime.signals import (
+    SIGNALS,
+    Stopped,
+    end_children,
+    end_with_parent,
+    hold_signals,
+    start_child,
+)
+from vqpipe.runtime.terminal import say
 
-LIBRARIES = (
-    "torch", "torch._dynamo", "open_clip", "pyarrow.parquet", "pydantic", "ruamel.yaml", "jaxtyping", "typer",
-)  # fmt: skip
-"""What forks have imported already, where it is installed. An optimiser's first step imports the second."""
+LIBRARIES = ("torch", "torch._dynamo", "open_clip", "pydantic", "ruamel.yaml", "jaxtyping", "typer")
+"""What forks have imported already, where they are installed. An optimiser's first step imports `torch._dynamo`."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Files that the drivers of NVIDIA's and AMD's cards make, and Windows' for a Linux inside it."""
 POLL_SECONDS = 0.05
 _MESSAGE = 1 << 17
-"""Bytes of the longest message: a command that a kernel takes is hardly longer."""
+"""Bytes of the longest message; commands are far shorter."""
 
 
 def can_fork() -> bool:
-    """Whether stages can be forks: on Linux, where its libraries survive a fork, and where stages use no GPU.
+    """Whether stages can be forks: on Linux, where the imported libraries survive a fork, and where stages use no GPU.
 
     A driver that is asked for its cards before a fork refuses to work after it.
     """
@@ -58,15 +66,15 @@ class Forks:
 
     Args:
         env: the environment of all commands.
-        num_commands: how many are to come. One alone would wait for libraries that it may not need: it is no fork.
+        wanted: whether commands are to be forks, where that is possible. A single command would wait for libraries that
+            it may not need. A fork shares the libraries' pages and spends no time on them, so that what is recorded of
+            its memory and processor time is less.
         libraries: the modules that are imported once.
     """
 
-    def __init__(
-        self, env: Mapping[str, str], num_commands: int, libraries: Sequence[str] = LIBRARIES
-    ) -> None:
+    def __init__(self, env: Mapping[str, str], wanted: bool, libraries: Sequence[str] = LIBRARIES) -> None:
         self._env, self._libraries = dict(env), libraries
-        self._can_fork = num_commands > 1 and can_fork()
+        self._can_fork = wanted and can_fork()
         self._socket: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self.pids: dict[int, int] = {}
@@ -80,24 +88,27 @@ class Forks:
             command: its words.
             log: the file that gets both outputs.
         """
-        if self._takes(command):
-            return self._fork(command[2:], log)
-        with log.open("wb") as stream:
-            return start_child(command, env=self._env, stdout=stream, stderr=subprocess.STDOUT)
+        with log.open("wb") as stream:  # emptied also for a fork that never begins
+            if not self._takes(command):
+                return start_child(command, env=self._env, stdout=stream, stderr=subprocess.STDOUT)
+        return self._fork(command[2:], log)
 
     def run(self, command: Sequence[str]) -> int:
-        """Run a command to its end with the outputs of this process; see `start` and `signals.run_child`.
+        """Run a command to its end with the outputs of this process; see `start`.
 
         Returns:
             The exit code, 128 + n where signal n ended it.
+
+        Raises:
+            Stopped: a signal ends this process; the command, to which it was passed on, has ended.
         """
-        if not self._takes(command):
-            return run_child(command)
-        fork = self._fork(command[2:], None)
+        takes = self._takes(command)
+        child = self._fork(command[2:], None) if takes else start_child(command, env=self._env)
         try:
-            code = fork.wait()
-        finally:
-            end_children([fork])
+            code = child.wait()
+        except Stopped as stop:
+            end_children([child], stop.signum)
+            raise
         return code if code >= 0 else 128 - code
 
     def _takes(self, command: Sequence[str]) -> bool:
@@ -116,32 +127,44 @@ class Forks:
         return Fork(self, self._count, words)
 
     def receive(self, seconds: float) -> None:
-        """Take what has been answered; wait for the first answer so long."""
+        """Take what has been answered; wait up to so many seconds for the first."""
         assert self._socket is not None
-        while select.select([self._socket], [], [], seconds)[0]:
+        while self._can_fork and select.select([self._socket], [], [], seconds)[0]:
             seconds = 0.0
-            message = b""
-            with suppress(ConnectionResetError):  # it has ended before it read a request
-                message = self._socket.recv(_MESSAGE)
-            if not message:  # it has ended, and its forks with it
-                for one in range(1, self._count + 1):
-                    self.codes.setdefault(one, -signal.SIGTERM)
-                return
-            found = json.loads(message)
-            for name, known in (("pid", self.pids), ("code", self.codes)):
-                if name in found:
-                    known[found["id"]] = found[name]
+            with hold_signals():
+                message = b""
+                with suppress(ConnectionResetError):  # it has ended before it read a request
+                    message = self._socket.recv(_MESSAGE)
+                found = json.loads(message) if message else {}
+                for name, known in (("pid", self.pids), ("code", self.codes)):
+                    if name in found:
+                        known[found["id"]] = found[name]
+            if not message:
+                self._lose()
+
+    def _lose(self) -> None:
+        """After the end of the process: its forks have been sent SIGTERM, and what is yet to come is no fork."""
+        assert self._server is not None
+        self._can_fork, code = False, self._server.wait()
+        lost = [one for one in range(1, self._count + 1) if one not in self.codes]
+        self.codes |= dict.fromkeys(lost, -signal.SIGTERM)
+        if lost and code != -signal.SIGTERM:
+            say(
+                f"the process that stages are forked from ended with code {code}, and {len(lost)} with it",
+                err=True,
+            )
 
     def end(self) -> None:
-        """Let the process end; forks that still run get SIGTERM."""
+        """End the process while it imports."""
         if self._server is not None:
             self._server.terminate()
 
     def close(self) -> None:
-        """End the process, if it was started."""
+        """End the process, if it was started; forks that still run get SIGTERM and are waited for."""
         if self._socket is not None and self._server is not None:
-            self.end()
             self._socket.close()
+            if not self.pids:
+                self.end()
             self._server.wait()
 
 
@@ -174,36 +197,46 @@ class Fork(subprocess.Popen[bytes]):
 
     def send_signal(self, sig: int) -> None:
         """Send a signal if it runs; what has not begun, while libraries are imported, ends with all forks."""
+        if self._forks.pids:
+            while self.poll() is None and self._number not in self._forks.pids:  # it is about to begin
+                self._forks.receive(POLL_SECONDS)
         if self.poll() is not None:
             return
-        pid = self._forks.pids.get(self._number)
-        if pid is None:
+        if self._number not in self._forks.pids:
             self._forks.end()
             return
         with suppress(ProcessLookupError):
-            os.kill(pid, sig)
+            os.kill(self._forks.pids[self._number], sig)
 
 
 def _serve(own: socket.socket) -> dict[str, Any] | None:
-    """Fork for each message. In the fork, return the message; here, None once the other end is closed."""
+    """Fork for each message. In the fork, return it; here, None once the socket is closed and no fork is left."""
     running: dict[int, int] = {}
-    while True:
-        if select.select([own], [], [], POLL_SECONDS)[0]:
+    is_open, parent = True, os.getpid()
+    while is_open or running:
+        if select.select([own] if is_open else [], [], [], POLL_SECONDS)[0]:
             message = own.recv(_MESSAGE)
             if not message:
-                return None
+                is_open = False
+                for pid in running:
+                    os.kill(pid, signal.SIGTERM)
+                continue
             request: dict[str, Any] = json.loads(message)
-            parent = os.getpid()
             if not (pid := os.fork()):
                 end_with_parent(parent)
                 return request
             running[pid] = request["id"]
-            own.send(json.dumps({"id": request["id"], "pid": pid}).encode())
+            _answer(own, {"id": request["id"], "pid": pid})
         for pid in list(running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                answer = {"id": running.pop(pid), "code": os.waitstatus_to_exitcode(status)}
-                own.send(json.dumps(answer).encode())
+                _answer(own, {"id": running.pop(pid), "code": os.waitstatus_to_exitcode(status)})
+    return None
+
+
+def _answer(own: socket.socket, answer: dict[str, int]) -> None:
+    with suppress(BrokenPipeError):
+        own.send(json.dumps(answer).encode())
 
 
 class _Run:
@@ -224,31 +257,64 @@ def _leave() -> None:
         os._exit(_Run.code)
 
 
-def _main() -> None:
-    from_terminal = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that started this one
-    own = socket.socket(fileno=int(sys.argv[1]))
-    for name in sys.argv[2:]:
-        with suppress(Exception):  # what needs it will say so
+def _import(names: Sequence[str]) -> bool:
+    """Import modules, as far as they are installed. False where one is broken, which a second import may hide."""
+    for name in names:
+        try:
             importlib.import_module(name)
-    gc.freeze()  # no fork looks through what has been imported, which would copy it
-    request = _serve(own)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                return False
+        except BaseException:
+            return False
+    return True
+
+
+def _main() -> None:
+    number, *names = sys.argv[1:]
+    own = socket.socket(fileno=int(number))
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    }  # Ctrl-C is for the starter to pass on
+    can_run = _import(names)
+    # What a terminal or scheduler sends to all processes: forks are to end first, and their codes to be answered.
+    handlers |= {
+        number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS if number not in handlers
+    }
+    gc.freeze()  # keeps what has been imported out of the forks' collections, which would copy its pages
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", ".*multi-threaded", DeprecationWarning
+        )  # libraries stop theirs at a fork
+        request = _serve(own)
     if request is None:
         return
     own.close()
-    signal.signal(signal.SIGINT, from_terminal)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     if request["log"] is not None:
         with open(request["log"], "wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-    _Run.is_fork, sys.argv = True, request["words"]
+    module, *words = request["words"]
+    if not can_run or not _is_there(module):
+        os.execv(sys.executable, [sys.executable, "-m", module, *words])
+    _Run.is_fork, sys.argv = True, ["-m", *words]
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         _Run.code = 0
     except SystemExit as end:
         _Run.code = end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None)
         raise
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 if __name__ == "__main__":
