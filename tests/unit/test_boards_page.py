@@ -19,7 +19,7 @@ from vqpipe.boards.found import OUTCOMES, Found, read_boards
 from vqpipe.boards.page import boards_pages, first_table, quality_picture, write_pages
 from vqpipe.boards.pictures import HEIGHT, WIDTH, Line, Point, picture
 from vqpipe.boards.results import Results, read_results
-from vqpipe.boards.sentences import sentences
+from vqpipe.boards.sentences import TASKS, sentences
 from vqpipe.boards.sizes import answer, by_size
 from vqpipe.cli.app import app
 from vqpipe.errors import ParamsError
@@ -118,7 +118,7 @@ def test_the_page_of_a_part_of_the_rows_states_how_many_there_are(board: Board) 
     text = pages["scoreboard.md"]
     assert f"2 of {len(CLAIMS.tables[0].rows)} main rows" in text
     assert "Not run yet: fc, " in text
-    assert "12 sentences wait for rows." in text
+    assert "13 sentences wait for rows." in text
     assert "N = 512,000 test tokens" in text
     assert text.startswith("# Scoreboard\n\nWritten by"), "no sentence yet"
 
@@ -251,7 +251,7 @@ def test_sentences_wait_for_all_seeds_of_their_rows(board: Board) -> None:
     unfinished = Found("scenes", CLAIMS, replace(found.results, board=board))
     assert not sentence(unfinished, "What VQCT's codes")
     texts, waiting = sentences([Found("scenes", CLAIMS, Results(board, {}, {}))])
-    assert (texts, waiting) == ([], 12)
+    assert (texts, waiting) == ([], 13)
 
 
 def test_other_methods_of_vqcts_bits_are_compared(board: Board) -> None:
@@ -321,6 +321,24 @@ def test_frozen_codes_of_other_origin_are_compared_and_other_settings_are_not(
     text = sentence(one_board(board, {"lc": {"psnr": 22.0}, **rows}), "What VQGAN-LC's frozen codes are")
     start = "With the projector's start of its code (22.00 dB), that code's random codes"
     assert text.endswith(f"in their place: {one} {start}: `lc-random-code` ({value:.2f} dB) is {words}.")
+
+
+@pytest.mark.parametrize(("gain", "counts"), [(0.1, (4, 0)), (-0.1, (0, 4)), (0.0, (0, 0))])
+def test_differences_of_tasks_are_counted_by_their_intervals(gain: float, counts: tuple[int, int]) -> None:
+    board = load_board(FOLDER / "tasks/params.yaml", Board)
+
+    def runs(base: float, seeds: int) -> dict[int, dict[str, Any]]:
+        return {s: dict.fromkeys(TASKS.values(), base + 0.01 * s) | {"seed": s} for s in range(seeds)}
+
+    plain, aligned = runs(0.5, 3), runs(0.5 + gain, 3)
+    aligned[1]["task.vqa.fresh.accuracy"] += 0.001
+    rows = {"vq": plain, "vq+lg": aligned, "cvq": plain, "cvq+lg": runs(0.9, 2), "ema": plain}
+    found = Found("tasks", read_claims(FOLDER / "tasks"), Results(board, rows, {}))
+    text = sentence(found, "Alignment (LG-VQ) in tasks")
+    assert "of 4 differences" in text
+    assert "; rows: 1), " in text, "cvq+lg waits for its third seed"
+    assert f"{counts[0]} are above 0 and {counts[1]} below" in text
+    assert text.endswith("about 0.2.")
 
 
 def test_the_start_and_the_second_data_set(board: Board) -> None:

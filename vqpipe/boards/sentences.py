@@ -299,6 +299,36 @@ def _alignment(boards: Boards) -> str:
     )
 
 
+TASKS = {
+    "top-1": "task.classification.fresh.top1", "CIDEr-D": "task.captioning.fresh.generated.cider_d",
+    "accuracy of answers": "task.vqa.fresh.accuracy", "Acc@0.5 of boxes": "task.grounding.fresh.accuracy",
+}  # fmt: skip
+"""One measure of each task."""
+
+
+def _tasks(boards: Boards) -> str:
+    """How many differences of tasks between aligned rows and plain ones are above 0 and below."""
+    found: list[Estimate] = []
+    num_rows = 0
+    for results in (_results(boards, name) for name in ("tasks", "tasks-text")):
+        for row in results.board.rows if results is not None else ():
+            assert results is not None
+            plain = results.board.plain(row)
+            if plain is None or not results.is_complete(row, plain):
+                continue
+            own = [results.difference((row, name), (plain, name)) for name in TASKS.values()]
+            num_rows += any(one is not None for one in own)
+            found += [one for one in own if one is not None]
+    if not found:
+        return ""
+    above, below = sum(one.low > 0 for one in found), sum(one.high < 0 for one in found)
+    return (
+        f"Alignment (LG-VQ) in tasks on frozen codes: of {len(found)} differences between a row with it and the same "
+        f"row without it, seed by seed ({listed(list(TASKS))}; rows: {num_rows}), {above} are above 0 and {below} "
+        f"below by their 95 % intervals; chance alone would give about {0.05 * len(found):.1f}."
+    )
+
+
 def _second_set(boards: Boards) -> str:
     """Whether the methods have the same order on the second data set."""
     first, second = _results(boards), _results(boards, "tiny-imagenet")
@@ -375,6 +405,7 @@ SENTENCES: tuple[Callable[[Boards], str], ...] = (
     _start,
     _moving_averages,
     _alignment,
+    _tasks,
     _probe,
     _generation,
     _second_set,
