@@ -91,7 +91,8 @@ def test_what_is_left_runs_when_the_process_that_is_forked_is_killed(
     os.kill(int(log.read_text()), signal.SIGKILL)
     assert child.wait(60) == -signal.SIGTERM
     assert (
-        "the process that stages are forked from ended with code -9, and 1 with it" in capfd.readouterr().err
+        "the process that stages are forked from ended with code -9; stages lost with it: 1"
+        in capfd.readouterr().err
     )
     (tmp_path / "stage.py").write_text(STAGE)
     assert started.start(command("3"), log).wait(60) == 3

@@ -150,7 +150,7 @@ class Forks:
         self.codes |= dict.fromkeys(lost, -signal.SIGTERM)
         if lost and code != -signal.SIGTERM:
             say(
-                f"the process that stages are forked from ended with code {code}, and {len(lost)} with it",
+                f"the process that stages are forked from ended with code {code}; stages lost with it: {len(lost)}",
                 err=True,
             )
 
