@@ -104,7 +104,9 @@ SMALL = 4 << 20
 """Bytes of the largest file whose content is compared."""
 
 
-def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] = ()) -> set[str]:
+def outdated_stages(
+    stages: dict[str, Stage], root: Path, ran: Collection[str] = (), entries: dict[str, Any] | None = None
+) -> set[str]:
     """The stages that DVC would run, by dvc.lock, params.yaml, the listings of code, and which outputs are there.
 
     A stage after an outdated one counts, although DVC skips it where the new output equals the old one: ask again when
@@ -113,13 +115,14 @@ def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] =
 
     Args:
         ran: stages that ran and were recorded since an earlier call. Of what reads a part of their output counts all.
+        entries: dvc.lock's stages, where they have been read.
 
     Raises:
         ParamsError: dvc.lock or params.yaml cannot be read.
     """
     from stages.dvcfile import makers_of
 
-    entries, inputs = _entries(root), makers_of(stages)
+    entries, inputs = recorded_stages(root) if entries is None else entries, makers_of(stages)
     known = dict.fromkeys(differing_stages(stages, root, entries), True)
 
     def is_outdated(name: str) -> bool:
@@ -135,19 +138,19 @@ def outdated_stages(stages: dict[str, Stage], root: Path, ran: Collection[str] =
     return {name for name in stages if is_outdated(name)}
 
 
-def differing_stages(stages: dict[str, Stage], root: Path, entries: dict[str, Any] | None = None) -> set[str]:
-    """The stages that DVC would run even if all that other stages make came out equal; see `outdated_stages`.
-
-    Args:
-        entries: dvc.lock's stages, where they have been read.
-    """
+def differing_stages(stages: dict[str, Stage], root: Path, entries: dict[str, Any]) -> set[str]:
+    """The stages that DVC would run even if all that other stages make came out equal; see `outdated_stages`."""
     from vqpipe.params.base import read_yaml
 
-    known, context = _entries(root) if entries is None else entries, read_yaml(root / "params.yaml")
-    return {n for n, stage in stages.items() if n not in known or _differs(stage, known[n], context, root)}
+    context = read_yaml(root / "params.yaml")
+    return {
+        name
+        for name, stage in stages.items()
+        if name not in entries or _differs(stage, entries[name], context, root)
+    }
 
 
-def _entries(root: Path) -> dict[str, Any]:
+def recorded_stages(root: Path) -> dict[str, Any]:
     """The stages of dvc.lock, where there is one."""
     from vqpipe.params.base import read_yaml
     from vqpipe.params.bounded_yaml import GENERATED

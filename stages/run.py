@@ -86,7 +86,13 @@ def run_outdated(jobs: int | None = None) -> None:
         Exit: stages failed. Those that need none of them are run all the same.
     """
     from stages.dvcfile import makers_of
-    from stages.remaining import differing_stages, outdated_stages, shown_time_left, timed_stages
+    from stages.remaining import (
+        differing_stages,
+        outdated_stages,
+        recorded_stages,
+        shown_time_left,
+        timed_stages,
+    )
     from vqpipe.errors import SetupError
     from vqpipe.runtime.env import scratch_root, workers
 
@@ -96,7 +102,9 @@ def run_outdated(jobs: int | None = None) -> None:
         raise typer.Exit(code)
     root, jobs = Path.cwd(), jobs or workers()
     stages = timed_stages(root)
-    old, certain = outdated_stages(stages, root), differing_stages(stages, root)
+    entries = recorded_stages(root)
+    old = outdated_stages(stages, root, entries=entries)
+    certain = differing_stages(stages, root, entries)
     done = [name for name in stages if name not in old]
     needs = {name: {maker for maker, _, _ in inputs} & old for name, inputs in makers_of(stages).items()}
     ran: list[str] = []

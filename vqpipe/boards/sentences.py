@@ -308,23 +308,25 @@ TASKS = {
 
 def _tasks(boards: Boards) -> str:
     """How many differences of tasks between aligned rows and plain ones are above 0 and below."""
-    found: list[Estimate] = []
-    num_rows = 0
-    for results in (_results(boards, name) for name in ("tasks", "tasks-text")):
-        for row in results.board.rows if results is not None else ():
-            assert results is not None
-            plain = results.board.plain(row)
-            if plain is None or not results.is_complete(row, plain):
-                continue
-            own = [results.difference((row, name), (plain, name)) for name in TASKS.values()]
-            num_rows += any(one is not None for one in own)
-            found += [one for one in own if one is not None]
+    known = [results for name in ("tasks", "tasks-text") if (results := _results(boards, name)) is not None]
+    pairs = [
+        (results, row, plain)
+        for results in known
+        for row in results.board.rows
+        if (plain := results.board.plain(row)) is not None and results.is_complete(row, plain)
+    ]
+    found = [
+        one
+        for results, row, plain in pairs
+        for name in TASKS.values()
+        if (one := results.difference((row, name), (plain, name))) is not None
+    ]
     if not found:
         return ""
     above, below = sum(one.low > 0 for one in found), sum(one.high < 0 for one in found)
     return (
         f"Alignment (LG-VQ) in tasks on frozen codes: of {len(found)} differences between a row with it and the same "
-        f"row without it, seed by seed ({listed(list(TASKS))}; rows: {num_rows}), {above} are above 0 and {below} "
+        f"row without it, seed by seed ({listed(list(TASKS))}; rows: {len(pairs)}), {above} are above 0 and {below} "
         f"below by their 95 % intervals; chance alone would give about {0.05 * len(found):.1f}."
     )
 

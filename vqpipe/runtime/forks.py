@@ -122,7 +122,7 @@ class Forks:
             theirs.close()
         self._count += 1
         request = {"id": self._count, "words": list(words), "log": None if log is None else str(log)}
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which `receive` finds
+        with suppress(ConnectionError):  # it has ended, which `receive` finds
             self._socket.send(json.dumps(request).encode())
         return Fork(self, self._count, words)
 
@@ -132,9 +132,7 @@ class Forks:
         while self._can_fork and select.select([self._socket], [], [], seconds)[0]:
             seconds = 0.0
             with hold_signals():
-                message = b""
-                with suppress(ConnectionResetError):  # it has ended before it read a request
-                    message = self._socket.recv(_MESSAGE)
+                message = _received(self._socket)
                 found = json.loads(message) if message else {}
                 for name, known in (("pid", self.pids), ("code", self.codes)):
                     if name in found:
@@ -215,7 +213,7 @@ def _serve(own: socket.socket) -> dict[str, Any] | None:
     is_open, parent = True, os.getpid()
     while is_open or running:
         if select.select([own] if is_open else [], [], [], POLL_SECONDS)[0]:
-            message = own.recv(_MESSAGE)
+            message = _received(own)
             if not message:
                 is_open = False
                 for pid in running:
@@ -234,8 +232,15 @@ def _serve(own: socket.socket) -> dict[str, Any] | None:
     return None
 
 
+def _received(own: socket.socket) -> bytes:
+    """The next message; nothing where the other end is closed, also if it left messages unread."""
+    with suppress(ConnectionResetError):
+        return own.recv(_MESSAGE)
+    return b""
+
+
 def _answer(own: socket.socket, answer: dict[str, int]) -> None:
-    with suppress(BrokenPipeError):
+    with suppress(ConnectionError):  # the other end is closed
         own.send(json.dumps(answer).encode())
 
 
@@ -273,9 +278,8 @@ def _import(names: Sequence[str]) -> bool:
 def _main() -> None:
     number, *names = sys.argv[1:]
     own = socket.socket(fileno=int(number))
-    handlers = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    }  # Ctrl-C is for the starter to pass on
+    # Ctrl-C is for the starter to pass on.
+    handlers = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     can_run = _import(names)
     # What a terminal or scheduler sends to all processes: forks are to end first, and their codes to be answered.
     handlers |= {
@@ -283,9 +287,8 @@ def _main() -> None:
     }
     gc.freeze()  # keeps what has been imported out of the forks' collections, which would copy its pages
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*multi-threaded", DeprecationWarning
-        )  # libraries stop theirs at a fork
+        # Libraries stop their threads at a fork.
+        warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
         request = _serve(own)
     if request is None:
         return
