@@ -14,7 +14,7 @@ import typer
 
 from vqpipe.errors import sentences
 from vqpipe.runtime.env import is_main_process
-from vqpipe.runtime.signals import end_with_parent, start_child, stop_on_signals
+from vqpipe.runtime.signals import end_with_parent, leave_at_once, start_child, stop_on_signals
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 DEFAULT_PARAMS = Path("params.yaml")
@@ -67,6 +67,8 @@ def stage_app(main: Callable[..., None]) -> typer.Typer:
             end_with_parent(os.getppid())
         with time_left(), sentences(MEMORY.get(Path(main.__code__.co_filename).stem)), stop_on_signals():
             main(*args, **kwargs)
+        if main.__module__ == "__main__":
+            leave_at_once()
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(guarded)

@@ -26,7 +26,8 @@ def train_all(folder: Path) -> None:
         # Each rank has images of its own.
         own = slice(4 * rank(), 4 * rank() + 4)
         batch = batch_of(prior, 8)[own], given(condition, 8).rows(own)
-        weights = train(prior, [batch], 4, folder / name).weights
+        optimizer = "muon" if condition == "none" else "adamw"
+        weights = train(prior, [batch], 4, folder / name, optimizer=optimizer).weights
         save_file(
             {key: value.contiguous() for key, value in weights.items()},
             folder / f"{name}-{rank()}.safetensors",

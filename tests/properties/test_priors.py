@@ -310,11 +310,12 @@ def train(
     scratch: Path,
     stop: int | None = None,
     checkpoint_every: int | None = None,
+    optimizer: str = "adamw",
 ) -> TrainingResult:
     """Train on `batches` in turn; raises `Stopped` before the step `stop`."""
     config = {
         **shared()["training"], "num_steps": steps, "learning_rate": 5e-3, "final_lr_fraction": 0.02,
-        "checkpoint_every": checkpoint_every or steps,
+        "checkpoint_every": checkpoint_every or steps, "optimizer": optimizer,
     }  # fmt: skip
 
     def batch_at(step: int) -> tuple[Tensor, Condition]:
@@ -338,19 +339,50 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     kind: str, condition: ConditionKind, groups: int, tmp_path: Path
 ) -> None:
     batches = [(batch_of(make(kind, condition, groups), 4), given(condition, 4))]
-    whole = train(make(kind, condition, groups), batches, 6, tmp_path / "whole").weights
-    with pytest.raises(Stopped):
-        train(make(kind, condition, groups), batches, 6, tmp_path / "parts", stop=5, checkpoint_every=2)
-    again = train(make(kind, condition, groups), batches, 6, tmp_path / "parts", checkpoint_every=2).weights
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    for name in optimizers_of(kind, condition):
+
+        def run(
+            part: str, stop: int | None = None, checkpoint_every: int | None = None, optimizer: str = name
+        ) -> dict[str, Tensor]:
+            prior, folder = make(kind, condition, groups), tmp_path / optimizer / part
+            return train(prior, batches, 6, folder, stop, checkpoint_every, optimizer).weights
+
+        whole = run("whole")
+        with pytest.raises(Stopped):
+            run("parts", stop=5, checkpoint_every=2)
+        again = run("parts", checkpoint_every=2)
+        assert whole.keys() == again.keys()
+        assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def optimizers_of(kind: str, condition: str) -> list[str]:
+    """Both for each of the product's priors, on one of its conditions."""
+    return ["adamw", "muon"] if kind not in PLACES and condition == ALL[kind].conditions[-1] else ["adamw"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS if kind not in PLACES])
+def test_muon_moves_the_matrices_between_embeddings_and_heads(kind: str) -> None:
+    prior = make(kind, "none", 1)
+    hidden = PriorTraining(prior).hidden("main")
+    named = {name for name, p in prior.named_parameters() if p in hidden}
+    assert all(dict(prior.named_parameters())[name].ndim >= 2 for name in named)
+    outside = {name for name, p in prior.named_parameters() if p.ndim >= 2} - named
+    assert any("blocks" in name or "down" in name for name in named)
+    assert not any("head" in name or "embed" in name or "table" in name for name in named)
+    assert not any("blocks" in name and "norm" not in name for name in outside)
 
 
 @LEARNER
 def test_the_loss_falls_on_a_batch_that_can_be_learned(
     kind: str, condition: ConditionKind, groups: int, tmp_path: Path
 ) -> None:
-    prior = make(kind, condition, groups)
+    for optimizer in optimizers_of(kind, condition):
+        learn(make(kind, condition, groups), optimizer, tmp_path / optimizer)
+
+
+def learn(prior: Prior, optimizer: str, scratch: Path) -> None:
+    """Two images by heart, in 120 steps."""
+    condition = prior.config.condition
     batch, conditions = batch_of(prior, 2), given(condition, 2)
 
     @torch.no_grad()
@@ -360,7 +392,7 @@ def test_the_loss_falls_on_a_batch_that_can_be_learned(
         return sum(float(prior.train().loss(batch, conditions)) for _ in range(32)) / 32
 
     before = mean_loss()
-    result = train(prior, [(batch, conditions)], 120, tmp_path)
+    result = train(prior, [(batch, conditions)], 120, scratch, optimizer=optimizer)
     prior.load_state_dict(result.weights)
     assert mean_loss() < 0.7 * before
 

@@ -262,6 +262,12 @@ def test_every_preset_of_a_paper_is_compared() -> None:
     assert set(PAPERS) == set(preset_names()) - small
 
 
+@pytest.mark.parametrize("preset", PAPERS)
+def test_a_preset_of_a_paper_trains_with_adam_as_all_of_them_do(preset: str) -> None:
+    configs = [*whole(preset)["tokenizer"].values(), *whole(preset)["prior"].values()]
+    assert {config["training"].get("optimizer", "adamw") for config in configs} == {"adamw"}
+
+
 @pytest.mark.parametrize("preset", VARIANTS)
 def test_the_methods_are_those_of_the_papers_table(preset: str) -> None:
     assert set(whole(preset)["tokenizer"]) == VARIANTS[preset]

@@ -136,6 +136,36 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(tmp_path: Path) -> None
     assert end(process, "go\n")[:2] == (130, "clean\n")
 
 
+UNLOADED = """
+import atexit, sys
+from vqpipe.runtime.signals import leave_at_once
+class Library:
+    def __del__(self):
+        print("unloaded", flush=True)
+library = Library()
+atexit.register(print, "handlers ran")
+"""
+
+
+@pytest.mark.parametrize("before", ["", "leave_at_once()"])
+def test_a_command_that_ended_well_runs_exit_handlers_and_unloads_nothing(before: str) -> None:
+    command = [sys.executable, "-c", f"{UNLOADED}\n{before}\nprint('done')"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split("\n")[:2] == ["done", "handlers ran"]
+    assert ("unloaded" in ended.stdout) == (before == "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+def test_an_output_that_cannot_be_written_is_reported_all_the_same() -> None:
+    program = "from vqpipe.runtime.signals import leave_at_once; print('done'); leave_at_once()"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode != 0
+    assert "No space left" in ended.stderr
+
+
 def test_a_second_signal_does_not_interrupt_the_exit(tmp_path: Path) -> None:
     program = (
         "import atexit\n@atexit.register\ndef at_exit():\n    print('leaving', flush=True)\n"

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqpipe.models.transformer import StackedLinear
 from vqpipe.params.base import Params, is_multiple
 
 NORM_EPS = 1e-5
@@ -224,7 +225,7 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.dropout = shape.num_heads, shape.dropout
         bias = shape.block.kind == "gpt2"
-        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=bias)
+        self.qkv = StackedLinear(shape.width, 3 * shape.width, 3, bias)
         self.out = nn.Linear(shape.width, shape.width, bias=bias)
 
     def forward(
@@ -263,7 +264,7 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, multiple_of: int) -> None:
         super().__init__()
         hidden = -(-(8 * width // 3) // multiple_of) * multiple_of
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.up = StackedLinear(width, 2 * hidden, 2, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqpipe.models.transformer import StackedLinear
+
 ABSENT = -1
 """The label of an image without a class, and the id of a place without a text token."""
 
@@ -104,9 +106,9 @@ class Attention(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         if context:
             self.query = nn.Linear(width, width, bias=bias)
-            self.pairs = nn.Linear(context, 2 * width, bias=bias)
+            self.pairs = StackedLinear(context, 2 * width, 2, bias)
         else:
-            self.qkv = nn.Linear(width, 3 * width, bias=bias)
+            self.qkv = StackedLinear(width, 3 * width, 3, bias)
         self.out = nn.Linear(width, width)
 
     def forward(

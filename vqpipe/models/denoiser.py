@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.models.conditioning import Attention
-from vqpipe.models.transformer import init_gpt
+from vqpipe.models.transformer import StackedLinear, init_gpt
 from vqpipe.params.base import Params, is_multiple
 
 TIME_SCALE = 4000
@@ -48,7 +48,7 @@ class AdaNorm(nn.Module):
     def __init__(self, width: int, adaptive: bool) -> None:
         super().__init__()
         self.plain = nn.Identity() if adaptive else nn.LayerNorm(width)
-        self.modulation = nn.Linear(width, 2 * width) if adaptive else None
+        self.modulation = StackedLinear(width, 2 * width, 2) if adaptive else None
 
     def forward(
         self, x: Float[Tensor, "b n d"], state: Float[Tensor, "b d"] | None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vqpipe.errors import MismatchError
 from vqpipe.models.conditioning import Attention, LabelEmbedding, TextContext, TimeEmbedding
+from vqpipe.models.transformer import StackedLinear
 from vqpipe.params.base import Params, is_multiple
 
 FREQUENCIES = 256
@@ -69,7 +70,7 @@ class Modulation(nn.Module):
     def __init__(self, width: int, parts: int) -> None:
         super().__init__()
         self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
+        self.linear = StackedLinear(width, parts * width, parts)
 
     def forward(self, condition: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b 1 d"], ...]:
         return self.linear(nn.functional.silu(condition))[:, None].chunk(self.parts, dim=-1)
@@ -146,6 +147,10 @@ class DiT(nn.Module):
         self.modulation = Modulation(config.width, 2)
         self.head = nn.Linear(config.width, config.patch**2 * outputs)
         self._initialise()
+
+    def inside(self) -> list[nn.Module]:
+        """Its parts between embeddings and head."""
+        return [self.blocks]
 
     def _initialise(self) -> None:
         """Xavier-uniform matrices; gates, shifts, scales, attention to a text and the head start at zero."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqpipe.models.conditioning import Attention, LabelEmbedding, TextContext, TimeEmbedding
+from vqpipe.models.transformer import StackedLinear
 from vqpipe.params.base import Params
 
 
@@ -98,7 +99,7 @@ class SpatialTransformer(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(channels), Attention(channels, num_heads, bias=False)
         self.norm2 = nn.LayerNorm(channels) if context else None
         self.cross = Attention(channels, num_heads, context, bias=False) if context else None
-        self.norm3, self.gated = nn.LayerNorm(channels), nn.Linear(channels, 8 * channels)
+        self.norm3, self.gated = nn.LayerNorm(channels), StackedLinear(channels, 8 * channels, 2)
         self.back = nn.Linear(4 * channels, channels)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -182,6 +183,10 @@ class UNet(nn.Module):
             if level:
                 self.larger.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm, self.head = _norm(width), _zeroed(nn.Conv2d(width, outputs, 3, padding=1))
+
+    def inside(self) -> list[nn.Module]:
+        """Its parts between embeddings and head."""
+        return [self.down, self.smaller, self.middle, self.up, self.larger]
 
     def forward(
         self,

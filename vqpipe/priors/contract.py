@@ -258,6 +258,11 @@ class Prior(nn.Module, ABC):
         """The modules whose forward passes `training.compile` compiles; none by default."""
         return ()
 
+    def inside(self) -> Sequence[nn.Module]:
+        """The parts of the network between embeddings and heads, whose matrices `training.optimizer: muon` moves; by
+        default `networks()`."""
+        return self.networks()
+
     def network_evaluations(self, sampling: Any, known: int = 0) -> int | None:
         """Passes of an image through the network in `sample`, with guidance also those without its condition, where
         they cannot be counted as the network is called; None where they can.

@@ -77,7 +77,7 @@ class LatentPrior(Prior):
         text_dim = space.text_dim if config.condition == "text" else 0
         args = (space.grid, space.latent_channels, outputs, self.num_classes, text_dim)
         network = config.network
-        self.network: nn.Module = (
+        self.network: DiT | UNet = (
             DiT(network, *args) if isinstance(network, DiTParams) else UNet(network, *args)
         )
 
@@ -96,6 +96,10 @@ class LatentPrior(Prior):
     def networks(self) -> Sequence[nn.Module]:
         """The network; the loss and the samplers are not compiled."""
         return [self.network]
+
+    def inside(self) -> Sequence[nn.Module]:
+        """See `Prior.inside`."""
+        return self.network.inside()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for AdamW: weight decay on the weights of linear layers and convolutions."""

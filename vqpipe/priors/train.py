@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.loader import ImageSplit, epoch_order
 from vqpipe.errors import MismatchError
+from vqpipe.models.transformer import hidden_matrices
 from vqpipe.priors import PRIORS
 from vqpipe.priors.contract import Batch, ImageSpace, Prior, PriorParams, check_labels, deviations
 from vqpipe.priors.examples import Examples, scaled
@@ -68,6 +69,10 @@ class PriorTraining(Objective):
     def parameters(self, phase: str) -> list[dict[str, Any]]:
         """The prior's groups."""
         return self.prior.parameter_groups()
+
+    def hidden(self, phase: str) -> dict[nn.Parameter, int]:
+        """The matrices inside the prior's network."""
+        return hidden_matrices(self.prior.inside())
 
     def networks(self) -> list[nn.Module]:
         """The prior's."""

@@ -166,14 +166,30 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
         os._exit(128 + got[0])
 
 
+class _Leave:
+    """Whether the process, which has ended well, is to leave without unloading."""
+
+    at_once = False
+
+
+def leave_at_once() -> None:
+    """After a command that ended well and is all that this process does: let Python's end skip what comes after its
+    exit handlers, since unloading torch takes it a second or more."""
+    _Leave.at_once = True
+
+
 @atexit.register  # first of all, so that it runs last
 def _leave() -> None:
-    """End at once what a signal has ended: Python would take a second or more to unload torch."""
-    if _Stop.signum:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(128 + _Stop.signum)
+    """End at once what a signal has ended, or what `leave_at_once` has been called for."""
+    if not (_Stop.signum or _Leave.at_once):
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        if not _Stop.signum:
+            return  # Python's own end reports it
+    os._exit(128 + _Stop.signum if _Stop.signum else 0)
 
 
 def _say(text: str) -> None:

@@ -31,6 +31,7 @@ from vqpipe.runtime.preflight import need_compiler
 from vqpipe.runtime.terminal import progress_bar, say
 from vqpipe.training.checkpoint import CHECKPOINT, AveragedWeights, TrainingState, moving_tensors
 from vqpipe.training.feed import prefetch
+from vqpipe.training.muon import Muon
 from vqpipe.training.objective import Objective, TrainingCost, TrainingParams, TrainingResult
 from vqpipe.training.step import Stepper
 
@@ -64,7 +65,8 @@ def run_training(
         title: shown on the progress bar and used for trackers.
 
     Raises:
-        MismatchError: a batch that ranks and micro-batches cannot share, or `channels_last` without convolutions.
+        MismatchError: a batch that ranks and micro-batches cannot share, `channels_last` without convolutions, or
+            `optimizer: muon` for a model without `Objective.hidden`.
         SetupError: `compile` without a compiler; `deterministic`, and an operation that has no deterministic form.
         TrainingError: the loss or a gradient was not finite more than five times; each time the run went back to
             its last checkpoint and skipped the batches in between. Or it was not finite once, and no checkpoint
@@ -162,6 +164,9 @@ def _prepare(objective: Objective, config: TrainingParams, device: torch.device)
         groups = [
             {"weight_decay": config.weight_decay, "lr_scale": 1.0, **g} for g in objective.parameters(phase)
         ]
+        if config.optimizer == "muon":
+            optimizers[phase] = Muon(groups, _hidden(objective, phase), config.learning_rate, config.betas)
+            continue
         optimizers[phase] = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=config.betas, fused=True if device.type == "cuda" else None
         )
@@ -170,6 +175,17 @@ def _prepare(objective: Objective, config: TrainingParams, device: torch.device)
         average = AveragedWeights(moving_tensors(objective.published()), config.ema_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return TrainingState(objective.module, optimizers, average, scaler, device)
+
+
+def _hidden(objective: Objective, phase: str) -> Mapping[nn.Parameter, int]:
+    found = objective.hidden(phase)
+    if not found:
+        raise MismatchError(
+            "training.optimizer is muon, and this model names no matrices between its embeddings and its heads",
+            found=f"{type(objective.module).__name__}, which is trained by AdamW",
+            expected="optimizer: adamw, or a prior",
+        )
+    return found
 
 
 def _roll_back(state: TrainingState, checkpoint: Path, title: str, faults: Sequence[str]) -> None:

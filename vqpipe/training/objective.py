@@ -14,6 +14,8 @@ from vqpipe.params.base import Params
 
 Decay = Literal["cosine", "linear"]
 """The shape of a learning rate's fall after the warm-up."""
+USUAL = {"decay": "cosine", "optimizer": "adamw"}
+"""What files from before these fields were there have meant."""
 
 
 class TrainingParams(Params):
@@ -57,12 +59,15 @@ class TrainingParams(Params):
     decay: Decay = "cosine"
     """How the rate falls from its peak to the last step: half a `cosine` (VQGAN-LC's tokenizer), or `linear` (its
     GPT, appendix A)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """What takes the steps: AdamW (the papers'), or, of priors, Muon for the matrices inside the network and AdamW for
+    all else (`vqpipe.training.muon`)."""
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_decay(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A cosine is left out, so that protocols and files of before the field was there stay equal."""
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is as in `USUAL` is left out, so that protocols and files of before the fields were there stay equal."""
         plain: dict[str, Any] = handler(self)
-        return {name: value for name, value in plain.items() if (name, value) != ("decay", "cosine")}
+        return {name: value for name, value in plain.items() if USUAL.get(name) != value}
 
 
 class Objective(ABC):
@@ -74,12 +79,17 @@ class Objective(ABC):
     module: nn.Module
     """What a checkpoint contains."""
     phases: tuple[str, ...] = ("main",)
-    """Run in turn within each step, each with its own AdamW: `("ae", "disc")` for an autoencoder and its
+    """Run in turn within each step, each with its own optimiser: `("ae", "disc")` for an autoencoder and its
     discriminator."""
 
     @abstractmethod
     def parameters(self, phase: str) -> list[dict[str, Any]]:
-        """Parameter groups for the phase's AdamW; a group may set `weight_decay` and a factor `lr_scale`."""
+        """Parameter groups for the phase's optimiser; a group may set `weight_decay` and a factor `lr_scale`."""
+
+    def hidden(self, phase: str) -> Mapping[nn.Parameter, int]:
+        """The phase's matrices between embeddings and heads, for `training.optimizer: muon`, and of how many matrices
+        each is the rows; none by default."""
+        return {}
 
     @abstractmethod
     def loss(self, phase: str, batch: Any, progress: float) -> tuple[Tensor, Mapping[str, Tensor | float]]:
