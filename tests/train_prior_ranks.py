@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tests.properties.test_priors import CASES, batch_of, given, make, train
 from vqpipe.priors import PRIORS
+from vqpipe.priors.train import PriorTraining
 from vqpipe.runtime.distributed import process_group, rank
 
 
@@ -26,7 +27,8 @@ def train_all(folder: Path) -> None:
         # Each rank has images of its own.
         own = slice(4 * rank(), 4 * rank() + 4)
         batch = batch_of(prior, 8)[own], given(condition, 8).rows(own)
-        optimizer = "muon" if condition == "none" else "adamw"
+        inside = condition == "none" and PriorTraining(prior).hidden("main")
+        optimizer = "muon" if inside else "adamw"
         weights = train(prior, [batch], 4, folder / name, optimizer=optimizer).weights
         save_file(
             {key: value.contiguous() for key, value in weights.items()},
