@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -339,18 +340,12 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
     kind: str, condition: ConditionKind, groups: int, tmp_path: Path
 ) -> None:
     batches = [(batch_of(make(kind, condition, groups), 4), given(condition, 4))]
-    for name in optimizers_of(kind, condition):
-
-        def run(
-            part: str, stop: int | None = None, checkpoint_every: int | None = None, optimizer: str = name
-        ) -> dict[str, Tensor]:
-            prior, folder = make(kind, condition, groups), tmp_path / optimizer / part
-            return train(prior, batches, 6, folder, stop, checkpoint_every, optimizer).weights
-
-        whole = run("whole")
+    for optimizer in optimizers_of(kind, condition):
+        folder, run = tmp_path / optimizer, partial(train, batches=batches, steps=6, optimizer=optimizer)
+        whole = run(make(kind, condition, groups), scratch=folder / "whole").weights
         with pytest.raises(Stopped):
-            run("parts", stop=5, checkpoint_every=2)
-        again = run("parts", checkpoint_every=2)
+            run(make(kind, condition, groups), scratch=folder / "parts", stop=5, checkpoint_every=2)
+        again = run(make(kind, condition, groups), scratch=folder / "parts", checkpoint_every=2).weights
         assert whole.keys() == again.keys()
         assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 

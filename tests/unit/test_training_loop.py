@@ -101,13 +101,18 @@ def test_the_loop_takes_its_rates_from_the_decay_that_its_params_name(tmp_path: 
         assert [row["learning_rate"] for row in result.rows] == pytest.approx(expected)
 
 
-def test_params_without_a_decay_mean_a_cosine_and_are_written_without_it() -> None:
+@pytest.mark.parametrize(
+    ("field", "usual", "other"), [("decay", "cosine", "linear"), ("optimizer", "adamw", "muon")]
+)
+def test_params_without_a_newer_field_mean_the_usual_and_are_written_without_it(
+    field: str, usual: str, other: str
+) -> None:
     config = validate(TRAINING, "training", TrainingParams)
     plain = config.model_dump(mode="json")
-    assert config.decay == "cosine"
-    assert "decay" not in plain
-    linear = validate({**TRAINING, "decay": "linear"}, "training", TrainingParams).model_dump(mode="json")
-    assert linear == plain | {"decay": "linear"}
+    assert getattr(config, field) == usual
+    assert field not in plain
+    changed = validate({**TRAINING, field: other}, "training", TrainingParams).model_dump(mode="json")
+    assert changed == plain | {field: other}
 
 
 class Partly(nn.Module):

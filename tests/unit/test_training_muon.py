@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.small_training import make, params, train
-from tests.unit.test_training_loop import TRAINING, run
+from tests.unit.test_training_loop import run
 from vqpipe.errors import MismatchError
 from vqpipe.models.transformer import StackedLinear, hidden_matrices
-from vqpipe.params.base import validate
 from vqpipe.training.checkpoint import load_optimizer, optimizer_tensors
 from vqpipe.training.muon import Muon, orthogonalised
-from vqpipe.training.objective import TrainingParams
 
 RATE, DECAY, BETAS = 0.02, 0.1, (0.9, 0.95)
 
@@ -123,15 +121,6 @@ def test_a_gradient_that_overflows_in_fp16_moves_no_matrix() -> None:
     scaler.update()
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert scaler.get_scale() == 0.5
-
-
-def test_params_without_an_optimizer_mean_adamw_and_are_written_without_it() -> None:
-    config = validate(TRAINING, "training", TrainingParams)
-    plain = config.model_dump(mode="json")
-    assert config.optimizer == "adamw"
-    assert "optimizer" not in plain
-    muon = validate({**TRAINING, "optimizer": "muon"}, "training", TrainingParams).model_dump(mode="json")
-    assert muon == plain | {"optimizer": "muon"}
 
 
 def test_what_a_checkpoint_keeps_gives_the_same_next_step() -> None:
