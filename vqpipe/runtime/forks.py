@@ -14,7 +14,6 @@ started this one or by its death, the forks get SIGTERM, and this process ends a
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import importlib.util
@@ -39,6 +38,7 @@ from vqpipe.runtime.signals import (
     end_children,
     end_with_parent,
     hold_signals,
+    leave_at_once,
     start_child,
 )
 from vqpipe.runtime.terminal import say
@@ -244,24 +244,6 @@ def _answer(own: socket.socket, answer: dict[str, int]) -> None:
         own.send(json.dumps(answer).encode())
 
 
-class _Run:
-    """What a fork runs."""
-
-    is_fork = False
-    code = 1
-    """The exit code, as Python has it: 1 after an exception."""
-
-
-@atexit.register  # early, so that it runs late
-def _leave() -> None:
-    """End a fork at once: Python would take seconds to unload torch."""
-    if _Run.is_fork:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(_Run.code)
-
-
 def _import(names: Sequence[str]) -> bool:
     """Import modules, as far as they are installed. False where one is broken, which a second import may hide."""
     for name in names:
@@ -304,12 +286,13 @@ def _main() -> None:
     module, *words = request["words"]
     if not can_run or not _is_there(module):
         os.execv(sys.executable, [sys.executable, "-m", module, *words])
-    _Run.is_fork, sys.argv = True, ["-m", *words]
+    sys.argv = ["-m", *words]
+    leave_at_once(1)  # Python's exit code after an exception
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-        _Run.code = 0
+        leave_at_once()
     except SystemExit as end:
-        _Run.code = end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None)
+        leave_at_once(end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None))
         raise
 
 

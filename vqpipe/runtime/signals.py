@@ -167,21 +167,21 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
 
 
 class _Leave:
-    """Whether the process, which has ended well, is to leave without unloading."""
+    """The exit code with which the process is to leave without unloading, if it is."""
 
-    at_once = False
+    code: int | None = None
 
 
-def leave_at_once() -> None:
-    """After a command that ended well and is all that this process does: let Python's end skip what comes after its
-    exit handlers, since unloading torch takes it a second or more."""
-    _Leave.at_once = True
+def leave_at_once(code: int = 0) -> None:
+    """For a command that is all that this process does: let Python's end skip what comes after its exit handlers, since
+    unloading torch takes it a second or more, and exit with this code."""
+    _Leave.code = code
 
 
 @atexit.register  # first of all, so that it runs last
 def _leave() -> None:
     """End at once what a signal has ended, or what `leave_at_once` has been called for."""
-    if not (_Stop.signum or _Leave.at_once):
+    if not _Stop.signum and _Leave.code is None:
         return
     try:
         sys.stdout.flush()
@@ -189,7 +189,7 @@ def _leave() -> None:
     except Exception:
         if not _Stop.signum:
             return  # Python's own end reports it
-    os._exit(128 + _Stop.signum if _Stop.signum else 0)
+    os._exit(128 + _Stop.signum if _Stop.signum else _Leave.code or 0)
 
 
 def _say(text: str) -> None:
