@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.small_training import make, params, train
 from tests.unit.test_training_loop import run
-from vqpipe.errors import MismatchError
+from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.models.transformer import StackedLinear, hidden_matrices
 from vqpipe.training.checkpoint import load_optimizer, optimizer_tensors
 from vqpipe.training.muon import Muon, orthogonalised
@@ -72,6 +72,22 @@ def test_it_takes_the_steps_of_torch_s_muon_and_of_adamw() -> None:
         assert float(nn.functional.cosine_similarity(step.flatten(), peer.flatten(), dim=0)) > 0.99
         assert float(step.norm()) == pytest.approx(float(peer.norm()), rel=0.05)
         assert float(step.square().mean().sqrt()) == pytest.approx(0.2 * RATE, rel=0.25)
+
+
+def test_hidden_matrices_can_have_a_rate_of_their_own() -> None:
+    plain, slow = network(), network()
+    for model, scale in ((plain, 1.0), (slow, 0.25)):
+        groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": DECAY}]
+        descend(model, [Muon(groups, hidden_matrices([model[2]]), RATE, BETAS, scale)], 1)
+    start = dict(network().named_parameters())
+    for (name, one), two in zip(plain.named_parameters(), slow.parameters(), strict=True):
+        share = 0.25 if name == "2.weight" else 1.0
+        torch.testing.assert_close(two - start[name], share * (one - start[name]), rtol=1e-4, atol=1e-7)
+    given = {"optimizer": "muon", "hidden_learning_rate": 1e-3, "learning_rate": 4e-3}
+    assert params(training=given).training.hidden_scale == 0.25
+    assert params(training={"optimizer": "muon"}).training.hidden_scale == 1.0
+    with pytest.raises(ParamsError, match="hidden_learning_rate needs optimizer: muon"):
+        params(training={"hidden_learning_rate": 1e-3})
 
 
 def test_a_kernel_moves_as_a_matrix_with_a_row_per_channel() -> None:

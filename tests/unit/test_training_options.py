@@ -29,7 +29,7 @@ from tests.small_training import (
 from tests.unit.test_training_loop import batch_at as line_batch
 from tests.unit.test_training_loop import run as run_line
 from vqpipe.errors import MismatchError, SetupError
-from vqpipe.runtime.device import deterministic_algorithms
+from vqpipe.runtime.device import deterministic_algorithms, tf32_products
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.training.loop import _prepare
 from vqpipe.training.objective import TrainingResult
@@ -243,6 +243,17 @@ def test_deterministic_mode_sets_the_flags_and_restores_them(
     finally:
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def test_tf32_is_of_products_on_cuda_and_ends_with_the_training(tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    assert before == "highest"
+    for enabled, inside in ((True, "high"), (False, before)):
+        with tf32_products(enabled):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch.get_float32_matmul_precision() == before
+    plain, rounded = (run_line(tmp_path / name, precision=name)[1] for name in ("fp32", "tf32"))
+    assert all(torch.equal(value, rounded.weights[name]) for name, value in plain.weights.items())
 
 
 def test_deterministic_mode_refuses_what_has_no_deterministic_form(tmp_path: Path) -> None:

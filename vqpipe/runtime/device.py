@@ -12,7 +12,7 @@ import torch
 from vqpipe.errors import SetupError
 from vqpipe.runtime.distributed import local_rank
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def device() -> torch.device:
@@ -40,11 +40,24 @@ def device() -> torch.device:
 
 
 def autocast(where: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The autocast context of a precision; `fp32` is none."""
-    if precision == "fp32":
+    """The autocast context of a precision; `fp32` and `tf32` have none."""
+    if precision in ("fp32", "tf32"):
         return nullcontext()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(where.type, dtype=dtype)
+
+
+@contextmanager
+def tf32_products(enabled: bool) -> Iterator[None]:
+    """Let CUDA round the factors of float32 matrix products to TF32 (10 bits after the point) while this is open. Torch
+    rounds those of convolutions in any case."""
+    before = torch.get_float32_matmul_precision()
+    if enabled:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 WORKSPACE = ":4096:8"

@@ -24,7 +24,7 @@ from vqpipe.artifacts.checkpoints import Found, recover
 from vqpipe.artifacts.publish import publish_text
 from vqpipe.artifacts.tensors import check_tensors
 from vqpipe.errors import MismatchError, SetupError, VqpipeError
-from vqpipe.runtime.device import deterministic_algorithms
+from vqpipe.runtime.device import deterministic_algorithms, tf32_products
 from vqpipe.runtime.distributed import broadcast_module, is_main, world_size
 from vqpipe.runtime.env import scratch_root
 from vqpipe.runtime.preflight import need_compiler
@@ -87,6 +87,7 @@ def run_training(
     begun = state.step, time.process_time(), time.perf_counter()
     with (
         deterministic_algorithms(config.deterministic),
+        tf32_products(config.precision == "tf32" and device.type == "cuda"),
         _compiled(objective) if config.compile else nullcontext(),
         progress_bar(title, config.num_steps) as bar,
         Trackers(title) as trackers,
@@ -165,7 +166,8 @@ def _prepare(objective: Objective, config: TrainingParams, device: torch.device)
             {"weight_decay": config.weight_decay, "lr_scale": 1.0, **g} for g in objective.parameters(phase)
         ]
         if config.optimizer == "muon":
-            optimizers[phase] = Muon(groups, _hidden(objective, phase), config.learning_rate, config.betas)
+            hidden = _hidden(objective, phase)
+            optimizers[phase] = Muon(groups, hidden, config.learning_rate, config.betas, config.hidden_scale)
             continue
         optimizers[phase] = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=config.betas, fused=True if device.type == "cuda" else None

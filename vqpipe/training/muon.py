@@ -1,7 +1,7 @@
 """Muon: the matrices inside a network move by the orthogonal matrix next to their momentum, all else by AdamW.
 
 Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Steps have the root mean square of
-AdamW's, 0.2 in units of the rate (Liu et al., arXiv 2502.16982, section 2.2), so that one rate serves both.
+AdamW's, 0.2 in units of the rate (Liu et al., arXiv 2502.16982, section 2.2), so that one rate can serve both.
 
 `torch.optim.Muon` takes the same steps. It is not used, since it computes in bfloat16, for which a CPU without such
 instructions takes 16 times as long as for float32, and since it takes matrices alone.
@@ -52,6 +52,7 @@ class Muon(torch.optim.AdamW):
             moves on its own. A kernel of a convolution is a matrix with a row per output channel.
         rate: the rate of groups without one.
         betas: AdamW's.
+        scale: the rate of hidden matrices in units of that of all else.
     """
 
     # A scaler of fp16 gradients then leaves a step out that is not finite, rather than telling the optimiser.
@@ -63,9 +64,10 @@ class Muon(torch.optim.AdamW):
         hidden: Mapping[nn.Parameter, int],
         rate: float,
         betas: tuple[float, float],
+        scale: float = 1.0,
     ) -> None:
         super().__init__(groups, lr=rate, betas=betas)
-        self._hidden = dict(hidden)
+        self._hidden, self._scale = dict(hidden), scale
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -74,7 +76,7 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter in self._hidden and parameter.grad is not None:
-                    self._move(parameter, group["lr"], group["weight_decay"])
+                    self._move(parameter, self._scale * group["lr"], group["weight_decay"])
                     parameter.grad = None
         return super().step()
 

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from vqpipe.params.base import Params
+from vqpipe.runtime.device import Precision
 
 Decay = Literal["cosine", "linear"]
 """The shape of a learning rate's fall after the warm-up."""
-USUAL = {"decay": "cosine", "optimizer": "adamw"}
+USUAL = {"decay": "cosine", "optimizer": "adamw", "hidden_learning_rate": None}
 """What files from before these fields were there have meant."""
 
 
@@ -39,8 +40,9 @@ class TrainingParams(Params):
     """Largest global gradient norm; 0 turns clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the weights' exponential moving average; 0 turns it off and the last weights are published."""
-    precision: Literal["fp32", "bf16", "fp16"]
-    """Autocast precision of the networks; quantisation is always fp32."""
+    precision: Precision
+    """Of the networks: `fp32`; `tf32`, which is fp32 but for the factors of matrix products on CUDA; or autocast to
+    `bf16` or `fp16`. Quantisation is always fp32."""
     log_every: Annotated[int, Field(ge=1)]
     """Steps per row of the training curves; each row is the mean over its window."""
     checkpoint_every: Annotated[int, Field(ge=1)]
@@ -62,6 +64,20 @@ class TrainingParams(Params):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """What takes the steps: AdamW (the papers'), or, of priors, Muon for the matrices inside the network and AdamW for
     all else (`vqpipe.training.muon`)."""
+    hidden_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Of `optimizer: muon`: the peak rate of the matrices inside the network, which rises and falls with
+    `learning_rate`; null for the same."""
+
+    @model_validator(mode="after")
+    def _hidden_rate_is_of_muon(self) -> TrainingParams:
+        if self.hidden_learning_rate is not None and self.optimizer != "muon":
+            raise ValueError("hidden_learning_rate needs optimizer: muon; adamw has one rate for all")
+        return self
+
+    @property
+    def hidden_scale(self) -> float:
+        """The rate of the matrices inside the network in units of that of all else."""
+        return 1.0 if self.hidden_learning_rate is None else self.hidden_learning_rate / self.learning_rate
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
