@@ -453,6 +453,16 @@ def test_retrieval_learns_which_caption_is_an_images(
     assert found.text_to_image.r1.mean > 0.9
 
 
+def test_captions_of_one_word_are_counted(learnable: tuple[Path, Clip, Tokenizer]) -> None:
+    dataset, clip, tokenizer = learnable
+    own: Any = TASKS["retrieval"](config("retrieval", head={"max_tokens": 8}), dataset, clip, 16, None)
+    test, train = own.examples("test"), own.examples("train")
+    inputs = FrozenInputs.encode(Codes(tokenizer), test.split, test.positions, 4)
+    few = replace(test, captions=["dog", "a dog", *test.captions[2:]])
+    assert (found := own.describe(inputs, few, train)).num_one_word == 1
+    assert found.num_train_one_word == own.describe(inputs, test, train).num_one_word == 0
+
+
 def test_without_codes_a_head_knows_no_more_than_the_captions(
     learnable: tuple[Path, Clip, Tokenizer], tmp_path: Path
 ) -> None:

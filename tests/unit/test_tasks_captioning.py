@@ -564,6 +564,7 @@ def test_images_without_captions_are_left_out_and_counted(monkeypatch: pytest.Mo
     assert (train.num_left_out, train.num_cut) == (2, 1)
     found = described(task, test, train)
     assert (found.num_references, found.num_one_word, found.num_test_cut, found.num_cut) == (3, 1, 1, 1)
+    assert (found.num_train_captions, found.num_train_one_word) == (3, 1)
     task = of_captions([[], [" "], ["dog"]], monkeypatch)
     for name in ("test", "train"):
         with pytest.raises(DataError, match="captioning needs images with captions"):
@@ -616,9 +617,23 @@ def test_java_is_refused_before_training_where_there_is_none(monkeypatch: pytest
 def test_what_java_cannot_score_is_said_before_training(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(captioning, "need_java", lambda: {"spice": "no parser"})
+    monkeypatch.setattr(captioning, "need_java", lambda java: {"spice": "no parser"})
     of_captions([["a cat"], ["a dog"]], monkeypatch, java=True).examples("test")
     assert capsys.readouterr().err == "warning: captioning is measured without SPICE: no parser\n"
+
+
+def test_java_null_uses_it_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert len(of_captions([["a cat"], ["a dog"]], monkeypatch, java=None).examples("test")) == 2
+    said = capsys.readouterr().err
+    assert "without METEOR: no program `java`" in said
+    assert "without SPICE: no program `java`" in said
+    asked: list[bool | None] = []
+    monkeypatch.setattr(captioning, "need_java", lambda java: asked.append(java) or {})
+    of_captions([["a cat"], ["a dog"]], monkeypatch, java=None).examples("test")
+    assert asked == [None]
 
 
 def test_a_java_that_fails_after_training_does_not_lose_the_head(
@@ -630,7 +645,7 @@ def test_a_java_that_fails_after_training_does_not_lose_the_head(
     def fails(captions: Any) -> None:
         raise SetupError("out of memory")
 
-    monkeypatch.setattr(captioning, "need_java", dict)
+    monkeypatch.setattr(captioning, "need_java", lambda java: {})
     monkeypatch.setattr("vqpipe.metrics.caption_scores.java_words", fails)
     monkeypatch.setattr("vqpipe.metrics.caption_scores.shutil.which", lambda name: name)
     short = {**TRAINING, "num_steps": 2}

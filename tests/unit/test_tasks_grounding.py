@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,8 @@ from torchvision.ops import box_iou
 
 from tests.small_answers import write_all, write_boxes
 from tests.small_tasks import COMMON
+from vqpipe.data import asked
+from vqpipe.data.asked import NO_AREA, NO_THING, OUTSIDE, expressions_of
 from vqpipe.errors import DataError, ParamsError
 from vqpipe.params.base import validate
 from vqpipe.tasks import TASKS
@@ -165,6 +168,39 @@ def test_cut_and_unknown_expressions_are_counted(small: Path) -> None:
     said = replace(test, found=[replace(own, text="?!") for own in test.found[:2]] + test.found[2:])
     about = task.describe(inputs, said, train)
     assert (about.num_without_words, about.num_train_without_words) == (2, 0)
+    clipped = replace(train, found=[replace(own, clipped=True) for own in train.found[:3]] + train.found[3:])
+    about = task.describe(inputs, test, clipped)
+    assert (about.num_clipped, about.num_train_clipped) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("box", "found"),
+    [
+        ((2.0, 2.0, 4.0, 4.0), (0.0, 0.0, 0.5, 0.5)),
+        ((0.0, 2.0, 6.0, 4.0), (0.0, 0.0, 0.5, 0.5)),  # the crop begins at 2
+        ((2.0, 2.0, 4.0, 0.0), NO_AREA),
+        ((2.0, 2.0, float("nan"), 4.0), NO_AREA),
+        ((5.0, 5.0, 1e-7, 4.0), NO_AREA),
+        ((0.0, 2.0, 1.0, 4.0), OUTSIDE),
+        ((9.9, 2.0, 4.0, 4.0), OUTSIDE),
+    ],
+)
+def test_a_box_is_cut_to_the_crop_or_left_out_with_the_reason(
+    box: tuple[float, ...], found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"name": "box", "box": (2.0, 2.0, 8.0, 8.0)}
+    row = {
+        "height": 12, "width": 12, "things": [whole, {"name": "odd", "box": box}],
+        "referring": [{"thing": 0, "text": "all"}, {"thing": 1, "text": "it"}, {"thing": 2, "text": "none"}],
+    }  # fmt: skip
+    batch = SimpleNamespace(to_pylist=lambda: [row])
+    monkeypatch.setattr(asked, "open_split", lambda *_: SimpleNamespace(batches=lambda _: [batch]))
+    read = expressions_of(Path("no"), "test", 8)
+    left_out = {NO_THING: 1} | ({found: 1} if isinstance(found, str) else {})
+    assert read.left_out == left_out
+    assert [own.box for own in read.found] == [(0.0, 0.0, 1.0, 1.0)] + (
+        [] if isinstance(found, str) else [found]
+    )
 
 
 def test_images_without_expressions_are_refused(small: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ OUTSIDE, NO_AREA, NO_THING = "box outside the crop", "box without area", "no suc
 """Why an expression is left out."""
 CLIPPED = 1e-4
 """Share of a box's area outside the crop from which on it counts as clipped."""
+THIN = 1e-6
+"""Part of the crop's side below which a box is too thin to have an area in float32."""
 
 
 def questions_of(dataset: Path, split: str) -> list[list[Question]]:
@@ -119,4 +121,7 @@ def _in_crop(box: tuple[float, ...], offsets: tuple[int, int], side: int) -> Box
     if not (0 <= x + width / 2 < side and 0 <= y + height / 2 < side):
         return OUTSIDE
     right, bottom = min(x + width, side), min(y + height, side)
-    return max(x, 0.0) / side, max(y, 0.0) / side, right / side, bottom / side
+    x, y = max(x, 0.0), max(y, 0.0)
+    if min(right - x, bottom - y) < THIN * side:
+        return NO_AREA
+    return x / side, y / side, right / side, bottom / side

@@ -121,13 +121,16 @@ def caption_scores(
     )
 
 
-def need_java() -> dict[str, str]:
+def need_java(java: bool | None = True) -> dict[str, str]:
     """Run all programs in Java on one caption, which takes seconds, and return why METEOR or SPICE is absent, by name.
 
+    Args:
+        java: true or null, as in `caption_scores`.
+
     Raises:
-        SetupError: no program `java`, or Stanford's tokenizer failed.
+        SetupError: `java` is true, and there is no Java, or its tokenizer failed.
     """
-    return caption_scores(["a red bus on the street"], [["a red bus is on a street"]], java=True).absent
+    return caption_scores(["a red bus on the street"], [["a red bus is on a street"]], java=java).absent
 
 
 class _Missing(Exception):

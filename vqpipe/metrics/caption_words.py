@@ -8,6 +8,7 @@ by word; no code of it is used. `tests/bench/caption_words.py` measures the agre
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
@@ -134,6 +135,11 @@ def ptb_words(text: str) -> list[str]:
     has none.
     """
     return [word for word in ptb_tokens(text) if word not in PUNCTUATION]
+
+
+def num_one_word(captions: Iterable[str]) -> int:
+    """How many captions have one word."""
+    return sum(len(ptb_words(text)) == 1 for text in captions)
 
 
 def ptb_tokens(text: str) -> list[str]:

@@ -63,7 +63,7 @@ def scored(
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
     objects: Sequence[set[str]],
-    java: bool,
+    java: bool | None,
     interval: Callable[[PerImage], Interval],
 ) -> Scored:
     """Score a caption of each image.

@@ -26,6 +26,7 @@ from vqpipe.alignment.text_sides import ClipSide, TextSide, TextSideParams, text
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.data.loader import ImageSplit
 from vqpipe.errors import MismatchError
+from vqpipe.metrics.caption_words import num_one_word
 from vqpipe.metrics.measured import text_digest
 from vqpipe.params.base import Params
 from vqpipe.quantizers.contract import Quantized
@@ -93,6 +94,10 @@ class CaptionProtocol(TaskProtocol):
     """Which captions."""
     num_tokens: int
     """Byte-pair tokens in the fresh head's vocabulary: those of the captions of all splits."""
+    num_one_word: int
+    """Test captions of one word."""
+    num_train_one_word: int
+    """The same of all captions of the training images."""
 
 
 class CaptionTaskMetrics(TaskMetrics[H], Generic[H]):
@@ -240,10 +245,13 @@ class CaptionTask(Task):
         return [head.code_transformer]
 
     def describe(self, inputs: FrozenInputs, test: Examples, train: Examples) -> TaskProtocol:
+        assert isinstance(test, TestCaptions)
         assert isinstance(train, TrainCaptions)
+        of_training = (text for at in train.positions.tolist() for text in train.split.captions[at])
         return CaptionProtocol(
             **dict(super().describe(inputs, test, train)), captions="one of each image, drawn by seed",
-            num_tokens=len(train.captions.vocabulary),
+            num_tokens=len(train.captions.vocabulary), num_one_word=num_one_word(test.captions),
+            num_train_one_word=num_one_word(of_training),
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
 from vqpipe.data.annotations import things_of
 from vqpipe.errors import DataError, MismatchError, SetupError
 from vqpipe.metrics.caption_scores import need_java
-from vqpipe.metrics.caption_words import ptb_words
+from vqpipe.metrics.caption_words import num_one_word, ptb_words
 from vqpipe.metrics.measured import Interval, text_digest
 from vqpipe.quantizers.contract import Quantized
 from vqpipe.runtime.distributed import is_main
@@ -64,10 +64,10 @@ class CaptioningParams(TaskParams):
     image is mapped once for all of them."""
     beam: Annotated[int, Field(ge=1)]
     """Beams of the search; 5 in ClipCap, 1 takes the likeliest word each time."""
-    java: bool
-    """Whether the scores use Java: Stanford's tokenizer in the place of ours, METEOR and SPICE where they run. False
-    gives the same numbers on machines with and without Java; true is refused before training where the tokenizer does
-    not run."""
+    java: bool | None
+    """Whether the scores use Java: Stanford's tokenizer in the place of ours, METEOR and SPICE where they run. Null is
+    where there is a Java; false gives the same numbers on machines with and without one; true is refused before
+    training where the tokenizer does not run."""
 
 
 class CaptioningMetrics(Metrics):
@@ -97,8 +97,8 @@ class CaptioningMetrics(Metrics):
     num_empty: int
     """Generated captions without a word, as the scores count words."""
     tokenizer: str
-    """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's). With `java: true` ours too where
-    Java failed after training; `absent` then says so."""
+    """Which words the scores count: `ptb` (ours) or `ptb-java` (Stanford's). With Java ours too where
+    it failed after training; `absent` then says so."""
     absent: dict[str, str]
     """Why a score is absent, by its name."""
 
@@ -126,6 +126,8 @@ class CaptioningProtocol(TaskProtocol):
     """Captions of training images without a word."""
     num_train_captions: int
     """Training captions."""
+    num_train_one_word: int
+    """Of these, those of one word."""
     num_cut: int
     """Of these, those that are longer than `max_words` and are cut."""
     num_unknown: int
@@ -237,8 +239,8 @@ class Captioning(Task):
             )  # fmt: skip
         captions, left_out = [texts[row] for row in kept], len(texts) - len(kept)
         if split == "test":
-            if self.config.java:  # settled before anything is trained
-                _say_absent(need_java())
+            if self.config.java is not False:  # settled before anything is trained
+                _say_absent(need_java(self.config.java))
             return Captioned(
                 images, positions[kept], captions=captions, num_left_out=left_out, num_dropped=dropped,
                 objects=self.objects(split, positions[kept]),
@@ -329,7 +331,7 @@ class Captioning(Task):
         """The scores of each set, all by one tokenizer, and why a score is absent. A program in Java that fails now is
         stated, and does not lose the trained head."""
 
-        def score(java: bool) -> dict[str, Scored]:
+        def score(java: bool | None) -> dict[str, Scored]:
             return {
                 name: scored(own, others, [objects[at] for at in rows.tolist()], java, self.config.interval)
                 for name, (own, others, rows) in sets.items()
@@ -341,7 +343,7 @@ class Captioning(Task):
         except SetupError as error:  # Stanford's tokenizer ran before training
             found, why = score(False), f"Java failed after training, all words are by our tokenizer: {error}"
         absent = {name: why or reason for own in found.values() for name, reason in own.absent.items()}
-        if self.config.java:
+        if self.config.java is not False:
             _say_absent(absent)
         return found, absent
 
@@ -372,7 +374,7 @@ class Captioning(Task):
         return CaptioningProtocol(
             **dict(super().describe(inputs, test, train)),
             language_model=train.coder.name, num_tokens=train.coder.num_tokens, num_references=len(references),
-            num_one_word=sum(len(ptb_words(text)) == 1 for text in references),
+            num_one_word=num_one_word(references), num_train_one_word=num_one_word(train.flat),
             num_test_cut=train.coder.encode(references, self.config.max_words)[1],
             num_left_out=test.num_left_out, num_dropped=test.num_dropped, num_train_left_out=train.num_left_out,
             num_train_dropped=train.num_dropped, num_train_captions=len(train.words),

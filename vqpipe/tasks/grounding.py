@@ -135,6 +135,8 @@ class GroundingProtocol(TaskProtocol):
     """The same of the training split."""
     num_clipped: int
     """Test expressions whose box reaches out of the crop; the part inside is the truth."""
+    num_train_clipped: int
+    """The same of the training expressions."""
     num_cut: int
     """Test expressions of more than `max_words` words."""
     num_unknown: int
@@ -369,6 +371,7 @@ class Grounding(Task):
             num_train_expressions=len(train), num_left_out=dict(test.left_out),
             num_train_left_out=dict(train.left_out), num_cut=cut,
             num_clipped=sum(own.clipped for own in test.found),
+            num_train_clipped=sum(own.clipped for own in train.found),
             num_unknown=int((words == UNKNOWN).any(dim=1).sum()), num_words=len(vocabulary.words),
             num_without_words=_without_words(test), num_train_cut=train.num_cut,
             num_train_without_words=_without_words(train),
