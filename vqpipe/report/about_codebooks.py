@@ -36,7 +36,7 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
     blocks: list[Block] = [
         Text(
             "Adjectives and nouns are found in the training captions by part of speech. An edge joins an adjective to "
-            "a noun that it modifies at least `graph.min_count` times. This graph and the words' vectors "
+            "a noun that it modifies often enough (graph.min_count in the params). This graph and the words' vectors "
             "are the words codebook."
         )
     ]
@@ -47,18 +47,21 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
             blocks.append(Absent(f"{title}: no metrics file of the {stage} stage. Run: dvc repro {stage}"))
         else:
             blocks.append(plain_table(f"{title} in numbers", metrics))
-            if isinstance(metrics, GraphMetrics):
-                blocks.append(_degree_table(metrics.degree))
+    graph = inputs.graph
+    neighbours = [_degree_table(graph.degree)] if isinstance(graph, GraphMetrics) else []
     folder = inputs.folder("codebook", "words")
     if not (folder / MANIFEST).is_file():
         return Section(
             "words",
             "Words",
-            [*blocks, Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph")],
+            [
+                *blocks,
+                *neighbours,
+                Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph"),
+            ],
         )
-    return Section(
-        "words", "Words", [*blocks, _most_frequent(folder, params.num_pairs), *graph_blocks(folder, params)]
-    )
+    found = [_most_frequent(folder, params.num_pairs), *neighbours, *graph_blocks(folder, params)]
+    return Section("words", "Words", [*blocks, *found])
 
 
 def _degree_table(degree: DegreesByClass) -> Table:
@@ -155,17 +158,23 @@ FIELDS = {
     "prefixes": "mean squared distance to the nearest of the first centroids",
 }
 """What the metrics of the words' and the clusters' stages are called."""
+FAULTS = ("captions_", "num_words_other_script")
+"""How the names of fields begin that count faults of captions: those that are 0 share a line."""
 
 
 def plain_table(title: str, metrics: Metrics) -> Table:
     """All numbers and texts of a metrics file, one a row; degrees have a table of their own."""
-    rows = []
+    rows, none = [], []
     for field, value in metrics.plain().items():
         label = FIELDS.get(field, field.replace("_", " "))
+        if field.startswith(FAULTS) and value == 0:
+            none.append(label)
+            continue
         for name, found in flatten({} if field == "degree" else value).items():
             parts = [part.replace("_", " ") for part in name.split(".") if part not in ("", "objective")]
             rows.append([Cell(": ".join([label, *parts])), _plain_cell(label, found)])
-    return Table(title, [Column("measure", numeric=False), Column("value")], rows)
+    note = f"None: {'; '.join(none)}." if none else ""
+    return Table(title, [Column("measure", numeric=False), Column("value")], rows, note)
 
 
 def _plain_cell(label: str, value: float | str) -> Cell:

@@ -14,6 +14,13 @@ import numpy as np
 from markupsafe import Markup, escape
 
 NUM_COLOURS = 8
+NAMED_COLOURS = {
+    "blue": 0, "brown": 1, "orange": 1, "green": 2, "pink": 3, "purple": 3, "violet": 3, "gold": 4, "golden": 4,
+    "yellow": 4, "turquoise": 5, "red": 6, "black": 7, "gray": 7, "grey": 7, "silver": 7, "white": 7,
+}  # fmt: skip
+"""Words whose edges have the colour that they name, as nearly as the palette has it."""
+UNNAMED = (7, 5)
+"""The colours of other words' edges, in turn: grey and teal, which few words name."""
 MAX_POINTS = 300
 """A line is thinned to at most this many points."""
 
@@ -139,7 +146,8 @@ def bipartite(edges: Sequence[tuple[str, str, float]], left: str, right: str, al
     """Draw weighted edges between two columns of words, each word on its own line.
 
     The words are ordered by the mean position of their neighbours, which keeps most edges from crossing.
-    The width of an edge grows with the square root of its weight.
+    The width of an edge grows with the square root of its weight; its colour is that which its left word names, if
+    any.
     """
     sides = _ordered(edges)
     gap, top, width = 24, 40, 640
@@ -154,7 +162,7 @@ def bipartite(edges: Sequence[tuple[str, str, float]], left: str, right: str, al
     parts = [open_svg(width, height, alt)]
     parts.append(f'<text class="axis" x="{inner[0]:.1f}" y="20" text-anchor="end">{escape(left)}</text>')
     parts.append(f'<text class="axis" x="{inner[1]:.1f}" y="20">{escape(right)}</text>')
-    colour = {word: i % NUM_COLOURS for i, word in enumerate(sides[0])}
+    colour = {word: NAMED_COLOURS.get(word, UNNAMED[i % len(UNNAMED)]) for i, word in enumerate(sides[0])}
     x1, x2, bend = inner[0] + 8, inner[1] - 8, (inner[1] - inner[0]) * 0.45
     for a, b, weight in sorted(edges, key=lambda edge: (edge[2], edge[0], edge[1])):
         y1, y2 = at[0][a], at[1][b]
