@@ -1,4 +1,5 @@
-"""The report's parts on classification and question answering: floors next to numbers, quiet rows, examples."""
+"""The report's parts on classification and question answering: floors next to numbers, quiet rows, examples; changes
+of every task."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tests.small_answers import NUM_DIFFERENT, PLACES, read_all, write_all
 from tests.small_tasks import COMMON
 from vqpipe.metrics.measured import interval
 from vqpipe.params.base import validate
-from vqpipe.report import about_classification, about_results, about_vqa
+from vqpipe.report import about_captioning, about_classification, about_grounding, about_results, about_vqa
 from vqpipe.report.about_classification import shares
 from vqpipe.report.blocks import Absent, Charts, Examples, Section, Table, Terms
 from vqpipe.report.build import render
@@ -27,19 +28,29 @@ from vqpipe.tasks.solve import solve_task
 from vqpipe.tasks.task import task_entry
 
 PAGES = {"classification": about_classification.section, "vqa": about_vqa.section}
+CHANGES = {
+    "classification": (about_classification.section, "top-1", "top1"),
+    "captioning": (about_captioning.section, "CIDEr-D", "generated.cider_d"),
+    "vqa": (about_vqa.section, "accuracy", "accuracy"),
+    "grounding": (about_grounding.section, "Acc@0.5", "accuracy"),
+}
+"""By the kind of task, the measure whose change is shown: its column and its name by example."""
 INPUTS = {"vq": "codes", "lc": "codes", "vq-none": "none", "vq-latents": "latents"}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[TaskRun]]:
-    """Each task on the codes of two tokenizers, on latents and without an image."""
+    """Each task on the codes of two tokenizers, those of `PAGES` on latents and without an image too."""
     root = write_all(tmp_path_factory.mktemp("report"), NUM_DIFFERENT)
     dataset, clip, tokenizer = read_all(root)
-    found: dict[str, list[TaskRun]] = {kind: [] for kind in PAGES}
+    found: dict[str, list[TaskRun]] = {kind: [] for kind in CHANGES}
     for kind, own in found.items():
         for at, (name, given) in enumerate(INPUTS.items()):
+            if given != "codes" and kind not in PAGES:
+                continue
             entry = {"kind": kind, "tokenizer": name[:2], "input": given}
-            common = {**COMMON, "training": {**TRAINING, "num_steps": 20 + 40 * at}}
+            more = 180 if kind == "captioning" else 40  # fewer give both the same captions
+            common = {**COMMON, "training": {**TRAINING, "num_steps": 20 + more * at}}
             config: Any = validate(task_entry(common, entry), "task", TASKS.params())
             folder = root / f"{name}-{kind}"
             folder.mkdir()
@@ -76,19 +87,37 @@ def test_tokenizers_come_first_and_references_are_quiet(kind: str, runs: dict[st
         assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-@pytest.mark.parametrize(("kind", "measure"), [("classification", "top1"), ("vqa", "accuracy")])
+@pytest.mark.parametrize("kind", CHANGES)
 def test_numbers_are_percent_and_changes_are_of_the_same_examples(
-    kind: str, measure: str, runs: dict[str, list[TaskRun]]
+    kind: str, runs: dict[str, list[TaskRun]]
 ) -> None:
-    table = blocks(PAGES[kind](runs[kind], PARAMS), Table)[0]
-    base, other = (run.values["fresh", measure] for run in runs[kind][:2])
-    assert table.rows[0][1].text == f"{100 * np.mean(list(base.values())):.1f}"
-    assert table.rows[1][1].text == f"{100 * np.mean(list(other.values())):.1f}"
-    config = runs[kind][0].config
-    gap = interval(np.array([other[name] - base[name] for name in sorted(base)]), 100, config.seed)
-    sign = "+" if gap.mean > 0 else ""
-    assert table.rows[1][2].text.replace("\N{MINUS SIGN}", "-") == f"{sign}{100 * gap.mean:.1f}"
-    assert table.rows[0][2].text == ""
+    section, head, measure = CHANGES[kind]
+    for first, second in (runs[kind][:2], runs[kind][1::-1]):
+        table = blocks(section([first, second], PARAMS), Table)[0]
+        names = [column.name for column in table.columns]
+        own = names.index(head)
+        assert names[own + 1] == "change"
+        assert table.columns[own + 1].unit == f"points, from {first.label}"
+        base, other = (run.values["fresh", measure] for run in (first, second))
+        assert table.rows[0][own].text == f"{100 * np.mean(list(base.values())):.1f}"
+        assert table.rows[1][own].text == f"{100 * np.mean(list(other.values())):.1f}"
+        gap = interval(np.array([other[name] - base[name] for name in sorted(base)]), 100, first.config.seed)
+        assert gap.mean != 0
+        found = table.rows[1][own + 1]
+        shown = [f"{100 * value:.1f}" for value in (gap.mean, gap.low, gap.high)]
+        assert found.text.replace("\N{MINUS SIGN}", "-") == f"{'+' if gap.mean > 0 else ''}{shown[0]}"
+        assert found.small.replace("\N{MINUS SIGN}", "-") == f"{shown[1]} to {shown[2]}"
+        assert [row[own + 1].text for row in (table.rows[0], *table.rows[2:])] == [""] * (len(table.rows) - 1)
+        assert all(len(row) == len(names) for row in table.rows)
+
+
+def test_captions_have_each_bleu_in_order(runs: dict[str, list[TaskRun]]) -> None:
+    table = blocks(about_captioning.section(runs["captioning"], PARAMS), Table)[0]
+    assert [column.name for column in table.columns[1:5]] == [f"BLEU-{count}" for count in range(1, 5)]
+    for row, run in zip(table.rows[:2], runs["captioning"], strict=True):
+        found = run.metrics.fresh.generated
+        scores = [found.bleu_1, found.bleu_2, found.bleu_3, found.bleu_4]
+        assert [cell.text for cell in row[1:5]] == [f"{100 * score:.1f}" for score in scores]
 
 
 def test_the_first_results_have_a_row_for_each_input_and_a_column_for_each_task(

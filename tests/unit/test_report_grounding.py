@@ -55,12 +55,14 @@ def test_tokenizers_come_before_inputs_and_rules(runs: list[TaskRun]) -> None:
     assert all(len(row) == len(table.columns) for row in table.rows)
     metrics = runs[1].metrics.fresh
     assert table.rows[0][1].text == f"{100 * metrics.accuracy.mean:.1f}"
-    assert table.rows[-1][2].text == f"{100 * metrics.mean_box.iou.mean:.1f}"
-    assert table.rows[0][3].text == f"{100 * metrics.other_image.accuracy.mean:.1f}"
-    assert table.rows[0][5].text == f"{100 * metrics.alike.accuracy.mean:.1f}"
+    names = [column.name for column in table.columns]
+    assert names == ["input", "Acc@0.5", "change", "mean IoU", "other codes", "gain", "two alike"]
+    assert table.rows[-1][3].text == f"{100 * metrics.mean_box.iou.mean:.1f}"
+    assert table.rows[0][4].text == f"{100 * metrics.other_image.accuracy.mean:.1f}"
+    assert table.rows[0][6].text == f"{100 * metrics.alike.accuracy.mean:.1f}"
     gain = runs[0].metrics.fresh
     assert gain.accuracy == gain.other_image.accuracy
-    assert table.rows[2][4].text == "0.0"
+    assert table.rows[2][5].text == "0.0"
     assert "12 test images" in table.note
 
 

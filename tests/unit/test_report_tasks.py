@@ -180,6 +180,7 @@ def test_aligned_is_compared_with_plain_by_paired_intervals(report: Report) -> N
     )
     assert f"vq+lg compared with vq, by fresh heads: of 12 measures {counted}." in own
     assert "differ in more than alignment" not in own
+    assert "a difference here may not hold over seeds; the board of tasks (docs/scoreboard.md)" in own
     assert '<a href="#tokenizers">' in own
     assert '<a href="#run">' in own
 

@@ -21,13 +21,15 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.blocks import Column as Head
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, number
-from vqpipe.report.task_inputs import Shown, picture_rows, pictured, references, side_by_side
+from vqpipe.report.names import BOTH, CHANGE, MEASURES, cell, column, counted, number
+from vqpipe.report.task_inputs import Shown, add_changes, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.captioning import CaptioningMetrics, CaptioningProtocol
 
 COLUMNS: Mapping[str, Callable[[CaptioningMetrics], Any]] = {
     "caption_bleu_1": lambda found: found.generated.bleu_1,
+    "caption_bleu_2": lambda found: found.generated.bleu_2,
+    "caption_bleu_3": lambda found: found.generated.bleu_3,
     "caption_bleu_4": lambda found: found.generated.bleu_4,
     "caption_rouge_l": lambda found: found.generated.rouge_l,
     "caption_cider_d": lambda found: found.generated.cider_d,
@@ -83,12 +85,13 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> list[Block]
     )
     note = (
         f"{_counts(ordered)} Rows in italics are references: the same head and steps on another input, "
-        f"then captions without a head. Small print: 95 % bootstrap interval over images. {BOTH}"
+        f"then captions without a head. Small print: 95 % bootstrap interval over images. {CHANGE} {BOTH}"
     )
     absent: dict[str, list[str]] = {}
     for name, reason in sorted({item for _, part in found for item in part.absent.items()}):
         absent.setdefault(reason, []).append(name.upper())
-    heads = [Head("input of the head", numeric=False), *map(column, columns)]
+    heads = [Head("input", numeric=False), *map(column, columns)]
+    add_changes(heads, rows, ordered)
     blocks: list[Block] = [Text(lead), Table("Scores of the captions", heads, rows, note, quiet)]
     if absent:
         reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in absent.items())

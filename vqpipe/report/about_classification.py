@@ -24,8 +24,8 @@ from vqpipe.report.blocks import (
     Terms,
 )
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import HIGHER, MEASURES, cell, column, number
-from vqpipe.report.task_inputs import Row, by_name, difference, examples, references
+from vqpipe.report.names import CHANGE, HIGHER, MEASURES, cell, column, number
+from vqpipe.report.task_inputs import Row, add_changes, by_name, examples, references
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.classification import ClassificationMetrics, ClassificationProtocol
 
@@ -64,12 +64,11 @@ def _metrics(run: TaskRun) -> ClassificationMetrics:
 def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> list[Block]:
     runs = [*codes, *others]
     several = any(_metrics(run).top5 is not None for run in runs)
-    base = runs[0]
     rows = []
     for run in runs:
         found = _metrics(run)
         rows.append([
-            Cell(run.label), cell("class_top1", found.top1), difference(run, base, "top1", "class_top1"),
+            Cell(run.label), cell("class_top1", found.top1),
             *([cell("class_top5", found.top5)] if several else []), cell("class_other_image", found.other_image),
         ])  # fmt: skip
     measured = [(run, "fresh", _metrics(run)) for run in runs]
@@ -78,15 +77,13 @@ def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> list[Block]
         ("chance: a class drawn evenly", "chance", "chance5"),
     ):
         own = [("class_top1", attrgetter(top1)), *([("class_top5", attrgetter(top5))] if several else [])]
-        for label, empty, share, *more in references(measured, name, own, len(own) + 1):
-            rows.append([label, share, empty, *more])  # nothing under "change"
+        rows += [row[:1] + row[2:] for row in references(measured, name, own, len(own) + 1)]
     shown = ["class_top1", *(["class_top5"] if several else []), "class_other_image"]
-    top, *further = map(column, shown)
-    columns = [Column("input", numeric=False), top, Column("change", f"points, from {base.label}"), *further]
+    columns = [Column("input", numeric=False), *map(column, shown)]
+    add_changes(columns, rows, runs)
     note = (
         f"{by_name([(run.label, _counts(run)) for run in runs], ' ')} A vision transformer is trained on each "
-        "input for the same steps. Change: image by image, with its 95 % bootstrap interval; it does not contain what "
-        f"another training would change. {HIGHER} higher is better."
+        f"input for the same steps. {CHANGE} {HIGHER} higher is better."
     )  # fmt: skip
     terms = [(MEASURES[name].label, MEASURES[name].about) for name in shown]
     table = Table(TITLE, columns, rows, note, frozenset(range(len(codes), len(rows))))

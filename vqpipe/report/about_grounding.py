@@ -23,8 +23,8 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import close_svg, open_svg
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import HIGHER, cell, column, counted, number
-from vqpipe.report.task_inputs import by_name, picture_rows, pictured, references, side_by_side
+from vqpipe.report.names import CHANGE, HIGHER, cell, column, counted, number
+from vqpipe.report.task_inputs import add_changes, by_name, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol
 
@@ -75,13 +75,14 @@ def _numbers(runs: Sequence[TaskRun]) -> list[Block]:
     counts = by_name([(run.label, _counts(run)) for run in measured], " ")
     note = (
         f"{counts} Rows in italics are references: the same head and steps on another input, then rules without "
-        f"a head. Small print: 95 % bootstrap interval over the expressions. {HIGHER} higher is better."
+        f"a head. Small print: 95 % bootstrap interval over the expressions. {CHANGE} {HIGHER} higher is better."
     )
     lead = (
         "One box for each expression, from the codes and the words (TransVG's head, LG-VQ's setting). A number is due "
         "to the codes as far as it is above that of the head without an image: the gain."
     )
-    columns = [Column("input of the head", numeric=False), *map(column, names)]
+    columns = [Column("input", numeric=False), *map(column, names)]
+    add_changes(columns, rows, ordered)
     quiet = frozenset(range(len(codes), len(rows)))
     return [Text(lead), Table("Boxes of expressions", columns, rows, note, quiet)]
 

@@ -9,8 +9,8 @@ from operator import attrgetter
 from vqpipe.artifacts.specs.task import VQA_PICTURES
 from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table, Terms
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import HIGHER, MEASURES, cell, column, counted, number
-from vqpipe.report.task_inputs import Row, by_name, difference, examples, references
+from vqpipe.report.names import CHANGE, HIGHER, MEASURES, cell, column, counted, number
+from vqpipe.report.task_inputs import Row, add_changes, by_name, examples, references
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.vqa import AnswerMetrics, VqaMetrics, VqaProtocol
 
@@ -64,27 +64,22 @@ def _metrics(run: TaskRun) -> VqaMetrics:
 
 def _numbers(codes: Sequence[TaskRun], others: Sequence[TaskRun]) -> Table:
     runs = [*codes, *others]
-    base = runs[0]
     rows = []
     for run in runs:
         found = _metrics(run)
         rows.append([
-            Cell(run.label), cell("vqa_accuracy", found.accuracy),
-            difference(run, base, "accuracy", "vqa_accuracy"), cell("wups_09", found.wups_09),
+            Cell(run.label), cell("vqa_accuracy", found.accuracy), cell("wups_09", found.wups_09),
             cell("wups_00", found.wups_00), cell("vqa_other_image", found.other_image),
         ])  # fmt: skip
     found_by_run = [(run, "fresh", _metrics(run)) for run in runs]
     for name, field, further in FLOORS:
         own = [("vqa_accuracy", attrgetter(field)), *((key, attrgetter(at)) for key, at in further.items())]
-        for label, empty, accuracy, *more in references(found_by_run, name, own, 4):
-            rows.append([label, accuracy, empty, *more])  # nothing under "change"
-    accuracy_column, *further_columns = map(column, SHOWN)
-    change = Column("change", f"points, from {base.label}")
-    columns = [Column("input", numeric=False), accuracy_column, change, *further_columns]
+        rows += [row[:1] + row[2:] for row in references(found_by_run, name, own, 4)]
+    columns = [Column("input", numeric=False), *map(column, SHOWN)]
+    add_changes(columns, rows, runs)
     note = (
         f"{by_name([(run.label, _counts(run)) for run in runs], ' ')} A transformer over input and question is trained "
-        "on each input for the same steps. Change: question by question, with its 95 % bootstrap interval. "
-        f"{HIGHER} higher is better."
+        f"on each input for the same steps. {CHANGE} {HIGHER} higher is better."
     )  # fmt: skip
     return Table("Answers from codes", columns, rows, note, frozenset(range(len(codes), len(rows))))
 

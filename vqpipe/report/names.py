@@ -28,6 +28,11 @@ class Measure:
 HIGHER, LOWER = "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}"
 """Which way is better."""
 BOTH = f"{HIGHER} higher is better, {LOWER} lower is better."
+CHANGE = (
+    "Change: of the measure before it, example by example, with its 95 % bootstrap interval, which leaves out the "
+    "chance of the training."
+)
+"""What a column of changes is, for the note of its table."""
 
 MEASURES: dict[str, Measure] = {
     "psnr": Measure(
@@ -268,9 +273,9 @@ MEASURES: dict[str, Measure] = {
         "Share of the generated words that a true caption has, of the whole set, times 100; less where the generated "
         "captions are shorter in all than the true ones closest in length (brevity penalty).",
     ),
-    "caption_bleu_4": Measure(
-        "BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row, times 100."
-    ),
+    "caption_bleu_2": Measure("BLEU-2", "points", HIGHER, 1, "The same for up to two words in a row."),
+    "caption_bleu_3": Measure("BLEU-3", "points", HIGHER, 1, "The same for up to three words in a row."),
+    "caption_bleu_4": Measure("BLEU-4", "points", HIGHER, 1, "The same for up to four words in a row."),
     "caption_rouge_l": Measure(
         "ROUGE-L", "points", HIGHER, 1,
         "Longest common subsequence with a true caption, averaged over images, times 100.",
@@ -284,15 +289,16 @@ MEASURES: dict[str, Measure] = {
         "other image", "points, CIDEr-D", "", 1, "Of the same head with another image's input: what needs no image."
     ),
     "caption_fewer": Measure(
-        "one fewer", "points, CIDEr-D", HIGHER, 1,
-        "Against one true caption fewer, so that the one left out has a number of its own: a reference, no bound.",
+        "one fewer", "points", HIGHER, 1,
+        "CIDEr-D against one true caption fewer, so that the one left out has a number of its own: a reference, no "
+        "bound.",
     ),
     "caption_objects": Measure(
         "objects", "%", HIGHER, 1,
         "Of the kinds of objects that a caption names, the share that is in the image; over captions that name some.",
     ),
     "caption_bits": Measure(
-        "bits per word", "", LOWER, 3,
+        "bits", "per word", LOWER, 3,
         "Code length of the true captions under the head by their words and signs, ends included, also where the "
         "language model has pieces of words.",
     ),

@@ -7,11 +7,11 @@ from typing import Any
 
 from vqpipe.artifacts.spec import TableSpec
 from vqpipe.artifacts.tables import read_table
-from vqpipe.report.blocks import Answer, Cell, Example, Picture
+from vqpipe.report.blocks import Answer, Cell, Column, Example, Picture
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import cell, change
+from vqpipe.report.names import cell, change, column
 from vqpipe.report.pictures import decode_png, picture
-from vqpipe.report.task_pairs import TaskRun
+from vqpipe.report.task_pairs import BY_EXAMPLE, TaskRun
 
 PICTURES = "pictures.parquet"
 Row = Mapping[str, Any]
@@ -19,13 +19,24 @@ Shown = tuple[TaskRun, Row]
 """A run and a row of its pictures, which has the path of its table as `file`."""
 
 
-def difference(run: TaskRun, base: TaskRun, measure: str, shown_as: str) -> Cell:
-    """What a run's measure is more than another's, on the same examples; a dash where that cannot be judged."""
-    if run is base:
-        return Cell("")
-    key = ("fresh", measure)
-    found = run.difference(run.values.get(key), base.values.get(key))
-    return Cell("–") if found is None else change(shown_as, found)
+def add_changes(columns: list[Column], rows: Sequence[list[Cell]], runs: Sequence[TaskRun]) -> None:
+    """Put a column after that of the task's main measure: how much more of it each run has than the first one.
+
+    Args:
+        columns: of the table.
+        rows: those of `runs`, with a dash where the examples are not the same, then others, which get nothing.
+        runs: of one task.
+    """
+    base, *others = runs
+    measure, (_, name) = next(iter(BY_EXAMPLE[base.config.kind].items()))
+    key, cells = ("fresh", measure), [Cell("")] * len(rows)
+    for row, run in enumerate(others, 1):
+        found = run.difference(run.values.get(key), base.values.get(key))
+        cells[row] = Cell("–") if found is None else change(name, found)
+    at = columns.index(column(name)) + 1
+    columns.insert(at, Column("change", f"points, from {base.label}"))
+    for own, given in zip(rows, cells, strict=True):
+        own.insert(at, given)
 
 
 def picture_rows(runs: Sequence[TaskRun], spec: TableSpec) -> list[Shown]:

@@ -44,7 +44,8 @@ BY_EXAMPLE: dict[str, dict[str, tuple[str, str]]] = {
     },
     "grounding": {"accuracy": ("box: Acc@0.5", "box_accuracy"), "iou": ("box: mean IoU", "box_iou")},
 }
-"""By the kind of task, the measures that are compared example by example: label and name in `MEASURES`."""
+"""By the kind of task, the measures that are compared example by example, the main one first: label and name in
+`MEASURES`."""
 
 Values = Mapping[str, float]
 """A measure's value by image id."""
@@ -272,9 +273,7 @@ def alignment(runs: Sequence[TaskRun]) -> list[Block]:
     """A table for each aligned tokenizer and its plain one, and links to the other effects of alignment."""
     if not any(run.aligned and run.of_codes for run in runs):
         return [
-            Absent(
-                "Nothing to compare: no task was solved from an aligned tokenizer (`align` in its params)."
-            )
+            Absent("Nothing to compare: no task was solved from an aligned tokenizer (align in its params).")
         ]
     pairs = paired(runs)
     blocks: list[Block] = []
@@ -343,7 +342,9 @@ def _comparison(plain: str, aligned: str, pairs: Sequence[Pair]) -> list[Block]:
         lead += f" The two differ in more than alignment: {'; '.join(further)}."
     note = (
         "Change: the mean of the differences on each example, with its 95 % bootstrap interval; unclear where that "
-        "contains 0, equal where none differs. Of twenty such verdicts about one is due to the draw of examples. Own "
+        "contains 0, equal where none differs. Of twenty such verdicts about one is due to the draw of examples. The "
+        "intervals are over examples of one training run each and leave out the chance of the training, so a "
+        "difference here may not hold over seeds; the board of tasks (docs/scoreboard.md) judges it over three. Own "
         "heads, which a plain tokenizer does not have, are compared with its fresh ones."
     )
     return [Text(lead), Table(title, columns, rows, note)]
