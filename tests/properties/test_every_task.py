@@ -18,16 +18,17 @@ from tests.ranks import ROOT, torchrun
 from tests.small_answers import facts, read_all, write_all
 from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
-from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.publish import SIDECARS, read_manifest
 from vqpipe.artifacts.specs.task import TASK, TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
 from vqpipe.errors import MismatchError
 from vqpipe.metrics.floors import other_examples
 from vqpipe.params.base import validate
 from vqpipe.report.gate import flatten
-from vqpipe.runtime.seeds import numpy_rng
 from vqpipe.tasks import TASKS, solve
+from vqpipe.tasks.caption_tasks import TestCaptions
 from vqpipe.tasks.inputs import FrozenInputs, Input, view_of
+from vqpipe.tasks.masked_words import MaskedWords, draw_masks
 from vqpipe.tasks.solve import solve_task
 from vqpipe.tasks.stored import HEAD
 from vqpipe.tasks.task import Examples, HeadResult, Task, task_entry
@@ -49,12 +50,12 @@ class Case:
     """The measure of `HeadResult.values` that is 1 where an example is solved; empty where the task has none."""
     other: str = ""
     """The same with the codes of another image; empty where the task has no other input that gives something away."""
-    floor: Callable[[Task, Examples], float] | None = None
-    """What a perfect head has with the codes of other images; None where `input: none` states it."""
-    by_ranks: bool = True
-    """Whether the loss is a mean over examples, so that two ranks train the same head."""
+    floor: Callable[[Task, Examples], float] = lambda *_: 0.0
+    """What a perfect head has with the codes of other images."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """Over the task's params in `tests.small_tasks.COMMON`."""
+    by_ranks: Mapping[str, Any] = field(default_factory=dict)
+    """Over `params`, so that no draw and no rank's share changes the loss: two ranks then train one process's head."""
     steps: int = 300
     """Optimiser steps that make it near-perfect."""
 
@@ -86,25 +87,71 @@ def same_answer(task: Task, test: Examples) -> float:
     return float(np.mean(shares))
 
 
+def equal_words(task: Task, test: Examples) -> np.ndarray:
+    """Which words another picture's caption shares (n, words): all captions have as many."""
+    words = np.array([facts(at)["captions"][0].split() for at in range(NUM_IMAGES)])
+    return np.asarray(words == words[others(task, test)])
+
+
 def same_words(task: Task, test: Examples) -> float:
-    """ROUGE-L of another picture's caption: both have as many words, so it is the share that is equal."""
-    words = [np.array(facts(at)["captions"][0].split()) for at in range(NUM_IMAGES)]
-    return float(np.mean([words[at] == words[other] for at, other in enumerate(others(task, test))]))
+    """ROUGE-L of another picture's caption: of captions of as many words, the share that is equal."""
+    return float(equal_words(task, test).mean())
+
+
+def same_caption(task: Task, test: Examples) -> float:
+    """How often another picture has an equal caption."""
+    return float(equal_words(task, test).all(axis=1).mean())
+
+
+def same_masked_word(task: Task, test: Examples) -> float:
+    """How often another picture's caption has the same word in the place of the one that is masked."""
+    assert isinstance(task, MaskedWords)
+    assert isinstance(test, TestCaptions)
+    words = test.text(task.config.align()).words
+    masked = words.masked_fill(~draw_masks(words, 1, task.config.seed), -1).amax(dim=1)
+    return float(equal_words(task, test)[np.arange(NUM_IMAGES), masked.numpy()].mean())
+
+
+def same_box(task: Task, test: Examples) -> float:
+    """How often the same words mean the same box in another picture; where they mean none there, any may be taken."""
+    other, shares = other_examples(NUM_IMAGES, task.config.seed), []
+    for at in range(NUM_IMAGES):
+        there = facts(int(other[at]))["things"]
+        for thing in facts(at)["things"]:
+            meant = [own.box for own in there if own.adjectives == thing.adjectives]
+            boxes = meant or [own.box for own in there]
+            shares.append(boxes.count(thing.box) / len(boxes))
+    return float(np.mean(shares))
 
 
 SHORT = {"head": {"max_tokens": 8}}
-SHARP = {
-    "contrastive": {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}
-}
+SHARP = {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}
+WHOLE = {"masked": {"mean": 1.0, "low": 1.0, "high": 1.0}}
+"""All words are masked: each rank draws its own masks."""
+GATHERED = {"contrastive": {**SHARP, "gather": True}}
+"""The captions of all ranks are candidates; without it each rank's own are."""
 CASES: dict[str, Case] = {
-    "masked_words": Case("masked_1.recall", "masked_1.other_image", by_ranks=False, params=SHORT, steps=500),
-    "retrieval": Case("image_to_text.r1", by_ranks=False, params=SHORT | SHARP, steps=1000),
-    "grounding": Case("accuracy", "other_image.accuracy", steps=800),
-    "relations": Case("", by_ranks=False, params=SHORT),  # its measures are of the codes, which do not change
+    "masked_words": Case(
+        "masked_1.recall", "masked_1.other_image", same_masked_word, SHORT, by_ranks=WHOLE, steps=500
+    ),
+    "retrieval": Case(
+        "image_to_text.r1", "", same_caption, SHORT | {"contrastive": SHARP}, by_ranks=GATHERED, steps=1000
+    ),
+    "grounding": Case("accuracy", "other_image.accuracy", same_box, steps=800),
+    "relations": Case("", params=SHORT, by_ranks=WHOLE),  # an error of 0 is its best: it has tests of its own
     "classification": Case("top1", "other_image", same_place),
     "captioning": Case("generated.rouge_l", "other_image.rouge_l", same_words, steps=900),
     "vqa": Case("accuracy", "other_image", same_answer, steps=600),
 }
+
+
+def rank_runs() -> dict[str, dict[str, Any]]:
+    """What two ranks train: each task as one process does, and with its own params where those are others."""
+    steps = {"training": {"num_steps": 12}}
+    runs = {kind: {**CASES[kind].by_ranks, **steps} for kind in TASKS}
+    return runs | {f"{kind}-own": steps for kind in TASKS if CASES[kind].by_ranks}
+
+
 EVERY = pytest.mark.parametrize("kind", list(TASKS))
 SOLVABLE = pytest.mark.parametrize("kind", [kind for kind in TASKS if CASES[kind].score])
 
@@ -119,14 +166,19 @@ def read(root: Path) -> Any:
     return read_all(root)
 
 
+def entry_of(kind: str, **changes: Any) -> dict[str, Any]:
+    """A task's params."""
+    training = {**TRAINING, **changes.pop("training", {})}
+    common = {**COMMON, "seed": SEED, "training": training, "batch_size": 16}
+    return task_entry(common, {**CASES[kind].params, "kind": kind, **changes})
+
+
 def make(kind: str, root: Path, scratch: Path, **changes: Any) -> Task:
     """A task on the small dataset."""
     dataset, clip, tokenizer = read(root)
-    training = {**TRAINING, **changes.pop("training", {})}
-    common = {**COMMON, "seed": SEED, "training": training, "batch_size": 16}
-    entry = task_entry(common, {**CASES[kind].params, "kind": kind, **changes})
+    config = validate(entry_of(kind, **changes), "task", TASKS.params())
     scratch.mkdir(exist_ok=True, parents=True)
-    return TASKS[kind](validate(entry, "task", TASKS.params()), dataset, clip, tokenizer.resolution, scratch)
+    return TASKS[kind](config, dataset, clip, tokenizer.resolution, scratch)
 
 
 def solved(task: Task, root: Path) -> solve.Solved:
@@ -153,20 +205,34 @@ class Trained:
         with torch.no_grad():
             return own.task.measure(own.head, own.inputs, own.test, own.train)
 
+    def fresh(self) -> HeadResult:
+        """What the head measured before it was trained."""
+        return self.measure(head=self.task.head(self.inputs.space, self.task.known(self.train)).eval())
+
+    def of_others(self) -> HeadResult:
+        """With the codes of another image, for all examples of an image the same."""
+        return self.measure(inputs=self.inputs.of_other_images(self.task.config.seed))
+
 
 @lru_cache
 def trained(kind: str, root: Path, seen: Input = "codes", steps: int | None = None) -> Trained:
     """A head trained on all pictures, which are those of the test split too."""
-    _, clip, tokenizer = read(root)
     steps = steps or CASES[kind].steps
     training = {"num_steps": steps, "checkpoint_every": steps}
-    task = make(kind, root, root / f"scratch-{kind}-{seen}-{steps}", input=seen, training=training)
+    return train(
+        make(kind, root, root / f"scratch-{kind}-{seen}-{steps}", input=seen, training=training), root
+    )
+
+
+def train(task: Task, root: Path) -> Trained:
+    _, clip, tokenizer = read(root)
     test, train = task.examples("test"), task.examples("train")
-    view = view_of(seen, tokenizer, clip)
+    view = view_of(task.config.input, tokenizer, clip)
     inputs = FrozenInputs.encode(view, test.split, test.positions, 16)
     head = task.head(inputs.space, task.known(train))
     assert task.scratch is not None
-    solve._train(task, head, view, train, task.config.training, task.scratch, None, CPU, kind)
+    assert task.config.training is not None
+    solve._train(task, head, view, train, task.config.training, task.scratch, None, CPU, task.kind)
     return Trained(task, head, inputs, test, train)
 
 
@@ -182,28 +248,48 @@ def test_a_head_learns_32_pictures_by_heart(kind: str, small: Path) -> None:
 @SOLVABLE
 def test_the_codes_of_other_images_leave_what_the_rest_gives_away(kind: str, small: Path) -> None:
     case, own = CASES[kind], trained(kind, small)
-    found = own.measure()
+    found, left = own.measure(), mean(own.of_others(), case.score)
     if case.other:  # what the task measures itself is what such inputs give
-        inputs = own.inputs.of_other_images(own.task.config.seed)
-        assert mean(own.measure(inputs=inputs), case.score) == pytest.approx(mean(found, case.other))
-        left = mean(found, case.other)
-    else:
-        order = numpy_rng(0, "shuffled").permutation(NUM_IMAGES)
-        left = mean(own.measure(inputs=own.inputs.exchanged(order)), case.score)
-    if case.floor is not None:
-        assert left == pytest.approx(case.floor(own.task, own.test), abs=0.08)
-    else:
-        alone = mean(trained(kind, small, "none").measure(), case.score)
-        assert left < alone + 0.15
+        assert left == pytest.approx(mean(found, case.other))
+    assert left == pytest.approx(case.floor(own.task, own.test), abs=0.08)
     assert left < mean(found, case.score) - 0.2  # captions share three of five words
 
 
 @SOLVABLE
 def test_without_an_image_a_head_does_not_solve_the_task(kind: str, small: Path) -> None:
-    found = trained(kind, small, "none").measure()
-    assert mean(found, CASES[kind].score) < 0.9
-    if CASES[kind].other:
-        assert mean(found, CASES[kind].score) == pytest.approx(mean(found, CASES[kind].other))
+    """It has about what the codes of other images leave, or more: a head that trusts its codes is misled by those."""
+    case, own = CASES[kind], trained(kind, small, "none")
+    found = own.measure()
+    assert case.floor(own.task, own.test) - 0.1 < mean(found, case.score) < 0.9
+    if case.other:
+        assert mean(found, case.score) == pytest.approx(mean(found, case.other))
+
+
+PROJECTED, DRAWN = "similarity.projected", "similarity.random_projected"
+
+
+def test_relations_come_closer_to_those_of_the_words(small: Path) -> None:
+    """Of whole captions 0 is out of reach for any projection, as equation 8 does not train which position a word has:
+    two words of one position, or of one code, have the cosine 1, and a pair of codes has one cosine for all pairs of
+    words that it stands for."""
+    own = trained("relations", small)
+    found = mean(own.measure(), PROJECTED)
+    assert found < 0.75 * mean(own.fresh(), PROJECTED)
+    assert found < 0.75 * mean(own.measure(), DRAWN)
+
+
+def test_relations_of_two_words_are_learned_by_heart_and_lost_with_other_codes(
+    small: Path, tmp_path: Path
+) -> None:
+    """In captions of two words no pair of codes stands for two pairs of words, as long as masked text prediction does
+    not move the positions. Codes that say nothing of their image have at least the error of one cosine for all."""
+    training = {"num_steps": 400, "checkpoint_every": 400, "learning_rate": 2e-2}
+    changes = {"head": {"max_tokens": 4}, "masked": {"weight": 0.0}, "training": training}
+    own = train(make("relations", small, tmp_path / "two", **changes), small)
+    found, left = own.measure(), own.of_others()
+    constant = found.metrics.similarity.constant
+    assert mean(found, PROJECTED) < 0.1 * constant < 0.1 * mean(own.fresh(), PROJECTED)
+    assert 0.9 * constant < mean(left, PROJECTED) < mean(left, DRAWN)
 
 
 @EVERY
@@ -295,12 +381,22 @@ def test_fewer_examples_than_a_batch_are_refused(kind: str, small: Path, tmp_pat
         solved(make(kind, small, tmp_path / "run", training={"batch_size": 4096}), small)
 
 
-def test_two_ranks_train_the_same_heads(small: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_the_same_heads(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one process, where no draw and no rank's share changes the loss; of each other in any case."""
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
     torchrun(ROOT / "tests/train_task_ranks.py", str(small), str(tmp_path))
-    for kind in (kind for kind in TASKS if CASES[kind].by_ranks):
-        one = solved(make(kind, small, tmp_path / f"{kind}-one", training={"num_steps": 12}), small)
-        two = json.loads((tmp_path / f"{kind}.json").read_text())
+    for name in rank_runs():
+        for ending in ("safetensors", "json"):
+            first, second = ((tmp_path / f"{name}-{rank}.{ending}").read_bytes() for rank in (0, 1))
+            assert first == second, (name, ending)
+    for kind in TASKS:
+        one = solved(make(kind, small, tmp_path / f"{kind}-one", **rank_runs()[kind]), small)
+        two = json.loads((tmp_path / f"{kind}-0.json").read_text())
         assert two["measured"] == one.metrics.measured.plain()
         assert two["training"]["loss"] == pytest.approx(one.metrics.training.loss, rel=1e-3)
         own = flatten(one.metrics.fresh.plain())
         assert flatten(two["fresh"]) == pytest.approx(own, abs=1e-4), kind
+    # The stage: each output once, by one rank.
+    sidecars = {f"out{ending}" for ending in SIDECARS}
+    assert {path.name for path in (tmp_path / "stage").iterdir()} == {"out", "m.json", "c.csv"} | sidecars
+    assert read_manifest(tmp_path / "stage/out", TASK).facts["kind"] == "masked_words"
