@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/train_task_ranks.py DATA FOLDER
 
-DATA is what `tests.small_answers.write_all` wrote. Head and metrics of rank r go to FOLDER/NAME-r.safetensors and .json,
-and FOLDER/stage is the stage's.
+DATA is what `tests.small_answers.write_all` wrote. Head and metrics of rank r go to FOLDER/NAME-r.safetensors and
+FOLDER/NAME-r.json; FOLDER/stage is what the stage wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqpipe.runtime.distributed import barrier, is_main, process_group, rank
 def solve_all(data: Path, folder: Path) -> None:
     for name, changes in rank_runs().items():
         found = solved(make(name.removesuffix("-own"), data, folder / f"{name}-two", **changes), data)
-        state = {key: value.contiguous() for key, value in found.head.head.state_dict().items()}
+        state = {key: value.contiguous() for key, value in found.head.network.state_dict().items()}
         save_file(state, folder / f"{name}-{rank()}.safetensors")
         metrics = json.dumps(found.metrics.plain(), allow_nan=False)
         (folder / f"{name}-{rank()}.json").write_text(metrics, encoding="utf-8")

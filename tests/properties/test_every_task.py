@@ -127,9 +127,9 @@ def same_box(task: Task, test: Examples) -> float:
 SHORT = {"head": {"max_tokens": 8}}
 SHARP = {"directions": "both", "temperature": {"kind": "learned", "initial": 0.07, "lowest": 0.01}}
 WHOLE = {"masked": {"mean": 1.0, "low": 1.0, "high": 1.0}}
-"""All words are masked: each rank draws its own masks."""
+"""All words are masked, as each rank draws its own masks."""
 GATHERED = {"contrastive": {**SHARP, "gather": True}}
-"""The captions of all ranks are candidates; without it each rank's own are."""
+"""The captions of all ranks are candidates, and not those of a rank's own share alone."""
 CASES: dict[str, Case] = {
     "masked_words": Case(
         "masked_1.recall", "masked_1.other_image", same_masked_word, SHORT, by_ranks=WHOLE, steps=500

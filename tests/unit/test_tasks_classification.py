@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
+from timm.utils import accuracy
 from torch import Tensor, nn
 
 from tests.small_answers import NUM_DIFFERENT, PLACES, read_all, write_all, write_boxes
@@ -77,6 +78,13 @@ def relabelled(examples: Any, labels: np.ndarray, names: list[str]) -> Labelled:
     return replace(examples, split=split, targets=torch.from_numpy(labels))
 
 
+def numbered(root: Path) -> FrozenInputs:
+    """The images' numbers, as `Said` reads them."""
+    _, clip, tokenizer = read_all(root)
+    view: Any = Numbers(view_of("codes", tokenizer, clip))
+    return FrozenInputs(view, torch.arange(float(NUM_DIFFERENT))[:, None, None, None].expand(-1, 4, 4, 4))
+
+
 def test_accuracy_is_that_of_one_image_at_a_time(small: Path) -> None:
     task, draws = make(small), np.random.default_rng(0)
     names = [f"class {at}" for at in range(7)]
@@ -84,10 +92,7 @@ def test_accuracy_is_that_of_one_image_at_a_time(small: Path) -> None:
     test = relabelled(task.examples("test"), labels, names)
     train = relabelled(task.examples("train"), np.array([1] * 9 + [4] * 8 + [0, 2] * 2), names)
     logits = torch.from_numpy(draws.standard_normal((NUM_DIFFERENT, 7))).float()
-    _, clip, tokenizer = read_all(small)
-    view: Any = Numbers(view_of("codes", tokenizer, clip))
-    values = torch.arange(float(NUM_DIFFERENT))[:, None, None, None].expand(-1, 4, 4, 4)
-    found = task.measure(Said(logits), FrozenInputs(view, values), test, train)
+    found = task.measure(Said(logits), numbered(small), test, train)
     others = other_examples(NUM_DIFFERENT, task.config.seed)
     order = [sorted(range(7), key=lambda at: -float(row[at])) for row in logits]
     metrics = found.metrics
@@ -111,6 +116,23 @@ def test_accuracy_is_that_of_one_image_at_a_time(small: Path) -> None:
     wrong = next(i for i in range(NUM_DIFFERENT) if order[i][0] != labels[i])
     assert metrics.confusion[names[labels[wrong]]][names[order[wrong][0]]] >= 1
     assert found.values.keys() == {"top1", "top5", "other_image"}
+
+
+def test_accuracy_is_timm_s(small: Path) -> None:
+    task, draws = make(small), np.random.default_rng(1)
+    names, labels = [f"class {at}" for at in range(12)], draws.integers(0, 12, NUM_DIFFERENT)
+    test, train = (relabelled(task.examples(split), labels, names) for split in ("test", "train"))
+    logits = torch.from_numpy(draws.standard_normal((NUM_DIFFERENT, 12))).float()
+    logits[torch.arange(NUM_DIFFERENT), test.targets] += 1
+    assert all(len(row.unique()) == len(row) for row in logits), "of equal logits either may come first"
+    found = task.measure(Said(logits), numbered(small), test, train)
+    top1, top5 = accuracy(logits, test.targets, topk=(1, 5))
+    assert 20 < top1 < top5 < 90
+    assert 100 * found.metrics.top1.mean == pytest.approx(float(top1))
+    assert 100 * found.metrics.top5.mean == pytest.approx(float(top5))
+    for at, row in enumerate(logits):
+        own = [float(share) / 100 for share in accuracy(row[None], test.targets[at : at + 1], topk=(1, 5))]
+        assert [found.values["top1"][at], found.values["top5"][at]] == own
 
 
 def test_confusion_counts_pairs() -> None:
