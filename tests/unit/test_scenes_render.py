@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import re
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +52,40 @@ def test_an_image_depends_on_seed_split_and_index_alone(records: list[Record]) -
     assert all(same(one, other) for one, other in zip(late, records[97:101], strict=True))
     (seeded,) = render(config(seed=6), "train", 0, 1)
     assert not same(seeded, records[0])
+
+
+DIGEST = "cd0d26b2bf0c73cbf96166056b4a0b74c6ea77e1e7b2c23c74663b4bc9b6b7ff"
+"""SHA-256 of the images and maps of `records`."""
+PRINT_DIGEST = """
+from tests.unit.test_scenes_render import config, digest, render
+print(digest(render(config(), "train", 0, 120)))
+"""
+
+
+def digest(records: Iterable[Record]) -> str:
+    """SHA-256 of images and maps."""
+    whole = hashlib.sha256()
+    for one in records:
+        whole.update(one.image.tobytes() + one.segmentation.tobytes())
+    return whole.hexdigest()
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the variables name parts of x86 processors"
+)
+def test_images_are_the_same_bytes_on_every_processor(records: list[Record]) -> None:
+    plain = {
+        "OPENBLAS_CORETYPE": "Prescott",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
+    }  # no AVX, no fused steps
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_DIGEST],
+        env=os.environ | plain,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert digest(records) == done.stdout.strip() == DIGEST
 
 
 def test_splits_share_no_image(records: list[Record]) -> None:

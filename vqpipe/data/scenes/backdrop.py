@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from vqpipe.data.scenes.grammar import KIND_OF
 from vqpipe.data.scenes.layout import Part, Scene
@@ -23,6 +23,7 @@ from vqpipe.data.scenes.surface import (
     partner,
     pattern,
     rgb,
+    sine,
     soft,
 )
 
@@ -30,16 +31,18 @@ Texture = Callable[["Ground"], Plane]
 
 
 @cache
-def _knots(resolution: int, cells: int) -> Float32[np.ndarray, "r k"]:
-    """The weights that carry `cells + 2` random knots to `resolution` pixels: smooth cosine steps between
-    neighbours."""
+def _knots(resolution: int, cells: int) -> tuple[Int[np.ndarray, "r"], Float32[np.ndarray, "r"]]:
+    """How `cells + 2` random knots are carried to `resolution` pixels, in smooth cosine steps between neighbours: the
+    index of the knot before each pixel, and the share of the one after it, in [0, 1]."""
     at = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution * cells
     low = np.floor(at).astype(int)
-    share = (0.5 - 0.5 * np.cos(np.pi * (at - low))).astype(np.float32)
-    weights = np.zeros((resolution, cells + 2), np.float32)
-    weights[np.arange(resolution), low] = 1 - share
-    weights[np.arange(resolution), low + 1] += share
-    return weights
+    return low, 0.5 - 0.5 * sine(TAU * (0.25 - (at - low) / 2))
+
+
+def _carry(knots: Float32[np.ndarray, "k n"], resolution: int) -> Float32[np.ndarray, "r n"]:
+    """Knots along the first axis, carried to `resolution` pixels."""
+    low, share = _knots(resolution, len(knots) - 2)
+    return knots[low] * (1 - share)[:, None] + knots[low + 1] * share[:, None]
 
 
 class Ground:
@@ -54,7 +57,7 @@ class Ground:
         """A smooth random field over the window, about [-1, 1], with that many cells over the whole
         picture."""
         cells = self.rng.random((rows + 2, columns + 2), np.float32) * 2 - 1
-        return _knots(self.resolution, rows)[self.start :] @ cells @ _knots(self.resolution, columns).T
+        return _carry(_carry(cells, self.resolution)[self.start :].T, self.resolution).T
 
     def depth(self) -> Plane:
         """0 at the part's top to 1 at the picture's lower end."""
@@ -62,7 +65,8 @@ class Ground:
 
 
 def _sea(g: Ground) -> Plane:
-    swell = np.sin(TAU * (1.9 * np.log(np.maximum(g.v - g.top, 0.0) + 0.07) * 2.6 + 0.9 * g.noise(5, 5)))
+    away = np.log((np.maximum(g.v - g.top, 0.0) + 0.07).astype(np.float64)).astype(np.float32)
+    swell = sine(TAU * (4.94 * away + 0.9 * g.noise(5, 5)))
     return 0.13 * soft(swell - 0.55, 2.0) * 2.0 - 0.05 + 0.05 * g.noise(4, 16)
 
 
@@ -71,18 +75,16 @@ def _meadow(g: Ground) -> Plane:
 
 
 def _sandy(g: Ground) -> Plane:
-    return 0.05 * np.sin(TAU * (g.v / 0.075 + 0.7 * g.noise(4, 5))) + 0.05 * g.noise(7, 7)
+    return 0.05 * sine(TAU * (g.v / 0.075 + 0.7 * g.noise(4, 5))) + 0.05 * g.noise(7, 7)
 
 
 def _leafy(g: Ground) -> Plane:
-    trunks = soft(np.sin(TAU * (g.u / 0.13 + 0.06 * g.noise(3, 2))) - 0.72, 4.0) * soft(
-        g.v - g.top - 0.20, 8.0
-    )
+    trunks = soft(sine(TAU * (g.u / 0.13 + 0.06 * g.noise(3, 2))) - 0.72, 4.0) * soft(g.v - g.top - 0.20, 8.0)
     return 0.26 * g.noise(15, 15) + 0.10 * g.noise(6, 6) - 0.42 * trunks - 0.10
 
 
 def _windows(g: Ground) -> Plane:
-    lit = np.sin(TAU * g.u / 0.075) * 1.1 + np.sin(TAU * g.v / 0.095)
+    lit = sine(TAU * g.u / 0.075) * 1.1 + sine(TAU * g.v / 0.095)
     return 0.55 * soft(lit - 1.15, 2.6) * soft(g.noise(10, 8) + 0.5, 4.0) - 0.08
 
 
@@ -106,11 +108,11 @@ def _doors(g: Ground) -> Plane:
 
 
 def _rocky(g: Ground) -> Plane:
-    return 0.17 * g.noise(9, 9) + 0.12 * np.sin(TAU * (g.u * 4.0 + g.v * 3.0 + 0.8 * g.noise(4, 4)))
+    return 0.17 * g.noise(9, 9) + 0.12 * sine(TAU * (g.u * 4.0 + g.v * 3.0 + 0.8 * g.noise(4, 4)))
 
 
 def _lane(g: Ground) -> Plane:
-    dash = soft(0.016 - np.abs(g.v - g.top - 0.12), 60.0) * soft(np.sin(TAU * g.u / 0.33) + 0.2, 4.0)
+    dash = soft(0.016 - np.abs(g.v - g.top - 0.12), 60.0) * soft(sine(TAU * g.u / 0.33) + 0.2, 4.0)
     return 0.06 * g.noise(12, 12) + 0.75 * dash
 
 
@@ -121,11 +123,11 @@ def _slabs(g: Ground) -> Plane:
 
 
 def _drapes(g: Ground) -> Plane:
-    return 0.20 * np.sin(TAU * g.u / 0.085) + 0.0 * g.v
+    return 0.20 * sine(TAU * g.u / 0.085) + 0.0 * g.v
 
 
 def _branches(g: Ground) -> Plane:
-    return 0.22 * g.noise(13, 11) + 0.16 * np.sin(TAU * (g.u / 0.11 + 0.5 * g.noise(5, 4)))
+    return 0.22 * g.noise(13, 11) + 0.16 * sine(TAU * (g.u / 0.11 + 0.5 * g.noise(5, 4)))
 
 
 def _plain(g: Ground) -> Plane:
@@ -165,9 +167,9 @@ def _strewn(word: str, area: Area, g: Ground) -> None:
     """Rocks, tufts or blossoms on a jittered grid."""
     cell = {"rocky": 0.17, "grassy": 0.11, "flowery": 0.115}[word]
     row = np.floor(g.v / cell)
-    x = g.u / cell + 0.5 * np.mod(row, 2) + 0.37 * np.sin(row * 12.9)
-    du = (np.mod(x, 1.0) - 0.5 - 0.2 * np.sin(np.floor(x) * 7.1 + row)) * cell
-    dv = (np.mod(g.v / cell, 1.0) - 0.5 - 0.2 * np.sin(np.floor(x) * 3.7 + row * 5.3)) * cell
+    x = g.u / cell + 0.5 * np.mod(row, 2) + 0.37 * sine(row * 12.9)
+    du = (np.mod(x, 1.0) - 0.5 - 0.2 * sine(np.floor(x) * 7.1 + row)) * cell
+    dv = (np.mod(g.v / cell, 1.0) - 0.5 - 0.2 * sine(np.floor(x) * 3.7 + row * 5.3)) * cell
     if word == "rocky":
         mix(area, soft(0.058 - np.hypot(du, dv * 1.7), 50.0), colour_of(74, 72, 74))
         mix(area, soft(0.042 - np.hypot(du + 0.006, (dv + 0.008) * 1.8), 50.0), colour_of(158, 154, 150))
@@ -196,7 +198,7 @@ def mood(canvas: Float32[np.ndarray, "3 r r"], word: str, rng: np.random.Generat
     r = canvas.shape[1]
     g = Ground(r, 0, 0.0, rng)
     if word == "sunny":
-        beam = soft(np.sin(TAU * ((g.u - 0.1) / (g.v + 0.55) * 1.1 + 0.2)) - 0.35, 1.6)
+        beam = soft(sine(TAU * ((g.u - 0.1) / (g.v + 0.55) * 1.1 + 0.2)) - 0.35, 1.6)
         beam *= np.clip(1.05 - g.v, 0.0, 1.0)
         canvas *= colour_of(1.10, 1.06, 0.94)
         mix(canvas, beam * 0.34, colour_of(255, 246, 196))
@@ -207,8 +209,8 @@ def mood(canvas: Float32[np.ndarray, "3 r r"], word: str, rng: np.random.Generat
     elif word == "rainy":
         canvas *= colour_of(0.84, 0.88, 0.95)
         lane = (g.u + 0.3 * g.v) / 0.085
-        streak = soft(np.sin(TAU * lane) - 0.80, 5.0)
-        streak *= soft(np.sin(TAU * (g.v / 0.22 + 3.1 * np.floor(lane))), 3.0)
+        streak = soft(sine(TAU * lane) - 0.80, 5.0)
+        streak *= soft(sine(TAU * (g.v / 0.22 + 3.1 * np.floor(lane))), 3.0)
         mix(canvas, streak * 0.62, colour_of(206, 224, 244))
     elif word == "snowy":
         for _ in range(2):
@@ -251,7 +253,7 @@ def _edge(part: Part, resolution: int, rng: np.random.Generator) -> Float32[np.n
         )
     waves = {"hills": (1.1, 2.3, 3.7), "trees": (4.0, 7.0, 11.0), "bumps": (3.0, 5.0, 9.0)}[part.edge]
     heights = sum(
-        np.sin(TAU * x * wave + p) / (k + 1.3) for k, (wave, p) in enumerate(zip(waves, phase, strict=True))
+        sine(TAU * x * wave + p) / (k + 1.3) for k, (wave, p) in enumerate(zip(waves, phase, strict=True))
     )
     return (part.top + part.rough * np.asarray(heights)).astype(np.float32)
 
@@ -331,7 +333,7 @@ def _curtains(
     r = canvas.shape[1]
     ground = Ground(r, 0, 0.0, rng)
     area = _surface(part, ground, np.zeros(r, np.float32))
-    width = part.rough + 0.03 + 0.05 * np.sin(ground.v * 3.0)
+    width = part.rough + 0.03 + 0.05 * sine(ground.v * 3.0)
     cover = soft(width - np.minimum(ground.u, 1 - ground.u), r)
     mix(canvas, cover, area)
     seg[cover > 0.5] = index

@@ -25,12 +25,14 @@ from vqpipe.data.scenes.surface import (
     Colour,
     Plane,
     colour_of,
+    decay,
     light,
     material,
     mix,
     partner,
     pattern,
     rgb,
+    sine,
     soft,
 )
 from vqpipe.runtime.seeds import numpy_rng
@@ -215,10 +217,10 @@ CRACK: Final = np.array((
 
 def transform(item: Item, points: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
     """Put points around the unit box's centre into the picture: mirror, shear, scale, turn, shift."""
-    a, b = radians(item.tilt), -item.width if item.mirrored else item.width
-    shear = np.array(((b, 0.0), (-item.shear * item.height, item.height)))
-    turn = np.array(((cos(a), sin(a)), (-sin(a), cos(a))))
-    return points @ (shear @ turn) + (item.x, item.y)
+    tilt, width = radians(item.tilt), -item.width if item.mirrored else item.width
+    across = width * np.array((cos(tilt), sin(tilt)))
+    down = item.height * np.array((-sin(tilt) - item.shear * cos(tilt), cos(tilt) - item.shear * sin(tilt)))
+    return points[:, :1] * across + points[:, 1:] * down + (item.x, item.y)
 
 
 def paint(canvas: Canvas, item: Item, supersample: int, phase: float) -> tuple[Tile, Plane]:
@@ -302,25 +304,23 @@ def _condition(
     word: str, area: Area, tile: Tile, u: Plane, v: Plane, nv: Plane, cover: Plane, phase: float
 ) -> None:
     if word == "muddy":
-        edge = nv - 0.12 + 0.22 * np.sin(u * 44 + 6 * phase)
+        edge = nv - 0.12 + 0.22 * sine(u * 44 + 6 * phase)
         mix(area, soft(edge, 3.0) * 0.92, colour_of(104, 72, 40))
     elif word in ("snowy", "mossy"):
         depth = max(2, round(0.055 * tile.resolution))
         above = np.zeros_like(cover)
         above[depth:] = cover[:-depth]
         cap = colour_of(252, 253, 255) if word == "snowy" else colour_of(76, 132, 44)
-        wave = (
-            1.0 if word == "snowy" else soft(np.sin(u * 50 + 9 * phase) + np.sin(v * 57 - 31 * u) + 0.7, 0.9)
-        )
+        wave = 1.0 if word == "snowy" else soft(sine(u * 50 + 9 * phase) + sine(v * 57 - 31 * u) + 0.7, 0.9)
         mix(area, np.clip(cover - above, 0.0, 1.0) * wave, cap)
         if word == "mossy":
-            mix(area, soft(np.sin(u * 37 + 5 * phase) + np.sin(v * 43 + 19 * u) - 0.7, 1.2) * 0.85, cap)
+            mix(area, soft(sine(u * 37 + 5 * phase) + sine(v * 43 + 19 * u) - 0.7, 1.2) * 0.85, cap)
 
 
 def _halo(canvas: Canvas, item: Item) -> None:
     grid = (np.arange(canvas.shape[1], dtype=np.float32) + 0.5) / canvas.shape[1]
-    across = np.exp(-(((grid - item.x) / (0.72 * item.width + 0.04)) ** 2))
-    down = np.exp(-(((grid - item.y) / (0.72 * item.height + 0.04)) ** 2))
+    across = decay(((grid - item.x) / (0.72 * item.width + 0.04)) ** 2)
+    down = decay(((grid - item.y) / (0.72 * item.height + 0.04)) ** 2)
     mix(canvas, np.float32(0.9) * down[:, None] * across[None, :], colour_of(255, 246, 190))
 
 
@@ -330,8 +330,8 @@ def shadow(canvas: Canvas, item: Item) -> None:
     bottom = item.box[3]
     top, end = (min(max(round((bottom + d) * r), 0), r) for d in (-0.09, 0.09))
     grid = (np.arange(r, dtype=np.float32) + 0.5) / r
-    across = np.exp(-(((grid - item.x - 0.02) / (0.56 * item.width)) ** 4))
-    down = np.exp(-(((grid[top:end] - bottom + 0.005) / 0.032) ** 2))
+    across = decay(np.square(((grid - item.x - 0.02) / (0.56 * item.width)) ** 2))
+    down = decay(((grid[top:end] - bottom + 0.005) / 0.032) ** 2)
     canvas[:, top:end] *= 1.0 - 0.52 * down[:, None] * across[None, :]
 
 
