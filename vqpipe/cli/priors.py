@@ -27,7 +27,12 @@ PriorOption = Annotated[
     ),
 ]
 TokenizerPath = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Its tokenizer; without it where the prior says.")
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Its tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub; without "
+        "it where the prior says.",
+    ),
 ]
 ClipPath = Annotated[
     Path | None, typer.Option(help="The CLIP of a prior of texts; without it where the prior says.")
