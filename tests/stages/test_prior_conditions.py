@@ -269,7 +269,13 @@ def test_no_more_images_are_completed_than_the_params_permit(inputs: Path, tmp_p
     metrics = measured(inputs, tmp_path, "completes-few", None)
     assert metrics.completion is not None
     assert {found.num_images for found in metrics.completion.values()} == {8}
-    flow = {**SHARED, "kind": "flow", "tokenizer": "tokenizer", **PRIORS["flow"].example(), "max_completed": 8}
+    flow = {
+        **SHARED,
+        "kind": "flow",
+        "tokenizer": "tokenizer",
+        **PRIORS["flow"].example(),
+        "max_completed": 8,
+    }
     with pytest.raises(ParamsError, match="max_completed: the prior flow cannot be given known tokens"):
         validate(flow, "prior", PRIORS["flow"].Params)
 

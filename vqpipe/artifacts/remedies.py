@@ -55,12 +55,14 @@ def not_there(path: Path) -> ArtifactError:
     """The error for a path where nothing is: the nearest that is there, and the command where a stage makes it."""
     around = path.parent if path.parent.is_dir() else Path()
     names = sorted(own.name for own in around.iterdir() if not own.name.startswith("."))
+    run = _maker(path)
     below = sorted(Path("artifacts").glob(f"*/{path.name}")) if path.name == str(path) else []
-    near = below[:1] or [around / name for name in get_close_matches(path.name, names, 1, 0.5)]
+    alike = [around / name for name in get_close_matches(path.name, names, 1, 0.5)]
+    near = below[:1] or ([] if run else alike)
     return ArtifactError(
         f"{path} does not exist" + (f"; did you mean {near[0]}?" if near else ""),
         choices=[str(own) for own in below] or (names if around == path.parent and path.name != str(path) else None),
-        expected="a path that is there, from this folder", run=_maker(path),
+        expected="a path that is there, from this folder", run=run,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def ask(
         typer.Option(
             metavar="PATH",
             help="Its tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub; without "
-        "it where the task says.",
+            "it where the task says.",
         ),
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="The run's CLIP; without it where the task says.")] = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.errors import counted
 from vqpipe.library.choices import Weights
 from vqpipe.runtime.terminal import say
 
@@ -38,9 +39,11 @@ def tokenize(
     done = run(images, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size, resolution)
     groups, rows, columns = done.facts["shape"]
     codes = " x ".join(f"{count:,}" for count in done.facts["num_codes"])
-    say(f"wrote {out}: {done.images:,} images, {groups} x {rows} x {columns} indices each, of {codes} codes")
+    say(
+        f"wrote {out}: {counted(done.images, 'image')}, {groups} x {rows} x {columns} indices each, of {codes} codes"
+    )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in done.left_out.items()) or "none"
-    say(f"left out: {sum(done.left_out.values()):,} files ({reasons}); see {done.quarantine}")
+    say(f"left out: {counted(sum(done.left_out.values()), 'file')} ({reasons}); see {done.quarantine}")
 
 
 def detokenize(
@@ -61,7 +64,7 @@ def detokenize(
 
     need_output(out, DECODED)
     count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
-    say(f"wrote {out}: {count:,} images")
+    say(f"wrote {out}: {counted(count, 'image')}")
 
 
 def export(
