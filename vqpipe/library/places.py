@@ -124,5 +124,5 @@ def find_part(folder: Path, nearby: Path, spec: str) -> Path:
             return place
     raise ArtifactError(
         f"the {spec} of {folder} is not there", found="nothing at " + ", ".join(map(str, places)),
-        expected=f"its folder: {spec} (--{spec})",
+        expected=f"its folder{', or its name' if spec == 'tokenizer' else ''}: {spec} (--{spec})",
     )  # fmt: skip
