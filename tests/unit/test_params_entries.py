@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.dvcfile import read_stages
+from vqpipe.artifacts.lineage import Lineage, misfit
 from vqpipe.artifacts.remedies import all_specs
 from vqpipe.artifacts.spec import FolderSpec, missing
 from vqpipe.library import hub, priors, tasks
@@ -45,3 +46,12 @@ def test_the_command_for_any_missing_folder_is_a_stage_or_tool(monkeypatch: pyte
                 message = str(missing(Path("artifacts") / spec.stage / "no-entry", spec))
                 assert "run:" not in message
                 assert f"choices:  {names[0]}" in message
+
+
+def test_the_command_for_an_artifact_that_does_not_fit_another_is_its_own_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    lineage = Lineage("tokens", {}, {}, {}, "", False, {})
+    error = misfit(Path("artifacts/tokens/lc"), lineage, "dataset", "a", Path("artifacts/dataset"), "b")
+    assert str(error).splitlines()[-1] == "  run:      dvc repro tokens@lc"
