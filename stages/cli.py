@@ -51,7 +51,9 @@ def time_left() -> Iterator[None]:
         yield
         return
     env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
-    shown = start_child([sys.executable, "-m", "stages.remaining", os.environ["DVC_STAGE"]], env=env)
+    shown = start_child(
+        [sys.executable, "-m", "stages.remaining", "--quiet", os.environ["DVC_STAGE"]], env=env
+    )
     try:
         yield
     finally:

@@ -32,11 +32,13 @@ def main(
     from vqpipe.evaluation.measure import EvaluateParams
     from vqpipe.params.base import load_params
     from vqpipe.runtime.distributed import process_group
+    from vqpipe.tokenizers.named import need_own_outputs, variants_like
 
     config = load_params(params, "evaluate", EvaluateParams)
     inputs: list[Input] = [(dataset, DATASET), (clip, CLIP), (tokenizer, TOKENIZER)]
     outputs: list[Output] = [(out, EVALUATION), (metrics, JSON)]
     with process_group(), stage_run("evaluate", config, inputs, outputs, mixed=mixed) as run:
+        need_own_outputs(variants_like(tokenizer, params), dict(outputs), params, "tokenizer")
         result = evaluate_dataset(dataset, clip, tokenizer, config)
         if result is not None:
             result.write(run.staged(out))

@@ -43,6 +43,7 @@ def main(
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.preflight import need_compiler
+    from vqpipe.tokenizers.named import need_own_outputs, need_tokenizer
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.tokenizers.tokens import TokenSet
     from vqpipe.vision.clip import Clip
@@ -55,6 +56,8 @@ def main(
     if config.training.compile:
         need_compiler(device().type)
     with process_group(), stage_run("prior", config, inputs, outputs, mixed=mixed) as run:
+        need_tokenizer(config.tokenizer, tokenizer, params, "prior", pair)
+        need_own_outputs([pair], dict(outputs), params, "prior")
         scratch = run.scratch()
         trained = train_and_measure(
             config, TokenSet.open(tokens), Tokenizer.from_pretrained(tokenizer, device()), dataset,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,25 +28,29 @@ def main(
         str | None,
         typer.Argument(help="The stage that begins; without it, list all stages with their seconds."),
     ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Print nothing of a stage that is not in dvc.yaml, as of a board's."),
+    ] = False,
 ) -> None:
     """Print which stage of how many begins and about how long it is until all are up to date.
 
     Example: python -m stages.remaining tokenizer@lc
     """
+    from stages.dvcfile import find_stage
+
     root = Path.cwd()
     if name is None:
         for stage in timed_stages(root).values():
             here = measured_seconds(stage, root)
             say(f"{stage.name}: recorded {_exact(stage.seconds)}, here {_exact(here)}")
         return
-    with suppress(
-        VqpipeError
-    ):  # the stage itself says what is wrong; a board's stages are not in this dvc.yaml
+    with suppress(VqpipeError) if quiet else nullcontext():  # the stage itself says what is wrong
         stages = timed_stages(root)
-        if name in stages:
-            old = outdated_stages(stages, root) | {name}
-            left, done = ([other for other in stages if (other in old) == wanted] for wanted in (True, False))
-            say(f"{progress(stages, left, done, root)}: {name}", err=True)
+        find_stage(stages, name)
+        old = outdated_stages(stages, root) | {name}
+        left, done = ([other for other in stages if (other in old) == wanted] for wanted in (True, False))
+        say(f"{progress(stages, left, done, root)}: {name}", err=True)
 
 
 def timed_stages(root: Path) -> dict[str, Stage]:

@@ -36,6 +36,7 @@ def main(
     from vqpipe.runtime.preflight import need_compiler
     from vqpipe.tasks.solve import own_aligner, solve_task
     from vqpipe.tasks.task import load_task
+    from vqpipe.tokenizers.named import need_own_outputs, need_tokenizer
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.vision.clip import StoredClip
 
@@ -45,6 +46,8 @@ def main(
     if config.training is not None and config.training.compile:
         need_compiler(device().type)
     with process_group(), stage_run("task", config, inputs, outputs, mixed=mixed) as run:
+        need_tokenizer(config.tokenizer, tokenizer, params, "task", pair)
+        need_own_outputs([pair], dict(outputs), params, "task")
         scratch = run.scratch()
         model, text = Tokenizer.from_pretrained(tokenizer, device()), StoredClip(clip, device())
         solved = solve_task(

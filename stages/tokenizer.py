@@ -34,6 +34,7 @@ def main(
     from vqpipe.runtime.distributed import process_group
     from vqpipe.runtime.env import is_main_process
     from vqpipe.runtime.preflight import need_compiler
+    from vqpipe.tokenizers.named import need_own_outputs
     from vqpipe.tokenizers.tokenizer import TokenizerParams
     from vqpipe.tokenizers.train import train_tokenizer, uses_clip
     from vqpipe.vision.clip import Clip
@@ -48,6 +49,7 @@ def main(
         process_group(),
         stage_run("tokenizer", config, inputs, outputs, mixed=mixed, roles=foreign) as run,
     ):
+        need_own_outputs([variant], dict(outputs), params, "tokenizer")
         scratch = run.scratch()
         pretrained = load_pretrained(codebook)
         trained = train_tokenizer(

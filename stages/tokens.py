@@ -27,12 +27,14 @@ def main(
     from vqpipe.params.base import load_params
     from vqpipe.runtime.device import device
     from vqpipe.runtime.distributed import process_group
+    from vqpipe.tokenizers.named import need_own_outputs, variants_like
     from vqpipe.tokenizers.tokenizer import Tokenizer
     from vqpipe.tokenizers.tokens import TokensParams, write_tokens
 
     config = load_params(params, "tokens", TokensParams)
     inputs: list[Input] = [(dataset, DATASET), (tokenizer, TOKENIZER)]
     with process_group(), stage_run("tokens", config, inputs, [(out, TOKENS)], mixed=mixed) as run:
+        need_own_outputs(variants_like(tokenizer, params), [out], params, "tokenizer")
         write_tokens(
             dataset, Tokenizer.from_pretrained(tokenizer, device()), run.staged(out), config, device()
         )

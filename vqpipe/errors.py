@@ -46,6 +46,11 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """A count with its noun: `1 image`, `2,000 images`; `several` is the plural where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return `"; did you mean X?"` for the closest known word, or an empty string."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)

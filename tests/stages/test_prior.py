@@ -62,17 +62,18 @@ OF_GPT = ("token_noise", "map_scale", "condition_as", "model", "sampling")
 SHARED = {name: value for name, value in COMMON.items() if name not in OF_GPT}
 """What priors of all kinds take of `COMMON`."""
 PAIRS = {
-    "tiny-gpt": {"kind": "gpt", "tokenizer": "tiny"},
-    "plain": {"kind": "gpt", "tokenizer": "tiny", "condition": "none",
+    "tiny-gpt": {"kind": "gpt", "tokenizer": "tokenizer"},
+    "plain": {"kind": "gpt", "tokenizer": "tokenizer", "condition": "none",
               "sampling": {"top_k": None, "top_p": 1.0, "guidance": 1.0}},
-    "undropped": {"kind": "gpt", "tokenizer": "tiny", "condition_drop": 0.0},
-    "unigram": {"kind": "unigram", "tokenizer": "tiny", "training": {"learning_rate": 0.5},
+    "undropped": {"kind": "gpt", "tokenizer": "tokenizer", "condition_drop": 0.0},
+    "unigram": {"kind": "unigram", "tokenizer": "tokenizer", "training": {"learning_rate": 0.5},
                 "sampling": {"temperature": 1.0, "top_k": 8, "top_p": 0.95, "guidance": 1.5}},
-    "normal": {"kind": "normal", "tokenizer": "tiny", "condition": "none", "condition_drop": 0.0,
+    "normal": {"kind": "normal", "tokenizer": "tokenizer", "condition": "none", "condition_drop": 0.0,
                "sampling": {"guidance": 1.0}},
-    "kindless": {"tokenizer": "tiny"},
-    "asks-for-text": {"kind": "gpt", "tokenizer": "tiny", "condition": "text"},
-    "misspelt": {"kind": "gpt", "tokenizer": "tiny", "model": {"num_layer": 3}},
+    "other": {"kind": "gpt", "tokenizer": "larger"},
+    "kindless": {"tokenizer": "tokenizer"},
+    "asks-for-text": {"kind": "gpt", "tokenizer": "tokenizer", "condition": "text"},
+    "misspelt": {"kind": "gpt", "tokenizer": "tokenizer", "model": {"num_layer": 3}},
 }  # fmt: skip
 
 
@@ -383,6 +384,7 @@ def test_a_test_split_of_few_images_is_refused_before_the_training(
         ({"pair": "kindless"}, "an entry without its kind, in prior.pairs"),
         ({"tokens": "tokens_of_larger"}, "was made from another tokenizer than"),
         ({"tokens": "nothing"}, "nothing does not exist"),
+        ({"pair": "other"}, "prior.pairs.other is of the tokenizer larger, and another one is given"),
     ],
 )
 def test_mistakes_exit_2_with_a_message(

@@ -41,7 +41,7 @@ from vqpipe.vision.clip import Clip
 SAMPLING = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "guidance": 1.5}
 TEXT = {"encoder": "clip", "max_tokens": 8}
 FOLLOWS = {
-    "kind": "follows", "tokenizer": "tiny", "sampling": SAMPLING,
+    "kind": "follows", "tokenizer": "tokenizer", "sampling": SAMPLING,
     "training": {**SHARED["training"], "num_steps": 3},
 }  # fmt: skip
 PAIRS: dict[str, Any] = {
@@ -269,7 +269,13 @@ def test_no_more_images_are_completed_than_the_params_permit(inputs: Path, tmp_p
     metrics = measured(inputs, tmp_path, "completes-few", None)
     assert metrics.completion is not None
     assert {found.num_images for found in metrics.completion.values()} == {8}
-    flow = {**SHARED, "kind": "flow", "tokenizer": "tiny", **PRIORS["flow"].example(), "max_completed": 8}
+    flow = {
+        **SHARED,
+        "kind": "flow",
+        "tokenizer": "tokenizer",
+        **PRIORS["flow"].example(),
+        "max_completed": 8,
+    }
     with pytest.raises(ParamsError, match="max_completed: the prior flow cannot be given known tokens"):
         validate(flow, "prior", PRIORS["flow"].Params)
 

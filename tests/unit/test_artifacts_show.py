@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from vqpipe.artifacts.publish import publish_folder
-from vqpipe.artifacts.remedies import all_specs
+from vqpipe.artifacts.remedies import all_specs, not_there
 from vqpipe.artifacts.run import stage_run
 from vqpipe.artifacts.show import show
 from vqpipe.artifacts.spec import FolderSpec, TableSpec, TensorSpec
 from vqpipe.artifacts.specs.dataset import QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
 from vqpipe.artifacts.tensors import write_tensors
+from vqpipe.artifacts.verify import verify
 from vqpipe.errors import ArtifactError, human_bytes
 
 ROW = {"split": "train", "item": "a.png", "reason": "empty", "detail": "0 bytes"}
@@ -92,8 +94,12 @@ def test_an_older_version_is_pointed_out(tmp_path: Path) -> None:
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         show(tmp_path / "gone")
-    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
-        show(tmp_path)
+    (tmp_path / "all/tokenizer/lc").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"(?s)no manifest\.json.*found: +tokenizer"):
+        show(tmp_path / "all")
+    (tmp_path / "all/tokenizer/lc/manifest.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=f"run: +vqpipe artifacts show {tmp_path}/all/tokenizer/lc"):
+        show(tmp_path / "all")
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ArtifactError, match="is not an artifact"):
         show(tmp_path / "x.txt")
@@ -112,3 +118,31 @@ def test_a_damaged_sidecar_is_told(tmp_path: Path) -> None:
 )
 def test_human_bytes(count: float, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "near", "run"),
+    [
+        ("lc", "artifacts/tokenizer/lc", None),
+        ("artifacts/tokenizr", "artifacts/tokenizer", None),
+        ("artifacts/tokenizer/lcc", "artifacts/tokenizer/lc", None),
+        ("artifacts/tokenizer/vq+lg", None, "dvc repro tokenizer@vq+lg"),
+        ("artifacts/tokens/vq+lg", None, "dvc repro tokens@vq+lg"),
+        ("artifacts/evaluation/lc", None, "dvc repro evaluate@lc"),
+        ("artifacts/codebook/words", None, "dvc repro graph"),
+        ("artifacts/clip", None, "dvc repro clip"),
+        ("elsewhere/clip", None, None),
+    ],
+)
+def test_a_path_where_nothing_is_has_the_nearest_and_the_command_that_makes_it(
+    given: str, near: str | None, run: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts/tokenizer/lc").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text(json.dumps({"tokenizer": {"variants": {"lc": {}, "vq+lg": {}}}}))
+    lines = str(not_there(Path(given))).splitlines()
+    assert lines[0] == f"{given} does not exist" + (f"; did you mean {near}?" if near else "")
+    assert [line for line in lines if "run:" in line] == ([f"  run:      {run}"] if run else [])
+    for read in (show, lambda path: verify([path])):
+        with pytest.raises(ArtifactError, match=re.escape(lines[0])):
+            read(Path(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.toy_priors import PLACES
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import publish_sealed
 from vqpipe.cli.app import app
-from vqpipe.cli.tokenizers import _prior_folder
+from vqpipe.cli.tokenizers import _is_prior
 from vqpipe.data.loader import to_uint8
 from vqpipe.library.choices import KEPT
 from vqpipe.library.priors import ImagePrior
@@ -282,8 +283,23 @@ def test_options_of_priors_are_refused_for_tokenizers(tmp_path: Path) -> None:
     assert code == 2
     assert "is no prior" in output
     assert "--license" in output
-    assert _prior_folder("gpt") == Path("artifacts/prior/gpt")
-    assert _prior_folder("artifacts/tokenizer/vq") is _prior_folder("owner/name") is None
+    assert _is_prior("gpt")
+    assert not _is_prior("artifacts/tokenizer/vq")
+
+
+@pytest.mark.parametrize("given", ["gtp", "artifacts/prior/gtp"])
+def test_a_mistyped_prior_to_export_is_looked_for_among_priors(given: str, tmp_path: Path) -> None:
+    code, output = run("export", given, "--out", tmp_path / "out")
+    assert code == 2
+    assert re.search(rf"there is no prior( or tokenizer)? {given}; did you mean gpt\?", output), output
+
+
+def test_a_prior_on_the_hub_is_known_by_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.json"
+    monkeypatch.setattr("vqpipe.library.hub.download", lambda name, file, what: config)
+    for spec, is_prior in (("exported-prior", True), ("tokenizer", False)):
+        config.write_text(json.dumps({"spec": spec}))
+        assert _is_prior("owner/name") is is_prior
 
 
 def test_a_mask_of_zeros_and_ones_is_explained(tmp_path: Path) -> None:

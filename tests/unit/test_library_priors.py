@@ -416,7 +416,9 @@ def test_an_exported_prior_draws_the_same_bytes(
 
 
 @pytest.mark.parametrize("kind", PRIORS._places)
-def test_every_prior_of_the_table_is_drawn_from_completed_and_exported(kind: str, tmp_path: Path) -> None:
+def test_every_prior_of_the_table_is_drawn_from_completed_and_exported(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = PRIORS[kind]
     given: dict[str, dict[str, Any]] = {
         "none": {}, "class": {"classes": ["circle", None]}, "text": {"text": ["a boat", None]},
@@ -436,6 +438,12 @@ def test_every_prior_of_the_table_is_drawn_from_completed_and_exported(kind: str
     export_prior(prior, tmp_path / "out")
     again = ImagePrior.from_pretrained(tmp_path / "out")
     assert torch.equal(again.sample(2, **given[condition], **guidance, seed=1), images)
+    monkeypatch.chdir(tmp_path)
+    picture(0, True).save("photo.jpg")
+    Image.fromarray(np.ones((16, 16), dtype=np.uint8)).save("map.png")
+    snippet = (tmp_path / "out/README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(snippet.replace("OWNER/NAME", str(tmp_path / "out")), {})
+    assert Path("sample.png").is_file()
 
 
 def test_an_exported_folder_that_was_changed_is_refused(load: Any, tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_a_name_is_looked_for_below_artifacts(run: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(run)
     for given in ("vq-class_label", Path("vq-class_label"), "task/vq-class_label"):
         ImageTask.from_pretrained(given)
+    ImageTask.from_pretrained("vq-class_label", tokenizer="vq")
+    with pytest.raises(ArtifactError, match="there is no tokenizer vqq; did you mean vq"):
+        ImageTask.from_pretrained("vq-class_label", tokenizer="vqq")
     for given in ("vq-class_labels", "task/vq-class_labels"):
         with pytest.raises(ArtifactError, match="did you mean vq-class_label") as raised:
             ImageTask.from_pretrained(given)

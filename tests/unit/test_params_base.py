@@ -13,6 +13,7 @@ from vqpipe.models.causal import TransformerParams
 from vqpipe.models.denoiser import DenoiserParams
 from vqpipe.models.dit import DiTParams
 from vqpipe.params.base import Params, load_params, read_yaml, section_of, validate
+from vqpipe.params.bounded_yaml import parse_yaml
 from vqpipe.quantizers.fvq import FvqParams
 from vqpipe.tasks.heads import HeadParams
 from vqpipe.tasks.languages import WordsParams
@@ -37,6 +38,7 @@ class Outer(Params):
     words: tuple[str, ...] = ()
     inner: dict[str, Vq] | None = None
     one: int = 1
+    side: Literal["left", "right"] = "left"
 
     @field_validator("one")
     @classmethod
@@ -198,3 +200,38 @@ def test_a_size_that_is_no_multiple_is_refused(
     with pytest.raises(ParamsError) as error:
         validate({**params, **wrong}, "network", model)
     assert str(error.value).splitlines()[0] == f"params.yaml: network: {told}"
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (
+            {"quantizer": {"kind": "vqq"}},
+            ["quantizer.kind: there is no such kind; did you mean vq?", "'vqq'", "vq, soft"],
+        ),
+        ({"quantizer": {"kind": "ibqs"}}, ["quantizer.kind: there is no such kind", "'ibqs'", "vq, soft"]),
+        ({"side": "lefft"}, ["side is none of its values; did you mean left?", "'lefft'", "left, right"]),
+    ],
+)
+def test_an_unknown_kind_or_value_has_the_choices_and_the_nearest(
+    change: dict[str, Any], lines: list[str]
+) -> None:
+    with pytest.raises(ParamsError) as raised:
+        validate({**GOOD, **change}, "outer", Outer)
+    problem, found, choices = lines
+    assert str(raised.value) == f"params.yaml: outer.{problem}\n  found:    {found}\n  choices:  {choices}"
+
+
+def test_a_missing_kind_has_the_choices() -> None:
+    with pytest.raises(ParamsError, match=r"outer\.quantizer\.kind is missing\n  choices:  vq, soft$"):
+        validate({**GOOD, "quantizer": {}}, "outer", Outer)
+
+
+def test_a_mistake_in_yaml_is_shown_on_lines_of_its_own() -> None:
+    with pytest.raises(ParamsError) as raised:
+        parse_yaml("a: 1\n  b: 2\n", "params file p.yaml")
+    assert str(raised.value).splitlines() == [
+        "params file p.yaml is not valid YAML: mapping values are not allowed here; line 2, column 4",
+        "      b: 2",
+        "       ^",
+    ]

@@ -26,12 +26,12 @@ from report_tree import (
 from vqpipe.artifacts.publish import publish_sealed, publish_text
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.data.build import DatasetMetrics
-from vqpipe.errors import ArtifactError, ParamsError
+from vqpipe.errors import ArtifactError, ParamsError, counted
 from vqpipe.report.about_codebooks import FIELDS
 from vqpipe.report.about_data import _counts
 from vqpipe.report.blocks import Text
 from vqpipe.report.build import Report, build_report
-from vqpipe.report.names import counted, curve_label
+from vqpipe.report.names import curve_label
 from vqpipe.text.graph import GraphMetrics
 from vqpipe.text.vocabulary import VocabularyMetrics
 from vqpipe.vision.cluster import ClusterMetrics

@@ -231,6 +231,17 @@ def test_without_recorded_seconds_only_the_stages_are_counted(tree: Path) -> Non
     assert line == "stage 2 of 3, about 2.2 h left, and 1 of unknown length"
 
 
+def test_an_unknown_stage_is_refused_but_for_a_stage_of_a_board(
+    timed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(timed)
+    done = CliRunner().invoke(remaining.app, ["oen"])
+    assert done.exit_code == 2
+    assert "no stage oen; did you mean one?" in done.output
+    done = CliRunner().invoke(remaining.app, ["--quiet", "boards/x/dvc.yaml:row@a"])
+    assert (done.exit_code, done.output) == (0, "")
+
+
 def test_stages_are_outdated_as_dvc_judges_them(timed: Path) -> None:
     def outdated() -> list[str]:
         return sorted(remaining.outdated_stages(remaining.timed_stages(timed), timed))

@@ -74,6 +74,7 @@ def test_a_user_s_words_are_known_or_named() -> None:
     numbers, notes = words.asked(["What color is the lorry?", "the sky"], 10)
     assert notes == [" (unknown: lorry)", ""]
     assert words.decode(numbers[0].tolist()) == "what color is the <unk> ?"
+    assert words.asked(["What, the sky!"], 10)[1] == [""], "signs are no words"
     with pytest.raises(DataError, match="no word of the text is known"):
         words.asked(["lorries"], 10)
     with pytest.raises(DataError, match="no word of the text is known"):

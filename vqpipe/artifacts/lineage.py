@@ -16,6 +16,7 @@ from vqpipe.artifacts.publish import SIDECARS, tree_digest
 from vqpipe.artifacts.remedies import quoted, repair_output
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.params.entries import repro_command
 
 LINEAGE, COST = SIDECARS
 
@@ -105,7 +106,7 @@ def need_fit(inputs: Sequence[tuple[Path, str]], remedy: str | None = None) -> N
                     raise MismatchError(
                         f"{one} and {other} were made from two different versions of {spec}",
                         found=f"{str(ours)[:16]}… and {theirs[:16]}…", expected="one version for both",
-                        run=_run(known[one].stage, remedy),
+                        run=_run(known[one].stage, one, remedy),
                     )  # fmt: skip
 
 
@@ -122,12 +123,13 @@ def misfit(
     return MismatchError(
         f"{one} was made from another {spec} than {other}",
         found=f"{other} is {digest[:16]}…", expected=f"{made_from[:16]}…, which {one} was made from",
-        run=_run(lineage.stage, remedy),
+        run=_run(lineage.stage, one, remedy),
     )  # fmt: skip
 
 
-def _run(stage: str, remedy: str | None) -> str:
-    return f"dvc repro {stage}" + (f"; {remedy}" if remedy else "")
+def _run(stage: str, output: Path, remedy: str | None) -> str:
+    command = repro_command(stage, output.name) or f"dvc repro {stage}"
+    return command + (f"; {remedy}" if remedy else "")
 
 
 def _named(lineage: Lineage, spec: str) -> list[str]:

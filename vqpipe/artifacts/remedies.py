@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ from vqpipe.artifacts.spec import (
 )
 from vqpipe.artifacts.specs.tokenizer import NO_CODEBOOK
 from vqpipe.errors import ArtifactError
+from vqpipe.params.entries import PARAMS, repro_command
 from vqpipe.params.names import NAMED, PER_TOKENIZER
 
 
@@ -47,6 +49,34 @@ def all_specs() -> dict[str, Spec]:
 def spec_of(header: Header) -> Spec | None:
     """The current spec that a header names, or None for a name this version of vqpipe does not know."""
     return all_specs().get(header.spec)
+
+
+def not_there(path: Path) -> ArtifactError:
+    """The error for a path where nothing is: the nearest that is there, and the command where a stage makes it."""
+    around = path.parent if path.parent.is_dir() else Path()
+    names = sorted(own.name for own in around.iterdir() if not own.name.startswith("."))
+    run = _maker(path)
+    below = sorted(Path("artifacts").glob(f"*/{path.name}")) if path.name == str(path) else []
+    alike = [around / name for name in get_close_matches(path.name, names, 1, 0.5)]
+    near = below[:1] or ([] if run else alike)
+    return ArtifactError(
+        f"{path} does not exist" + (f"; did you mean {near[0]}?" if near else ""),
+        choices=[str(own) for own in below] or (names if around == path.parent and path.name != str(path) else None),
+        expected="a path that is there, from this folder", run=run,
+    )  # fmt: skip
+
+
+def _maker(path: Path) -> str | None:
+    """The command that makes what belongs to a path below artifacts; None where no stage of the pipeline here does."""
+    if path.is_absolute() or path.parts[:1] != ("artifacts",) or not PARAMS.is_file():
+        return None
+    names, stages = path.parts[1:], {spec.stage for spec in all_specs().values()}
+    if names == ("codebook", "words") or names == ("codebook", "patches"):
+        return {"words": "dvc repro graph", "patches": "dvc repro cluster"}[names[1]]
+    if len(names) == 1 and names[0] in stages and names[0] not in (*NAMED, *PER_TOKENIZER):
+        return f"dvc repro {names[0]}"
+    stage = "evaluate" if names[:1] == ("evaluation",) else "".join(names[:1])
+    return repro_command(stage, names[1]) if len(names) == 2 and stage in (*NAMED, *PER_TOKENIZER) else None
 
 
 METRICS, CURVES = "metrics", "curves"

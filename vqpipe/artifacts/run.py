@@ -151,7 +151,7 @@ class StageRun:
             if tree_digest(path) != before:
                 raise ArtifactError(
                     f"{path} was replaced while {self.stage} read it; nothing is published",
-                    expected="inputs that stay as they are", run=f"dvc repro {self.stage}",
+                    expected="inputs that stay as they are", run="the same command again",
                 )  # fmt: skip
 
     def _finish(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from vqpipe.artifacts.intact import reads_whole
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
-from vqpipe.artifacts.remedies import spec_of
+from vqpipe.artifacts.remedies import not_there, quoted, spec_of
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.spec import Header, make_command
 from vqpipe.artifacts.tables import read_header
@@ -35,9 +35,11 @@ def show(path: Path, full: bool = False) -> str:
         ArtifactError: nothing there, a kind of file that is not an artifact, or one that is damaged.
     """
     if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise _no_artifact(path)
         header, lines = _folder(path)
     elif not path.exists():
-        raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
+        raise not_there(path)
     elif path.suffix in _FILES:
         header, lines = _FILES[path.suffix](path)
     elif path.name == MANIFEST:
@@ -48,6 +50,17 @@ def show(path: Path, full: bool = False) -> str:
             expected="a published folder, .parquet or .safetensors",
         )  # fmt: skip
     return "\n".join([*_title(path, header), *_facts(header.facts, full), *lines, *_sidecars(path)])
+
+
+def _no_artifact(folder: Path) -> ArtifactError:
+    """The error for a folder that is none, with those in it that are."""
+    inside = sorted({own.parent for own in (*folder.glob(f"*/{MANIFEST}"), *folder.glob(f"*/*/{MANIFEST}"))})
+    held = ", ".join(sorted(own.name for own in folder.iterdir())[:8])
+    return ArtifactError(
+        f"{folder} is not a published folder: it has no {MANIFEST}", found=held or "an empty folder",
+        expected="a published folder, .parquet or .safetensors", choices=inside or None,
+        run=f"vqpipe artifacts show {quoted(inside[0])}" if inside else None,
+    )  # fmt: skip
 
 
 def read_cost(path: Path) -> dict[str, Any] | None:

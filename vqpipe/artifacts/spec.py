@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, did_you_mean
+from vqpipe.params.entries import entries_of, repro_command
 
 HEADER_KEY = "vqpipe"
 """The one metadata key in a Parquet or safetensors header (several would be written in a random order)."""
@@ -67,8 +68,20 @@ class OneOf:
 
 
 def make_command(spec: Spec) -> str:
-    """The command that makes an artifact: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
+    """The command that makes artifacts: of a stage, or the tool that `spec.stage` names as `vqpipe TOOL`."""
     return spec.stage if spec.stage.startswith("vqpipe ") else f"dvc repro {spec.stage}"
+
+
+def make_one(spec: Spec, where: Path) -> str | None:
+    """The command that makes the artifact that should be at `where`, a folder or a file in a folder.
+
+    None for a folder that is called as no entry of the params file here; see `vqpipe.params.entries`.
+    """
+    if spec.stage.startswith("vqpipe "):
+        return spec.stage
+    if isinstance(spec, FolderSpec):
+        return repro_command(spec.stage, where.name)
+    return repro_command(spec.stage, where.parent.name) or make_command(spec)
 
 
 def repair_command(path: Path, otherwise: str = "") -> str:
@@ -132,15 +145,22 @@ def check_header(header: Header, spec: Spec, where: object) -> None:
             f"{where}: {'an artifact of another version' if header.spec == spec.name else 'another kind of artifact'}",
             found=f"{header.spec} v{header.version}",
             expected=f"{spec.name} v{spec.version}",
-            run=make_command(spec) if header.spec == spec.name else None,
+            run=make_one(spec, Path(str(where))) if header.spec == spec.name else None,
         )
 
 
 def missing(where: Path, *specs: Spec) -> ArtifactError:
     """The error for an artifact that is not there, or for something else in its place."""
     wanted = " or ".join(f"{spec.name} v{spec.version}" for spec in specs)
-    run = " or ".join(dict.fromkeys(map(make_command, specs)))
+    folders = [spec for spec in specs if isinstance(spec, FolderSpec)]
+    run = " or ".join(dict.fromkeys(one for spec in specs if (one := make_one(spec, where))))
+    known = None if run or not folders else entries_of(folders[0].stage)
     if not where.exists():
-        return ArtifactError(f"{where} does not exist (a {wanted} artifact)", run=run)
+        return ArtifactError(
+            f"{where} does not exist (a {wanted} artifact){did_you_mean(where.name, known or [])}",
+            choices=known, run=run or None,
+        )  # fmt: skip
     held = ", ".join(path.name for path in sorted(where.iterdir())[:8]) if where.is_dir() else "a file"
-    return ArtifactError(f"{where} is not a {wanted} artifact", found=held or "an empty folder", run=run)
+    return ArtifactError(
+        f"{where} is not a {wanted} artifact", found=held or "an empty folder", choices=known, run=run or None
+    )

@@ -23,6 +23,7 @@ from vqpipe.artifacts.remedies import (
     METRICS,
     TOOLS,
     counterpart,
+    not_there,
     path_below,
     quoted,
     repair_folder,
@@ -135,7 +136,7 @@ def verify(paths: Iterable[Path]) -> Verified:
     _folders.cache_clear()
     for path in given:
         if not path.exists():
-            raise ArtifactError(f"{path} does not exist", run="dvc repro, or dvc checkout")
+            raise not_there(path)
     items = list(dict.fromkeys(item for path in given for item in _items(path, found)))
     total = sum(_bytes(item) for item in items)
     with progress_bar("verify (MB)", total // 10**6) as bar:

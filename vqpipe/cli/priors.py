@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vqpipe.errors import counted
 from vqpipe.library.choices import Keep
 from vqpipe.runtime.terminal import say
 
@@ -27,7 +28,12 @@ PriorOption = Annotated[
     ),
 ]
 TokenizerPath = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Its tokenizer; without it where the prior says.")
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Its tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub; without "
+        "it where the prior says.",
+    ),
 ]
 ClipPath = Annotated[
     Path | None, typer.Option(help="The CLIP of a prior of texts; without it where the prior says.")
@@ -82,7 +88,7 @@ def sample(
     write_picture(out, contact_sheet(_bytes(images), columns), {
         **_identity(loaded, changes, bool(asked)), "n": n, "seed": seed, **asked,
     })  # fmt: skip
-    say(f"wrote {out}: {n:,} images of {_about(loaded)}, seed {seed}")
+    say(f"wrote {out}: {counted(n, 'image')} of {_about(loaded)}, seed {seed}")
 
 
 def complete(
@@ -140,7 +146,7 @@ def complete(
         **({"keep": keep} if keep is not None else {"mask": mask.name if mask is not None else ""}),
     })  # fmt: skip
     say(
-        f"wrote {out}: {n:,} completion{'s' * (n != 1)} of {image} by {_about(loaded)}; "
+        f"wrote {out}: {counted(n, 'completion')} of {image} by {_about(loaded)}; "
         f"{int(hidden.sum())} of {hidden.numel()} positions drawn, seed {seed}"
     )
 

@@ -24,7 +24,12 @@ def ask(
         ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Its tokenizer; without it where the task says.")
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Its tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub; without "
+            "it where the task says.",
+        ),
     ] = None,
     clip: Annotated[Path | None, typer.Option(help="The run's CLIP; without it where the task says.")] = None,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vqpipe.errors import counted
 from vqpipe.library.choices import Weights
 from vqpipe.runtime.terminal import say
 
@@ -38,9 +39,11 @@ def tokenize(
     done = run(images, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size, resolution)
     groups, rows, columns = done.facts["shape"]
     codes = " x ".join(f"{count:,}" for count in done.facts["num_codes"])
-    say(f"wrote {out}: {done.images:,} images, {groups} x {rows} x {columns} indices each, of {codes} codes")
+    say(
+        f"wrote {out}: {counted(done.images, 'image')}, {groups} x {rows} x {columns} indices each, of {codes} codes"
+    )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in done.left_out.items()) or "none"
-    say(f"left out: {sum(done.left_out.values()):,} files ({reasons}); see {done.quarantine}")
+    say(f"left out: {counted(sum(done.left_out.values()), 'file')} ({reasons}); see {done.quarantine}")
 
 
 def detokenize(
@@ -61,7 +64,7 @@ def detokenize(
 
     need_output(out, DECODED)
     count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
-    say(f"wrote {out}: {count:,} images")
+    say(f"wrote {out}: {counted(count, 'image')}")
 
 
 def export(
@@ -70,7 +73,7 @@ def export(
         typer.Argument(
             metavar="PATH",
             help="A tokenizer (a folder, a name below artifacts/tokenizer, or owner/name on the Hub) or a prior (a "
-            "folder, or a name below artifacts/prior).",
+            "folder, a name below artifacts/prior, or owner/name on the Hub).",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to publish.")],
@@ -81,7 +84,8 @@ def export(
         str | None, typer.Option("--license", metavar="NAME", help="Of a prior: its licence, as on the Hub.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Of a prior: its tokenizer, where it is not found.")
+        str | None,
+        typer.Option(metavar="PATH", help="Of a prior: its tokenizer (as above), where it is not found."),
     ] = None,
     clip: Annotated[
         Path | None, typer.Option(help="Of a prior of texts: its CLIP, where it is not found.")
@@ -96,14 +100,11 @@ def export(
     from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.errors import ParamsError
 
-    prior = _prior_folder(path)
-    if prior is not None:
+    if _is_prior(path):
         from vqpipe.library.prior_export import export_prior
         from vqpipe.library.priors import ImagePrior
 
-        export_prior(
-            ImagePrior.from_pretrained(prior, tokenizer=tokenizer, clip=clip), out, metrics, license_
-        )
+        export_prior(ImagePrior.from_pretrained(path, tokenizer=tokenizer, clip=clip), out, metrics, license_)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         say(
             f"wrote {out}: a prior with all that it needs, {size / 1e6:,.1f} MB; its card is {out / 'README.md'}"
@@ -136,12 +137,29 @@ def export(
     )
 
 
-def _prior_folder(path: str) -> Path | None:
-    """The folder of a prior that a path or a name below artifacts/prior means; None where it means something else."""
-    from vqpipe.library.priors import PLACE
+def _is_prior(path: str) -> bool:
+    """Whether a path, a name below artifacts/prior or a name on the Hub means a prior; else it means a tokenizer.
 
-    place = Path(path) if Path(path).exists() else PLACE.folder / path
-    return place if PLACE.is_one(place) else None
+    Raises:
+        ArtifactError: it means neither.
+        SetupError: the Hub cannot be reached, or does not give access.
+    """
+    from vqpipe.library import hub, priors
+    from vqpipe.library.places import none_of
+    from vqpipe.tokenizers.stored import CONFIG
+
+    places = (priors.PLACE, hub.PLACE)
+    for place in places:
+        if place.is_one(Path(path) if Path(path).exists() else place.folder / path):
+            return place is priors.PLACE
+    below = [place for place in places if Path(path).parent == place.folder]
+    if not Path(path).exists() and ("/" not in path or below):
+        raise none_of(below or places, path)
+    for place in places:
+        place.need_there(Path(path))
+    if Path(path).exists() or path.count("/") != 1:
+        return False
+    return priors.PLACE.is_one(hub.download(path, CONFIG, "tokenizer or prior").parent)
 
 
 def import_(

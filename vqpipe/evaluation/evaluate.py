@@ -21,6 +21,7 @@ from vqpipe.evaluation.pictures import ExampleParams
 from vqpipe.evaluation.reconstructions import Images, MetricNetworks, TokenizerLike
 from vqpipe.metrics.distances import DistanceParams
 from vqpipe.metrics.floors import FloorsParams
+from vqpipe.metrics.measured import Interval
 from vqpipe.models.perceptual import ClipPerceptualParams, NoPerceptual
 from vqpipe.runtime.batches import large_array
 from vqpipe.runtime.device import device
@@ -111,6 +112,8 @@ def evaluate_images(
 def evaluate_folder(images: Path, tokenizer: Tokenizer, clip: Path | None = None) -> dict[str, Any]:
     """Metrics of a tokenizer on a folder of images (with its sub-folders), as plain JSON content; on its device.
 
+    Of one image, means have no interval: `low` and `high` are absent.
+
     Images are scaled so that the shorter side is the tokenizer's resolution (Lanczos, antialiased) and
     centre-cropped. Files that are not usable images are left out, counted by reason under `left_out`.
 
@@ -124,7 +127,16 @@ def evaluate_folder(images: Path, tokenizer: Tokenizer, clip: Path | None = None
     network = Clip.load(clip, where) if clip is not None else None
     loaded, left_out = read_folder(images, tokenizer.resolution)
     metrics = _named(evaluate_images(loaded, tokenizer, network, where).metrics, tokenizer)
-    return {**metrics.plain(), "left_out": left_out}
+    plain = metrics.plain()
+    return {**(without_intervals(plain) if len(loaded.ids) == 1 else plain), "left_out": left_out}
+
+
+def without_intervals(plain: Any) -> Any:
+    """Metrics as plain data in which means have no `low` and `high`: one image, resampled, is always itself."""
+    if not isinstance(plain, dict):
+        return plain
+    kept = {"mean"} if plain.keys() == Interval.model_fields.keys() else plain.keys()
+    return {name: without_intervals(plain[name]) for name in plain if name in kept}
 
 
 def read_folder(folder: Path, resolution: int) -> tuple[ArrayImages, dict[str, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vqpipe.errors import ArtifactError, MismatchError, ParamsError, human_bytes
+from vqpipe.errors import ArtifactError, MismatchError, ParamsError, counted, human_bytes
 from vqpipe.evaluation.bench import Candidate, Probes, TokenizerBench, TokenizersBench, bench
 from vqpipe.evaluation.damage import load_probes
 from vqpipe.evaluation.evaluate import folder_params, read_folder
@@ -168,11 +168,9 @@ Cell = Callable[[TokenizerBench], str | None]
 def _interval(name: str, digits: int) -> Cell:
     def cell(one: TokenizerBench) -> str | None:
         found: Interval | None = getattr(one, name)
-        return (
-            None
-            if found is None
-            else f"{found.mean:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-        )
+        if found is None or one.measured.images.num_images == 1:  # one image has no interval
+            return None if found is None else f"{found.mean:.{digits}f}"
+        return f"{found.mean:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
     return cell
 
@@ -260,10 +258,14 @@ def notes(found: TokenizersBench) -> list[str]:
     side = protocol.resolution
     other = [one.name for one in found.tokenizers if one.trained_resolution != side]
     lines = [
-        f"{protocol.num_images:,} images of {protocol.folder} at {side} x {side} pixels for every tokenizer: "
+        f"{counted(protocol.num_images, 'image')} of {protocol.folder} at {side} x {side} pixels for every tokenizer: "
         f"{protocol.crop}; digest {found.measured.images.digest}, protocol {found.measured.protocol['digest']}.",
-        "Means over images with 95 % bootstrap intervals. PSNR RGB over all channels; PSNR Y on Y of BT.601 in full "
-        "range; peak 255.",
+        (
+            "One image has no interval. "
+            if protocol.num_images == 1
+            else "Means over images, 95 % bootstrap intervals. "
+        )
+        + "PSNR RGB over all channels; PSNR Y on Y of BT.601 in full range; peak 255.",
         f"Perceptual distance: {protocol.perceptual}. Features of distances between sets: {protocol.features}.",
         "Bits are those of codes of fixed length. Codes used: at least once in N tokens, compared with what N uniform "
         "draws would reach.",
@@ -279,12 +281,12 @@ def notes(found: TokenizersBench) -> list[str]:
     if first.text is not None:
         lines.append(
             f"Text: {first.text.reader} reads the lines of the original in both images; its reading of the original is "
-            f"the reference ({first.text.num_lines:,} lines in {first.text.num_images:,} images)."
+            f"the reference ({counted(first.text.num_lines, 'line')} in {counted(first.text.num_images, 'image')})."
         )
     if first.faces is not None:
         lines.append(
             f"Faces: {first.faces.detector}; faces of the original that are found again at an IoU of 0.5 "
-            f"({first.faces.num_faces:,} faces in {first.faces.num_images:,} images); embedding: "
+            f"({counted(first.faces.num_faces, 'face')} in {counted(first.faces.num_images, 'image')}); embedding: "
             f"{first.faces.embedding or 'none'}."
         )
     lines += [f"Left out: {reason}." for reason in found.left_out]

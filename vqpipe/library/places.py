@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqpipe.artifacts.lineage import read_lineage
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.errors import ArtifactError, did_you_mean
+from vqpipe.params.entries import PARAMS, entries_of, repro_command
 from vqpipe.tokenizers.stored import CONFIG, named_folder
 
 
@@ -54,11 +56,7 @@ class Place:
         if (self.folder / given).exists():
             return self.folder / given
         if "/" not in given or Path(given).parent == self.folder:
-            known = self._names(self.folder)
-            raise ArtifactError(
-                f"there is no {self.what} {given}{did_you_mean(Path(given).name, known)}", choices=known or None,
-                expected=self._expected("a folder", f"a name below {self.folder}"), run=self._run(known),
-            )  # fmt: skip
+            raise none_of([self], given)
         if not self.on_hub or given.count("/") > 1:  # which no name on the Hub has
             self.need_there(Path(given))
         return None if self.on_hub else Path(given)
@@ -71,23 +69,40 @@ class Place:
         """
         if os.path.exists(folder) or not folder.parent.is_dir():
             return
-        known = self._names(folder.parent)
+        known = self.names(folder.parent)
         if known:
             raise ArtifactError(
                 f"there is no {self.what} {folder}{did_you_mean(folder.name, known)}", choices=known,
-                expected=self._expected(f"one below {folder.parent}", "another folder"), run=self._run(known),
+                expected=self.expected(f"one below {folder.parent}", "another folder"), run=self.run(folder),
             )  # fmt: skip
 
-    def _expected(self, one: str, other: str) -> str:
+    def expected(self, one: str, other: str) -> str:
+        """What could have been given, for a message."""
         return f"{one}, {other}, or owner/name on the Hub" if self.on_hub else f"{one}, or {other}"
 
-    def _run(self, known: list[str]) -> str | None:
-        """The command that makes one: where there is no other source, or where a pipeline has made none yet."""
-        none_yet = not known and self.folder.parent.is_dir()
-        return f"dvc repro {self.what}" if none_yet or not self.on_hub else None
+    def run(self, given: str | Path) -> str | None:
+        """The command that makes the one that is meant, where the params here have an entry of its name."""
+        place, folder = Path(given), self.folder.resolve()
+        below = place if len(place.parts) > 1 else self.folder / place
+        is_here = PARAMS.is_file() or folder.parent.is_dir()
+        return repro_command(self.what, place.name) if is_here and below.resolve().parent == folder else None
 
-    def _names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path) -> list[str]:
+        """The names of the artifacts of this kind in a folder."""
         return sorted(path.name for path in folder.iterdir() if self.is_one(path)) if folder.is_dir() else []
+
+
+def none_of(places: Sequence[Place], given: str) -> ArtifactError:
+    """The error for a name, or a path in the folder of a kind, that names nothing of these kinds."""
+    known = [name for place in places for name in place.names(place.folder) or entries_of(place.what) or ()]
+    what, below = (
+        " or ".join(each) for each in zip(*((one.what, str(one.folder)) for one in places), strict=True)
+    )
+    runs = [run for place in places if (run := place.run(given)) and ("@" in run or len(places) == 1)]
+    return ArtifactError(
+        f"there is no {what} {given}{did_you_mean(Path(given).name, known)}", choices=known or None,
+        expected=places[0].expected("a folder", f"a name below {below}"), run=runs[0] if runs else None,
+    )  # fmt: skip
 
 
 def find_part(folder: Path, nearby: Path, spec: str) -> Path:
@@ -109,5 +124,5 @@ def find_part(folder: Path, nearby: Path, spec: str) -> Path:
             return place
     raise ArtifactError(
         f"the {spec} of {folder} is not there", found="nothing at " + ", ".join(map(str, places)),
-        expected=f"its folder: {spec} (--{spec})",
+        expected=f"its folder{', or its name' if spec == 'tokenizer' else ''}: {spec} (--{spec})",
     )  # fmt: skip

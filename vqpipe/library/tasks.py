@@ -48,7 +48,7 @@ class ImageTask:
         Args:
             path: the folder of a task artifact, or a name below artifacts/task.
             device: where all of them go.
-            tokenizer: where it is, if not next to the artifact or where its lineage says.
+            tokenizer: as `Tokenizer.from_pretrained` takes it, if not next to the artifact or where its lineage says.
             clip: the folder of the run's CLIP, found in the same way.
 
         Raises:
@@ -59,11 +59,7 @@ class ImageTask:
         assert folder is not None, "no task is on the Hub"
         read_manifest(folder, TASK)
         config = read_task_params(folder)
-        of = (
-            Path(tokenizer)
-            if tokenizer
-            else find_part(folder, Path("tokenizer", config.tokenizer), "tokenizer")
-        )
+        of = tokenizer or find_part(folder, Path("tokenizer", config.tokenizer), "tokenizer")
         text = Path(clip) if clip else find_part(folder, Path("clip"), "clip")
         own = Tokenizer.from_pretrained(of, device)
         return cls(*load_head(folder, own, stored_clip(text, device)), own)

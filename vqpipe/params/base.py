@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,6 +169,17 @@ def _explain(item: Any, section: str, model: Any) -> str:
         known = _fields_at(model, item["loc"][:-1])
         choices = f"\n  choices:  {', '.join(known)}" if known else ""
         return f"{where} is not a field{did_you_mean(_cut(str(item['loc'][-1])), known)}{choices}"
+    if item["type"] == "union_tag_invalid":
+        known, kind = _kinds_at(model, item["loc"]), str(item["ctx"]["tag"])
+        found = f"\n  found:    {_cut(repr(kind))}\n  choices:  {', '.join(known)}"
+        return f"{where}.kind: there is no such kind{did_you_mean(_cut(kind), known)}{found}"
+    if item["type"] == "union_tag_not_found":
+        return f"{where}.kind is missing\n  choices:  {', '.join(_kinds_at(model, item['loc']))}"
+    if item["type"] == "literal_error":
+        known, value = re.findall(r"'([^']*)'", item["ctx"]["expected"]), item["input"]
+        near = did_you_mean(_cut(value), known) if isinstance(value, str) else ""
+        found = f"\n  found:    {_cut(repr(value))}\n  choices:  {', '.join(known)}"
+        return f"{where} is none of its values{near}{found}" if known else f"{where}: {item['msg']}{found}"
     if item["type"] == "missing":
         return f"{where} is missing"
     found = "" if isinstance(item.get("input"), dict) else f"\n  found:    {_cut(repr(item.get('input')))}"

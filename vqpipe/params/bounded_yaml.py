@@ -81,7 +81,15 @@ def parse_yaml(text: str, source: str, limits: Limits = PARAMS, yaml: YAML | Non
     try:
         return loader.load(text)
     except YAMLError as error:
-        raise ParamsError(f"{source} is not valid YAML: {error}") from error
+        mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        if mark is None:
+            raise ParamsError([f"{source} is not valid YAML:", *str(error).splitlines()]) from error
+        about = [getattr(error, name, None) for name in ("context", "problem")]
+        shown = (mark.get_snippet() or "").removesuffix(f" (line: {mark.line + 1})").splitlines()
+        raise ParamsError(
+            [f"{source} is not valid YAML: {', '.join(filter(None, about))}; line {mark.line + 1}, column "
+             f"{mark.column + 1}", *shown]
+        ) from error  # fmt: skip
     except (
         ValueError,
         OverflowError,

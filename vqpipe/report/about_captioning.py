@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vqpipe.artifacts.specs.task import CAPTIONING_PICTURES
+from vqpipe.errors import counted
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -21,7 +22,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.blocks import Column as Head
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import BOTH, CHANGE, MEASURES, cell, column, counted, number
+from vqpipe.report.names import BOTH, CHANGE, MEASURES, cell, column, number
 from vqpipe.report.task_inputs import Shown, add_changes, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.captioning import CaptioningMetrics, CaptioningProtocol

@@ -13,11 +13,12 @@ from vqpipe.artifacts.specs.codebooks import ADJECTIVES, CENTROID_TENSORS, EDGES
 from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.statistics import DegreesByClass, degrees
+from vqpipe.errors import counted
 from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
 from vqpipe.report.charts import Series, bipartite, line_chart, rank_frequency
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import counted, number
+from vqpipe.report.names import number
 from vqpipe.text.graph import GraphMetrics
 
 DEGREES = {

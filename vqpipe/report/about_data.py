@@ -13,6 +13,7 @@ from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import iter_batches, read_header, read_table
 from vqpipe.data.build import DatasetMetrics
 from vqpipe.data.records import rows_left_out
+from vqpipe.errors import counted
 from vqpipe.report.blocks import (
     Absent,
     Block,
@@ -28,7 +29,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import Series, legend, line_chart
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
-from vqpipe.report.names import HIGHER, counted, curve_label, number
+from vqpipe.report.names import HIGHER, curve_label, number
 from vqpipe.report.pictures import decode_png, picture
 
 

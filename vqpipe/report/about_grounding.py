@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vqpipe.artifacts.specs.task import GROUNDING_PICTURES
+from vqpipe.errors import counted
 from vqpipe.report.blocks import (
     Absent,
     Answer,
@@ -23,7 +24,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import close_svg, open_svg
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import CHANGE, HIGHER, cell, column, counted, number
+from vqpipe.report.names import CHANGE, HIGHER, cell, column, number
 from vqpipe.report.task_inputs import add_changes, by_name, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.grounding import GroundingMetrics, GroundingProtocol

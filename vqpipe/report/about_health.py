@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from vqpipe.artifacts.specs.evaluation import DECODED, SIMILARITY, USAGE_CURVE
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.report.about_reconstructions import Book, evaluations, read_books, replaced
 from vqpipe.report.blocks import (
     Absent,
@@ -28,7 +29,7 @@ from vqpipe.report.blocks import (
 )
 from vqpipe.report.charts import Series, clip_word, close_svg, legend, line_chart, open_svg
 from vqpipe.report.inputs import Curve, Inputs, ReportParams
-from vqpipe.report.names import HIGHER, LOWER, counted, number
+from vqpipe.report.names import HIGHER, LOWER, number
 from vqpipe.report.pictures import (
     decode_png,
     heat_map,

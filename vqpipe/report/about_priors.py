@@ -13,6 +13,7 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.prior import COMPLETIONS, NEAREST, PRIOR, SAMPLES
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.evaluation.judges_train import JudgesMetrics
 from vqpipe.priors.artifact import GRID_COLUMNS
 from vqpipe.priors.measure import PriorMetrics
@@ -29,7 +30,6 @@ from vqpipe.report.names import (
     NOT_MEASURED,
     cell,
     column,
-    counted,
     measure,
     number,
 )

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from vqpipe.artifacts.publish import MANIFEST, read_manifest
 from vqpipe.artifacts.specs.evaluation import EVALUATION, EXAMPLES, REPLACED, USAGE, WORDS
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.metrics.measured import Interval
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Table, Text
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import HIGHER, counted, number
+from vqpipe.report.names import HIGHER, number
 from vqpipe.report.pictures import decode_png, heat_map, heat_scale, mean_error, picture
 
 KINDS = {

@@ -9,6 +9,7 @@ from typing import Any
 from vqpipe.artifacts.specs.evaluation import EXAMPLES
 from vqpipe.artifacts.specs.prior import SAMPLES
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.metrics.measured import Interval
 from vqpipe.priors.measure import PriorMetrics
@@ -17,7 +18,7 @@ from vqpipe.report.about_reconstructions import evaluations
 from vqpipe.report.about_tokenizers import FLOORS, unlike
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Section, Table, Text
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, MEASURES, cell, column, counted, measure, number
+from vqpipe.report.names import BOTH, MEASURES, cell, column, measure, number
 from vqpipe.report.pictures import decode_png, picture
 from vqpipe.report.task_pairs import TaskRun, parted
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.task import MASKED_WORDS_PICTURES, RELATIONS_PICTURES, RETRIEVAL_PICTURES
+from vqpipe.errors import counted
 from vqpipe.metrics.measured import Interval
 from vqpipe.report import about_captioning, about_classification, about_grounding, about_vqa
 from vqpipe.report.about_data import curve_charts
@@ -32,7 +33,7 @@ from vqpipe.report.blocks import (
     Text,
 )
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, counted, number
+from vqpipe.report.names import BOTH, HIGHER, MEASURES, cell, column, number
 from vqpipe.report.pictures import decode_png, picture, scale_bar, signed_scale
 from vqpipe.report.task_inputs import Row, Shown, by_name, picture_rows, pictured, references, side_by_side
 from vqpipe.report.task_pairs import (

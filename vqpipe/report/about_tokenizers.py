@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.specs.evaluation import USAGE
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.evaluation.measure import EvaluationMetrics
 from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_data import curve_charts
@@ -28,7 +29,7 @@ from vqpipe.report.blocks import (
 from vqpipe.report.charts import legend, rank_frequency
 from vqpipe.report.gate import SIDES, Side
 from vqpipe.report.inputs import Inputs, ReportParams
-from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, counted, measure, number
+from vqpipe.report.names import BOTH, DISTANCES, MEASURES, cell, column, measure, number
 
 PER_IMAGE = ("bits_per_image", "psnr", "ssim", "l1", "l2", "clip_distance", "lpips_alex", "lpips_vgg")
 USAGE_COLUMNS = (

@@ -7,9 +7,10 @@ from functools import partial
 from operator import attrgetter
 
 from vqpipe.artifacts.specs.task import VQA_PICTURES
+from vqpipe.errors import counted
 from vqpipe.report.blocks import Absent, Answer, Block, Cell, Column, Examples, Line, Section, Table, Terms
 from vqpipe.report.inputs import ReportParams
-from vqpipe.report.names import CHANGE, HIGHER, MEASURES, cell, column, counted, number
+from vqpipe.report.names import CHANGE, HIGHER, MEASURES, cell, column, number
 from vqpipe.report.task_inputs import Row, add_changes, by_name, examples, references
 from vqpipe.report.task_pairs import TaskRun, parted
 from vqpipe.tasks.vqa import AnswerMetrics, VqaMetrics, VqaProtocol

@@ -389,11 +389,6 @@ def _plain(name: str, value: float) -> str:
     return number(value * MEASURES[name].scale, MEASURES[name].digits)
 
 
-def counted(count: int, one: str, several: str = "") -> str:
-    """A count with its noun: `1 image`, `2,000 images`; `several` is the plural where it is not `one` with an s."""
-    return f"{number(count)} {one if count == 1 else several or f'{one}s'}"
-
-
 def number(value: float, digits: int | None = None) -> str:
     """A number as text: thousands separated, a true minus, four significant digits unless `digits` is given."""
     if not math.isfinite(value):

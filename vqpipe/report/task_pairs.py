@@ -15,12 +15,13 @@ from vqpipe.artifacts.metrics import Metrics
 from vqpipe.artifacts.publish import MANIFEST
 from vqpipe.artifacts.specs.task import TASK_PER_IMAGE
 from vqpipe.artifacts.tables import read_table
+from vqpipe.errors import counted
 from vqpipe.metrics.measured import Interval, interval
 from vqpipe.params.base import merged, validate
 from vqpipe.params.leaves import leaves
 from vqpipe.report.blocks import Absent, Block, Cell, Column, Table, Text
 from vqpipe.report.inputs import Inputs
-from vqpipe.report.names import HIGHER, MEASURES, cell, change, counted
+from vqpipe.report.names import HIGHER, MEASURES, cell, change
 from vqpipe.tasks import TASKS
 from vqpipe.tasks.masked_words import MaskedWordsMetrics
 from vqpipe.tasks.relations import WordRelationsMetrics

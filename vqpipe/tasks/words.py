@@ -85,15 +85,17 @@ class Vocabulary:
     def asked(self, texts: Sequence[str], max_words: int) -> tuple[Int64[Tensor, "n t"], list[str]]:
         """Texts of a user as numbers, and for each what was not understood of it, to follow the answer; else "".
 
+        Words that the head has no number for are unknown; signs are no words.
+
         Raises:
             DataError: a text without a known word; signs do not count.
         """
         notes = []
         for text in texts:
             words = words_of(text)
-            unknown = list(dict.fromkeys(word for word in words if word not in self._numbers))
-            known = set(words[:max_words]) - set(unknown)
-            if not any(map(str.isalnum, "".join(known))):  # a question mark alone is no question
+            signs = {word for word in words if not any(map(str.isalnum, word))}
+            unknown = list(dict.fromkeys(word for word in words if word not in self._numbers.keys() | signs))
+            if not set(words[:max_words]) - {*unknown, *signs}:  # a question mark alone is no question
                 raise DataError(
                     "no word of the text is known", found=text, expected="words as in the training texts, such as "
                     + ", ".join(self.words[:8]),
