@@ -198,11 +198,11 @@ def test_other_files_and_folders_are_refused(photos: Path, tokenizer: Tokenizer,
     detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
     (tmp_path / "again/sub").mkdir(exist_ok=True)
     (tmp_path / "again/sub/mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="would be lost\n.*sub"):
+    with pytest.raises(ArtifactError, match=r"would be lost\n.*sub"):
         detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
     done.quarantine.write_text("mine")
     with pytest.raises(
-        ArtifactError, match="quarantine.parquet contains something else, which would be lost"
+        ArtifactError, match=r"quarantine\.parquet contains something else, which would be lost"
     ):
         tokenize(photos, tokenizer, tmp_path / "t.parquet", 4)
     with pytest.raises(ArtifactError, match="in a published folder"):
