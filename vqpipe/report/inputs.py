@@ -170,13 +170,7 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         if path.stem not in known
     ]
     single: dict[str, Any] = {**read(".", STAGES), **groups}
-    if not strays and not any(single.values()):
-        held = ", ".join(path.name for path in sorted(root.iterdir())[:8])
-        raise ArtifactError(
-            f"{root} has no metrics, so there is nothing to report", found=held or "an empty folder",
-            expected=f"metrics of stages that have run, such as {root / 'metrics/dataset.json'}", run="dvc repro",
-        )  # fmt: skip
-    return Inputs(
+    found = Inputs(
         root, tree,
         **single,
         curves={
@@ -188,6 +182,13 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         packages=_packages(lineages.values()),
         strays=tuple(strays),
     )  # fmt: skip
+    if not strays and not any(single.values()):
+        held = ", ".join(path.name for path in sorted(root.iterdir())[:8])
+        raise ArtifactError(
+            f"{root} has no metrics, so there is nothing to report", found=held or "an empty folder",
+            expected=f"metrics of stages that have run, such as {root / 'metrics/dataset.json'}", run="dvc repro",
+        )  # fmt: skip
+    return found
 
 
 def _read_metrics(folder: Path, group: str, names: Iterable[str]) -> dict[str, Any]:
