@@ -22,7 +22,7 @@ from vqpipe.boards.results import Results, read_results
 from vqpipe.boards.sentences import TASKS, sentences
 from vqpipe.boards.sizes import answer, by_size
 from vqpipe.cli.app import app
-from vqpipe.errors import ParamsError
+from vqpipe.errors import ArtifactError, ParamsError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boards"
@@ -159,9 +159,13 @@ def test_the_tool_writes_all_pages_and_removes_its_own_old_ones(tmp_path: Path) 
     old, own = tmp_path / "page/old.md", tmp_path / "page/mine.md"
     old.write_text("# Old\n\nWritten by `vqpipe boards`.\n")
     own.write_text("# Mine\n")
-    write_pages({"page.md": "# New\n"}, out)
-    assert out.read_text() == "# New\n"
+    new = "# New\n\nWritten by `vqpipe boards`.\n"
+    write_pages({"page.md": new}, out)
+    assert out.read_text() == new
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["mine.md"]
+    with pytest.raises(ArtifactError, match=r"mine\.md was not written by vqpipe boards"):
+        write_pages({"page.md": f"{new}\n", "page/mine.md": new}, out)
+    assert (out.read_text(), own.read_text()) == (new, "# Mine\n")
 
 
 def test_every_table_has_the_bits_of_its_rows_once_next_to_k_and_seeds(board: Board) -> None:

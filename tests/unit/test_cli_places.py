@@ -92,3 +92,14 @@ def test_a_table_of_another_kind_is_not_replaced_by_tokens(here: Path) -> None:
     write_table(here / "mine.parquet", CODES, to_table(CODES, []), {})
     again = CliRunner().invoke(app, words)
     assert "which would be lost" not in again.output, "what the tool wrote may be replaced"
+
+
+@pytest.mark.slow
+def test_an_import_does_not_replace_a_tokenizer_that_was_trained_here(here: Path) -> None:
+    from tests.tiny import write_tokenizer
+
+    write_tokenizer(here / "vq")
+    before = (here / "vq/manifest.json").read_bytes()
+    done = CliRunner().invoke(app, [*TOOLS["import"][0], "--out=vq"])
+    assert (done.exit_code, "trained here, which would be lost" in done.output) == (2, True)
+    assert (here / "vq/manifest.json").read_bytes() == before

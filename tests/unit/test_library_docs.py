@@ -15,10 +15,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from tests import prior_folders
 from tests.foreign_vqgan import make_config, make_state
-from tests.prior_folders import write_prior
-from tests.tiny import picture, write_tokenizer
+from tests.tiny import write_dataset, write_tokenizer
 from vqpipe.cli.app import app
+from vqpipe.data.adapters.scenes import CLASSES
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +31,12 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VQPIPE_WORKERS", "1")
     monkeypatch.setenv("VQPIPE_DEVICE", "cpu")
+    monkeypatch.setattr(prior_folders, "CLASSES", CLASSES)  # those of the default run
+    write_dataset(tmp_path / "artifacts", {"train": 2, "validation": 2, "test": 5})
     write_tokenizer(tmp_path / "artifacts/tokenizer/vq")
-    write_prior(tmp_path, "vq-gpt")
-    (tmp_path / "photos").mkdir()
-    for index in range(4):
-        picture(index, bool(index % 2)).save(tmp_path / f"photos/{index}.jpg")
-    picture(9, True).save(tmp_path / "photos/bird.png")
+    prior_folders.write_prior(tmp_path, "vq-gpt")
+    (tmp_path / "shared").mkdir()  # as the command of the README leaves it
+    (tmp_path / "shared/manifest.json").write_text('{"spec": "exported-prior"}')
     config = make_config()
     torch.save({"state_dict": make_state(config)}, tmp_path / "last.ckpt")
     with (tmp_path / "model.yaml").open("w") as stream:
@@ -64,4 +65,4 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["filled"].shape == (5, 3, 16, 16)
     assert names["indices"].shape == (5, 1, 4, 4)
     assert {one.metric_type for one in names["results"]} >= {"psnr", "psnr_y", "bits_per_pixel"}
-    assert np.array(Image.open(tmp_path / "again/bird.png")).shape == (16, 16, 3)
+    assert np.array(Image.open(tmp_path / "again/0.png")).shape == (16, 16, 3)

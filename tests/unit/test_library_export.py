@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from tests.recipes import every_recipe, make_tokenizer
-from vqpipe.artifacts.publish import read_manifest
+from vqpipe.artifacts.publish import publish_folder, read_manifest
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.cli.app import app
 from vqpipe.codebooks import search
@@ -183,6 +183,14 @@ def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
         export_tokenizer(tokenizer, tmp_path / "vq")
     with pytest.raises(ArtifactError, match="is a file"):
         export_tokenizer(tokenizer, tmp_path / "mine/thesis.tex")
+    with publish_folder(tmp_path / "onnx", ONNX, {}) as folder:
+        for name in ONNX.required:
+            (folder / name).write_text("")
+    (tmp_path / "onnx/notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"would be lost\n.*notes\.txt"):
+        export_tokenizer(tokenizer, tmp_path / "onnx")
+    with pytest.raises(ArtifactError, match="in a published folder"):
+        export_tokenizer(tokenizer, tmp_path / "vq/onnx")
 
 
 def test_a_missing_package_is_reported_with_its_extra(

@@ -21,6 +21,8 @@ import vqpipe.library.hub as hub
 from tests.recipes import every_recipe, make_tokenizer
 from tests.tiny import write_tokenizer
 from vqpipe import Tokenizer
+from vqpipe.artifacts.publish import publish_folder
+from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.errors import ArtifactError, MismatchError, SetupError
 from vqpipe.library.cards import tokenizer_card
 from vqpipe.library.measured import card_metrics
@@ -96,6 +98,33 @@ def test_a_card_is_of_the_weights_next_to_it(saved: Path) -> None:
         other.save_pretrained(saved, model_card_kwargs={"license": "mit"})
 
 
+def test_a_folder_of_another_kind_is_refused_before_anything_is_written(saved: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(saved)
+    exported, other, weights = tmp_path / "exported", tmp_path / "other", tmp_path / "weights"
+    with publish_folder(exported, EXPORTED_PRIOR, {}) as folder:
+        (folder / "tokenizer").mkdir()
+        for name in EXPORTED_PRIOR.required:  # a card that the check of edited ones would want removed
+            (folder / name).write_text("made with vqpipe")
+    for folder, name in ((other, "config.json"), (weights, "model.safetensors")):
+        folder.mkdir()
+        (folder / name).write_text('{"model_type": "clip"}')
+    for place, message in (
+        (exported, "in a published folder.*\n.*an artifact of exported-prior"),
+        (exported / "mine", "in a published folder"),
+        (tmp_path / "artifact", "in a published folder.*\n.*an artifact of tokenizer"),
+        (other, "would be overwritten\n.*another library's model"),
+        (weights, "would be overwritten\n.*cannot be read as safetensors"),
+        (other / "config.json", "is a file"),
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(ArtifactError, match=message) as refused:
+            tokenizer.save_pretrained(place)
+        assert "rm " not in str(refused.value)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (saved / "config.json").unlink()  # as a call leaves it that is stopped before its last file
+    tokenizer.save_pretrained(saved)
+
+
 def test_a_card_that_was_edited_changes_nothing(saved: Path) -> None:
     (saved / "README.md").write_text("# mine")
     (saved / "notes.txt").write_text("more")
@@ -127,9 +156,6 @@ def test_what_is_not_a_tokenizers_folder_is_refused(
     (tmp_path / "other").mkdir()
     with pytest.raises(ArtifactError, match=r"contains no tokenizer\n.*nothing"):
         Tokenizer.from_pretrained(tmp_path / "other")
-    with pytest.raises(ArtifactError, match="pipeline artifact"):
-        Tokenizer.from_pretrained(saved).save_pretrained(tmp_path / "artifact")
-    Tokenizer.from_pretrained(tmp_path / "artifact")
     config = json.loads((saved / "config.json").read_text())
     for changed, message in (
         ({"_class_name": "VQModel", "sample_size": 32}, "another library's model\n.*_class_name: VQModel"),

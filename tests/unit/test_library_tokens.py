@@ -195,6 +195,18 @@ def test_other_files_and_folders_are_refused(photos: Path, tokenizer: Tokenizer,
     with pytest.raises(ArtifactError, match="would be lost"):
         detokenize(tmp_path / "t.parquet", tokenizer, photos, 4)
     assert (photos / "a.png").exists()
+    detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
+    (tmp_path / "again/sub").mkdir(exist_ok=True)
+    (tmp_path / "again/sub/mine.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"would be lost\n.*sub"):
+        detokenize(tmp_path / "t.parquet", tokenizer, tmp_path / "again", 4)
+    done.quarantine.write_text("mine")
+    with pytest.raises(
+        ArtifactError, match=r"quarantine\.parquet contains something else, which would be lost"
+    ):
+        tokenize(photos, tokenizer, tmp_path / "t.parquet", 4)
+    with pytest.raises(ArtifactError, match="in a published folder"):
+        tokenize(photos, tokenizer, tmp_path / "again/t.parquet", 4)
 
 
 def test_every_name_that_a_picture_may_have_is_safe_in_the_outputs(

@@ -359,14 +359,14 @@ def test_metrics_have_the_names_that_gates_use(report: Report) -> None:
     assert metrics["clip"]["id"]  # text too, since another CLIP makes other numbers
 
 
-def test_an_empty_checkout_names_the_commands(tmp_path: Path) -> None:
+def test_what_has_not_run_is_named_with_its_command(tmp_path: Path) -> None:
     params = write_params(tmp_path)
-    (tmp_path / "artifacts").mkdir()
-    empty = build_report(tmp_path / "artifacts", params, PARAMS)
-    check_valid(empty.html)
+    write_metrics(tmp_path, "evaluate/old", evaluated(1))  # of a variant that the params lack
+    made = build_report(tmp_path / "artifacts", params, PARAMS)
+    check_valid(made.html)
     for command in ("dataset", "clip", "vocabulary", "graph", "cluster", "tokenizer", "evaluate", "prior"):
-        assert f"dvc repro {command}" in empty.html
-    assert empty.metrics == {"prior": {}, "task": {}, "tokenizer": {}}
+        assert f"dvc repro {command}" in made.html
+    assert made.metrics == {"prior": {}, "task": {}, "tokenizer": {}}
 
 
 def test_leftovers_of_removed_variants_are_not_shown(tmp_path: Path) -> None:
@@ -401,6 +401,10 @@ def test_missing_roots_are_refused(tmp_path: Path) -> None:
     params = write_params(tmp_path)
     with pytest.raises(ArtifactError, match="no artifacts folder"):
         build_report(tmp_path / "gone", params, PARAMS)
+    for held in ("an empty folder", "dataset"):
+        (tmp_path / "artifacts" / ("" if " " in held else held)).mkdir(parents=True)
+        with pytest.raises(ArtifactError, match=rf"nothing to report\n.*{held}\n(.*\n)*.*dvc repro"):
+            build_report(tmp_path / "artifacts", params, PARAMS)
 
 
 def shown(html: str, folder: Path, width: int) -> tuple[int, int, int]:

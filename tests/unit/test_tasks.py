@@ -554,6 +554,7 @@ def test_a_pair_is_merged_over_its_kind_and_that_over_the_rest() -> None:
             {"kind": "masked_words", "masked": {"weight": 0.0}},
             "no loss has a weight",
         ),
+        ({"kind": "relations", "masked": {"weight": 0.0}}, "weight is 0, and without masked text prediction"),
         ({"kind": "masked_words", "contrastive": None}, "contrastive is not a field"),
     ],
 )

@@ -174,7 +174,8 @@ def _start(config: GlobalParams) -> float:
 class MaskedParams(Params):
     """Masked text prediction: the masked words of a caption from the others and the codes (equation 6).
 
-    The part of the words that is masked is drawn for each batch from a normal distribution truncated to [low, high].
+    The part of the words that is masked is drawn from a normal distribution truncated to [low, high], once for each
+    batch; with several ranks, or with `accumulate`, once for each rank and micro-batch.
     """
 
     weight: Annotated[float, Field(ge=0)]
@@ -220,8 +221,9 @@ def truncated_normal(config: MaskedParams, shape: tuple[int, ...] = ()) -> Float
 
 
 def mask_by_ratio(config: MaskedParams, words: Int64[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-    """The tokens to mask: one ratio for the batch, by which each word is masked or not; at least one word of each
-    caption that has any. `words` as in `TextBatch`; drawn on the CPU from torch's global generator."""
+    """The tokens to mask: one ratio for all rows, by which each word is masked or not; at least one word of each
+    caption that has any. In training the rows are one rank's share of a micro-batch, and each share has a ratio of its
+    own. `words` as in `TextBatch`; drawn on the CPU from torch's global generator."""
     ratio = float(truncated_normal(config))
     draws = torch.rand(words.shape).to(words.device).gather(1, words.clamp_min(0))
     draws = draws.masked_fill(words < 0, 2.0)

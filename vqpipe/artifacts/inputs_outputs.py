@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqpipe.artifacts.publish import MANIFEST, read_manifest
+from vqpipe.artifacts.publish import MANIFEST, read_manifest, real
 from vqpipe.artifacts.spec import FolderSpec, OneOf, TableSpec, check_header, make_command, missing
 from vqpipe.errors import ArtifactError
 from vqpipe.runtime.preflight import need_place, need_short
@@ -68,10 +68,12 @@ def need_output(path: Path, kind: Kind, sidecars: Iterable[str] = ()) -> Path:
         sidecars: endings of further files that are written next to it.
 
     Raises:
-        ArtifactError: a folder in place of a file, the reverse, or a file or folder of another kind.
+        ArtifactError: a folder in place of a file, the reverse, a file or folder of another kind, or a place in a
+            published folder.
         SetupError: nothing can be written there; see `need_place`.
     """
     need_short(path)
+    need_outside(path)
     if isinstance(kind, FileKind | TableSpec):
         _need_file(path, kind)
     else:
@@ -80,6 +82,17 @@ def need_output(path: Path, kind: Kind, sidecars: Iterable[str] = ()) -> Path:
         need_place(path, what=str(path))  # its content is removed
     need_place(path.parent, [path.name, *(path.name + ending for ending in sidecars)])
     return path
+
+
+def need_outside(path: Path) -> None:
+    """Raise `ArtifactError` for a path in a published folder, whose manifest lists all that is in it."""
+    for folder in real(path).absolute().parents:
+        spec = _spec_name(folder / MANIFEST)
+        if spec is not None:
+            raise ArtifactError(
+                f"{path} is in a published folder, whose manifest would then be wrong",
+                found=f"{folder}, an artifact of {spec}", expected="a place outside of it",
+            )  # fmt: skip
 
 
 def need_apart(inputs: Sequence[Path], outputs: Sequence[Output]) -> None:

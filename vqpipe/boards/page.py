@@ -18,6 +18,7 @@ from vqpipe.boards.results import Estimate, Results
 from vqpipe.boards.sentences import claims_sentence, leaders, main_rows, sentences
 from vqpipe.boards.sizes import PICTURE, by_size, sizes_page, sizes_picture
 from vqpipe.boards.tables import DASH, board_page, departures, facts, outcomes, table_page
+from vqpipe.errors import ArtifactError
 
 QUALITY_PICTURE = "quality.svg"
 MEASURED = ("psnr", "fd_clip", "gfd_clip", "linear_probe")
@@ -46,15 +47,29 @@ def boards_pages(found: Sequence[Found], earlier: Earlier | None, name: str = "s
 
 def write_pages(pages: Mapping[str, str], out: Path) -> None:
     """Write the pages next to one another, the first at `out`, and remove those of an earlier call that are no longer
-    made; a file that no call wrote is left alone."""
+    made; a file that no call wrote is left alone.
+
+    Raises:
+        ArtifactError: a file that no call wrote has the name of a page; nothing is written then.
+    """
+    for path in (out.parent / name for name in pages):
+        if path.exists() and not (path.is_file() and _is_page(path)):
+            raise ArtifactError(
+                f"{path} was not written by vqpipe boards, and would be lost",
+                expected="another --out, or it moved away",
+            )  # fmt: skip
     (out.parent / out.stem).mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         publish_text(out.parent / name, text)
     for path in (out.parent / out.stem).iterdir():
-        if path.suffix in (".md", ".svg") and f"{out.stem}/{path.name}" not in pages:
-            text = path.read_text(encoding="utf-8")
-            if MARK in text or PICTURE_MARK in text:
-                path.unlink()
+        if path.suffix in (".md", ".svg") and f"{out.stem}/{path.name}" not in pages and _is_page(path):
+            path.unlink()
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page or a picture that a call wrote."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return MARK in text or PICTURE_MARK in text
 
 
 def _sizes(board: Found) -> str:

@@ -56,13 +56,13 @@ def detokenize(
 
     Example: vqpipe detokenize photos.parquet --tokenizer artifacts/tokenizer/lc --out again
     """
-    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.artifacts.specs.exported import DECODED
     from vqpipe.library.hub import Tokenizer
+    from vqpipe.library.places import need_own
     from vqpipe.library.tokens import detokenize as run
     from vqpipe.runtime.device import device
 
-    need_output(out, DECODED)
+    need_own(out, DECODED)
     count = run(tokens, Tokenizer.from_pretrained(tokenizer, device()), out, batch_size)
     say(f"wrote {out}: {counted(count, 'image')}")
 
@@ -97,7 +97,6 @@ def export(
 
     Example: vqpipe export artifacts/prior/lc-gpt --metrics artifacts/metrics/prior/lc-gpt.json --out shared
     """
-    from vqpipe.artifacts.inputs_outputs import need_output
     from vqpipe.errors import ParamsError
 
     if _is_prior(path):
@@ -120,9 +119,10 @@ def export(
         )  # fmt: skip
     from vqpipe.artifacts.specs.exported import ONNX
     from vqpipe.library.export import export_tokenizer, need_packages
+    from vqpipe.library.places import need_own
 
     need_packages()
-    need_output(out, ONNX)
+    need_own(out, ONNX)
     from vqpipe.library.hub import Tokenizer
 
     done = export_tokenizer(Tokenizer.from_pretrained(path), out)
@@ -188,11 +188,9 @@ def import_(
 
     Example: vqpipe import last.ckpt model.yaml --out artifacts/tokenizer/vqgan
     """
-    from vqpipe.artifacts.inputs_outputs import need_output
-    from vqpipe.artifacts.specs.tokenizer import TOKENIZER
-    from vqpipe.library.foreign import import_checkpoint, publish_import
+    from vqpipe.library.foreign import import_checkpoint, need_imported, publish_import
 
-    need_output(out, TOKENIZER)
+    need_imported(out)
     imported = import_checkpoint(
         checkpoint, config, layout=layout, weights=weights, words=words, resolution=resolution,
     )  # fmt: skip

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import ONNX
 from vqpipe.errors import MismatchError, SetupError
+from vqpipe.library.places import need_own
 from vqpipe.tokenizers.identity import tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
 
@@ -95,11 +95,11 @@ def export_tokenizer(tokenizer: Tokenizer, out: Path) -> Exported:
 
     Raises:
         SetupError: packages of the extra `export` are missing.
-        ArtifactError: `out` is something else that this would overwrite.
+        ArtifactError: `out` is something else that this would overwrite, or has files of others.
         MismatchError: the graphs do not compute what the tokenizer does.
     """
     need_packages()
-    need_output(out, ONNX)
+    need_own(out, ONNX)
     (rows, columns), side = tokenizer.grid, tokenizer.resolution
     images = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     indices = tokenizer.eval().encode(images)

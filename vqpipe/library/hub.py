@@ -22,8 +22,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from vqpipe.artifacts.inputs_outputs import need_outside
 from vqpipe.artifacts.remedies import quoted
+from vqpipe.artifacts.spec import check_header
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
+from vqpipe.artifacts.tensors import read_tensor_header
 from vqpipe.data.images import centre_square, to_rgb
 from vqpipe.data.loader import to_float, to_uint8
 from vqpipe.errors import ArtifactError, MismatchError, SetupError, VqpipeError
@@ -139,9 +142,10 @@ class Tokenizer(
         A card that an earlier call wrote there is written anew; one that was edited, or is not ours, is kept.
 
         Raises:
-            ArtifactError: a card that would be kept names other weights, or options for the card with one that would be
-                kept.
+            ArtifactError: a folder of another kind, such as an artifact or an exported prior; a card that would be kept
+                names other weights, or options for the card with one that would be kept.
         """
+        _need_saved(Path(save_directory))
         card = Path(save_directory) / CARD
         if card.is_file():
             text = card.read_text(encoding="utf-8", errors="replace")
@@ -206,6 +210,27 @@ class Tokenizer(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_config_folder(save_directory, self.state_dict(), self.described(self.facts), TOKENIZER, WEIGHTS)
+
+
+def _need_saved(folder: Path) -> None:
+    """Check, before anything is written, that a tokenizer can be saved into a folder, which may have further files.
+
+    Raises:
+        ArtifactError: a file, a published folder or a place in one, or a model that `save_pretrained` did not write.
+    """
+    expected = "a new folder, or one that save_pretrained wrote"
+    need_outside(folder / CONFIG)
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file", expected=expected)
+    try:
+        if (folder / CONFIG).is_file():
+            read_config(folder / CONFIG, TOKENIZER)
+        elif (folder / MODEL).is_file():  # of a call that was stopped before it wrote the config
+            check_header(read_tensor_header(folder / MODEL)[0], WEIGHTS, folder / MODEL)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{folder} has a model that would be overwritten", found=str(error).splitlines()[0], expected=expected
+        ) from error  # fmt: skip
 
 
 def preprocess(images: Image.Image | Sequence[Image.Image], resolution: int) -> Float[Tensor, "b 3 r r"]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vqpipe.artifacts.inputs_outputs import need_output
 from vqpipe.artifacts.lineage import read_lineage
-from vqpipe.artifacts.publish import MANIFEST
+from vqpipe.artifacts.publish import MANIFEST, listed_files
+from vqpipe.artifacts.seal import read_sealed_json
+from vqpipe.artifacts.spec import FolderSpec
 from vqpipe.errors import ArtifactError, did_you_mean
 from vqpipe.params.entries import PARAMS, entries_of, repro_command
 from vqpipe.tokenizers.stored import CONFIG, named_folder
@@ -126,3 +130,37 @@ def find_part(folder: Path, nearby: Path, spec: str) -> Path:
         f"the {spec} of {folder} is not there", found="nothing at " + ", ".join(map(str, places)),
         expected=f"its folder{', or its name' if spec == 'tokenizer' else ''}: {spec} (--{spec})",
     )  # fmt: skip
+
+
+def need_own(out: Path, spec: FolderSpec, more: Sequence[str] = ()) -> None:
+    """Check that a tool can publish a folder of `spec` at `out` and that nothing else is lost by it.
+
+    Args:
+        more: what such a folder may contain in addition to what the spec requires, where its manifest is damaged.
+
+    Raises:
+        ArtifactError: a file, a folder of another kind, or one in which something was put since it was published.
+        SetupError: nothing can be written there.
+    """
+    need_output(out, spec)
+    manifest = out / MANIFEST
+    if not manifest.is_file():
+        return
+    names, is_whole = [*spec.required, *more], False
+    with suppress(ArtifactError):  # a damaged manifest is mended by publishing again
+        names, is_whole = list(listed_files(read_sealed_json(manifest), manifest, spec.stage)), True
+    own = {MANIFEST, *(name.split("/")[0] for name in names)}
+    others = [child.name for child in out.iterdir() if child.name not in own]
+    if is_whole:
+        inside = (path.relative_to(out) for path in out.rglob("*") if not path.is_dir())
+        known = {*names, MANIFEST}
+        others += [
+            path.as_posix() for path in inside if path.as_posix() not in known and path.parts[0] in own
+        ]
+    if others:
+        shown = sorted(others)
+        raise ArtifactError(
+            f"{out} has what its manifest does not list, which would be lost",
+            found=", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""),
+            expected="a new folder, or these moved out of it",
+        )  # fmt: skip

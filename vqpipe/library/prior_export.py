@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from pydantic import BaseModel
 
-from vqpipe.artifacts.inputs_outputs import need_output
-from vqpipe.artifacts.publish import MANIFEST, listed_files, publish_folder
-from vqpipe.artifacts.seal import read_sealed_json
+from vqpipe.artifacts.publish import publish_folder
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.artifacts.specs.prior import PRIOR_WEIGHTS
 from vqpipe.artifacts.specs.tokenizer import TOKENIZER, WEIGHTS
-from vqpipe.errors import ArtifactError, MismatchError
+from vqpipe.errors import MismatchError
 from vqpipe.library.cards import prior_card, signed, tokenizer_card
 from vqpipe.library.clips import copy_clip
+from vqpipe.library.places import need_own
 from vqpipe.library.priors import CLIP_FOLDER, TOKENIZER_FOLDER, ImagePrior
 from vqpipe.priors.artifact import prior_digest
 from vqpipe.priors.measure import PriorMetrics
@@ -62,8 +60,7 @@ def export_prior(
             cannot be read.
         MismatchError: metrics of another prior, or a text encoder from a folder of this machine.
     """
-    need_output(out, EXPORTED_PRIOR)
-    _need_own(out)
+    need_own(out, EXPORTED_PRIOR, [CLIP_FOLDER])
     prior, stored, tokenizer = image_prior.prior, image_prior.stored, image_prior.tokenizer
     text = prior.config.text
     if text is not None and text.model is not None and "/" in text.model:
@@ -85,23 +82,6 @@ def export_prior(
             (folder / CLIP_FOLDER).mkdir()
             copy_clip(image_prior.clip_folder, folder / CLIP_FOLDER)
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _need_own(out: Path) -> None:
-    """Refuse an exported folder in which something was put since, which a new export would remove."""
-    manifest = out / MANIFEST
-    if not manifest.is_file():
-        return
-    names = [*EXPORTED_PRIOR.required, CLIP_FOLDER]
-    with suppress(ArtifactError):  # a damaged manifest is mended by a new export
-        names = list(listed_files(read_sealed_json(manifest), manifest, "vqpipe export"))
-    own = {MANIFEST, *(name.split("/")[0] for name in names)}
-    others = sorted(child.name for child in out.iterdir() if child.name not in own)
-    if others:
-        raise ArtifactError(
-            f"{out} has what its manifest does not list, which would be lost", found=", ".join(others),
-            expected="a new folder, or these moved out of it",
-        )  # fmt: skip
 
 
 def read_measured(path: Path, image_prior: ImagePrior) -> Measured:

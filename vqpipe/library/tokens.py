@@ -33,6 +33,7 @@ from vqpipe.data.records import Bad, count_by_reason, quarantine_table
 from vqpipe.data.stream import IMAGES_LAYOUT, Square, squares
 from vqpipe.data.walk import no_images
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, printable
+from vqpipe.library.places import need_own
 from vqpipe.runtime.terminal import progress_bar
 from vqpipe.tokenizers.identity import identity_text, tokenizer_identity
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -74,6 +75,7 @@ def tokenize(
     Raises:
         DataError: no such folder, or no usable image in it.
         ParamsError: a resolution that the tokenizer cannot halve often enough, or `out` is no Parquet file's name.
+        ArtifactError: `out`, or the second file, would replace something else.
     """
     side, step = resolution or tokenizer.resolution, tokenizer.config.trunk.downsampling
     if side < step or side % step:
@@ -86,6 +88,9 @@ def tokenize(
             "tokens are written to a Parquet file", found=printable(str(out)),
             expected="a path that is valid UTF-8 and ends in .parquet",
         )  # fmt: skip
+    quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
+    need_output(out, CODES)
+    need_output(quarantine, QUARANTINE)
     grid = [side // step, side // step]
     facts = {
         "shape": [tokenizer.groups, *grid], "groups": tokenizer.groups, "grid": grid,
@@ -111,7 +116,6 @@ def tokenize(
             raise no_images(
                 str(folder), bad, IMAGES_LAYOUT, "vqpipe tokenize with the folder that contains the images"
             )
-        quarantine = out.with_name(fit_name(out.stem, ".quarantine.parquet"))
         table, lacking = quarantine_table([(SPLIT, entry) for entry in bad])
         with stream_table(quarantine, QUARANTINE, {"images": images, "left_out": left_out, **lacking}) as add:
             add(table)
@@ -163,7 +167,7 @@ def detokenize(tokens: Path, tokenizer: Tokenizer, out: Path, batch_size: int) -
             f"{tokens} was made by another tokenizer", found=f"tokens of {identity_text(facts['tokenizer'])}",
             expected=f"tokens of this one: {identity_text(own)}",
         )  # fmt: skip
-    need_output(out, DECODED)
+    need_own(out, DECODED)
     shape, where = tuple(facts["shape"]), tokenizer.latent_scale.device
     content: dict[str, Any] = {
         "tokenizer": own,

@@ -141,7 +141,8 @@ def read_inputs(root: Path, params: Path) -> Inputs:
 
     Raises:
         ParamsError: no params file, or one with an entry whose name cannot be a file's.
-        ArtifactError: no such root, or a metrics, curves or sidecar file that is there but is damaged.
+        ArtifactError: no such root, one without the metrics of any stage, or a metrics, curves or sidecar file that is
+            there but is damaged.
         MismatchError: an artifact that was made from another version of one that is there, or metrics or curves that
             are not of the artifact that is there.
     """
@@ -169,7 +170,7 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         if path.stem not in known
     ]
     single: dict[str, Any] = {**read(".", STAGES), **groups}
-    return Inputs(
+    found = Inputs(
         root, tree,
         **single,
         curves={
@@ -181,6 +182,13 @@ def read_inputs(root: Path, params: Path) -> Inputs:
         packages=_packages(lineages.values()),
         strays=tuple(strays),
     )  # fmt: skip
+    if not strays and not any(single.values()):
+        held = ", ".join(path.name for path in sorted(root.iterdir())[:8])
+        raise ArtifactError(
+            f"{root} has no metrics, so there is nothing to report", found=held or "an empty folder",
+            expected=f"metrics of stages that have run, such as {root / 'metrics/dataset.json'}", run="dvc repro",
+        )  # fmt: skip
+    return found
 
 
 def _read_metrics(folder: Path, group: str, names: Iterable[str]) -> dict[str, Any]:

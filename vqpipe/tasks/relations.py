@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from vqpipe.alignment.aligner import Aligner, AlignParams, EncodedCodes, TextBatch
@@ -54,9 +55,18 @@ class WordRelationsParams(CaptionTaskParams):
     kind: Literal["relations"]
     """The task."""
     masked: MaskedParams
-    """Masked text prediction, by which the head learns which position a word belongs to."""
+    """Masked text prediction, by which the head learns which position a word belongs to. Its weight is above 0."""
     relationship: RelationshipParams
     """The loss of the projection. It is left out where the tokenizer's code vectors take no gradient."""
+
+    @field_validator("masked")
+    @classmethod
+    def _is_used(cls, masked: MaskedParams) -> MaskedParams:
+        if masked.weight == 0:
+            raise ValueError(
+                "weight is 0, and without masked text prediction the positions of words are not learned"
+            )
+        return masked
 
     def align(self) -> AlignParams:
         """The head with its losses, as an aligner has them."""

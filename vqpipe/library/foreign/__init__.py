@@ -11,20 +11,24 @@ known is refused by name, since each may change the codes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vqpipe.artifacts.publish import file_digest
-from vqpipe.errors import ParamsError
+from vqpipe.artifacts.publish import MANIFEST, file_digest, read_manifest
+from vqpipe.artifacts.specs.tokenizer import TOKENIZER
+from vqpipe.errors import ArtifactError, ParamsError
 from vqpipe.library.choices import Weights
 from vqpipe.library.foreign import others, seed_voken, taming, vqct, weights
 from vqpipe.library.foreign.check import Check, look
 from vqpipe.library.foreign.config import ForeignConfig, read_config
 from vqpipe.library.foreign.contract import Family, Options, Plan
 from vqpipe.library.foreign.read import Checkpoint, read_checkpoint
+from vqpipe.library.places import need_own
 from vqpipe.models.trunk import Decoder, Encoder
 from vqpipe.params.base import validate
 from vqpipe.quantizers import from_state
@@ -140,8 +144,32 @@ def convert(
     )  # fmt: skip
 
 
+def need_imported(out: Path) -> None:
+    """Check that an import can be published at `out`: a new folder, or one of an earlier import.
+
+    Raises:
+        ArtifactError: something else, which would be lost, such as a tokenizer that was trained here.
+        SetupError: nothing can be written there.
+    """
+    need_own(out, TOKENIZER)
+    facts: Mapping[str, Any] = {"origin": None}
+    if (out / MANIFEST).is_file():
+        with suppress(ArtifactError):  # a damaged one is mended by importing again
+            facts = read_manifest(out).facts
+    if "origin" not in facts:
+        raise ArtifactError(
+            f"{out} has a tokenizer that was trained here, which would be lost",
+            expected="a new folder, or one of an earlier import",
+        )  # fmt: skip
+
+
 def publish_import(imported: Imported, checkpoint: Path, config: Path, out: Path) -> None:
-    """Publish the tokenizer as an artifact; its facts say where it came from, by hash, and what was left out."""
+    """Publish the tokenizer as an artifact; its facts say where it came from, by hash, and what was left out.
+
+    Raises:
+        ArtifactError, SetupError: as `need_imported`.
+    """
+    need_imported(out)
     note = (
         "params.losses, training and augment are placeholders: the weights were trained elsewhere; "
         "latent_scale is 1, not measured"
