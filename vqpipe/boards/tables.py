@@ -70,8 +70,8 @@ def facts(found: Found) -> list[str]:
         lines.append(
             f"{num_runs} of {len(results.board.runs)} runs, of {len(results.metrics)} of {len(results.board.rows)} "
             f"rows. Every row: {one('num_steps')} steps; measured on {one('num_images')} images of the {one('split')} "
-            f"split (digest of their pixels: {one('measured.images.digest')}) at {one('resolution')} pixels, grid {one('grid')}, features of {one('features')}, "
-            f"{_protocol(number, claims)}."
+            f"split (digest of their pixels: {one('measured.images.digest')}) at {one('resolution')} pixels, grid "
+            f"{one('grid')}, features of {one('features')}, {_protocol(number, claims)}."
         )
         lines.append(_versions(results))
     else:
