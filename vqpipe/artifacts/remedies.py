@@ -14,7 +14,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from vqpipe.artifacts import specs
-from vqpipe.artifacts.publish import MANIFEST
+from vqpipe.artifacts.publish import MANIFEST, SIDECARS
 from vqpipe.artifacts.seal import PARQUET, SAFETENSORS, parse_object
 from vqpipe.artifacts.spec import (
     FolderSpec,
@@ -54,14 +54,15 @@ def spec_of(header: Header) -> Spec | None:
 def not_there(path: Path) -> ArtifactError:
     """The error for a path where nothing is: the nearest that is there, and the command where a stage makes it."""
     around = path.parent if path.parent.is_dir() else Path()
-    names = sorted(own.name for own in around.iterdir() if not own.name.startswith("."))
+    names = [name for own in around.iterdir() if not (name := own.name).startswith(".")]
+    names = sorted(name for name in names if not name.endswith(SIDECARS))
     run = _maker(path)
     below = sorted(Path("artifacts").glob(f"*/{path.name}")) if path.name == str(path) else []
     alike = [around / name for name in get_close_matches(path.name, names, 1, 0.5)]
     near = below[:1] or ([] if run else alike)
     return ArtifactError(
         f"{path} does not exist" + (f"; did you mean {near[0]}?" if near else ""),
-        choices=[str(own) for own in below] or (names if around == path.parent and path.name != str(path) else None),
+        choices=below or (names if around == path.parent and path.name != str(path) else None) or None,
         expected="a path that is there, from this folder", run=run,
     )  # fmt: skip
 
