@@ -189,7 +189,7 @@ def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "onnx/notes.txt").write_text("mine")
     with pytest.raises(ArtifactError, match=r"would be lost\n.*notes\.txt"):
         export_tokenizer(tokenizer, tmp_path / "onnx")
-    with pytest.raises(ArtifactError, match="in a published folder"):
+    with pytest.raises(ArtifactError, match="is a published folder"):
         export_tokenizer(tokenizer, tmp_path / "vq/onnx")
 
 

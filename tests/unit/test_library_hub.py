@@ -109,9 +109,9 @@ def test_a_folder_of_another_kind_is_refused_before_anything_is_written(saved: P
         folder.mkdir()
         (folder / name).write_text('{"model_type": "clip"}')
     for place, message in (
-        (exported, "in a published folder.*\n.*an artifact of exported-prior"),
-        (exported / "mine", "in a published folder"),
-        (tmp_path / "artifact", "in a published folder.*\n.*an artifact of tokenizer"),
+        (exported, "is a published folder.*\n.*an artifact of exported-prior"),
+        (exported / "mine", "is a published folder"),
+        (tmp_path / "artifact", "is a published folder.*\n.*an artifact of tokenizer"),
         (other, "would be overwritten\n.*another library's model"),
         (weights, "would be overwritten\n.*cannot be read as safetensors"),
         (other / "config.json", "is a file"),

@@ -205,7 +205,7 @@ def test_other_files_and_folders_are_refused(photos: Path, tokenizer: Tokenizer,
         ArtifactError, match=r"quarantine\.parquet contains something else, which would be lost"
     ):
         tokenize(photos, tokenizer, tmp_path / "t.parquet", 4)
-    with pytest.raises(ArtifactError, match="in a published folder"):
+    with pytest.raises(ArtifactError, match="is a published folder"):
         tokenize(photos, tokenizer, tmp_path / "again/t.parquet", 4)
 
 

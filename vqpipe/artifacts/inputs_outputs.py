@@ -89,9 +89,10 @@ def need_outside(path: Path) -> None:
     for folder in real(path).absolute().parents:
         spec = _spec_name(folder / MANIFEST)
         if spec is not None:
+            shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
             raise ArtifactError(
-                f"{path} is in a published folder, whose manifest would then be wrong",
-                found=f"{folder}, an artifact of {spec}", expected="a place outside of it",
+                f"{shown} is a published folder, whose manifest would then be wrong",
+                found=f"an artifact of {spec}", expected="a place outside of it",
             )  # fmt: skip
 
 
