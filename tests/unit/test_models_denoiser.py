@@ -43,6 +43,21 @@ def test_every_position_sees_every_other_and_its_mask(num_codes: tuple[int, ...]
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "parts", [{"num_classes": 3}, {"text_length": TEXT[0], "text_dim": TEXT[1]}], ids=str
+)
+def test_features_with_and_without_the_condition_from_one_pass(parts: dict[str, int]) -> None:
+    made, batch = network(**parts), tokens()
+    lengths = torch.tensor([[4], [2], [0]])
+    text = {"text": torch.randn(3, *TEXT), "text_mask": torch.arange(4) < lengths}
+    given = text if "text_dim" in parts else {"rows": torch.arange(3)}
+    found = made.features(batch.repeat(2, 1, 1), **made.with_null(given))
+    torch.testing.assert_close(found[:3], made.features(batch, **given), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[3:], made.features(batch), rtol=1e-6, atol=1e-6)
+    assert float((found[:2] - found[3:5]).abs().max()) > 1e-2
+
+
+@torch.no_grad()
 def test_a_row_and_a_column_have_their_own_position() -> None:
     same = torch.zeros(1, 1, 6, dtype=torch.int64)
     (found,) = network()(same)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tests.small_priors import params
 from tests.tiny import write_dataset, write_tiny_clip, write_tokenizer
+from vqpipe.data import annotations
 from vqpipe.data.annotations import LabelMaps
 from vqpipe.data.images import encode_png
 from vqpipe.data.loader import ImageSplit
@@ -159,6 +161,21 @@ def test_maps_of_a_split_are_counted_cropped_and_checked() -> None:
     small = LabelMaps([encode_png(whole)], ("sky", "sea"), 5, "here: train label map")
     with pytest.raises(MismatchError, match=r"smaller than the images\n.*6 x 4\n.*5"):
         small.get([0])
+
+
+def test_maps_are_decoded_by_the_workers_at_once_and_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two maps waits until the other is being decoded, too."""
+    monkeypatch.setenv("VQPIPE_WORKERS", "2")
+    both, decode = Barrier(2, timeout=60), annotations.decode_png
+
+    def waiting(*args: Any) -> np.ndarray:
+        both.wait()
+        return decode(*args)
+
+    monkeypatch.setattr(annotations, "decode_png", waiting)
+    pngs = [encode_png(np.full((3, 3), value, dtype=np.uint8)) for value in range(4)]
+    found = LabelMaps(pngs, ("a", "b", "c"), 2, "here").get([3, 1, 0, 2])
+    assert found[:, 0, 0].tolist() == [2, 0, -1, 1]
 
 
 def test_the_maps_of_a_split_are_decoded_once_to_count_those_of_nothing(

@@ -223,6 +223,30 @@ def test_guidance_follows_the_class_and_zero_ignores_it() -> None:
         undropped.sample(first, 4, sampling.model_copy(update={"guidance": 2.0}), torch_rng(0, "s"))
 
 
+@pytest.mark.parametrize("condition", ["class", "label_map"])
+def test_guidance_takes_one_pass_a_step_and_draws_what_two_would(
+    condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = model(condition=condition, sampling={"guidance": 3.0})
+    rng = torch_rng(2, "maps")
+    maps = torch.randint(-1, 3, (4, 12, 12), generator=rng)
+    given = (
+        Condition(labels=torch.tensor([0, 1, 2, -1])) if condition == "class" else Condition(label_map=maps)
+    )
+    seen = count_evaluations(prior, monkeypatch)
+    drawn = prior.sample(given, 4, prior.config.sampling, torch_rng(0, "s"))
+    assert seen == [8] * 4
+    plain = prior._features
+
+    def in_two(tokens: Tensor, both: dict[str, Tensor]) -> Tensor:
+        assert len(tokens) == 8
+        own = {name: value[:4] for name, value in both.items()}
+        return torch.cat([plain(tokens[:4], own), plain(tokens[4:], prior._given(Condition(), 4))])
+
+    monkeypatch.setattr(prior, "_features", in_two)
+    assert torch.equal(drawn, prior.sample(given, 4, prior.config.sampling, torch_rng(0, "s")))
+
+
 def test_annealed_draws_end_with_the_likeliest_code() -> None:
     prior = model(
         condition="none", sampling={"draws": "annealed", "steps": 1, "score": "logit", "noise": 2.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from vqpipe.priors.measure_conditions import (
     condition_metrics,
     r_precision,
 )
+from vqpipe.runtime import batches
 
 
 class Reader:
@@ -163,6 +165,26 @@ def test_captions_are_compared_by_the_clip(reused: bool) -> None:
     assert watcher.agreement(CHANCE).clip_similarity == pytest.approx(1 / 3), (
         "the next captions: green, blue, red"
     )
+
+
+def test_embeddings_of_many_images_and_captions_are_in_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    captions = ["red", "", "blue", "green", "red"]
+    images, features = torch.zeros(5, 3, 2, 2, dtype=torch.uint8), torch.rand(5, 4)
+    expected = watcher_of(captions, True)
+    show(expected, "samples", images, 5, features)
+    asked = []
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(batches, "IN_MEMORY", 0)
+    monkeypatch.setattr(batches, "need_disk", lambda folder, num_bytes, what: asked.append(num_bytes))
+    watcher = watcher_of(captions, True)
+    show(watcher, "samples", images, 2, features)
+    assert asked == [4 * 4 * 8, 4 * 4 * 4], (
+        "of 4 texts in float64, and of the 4 images that have one in float32"
+    )
+    for name in ("samples", CHANCE):
+        assert watcher.agreement(name) == expected.agreement(name)
 
 
 def test_the_only_caption_is_not_found_among_others() -> None:

@@ -15,6 +15,7 @@ from tests.small_priors import shared
 from tests.unit.test_priors_large_k import Largest
 from tests.unit.test_training_syncs import reads
 from vqpipe.errors import MismatchError
+from vqpipe.models.denoiser import Denoiser
 from vqpipe.params.base import validate
 from vqpipe.priors import vq_diffusion
 from vqpipe.priors.contract import Condition, ImageSpace
@@ -243,14 +244,36 @@ def test_known_tokens_of_any_subset_stay_and_change_the_others(num_codes: tuple[
     assert torch.equal(sample(made, Condition(labels=labels().labels, tokens=tokens)), tokens)
 
 
-@pytest.mark.parametrize("condition", ["class", "text"])
-def test_guidance_of_one_is_the_condition_and_of_zero_the_null(condition: str) -> None:
-    made = prior(condition=condition)
+def texts() -> dict[str, Tensor]:
     rng = torch_rng(2, "text")
-    text = {
+    return {
         "text": torch.randn(6, *TEXT, generator=rng),
         "text_ids": torch.randint(9, (6, TEXT[0]), generator=rng),
     }
+
+
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_guidance_takes_one_pass_a_time_and_draws_what_two_would(
+    condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plain = prior(condition=condition), Denoiser.features
+    given = labels() if condition == "class" else Condition(**texts())
+    seen: list[int] = []
+
+    def in_two(own: Denoiser, tokens: Tensor, time: Tensor, **both: Tensor) -> Tensor:
+        seen.append(len(tokens))
+        conditional = plain(own, tokens[:6], time[:6], **{name: value[:6] for name, value in both.items()})
+        return torch.cat([conditional, plain(own, tokens[6:], time[6:])])
+
+    drawn = sample(made, given, guidance=3.0)
+    monkeypatch.setattr(Denoiser, "features", in_two)
+    assert torch.equal(drawn, sample(made, given, guidance=3.0))
+    assert seen == [12] * made.config.num_times
+
+
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_guidance_of_one_is_the_condition_and_of_zero_the_null(condition: str) -> None:
+    made, text = prior(condition=condition), texts()
     given = labels() if condition == "class" else Condition(**text)
     plain, null = sample(made, given), sample(made, Condition())
     assert not torch.equal(plain, null)

@@ -6,7 +6,9 @@ Letters: n images, b of a batch, r side of the crops in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from vqpipe.data.images import decode_png
 from vqpipe.data.read import open_split
 from vqpipe.data.records import Thing
 from vqpipe.errors import MismatchError
+from vqpipe.runtime.env import workers
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """The label maps of a split as PNGs in memory, decoded on demand; None for an image without one.
+    """The label maps of a split as PNGs in memory, decoded on demand by `VQPIPE_WORKERS` threads; None for an image
+    without one.
 
     Value 0 of a PNG is the background, which is no class; value v is class v - 1.
     """
@@ -54,26 +58,33 @@ class LabelMaps:
             ArtifactError: a damaged PNG.
             MismatchError: a map smaller than the images, or a pixel whose class has no name.
         """
-        side = self.resolution
-        out = torch.full((len(rows), side, side), -1, dtype=torch.int64)
-        for at, row in enumerate(rows):
-            png = self.pngs[row]
-            if png is not None:
-                whole = torch.from_numpy(decode_png(png, f"{self.where} {row}", "dataset").astype(np.int64))
-                if min(whole.shape) < side:
-                    raise MismatchError(
-                        f"{self.where} {row} is smaller than the images",
-                        found=" x ".join(map(str, whole.shape)), expected=f"{side} x {side} or more",
-                        run="dvc repro dataset",
-                    )  # fmt: skip
-                top, left = ((length - side) // 2 for length in whole.shape)
-                out[at] = whole[top : top + side, left : left + side] - 1
+        out = torch.full((len(rows), self.resolution, self.resolution), -1, dtype=torch.int64)
+        for _ in self._pool.map(self._read, rows, out.numpy()):
+            pass  # an error of the first such map is raised here
         if out.numel() and int(out.max()) >= len(self.classes):
             raise MismatchError(
                 f"{self.where}: a pixel of an unknown class", found=int(out.max()) + 1,
                 expected=f"1 to {len(self.classes)}, or 0 for none",
             )  # fmt: skip
         return out
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(workers())
+
+    def _read(self, row: int, out: Int64[np.ndarray, "r r"]) -> None:
+        png, side = self.pngs[row], self.resolution
+        if png is None:
+            return
+        whole = decode_png(png, f"{self.where} {row}", "dataset")
+        if min(whole.shape) < side:
+            raise MismatchError(
+                f"{self.where} {row} is smaller than the images",
+                found=" x ".join(map(str, whole.shape)), expected=f"{side} x {side} or more",
+                run="dvc repro dataset",
+            )  # fmt: skip
+        top, left = ((length - side) // 2 for length in whole.shape)
+        np.subtract(whole[top : top + side, left : left + side], 1, out=out, dtype=np.int64)
 
 
 def things_of(dataset: Path, split: str, resolution: int, min_visible: float = 0.0) -> list[list[Thing]]:

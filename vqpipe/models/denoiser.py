@@ -11,6 +11,7 @@ a text token.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -140,6 +141,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.num_codes, self.grid, self.dropout, self.num_times = num_codes, grid, dropout, num_times
+        self.num_classes = num_classes
         self.code_embeddings = nn.ModuleList(nn.Embedding(k + 1, width) for k in num_codes)
         joint = nn.Sequential(nn.Linear(len(num_codes) * width, width), nn.GELU())
         self.join = nn.Identity() if len(num_codes) == 1 else joint
@@ -188,6 +190,17 @@ class Denoiser(nn.Module):
         x = self.blocks(x, self._state(len(x), time, rows), text, mask)
         out: Tensor = self.norm(x)
         return out
+
+    def with_null(self, given: Mapping[str, Tensor], **null: int) -> dict[str, Tensor]:
+        """The arguments `rows`, `text` and `text_mask` of `features` for twice as many images: each with its condition,
+        then each with the null condition, so that guidance takes one pass.
+
+        Args:
+            given: those for the images.
+            null: what stands for nothing in further arguments of `given`.
+        """
+        null = {"rows": self.num_classes, "text": 0, "text_mask": False, **null}
+        return {name: torch.cat([own, torch.full_like(own, null[name])]) for name, own in given.items()}
 
     def _state(
         self, count: int, time: Int64[Tensor, " b"] | None, rows: Int64[Tensor, " b"] | None

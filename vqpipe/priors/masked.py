@@ -235,9 +235,9 @@ class Masked(Prior):
         generators: Sequence[torch.Generator],
     ) -> Int64[Tensor, "b g p"]:
         """The tokens with all masked ones drawn."""
-        given = [self._given(condition, len(tokens))]
+        given = self._given(condition, len(tokens))
         if sampling.guidance != 1:
-            given.append(self._given(Condition(), len(tokens)))
+            given = self.denoiser.with_null(given, cells=self.num_maps)
         unknown = (tokens == self.masks).any(dim=1).sum(dim=1).cpu()
         drawn = torch.zeros_like(unknown)
         for at in range(min(sampling.steps, int(unknown.max()))):
@@ -259,16 +259,21 @@ class Masked(Prior):
         self,
         tokens: Int64[Tensor, "b g p"],
         asked: Bool[Tensor, "b g p"],
-        given: Sequence[Mapping[str, Tensor]],
+        given: Mapping[str, Tensor],
         step: Step,
         sampling: ParallelSampling,
         numbers: Float[Tensor, "b e p"],
     ) -> tuple[Int64[Tensor, "b g p"], Float[Tensor, "b p"]]:
-        """Codes where they are asked for, and the scores of these positions, summed over groups; 0 elsewhere."""
+        """Codes where they are asked for, and the scores of these positions, summed over groups; 0 elsewhere.
+
+        Args:
+            given: of the images, with guidance of twice as many (`Denoiser.with_null`).
+        """
         filters = TokenSampling(guidance=1.0, temperature=1.0, top_k=sampling.top_k, top_p=sampling.top_p)
         codes = torch.zeros_like(tokens)
         scores = torch.zeros(tokens[:, 0].shape, dtype=torch.float64, device=self.device)
-        whole = [self._features(tokens, part) for part in given]
+        copies = 1 if sampling.guidance == 1 else 2
+        whole = self._features(tokens.repeat(copies, 1, 1), given).chunk(copies)
         limit = min(cross_entropy.LOGITS, CACHED) if tokens.device.type == "cpu" else cross_entropy.LOGITS
         for group, head in enumerate(self._heads()):
             rows = asked[:, group].nonzero()

@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from vqpipe.artifacts.metrics import Metrics
 from vqpipe.evaluation.judges_captions import Stated, stated
 from vqpipe.evaluation.judges_measure import confusion, facts_found, map_scores
+from vqpipe.metrics.distances import FeatureRows
 from vqpipe.metrics.floors import other_examples
+from vqpipe.runtime.batches import large_array, slices
 from vqpipe.runtime.seeds import numpy_rng
-from vqpipe.vision.clip import Clip
+from vqpipe.vision.clip import TEXT_BATCH, Clip
 
 if TYPE_CHECKING:
     from vqpipe.evaluation.judges import Found, Judges
@@ -187,9 +189,10 @@ class TextWatcher(Watcher):
         texts = list(dict.fromkeys(text for text in [*captions, *others] if text.strip()))
         place = {text: at for at, text in enumerate(texts)}
         self._clip, self._reused, self._seed = clip, reused, seed
-        self._texts = F.normalize(clip.encode_text(texts).double().cpu(), dim=1)
+        self._texts = _unit_texts(clip, texts)
         self._own = torch.tensor([place.get(text, -1) for text in captions])
-        self._found: dict[str, list[Tensor]] = defaultdict(list)
+        self._found: dict[str, FeatureRows] = {}
+        """Of each set, the embeddings of its images with a caption, not normalised."""
         self.num_candidates = min(CANDIDATES, len(texts))
 
     @torch.no_grad()
@@ -199,18 +202,18 @@ class TextWatcher(Watcher):
         if features is None or not self._reused:
             pixels = images.to(self._clip.mean.device).float() / 127.5 - 1.0
             features = self._clip.encode_image(pixels).cpu()
-        self._found[name].append(F.normalize(features.double(), dim=1))
+        if name not in self._found:
+            self._found[name] = FeatureRows(int((self._own >= 0).sum()), features.shape[1])
+        self._found[name].add(features[self._own[rows] >= 0].float())
 
     def agreement(self, name: str) -> Agreement:
-        images = torch.cat(self._found["samples" if name == CHANCE else name])
-        known = self._own >= 0
-        if not known.any():
-            return Agreement()
-        own, images = self._own[known], images[known]
-        if name == CHANCE and len(own) < 2:
+        images = self._found["samples" if name == CHANCE else name].rows
+        own = self._own[self._own >= 0]
+        if len(own) < (2 if name == CHANCE else 1):
             return Agreement()
         own = own[other_examples(len(own), OTHERS)] if name == CHANCE else own
-        similar = float((images * self._texts[own]).sum(1).mean())
+        cosines = [(_unit(images[rows]) * self._texts[own[rows]]).sum(1) for rows in slices(len(own), CHUNK)]
+        similar = float(torch.cat(cosines).mean())
         if self.num_candidates == 1:  # which would always be first
             return Agreement(clip_similarity=similar)
         ranked = r_precision(images, self._texts, own, self.num_candidates, DRAWS, self._seed)
@@ -267,7 +270,7 @@ class CaptionWatcher(Watcher):
 
 
 def r_precision(
-    images: Float64[Tensor, "n e"],
+    images: Float[Tensor, "n e"],
     texts: Float64[Tensor, "m e"],
     own: Int64[Tensor, " n"],
     num_candidates: int,
@@ -280,7 +283,7 @@ def r_precision(
     the last. Equal cosines count against the image.
 
     Args:
-        images: of unit length.
+        images: of any length.
         texts: different ones, of unit length; no fewer than `num_candidates`.
         own: the text of each image.
     """
@@ -289,13 +292,29 @@ def r_precision(
         order = torch.from_numpy(numpy_rng(seed, "r-precision", draw).permutation(len(texts)))
         place = order.argsort()
         after = torch.arange(1, num_candidates)
-        for start in range(0, len(images), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for rows in slices(len(images), CHUNK):
+            part = _unit(images[rows])
             others = texts[order[(place[own[rows], None] + after) % len(texts)]]
-            cosines = torch.einsum("be,bce->bc", images[rows], others)
-            right = (images[rows] * texts[own[rows]]).sum(1)
+            cosines = torch.einsum("be,bce->bc", part, others)
+            right = (part * texts[own[rows]]).sum(1)
             first[draw] += int((cosines < right[:, None]).all(1).sum())
     return first / max(len(images), 1)
+
+
+def _unit(rows: Float[Tensor, "n e"]) -> Float64[Tensor, "n e"]:
+    return F.normalize(rows.double(), dim=1)
+
+
+def _unit_texts(clip: Clip, texts: Sequence[str]) -> Float64[Tensor, "m e"]:
+    """Embeddings of unit length, mapped from a file if they are large."""
+    whole = torch.empty(0, 0, dtype=torch.float64)
+    for rows in slices(len(texts), TEXT_BATCH):
+        part = _unit(clip.encode_text(texts[rows]).cpu())
+        if not rows.start:
+            shape = len(texts), part.shape[1]
+            whole = torch.from_numpy(large_array(shape, np.float64, "the embeddings of the captions"))
+        whole[rows] = part
+    return whole
 
 
 def condition_metrics(

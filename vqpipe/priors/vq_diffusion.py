@@ -201,14 +201,14 @@ class VQDiffusion(Prior):
         known = torch.full((n, self.groups, self.num_positions), -1, device=self.device)
         if condition.tokens is not None:
             known = condition.tokens.flatten(2)
-        given = self._given(condition, n)
+        given, copies = self._given(condition, n), 1
+        if sampling.guidance != 1:
+            given, copies = self.denoiser.with_null(given), 2
         tokens = torch.where(known < 0, self.masks, known)
         for time, last, before in jumps(self.config.num_times, sampling.skip, sampling.jump):
             numbers = uniform(generators, self.groups, self.num_positions).to(self.device)
-            times = torch.full((n,), time, device=self.device)
-            features = [self.denoiser.features(tokens, times, **given)]
-            if sampling.guidance != 1:
-                features.append(self.denoiser.features(tokens, times))
+            times = torch.full((copies * n,), time, device=self.device)
+            features = self.denoiser.features(tokens.repeat(copies, 1, 1), times, **given).chunk(copies)
             for group in range(self.groups):
                 drawn = self._drawn(
                     features, tokens[:, group], known[:, group] < 0, numbers[:, group], (last, before), group,
