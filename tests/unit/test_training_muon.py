@@ -13,6 +13,7 @@ from tests.small_training import make, params, train
 from tests.unit.test_training_loop import run
 from vqpipe.errors import MismatchError, ParamsError
 from vqpipe.models.transformer import StackedLinear, hidden_matrices
+from vqpipe.training import muon
 from vqpipe.training.checkpoint import load_optimizer, optimizer_tensors
 from vqpipe.training.muon import Muon, orthogonalised
 
@@ -114,6 +115,30 @@ def test_each_of_several_stacked_matrices_moves_on_its_own() -> None:
         hidden = hidden_matrices(modules)
         Muon([{"params": list(hidden), "weight_decay": DECAY}], hidden, RATE, BETAS).step()
     assert torch.equal(stacked.weight, torch.cat([layer.weight for layer in layers]))
+
+
+@pytest.mark.parametrize(("at_once", "expected"), [(1, [1] * 12), (48, [2] * 6), (muon.AT_ONCE, [2, 10])])
+def test_matrices_of_one_shape_move_as_one_batch_as_each_would_alone(
+    at_once: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    shapes = {(12, 6): 3, (4, 6): 1, (6, 4): 1, (4, 3, 2, 1): 1}
+    start = [torch.randn(shape, generator=rng) for shape in shapes] * 2
+    gradients = [torch.randn(one.shape, generator=rng) for one in start]
+    hidden = {nn.Parameter(one.clone()): shapes[tuple(one.shape)] for one in start}
+    for own, gradient in zip(hidden, gradients, strict=True):
+        own.grad = gradient
+    sizes: list[int] = []
+    plain = muon.orthogonalised
+    monkeypatch.setattr(muon, "AT_ONCE", at_once)
+    monkeypatch.setattr(muon, "orthogonalised", lambda part: sizes.append(len(part)) or plain(part))
+    Muon([{"params": list(hidden), "weight_decay": DECAY}], hidden, RATE, BETAS).step()
+    # (4, 6): 2 x 3 + 2 matrices of 24 elements; (6, 4): 2; the kernels, (4, 6) too: 2.
+    assert sorted(sizes) == expected
+    for own, before, gradient in zip(hidden, start, gradients, strict=True):
+        alone = [plain((0.05 * 0.95 + 0.05) * part) for part in gradient.flatten(1).chunk(hidden[own])]
+        moved = (1 - RATE * DECAY) * before.flatten(1) - RATE * 0.2 * 6**0.5 * torch.cat(alone)
+        torch.testing.assert_close(own.detach().flatten(1), moved, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_without_hidden_matrices_is_refused_before_the_first_step(tmp_path: Path) -> None:

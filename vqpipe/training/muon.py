@@ -10,7 +10,8 @@ instructions takes 16 times as long as for float32, and since it takes matrices 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,23 +25,25 @@ ITERATIONS = 5
 RMS = 0.2
 """Root mean square of a step's elements, in units of the rate: about that of AdamW's."""
 SMALLEST_NORM = 1e-7
+AT_ONCE = 1 << 26
+"""Elements of the matrices of one shape that are orthogonalised as one batch, which bounds its memory."""
 
 
-def orthogonalised(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Nearly U V^T of the singular value decomposition U S V^T: singular values between 0.7 and 1.2.
+def orthogonalised(matrices: Float[Tensor, "*k m n"]) -> Float[Tensor, "*k m n"]:
+    """Nearly U V^T of the singular value decomposition U S V^T of each: singular values between 0.7 and 1.2.
 
-    Singular values below a thousandth of the matrix's norm end smaller. In bfloat16 on CUDA, otherwise in the matrix's
+    Singular values below a thousandth of the matrix's norm end smaller. In bfloat16 on CUDA, otherwise in the matrices'
     own precision.
     """
-    x = matrix.to(torch.bfloat16) if matrix.is_cuda else matrix
-    x = x.mT if x.shape[0] > x.shape[1] else x
-    x = x / x.norm().clamp(min=SMALLEST_NORM)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices
+    x = (x.mT if tall else x).reshape(-1, *sorted(matrices.shape[-2:]))
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=SMALLEST_NORM)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.mT if matrix.shape[0] > matrix.shape[1] else x
-    return x.to(matrix.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.AdamW):
@@ -74,22 +77,36 @@ class Muon(torch.optim.AdamW):
         """Take a step. Gradients of hidden matrices are None afterwards: AdamW leaves such parameters alone."""
         assert closure is None, "the loss is not evaluated again"
         for group in self.param_groups:
+            alike: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter in self._hidden and parameter.grad is not None:
-                    self._move(parameter, self._scale * group["lr"], group["weight_decay"])
-                    parameter.grad = None
+                    rows, columns = parameter.flatten(1).shape
+                    alike[rows // self._hidden[parameter], columns].append(parameter)
+            for shape, own in alike.items():
+                self._move(own, shape, self._scale * group["lr"], group["weight_decay"])
         return super().step()
 
-    def _move(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:  # with the count of steps that AdamW expects of each parameter
-            state |= {"momentum": torch.zeros_like(parameter), "step": torch.zeros(())}
-        state["step"] += 1
-        momentum = state["momentum"]
-        momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-        ahead = parameter.grad.lerp(momentum, MOMENTUM).flatten(1).chunk(self._hidden[parameter])
-        size = RMS * math.sqrt(max(ahead[0].shape))
-        parameter.mul_(1 - rate * decay)
-        direction = torch.cat([orthogonalised(matrix) for matrix in ahead])
-        parameter.add_(direction.view_as(parameter), alpha=-rate * size)
+    def _move(
+        self, parameters: Sequence[nn.Parameter], shape: tuple[int, int], rate: float, decay: float
+    ) -> None:
+        """Move parameters that are made of matrices of one shape."""
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:  # with the count of steps that AdamW expects of each parameter
+                state |= {"momentum": torch.zeros_like(parameter), "step": torch.zeros(())}
+            state["step"] += 1
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        matrices = [part.reshape(-1, *shape) for part in ahead]
+        size = max(1, AT_ONCE // math.prod(shape))
+        moved = torch.cat([orthogonalised(part) for part in torch.cat(matrices).split(size)])
+        directions = [
+            own.view_as(parameter)
+            for own, parameter in zip(moved.split([len(own) for own in matrices]), parameters, strict=True)
+        ]
+        torch._foreach_mul_(parameters, 1 - rate * decay)
+        torch._foreach_add_(parameters, directions, alpha=-rate * RMS * math.sqrt(max(shape)))
+        for parameter in parameters:
+            parameter.grad = None
