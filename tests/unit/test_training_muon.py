@@ -117,7 +117,7 @@ def test_each_of_several_stacked_matrices_moves_on_its_own() -> None:
     assert torch.equal(stacked.weight, torch.cat([layer.weight for layer in layers]))
 
 
-@pytest.mark.parametrize(("at_once", "expected"), [(1, [1] * 12), (48, [2] * 6), (muon.AT_ONCE, [2, 10])])
+@pytest.mark.parametrize(("at_once", "expected"), [(1, [1] * 12), (48, [2] * 6), (muon.AT_ONCE["cuda"], [2, 10])])
 def test_matrices_of_one_shape_move_as_one_batch_as_each_would_alone(
     at_once: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ def test_matrices_of_one_shape_move_as_one_batch_as_each_would_alone(
         own.grad = gradient
     sizes: list[int] = []
     plain = muon.orthogonalised
-    monkeypatch.setattr(muon, "AT_ONCE", at_once)
+    monkeypatch.setitem(muon.AT_ONCE, "cpu", at_once)
     monkeypatch.setattr(muon, "orthogonalised", lambda part: sizes.append(len(part)) or plain(part))
     Muon([{"params": list(hidden), "weight_decay": DECAY}], hidden, RATE, BETAS).step()
     # (4, 6): 2 x 3 + 2 matrices of 24 elements; (6, 4): 2; the kernels, (4, 6) too: 2.
