@@ -117,7 +117,9 @@ def test_each_of_several_stacked_matrices_moves_on_its_own() -> None:
     assert torch.equal(stacked.weight, torch.cat([layer.weight for layer in layers]))
 
 
-@pytest.mark.parametrize(("at_once", "expected"), [(1, [1] * 12), (48, [2] * 6), (muon.AT_ONCE["cuda"], [2, 10])])
+@pytest.mark.parametrize(
+    ("at_once", "expected"), [(1, [1] * 12), (48, [2] * 6), (muon.AT_ONCE["cuda"], [2, 10])]
+)
 def test_matrices_of_one_shape_move_as_one_batch_as_each_would_alone(
     at_once: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

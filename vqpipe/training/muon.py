@@ -26,8 +26,8 @@ RMS = 0.2
 """Root mean square of a step's elements, in units of the rate: about that of AdamW's."""
 SMALLEST_NORM = 1e-7
 AT_ONCE = {"cuda": 1 << 26, "cpu": 1}
-"""Elements of the matrices of one shape that are orthogonalised as one batch, by device: on CUDA as many as memory allows,
-for the launches; on a CPU one matrix at a time, which takes 0.65 to 0.95 of a batch's processor time."""
+"""Elements of the matrices of one shape that are orthogonalised as one batch: on a GPU many, which saves launches; on a
+CPU one matrix at a time, which takes 0.65 to 0.95 of a batch's processor time."""
 
 
 def orthogonalised(matrices: Float[Tensor, "*k m n"]) -> Float[Tensor, "*k m n"]:
@@ -101,13 +101,17 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         matrices = [part.reshape(-1, *shape) for part in ahead]
-        size = max(1, AT_ONCE[parameters[0].device.type] // math.prod(shape))
-        moved = torch.cat([orthogonalised(part) for part in torch.cat(matrices).split(size)])
+        at_once = AT_ONCE["cpu" if parameters[0].device.type == "cpu" else "cuda"]
+        size = max(1, at_once // math.prod(shape))
+        moved = torch.cat([orthogonalised(part) for part in torch.split(torch.cat(matrices), size)])
         directions = [
             own.view_as(parameter)
-            for own, parameter in zip(moved.split([len(own) for own in matrices]), parameters, strict=True)
+            for own, parameter in zip(
+                torch.split(moved, [len(own) for own in matrices]), parameters, strict=True
+            )
         ]
-        torch._foreach_mul_(parameters, 1 - rate * decay)
-        torch._foreach_add_(parameters, directions, alpha=-rate * RMS * math.sqrt(max(shape)))
+        values: list[Tensor] = [*parameters]
+        torch._foreach_mul_(values, 1 - rate * decay)
+        torch._foreach_add_(values, directions, alpha=-rate * RMS * math.sqrt(max(shape)))
         for parameter in parameters:
             parameter.grad = None
