@@ -89,11 +89,6 @@ def test_a_missing_field_and_every_other_mistake_are_told_at_once() -> None:
     assert "found:    -1" in text
 
 
-def test_an_unknown_kind_lists_the_kinds() -> None:
-    with pytest.raises(ParamsError, match=r"(?s)outer\.quantizer.*'vq', 'soft'"):
-        validate({**GOOD, "quantizer": {"kind": "hard"}}, "outer", Outer)
-
-
 @pytest.mark.parametrize("rate", ["1e-4", True, None, [1.0]])
 def test_types_are_strict(rate: object) -> None:
     with pytest.raises(ParamsError, match=r"outer\.rate"):
