@@ -7,6 +7,9 @@ but those marked `slow`: the ones that start processes or take seconds for anoth
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder in FAST and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parsed_once() -> Iterator[None]:
+    """Params are parsed once and copied: the text of a preset or a board takes most of a second, and a thousand tests
+    read one."""
+    from vqpipe.cli import presets
+    from vqpipe.params import base, bounded_yaml
+
+    parsed = lru_cache(bounded_yaml.parse_yaml)
+
+    def parse(text: str, source: str, limits: Any = bounded_yaml.PARAMS, yaml: Any = None) -> Any:
+        if yaml is not None:
+            return bounded_yaml.parse_yaml(text, source, limits, yaml)
+        return deepcopy(parsed(text, source, limits))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (base, presets):
+            patch.setattr(module, "parse_yaml", parse)
+        yield
 
 
 class Scheduling(LoadScopeScheduling):
