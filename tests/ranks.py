@@ -1,21 +1,24 @@
-"""Two gloo ranks on this machine, each a process that runs a short program."""
+"""Gloo ranks on this machine, each a process that runs a script, a module or a short program."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 START = """
+import os
 import sys
 import torch.distributed as dist
 
-rank = int(sys.argv[1])
+rank = int(os.environ["TEST_RANK"])
 
 def join():
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
 
 def average_gradients(module):
     for parameter in module.parameters():
@@ -24,18 +27,20 @@ def average_gradients(module):
 """
 
 
-def torchrun(script: Path | str, *arguments: str) -> None:
-    """Run a script, or `-m` and a module's name, in two processes under torchrun, as a user starts a stage.
+def run_ranks(script: Path | str, *arguments: str, count: int = 2) -> None:
+    """Run a script, or `-m` and a module's name, in processes with the environment that torchrun gives them.
+
+    Under torchrun itself, which is one more process that imports torch, `tests/stages/test_patches.py` has a stage.
 
     Raises:
-        AssertionError: one of them failed; the message holds what they wrote.
+        AssertionError: one of them failed; the message holds what they wrote to standard error.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "VQPIPE_DEVICE": "cpu"}
-    done = subprocess.run(
-        [*command, str(script), *arguments], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "VQPIPE_DEVICE": "cpu", **address}
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
+    _run([str(script), *arguments], [env | place for place in places], Path.cwd())
 
 
 def run_two(program: str, tmp_path: Path) -> None:
@@ -46,12 +51,22 @@ def run_two(program: str, tmp_path: Path) -> None:
     """
     text = f"{START}{program}\ndist.destroy_process_group()\n"
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    _run(
+        ["-c", text, str(tmp_path / "meet")], [env | {"TEST_RANK": str(rank)} for rank in range(2)], tmp_path
+    )
+
+
+def _run(words: list[str], environments: list[Mapping[str, str]], folder: Path) -> None:
+    """Run Python with these words once for each environment, all at once."""
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", text, str(rank), str(tmp_path / "meet")],
-            stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path,
+            [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env, cwd=folder
         )
-        for rank in range(2)
+        for env in environments
     ]  # fmt: skip
-    errors = [process.communicate(timeout=300)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert not any(process.returncode for process in ranks), "\n".join(errors)

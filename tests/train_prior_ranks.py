@@ -1,4 +1,4 @@
-"""Trains every prior of the table for a few steps, as one process or as a rank under torchrun, and saves its weights.
+"""Trains every prior of the table for a few steps, as one process or as a rank, and saves its weights.
 
     torchrun --nproc-per-node 2 tests/train_prior_ranks.py FOLDER
 

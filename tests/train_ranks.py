@@ -1,4 +1,4 @@
-"""Trains the tokenizers of a folder's params.json, as one process or as a rank under torchrun.
+"""Trains the tokenizers of a folder's params.json, as one process or as a rank.
 
     torchrun --nproc-per-node 2 tests/train_ranks.py FOLDER
 

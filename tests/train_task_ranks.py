@@ -1,4 +1,4 @@
-"""Solves every task of the table for a few steps as a rank under torchrun, and one by its stage.
+"""Solves every task of the table for a few steps as a rank, and one by its stage.
 
     torchrun --nproc-per-node 2 tests/train_task_ranks.py DATA FOLDER
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.ranks import ROOT, torchrun
+from tests.ranks import ROOT, run_ranks
 from tests.small_answers import facts, read_all, write_all
 from tests.small_tasks import COMMON
 from tests.tiny import TOKENIZER
@@ -257,10 +257,12 @@ def test_the_codes_of_other_images_leave_what_the_rest_gives_away(kind: str, sma
 
 @SOLVABLE
 def test_without_an_image_a_head_does_not_solve_the_task(kind: str, small: Path) -> None:
-    """It has about what the codes of other images leave, or more: a head that trusts its codes is misled by those."""
-    case, own = CASES[kind], trained(kind, small, "none")
+    """It has about what the codes of other images leave, or more: a head that trusts its codes is misled by those.
+    In half the steps, in which the codes of its image give it more than the limit."""
+    case = CASES[kind]
+    own = trained(kind, small, "none", case.steps // 2)
     found = own.measure()
-    assert case.floor(own.task, own.test) - 0.1 < mean(found, case.score) < 0.9
+    assert case.floor(own.task, own.test) - 0.1 < mean(found, case.score) < 0.8
     if case.other:
         assert mean(found, case.score) == pytest.approx(mean(found, case.other))
 
@@ -384,7 +386,7 @@ def test_fewer_examples_than_a_batch_are_refused(kind: str, small: Path, tmp_pat
 def test_two_ranks_train_the_same_heads(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one process, where no draw and no rank's share changes the loss; of each other in any case."""
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
-    torchrun(ROOT / "tests/train_task_ranks.py", str(small), str(tmp_path))
+    run_ranks(ROOT / "tests/train_task_ranks.py", str(small), str(tmp_path))
     for name in rank_runs():
         for ending in ("safetensors", "json"):
             first, second = ((tmp_path / f"{name}-{rank}.{ending}").read_bytes() for rank in (0, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from stages.cluster import app
 from tests.codebook_folders import write_patches
+from tests.ranks import run_ranks
 from vqpipe.artifacts.publish import publish_folder, tree_digest
 from vqpipe.artifacts.specs.dataset import DATASET, IMAGES, QUARANTINE
 from vqpipe.artifacts.tables import to_table, write_table
@@ -181,13 +181,8 @@ def test_three_ranks_publish_the_same_bytes(tmp_path: Path) -> None:
         assert run(patches, tmp_path / name / "one", **changes).exit_code == 0
     assert json.loads((tmp_path / "random/one.json").read_text())["num_refilled"] > 0
     (tmp_path / "ranks.py").write_text(RANKS)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", str(tmp_path / "ranks.py")]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "VQPIPE_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *launch, *(" ".join(arguments(patches, tmp_path / name / "three")) for name in runs)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = (" ".join(arguments(patches, tmp_path / name / "three")) for name in runs)
+    run_ranks(tmp_path / "ranks.py", *words, count=3)
     for name in runs:
         assert tree_digest(tmp_path / name / "three") == tree_digest(tmp_path / name / "one")
         curves = [(tmp_path / name / f"{which}.csv").read_bytes() for which in ("one", "three")]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from stages.evaluate import app
 from tests import tiny
-from tests.ranks import torchrun
+from tests.ranks import run_ranks
 from vqpipe.artifacts.publish import file_digest, read_manifest, tree_digest
 from vqpipe.artifacts.seal import read_sealed_json
 from vqpipe.artifacts.specs.evaluation import EVALUATION, REPLACED
@@ -159,7 +159,7 @@ def test_two_ranks_publish_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
-    torchrun("-m", "stages.evaluate", *arguments(inputs, tmp_path / "two", params))
+    run_ranks("-m", "stages.evaluate", *arguments(inputs, tmp_path / "two", params))
     assert tree_digest(tmp_path / "two") == tree_digest(tmp_path / "one")
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert {"fd_clip", "floors", "ceiling", "replaced"} <= set(read_sealed_json(tmp_path / "two.json"))

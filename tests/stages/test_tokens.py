@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stages.tokens import app
-from tests.ranks import torchrun
+from tests.ranks import run_ranks
 from tests.tiny import write_dataset, write_tokenizer
 from vqpipe.artifacts.publish import read_manifest, tree_digest
 from vqpipe.artifacts.specs.tokens import CODES, TOKENS
@@ -74,5 +74,5 @@ def test_mistakes_exit_2_with_a_message_and_publish_nothing(inputs: Path, tmp_pa
 def test_two_ranks_publish_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
     """9, 2 and 3 images in batches of 4: three batches, one and one, so that a rank is idle in the last turns."""
     assert run(inputs, tmp_path / "one").exit_code == 0
-    torchrun("-m", "stages.tokens", *arguments(inputs, tmp_path / "two"))
+    run_ranks("-m", "stages.tokens", *arguments(inputs, tmp_path / "two"))
     assert tree_digest(tmp_path / "two") == tree_digest(tmp_path / "one")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.ranks import ROOT, torchrun
+from tests.ranks import ROOT, run_ranks
 from tests.small_training import merged
 from tests.tiny import write_dataset, write_tiny_clip
 from tests.train_ranks import train_all
@@ -66,7 +66,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(folder, {"train": 40, "validation": 8, "test": 2}, templates=captions)
     write_tiny_clip(folder / "clip")
     (folder / "params.json").write_text(json.dumps(sections()))
-    torchrun(ROOT / "tests/train_ranks.py", str(folder))
+    run_ranks(ROOT / "tests/train_ranks.py", str(folder))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each rank has
     try:
