@@ -198,7 +198,10 @@ def test_inception_and_lpips_without_weights_exit_2_naming_the_file(
         assert file in result.output
 
 
-def test_a_missing_input_exits_2_with_the_next_command(inputs: Path, tmp_path: Path) -> None:
+def test_a_missing_input_exits_2_with_the_next_command(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = run(inputs, tmp_path / "out", tokenizer=tmp_path / "none")
     assert result.exit_code == 2
     assert "dvc repro" in result.output
