@@ -118,6 +118,16 @@ def test_two_runs_differ_in_speed_alone(place: Path) -> None:
     assert measure(place, "a", batch_size=5).tokenizers[0].speed.batch_size == 5
 
 
+def test_one_image_has_no_interval(place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / "photos/00.png", tmp_path)
+    options: dict[str, Any] = {"features": "none", "perceptual": "none", "repeats": 1}
+    found = bench_tokenizers(tmp_path, [str(place / "a")], **options)
+    mean = found.tokenizers[0].psnr.mean
+    assert f"| {mean:.2f} |" in library_bench.markdown_page(found)
+    alone = evaluate_folder(tmp_path, Tokenizer.from_pretrained(place / "a"), None)
+    assert alone["psnr"] == {"mean": mean}
+
+
 def test_codes_that_are_averaged_count_as_buffers() -> None:
     model = make_tokenizer(every_recipe()["ema-data"])
     sizes, (codes,) = PartSizes.count(model), [book.vectors for book in model.codebooks()]

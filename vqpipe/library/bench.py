@@ -168,7 +168,7 @@ Cell = Callable[[TokenizerBench], str | None]
 def _interval(name: str, digits: int) -> Cell:
     def cell(one: TokenizerBench) -> str | None:
         found: Interval | None = getattr(one, name)
-        if found is None or one.measured.images.num_images == 1:  # one image has no interval
+        if found is None or found.low == found.high:  # as of one image, which has no interval
             return None if found is None else f"{found.mean:.{digits}f}"
         return f"{found.mean:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
