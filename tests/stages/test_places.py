@@ -189,11 +189,17 @@ def test_an_output_that_cannot_be_written_is_refused(
 
 @pytest.mark.parametrize("stage", ["clip", "patches", "cluster", "tokenizer", "prior", "task", "row"])
 def test_scratch_that_cannot_be_written_is_refused(
-    stage: str, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    artifacts: Path,
+    invoke: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "file"))
-    refused(invoke(stage, {}), tmp_path, "VQPIPE_SCRATCH", "file is a file")
+    (tmp_path / "vq").symlink_to(artifacts / "tokenizer")  # the tokenizer of the pairs
+    given = {"tokenizer": tmp_path / "vq"} if "tokenizer" in INPUTS[stage] else {}
+    refused(invoke(stage, given), tmp_path, "VQPIPE_SCRATCH", "file is a file")
 
 
 def test_two_outputs_in_one_place_are_refused(invoke: Callable[..., Result], tmp_path: Path) -> None:

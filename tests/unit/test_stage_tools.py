@@ -300,9 +300,9 @@ def test_dvc_and_stages_run_print_the_time_left(timed: Path, monkeypatch: pytest
     table = CliRunner().invoke(remaining.app, []).output.splitlines()
     assert table[:2] == ["one: recorded 100 s, here 200 s", "many@x: recorded 300 s, here unknown"]
     for quiet in ("boards/scenes/dvc.yaml:many@x", "other"):
-        assert CliRunner().invoke(remaining.app, [quiet]).output == ""
+        assert CliRunner().invoke(remaining.app, ["--quiet", quiet]).output == ""
     (timed / "dvc.lock").write_text("[")
-    broken = CliRunner().invoke(remaining.app, ["many@x"])
+    broken = CliRunner().invoke(remaining.app, ["--quiet", "many@x"])
     assert (broken.exit_code, broken.output) == (0, "")
     monkeypatch.setattr(run.Forks, "run", lambda forks, command: 0)
     ran = CliRunner().invoke(run.app, ["many@y", "many@x"]).output.splitlines()
