@@ -15,7 +15,7 @@ from vqpipe.cli.app import app
 TOOLS = {
     "tokenize": (["tokenize", "photos", "--tokenizer=gone"], "parquet"),
     "detokenize": (["detokenize", "gone.parquet", "--tokenizer=gone"], "folder"),
-    "export": (["export", "gone"], "folder"),
+    "export": (["export", "photos"], "folder"),
     "import": (["import", "gone.ckpt", "gone.yaml"], "folder"),
     "sample": (["sample", "--prior=gone"], "png"),
     "complete": (["complete", "photo.png", "--prior=gone", "--keep=top"], "png"),
@@ -24,7 +24,8 @@ TOOLS = {
     "boards": (["boards", "--folder=gone"], "page"),
     "preset": (["preset", "pico"], "params"),
 }
-"""Each tool that writes, with inputs that are not there: only a check before work can speak of the output."""
+"""Each tool that writes, with inputs that are missing or not what it reads: only a check before work can speak of the
+output."""
 
 
 @pytest.fixture(autouse=True)

@@ -75,7 +75,7 @@ def test_a_name_is_looked_for_below_artifacts_first_and_the_hub_is_not_asked_abo
     shutil.copytree(saved, tmp_path / "artifacts/tokenizer/lc")
     assert same(Tokenizer.from_pretrained("lc"), Tokenizer.from_pretrained(saved))
     for wrong in ("lcc", "artifacts/tokenizer/lcc"):
-        with pytest.raises(ArtifactError, match=r"did you mean lc\?\n(.*\n)*.*choices: +lc$"):
+        with pytest.raises(ArtifactError, match=r"did you mean lc\?\n(.*\n)*.*choices: +lc\n"):
             Tokenizer.from_pretrained(wrong)
 
 

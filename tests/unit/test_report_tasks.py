@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from report_tree import HOSTILE, PARAMS, filled, write_metrics, write_params
+from report_tree import HOSTILE, PARAMS, evaluated, filled, write_metrics, write_params
 from report_tree_tasks import KINDS, NUM_IMAGES, name_tasks, values, write_task, write_tasks
 from ruamel.yaml import YAML
 from test_report_page import check_valid, rows_of, shown
@@ -320,7 +320,7 @@ def test_metrics_and_gates_have_the_tasks(tree: Path, report: Report, tmp_path: 
 
 def test_without_tasks_the_page_gives_the_command(tmp_path: Path) -> None:
     params = write_params(tmp_path)
-    (tmp_path / "artifacts").mkdir()
+    write_metrics(tmp_path, "evaluate/old", evaluated(1))  # of a variant that the params lack
     page = made(tmp_path)
     check_valid(page.html)
     assert "the params name none under task.pairs" in section(page.html)
