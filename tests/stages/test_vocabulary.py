@@ -74,7 +74,7 @@ def test_a_second_run_gives_the_same_bytes(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"min_counts": 3}, "did you mean min_count?"),
-        ({"pos": {"kind": "wordnett"}}, "expected tags: 'wordnet'"),
+        ({"pos": {"kind": "wordnett"}}, "did you mean wordnet?"),
         ({"min_count": 0}, "vocabulary.min_count"),
         ({"phrases": {"predicative": True, "shades": "red"}}, "vocabulary.phrases.shades"),
         ({"min_count": 50}, "at most 'red', 2 times"),

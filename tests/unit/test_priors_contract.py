@@ -42,7 +42,7 @@ def test_a_condition_that_a_prior_does_not_take_is_refused_when_params_are_read(
                 "prior",
                 UnigramParams,
             )
-    with pytest.raises(ParamsError, match=r"'none', 'class', 'text' or 'label_map'"):
+    with pytest.raises(ParamsError, match=r"'sound'\n  choices:  none, class, text, label_map"):
         validate({**content, "condition": "sound"}, "prior", AnyPrior)
 
 

@@ -142,7 +142,7 @@ def test_what_is_wrong_is_refused(kind: type[LatentPrior]) -> None:
     [
         ({"width": 12, "num_heads": 5}, "not a multiple of num_heads"),
         ({"width": 10}, "multiple of 4"),
-        ({"kind": "mlp"}, "'dit', 'unet'"),
+        ({"kind": "mlp"}, "no such kind\n.*'mlp'\n  choices:  dit, unet"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:

@@ -141,7 +141,7 @@ def test_a_codebook_is_that_of_the_base() -> None:
 
 
 def test_residual_of_residual_is_refused() -> None:
-    with pytest.raises(ParamsError, match="'residual' found using 'kind' does not match"):
+    with pytest.raises(ParamsError, match=r"quantizer\.base\.kind: there is no such kind\n.*'residual'"):
         fresh(residual(residual(VQ)))
 
 

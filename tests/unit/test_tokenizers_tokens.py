@@ -78,7 +78,9 @@ def test_a_split_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> No
     write(dataset, tmp_path / "tokens")
     with pytest.raises(ArtifactError, match="no split holdout"):
         TokenSet.open(tmp_path / "tokens").split("holdout")
-    with pytest.raises(ArtifactError, match="dvc repro tokens"):
+    with pytest.raises(ArtifactError, match="dvc repro tokens@lc"):
+        TokenSet.open(tmp_path / "lc")
+    with pytest.raises(ArtifactError, match="does not exist.*\n  choices: .*lc"):
         TokenSet.open(tmp_path / "nothing")
 
 
