@@ -140,7 +140,9 @@ def test_a_codebook_is_that_of_the_base(own: dict[str, Any], codebook: Any, says
 
 @pytest.mark.parametrize("base", [multi(VQ), residual(VQ)])
 def test_methods_over_others_are_no_base(base: dict[str, Any]) -> None:
-    with pytest.raises(ParamsError, match=rf"quantizer\.base\.kind: there is no such kind\n.*'{base['kind']}'"):
+    with pytest.raises(
+        ParamsError, match=rf"quantizer\.base\.kind: there is no such kind\n.*'{base['kind']}'"
+    ):
         fresh({**multi(VQ), "base": base})
 
 

@@ -80,7 +80,7 @@ def test_a_split_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> No
         TokenSet.open(tmp_path / "tokens").split("holdout")
     with pytest.raises(ArtifactError, match="dvc repro tokens@lc"):
         TokenSet.open(tmp_path / "lc")
-    with pytest.raises(ArtifactError, match="does not exist.*\n  choices: .*lc"):
+    with pytest.raises(ArtifactError, match=r"does not exist.*\n  choices: .*lc"):
         TokenSet.open(tmp_path / "nothing")
 
 
