@@ -87,8 +87,8 @@ TWO_RANKS = """
 import torch
 import vqpipe.alignment.aligner as module
 from tests.small_alignment import GLOBAL, LEARNED, captions, codes, make, params
-from vqpipe.alignment.aligner import TextBatch
 from vqpipe.quantizers import Quantized
+from vqpipe.training.step import over_tensors
 
 # Rank 0 has three words and one, rank 1 one and five: other numbers of masked tokens and of captions with a pair.
 whole = captions([[[300], [301, 302], [303]], [[305]], [[306]], [[313], [314], [315], [316, 317], [318]]])
@@ -96,7 +96,7 @@ made = codes(4)
 module.mask_by_ratio = lambda config, words: words >= 0  # nothing hangs on the draws
 
 def part(share):
-    text = TextBatch(*(field[share] for field in vars(whole).values()))
+    text = over_tensors(whole, lambda own: own[share])
     return Quantized(made.z_q[share], made.indices[share], made.loss, {}, made.vectors), text
 
 def aligner_of(every):

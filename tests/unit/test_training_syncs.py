@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests import small_priors
+from tests import small_alignment, small_priors
 from tests.plain_step import PlainObjective
 from tests.recipes import (
     BSQ,
@@ -44,6 +45,7 @@ from vqpipe.params.base import validate
 from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.train import PriorTraining
 from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
+from vqpipe.quantizers.cvq import OnlineClusteredQuantizer
 from vqpipe.runtime.seeds import seed_everything
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -227,6 +229,27 @@ def test_a_step_of_a_clip_and_of_a_prior_reads_one_boolean(
     with reads() as found:
         assert stepper.step(batch) is not None
     assert found == {"_local_scalar_dense": 1}
+
+
+def test_the_alignment_of_a_step_waits_once_for_the_number_of_masked_words() -> None:
+    """Captions as a loader gives them, whose longest one the host knows."""
+    text = small_alignment.captions(small_alignment.CAPTIONS)
+    text = replace(text, longest=int(text.lengths.max()), num_words=int(text.words.max()) + 1)
+    aligner, quantized = small_alignment.make(small_alignment.params()).train(), small_alignment.codes()
+    with reads() as found:
+        loss, _ = aligner(quantized, text)
+        loss.backward()
+    assert found == {"nonzero": 1}
+
+
+def test_random_anchors_are_drawn_where_the_latents_are() -> None:
+    """A tensor that is made on the CPU and copied would be an operation that moves it."""
+    quantizer = build(validate({**CVQ, "anchor": "random"}, "quantizer", AnyQuantizer), None).to("meta")
+    assert isinstance(quantizer, OnlineClusteredQuantizer)
+    latents = torch.empty(2 * quantizer.num_codes[0], quantizer.codes.shape[1], device="meta")
+    with reads() as found:
+        assert quantizer._anchors(latents).device == latents.device
+    assert not found
 
 
 def gradients(training: TokenizerObjective) -> tuple[dict[str, Tensor], dict[str, float]]:

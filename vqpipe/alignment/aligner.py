@@ -92,6 +92,10 @@ class TextBatch:
     signs such as a full stop, which are not words: they are never masked and no code is assigned to them."""
     features: Float32[Tensor, "b e"]
     """The frozen encoder's global text feature (of a CLIP the end token's, projected and not normalised)."""
+    longest: int | None = None
+    """The largest of `lengths`, at least 1, where the host knows it, or more; None waits for the device."""
+    num_words: int | None = None
+    """One more than the largest of `words`, where the host knows it, or more; None waits for the device."""
 
     def real(self) -> Bool[Tensor, "b t"]:
         """Which tokens are not padding."""
@@ -100,8 +104,10 @@ class TextBatch:
 
     def trimmed(self) -> TextBatch:
         """Without the columns that are padding in every caption; one column at least stays."""
-        longest = max(1, int(self.lengths.max())) if len(self.lengths) else 1
-        return TextBatch(self.tokens[:, :longest], self.lengths, self.words[:, :longest], self.features)
+        longest = self.longest
+        if longest is None:
+            longest = max(1, int(self.lengths.max())) if len(self.lengths) else 1
+        return replace(self, tokens=self.tokens[:, :longest], words=self.words[:, :longest])
 
 
 class CorpusVocabulary(nn.Module):
@@ -158,14 +164,21 @@ class CorpusVocabulary(nn.Module):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, tokens: Int64[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Int64[Tensor, "b t"]:
+    def rows(
+        self, tokens: Int64[Tensor, "b t"], real: Bool[Tensor, "b t"], check: bool = True
+    ) -> Int64[Tensor, "b t"]:
         """The row of each token, in [0, v); padding gets any.
 
+        Args:
+            check: look for tokens that are not in the corpus, which waits for the device. A training, of which all
+                captions are checked before it begins, does not.
+
         Raises:
-            MismatchError: a real token that is not in the corpus. Call it with all captions before a training, so
-                that this is found there.
+            MismatchError: a real token that is not in the corpus.
         """
         found = torch.searchsorted(self.ids, tokens.contiguous()).clamp_max(len(self.ids) - 1)
+        if not check:
+            return found
         missing = tokens[real & (self.ids[found] != tokens)]
         if len(missing):
             raise MismatchError(
@@ -316,12 +329,12 @@ class Aligner(nn.Module):
         and a learned temperature.
 
         Raises:
-            MismatchError: a latent, captions or features that do not fit what the module was built for, or a caption's
-                token outside the corpus's vocabulary.
+            MismatchError: a latent, captions or features that do not fit what the module was built for, or, but in
+                training, where that would wait for the device, a caption's token outside the corpus's vocabulary.
         """
         text = self.checked(text)
         real, embeddings = text.real(), self.vocabulary.embeddings
-        rows = self.vocabulary.rows(text.tokens, real)
+        rows = self.vocabulary.rows(text.tokens, real, check=not self.training)
         codes = self.code_transformer(quantized.z_q)
         parts: list[Tensor] = []
         terms: dict[str, Tensor] = {}
@@ -337,7 +350,7 @@ class Aligner(nn.Module):
             parts.append(self.config.masked.weight * loss)
             terms |= {"align_masked": loss.detach(), "align_masked_accuracy": accuracy}
         if self.relationship is not None and self.config.relationship is not None:
-            loss = self.relationship(quantized, codes.tokens, text.words, rows, embeddings)
+            loss = self.relationship(quantized, codes.tokens, text.words, rows, embeddings, text.num_words)
             parts.append(self.config.relationship.weight * loss)
             terms["align_relationship"] = loss.detach()
         return torch.stack(parts).sum(), terms

@@ -225,7 +225,8 @@ def mask_by_ratio(config: MaskedParams, words: Int64[Tensor, "b t"]) -> Bool[Ten
     caption that has any. In training the rows are one rank's share of a micro-batch, and each share has a ratio of its
     own. `words` as in `TextBatch`; drawn on the CPU from torch's global generator."""
     ratio = float(truncated_normal(config))
-    draws = torch.rand(words.shape).to(words.device).gather(1, words.clamp_min(0))
+    draws = torch.rand(words.shape, pin_memory=words.is_cuda).to(words.device, non_blocking=True)
+    draws = draws.gather(1, words.clamp_min(0))
     draws = draws.masked_fill(words < 0, 2.0)
     return (words >= 0) & ((draws < ratio) | (draws == draws.amin(dim=1, keepdim=True)))
 
@@ -288,6 +289,17 @@ class MaskedText(nn.Module):
             codes: the tokens of the transformer over the codes.
             embeddings: the text encoder's frozen input embeddings of the corpus's tokens, of mean squared length 1.
         """
+        return self._logits_at(masked.nonzero(as_tuple=True), rows, real, masked, codes, embeddings)
+
+    def _logits_at(
+        self,
+        places: tuple[Tensor, ...],
+        rows: Int64[Tensor, "b t"],
+        real: Bool[Tensor, "b t"],
+        masked: Bool[Tensor, "b t"],
+        codes: Float[Tensor, "b n w"],
+        embeddings: Float[Tensor, "v w"],
+    ) -> Float[Tensor, "m v"]:
         words = embedding(rows, embeddings) * math.sqrt(embeddings.shape[1])
         x = torch.where(masked[..., None], self.mask_token, self.into(words))
         x = x + self.positions[: x.shape[1]]
@@ -296,7 +308,7 @@ class MaskedText(nn.Module):
         memory = self.memory(codes)
         for layer in self.layers:
             x = layer(x, memory, tgt_key_padding_mask=hidden)
-        found = self.head(x[masked])
+        found = self.head(x[places])
         with torch.autocast(found.device.type, enabled=False):
             return found.float() @ embeddings.T + self.bias
 
@@ -312,7 +324,8 @@ class MaskedText(nn.Module):
 
         In training with several ranks all must call it; the mean over ranks is then that over all masked tokens.
         """
-        logits, targets = self.logits(rows, real, masked, codes, embeddings), rows[masked]
+        places = masked.nonzero(as_tuple=True)  # once, as the host waits for their number
+        logits, targets = self._logits_at(places, rows, real, masked, codes, embeddings), rows[places]
         total = cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing, reduction="sum")
         right = (logits.detach().argmax(dim=1) == targets).sum()
         count = masked.sum()
@@ -370,6 +383,7 @@ class RelationshipAlignment(nn.Module):
         words: Int64[Tensor, "b t"],
         rows: Int64[Tensor, "b t"],
         embeddings: Float[Tensor, "v w"],
+        num_words: int | None = None,
     ) -> Relations:
         """The cosines that the loss compares.
 
@@ -379,12 +393,13 @@ class RelationshipAlignment(nn.Module):
             words: as in `TextBatch`.
             rows: each token's row of the embeddings.
             embeddings: the text encoder's frozen input embeddings of the corpus's tokens.
+            num_words: as for `word_vectors`.
 
         Raises:
             MismatchError: a quantizer without code vectors.
         """
         with torch.autocast(tokens.device.type, enabled=False):
-            found, present = word_vectors(words, rows, embeddings)
+            found, present = word_vectors(words, rows, embeddings, num_words)
             positions = assign(found, tokens.float())
             codes = unit(self.projection(code_vectors(quantized, positions)))
             found = unit(found)
@@ -397,12 +412,13 @@ class RelationshipAlignment(nn.Module):
         words: Int64[Tensor, "b t"],
         rows: Int64[Tensor, "b t"],
         embeddings: Float[Tensor, "v w"],
+        num_words: int | None = None,
     ) -> Float[Tensor, ""]:
         """The loss; 0 where no caption has two words. Arguments and errors as `relations`.
 
         In training with several ranks all must call it; the mean over ranks is then that over all captions.
         """
-        found = self.relations(quantized, tokens, words, rows, embeddings)
+        found = self.relations(quantized, tokens, words, rows, embeddings, num_words)
         pairs = (found.present[:, :, None] & found.present[:, None, :]).triu(1)
         errors = (found.codes - found.words).square().masked_fill(~pairs, 0.0)
         counts = pairs.sum(dim=(1, 2))
@@ -411,11 +427,19 @@ class RelationshipAlignment(nn.Module):
 
 
 def word_vectors(
-    words: Int64[Tensor, "b t"], rows: Int64[Tensor, "b t"], embeddings: Float[Tensor, "v w"]
+    words: Int64[Tensor, "b t"],
+    rows: Int64[Tensor, "b t"],
+    embeddings: Float[Tensor, "v w"],
+    num_words: int | None = None,
 ) -> tuple[Float[Tensor, "b s w"], Bool[Tensor, "b s"]]:
-    """The mean of each word's embeddings, and which words there are; 0 where a caption has fewer than s."""
-    longest = int(words.max()) + 1 if words.numel() else 0
-    numbers = torch.arange(longest, device=words.device)
+    """The mean of each word's embeddings, and which words there are; 0 where a caption has fewer than s.
+
+    Args:
+        num_words: s where the host knows it, or more; None waits for the device.
+    """
+    if num_words is None:
+        num_words = int(words.max()) + 1 if words.numel() else 0
+    numbers = torch.arange(num_words, device=words.device)
     member = (words[:, None, :] == numbers[:, None]).float()  # b s t
     counts = member.sum(dim=2, keepdim=True)
     return member @ embedding(rows, embeddings) / counts.clamp_min(1), counts[..., 0] > 0

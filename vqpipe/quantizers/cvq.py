@@ -126,7 +126,7 @@ class OnlineClusteredQuantizer(LearnedCodesQuantizer):
     def _anchors(self, latents: Tensor) -> Int64[Tensor, " K"]:
         codes = self.codes.detach()
         if self.anchor == "random":
-            return draw_order(len(latents), len(codes)).to(latents.device)
+            return draw_order(len(latents), len(codes), latents.device)
         if self.anchor == "closest":
             return nearest(codes, latents, self.metric)
 

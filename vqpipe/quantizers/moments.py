@@ -22,10 +22,11 @@ def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
     return rows[order.to(rows.device)] + noise.to(rows) * rows.std(0, correction=0)
 
 
-def draw_order(num_rows: int, num: int) -> Int64[Tensor, " num"]:
-    """Which of `num_rows` rows to take, on the CPU: at random, each as seldom as possible."""
+def draw_order(num_rows: int, num: int, device: torch.device | None = None) -> Int64[Tensor, " num"]:
+    """Which of `num_rows` rows to take, at random and each as seldom as possible; drawn on the device, by default the
+    CPU."""
     rounds = -(-num // num_rows)
-    return torch.cat([torch.randperm(num_rows) for _ in range(rounds)])[:num]
+    return torch.cat([torch.randperm(num_rows, device=device) for _ in range(rounds)])[:num]
 
 
 def moment_map(

@@ -371,11 +371,14 @@ class CaptionText:
         rows = self._row_of[numbers]
         longest = int(self.rows.lengths[rows].max(initial=1))
         rows = rows[share]
+        lengths, words = self.rows.lengths[rows], self.rows.words[rows, :longest]
         return TextBatch(
             torch.from_numpy(self.rows.ids[rows, :longest]).long(),
-            torch.from_numpy(self.rows.lengths[rows]).long(),
-            torch.from_numpy(self.rows.words[rows, :longest]).long(),
+            torch.from_numpy(lengths).long(),
+            torch.from_numpy(words).long(),
             torch.from_numpy(np.stack([self._features[row // CHUNK][row % CHUNK] for row in rows.tolist()])),
+            longest=int(lengths.max(initial=1)),
+            num_words=int(words.max(initial=-1)) + 1,
         )
 
 

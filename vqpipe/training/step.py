@@ -40,15 +40,16 @@ def schedule(
 
 
 def over_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor changed: a tensor, or a tuple, mapping or dataclass of such; None stays.
+    """The batch with every tensor changed: a tensor, or a tuple, mapping or dataclass of such; None and whole numbers
+    stay.
 
     Raises:
         TypeError: a batch of another type.
     """
     if isinstance(batch, Tensor):
         return change(batch)
-    if batch is None:
-        return None
+    if batch is None or isinstance(batch, int):
+        return batch
     if isinstance(batch, tuple):
         parts = [over_tensors(part, change) for part in batch]
         return tuple(parts) if type(batch) is tuple else type(batch)(*parts)
