@@ -8,7 +8,8 @@ CPU finishes in seconds: it shows that the script works and measures nothing. Pe
 missing. Needs torch, numpy, pydantic, ruamel.yaml, safetensors and pyarrow alone.
 
 A run takes at most 8 minutes by its own account: each row has seconds allotted to it, and a row whose seconds are no
-longer left is not begun and says so. `took` is what a row took. Half of the sum is for compiling.
+longer left is not begun and says so. `took` is what a row took. Half of the sum is for compiling. The part `layouts`
+runs where it is named (`--only layouts`).
 """
 
 from __future__ import annotations
@@ -92,6 +93,18 @@ def training(tiny: bool) -> list[Case]:
         ("bf16", 8, {"compile": True}, {"goal": 150}, 105),
         ("fp32", 32, {"compile": True}, {"goal": 120}, 105),
     ]
+    return _training_cases([("fp32", 1, {}, {"goal": 0}, 8)] if tiny else forms, tiny)
+
+
+def layouts(tiny: bool) -> list[Case]:
+    """The compiled step in either layout of images and weights, in one run."""
+    options: list[Row] = [{} if tiny else {"compile": True}]
+    options.append({"channels_last": True, **options[0]})
+    form = ("fp32", 1) if tiny else ("bf16", 8)
+    return _training_cases([(*form, own, {}, 105) for own in options], tiny)
+
+
+def _training_cases(forms: list[tuple[str, int, Row, Row, float]], tiny: bool) -> list[Case]:
     return [
         Case(
             ", ".join([f"batch {batch}", precision, *options]),
@@ -99,9 +112,7 @@ def training(tiny: bool) -> list[Case]:
             partial(_training_row, precision, batch, options, tiny),
             goal,
         )
-        for precision, batch, options, goal, allotted in (
-            [("fp32", 1, {}, {"goal": 0}, 8)] if tiny else forms
-        )
+        for precision, batch, options, goal, allotted in forms
     ]
 
 
@@ -339,7 +350,10 @@ PARTS: dict[str, tuple[Callable[[bool], list[Case]], str]] = {
     "prior_loss": (prior_loss, "training step of the GPT by K; ms"),
     "large_codebooks": (large_codebooks, "step of lc by K; ms, ratio to the first"),
     "training": (training, "training step, 256 px, f16 trunk and discriminator; images per second"),
+    "layouts": (layouts, "the compiled training step by layout; images per second"),
 }
+ON_REQUEST = {"layouts"}
+"""Parts that run where `--only` names them: their seconds are not left in a run of all others."""
 UNITS = {"step": (1e3, "ms"), "tf32": (1e3, "ms"), "cdist": (1e3, "ms"), "naive fp32": (1e3, "ms"),
          "blocks fp32": (1e3, "ms"), "pass": (1e3, "ms"), "cuvs": (1e3, "ms"), "faiss": (1e3, "ms"),
          "plain": (1e3, "ms"), "vector-quantize-pytorch": (1e3, "ms"), "took": (1.0, "s"),
@@ -383,7 +397,7 @@ def main(out: Path | None = None, only: list[str] | None = None, tiny: bool = Fa
 
     Args:
         out: JSON file for all figures.
-        only: parts to run; all without it.
+        only: parts to run; without it all but those on request.
         tiny: sizes for a trial on a CPU, without a limit of time.
     """
     if DEVICE.type != "cuda" and not tiny:
@@ -391,7 +405,7 @@ def main(out: Path | None = None, only: list[str] | None = None, tiny: bool = Fa
     content: Row = {"versions": versions(), "parts": {}}
     print(" ".join(f"{name} {value}" for name, value in content["versions"].items()), flush=True)
     start = time.perf_counter()
-    for name in only or PARTS:
+    for name in only or [name for name in PARTS if name not in ON_REQUEST]:
         cases, title = PARTS[name]
         begun = time.perf_counter()
         print(f"\n{name}: {title}", flush=True)
@@ -410,6 +424,8 @@ def main(out: Path | None = None, only: list[str] | None = None, tiny: bool = Fa
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Times vqpipe on a GPU beside peers.")
     parser.add_argument("--out", type=Path, help="JSON file for all figures")
-    parser.add_argument("--only", action="append", choices=PARTS, help="a part to run; all without it")
+    parser.add_argument(
+        "--only", action="append", choices=PARTS, help="a part to run; without it all but layouts"
+    )
     parser.add_argument("--tiny", action="store_true", help="sizes for a trial on a CPU")
     main(**vars(parser.parse_args()))
