@@ -116,7 +116,7 @@ def test_a_killed_row_goes_on_to_the_same_bytes(board: Checkout, tmp_path: Path)
     ]  # fmt: skip
     board.run_killed(tmp_path, 3, *words)
     assert not (board.folder / "again.json").exists()
-    board.run(*words)
+    board.run(*words, fresh=True)
     assert (board.folder / "again.json").read_bytes() == whole
     cost = json.loads((board.folder / "cost.json").read_text())
     assert 0 < cost["num_steps"] < 24, "the cost is that of the steps of this process"

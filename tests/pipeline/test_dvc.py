@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from stages import code
 from stages.lock import md5, stale_stages
+from tests import forked
 from tests.pipeline.conftest import ROOT
 
 pytestmark = pytest.mark.pipeline
@@ -46,7 +47,7 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.chdir(folder)
-    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    dvc("init", "--no-scm", "-q")
     # The commands import the `vqpipe` of this checkout; the code that they list is that of the folder.
     text = DVC.replace("python -m stages.code", f"{sys.executable} {ROOT / 'stages/code.py'}")
     (folder / "dvc.yaml").write_text(text)
@@ -54,8 +55,9 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def dvc(*words: str) -> str:
-    return subprocess.run(["dvc", *words], check=True, capture_output=True, text=True).stdout
+def dvc(*words: str, at: Path | None = None) -> str:
+    command = [forked.python(), "-m", "dvc", *words]
+    return subprocess.run(command, cwd=at, check=True, capture_output=True, text=True).stdout
 
 
 def stale_by_dvc() -> list[str]:
@@ -118,30 +120,27 @@ def test_a_missing_listing_or_module_does_not_stop_the_check(listed: Path) -> No
 
 
 def test_the_hash_of_a_folder_is_that_of_dvc(tmp_path: Path) -> None:
-    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    dvc("init", "--no-scm", "-q", at=tmp_path)
     (tmp_path / "dep/sub").mkdir(parents=True)
     (tmp_path / "dep/b.txt").write_text("b")
     (tmp_path / "dep/sub/a.txt").write_text("a")
     (tmp_path / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo\n    deps: [dep]\n")
-    subprocess.run(["dvc", "repro", "-q"], cwd=tmp_path, check=True)
+    dvc("repro", "-q", at=tmp_path)
     assert f"md5: {md5(tmp_path / 'dep')}\n" in (tmp_path / "dvc.lock").read_text()
 
 
 def test_a_clone_pulls_where_a_board_was_never_run(tmp_path: Path) -> None:
-    def dvc(*words: str, at: Path) -> None:
-        subprocess.run(["dvc", *words, "-q"], cwd=at, check=True)
-
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         (folder / "board").mkdir(parents=True)
-        dvc("init", "--no-scm", at=folder)
+        dvc("init", "-q", "--no-scm", at=folder)
         dvc("remote", "add", "-d", "store", str(tmp_path / "store"), at=folder)
         (folder / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo x > out\n    outs: [out]\n")
         (folder / "board/dvc.yaml").write_text(
             "stages:\n  b:\n    cmd: echo x > big\n    outs: [{big: {cache: false}}]\n"
         )
-    dvc("repro", "dvc.yaml:s", at=one)
-    dvc("push", at=one)
+    dvc("repro", "-q", "dvc.yaml:s", at=one)
+    dvc("push", "-q", at=one)
     (two / "dvc.lock").write_bytes((one / "dvc.lock").read_bytes())
-    dvc("pull", at=two)
+    dvc("pull", "-q", at=two)
     assert (two / "out").read_text() == "x\n"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/extending.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -63,7 +65,7 @@ def test_the_page_adds_one_plug_in_of_each_kind(tmp_path: Path) -> None:
     env = {
         **os.environ,
         "PYTHONPATH": str(copy),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{forked.python().parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     found = list(steps(PAGE.read_text(encoding="utf-8")))
     assert {step.kind for step in found} <= KINDS

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 FILE = """
@@ -26,14 +27,14 @@ BEGIN = 'echo "${1:-a}" >> calls\necho begun > "${1:-a}"\n'
 
 def outdated(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stages.run", "--outdated", "--jobs", "2"], cwd=folder, capture_output=True, text=True,
+        [forked.python(), "-m", "stages.run", "--outdated", "--jobs", "2"], cwd=folder, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "VQPIPE_SCRATCH": str(folder / "scratch")}, check=False,
     )  # fmt: skip
 
 
 def dvc(folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, check=True
+        [forked.python(), "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, check=True
     )
     return done.stdout
 

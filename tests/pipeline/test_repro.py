@@ -117,7 +117,7 @@ def test_the_same_bytes_for_another_number_of_workers(pico: Checkout) -> None:
         "cluster": "codebook/patches", "tokens@vq": "tokens/vq",
     }  # fmt: skip
     before = {stage: tree_digest(pico.folder / "artifacts" / out) for stage, out in outs.items()}
-    pico.run("stages.run", *outs, VQPIPE_WORKERS="3")
+    pico.run("stages.run", *outs, fresh=True, VQPIPE_WORKERS="3")
     assert before == {stage: tree_digest(pico.folder / "artifacts" / out) for stage, out in outs.items()}
 
 
@@ -126,7 +126,7 @@ def test_training_again_gives_the_same_bytes(pico: Checkout) -> None:
     outs = {"clip": "clip", "tokenizer@vqct": "tokenizer/vqct", "prior@vqct-gpt": "prior/vqct-gpt"}
     before = {out: tree_digest(pico.folder / "artifacts" / out) for out in outs.values()}
     metrics = {p: p.read_bytes() for p in (pico.folder / "artifacts/metrics").rglob("*.json")}
-    pico.run("stages.run", *outs)
+    pico.run("stages.run", *outs, fresh=True)
     assert before == {out: tree_digest(pico.folder / "artifacts" / out) for out in outs.values()}
     assert {p: p.read_bytes() for p in metrics} == metrics
 

@@ -23,6 +23,6 @@ def test_sigkill_changes_no_byte(
     assert list((pico.folder / ".scratch/tokenizer").glob("*/checkpoint.safetensors")), (
         "the checkpoint is kept"
     )
-    pico.run("stages.run", f"tokenizer@{variant}")
+    pico.run("stages.run", f"tokenizer@{variant}", fresh=True)
     assert tree_digest(out) == whole
     assert curve.read_bytes() == whole_curve

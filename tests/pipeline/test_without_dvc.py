@@ -24,11 +24,11 @@ sys.meta_path.insert(0, Absent())
 def test_tokenizer_and_tokens_and_prior_run_to_the_same_bytes(pico: Checkout, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     path = f"{tmp_path}:{pico.folder}"
-    blocked = pico.run("faiss", check=False, PYTHONPATH=path)
+    blocked = pico.run("faiss", check=False, fresh=True, PYTHONPATH=path)
     assert blocked.returncode != 0, "the blocker must hide what it names"
     outs = [pico.folder / "artifacts" / out for out in ("tokenizer/lc", "tokens/lc", "prior/lc-gpt-map")]
     before = [tree_digest(out) for out in outs]
-    pico.run("stages.run", "tokenizer@lc", "tokens@lc", "prior@lc-gpt-map", PYTHONPATH=path)
+    pico.run("stages.run", "tokenizer@lc", "tokens@lc", "prior@lc-gpt-map", fresh=True, PYTHONPATH=path)
     assert [tree_digest(out) for out in outs] == before
 
 
@@ -43,7 +43,9 @@ def test_a_stage_that_needs_faiss_says_so(pico: Checkout, tmp_path: Path) -> Non
         str(params),
         *(w for name in ("out", "metrics", "curves") for w in (f"--{name}", str(tmp_path / name))),
     ]
-    done = pico.run("stages.cluster", *command, check=False, PYTHONPATH=f"{tmp_path}:{pico.folder}")
+    done = pico.run(
+        "stages.cluster", *command, check=False, fresh=True, PYTHONPATH=f"{tmp_path}:{pico.folder}"
+    )
     assert done.returncode == 2
     assert "faiss" in done.stderr
     assert "Traceback" not in done.stderr
