@@ -3,7 +3,8 @@
 Tests of the pipeline start two hundred processes, and importing torch and its compiler takes each five to ten seconds
 of processor time. `python()` is a program to call in the place of Python, also by DVC where its folder is first in
 PATH. It asks the process of this module for a fork with its words, folder, environment and open files, passes signals
-on and ends as the fork does. The fork imports `sitecustomize`, `vqpipe` and `stages` anew.
+on and ends as the fork does. A fork has the plug-ins of `vqpipe` too, whose params models take pydantic seconds, where
+the code that it is to run is the same as this tree's; else it imports `vqpipe` anew, as it does `stages`.
 
 All forks hash strings alike: what has to be equal in two processes for another reason is made by `sys.executable`.
 """
@@ -14,6 +15,7 @@ import array
 import atexit
 import fcntl
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -41,7 +43,15 @@ LIBRARIES = (
     "dvc.commands.stage",
 )
 """What commands import of DVC and others, without what `vqpipe.runtime.forks` imports."""
-OWN = ("vqpipe", "stages", "tests", "sitecustomize")
+TABLES = {
+    "vqpipe.tasks": "TASKS",
+    "vqpipe.priors": "PRIORS",
+    "vqpipe.quantizers": "QUANTIZERS",
+    "vqpipe.data.adapters": "ADAPTERS",
+}
+USERS = ("vqpipe.tasks.solve", "vqpipe.priors.train", "vqpipe.tokenizers.tokenizer")
+"""Modules that import what most stages need besides plug-ins."""
+ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.01
 _MESSAGE = 1 << 17
 CLIENT = """#!{python} -IS
@@ -111,9 +121,10 @@ def _serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Fork for each connection. In the fork, return the request and its files; here, None when stdin is closed."""
     asked: dict[socket.socket, int] = {}
     while True:
-        ready, _, _ = select.select([0, listener, *asked], [], [], POLL_SECONDS if asked else None)
+        watched: list[Any] = [sys.stdin, listener, *asked]
+        ready, _, _ = select.select(watched, [], [], POLL_SECONDS if asked else None)
         for one in ready:
-            if one == 0:
+            if one is sys.stdin:
                 return None
             if one is not listener:  # its caller was killed
                 with suppress(ProcessLookupError):
@@ -142,7 +153,31 @@ def _serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                 client.close()
 
 
-def _run(request: dict[str, Any], files: list[int], program: str, paths: list[str]) -> int:
+def _code(folder: Path) -> str | None:
+    """A hash of the code of `vqpipe` and `stages` in a folder; None where there is none of `vqpipe`."""
+    if not (folder / "vqpipe").is_dir():
+        return None
+    files = sorted(file for part in ("vqpipe", "stages") for file in (folder / part).rglob("*.py"))
+    found = hashlib.sha256()
+    for file in files:
+        found.update(f"{file.relative_to(folder)}\n".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _import_plugins() -> None:
+    for module, name in TABLES.items():
+        getattr(importlib.import_module(module), name).params()
+    for module in USERS:
+        importlib.import_module(module)
+
+
+def _forget(*packages: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+
+
+def _run(request: dict[str, Any], files: list[int], program: str, paths: list[str], code: str | None) -> int:
     """In the fork: run the module as `python -m` does; the exit code."""
     moved = [fcntl.fcntl(number, fcntl.F_DUPFD, 1000) for number in files]
     for number in files:
@@ -155,9 +190,12 @@ def _run(request: dict[str, Any], files: list[int], program: str, paths: list[st
     os.chdir(request["cwd"])
     own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [request["cwd"], *own, *paths]
+    if next(filter(None, map(_code, map(Path, sys.path))), None) != code:
+        _forget("vqpipe")
     sys.executable = program
     module, *words = request["words"]
     sys.argv = ["-m", *words]
+    sys.modules.pop(module, None)
     try:
         with suppress(ModuleNotFoundError):
             importlib.import_module("sitecustomize")
@@ -177,10 +215,11 @@ def _main() -> None:
     address, program, *names = sys.argv[1:]
     for name in names:
         importlib.import_module(name)
-    for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
-        del sys.modules[name]
+    _import_plugins()
+    _forget("stages", "tests", "sitecustomize")
     of_ours = {*os.environ["PYTHONPATH"].split(os.pathsep), os.getcwd()}
     paths = [path for path in sys.path if path not in of_ours]
+    code = _code(ROOT)
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -190,12 +229,12 @@ def _main() -> None:
     request = _serve(listener)
     if request is None:
         return
-    code = _run(*request, program, paths)
+    ended = _run(*request, program, paths, code)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(ended)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ class Checkout:
         Which checkpoint it is depends on no clock, so that the run can neither end first nor be killed too early.
         """
         (own / "sitecustomize.py").write_text(KILLER)
-        places = {"PYTHONPATH": f"{own}:{self.folder}", "TEST_KILL_AT": str(checkpoints)}
-        done = self.run(*words, check=False, **places)
+        path = f"{own}:{self.folder}"
+        done = self.run(*words, check=False, PYTHONPATH=path, TEST_KILL_AT=str(checkpoints))
         assert done.returncode != 0, "the run ended before it was killed"
         assert "Traceback" not in done.stderr, done.stderr[-4000:]
 
