@@ -195,7 +195,8 @@ def _run(request: dict[str, Any], files: list[int], program: str, paths: list[st
     sys.executable = program
     module, *words = request["words"]
     sys.argv = ["-m", *words]
-    sys.modules.pop(module, None)
+    if not hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(module, None)  # runpy warns of a module that is there already
     try:
         with suppress(ModuleNotFoundError):
             importlib.import_module("sitecustomize")
