@@ -125,6 +125,9 @@ def _serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         ready, _, _ = select.select(watched, [], [], POLL_SECONDS if asked else None)
         for one in ready:
             if one is sys.stdin:
+                for pid in asked.values():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
                 return None
             if one is not listener:  # its caller was killed
                 with suppress(ProcessLookupError):
