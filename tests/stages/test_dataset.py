@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +148,7 @@ def test_bad_images_are_quarantined_and_counted(raw: Path) -> None:
     resize = {"short_side": 16, "filter": "bicubic", "too_small": "quarantine"}
     done = run(FOLDERS, max_bad_fraction=0.01, resize=resize)
     ok(done)
-    (left_out,) = re.findall(r"2 of 202 images were left out \((.*)\); see quarantine.parquet", done.stderr)
-    assert sorted(left_out.split(", ")) == ["1 empty_file", "1 too_small"]
+    assert "2 of 202 images were left out (1 empty_file, 1 too_small); see quarantine.parquet" in done.stderr
     rows = read_table(Path("out/quarantine.parquet"), QUARANTINE).to_pylist()
     assert {(row["split"] == "test", row["item"], row["reason"]) for row in rows} == {
         (False, "train/a/empty.png", "empty_file"),

@@ -231,14 +231,14 @@ def _note_losses(
     config: DatasetParams, metrics: DatasetMetrics, bad: list[tuple[str, Bad]], adapter: Adapter
 ) -> None:
     """Print what a published dataset lacks of its source: images, annotations, captions that another source reads."""
-    images = Counter(entry.reason for _, entry in bad if entry.reason in IMAGE_REASONS)
+    images = count_by_reason(entry for _, entry in bad if entry.reason in IMAGE_REASONS)
     if images:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in images.most_common())
-        total = images.total() + sum(metrics.images.values())
-        say(
-            f"note: {images.total()} of {total} images were left out ({reasons}); see {QUARANTINE_FILE}",
-            err=True,
+        reasons, num = (
+            ", ".join(f"{count} {reason}" for reason, count in images.items()),
+            sum(images.values()),
         )
+        total = num + sum(metrics.images.values())
+        say(f"note: {num} of {total} images were left out ({reasons}); see {QUARANTINE_FILE}", err=True)
     lost = Counter[str]()
     for _, entry in bad:
         lost[entry.reason] += entry.annotations
