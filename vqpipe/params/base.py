@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,12 +54,18 @@ def read_yaml(path: Path, limits: Limits = PARAMS) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ParamsError(f"params file {path} does not exist", run="vqpipe preset scenes --out params.yaml")
-    data = parse_yaml(read_text(path, limits), f"params file {path}", limits)
+    data = deepcopy(_parsed(read_text(path, limits), f"params file {path}", limits))
     if not isinstance(data, dict):
         raise ParamsError(
             f"params file {path} is not a mapping", found=type(data).__name__, expected="sections"
         )
     return data
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str, source: str, limits: Limits) -> Any:
+    """The content of a text that a command reads several times; parsing `params.yaml` takes a tenth of a second."""
+    return parse_yaml(text, source, limits)
 
 
 def section_of(data: dict[str, Any], section: str, path: Path) -> Any:
