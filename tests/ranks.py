@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -35,9 +37,7 @@ def run_ranks(script: Path | str, *arguments: str, count: int = 2) -> None:
     Raises:
         AssertionError: one of them failed; the message holds what they wrote to standard error.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "VQPIPE_DEVICE": "cpu", **address}
     places = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
     _run([str(script), *arguments], [env | place for place in places], Path.cwd())
@@ -54,6 +54,14 @@ def run_two(program: str, tmp_path: Path) -> None:
     _run(
         ["-c", text, str(tmp_path / "meet")], [env | {"TEST_RANK": str(rank)} for rank in range(2)], tmp_path
     )
+
+
+def _free_port() -> int:
+    """A port that nothing has open, below those that the system gives to connections of its own choice."""
+    while True:
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port := random.SystemRandom().randrange(20_000, 32_000)))
+            return port
 
 
 def _run(words: list[str], environments: list[Mapping[str, str]], folder: Path) -> None:
