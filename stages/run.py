@@ -116,7 +116,8 @@ def run_outdated(jobs: int | None = None) -> None:
         return False
 
     def finish(name: str) -> str | None:
-        if _dvc("commit", "--force", name):
+        # A bare name could be an output of any dvc.yaml: DVC would read those of all boards.
+        if _dvc("commit", "--force", f"dvc.yaml:{name}"):
             return None
         done.append(name)
         ran.append(name)
