@@ -46,6 +46,7 @@ from vqpipe.priors.contract import Batch, Condition
 from vqpipe.priors.train import PriorTraining
 from vqpipe.quantizers import QUANTIZERS, AnyQuantizer, build
 from vqpipe.quantizers.cvq import OnlineClusteredQuantizer
+from vqpipe.quantizers.reg_vq import RegularisedQuantizer
 from vqpipe.runtime.seeds import seed_everything
 from vqpipe.tokenizers.objective import TokenizerObjective
 from vqpipe.tokenizers.tokenizer import Tokenizer
@@ -119,11 +120,13 @@ FROM_DATA = {"init": "data"}
 QUANTIZER: dict[str, dict[str, Any]] = {
     "vq": {**VQ, **FROM_DATA},
     "ema": {**EMA, **FROM_DATA, "restart": {"threshold": 0.9, "every": 100}},
+    "ema-restart": {**EMA, **FROM_DATA, "restart": {"threshold": 100.0, "every": 1}},
     "lc": {**LC, **FROM_DATA},
     "vqct": VQCT,
     "cvq": {**CVQ, **FROM_DATA},
     "bsq": BSQ,
     "diveq": {**DIVEQ, "replacement": None},
+    "diveq-replacement": {**DIVEQ, "replacement": {"every": 1, "threshold": 1.0, "spread": 0.1}},
     "fc": FC,
     "fsq": FSQ,
     "fvq": FVQ,
@@ -137,8 +140,13 @@ QUANTIZER: dict[str, dict[str, Any]] = {
     "sq_vae": SQ_VAE,
     "wasserstein": WASSERSTEIN,
 }
-WAITS = {"reg_vq": {"index": 1, "index_put_": 1}}
-"""What docs/training.md names as an exception: reads of a micro-batch beside the one value of each step."""
+WAITS = {
+    "ema-restart": {"nonzero": 1},
+    "diveq-replacement": {"cpu": 1},
+}
+"""What docs/training.md names as exceptions: reads of a micro-batch beside the one value of each step."""
+ON_HOST = {"diveq-replacement": {"nonzero": 1}, "reg_vq": {"nonzero": 1}}
+"""The same for reads of tensors that are on the host whatever the device, and that a CPU cannot tell apart."""
 ADVERSARIAL = {"weight": 0.1, "start": 0.0, "warmup": 0.0}
 
 
@@ -194,7 +202,8 @@ def test_a_step_within_a_window_reads_one_boolean(
         stepper.state.window.add(terms)
         stepper.state.step += 1
         if number:  # the first step sets codes from data
-            waits = {what: accumulate * times for what, times in WAITS.get(name, {}).items()}
+            reading = {**WAITS.get(name, {}), **ON_HOST.get(name, {})}
+            waits = {what: accumulate * times for what, times in reading.items()}
             assert found == {"_local_scalar_dense": 1, **waits}, number
     row = stepper.state.window.close()
     assert {"learning_rate", "ae/loss", "ae/grad_norm", "ae/codes_in_batch_0"} <= set(row)
@@ -253,6 +262,17 @@ def test_random_anchors_are_drawn_where_the_latents_are() -> None:
     with reads() as found:
         assert quantizer._anchors(latents).device == latents.device
     assert not found
+
+
+def test_masked_positions_take_sampled_codes_without_a_read_of_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a meta tensor, which has no values, every read is an error."""
+    quantizer = build(validate(REG_VQ, "quantizer", AnyQuantizer), None).to("meta")
+    assert isinstance(quantizer, RegularisedQuantizer)
+    monkeypatch.setattr(quantizer, "search", lambda rows, _: torch.zeros_like(rows[:, 0], dtype=torch.int64))
+    rows = torch.empty(50, quantizer.dim, device="meta")
+    assert quantizer.search_in_training(rows, quantizer.codes, 0.0).device == rows.device
 
 
 def gradients(training: TokenizerObjective) -> tuple[dict[str, Tensor], dict[str, float]]:

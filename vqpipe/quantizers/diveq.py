@@ -50,15 +50,15 @@ from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.moments import draw_rows
 from vqpipe.quantizers.nearest import CommittedParams, NearestCodeQuantizer
 from vqpipe.runtime.distributed import all_reduce_sum, broadcast
-from vqpipe.runtime.host import HostScalar
+from vqpipe.runtime.host import HostScalar, send
 
 
 class ReplacementParams(Params):
     """Codes that are hardly used become copies of used ones, moved a little."""
 
     every: int = Field(ge=1)
-    """Training passes from one look to the next, which waits for the device; 100 in the public code. An earlier version
-    of it looks every 500 after the first 2,000, and no more in the last 1,000."""
+    """Training passes from one look to the next, which waits for the device once; 100 in the public code. An earlier
+    version of it looks every 500 after the first 2,000, and no more in the last 1,000."""
     threshold: float = Field(gt=0, le=1)
     """Share of these passes in which a code must have been used at least once; 0.01 in the public code."""
     spread: float = Field(gt=0)
@@ -191,10 +191,13 @@ class DiveqQuantizer(NearestCodeQuantizer):
         self._passes.set(self.passes, passes)
         if passes % how.every:
             return
-        kept = self.uses >= how.threshold * how.every
-        num = int((~kept).sum())  # the same on all ranks, as the uses are
-        if 0 < num < len(kept):
-            drawn = (self.uses * kept).cpu().multinomial(num, replacement=True).to(index.device)
-            move = torch.randn(num, self.dim).to(self.points) * self.points.std(0, correction=0) * how.spread
-            self.points[~kept] = broadcast(self.points[drawn] + move)
+        uses = self.uses.cpu()  # the one wait: the draws are by use, from the CPU's generator
+        kept = uses >= how.threshold * how.every
+        rare = (~kept).nonzero()[:, 0]  # the same on all ranks, as the uses are
+        if 0 < len(rare) < len(kept):
+            drawn = (uses * kept).multinomial(len(rare), replacement=True)
+            noise = torch.randn(len(rare), self.dim)
+            rare, drawn, noise = (send(part, index.device) for part in (rare, drawn, noise))
+            move = noise * self.points.std(0, correction=0) * how.spread
+            self.points[rare] = broadcast(self.points[drawn] + move)
         self.uses.zero_()

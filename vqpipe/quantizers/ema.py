@@ -49,7 +49,7 @@ class RestartParams(Params):
     threshold: float = Field(gt=0)
     """Smoothed uses per step, over all ranks, under which a code is dead."""
     every: int = Field(ge=1)
-    """Training steps (forward passes) from one look for dead codes to the next; a look waits for the device."""
+    """Training steps (forward passes) from one look for dead codes to the next; a look waits for the device once."""
 
 
 class EmaParams(CommittedParams):
@@ -143,11 +143,11 @@ class MovingAverageQuantizer(NearestCodeQuantizer):
             self._revive(rows, self.restart.threshold)
 
     def _revive(self, rows: Tensor, threshold: float) -> None:
-        dead = self.cluster_sizes < threshold
-        num = int(dead.sum())  # the same on all ranks, as the sizes are
-        if num == 0:
+        # The one wait: how many rows are drawn decides what the CPU's generator gives next.
+        dead = (self.cluster_sizes < threshold).nonzero()[:, 0]  # the same on all ranks, as the sizes are
+        if len(dead) == 0:
             return
-        drawn = broadcast(draw_rows(gather(rows), num))
+        drawn = broadcast(draw_rows(gather(rows), len(dead)))
         self.codes[dead] = drawn
         self.cluster_sizes[dead] = max(1.0, threshold)
         self.sums[dead] = drawn * max(1.0, threshold)

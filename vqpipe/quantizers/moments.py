@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from vqpipe.runtime.host import send
+
 _FLAT = 1e-6
 """Directions with less than this share of the largest variance count as flat and are not stretched."""
 
@@ -19,7 +21,8 @@ def draw_rows(rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "num d"]:
     order = draw_order(len(rows), num)
     noise = torch.randn(num, rows.shape[1]) * 0.01
     noise[: len(rows)] = 0
-    return rows[order.to(rows.device)] + noise.to(rows) * rows.std(0, correction=0)
+    order, noise = send(order, rows.device), send(noise.to(rows.dtype), rows.device)
+    return rows[order] + noise * rows.std(0, correction=0)
 
 
 def draw_order(num_rows: int, num: int, device: torch.device | None = None) -> Int64[Tensor, " num"]:

@@ -47,7 +47,7 @@ from vqpipe.quantizers.estimators import straight_through
 from vqpipe.quantizers.nearest import LEARNED_EXAMPLE, LearnedCodesParams, LearnedCodesQuantizer
 from vqpipe.quantizers.soft import ScheduleParams, gumbel_noise, in_row_tiles, mean_over_ranks, value_at
 from vqpipe.runtime.distributed import gather, world_size
-from vqpipe.runtime.host import count_codes
+from vqpipe.runtime.host import count_codes, send
 
 TINY = 1e-10
 """Added to a share before its logarithm is taken."""
@@ -64,7 +64,7 @@ class RegVqParams(LearnedCodesParams):
     distribution regularisation). 0 leaves it out."""
     stochastic_share: float = Field(ge=0, le=1)
     """Share of the positions that take a sampled code in training, the rest the nearest; 0: none, 0.4: best in the
-    paper's figure 3."""
+    paper's figure 3. Which they are is drawn from torch's global CPU generator."""
     divergence: Literal["reverse", "paper"] = "reverse"
     """From the uniform distribution: `paper`, KL(p | uniform) of equation 1, p the mean of the choices made; or
     `reverse`, KL(uniform | q), q the mean of the distributions, whose gradient is largest for codes out of reach."""
@@ -97,8 +97,10 @@ class RegularisedQuantizer(LearnedCodesQuantizer):
         indices = self.search(rows, codes)
         if self.config.stochastic_share == 0:
             return indices
-        masked = torch.rand(len(rows), device=rows.device) < self.config.stochastic_share
-        indices[masked] = self._sample(rows[masked], codes, progress)
+        # The host draws the mask, so that it knows how many positions there are without waiting.
+        masked = torch.rand(len(rows)) < self.config.stochastic_share
+        places = send(masked.nonzero()[:, 0], rows.device)
+        indices[places] = self._sample(rows[places], codes, progress)
         return indices
 
     def losses(

@@ -42,6 +42,14 @@ def written(tensor: Tensor) -> tuple[int, int, str] | None:
     return tensor.data_ptr(), tensor._version, str(tensor.device)
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device. On CUDA they are copied from pinned memory: from other memory the host would wait
+    for the copy, and so for all work before it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def count_codes(codes: Int[Tensor, " n"], num_codes: int) -> Int64[Tensor, " k"]:
     """Uses of each code. `torch.bincount` would wait for the device, to learn how many bins there are."""
     ones = torch.ones_like(codes, dtype=torch.int64)
