@@ -111,7 +111,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def plain_search(z: Tensor, codes: Tensor, metric: Metric = "euclidean") -> Tensor:
+def plain_search(z: Tensor, codes: Tensor, metric: Metric = "euclidean", tile: int | None = None) -> Tensor:
     """The nearest code without the exact search, which is counted elsewhere."""
     return torch.cdist(z, codes).argmin(1)
 
@@ -123,6 +123,7 @@ QUANTIZER: dict[str, dict[str, Any]] = {
     "ema-restart": {**EMA, **FROM_DATA, "restart": {"threshold": 100.0, "every": 1}},
     "lc": {**LC, **FROM_DATA},
     "vqct": VQCT,
+    "vqct-adjectives": {**VQCT, "topk_adjectives": 2},
     "cvq": {**CVQ, **FROM_DATA},
     "bsq": BSQ,
     "diveq": {**DIVEQ, "replacement": None},
@@ -143,6 +144,7 @@ QUANTIZER: dict[str, dict[str, Any]] = {
 WAITS = {
     "ema-restart": {"nonzero": 1},
     "diveq-replacement": {"cpu": 1},
+    "vqct-adjectives": {"nonzero": 4},
 }
 """What docs/training.md names as exceptions: reads of a micro-batch beside the one value of each step."""
 ON_HOST = {"diveq-replacement": {"nonzero": 1}, "reg_vq": {"nonzero": 1}}
@@ -186,8 +188,8 @@ def test_a_step_within_a_window_reads_one_boolean(
 ) -> None:
     """The search, which has tests of its own, is replaced, and so is the schedule, which reads a number of the host.
     Optimisers are fused as on CUDA: the other forms count their steps on the host."""
-    for module in ("nearest", "cvq", "sq_vae"):
-        monkeypatch.setattr(f"vqpipe.quantizers.{module}.nearest", plain_search)
+    for module in ("quantizers.nearest", "quantizers.cvq", "quantizers.sq_vae", "codebooks.search"):
+        monkeypatch.setattr(f"vqpipe.{module}.nearest", plain_search)
     monkeypatch.setattr(step, "schedule", lambda *_: 1.0)
     plateau = {"start": PLATEAU} if name == "plateau" else None
     training = make_with(QUANTIZER.get(name, VQ), adversarial=plateau, accumulate=accumulate)

@@ -39,6 +39,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vqpipe.runtime.host import count_codes
+
 Metric = Literal["euclidean", "cosine"]
 
 _UNIT = 2.0**-24
@@ -144,6 +146,8 @@ def nearest_topk(
     _check(z, codes)
     if torch.compiler.is_exporting():
         return nearest_traced(z, codes, num, cosine=metric == "cosine")
+    if num == 1:
+        return nearest(z, codes, metric, tile)[:, None]
     return _search(z, codes, num, metric, tile)
 
 
@@ -233,7 +237,7 @@ class _Search:
         rows, ranks, indices = self._settle()
         answer = torch.arange(self.num, device=self.z.device).repeat(len(self.z), 1)
         finite = self.z.isfinite().all(1)[rows]
-        answer[rows[finite], ranks[finite]] = indices[finite]
+        answer[rows, ranks] = torch.where(finite, indices, ranks)
         return answer
 
     def _queries(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -319,7 +323,7 @@ class _Search:
 
     def _racing(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, indices, lower = torch.cat(self.rows), torch.cat(self.indices), torch.cat(self.lower)
-        keep = lower <= self.upper[rows]
+        keep = (lower <= self.upper[rows]).nonzero()[:, 0]
         return rows[keep], indices[keep], lower[keep]
 
     def _settle(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -346,9 +350,9 @@ class _Search:
         order = order[cost[order].argsort(stable=True)]
         order = order[rows[order].argsort(stable=True)]
         rows, indices = rows[order], indices[order]
-        counts = torch.bincount(rows, minlength=len(self.z))
+        counts = count_codes(rows, len(self.z))
         ranks = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        keep = ranks < self.num
+        keep = (ranks < self.num).nonzero()[:, 0]
         return rows[keep], ranks[keep], indices[keep]
 
 
