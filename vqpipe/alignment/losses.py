@@ -57,6 +57,7 @@ from torch.nn.functional import cross_entropy, embedding
 from vqpipe.errors import MismatchError
 from vqpipe.params.base import Params
 from vqpipe.runtime.distributed import average, gather, own_share, world_size
+from vqpipe.runtime.host import send
 
 if TYPE_CHECKING:
     from vqpipe.quantizers.contract import Quantized
@@ -225,7 +226,7 @@ def mask_by_ratio(config: MaskedParams, words: Int64[Tensor, "b t"]) -> Bool[Ten
     caption that has any. In training the rows are one rank's share of a micro-batch, and each share has a ratio of its
     own. `words` as in `TextBatch`; drawn on the CPU from torch's global generator."""
     ratio = float(truncated_normal(config))
-    draws = torch.rand(words.shape, pin_memory=words.is_cuda).to(words.device, non_blocking=True)
+    draws = send(torch.rand(words.shape), words.device)
     draws = draws.gather(1, words.clamp_min(0))
     draws = draws.masked_fill(words < 0, 2.0)
     return (words >= 0) & ((draws < ratio) | (draws == draws.amin(dim=1, keepdim=True)))
