@@ -16,7 +16,7 @@ from vqpipe.priors.measure import PriorMetrics
 from vqpipe.report.about_priors import condition_name, published
 from vqpipe.report.about_reconstructions import evaluations
 from vqpipe.report.about_tokenizers import FLOORS, unlike
-from vqpipe.report.blocks import Absent, Block, Cell, Column, Gallery, Picture, Section, Table, Text
+from vqpipe.report.blocks import Absent, Beside, Block, Cell, Column, Gallery, Picture, Section, Table, Text
 from vqpipe.report.inputs import Inputs, ReportParams
 from vqpipe.report.names import BOTH, MEASURES, cell, column, measure, number
 from vqpipe.report.pictures import decode_png, picture
@@ -54,7 +54,7 @@ def about_results(inputs: Inputs, params: ReportParams, solved: Sequence[TaskRun
     made = list(_reconstructions(inputs, params))
     if made:
         note = "The same test images, drawn at random, and what each tokenizer reconstructs, with its PSNR."
-        blocks.append(Gallery("Reconstructions", made, note, dense=True, even=True))
+        blocks = [Beside(blocks, Gallery("Reconstructions", made, note, dense=True, even=True))]
     blocks += tasks(solved)
     if inputs.prior:
         blocks.append(_priors(inputs))

@@ -168,7 +168,16 @@ class Terms:
     kind: str = "terms"
 
 
-Block = Text | Absent | Table | Gallery | Charts | Examples | Tree | Terms
+@dataclass(frozen=True)
+class Beside:
+    """Blocks, and to the right of them another where the window is wide enough for both; else it follows them."""
+
+    blocks: Sequence[Block]
+    other: Block
+    kind: str = "beside"
+
+
+Block = Text | Absent | Table | Gallery | Charts | Examples | Tree | Terms | Beside
 
 
 @dataclass(frozen=True)
