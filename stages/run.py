@@ -151,37 +151,42 @@ def run_all(
     logs.mkdir(parents=True, exist_ok=True)
     needs, waiting, failed = needs or {}, list(commands), list[str]()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    ended: dict[str, tuple[int, float]] = {}
     started, done = time.monotonic(), 0
     env = os.environ | ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {})
     forks = Forks(env, fork and len(commands) > 1)
     try:
-        while waiting or running:
+        while waiting or running or ended:
+            for name, (process, since) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    ended[name] = process.returncode, time.monotonic() - since
             for name in list(waiting):
                 if needs.get(name, set()) & set(failed):
                     waiting.remove(name)
                     failed.append(name)
-                elif len(running) < jobs and not needs.get(name, set()) & {*waiting, *running}:
+                elif len(running) < jobs and not needs.get(name, set()) & {*waiting, *running, *ended}:
                     waiting.remove(name)
                     if begin is not None and not begin(name):
                         done += 1
                         say(f"{done}/{len(commands)} {name}: up to date, its inputs came out equal", err=True)
                         continue
                     running[name] = forks.start(commands[name], logs / f"{name}.log"), time.monotonic()
-            for name, (process, since) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                done += 1
-                took = f"{done}/{len(commands)} {name}: {time.monotonic() - since:.0f} s"
-                left = (time.monotonic() - started) / done * (len(waiting) + len(running)) / 60
-                after: str | None = f"; about {left:.0f} minutes left"
-                if not process.returncode and finish is not None:
-                    after = finish(name)
-                if process.returncode or after is None:
-                    failed.append(name)
-                    after = f"; failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
-                say(took + after, err=True)
-            time.sleep(0.2)
+            if not ended:
+                time.sleep(0.2)
+                continue
+            name, (code, seconds) = next(iter(ended.items()))
+            done += 1
+            took = f"{done}/{len(commands)} {name}: {seconds:.0f} s"
+            left = (time.monotonic() - started) / done * (len(waiting) + len(running)) / 60
+            after: str | None = f"; about {left:.0f} minutes left"
+            if not code and finish is not None:
+                after = finish(name)  # while those that have begun are running
+            del ended[name]
+            if code or after is None:
+                failed.append(name)
+                after = f"; failed: {(logs / f'{name}.log').read_text(errors='replace').strip()[-400:]}"
+            say(took + after, err=True)
     finally:
         end_children([process for process, _ in running.values()])
         forks.close()

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def test_jobs_are_of_outdated_stages_alone() -> None:
     done = CliRunner().invoke(run.app, ["one", "--jobs", "2"])
     assert done.exit_code == 2
     assert "python -m stages.run --outdated --jobs 2" in done.output
+
+
+def test_what_ended_is_recorded_while_the_next_command_runs_but_for_one_that_needs_it(tmp_path: Path) -> None:
+    begun, seen = tmp_path / "begun", dict[str, bool]()
+
+    def finish(name: str) -> str:
+        wait = time.monotonic() + (60 if name == "one" else 0)
+        while not (found := (begun / "two").exists()) and time.monotonic() < wait:
+            time.sleep(0.05)
+        seen[name] = found and not (begun / "three").exists()
+        return ""
+
+    begun.mkdir()
+    commands = {name: ["touch", str(begun / name)] for name in ("one", "three", "two")}
+    assert run.run_all(commands, 1, tmp_path / "logs", {"three": {"one"}}, finish=finish) == []
+    assert seen["one"]
+    assert next(iter(seen)) == "one"
+    assert (begun / "three").exists()
 
 
 def test_a_lock_is_stale_when_an_input_params_or_command_differ(tree: Path) -> None:
