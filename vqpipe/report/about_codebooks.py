@@ -14,7 +14,7 @@ from vqpipe.artifacts.tables import read_table
 from vqpipe.artifacts.tensors import read_tensors
 from vqpipe.codebooks.statistics import DegreesByClass, degrees
 from vqpipe.errors import counted
-from vqpipe.report.blocks import Absent, Block, Cell, Chart, Charts, Column, Section, Table, Text
+from vqpipe.report.blocks import Absent, Beside, Block, Cell, Chart, Charts, Column, Section, Table, Text
 from vqpipe.report.charts import Series, bipartite, line_chart, rank_frequency
 from vqpipe.report.gate import flatten
 from vqpipe.report.inputs import Inputs, ReportParams
@@ -34,13 +34,12 @@ DEGREES = {
 
 def about_words(inputs: Inputs, params: ReportParams) -> Section:
     """The section `Words`."""
-    blocks: list[Block] = [
-        Text(
-            "Adjectives and nouns are found in the training captions by part of speech. An edge joins an adjective to "
-            "a noun that it modifies often enough (graph.min_count in the params). This graph and the words' vectors "
-            "are the words codebook."
-        )
-    ]
+    intro = Text(
+        "Adjectives and nouns are found in the training captions by part of speech. An edge joins an adjective to "
+        "a noun that it modifies often enough (graph.min_count in the params). This graph and the words' vectors "
+        "are the words codebook."
+    )
+    blocks: list[Block] = []
     of_stage: dict[str, Metrics | None] = {"vocabulary": inputs.vocabulary, "graph": inputs.graph}
     for stage, title in (("vocabulary", "Vocabulary"), ("graph", "Modifying graph")):
         metrics = of_stage[stage]
@@ -56,13 +55,15 @@ def about_words(inputs: Inputs, params: ReportParams) -> Section:
             "words",
             "Words",
             [
+                intro,
                 *blocks,
                 *neighbours,
                 Absent("The graph is absent in this checkout. Run: dvc pull, or dvc repro graph"),
             ],
         )
-    found = [_most_frequent(folder, params.num_pairs), *neighbours, *graph_blocks(folder, params)]
-    return Section("words", "Words", [*blocks, *found])
+    first, *rest = graph_blocks(folder, params)
+    words = _most_frequent(folder, params.num_pairs)
+    return Section("words", "Words", [intro, first, *blocks, words, *neighbours, *rest])
 
 
 def _degree_table(degree: DegreesByClass) -> Table:
@@ -208,7 +209,7 @@ def read_side(folder: Path, name: str) -> list[Word]:
 
 
 def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
-    """What the report shows of the graph of a words codebook."""
+    """What the report shows of the graph of a words codebook, its picture first."""
     manifest = read_manifest(folder, WORDS_CODEBOOK)
     adjectives, nouns = read_side(folder, "adjectives"), read_side(folder, "nouns")
     rows = read_table(folder / "edges.parquet", EDGES, ["adjective", "noun", "count", "pmi"]).to_pylist()
@@ -234,18 +235,17 @@ def graph_blocks(folder: Path, params: ReportParams) -> list[Block]:
         degrees((row[side] for row in rows), num).tolist()
         for side, num in zip(("adjective", "noun"), num_words, strict=True)
     ]
-    blocks: list[Block] = [
-        _table(
-            f"The {number(min(shown, len(edges)))} most frequent of {counted(len(edges), 'edge')}",
-            edges[:shown],
-            weight,
-        ),
+    frequent = _table(
+        f"The {number(min(shown, len(edges)))} most frequent of {counted(len(edges), 'edge')}",
+        edges[:shown],
+        weight,
+    )
+    drawn = edges[: params.num_edges]
+    return [
+        Beside([_drawing(drawn)], frequent) if drawn else frequent,
         _table(f"The {number(min(shown, len(edges)))} most surprising edges", surprising[:shown], odd),
         _degrees(counts),
     ]
-    if drawn := edges[: params.num_edges]:
-        blocks.append(_drawing(drawn))
-    return blocks
 
 
 def _table(title: str, edges: Sequence[_Edge], note: str) -> Table:
