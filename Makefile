@@ -10,7 +10,7 @@ TEST_PROCESSES ?= 2
 
 .PHONY: repro test test-fast lint format bench bench-text bench-gpu board-scenes board-language board-tiny-imagenet board-generation board-tasks lock check-lock clean
 
-# Outdated stages, one per core at a time; then DVC looks at everything, raw data included.
+# Outdated stages, one per core at a time (with a GPU one); then DVC looks at everything, raw data included.
 repro: $(STAMP)
 	python -m stages.run --outdated
 	dvc repro
@@ -62,7 +62,7 @@ board-tiny-imagenet: $(STAMP)
 
 # Tokenizers of boards/scenes, each trained once, with every prior trained on it.
 board-generation: $(STAMP)
-	dvc repro graph cluster boards/scenes/dvc.yaml:cluster
+	dvc repro graph cluster judges boards/scenes/dvc.yaml:cluster
 	python -m stages.boards --folder boards/generation
 	vqpipe boards
 
