@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from stages.cli import stage_app
-from stages.run import run_all, words_of
+from stages.run import jobs_at_once, run_all, words_of
 from vqpipe.runtime.signals import run_child
 from vqpipe.runtime.terminal import say
 
@@ -145,7 +145,10 @@ def main(
         list[str] | None, typer.Argument(help="Runs, such as vq-0 or '*-0'; all of them.")
     ] = None,
     folder: Annotated[Path, typer.Option(help="The board's folder.")] = Path("boards/scenes"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Rows at a time; one per core without it.")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows at a time; without it one per core, or one where there is a GPU."),
+    ] = None,
     dry: Annotated[bool, typer.Option("--dry", help="List what is to be run; run nothing.")] = False,
     other_code: Annotated[
         bool, typer.Option("--other-code", help="Also run again the rows that other code made.")
@@ -155,7 +158,7 @@ def main(
 
     Example: python -m stages.boards '*-0' --jobs 2
     """
-    from vqpipe.runtime.env import scratch_root, workers
+    from vqpipe.runtime.env import scratch_root
 
     commands = row_commands(folder, patterns or [])
     todo, other = missing_rows(folder, commands), rows_of_other_code(folder, commands)
@@ -170,7 +173,7 @@ def main(
     if dry:
         say("\n".join(todo))
         return
-    failed = run_all(todo, jobs or workers(), scratch_root() / "logs" / folder)
+    failed = run_all(todo, jobs or jobs_at_once(), scratch_root() / "logs" / folder)
     done = [name for name in commands if name not in failed and name not in kept]
     record(folder, done, not patterns and len(done) == len(commands))
     if failed:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages.cli import stage_app
-from vqpipe.runtime.forks import Forks
+from vqpipe.runtime.env import workers
+from vqpipe.runtime.forks import Forks, may_use_gpu
 from vqpipe.runtime.signals import end_children, run_child
 from vqpipe.runtime.terminal import say
 
@@ -40,7 +41,10 @@ def main(
         ),
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="With --outdated: stages at once; one per core without it.")
+        int | None,
+        typer.Option(
+            min=1, help="With --outdated: stages at once. By default one per core; one where there is a GPU."
+        ),
     ] = None,
 ) -> None:
     """Run stages by their commands in dvc.yaml: those named, in the order given, or all that are outdated.
@@ -94,13 +98,13 @@ def run_outdated(jobs: int | None = None) -> None:
         timed_stages,
     )
     from vqpipe.errors import SetupError
-    from vqpipe.runtime.env import scratch_root, workers
+    from vqpipe.runtime.env import scratch_root
 
     if find_spec("dvc") is None:
         raise SetupError("DVC, which records what ran, is not installed", run="pip install dvc")
     if code := _dvc("repro", "code"):
         raise typer.Exit(code)
-    root, jobs = Path.cwd(), jobs or workers()
+    root, jobs = Path.cwd(), jobs or jobs_at_once()
     stages = timed_stages(root)
     entries = recorded_stages(root)
     old = outdated_stages(stages, root, entries=entries)
@@ -191,6 +195,11 @@ def run_all(
         end_children([process for process, _ in running.values()])
         forks.close()
     return failed
+
+
+def jobs_at_once() -> int:
+    """How many stages or rows run at once where nobody says: one per core, or one where they would share a GPU."""
+    return 1 if may_use_gpu() else workers()
 
 
 def words_of(command: str) -> list[str]:

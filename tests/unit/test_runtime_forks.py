@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.run import jobs_at_once
 from vqpipe.runtime import forks
 from vqpipe.runtime.forks import Fork, Forks
 
@@ -119,7 +120,10 @@ def test_no_forks_on_a_gpu_where_they_are_not_wanted_and_of_other_programs(
         assert isinstance(child := own.start(command("0"), log), Fork) == wanted
         assert child.wait(60) == 0
         own.close()
+    monkeypatch.setattr("stages.run.workers", lambda: 3)
+    assert jobs_at_once() == 3
     card.touch()
+    assert jobs_at_once() == 1
     own = Forks(os.environ | {"TEST_FORKS": ""}, True, [])
     assert not isinstance(child := own.start(command("0"), log), Fork)
     assert child.wait(60) == 0

@@ -52,13 +52,14 @@ _MESSAGE = 1 << 17
 """Bytes of the longest message; commands are far shorter."""
 
 
-def can_fork() -> bool:
-    """Whether stages can be forks: on Linux, where the imported libraries survive a fork, and where stages use no GPU.
+def may_use_gpu() -> bool:
+    """Whether stages may use a GPU; found without its driver, which refuses to work in a fork once it was asked."""
+    return os.environ.get("VQPIPE_DEVICE") != "cpu" and any(map(os.path.exists, GPUS))
 
-    A driver that is asked for its cards before a fork refuses to work after it.
-    """
-    on_cpu = os.environ.get("VQPIPE_DEVICE") == "cpu" or not any(map(os.path.exists, GPUS))
-    return sys.platform == "linux" and on_cpu
+
+def can_fork() -> bool:
+    """Whether stages can be forks: on Linux, where the imported libraries survive a fork, and where they use no GPU."""
+    return sys.platform == "linux" and not may_use_gpu()
 
 
 class Forks:
