@@ -176,7 +176,10 @@ def test_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_metrics("HEAD", Path("metrics.json")) == {"x": 2.0}
     with pytest.raises(ArtifactError, match=r"HEAD has no gone\.json"):
         read_metrics("HEAD", Path("gone.json"))
-    for revision in ("no-such-branch", "--output=x", ""):
+    git("update-ref", f"refs/exps/ab/{'c' * 38}/wider", "HEAD~1")
+    assert read_metrics("wider", Path("metrics.json")) == {"x": 1.0}
+    git("update-ref", f"refs/exps/cd/{'e' * 38}/wider", "HEAD")
+    for revision in ("no-such-branch", "--output=x", "", "wider"):
         with pytest.raises(ArtifactError, match="neither a metrics file nor a git revision"):
             read_metrics(revision, path)
     assert not (tmp_path / "inner" / "x").exists()

@@ -137,12 +137,16 @@ def _git_text(revision: str, path: Path) -> str:
 
     try:
         known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        if revision and known.returncode != 0:  # DVC's refs of experiments end with their names
+            named = git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{revision}").stdout.split()
+            if len(named) == 1:
+                known = git("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
     except FileNotFoundError as error:
         raise ArtifactError(f"{revision} is not a file, and git is not installed") from error
     if known.returncode != 0:
         raise ArtifactError(
             f"{revision} is neither a metrics file nor a git revision of this repository",
-            expected="a JSON file, or a commit, branch or tag",
+            expected="a JSON file, or a commit, branch, tag or name of one experiment of DVC",
         )
     commit = known.stdout.strip()
     shown = git("show", f"{commit}:./{path.as_posix()}")
