@@ -149,7 +149,8 @@ def first_section(report: Report) -> Any:
 
 def told(report: Report) -> list[str]:
     """The paragraphs with which the page begins."""
-    return ["".join(p.itertext()) for p in first_section(report).findall("p")]
+    paths = ("p", "div[@class='beside']/div[1]/p")
+    return ["".join(p.itertext()) for path in paths for p in first_section(report).findall(path)]
 
 
 def test_the_page_begins_with_what_came_out(report: Report) -> None:
@@ -167,6 +168,9 @@ def test_the_page_begins_with_what_came_out(report: Report) -> None:
     assert [row[0] for row in rows] == ["tokenizer", *VARIANTS]
     used = ["2 x 50.0|adjective, noun", "2 x 1,024", "640"]
     assert rows[2][1:] == ["21.00|20.88 to 21.12", "0.2667|0.2567 to 0.2767", "36.00", *used]
+    beside = first_section(report).find("div[@class='beside']")
+    assert [title.text for title in beside.iterfind("div/figure/figcaption")] == ["Tokenizers"]
+    assert [title.text for title in beside.iterfind("div[@class='gallery']/h4")] == ["Reconstructions"]
     pictures = [str(image.get("alt")) for image in first_section(report).iter("img")]
     shared = PARAMS.num_reconstructions * (1 + len(VARIANTS))
     assert pictures[:2] == ["image random-0, original", "image random-1, original"]
