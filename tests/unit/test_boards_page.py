@@ -142,6 +142,34 @@ def test_every_link_and_picture_of_the_pages_is_there(board: Board) -> None:
         assert ("scoreboard/quality.svg" in pages) == bool(rows)
 
 
+def test_a_board_without_sizes_and_priors_links_to_no_page_of_them(board: Board) -> None:
+    plain = board.model_copy(update={
+        "rows": {"vq": board.rows["vq"], "vq-kmeans": board.rows["vq"]}, "runs": {"vq-0": board.runs["vq-0"]},
+    })  # fmt: skip
+    tables = (BoardTable("Only", "about", (("vq", "vq"),)),)
+    found = Found("mine", BoardClaims("Mine", "make", tables), results(plain, {"vq": {"psnr": 20.0}}))
+    pages = boards_pages([found], None)
+    assert set(pages) == {
+        "scoreboard.md",
+        "scoreboard/mine.md",
+        "scoreboard/mine-only.md",
+        "scoreboard/quality.svg",
+    }
+    links = re.findall(r"\]\(([^)#]+)\)", pages["scoreboard.md"])
+    assert links
+    assert set(links) <= set(pages)
+
+
+def test_two_pages_of_one_name_are_refused(board: Board) -> None:
+    def found(name: str, *titles: str) -> Found:
+        tables = tuple(BoardTable(title, "about", (("vq", "vq"),)) for title in titles)
+        return Found(name, BoardClaims(name, "make", tables), results(board, {}))
+
+    for boards in ([found("a", "B"), found("a-b", "C")], [found("a", "B", "B")]):
+        with pytest.raises(ParamsError, match=r"two pages of the boards would be scoreboard/a-b\.md"):
+            boards_pages(boards, None)
+
+
 def test_the_committed_pages_are_those_of_the_committed_rows() -> None:
     pages = boards_pages(read_boards(FOLDER), read_earlier(FOLDER))
     for name, text in pages.items():

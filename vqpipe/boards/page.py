@@ -10,15 +10,15 @@ from markupsafe import Markup
 from vqpipe.artifacts.publish import publish_text
 from vqpipe.boards.changes import Earlier, changes_page
 from vqpipe.boards.columns import column, head, shown
-from vqpipe.boards.found import OUTCOMES, Found
+from vqpipe.boards.found import GENERATION, OUTCOMES, Found
 from vqpipe.boards.markdown import MARK, render
 from vqpipe.boards.pictures import MARK as PICTURE_MARK
 from vqpipe.boards.pictures import Line, Point, picture
 from vqpipe.boards.results import Estimate, Results
 from vqpipe.boards.sentences import claims_sentence, leaders, main_rows, sentences
-from vqpipe.boards.sizes import PICTURE, by_size, sizes_page, sizes_picture
+from vqpipe.boards.sizes import PICTURE, by_size, largest, sizes_page, sizes_picture
 from vqpipe.boards.tables import DASH, board_page, departures, facts, outcomes, table_page
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, ParamsError
 
 QUALITY_PICTURE = "quality.svg"
 MEASURED = ("psnr", "fd_clip", "gfd_clip", "linear_probe")
@@ -27,21 +27,34 @@ MEASURED = ("psnr", "fd_clip", "gfd_clip", "linear_probe")
 
 def boards_pages(found: Sequence[Found], earlier: Earlier | None, name: str = "scoreboard") -> dict[str, str]:
     """The text of every page and picture by its path from the folder of the first page, `NAME.md`; the others are in
-    the folder NAME. The first board has the first screen."""
+    the folder NAME. The first board has the first screen.
+
+    Raises:
+        ParamsError: two pages would be one file.
+    """
     first, home = found[0], f"{name}.md"
     folder, quality = f"{name}/", quality_picture(first)
     pages = {home: _first_page(found, earlier is not None, folder, quality is not None)}
+
+    def add(file: str, text: str) -> None:
+        if folder + file in pages:
+            raise ParamsError(
+                f"two pages of the boards would be {folder}{file}",
+                expected="tables with other titles in claims.yaml, or a board's folder of another name",
+            )
+        pages[folder + file] = text
+
     for board in found:
-        pages[f"{folder}{board.name}.md"] = board_page(board, home)
+        add(f"{board.name}.md", board_page(board, home))
         for table in board.claims.tables:
-            pages[folder + board.page(table)] = table_page(table, board, home)
-    if by_size(first.results) or any("-k" in row for row in first.results.board.rows):
-        pages[folder + _sizes(first)] = sizes_page(first, home)
+            add(board.page(table), table_page(table, board, home))
+    if sizes := _sizes(first):
+        add(sizes, sizes_page(first, home))
     if earlier is not None:
-        pages[f"{folder}changes.md"] = changes_page(earlier, found, home)
+        add("changes.md", changes_page(earlier, found, home))
     for file, drawing in ((QUALITY_PICTURE, quality), (PICTURE, sizes_picture(first.results))):
         if drawing is not None:
-            pages[folder + file] = str(drawing)
+            add(file, str(drawing))
     return pages
 
 
@@ -73,7 +86,8 @@ def _is_page(path: Path) -> bool:
 
 
 def _sizes(board: Found) -> str:
-    return f"{board.name}-sizes.md"
+    """The file of the page of larger codebooks; empty where no row's name states a size."""
+    return f"{board.name}-sizes.md" if largest(board.results) is not None else ""
 
 
 def _first_page(found: Sequence[Found], has_changes: bool, folder: str, has_picture: bool) -> str:
@@ -91,6 +105,7 @@ def _first_page(found: Sequence[Found], has_changes: bool, folder: str, has_pict
         tokens=" or ".join(f"{n:,}" for n in tokens),
         chance=shown("linear_probe_chance", _exact(chance[0])) if chance else "",
         picture=QUALITY_PICTURE if has_picture else "", sizes=_sizes(first),
+        generation=GENERATION if any(board.name == GENERATION for board in found) else "",
         sentences=texts, waiting=waiting, claims=claims_sentence(found),
         departures=departures(done, results), outcomes=outcomes, names=list(OUTCOMES),
     )  # fmt: skip
