@@ -194,6 +194,27 @@ def test_the_tool_writes_all_pages_and_removes_its_own_old_ones(tmp_path: Path) 
     with pytest.raises(ArtifactError, match=r"mine\.md was not written by vqpipe boards"):
         write_pages({"page.md": f"{new}\n", "page/mine.md": new}, out)
     assert (out.read_text(), own.read_text()) == (new, "# Mine\n")
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ArtifactError, match="notes is a file"):
+        write_pages({"notes.md": new}, tmp_path / "notes.md")
+    assert not (tmp_path / "notes.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "out", "told"),
+    [
+        ("boards", "page.md", "there is no board under boards"), (str(FOLDER), "page", "a name that ends in .md"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_without_a_command_that_makes_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, out: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["boards", "--folder", folder, "--out", out])
+    assert done.exit_code == 2
+    assert told in done.output
+    assert "vqpipe boards" not in done.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_table_has_the_bits_of_its_rows_once_next_to_k_and_seeds(board: Board) -> None:

@@ -77,8 +77,7 @@ def read_boards(root: Path) -> list[Found]:
     if not folders:
         raise ParamsError(
             f"there is no board under {root}",
-            expected="folders with claims.yaml and params.yaml",
-            run="vqpipe boards --folder boards",
+            expected="a folder of boards, each a folder with claims.yaml and params.yaml",
         )
     found = [Found(folder.name, read_claims(folder), read_results(folder)) for folder in folders]
     by_name = {one.name: one for one in found}

@@ -63,19 +63,24 @@ def write_pages(pages: Mapping[str, str], out: Path) -> None:
     made; a file that no call wrote is left alone.
 
     Raises:
-        ArtifactError: a file that no call wrote has the name of a page; nothing is written then.
+        ArtifactError: a file that no call wrote has the name of a page, or of their folder; nothing is written then.
     """
+    folder = out.parent / out.stem
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(
+            f"{folder} is a file, and the folder of the pages is called so", expected="another --out"
+        )
     for path in (out.parent / name for name in pages):
         if path.exists() and not (path.is_file() and _is_page(path)):
             raise ArtifactError(
                 f"{path} was not written by vqpipe boards, and would be lost",
                 expected="another --out, or it moved away",
             )  # fmt: skip
-    (out.parent / out.stem).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         publish_text(out.parent / name, text)
-    for path in (out.parent / out.stem).iterdir():
-        if path.suffix in (".md", ".svg") and f"{out.stem}/{path.name}" not in pages and _is_page(path):
+    for path in folder.iterdir():
+        if path.suffix in (".md", ".svg") and f"{folder.name}/{path.name}" not in pages and _is_page(path):
             path.unlink()
 
 

@@ -247,6 +247,8 @@ def boards(
     from vqpipe.boards.page import boards_pages, write_pages
 
     need_output(out, MARKDOWN)
+    if out.suffix != ".md":
+        raise ParamsError("the first page is Markdown", found=out.name, expected="a name that ends in .md")
     pages = boards_pages(read_boards(folder), read_earlier(folder), out.stem)
     write_pages(pages, out)
     say(f"wrote {out} and {len(pages) - 1} files in {out.with_suffix('')}")
