@@ -196,8 +196,8 @@ def test_a_claim_may_set_two_numbers_of_one_row_side_by_side(
     assert ("cannot be distinguished" in verdict.evidence) == (expected == UNDECIDED)
     missing = judge(claim, results(board, {"vq+lg": {RECALL: 0.6}}))
     assert (missing.outcome, missing.evidence) == (NOT_RUN, "missing: vq+lg, 1 word, own heads, other image")
-    with pytest.raises(ValueError, match="zip"):
-        Claim("c", ("vq",), metrics=(RECALL, OTHER)).numbers()
+    with pytest.raises(ValueError, match="one for each row"):
+        Claim("c", ("vq",), relation="at_least", metrics=(RECALL, OTHER))
 
 
 def test_every_number_of_a_task_has_chance_and_the_plain_row_next_to_it() -> None:

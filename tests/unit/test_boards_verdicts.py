@@ -31,7 +31,7 @@ from vqpipe.boards.columns import shown
 from vqpipe.boards.found import Found
 from vqpipe.boards.page import boards_pages
 from vqpipe.boards.results import Results, over_seeds, read_results
-from vqpipe.errors import ArtifactError
+from vqpipe.errors import ArtifactError, ParamsError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boards"
@@ -124,6 +124,23 @@ def test_without_an_interval_the_margin_decides(board: Board) -> None:
     assert outcome(board, claim, {"vq": [1.0], "vqct": [0.95]}, **options) == UNDECIDED
     assert outcome(board, claim, {"vq": [1.0], "vqct": [1.05]}, **options) == UNDECIDED
     assert outcome(board, claim, {"vq": [1.0], "vqct": [1.15]}, **options) == NOT_REPRODUCED
+
+
+def test_a_number_of_zero_is_compared_too(board: Board) -> None:
+    options: dict[str, Any] = {"metric": "utilisation", "half": 0.0}
+    for relation, expected in (("rises", REPRODUCED), ("falls", NOT_REPRODUCED)):
+        claim = Claim("c", ("vq", "lc"), "utilisation", relation)  # type: ignore[arg-type]
+        assert outcome(board, claim, {"vq": [0.0], "lc": [0.2]}, **options) == expected
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"rows": ["vq"]}, {"relation": "stays", "rows": ["vq"]}, {"relation": "at_least"}]
+)
+def test_a_claim_that_compares_nothing_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    table = {"title": "T", "about": "a", "claims": [{"text": "c", **fields}]}
+    (tmp_path / "claims.yaml").write_text(json.dumps({"title": "B", "run": "make", "tables": [table]}))
+    with pytest.raises(ParamsError, match=r"claims\.tables\.0\.claims\.0.* needs [12] or more rows"):
+        read_claims(tmp_path)
 
 
 def test_a_difference_below_the_margin_is_told_as_such(board: Board) -> None:

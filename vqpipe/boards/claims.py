@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from vqpipe.boards.columns import column, shown
@@ -64,6 +64,18 @@ class Claim:
     metrics: tuple[str, ...] = ()
     cause: str = ""
     """Why its verdict differs from that of the earlier page, where it does and the reason is known."""
+
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        """Refuse a claim without a comparison, which nothing could contradict."""
+        least = 1 if self.relation in ("at_least", "at_most") else 2
+        if self.untestable is None and len(self.rows) < least:
+            raise ValueError(
+                f"{self.relation} needs {least} or more rows, and the claim names {len(self.rows)}"
+            )
+        if self.metrics and len(self.metrics) != len(self.rows):
+            raise ValueError(f"metrics are {len(self.metrics)}, and rows {len(self.rows)}: one for each row")
+        return self
 
     def numbers(self) -> list[tuple[str, str]]:
         """Row and metric of each number."""
@@ -281,7 +293,7 @@ def _apart(gap: _Gap, name: str, other: str, up: bool, margin: float) -> _Check:
     holds = True if (above if up else below) else False if (below if up else above) else None
     if holds is False:
         text = f"{name} and {other} are in the opposite order"
-    elif gap.by_means and high.mean > low.mean:
+    elif holds is None and gap.by_means and high.mean > low.mean:
         share = _percent((high.mean - low.mean) / abs(low.mean))
         text = f"{name} and {other} differ by {share}, and the claim asks for more than {100 * margin:g} %"
     else:
