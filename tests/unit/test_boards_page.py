@@ -317,6 +317,11 @@ def test_other_methods_of_vqcts_bits_are_compared(board: Board) -> None:
     assert "`ema-k4096` (23.00 dB) is above; `fc-k4096` (21.00 dB) is below." in text
 
 
+def test_rows_whose_bits_are_not_stated_have_no_sentence_on_them(board: Board) -> None:
+    rows = {"vq": {"psnr": 20.0}, "vqct": {"psnr": 22.0, "bits_per_image": None}}
+    assert not sentence(one_board(board, rows), "VQCT spends")
+
+
 def test_moving_averages_with_both_starts_are_found_by_their_params(board: Board) -> None:
     ema = board.rows["ema-uniform"]
     changed = board.model_copy(update={
@@ -460,6 +465,11 @@ def test_the_question_of_the_largest_codebook_is_answered_both_ways(board: Board
     tie = " ".join(answer(sized(board, 0.991, 20.05).results))
     assert "`vq` cannot be distinguished from it by PSNR at that size" in tie
     assert not list(answer(one_board(board, {"vq": {"psnr": 20.0}}).results))
+    found = sized(board, 0.991).results
+    large = {row: runs for row, runs in found.metrics.items() if row != "lc"}
+    assert all(answer(replace(found, metrics=large))), (
+        "no empty sentence where the smaller codebook is missing"
+    )
 
 
 def test_of_several_methods_that_use_all_the_best_by_psnr_is_described(board: Board) -> None:

@@ -125,6 +125,8 @@ def _equal_bits(boards: Boards) -> str:
     if results is None or not results.is_complete("vqct", "vq"):
         return ""
     bits, plain = (results.value(row, "bits_per_image") for row in ("vqct", "vq"))
+    if bits is None or plain is None:
+        return ""
     use = results.use("vq")
     rows = [
         row

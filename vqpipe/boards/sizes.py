@@ -130,7 +130,8 @@ def answer(results: Results) -> Iterator[str]:
     }
     if values:
         row = max(values, key=lambda row: values[row].mean)
-        yield _bought(results, reached[row][0], row)
+        if bought := _bought(results, reached[row][0], row):
+            yield bought
     waiting = [row for row in results.board.rows if row.endswith(f"-k{size}") and row not in reached]
     if waiting:
         rows = "row of that size waits" if len(waiting) == 1 else "rows of that size wait"
