@@ -271,6 +271,7 @@ def test_alignment_is_compared_with_the_plain_row_as_a_ratio(board: Board) -> No
     assert "| `vq+global` | `vq` | 120.0 | 80.0 | 1.50 [1.50, 1.50] | no |" in text
     assert "| `cvq+lg` |" not in text  # which was not run
     assert len(list(costs(Results(board, {}, {"vq+lg": second})))) == 1  # no pair, no table of ratios
+    assert not list(costs(Results(board, {}, {}))), "no cost, no table"
 
 
 def shown_costs(found: Results) -> str:

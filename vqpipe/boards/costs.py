@@ -45,22 +45,21 @@ ABOUT_SPEED = (
 
 
 def costs(results: Results) -> Iterator[Table]:
-    """Means over seeds; processor time is all threads', so that other work on the machine hardly changes it."""
+    """Means over seeds; processor time is all threads', so that other work on the machine hardly changes it. Nothing
+    where no run's cost is there."""
+    if not results.costs:
+        return
     found = [
         entry
         for entry in COLUMNS
         if entry[1] not in LATER
         or any(cost.get(entry[1]) is not None for own in results.costs.values() for cost in own.values())
     ]
-    rows = []
-    for row in results.board.rows:
-        if row in results.costs:
-            cells = []
-            for _, name, scale, digits in found:
-                value = results.mean_cost(row, name)
-                lacks = LATER.get(name, "missing")
-                cells.append(lacks if value is None else f"{value * scale:,.{digits}f}")
-            rows.append([f"`{row}`", *cells])
+    rows = [
+        [f"`{row}`", *(_mean(results, row, name, scale, digits) for _, name, scale, digits in found)]
+        for row in results.board.rows
+        if row in results.costs
+    ]
     devices = sorted({str(cost.get("device")) for own in results.costs.values() for cost in own.values()})
     about = (
         f"Measured while the rows ran ({', '.join(devices)}, one thread a row on the CPU, several rows at a time). "
@@ -129,4 +128,4 @@ def _within(values: Sequence[float]) -> str:
 
 def _mean(results: Results, row: str, name: str, scale: float, digits: int) -> str:
     value = results.mean_cost(row, name)
-    return "missing" if value is None else f"{value * scale:,.{digits}f}"
+    return LATER.get(name, "missing") if value is None else f"{value * scale:,.{digits}f}"
