@@ -89,6 +89,8 @@ def test_preset_does_not_overwrite_what_differs(preset_files: Path, tmp_path: Pa
     assert code == 2
     assert f"{out} exists and differs" in output
     assert "--force" in output
+    again = ("preset", "tiny", "--out", str(out), "--set", "dataset.num_train=41")
+    assert f"vqpipe {' '.join(again)} --force" in run(*again)[1]
     assert "4000" in out.read_text()
     assert run("preset", "tiny", "--out", out, "--force")[0] == 0
     assert "num_train: 40}" in out.read_text()

@@ -88,9 +88,10 @@ def preset(
     if out.is_dir():
         raise ParamsError(f"{out} is a folder", expected="a file, such as params.yaml")
     if out.exists() and not force and out.read_bytes() != text.encode():
+        changes = [word for change in set_ or [] for word in ("--set", change)]
         raise ParamsError(
             f"{out} exists and differs from preset {name}", expected="a new file, or one of the same content",
-            run=f"vqpipe preset {name} --out {out} --force",
+            run=shlex.join(["vqpipe", "preset", name, "--out", str(out), *changes, "--force"]),
         )  # fmt: skip
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.runtime.preflight import need_place
