@@ -228,3 +228,15 @@ def test_card(folder: Path) -> None:
         result = runner.invoke(app, ["card", *arguments])
         assert result.exit_code == 2
         assert told in result.output
+
+
+def test_a_codebook_is_named_from_within_it_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["card", "words"]).exit_code == 0
+    text = (folder / "words.card.md").read_bytes()
+    (folder / "words.card.md").unlink()
+    monkeypatch.chdir(folder / "words")
+    for command in (["card", "."], ["artifacts", "show", "."], ["artifacts", "verify", "."]):
+        done = runner.invoke(app, command)
+        assert done.exit_code == 0, (done.output, done.exception)
+    assert (folder / "words.card.md").read_bytes() == text

@@ -42,6 +42,11 @@ artifacts_app = typer.Typer(help="Show and verify artifacts.", **_STYLE)
 app.add_typer(artifacts_app, name="artifacts")
 
 
+def _named(path: Path) -> Path:
+    """The path of an artifact with its name, which its sidecars are called by: `.` has none."""
+    return path if path.name else path.absolute()
+
+
 @app.callback(invoke_without_command=True)
 def main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -112,7 +117,7 @@ def artifacts_show(
     """
     from vqpipe.artifacts.show import show
 
-    say(show(path, full))
+    say(show(_named(path), full))
 
 
 @artifacts_app.command("verify")
@@ -130,9 +135,12 @@ def artifacts_verify(
 
     Example: vqpipe artifacts verify artifacts/tokenizer
     """
+    from vqpipe.artifacts.publish import MANIFEST
     from vqpipe.artifacts.verify import verify
 
-    found = verify(paths or [Path("artifacts")])
+    found = verify(
+        [_named(path) if (path / MANIFEST).is_file() else path for path in paths or [Path("artifacts")]]
+    )
     say(found.text())
     if found.problems:
         raise typer.Exit(2)
@@ -294,6 +302,7 @@ def card(
     from vqpipe.artifacts.publish import publish_text
     from vqpipe.library.cards import codebook_card as card_text
 
+    path = _named(path)
     target = need_output(out or path.with_name(f"{path.name}.card.md"), MARKDOWN)
     publish_text(target, card_text(path))
     say(f"wrote {target}")

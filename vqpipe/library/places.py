@@ -120,7 +120,7 @@ def find_part(folder: Path, nearby: Path, spec: str) -> Path:
     Raises:
         ArtifactError: it is at none of these places.
     """
-    lineage = read_lineage(folder)
+    lineage = read_lineage(folder.absolute())  # `.` has no name, by which the lineage is called
     named = [Path(path) for path, own in lineage.specs.items() if own == spec] if lineage is not None else []
     places = [folder.resolve().parent.parent / nearby, *named]
     for place in places:
