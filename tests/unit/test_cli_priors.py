@@ -278,6 +278,21 @@ def test_a_prior_is_exported_with_its_metrics(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_the_command_that_an_export_proposes_has_the_condition_that_the_prior_needs(tmp_path: Path) -> None:
+    write_prior(Path(), "undropped", drop=0.0)
+    for name, options in (("gpt", ""), ("undropped", " --class NAME")):
+        out = tmp_path / f"of {name}"
+        code, output = run("export", name, "--out", out)
+        assert code == 0, output
+        assert f"draw with it: vqpipe sample --prior '{out}'{options} --out grid.png" in output
+
+
+def test_a_prior_is_named_from_within_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("artifacts/prior/gpt")
+    code, output = run("sample", "--prior", ".", "--n", 1, "--out", tmp_path / "grid.png")
+    assert code == 0, output
+
+
 def test_options_of_priors_are_refused_for_tokenizers(tmp_path: Path) -> None:
     code, output = run("export", "artifacts/tokenizer/vq", "--license", "mit", "--out", tmp_path / "onnx")
     assert code == 2

@@ -13,6 +13,8 @@ from vqpipe.runtime.terminal import say
 
 TOKENIZER_HELP = "The tokenizer: a folder, a name below artifacts/tokenizer, or owner/name on the Hub"
 TokenizerOption = Annotated[str, typer.Option(metavar="PATH", help=f"{TOKENIZER_HELP}.")]
+CONDITIONS = {"class": " --class NAME", "text": " --text TEXT", "label_map": " --map PNG"}
+"""Options of `vqpipe sample` by what a prior is conditioned on."""
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in memory at once.")]
 
 
@@ -100,15 +102,18 @@ def export(
     from vqpipe.errors import ParamsError
 
     if _is_prior(path):
+        from vqpipe.artifacts.remedies import quoted
         from vqpipe.library.prior_export import export_prior
         from vqpipe.library.priors import ImagePrior
 
-        export_prior(ImagePrior.from_pretrained(path, tokenizer=tokenizer, clip=clip), out, metrics, license_)
+        loaded = ImagePrior.from_pretrained(path, tokenizer=tokenizer, clip=clip)
+        export_prior(loaded, out, metrics, license_)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
         say(
             f"wrote {out}: a prior with all that it needs, {size / 1e6:,.1f} MB; its card is {out / 'README.md'}"
         )
-        say(f"draw with it: vqpipe sample --prior {out} --out grid.png")
+        condition = "" if loaded.prior.knows_null else CONDITIONS[loaded.prior.config.condition]
+        say(f"draw with it: vqpipe sample --prior {quoted(out)}{condition} --out grid.png")
         return
     given = {"--metrics": metrics, "--license": license_, "--tokenizer": tokenizer, "--clip": clip}
     extra = [name for name, value in given.items() if value is not None]
@@ -188,6 +193,7 @@ def import_(
 
     Example: vqpipe import last.ckpt model.yaml --out artifacts/tokenizer/vqgan
     """
+    from vqpipe.artifacts.remedies import quoted
     from vqpipe.library.foreign import import_checkpoint, need_imported, publish_import
 
     need_imported(out)
@@ -217,4 +223,4 @@ def import_(
         f"looked at: {check.draws:,} random latents reach {reached} of the codes{bound}; a test picture uses {used} "
         f"and comes back finite, {check.low:.2f} to {check.high:.2f}"
     )
-    say(f"measure it: vqpipe evaluate IMAGES --tokenizer {out}")
+    say(f"measure it: vqpipe evaluate IMAGES --tokenizer {quoted(out)}")
