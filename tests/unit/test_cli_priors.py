@@ -172,6 +172,7 @@ def test_the_parts_that_can_be_kept_are_those_of_the_library() -> None:
         (("sample", "--prior", "gpt", "--text", "a boat"), ("condition: class", "text (--text)", "(--class)")),
         (("sample", "--prior", "texts", "--text", "a red boat on a green lake"), ("9 tokens", "at most 6")),
         (("sample", "--prior", "gpt", "--class", "stat"), ("did you mean star?", "choices:  circle")),
+        (("sample", "--prior", "gpt", "--class", ""), ("the prior has no class", "choices:  circle")),
         (("sample", "--prior", "gtp"), ("no prior gtp; did you mean gpt?",)),
         (("sample", "--prior", "artifacts/prior/gtp"), ("gtp; did you mean gpt?", "choices:  gpt, maps, texts")),
         (("sample", "--prior", "texts", "--text", "sky", "--text", ""), ("an empty text", "no --text")),

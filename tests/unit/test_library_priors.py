@@ -278,6 +278,8 @@ def test_maps_are_read_as_the_dataset_has_them(load: Any, tmp_path: Path) -> Non
         ("texts", {"classes": 0}, ("condition: text", "text (--text)")),
         ("gpt", {"classes": "circel"}, ("no class circel; did you mean circle?", "circle, square, star")),
         ("gpt", {"classes": 3}, ("no class 3", "an index below 3")),
+        ("gpt", {"classes": " "}, ("the prior has no class", "an index below 3")),
+        ("maps", {"label_map": ""}, ("is not a label map", "No such file")),
         ("texts", {"text": "a red boat on a green lake"}, ("9 tokens", "at most 6")),
         ("gpt", {"n": 0}, ("n = 0", "1 or more (--n)")),
         ("gpt", {"n": 1, "classes": ["circle", "star"]}, ("n = 1", "2 or more")),

@@ -341,7 +341,7 @@ class ImagePrior:
                 "fewer images than conditions", found=f"n = {n}", expected=f"{len(entries)} or more, or no n"
             )
         kind = self.prior.config.condition
-        empty = [entry is None or (isinstance(entry, str) and not entry.strip()) for entry in entries]
+        empty = [entry is None or (kind == "text" and not str(entry).strip()) for entry in entries]
         if kind != "none" and any(empty) and not self.prior.knows_null:
             raise MismatchError(
                 f"this prior needs a {kind.replace('_', ' ')} for each image: the null condition was not trained",
