@@ -163,7 +163,7 @@ def test_a_corpus_is_known_by_its_form(forms: Path, name: str) -> None:
     assert "a red tree" in lines[2]
 
 
-@pytest.mark.parametrize("name", ["coco", "lines", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("name", ["coco", "lines", "lines_in_json", "csv", "tsv", "parquet"])
 def test_a_folder_of_captions_is_known_by_its_files(forms: Path, name: str) -> None:
     assert (
         "  occurs once in these captions; an edge needs 2 (graph.min_count)"

@@ -86,13 +86,16 @@ def _of_folder(folder: Path, option: str) -> CorpusParams:
 def _of_file(file: Path, path: str, option: str) -> CorpusParams:
     """The source of the captions at `path`, which is `file` or a folder of files like it."""
     kind = _kind(file.name)
+    files: str | None = None
     if kind is None:
         kind = "parquet" if _begins(file, b"PAR1") else None
     if kind == "coco" and _is_json_lines(file):
         kind = "jsonl"
+        if path != str(file):  # whose usual ending is another
+            files = f"*{file.name[file.name.lower().rindex('.json') :]}"
     match kind:
         case "jsonl":
-            return JsonLinesCorpus(kind="jsonl", path=path, caption_field=_key(file, option))
+            return JsonLinesCorpus(kind="jsonl", path=path, files=files, caption_field=_key(file, option))
         case "tsv":
             return _table(file, path, option)
         case "parquet":
