@@ -268,6 +268,9 @@ def test_pairs_of_a_named_backend_that_is_not_available() -> None:
     code, output = run("pairs", "a red bird", *named)
     assert code == 2
     assert "pip install en-core-web-none" in output
+    code, output = run("pairs", "a red bird", "--backend", "wordnet", "--spacy-model", "own")
+    assert code == 2
+    assert "--backend spacy, or no --spacy-model" in output
     code, output = run("pairs", "a red bird", "--backend", "wordnett")
     assert code == 2
     assert "did you mean wordnet?" in output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from vqpipe.errors import SetupError
+from vqpipe.errors import ParamsError, SetupError
 from vqpipe.params.base import validate
 from vqpipe.text.pos import TAGGERS, tagger
 from vqpipe.text.tagger import Analysis, PhraseParams, PosParams
@@ -41,12 +41,17 @@ def side_by_side(
         phrases: what counts as a pair.
 
     Raises:
-        ParamsError: there is no backend of that name.
+        ParamsError: there is no backend of that name, or a pipeline is named and other backends than spacy.
         SetupError: a backend that is named cannot be used here. For a backend by default, the text states it instead.
     """
     found: dict[str, Analysis] = {}
     absent: dict[str, SetupError] = {}
     names = backends or (*BY_DEFAULT, *(["spacy"] if spacy_model else []))
+    if spacy_model is not None and "spacy" not in names:
+        raise ParamsError(
+            "--spacy-model names the pipeline of a backend that does not answer", found=", ".join(names),
+            expected="--backend spacy, or no --spacy-model",
+        )  # fmt: skip
     configs = {name: params_of(name, spacy_model or DEFAULT_SPACY_MODEL) for name in names}
     for name, config in configs.items():
         try:
