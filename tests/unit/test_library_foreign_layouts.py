@@ -315,6 +315,21 @@ def test_vqct_needs_the_words_that_it_was_trained_with(tmp_path: Path) -> None:
     np.savez(options["words"], **{**case.words, "pairs": np.array([("a", {})], dtype=object)})
     with pytest.raises(DataError, match="without pickled objects"):
         import_checkpoint(checkpoint, yaml, **options)
+    for name, rows in (("adjective_counts", 3), ("noun_vectors", 2), ("noun_vectors", None), ("pairs", None)):
+        array = case.words[name]
+        np.savez(options["words"], **{**case.words, name: array[:, 0] if rows is None else array[:rows]})
+        with pytest.raises(DataError, match=f"{name} (has not one row for each|are not pairs)"):
+            import_checkpoint(checkpoint, yaml, **options)
+    np.savez_compressed(options["words"], **case.words)
+    whole = options["words"].read_bytes()
+    for damaged in (b"", whole[:-100], whole[:60] + b"\xff" * 40 + whole[100:]):
+        options["words"].write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read as a file of words"):
+            import_checkpoint(checkpoint, yaml, **options)
+    with options["words"].open("wb") as stream:
+        np.save(stream, case.words["pairs"])
+    with pytest.raises(DataError, match="cannot be read as a file of words"):
+        import_checkpoint(checkpoint, yaml, **options)
     with pytest.raises(ParamsError, match="for VQCT alone"):
         read(tmp_path, CASES["lg_vq"](), words=options["words"])
     with pytest.raises(ParamsError, match="--resolution is for"):

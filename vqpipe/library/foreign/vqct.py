@@ -18,11 +18,13 @@ edges between two nouns, which the modifying graph here cannot.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -79,12 +81,13 @@ def read_words(path: Path) -> Words:
     """The file of words that belongs to a VQCT checkpoint.
 
     Raises:
-        DataError: no such file, another format, a missing array, or a word without a vector.
+        DataError: no such file, another format, a damaged file, a missing array, arrays that do not fit each other,
+            or a word without a vector.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as a file of words: {error}",
             expected="an .npz file without pickled objects",
@@ -96,6 +99,7 @@ def read_words(path: Path) -> Words:
         raise DataError(
             f"{path} lacks arrays", found=f"no {', '.join(missing)}", expected=", ".join(sorted(needed))
         )
+    _check_shapes(arrays, path)
     names, rows = [], []
     for kind in KINDS:
         counts = zip(arrays[f"{kind}_counts_words"].tolist(), arrays[f"{kind}_counts"].tolist(), strict=True)
@@ -118,6 +122,24 @@ def read_words(path: Path) -> Words:
     given = [arrays[name] for name in ("codes_adjectives", "codes_nouns") if name in arrays]
     codes = torch.from_numpy(np.concatenate(given).astype(np.float32)) if len(given) == len(KINDS) else None
     return Words((names[0], names[1]), vectors, pairs, codes)
+
+
+def _check_shapes(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raise `DataError` where words and what is said of each are not as many, or pairs are no pairs."""
+    for kind in KINDS:
+        for words, of_each, ndim in (
+            (f"{kind}s", f"{kind}_vectors", 2),
+            (f"{kind}_counts_words", f"{kind}_counts", 1),
+        ):
+            one, other = arrays[words].shape, arrays[of_each].shape
+            if len(one) != 1 or len(other) != ndim or one[0] != other[0]:
+                raise DataError(
+                    f"{path}: {of_each} has not one row for each of {words}", found=f"{other} for {one}"
+                )
+    if arrays["pairs"].size and arrays["pairs"].shape[1:] != (2,):
+        raise DataError(
+            f"{path}: pairs are not pairs of words", found=arrays["pairs"].shape, expected="(E, 2)"
+        )
 
 
 def graph_codes(state: Mapping[str, Tensor], words: Words) -> Float[Tensor, "K d"]:
