@@ -217,6 +217,21 @@ def test_what_is_pushed_is_what_is_pulled(saved: Path, remote: Remote) -> None:
     assert (header.license, header.library_name) == ("mit", "vqpipe")
 
 
+def test_a_push_that_fails_leaves_the_card_of_the_weights_that_were_saved(
+    saved: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(remote, "upload_folder", fail)
+    other = Tokenizer.from_pretrained(saved)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    with pytest.raises(SetupError, match="cannot be reached"):
+        other.save_pretrained(saved, push_to_hub=True, repo_id="some/one")
+    assert tokenizer_digest(other) in (saved / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["lc-paper", "residual-vqct", "vqct-paper"])
 def test_codebooks_and_names_come_back_from_the_hub(name: str, remote: Remote) -> None:
     tokenizer = make_tokenizer(RECIPES[name], Tokenizer)

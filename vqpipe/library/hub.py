@@ -163,7 +163,8 @@ class Tokenizer(
                 try:
                     return super().save_pretrained(save_directory, **options)
                 except BaseException:
-                    card.write_text(text, encoding="utf-8")
+                    if not card.exists():  # else the new one is there, and what failed comes after it
+                        card.write_text(text, encoding="utf-8")
                     raise
         return super().save_pretrained(save_directory, **options)
 
