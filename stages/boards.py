@@ -29,11 +29,17 @@ def row_commands(folder: Path, patterns: list[str]) -> dict[str, list[str]]:
     """The commands of a board's rows by run name, those whose name matches one of the patterns.
 
     Raises:
-        ParamsError: a pattern that matches no run.
+        ParamsError: a folder that is not a board's, or a pattern that matches no run.
     """
     from stages.dvcfile import read_stages
     from vqpipe.errors import ParamsError
 
+    if not (folder / "dvc.yaml").is_file() or not (folder / "params.yaml").is_file():
+        boards = sorted(file.parent.as_posix() for file in Path("boards").glob("*/dvc.yaml"))
+        raise ParamsError(
+            f"{folder} is not the folder of a board", expected="a folder with dvc.yaml and params.yaml",
+            choices=boards or None,
+        )  # fmt: skip
     stages = {name: stage for name, stage in read_stages(folder).items() if name.startswith(GROUP)}
     commands = {name.removeprefix(GROUP): words_of(stage.cmd) for name, stage in stages.items()}
     for pattern in patterns:
@@ -173,7 +179,7 @@ def main(
     if dry:
         say("\n".join(todo))
         return
-    failed = run_all(todo, jobs or jobs_at_once(), scratch_root() / "logs" / folder)
+    failed = run_all(todo, jobs or jobs_at_once(), scratch_root() / "logs" / "boards" / folder.resolve().name)
     done = [name for name in commands if name not in failed and name not in kept]
     record(folder, done, not patterns and len(done) == len(commands))
     if failed:

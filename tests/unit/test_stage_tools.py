@@ -185,6 +185,35 @@ def test_a_boards_missing_input_is_named_with_what_makes_it(
     assert str(caught.value).endswith(command)
 
 
+def test_a_folder_that_is_no_boards_is_told_with_the_boards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "boards/mine").mkdir(parents=True)
+    (tmp_path / "boards/mine/dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("boards/min", "boards/mine"):  # the second has no params
+        done = CliRunner().invoke(boards.app, ["--folder", folder])
+        assert done.exit_code == 2
+        assert f"{folder} is not the folder of a board" in done.output
+        assert "choices:  boards/mine" in done.output
+        assert "vqpipe preset" not in done.output
+
+
+def test_logs_of_a_board_that_is_named_by_its_whole_path_are_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, places = tmp_path / "boards/mine", list[Path]()
+    monkeypatch.setenv("VQPIPE_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr(boards, "row_commands", lambda *_: {})
+    monkeypatch.setattr(boards, "missing_rows", lambda *_: {})
+    monkeypatch.setattr(boards, "rows_of_other_code", lambda *_: {})
+    monkeypatch.setattr(boards, "record", lambda *_: None)
+    monkeypatch.setattr(boards, "run_all", lambda _, __, logs: places.append(logs) or [])
+    for given in (folder, Path("boards/mine")):
+        assert CliRunner().invoke(boards.app, ["--folder", str(given)]).exit_code == 0
+    assert places == [tmp_path / "scratch/logs/boards/mine"] * 2
+
+
 LOCK = """
 schema: '2.0'
 stages:
