@@ -121,7 +121,6 @@ def complete(
 
     Example: vqpipe complete photo.jpg --prior lc-gpt --keep top --out completions.png
     """
-    from vqpipe.data.loader import to_uint8
     from vqpipe.priors.artifact import contact_sheet
 
     need_picture(out, [path for path in (image, mask, map_) if path is not None])
@@ -138,7 +137,7 @@ def complete(
     pixels, hidden = loaded.hidden(picture, white, keep)
     step = loaded.resolution // len(hidden)
     holes = hidden.repeat_interleave(step, 0).repeat_interleave(step, 1)
-    original = to_uint8(pixels).cpu()
+    original = _bytes(pixels)
     sheet = torch.cat([original.masked_fill(holes, 128), _bytes(filled), original])
     asked = _asked([class_] if class_ else None, [text] if text else None, [map_] if map_ else None)
     write_picture(out, contact_sheet(sheet), {

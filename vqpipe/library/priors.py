@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vqpipe.artifacts.specs.exported import EXPORTED_PRIOR
 from vqpipe.artifacts.specs.prior import PRIOR
+from vqpipe.data.images import turn_of, upright
 from vqpipe.errors import ArtifactError, MismatchError, ParamsError, VqpipeError, did_you_mean
 from vqpipe.library.choices import Keep
 from vqpipe.library.clips import load_clip
@@ -467,7 +468,5 @@ def _map_tensor(entry: Any) -> Int64[Tensor, "r r"]:
 
 def _upright_shape(image: Image.Image) -> tuple[int, int]:
     """Height and width after the orientation of its metadata."""
-    from vqpipe.data.images import turn_of, upright
-
     turned = upright(image, turn_of(image))
     return turned.height, turned.width
