@@ -2,10 +2,10 @@
 
 import json
 import os
+import select
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,21 +82,21 @@ def test_jobs_are_of_outdated_stages_alone() -> None:
 
 
 def test_what_ended_is_recorded_while_the_next_command_runs_but_for_one_that_needs_it(tmp_path: Path) -> None:
-    begun, seen = tmp_path / "begun", dict[str, bool]()
+    os.mkfifo(pipe := tmp_path / "pipe")
+    two, seen = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), list[tuple[str, bool]]()
 
     def finish(name: str) -> str:
-        wait = time.monotonic() + (60 if name == "one" else 0)
-        while not (found := (begun / "two").exists()) and time.monotonic() < wait:
-            time.sleep(0.05)
-        seen[name] = found and not (begun / "three").exists()
+        begun = bool(select.select([two], [], [], 60 if name == "one" else 0)[0])
+        seen.append((name, begun and not (tmp_path / "three").exists()))
         return ""
 
-    begun.mkdir()
-    commands = {name: ["touch", str(begun / name)] for name in ("one", "three", "two")}
+    commands = {
+        "one": ["true"], "three": ["touch", str(tmp_path / "three")], "two": ["sh", "-c", f"echo > '{pipe}'"]
+    }  # fmt: skip
     assert run.run_all(commands, 1, tmp_path / "logs", {"three": {"one"}}, finish=finish) == []
-    assert seen["one"]
-    assert next(iter(seen)) == "one"
-    assert (begun / "three").exists()
+    assert seen[0] == ("one", True)
+    assert (tmp_path / "three").exists()
+    os.close(two)
 
 
 def test_a_lock_is_stale_when_an_input_params_or_command_differ(tree: Path) -> None:
