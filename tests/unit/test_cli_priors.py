@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,17 @@ def test_options_of_priors_are_refused_for_tokenizers(tmp_path: Path) -> None:
     assert "--license" in output
     assert _is_prior("gpt")
     assert not _is_prior("artifacts/tokenizer/vq")
+
+
+def test_a_name_of_a_prior_and_a_tokenizer_is_asked_for_by_its_path(tmp_path: Path) -> None:
+    copy = shutil.copytree("artifacts/tokenizer/vq", "artifacts/tokenizer/gpt")
+    code, output = run("export", "gpt", "--out", tmp_path / "out")
+    assert code == 2
+    assert "gpt is the name of a prior and of a tokenizer" in output
+    assert "artifacts/prior/gpt, artifacts/tokenizer/gpt" in output
+    assert _is_prior("artifacts/prior/gpt")
+    assert not _is_prior("artifacts/tokenizer/gpt")
+    shutil.rmtree(copy)
 
 
 @pytest.mark.parametrize("given", ["gtp", "artifacts/prior/gtp"])

@@ -147,16 +147,25 @@ def _is_prior(path: str) -> bool:
 
     Raises:
         ArtifactError: it means neither.
+        ParamsError: it means both.
         SetupError: the Hub cannot be reached, or does not give access.
     """
+    from vqpipe.errors import ParamsError
     from vqpipe.library import hub, priors
     from vqpipe.library.places import none_of
     from vqpipe.tokenizers.stored import CONFIG
 
     places = (priors.PLACE, hub.PLACE)
-    for place in places:
-        if place.is_one(Path(path) if Path(path).exists() else place.folder / path):
-            return place is priors.PLACE
+    found = [
+        place for place in places if place.is_one(Path(path) if Path(path).exists() else place.folder / path)
+    ]
+    if len(found) > 1:
+        raise ParamsError(
+            f"{path} is the name of a prior and of a tokenizer", expected="the path of one of them",
+            choices=[(place.folder / path).as_posix() for place in found],
+        )  # fmt: skip
+    if found:
+        return found[0] is priors.PLACE
     below = [place for place in places if Path(path).parent == place.folder]
     if not Path(path).exists() and ("/" not in path or below):
         raise none_of(below or places, path)
