@@ -16,6 +16,7 @@ from vqpipe.boards.board import Board, load_board
 from vqpipe.boards.changes import Earlier, EarlierVerdict, changes_page, read_earlier
 from vqpipe.boards.claims import BoardClaims, BoardTable, Claim, read_claims
 from vqpipe.boards.found import OUTCOMES, Found, read_boards
+from vqpipe.boards.markdown import table
 from vqpipe.boards.page import boards_pages, first_table, quality_picture, write_pages
 from vqpipe.boards.pictures import HEIGHT, WIDTH, Line, Point, picture
 from vqpipe.boards.results import Results, read_results
@@ -679,3 +680,7 @@ def test_metrics_of_the_boards_read(board: Board) -> None:
         assert all(
             run["protocol"] == found.board.protocol for own in found.metrics.values() for run in own.values()
         )
+
+
+def test_a_cell_keeps_its_bar() -> None:
+    assert table(["norm"], [["||z||"]]) == "| norm |\n| --- |\n| \\|\\|z\\|\\| |"

@@ -20,9 +20,9 @@ def render(template: str, **content: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown text."""
+    """A table as Markdown text; a `|` within a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:
