@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.text_captions import counted, publish
 from vqpipe.cli.app import app
+from vqpipe.errors import SetupError
 
 CAPTIONS = (
     "a red bird and a red bird", "two red birds near a green tree", "a red bird by the sea", "a green tree",
@@ -66,6 +67,18 @@ def test_an_edge_without_its_captions(folder: Path) -> None:
     assert "  first captions: 1, 2, 3" in lines
     assert any("name them with --corpus" in line for line in lines)
     assert why("red", "tree")[1][1] == "  occurs fewer than 2 times in the captions (graph.min_count)"
+
+
+def test_a_tagger_that_is_not_installed_is_not_taken_for_captions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_: object) -> None:
+        raise SetupError("the tagger is not installed")
+
+    monkeypatch.setattr("vqpipe.cli.why.tagger", absent)
+    code, lines = why("green", "bird")
+    assert code == 0
+    assert any("cannot be searched: the tagger is not installed)" in line for line in lines), lines
 
 
 def test_other_captions_than_those_of_the_codebook(folder: Path) -> None:

@@ -103,7 +103,8 @@ def explain(folder: Path, adjective: str, noun: str, corpus: Path | None) -> str
     except VqpipeError as error:
         if corpus is not None:
             raise
-        hint = f"  (the captions cannot be read: {str(error).splitlines()[0]}; name them with --corpus)"
+        advice = "" if isinstance(error, SetupError) else "; name them with --corpus"
+        hint = f"  (the captions cannot be searched: {str(error).splitlines()[0]}{advice})"
         reasons = [*(_why(known, edge, None) if edge else _why_not(known, words, None)), hint]
     return "\n".join([*lines, *reasons, *_degrees(known, *words)])
 
