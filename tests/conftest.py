@@ -59,8 +59,8 @@ def parsed_once() -> Iterator[None]:
         return deepcopy(parsed(text, source, limits))
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (base, presets):
-            patch.setattr(module, "parse_yaml", parse)
+        patch.setattr(base, "_parsed", parsed)  # of which `read_yaml` makes the copy
+        patch.setattr(presets, "parse_yaml", parse)
         yield
 
 
