@@ -137,18 +137,19 @@ def _git_text(revision: str, path: Path) -> str:
 
     try:
         known = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-        if revision and known.returncode != 0:  # DVC's refs of experiments end with their names
-            named = git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{revision}").stdout.split()
-            if len(named) == 1:
-                known = git("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
+        commits = known.stdout.split()
+        if revision and not commits:  # DVC's refs of experiments end with their names
+            commits = git(
+                "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}"
+            ).stdout.split()
     except FileNotFoundError as error:
         raise ArtifactError(f"{revision} is not a file, and git is not installed") from error
-    if known.returncode != 0:
+    if len(commits) != 1:
         raise ArtifactError(
             f"{revision} is neither a metrics file nor a git revision of this repository",
             expected="a JSON file, or a commit, branch, tag or name of one experiment of DVC",
         )
-    commit = known.stdout.strip()
+    commit = commits[0]
     shown = git("show", f"{commit}:./{path.as_posix()}")
     if shown.returncode != 0:
         raise ArtifactError(
